@@ -1,0 +1,31 @@
+//! The one place that names a lock.
+//!
+//! All four libraries lock through this module, so the same code runs
+//!
+//! | build | locks |
+//! |---|---|
+//! | feature `std` (default) | `parking_lot` |
+//! | without `std` | `spin`; a wait spins |
+//! | `--cfg shuttle` | `shuttle`, the model checker |
+//!
+//! There is no poisoning: state behind a lock is changed by code that cannot panic half-way.
+
+#[cfg(all(feature = "std", not(shuttle)))]
+#[path = "sync/std.rs"]
+mod backend;
+
+#[cfg(all(not(feature = "std"), not(shuttle)))]
+#[path = "sync/spinning.rs"]
+mod backend;
+
+#[cfg(shuttle)]
+#[path = "sync/model.rs"]
+mod backend;
+
+mod users;
+
+pub use alloc::sync::{Arc, Weak};
+#[cfg(any(feature = "std", shuttle))]
+pub use backend::thread;
+pub use backend::{Condvar, Mutex, MutexGuard, atomic};
+pub use users::{UserGuard, Users};

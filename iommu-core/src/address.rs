@@ -1,0 +1,122 @@
+//! Addresses on the two sides of an IOMMU, and what a mapping permits.
+
+use core::fmt;
+
+macro_rules! address {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $name(u64);
+
+        impl $name {
+            /// The address as a type of its own; every value is valid.
+            pub const fn new(value: u64) -> Self {
+                Self(value)
+            }
+
+            /// The bare number.
+            pub const fn get(self) -> u64 {
+                self.0
+            }
+
+            /// This address plus `bytes`, or `None` past the end of the 64-bit space.
+            pub const fn checked_add(self, bytes: u64) -> Option<Self> {
+                match self.0.checked_add(bytes) {
+                    Some(sum) => Some(Self(sum)),
+                    None => None,
+                }
+            }
+
+            /// Whether this is a multiple of `size`, a power of two.
+            pub const fn is_aligned(self, size: u64) -> bool {
+                self.0 & size.wrapping_sub(1) == 0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:#x}", self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({:#x})"), self.0)
+            }
+        }
+    };
+}
+
+address! {
+    /// An I/O virtual address: what a device puts on its bus.
+    Iova
+}
+
+address! {
+    /// A physical address: what memory answers to.
+    PhysAddr
+}
+
+/// What a mapping lets a device do.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Access {
+    /// The device may read memory.
+    Read,
+    /// The device may write memory.
+    Write,
+    /// Both.
+    ReadWrite,
+}
+
+impl Access {
+    /// Whether a mapping that permits `self` lets an access that needs `wanted` pass.
+    pub const fn permits(self, wanted: Self) -> bool {
+        matches!((self, wanted), (Self::ReadWrite, _) | (Self::Read, Self::Read) | (Self::Write, Self::Write))
+    }
+}
+
+/// The page sizes that a domain can map, each a power of two.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PageSizes(u64);
+
+impl PageSizes {
+    /// 4 KiB, 2 MiB and 1 GiB: x86 with every size.
+    pub const X86: Self = Self(1 << 12 | 1 << 21 | 1 << 30);
+
+    /// The set of the sizes whose bits are set, or `None` for no size at all.
+    pub const fn from_bitmap(bitmap: u64) -> Option<Self> {
+        if bitmap == 0 { None } else { Some(Self(bitmap)) }
+    }
+
+    /// One bit for each size.
+    pub const fn bitmap(self) -> u64 {
+        self.0
+    }
+
+    /// The smallest size in bytes: what addresses and lengths must be multiples of.
+    pub const fn smallest(self) -> u64 {
+        1 << self.0.trailing_zeros()
+    }
+
+    /// The sizes, largest first.
+    pub fn largest_first(self) -> impl Iterator<Item = u64> {
+        (0..u64::BITS).rev().map(|bit| 1 << bit).filter(move |size| self.0 & size != 0)
+    }
+}
+
+impl fmt::Debug for PageSizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.largest_first()).finish()
+    }
+}
+
+/// What addresses a domain translates, and in what pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Geometry {
+    /// Page sizes that can be mapped.
+    pub page_sizes: PageSizes,
+    /// Lowest address that can be mapped.
+    pub first: Iova,
+    /// Highest address that can be mapped, inclusive.
+    pub last: Iova,
+}

@@ -1,0 +1,75 @@
+//! Address ranges that a device needs for itself.
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use crate::address::Iova;
+
+/// What a reserved region is for, in the order in which sysfs sorts regions of one address (I50, I51).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum RegionKind {
+    /// Firmware relies on a 1:1 mapping at all times: the device can never be blocked, so never be claimed (I33).
+    Direct,
+    /// As [`Direct`](Self::Direct), but only for the kernel's default domain: a claim may drop the mapping.
+    DirectRelaxable,
+    /// Nothing may be mapped here.
+    Reserved,
+    /// Writes here raise interrupts, in hardware.
+    Msi,
+    /// As [`Msi`](Self::Msi), at a place that software chose. sysfs shows it as `msi`.
+    SoftwareMsi,
+}
+
+impl RegionKind {
+    /// The word that sysfs shows.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::DirectRelaxable => "direct-relaxable",
+            Self::Reserved => "reserved",
+            Self::Msi | Self::SoftwareMsi => "msi",
+        }
+    }
+}
+
+impl fmt::Display for RegionKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A range of addresses that a device reserves.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct ReservedRegion {
+    /// First address.
+    pub first: Iova,
+    /// What it is for.
+    pub kind: RegionKind,
+    /// Last address, inclusive.
+    pub last: Iova,
+}
+
+impl fmt::Display for ReservedRegion {
+    /// As a line of sysfs's `reserved_regions`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#018x} {:#018x} {}", self.first.get(), self.last.get(), self.kind)
+    }
+}
+
+/// The regions of several devices as one list: sorted by start and kind; regions of one kind that overlap or touch
+/// become one, regions of different kinds stay apart (I51).
+pub fn merge(regions: impl IntoIterator<Item = ReservedRegion>) -> Vec<ReservedRegion> {
+    let mut all: Vec<ReservedRegion> = regions.into_iter().collect();
+    all.sort_unstable();
+    let mut merged: Vec<ReservedRegion> = Vec::with_capacity(all.len());
+    for region in all {
+        let same_kind = merged.iter_mut().rev().find(|earlier| earlier.kind == region.kind);
+        match same_kind {
+            Some(earlier) if region.first.get() <= earlier.last.get().saturating_add(1) => {
+                earlier.last = earlier.last.max(region.last);
+            }
+            _ => merged.push(region),
+        }
+    }
+    merged
+}
