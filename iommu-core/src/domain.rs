@@ -1,0 +1,141 @@
+//! Domains: what devices can reach.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+
+use device_model::Errno;
+
+use crate::address::{Access, Geometry, Iova, PhysAddr};
+use crate::hardware::{DomainKind, Endpoint, HardwareDomain, HardwareError, IommuDriver};
+
+/// A set of translations that devices can be attached to.
+#[derive(Debug)]
+pub struct Domain {
+    kind: DomainKind,
+    iommu: Arc<dyn IommuDriver>,
+    hardware: Box<dyn HardwareDomain>,
+}
+
+impl Domain {
+    pub(crate) fn allocate(
+        kind: DomainKind,
+        iommu: &Arc<dyn IommuDriver>,
+        representative: &Endpoint,
+    ) -> Result<Arc<Self>, HardwareError> {
+        let hardware = iommu.allocate(kind, representative)?;
+        Ok(Arc::new(Self { kind, iommu: iommu.clone(), hardware }))
+    }
+
+    /// The blocking domain: a driver without one gets an empty paging domain in its place (It4.2).
+    pub(crate) fn allocate_blocking(
+        iommu: &Arc<dyn IommuDriver>,
+        representative: &Endpoint,
+    ) -> Result<Arc<Self>, HardwareError> {
+        let hardware = iommu
+            .allocate(DomainKind::Blocking, representative)
+            .or_else(|_| iommu.allocate(DomainKind::Paging, representative))?;
+        Ok(Arc::new(Self { kind: DomainKind::Blocking, iommu: iommu.clone(), hardware }))
+    }
+
+    /// What the domain is for.
+    pub fn kind(&self) -> DomainKind {
+        self.kind
+    }
+
+    /// The IOMMU whose devices can be attached.
+    pub fn iommu(&self) -> &Arc<dyn IommuDriver> {
+        &self.iommu
+    }
+
+    /// What can be mapped; `None` without page tables.
+    pub fn geometry(&self) -> Option<Geometry> {
+        self.hardware.geometry()
+    }
+
+    /// Maps `size` bytes at `iova` to `phys` (I37). Takes locks of the IOMMU driver only.
+    ///
+    /// # Errors
+    /// Nothing of the range is mapped then that was not before.
+    pub fn map(&self, iova: Iova, phys: PhysAddr, size: u64, access: Access) -> Result<(), MapError> {
+        let geometry = self.geometry().filter(|_| self.kind.is_paging()).ok_or(MapError::NotPaging(self.kind))?;
+        let granule = geometry.page_sizes.smallest();
+        if size == 0 || (iova.get() | phys.get() | size) & (granule - 1) != 0 {
+            return Err(MapError::Misaligned { granule });
+        }
+        let last = iova.checked_add(size - 1).filter(|last| *last <= geometry.last && iova >= geometry.first);
+        if last.is_none() || phys.checked_add(size - 1).is_none() {
+            return Err(MapError::BeyondAperture { first: geometry.first, last: geometry.last });
+        }
+        self.hardware.map(iova, phys, size, access).map_err(MapError::Hardware)
+    }
+
+    /// Unmaps from `iova` on; how many bytes were unmapped: 0 when misaligned or without page tables, less than `size`
+    /// when a hole was met, more when a large page lies across the end (I38).
+    pub fn unmap(&self, iova: Iova, size: u64) -> u64 {
+        match self.geometry() {
+            Some(geometry)
+                if self.kind.is_paging() && (iova.get() | size) & (geometry.page_sizes.smallest() - 1) == 0 =>
+            {
+                self.hardware.unmap(iova, size)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Where `iova` leads: nowhere in a blocking domain, to the same number in an identity domain (I39).
+    pub fn translate(&self, iova: Iova) -> Option<PhysAddr> {
+        match self.kind {
+            DomainKind::Blocking => None,
+            DomainKind::Identity => Some(PhysAddr::new(iova.get())),
+            _ => self.hardware.translate(iova),
+        }
+    }
+
+    pub(crate) fn attach(&self, endpoint: &Endpoint) -> Result<(), HardwareError> {
+        self.hardware.attach(endpoint)
+    }
+
+    pub(crate) fn attach_pasid(&self, endpoint: &Endpoint, pasid: u32) -> Result<(), HardwareError> {
+        self.hardware.attach_pasid(endpoint, pasid)
+    }
+
+    pub(crate) fn detach_pasid(&self, endpoint: &Endpoint, pasid: u32) {
+        self.hardware.detach_pasid(endpoint, pasid);
+    }
+}
+
+/// Why nothing was mapped.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MapError {
+    /// The domain has no page tables.
+    #[error("a domain of kind {0} cannot be mapped into")]
+    NotPaging(DomainKind),
+    /// An address or the size is not a multiple of the smallest page, or the size is 0.
+    #[error("addresses and size must be multiples of {granule:#x}, and the size not 0")]
+    Misaligned {
+        /// The smallest page size.
+        granule: u64,
+    },
+    /// The range leaves the addresses that the domain translates.
+    #[error("the range leaves the aperture {first} to {last}")]
+    BeyondAperture {
+        /// Lowest address.
+        first: Iova,
+        /// Highest address, inclusive.
+        last: Iova,
+    },
+    /// The IOMMU driver refused.
+    #[error("the IOMMU refused the mapping")]
+    Hardware(#[source] HardwareError),
+}
+
+impl MapError {
+    /// `EINVAL`, or the driver's number.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::Hardware(error) => error.errno,
+            _ => Errno::EINVAL,
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The kernel's use of a device through the DMA API.
+
+use alloc::sync::Arc;
+use core::ops::Deref;
+
+use crate::error::UseError;
+use crate::group::{Current, Group, GroupState};
+use crate::member::Member;
+use crate::ownership::Ownership;
+
+/// A kernel driver may do DMA through the DMA API with one device. Dropping it ends the use.
+///
+/// While it lives no user-space owner gets the group. It borrows the member, or holds it (`KernelUse<Arc<Member>>`).
+#[derive(Debug)]
+#[must_use = "dropping the use ends it"]
+pub struct KernelUse<M: Deref<Target = Member>>(M);
+
+impl<M: Deref<Target = Member>> KernelUse<M> {
+    /// Begins a use by `driver`, whose name is for those who will be refused. Takes the group lock; the caller holds
+    /// the device lock, so that the driver does not change.
+    ///
+    /// # Errors
+    /// Table It2, in its order (I20). Nothing has changed then.
+    #[inline]
+    pub fn begin(member: M, driver: &Arc<str>) -> Result<Self, UseError> {
+        begin(&member, driver)?;
+        Ok(Self(member))
+    }
+
+    /// The device that is used.
+    pub fn member(&self) -> &Member {
+        &self.0
+    }
+}
+
+impl<M: Deref<Target = Member>> Drop for KernelUse<M> {
+    #[inline]
+    fn drop(&mut self) {
+        end(&self.0);
+    }
+}
+
+fn begin(member: &Member, driver: &Arc<str>) -> Result<(), UseError> {
+    let group = member.group();
+    let mut guard = group.lock();
+    let state = &mut *guard;
+    if state.default.is_none() && !state.members.is_empty() {
+        return Err(UseError::NoDefaultDomain { group: group.id() });
+    }
+    let before = group.before(state);
+    allow(group, state)?;
+    let Some(record) = member.record(&mut state.members) else {
+        return Err(UseError::NoGroup { device: member.name().clone() });
+    };
+    let (Ok(()), Some(uses)) = (state.ownership.begin_kernel_use(), record.uses.checked_add(1)) else {
+        return Err(UseError::TooManyUsers { group: group.id() });
+    };
+    record.uses = uses;
+    if !record.driver.as_ref().is_some_and(|last| Arc::ptr_eq(last, driver)) {
+        record.driver = Some(driver.clone());
+    }
+    group.tell(guard, before, Some(member.name()), None);
+    Ok(())
+}
+
+/// Whether the state of the group allows one more kernel user.
+fn allow(group: &Group, state: &mut GroupState) -> Result<(), UseError> {
+    match &state.ownership {
+        Ownership::User { owner, .. } => Err(UseError::Owned { group: group.id(), holder: owner.clone() }),
+        Ownership::Kernel { .. } if !matches!(state.current, Current::Default) || !state.pasids.is_empty() => {
+            Err(UseError::DomainInUse { group: group.id(), devices: state.kernel_users() })
+        }
+        // A release that hardware refused left the group blocked; perhaps it can go home by now.
+        Ownership::Idle if matches!(state.current, Current::Blocking) => {
+            state.go_home(group.id()).map_or(Ok(()), |error| Err(UseError::Blocked(error)))
+        }
+        Ownership::Idle | Ownership::Kernel { .. } => Ok(()),
+    }
+}
+
+fn end(member: &Member) {
+    let group = member.group();
+    let mut guard = group.lock();
+    let state = &mut *guard;
+    let before = group.before(state);
+    // A member that was removed meanwhile took its uses along.
+    if let Some(record) = member.record(&mut state.members) {
+        record.uses = record.uses.saturating_sub(1);
+        state.ownership.end_kernel_use();
+        group.tell(guard, before, Some(member.name()), None);
+    }
+}

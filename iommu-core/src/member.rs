@@ -1,0 +1,66 @@
+//! A device in a group.
+
+use alloc::sync::Arc;
+use core::fmt;
+
+use device_model::DeviceId;
+use slab::Slab;
+
+use crate::group::{Group, Record};
+use crate::hardware::Endpoint;
+
+/// A device as a member of its group: what kernel use and device claims begin from.
+///
+/// It stays valid after the device was removed; what begins then is refused.
+pub struct Member {
+    endpoint: Endpoint,
+    group: Arc<Group>,
+    key: usize,
+}
+
+impl Member {
+    pub(crate) fn new(endpoint: Endpoint, group: Arc<Group>, key: usize) -> Arc<Self> {
+        Arc::new(Self { endpoint, group, key })
+    }
+
+    /// Its group.
+    pub fn group(&self) -> &Arc<Group> {
+        &self.group
+    }
+
+    /// The device's name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.endpoint.name
+    }
+
+    /// The device's identity.
+    pub fn device(&self) -> DeviceId {
+        self.endpoint.id
+    }
+
+    /// The device as its IOMMU sees it.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(crate) fn key(&self) -> usize {
+        self.key
+    }
+
+    /// Its record among those of its group, unless it was removed.
+    #[inline]
+    pub(crate) fn record<'a>(&self, members: &'a mut Slab<Record>) -> Option<&'a mut Record> {
+        members.get_mut(self.key).filter(|record| record.endpoint.id == self.endpoint.id)
+    }
+
+    /// Whether it is still in its group; stale as soon as it is read.
+    pub fn is_present(&self) -> bool {
+        self.record(&mut self.group.lock().members).is_some()
+    }
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Member({}, group {})", self.endpoint.name, self.group.id())
+    }
+}

@@ -1,0 +1,148 @@
+//! Who holds a group: the count, without the plumbing.
+
+use alloc::sync::Arc;
+use core::fmt;
+use core::num::NonZeroU32;
+
+/// A user-space owner. Clones are the same owner; two owners made apart are never equal, whatever their names.
+#[derive(Clone)]
+pub struct Owner(Arc<str>);
+
+impl Owner {
+    /// A new owner, with a name for messages (`"VFIO group 3"`).
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        // A copy of its own: the allocation is the identity.
+        Self(Arc::from(&*name.into()))
+    }
+
+    /// The name for messages.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
+impl PartialEq for Owner {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Owner {}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Owner({})", self.0)
+    }
+}
+
+/// Who holds a group (I3). `(0, owner)`, which must not exist, cannot be written.
+///
+/// | change | from | to |
+/// |---|---|---|
+/// | kernel use begins | `Idle`, `Kernel` | `Kernel`, one user more |
+/// | kernel use ends | `Kernel` | one user less, `Idle` after the last |
+/// | group claim | `Idle` | `User`, 1 claim |
+/// | device claim | `Idle`, `User` of the same owner | `User`, one claim more |
+/// | a claim ends | `User` | one claim less, `Idle` after the last |
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Ownership {
+    /// Nobody: kernel drivers and user space may come.
+    #[default]
+    Idle,
+    /// Kernel drivers that use the DMA API.
+    Kernel {
+        /// How many.
+        users: NonZeroU32,
+    },
+    /// One user-space owner.
+    User {
+        /// Who.
+        owner: Owner,
+        /// How many claims it holds.
+        claims: NonZeroU32,
+    },
+}
+
+/// A change of ownership was refused: the state speaks against it, or the count is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Refused;
+
+impl Ownership {
+    /// Whether somebody holds the group (I64).
+    pub const fn is_held(&self) -> bool {
+        !matches!(self, Self::Idle)
+    }
+
+    /// The user-space owner.
+    pub const fn owner(&self) -> Option<&Owner> {
+        match self {
+            Self::User { owner, .. } => Some(owner),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn begin_kernel_use(&mut self) -> Result<(), Refused> {
+        match self {
+            Self::Idle => *self = Self::Kernel { users: NonZeroU32::MIN },
+            Self::Kernel { users } => *users = users.checked_add(1).ok_or(Refused)?,
+            Self::User { .. } => return Err(Refused),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn end_kernel_use(&mut self) {
+        if let Self::Kernel { users } = self {
+            match NonZeroU32::new(users.get() - 1) {
+                Some(left) => *users = left,
+                None => *self = Self::Idle,
+            }
+        }
+    }
+
+    /// A first claim.
+    pub(crate) fn claim(&mut self, owner: Owner) {
+        *self = Self::User { owner, claims: NonZeroU32::MIN };
+    }
+
+    /// A further claim of the owner (It6.4).
+    pub(crate) fn claim_again(&mut self, by: &Owner) -> Result<(), Refused> {
+        match self {
+            Self::User { owner, claims } if owner == by => {
+                *claims = claims.checked_add(1).ok_or(Refused)?;
+                Ok(())
+            }
+            _ => Err(Refused),
+        }
+    }
+
+    /// One claim less; whether it was the last.
+    pub(crate) fn end_claim(&mut self) -> bool {
+        let Self::User { claims, .. } = self else { return false };
+        if let Some(left) = NonZeroU32::new(claims.get() - 1) {
+            *claims = left;
+            return false;
+        }
+        *self = Self::Idle;
+        true
+    }
+}
+
+impl fmt::Display for Ownership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Idle => f.write_str("idle"),
+            Self::Kernel { users } => write!(f, "kernel, {users} {}", plural(users.get(), "user", "users")),
+            Self::User { owner, claims } => write!(f, "{owner}, {claims} {}", plural(claims.get(), "claim", "claims")),
+        }
+    }
+}
+
+const fn plural(count: u32, one: &'static str, more: &'static str) -> &'static str {
+    if count == 1 { one } else { more }
+}
