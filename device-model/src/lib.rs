@@ -8,6 +8,7 @@ extern crate std;
 
 mod device_id;
 pub mod errno;
+pub mod pci;
 pub mod sync;
 
 pub use device_id::DeviceId;
