@@ -16,6 +16,7 @@ pub mod dma;
 mod driver;
 pub mod errno;
 mod notifier;
+pub mod pci;
 pub mod platform;
 mod registry;
 pub mod sync;

@@ -1,0 +1,173 @@
+//! Where a function is.
+
+use alloc::string::String;
+use core::fmt;
+use core::str::FromStr;
+
+/// Slot (0 to 31) and function (0 to 7): where a function is on its bus, in one byte as on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Devfn(u8);
+
+impl Devfn {
+    /// The highest: slot 31, function 7.
+    pub const MAX: Self = Self(u8::MAX);
+
+    /// The pair, or `None` unless `slot` is below 32 and `function` below 8.
+    pub const fn new(slot: u8, function: u8) -> Option<Self> {
+        if slot < 32 && function < 8 { Some(Self(slot << 3 | function)) } else { None }
+    }
+
+    /// The pair of this byte: slot in the upper five bits, function in the lower three. Every byte is valid.
+    pub const fn from_byte(byte: u8) -> Self {
+        Self(byte)
+    }
+
+    /// Both as one byte.
+    pub const fn byte(self) -> u8 {
+        self.0
+    }
+
+    /// The slot, 0 to 31.
+    pub const fn slot(self) -> u8 {
+        self.0 >> 3
+    }
+
+    /// The function, 0 to 7.
+    pub const fn function(self) -> u8 {
+        self.0 & 7
+    }
+}
+
+impl fmt::Display for Devfn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x}.{}", self.slot(), self.function())
+    }
+}
+
+impl fmt::Debug for Devfn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Devfn({self})")
+    }
+}
+
+/// The address of a PCI function, `0000:00:04.0`: domain, bus, slot, function; ordered in this order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PciAddress {
+    domain: u32,
+    bus: u8,
+    devfn: Devfn,
+}
+
+impl PciAddress {
+    /// The address of these parts. A domain beyond 16 bits is one that software made up, as for disks behind VMD.
+    pub const fn new(domain: u32, bus: u8, devfn: Devfn) -> Self {
+        Self { domain, bus, devfn }
+    }
+
+    /// The domain, also called segment.
+    pub const fn domain(self) -> u32 {
+        self.domain
+    }
+
+    /// The bus within the domain.
+    pub const fn bus(self) -> u8 {
+        self.bus
+    }
+
+    /// Slot and function.
+    pub const fn devfn(self) -> Devfn {
+        self.devfn
+    }
+
+    /// The slot, 0 to 31.
+    pub const fn slot(self) -> u8 {
+        self.devfn.slot()
+    }
+
+    /// The function, 0 to 7.
+    pub const fn function(self) -> u8 {
+        self.devfn.function()
+    }
+
+    /// The address of another function on the same bus.
+    #[must_use]
+    pub const fn on_same_bus(self, devfn: Devfn) -> Self {
+        Self { devfn, ..self }
+    }
+}
+
+impl fmt::Display for PciAddress {
+    /// In the one form that sysfs uses: `0000:00:04.0`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}:{:02x}:{}", self.domain, self.bus, self.devfn)
+    }
+}
+
+impl fmt::Debug for PciAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PciAddress({self})")
+    }
+}
+
+/// The text is no PCI address.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{text:?} is no PCI address: {fault}")]
+pub struct ParseAddressError {
+    /// What was to be an address.
+    pub text: String,
+    /// Which part of it is wrong.
+    pub fault: AddressFault,
+}
+
+/// What is wrong with the text of an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AddressFault {
+    /// Neither `domain:bus:slot.function` nor `bus:slot.function`.
+    #[error("it has not the form domain:bus:slot.function")]
+    Form,
+    /// The domain is no hexadecimal number of four to eight digits.
+    #[error("the domain is no hexadecimal number of 4 to 8 digits")]
+    Domain,
+    /// The bus is no hexadecimal number of two digits.
+    #[error("the bus is no hexadecimal number of 2 digits")]
+    Bus,
+    /// The slot is no hexadecimal number of two digits up to `1f`.
+    #[error("the slot is no hexadecimal number of 2 digits up to 1f")]
+    Slot,
+    /// The function is no digit up to 7.
+    #[error("the function is no digit up to 7")]
+    Function,
+}
+
+impl FromStr for PciAddress {
+    type Err = ParseAddressError;
+
+    /// Reads `0000:00:04.0`, or `00:04.0` for domain 0; digits in either case.
+    fn from_str(text: &str) -> Result<Self, ParseAddressError> {
+        parse(text).map_err(|fault| ParseAddressError { text: text.into(), fault })
+    }
+}
+
+fn parse(text: &str) -> Result<PciAddress, AddressFault> {
+    let (buses, devfn) = text.rsplit_once(':').ok_or(AddressFault::Form)?;
+    let (slot, function) = devfn.split_once('.').ok_or(AddressFault::Form)?;
+    let (domain, bus) = buses.split_once(':').unwrap_or(("0000", buses));
+
+    let domain = hex(domain, 4, 8).ok_or(AddressFault::Domain)?;
+    let bus = hex(bus, 2, 2).and_then(|bus| u8::try_from(bus).ok()).ok_or(AddressFault::Bus)?;
+    let slot = hex(slot, 2, 2).and_then(|slot| u8::try_from(slot).ok()).ok_or(AddressFault::Slot)?;
+    let function = hex(function, 1, 1).and_then(|function| u8::try_from(function).ok());
+    let function = function.filter(|&function| function < 8).ok_or(AddressFault::Function)?;
+    let devfn = Devfn::new(slot, function).ok_or(AddressFault::Slot)?;
+    Ok(PciAddress::new(domain, bus, devfn))
+}
+
+/// A number of `least` to `most` hexadecimal digits, nothing else (`from_str_radix` alone would take a sign).
+fn hex(text: &str, least: usize, most: usize) -> Option<u32> {
+    let digits = (least..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if digits { u32::from_str_radix(text, 16).ok() } else { None }
+}
+
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod tests;

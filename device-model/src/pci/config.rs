@@ -1,0 +1,241 @@
+//! What a function says of itself: its configuration space.
+
+mod acs;
+mod builder;
+mod express;
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::{fmt, iter};
+
+pub use acs::{Acs, AcsBits};
+pub use builder::ConfigBuilder;
+pub use express::{PcieCapability, PortType};
+
+/// Longest configuration space: that of PCI Express. Conventional PCI has 256 bytes.
+const LONGEST: usize = 4096;
+/// Where the extended capabilities of PCI Express start.
+const EXTENDED: u16 = 0x100;
+/// So many capabilities fit; a list that is longer runs in a circle.
+const MOST_CAPABILITIES: usize = (256 - 64) / 4;
+const MOST_EXTENDED_CAPABILITIES: usize = (LONGEST - 256) / 8;
+
+/// Offsets and ids of PCI that are used in more than one place.
+mod at {
+    pub(super) const STATUS: u16 = 0x06;
+    pub(super) const STATUS_HAS_CAPABILITIES: u16 = 1 << 4;
+    pub(super) const REVISION: u16 = 0x08;
+    pub(super) const CLASS: u16 = 0x09;
+    pub(super) const HEADER_TYPE: u16 = 0x0e;
+    pub(super) const MULTIFUNCTION: u8 = 1 << 7;
+    pub(super) const SECONDARY_BUS: u16 = 0x19;
+    pub(super) const SUBORDINATE_BUS: u16 = 0x1a;
+    pub(super) const SUBSYSTEM: u16 = 0x2c;
+    pub(super) const CAPABILITIES: u16 = 0x34;
+    pub(super) const CAP_BRIDGE_SUBSYSTEM: u8 = 0x0d;
+    pub(super) const CAP_PCI_EXPRESS: u8 = 0x10;
+    pub(super) const EXT_CAP_ACS: u16 = 0x0d;
+}
+
+/// A copy of a function's configuration space: up to 4096 bytes, perhaps fewer than the function has (an ordinary user
+/// of Linux may read 64).
+///
+/// Every byte sequence is a valid one. What lies beyond its end, or is not there for this kind of function, reads as
+/// `None`.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct ConfigSpace {
+    bytes: Box<[u8]>,
+}
+
+impl ConfigSpace {
+    /// The configuration space of these bytes; what goes beyond 4096 is cut off.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        let mut bytes = bytes.into();
+        bytes.truncate(LONGEST);
+        Self { bytes: bytes.into_boxed_slice() }
+    }
+
+    /// Begins a configuration space made up in code.
+    pub fn builder() -> ConfigBuilder {
+        ConfigBuilder::default()
+    }
+
+    /// All bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The byte at `offset`.
+    pub fn read_u8(&self, offset: u16) -> Option<u8> {
+        self.bytes.get(usize::from(offset)).copied()
+    }
+
+    /// The little-endian word at `offset`, which need not be aligned.
+    pub fn read_u16(&self, offset: u16) -> Option<u16> {
+        self.array(offset).map(u16::from_le_bytes)
+    }
+
+    /// The little-endian double word at `offset`, which need not be aligned.
+    pub fn read_u32(&self, offset: u16) -> Option<u32> {
+        self.array(offset).map(u32::from_le_bytes)
+    }
+
+    fn array<const N: usize>(&self, offset: u16) -> Option<[u8; N]> {
+        self.bytes.get(usize::from(offset)..)?.first_chunk().copied()
+    }
+
+    /// The vendor's id. `0xffff` in a virtual function, which leaves it to its physical function.
+    pub fn vendor(&self) -> Option<u16> {
+        self.read_u16(0x00)
+    }
+
+    /// The device's id, given by the vendor.
+    pub fn device(&self) -> Option<u16> {
+        self.read_u16(0x02)
+    }
+
+    /// The revision.
+    pub fn revision(&self) -> Option<u8> {
+        self.read_u8(at::REVISION)
+    }
+
+    /// Base class, sub-class and programming interface, 24 bits (`0x020000`: Ethernet controller).
+    pub fn class(&self) -> Option<u32> {
+        self.array(at::CLASS).map(|[interface, sub, base]| u32::from_le_bytes([interface, sub, base, 0]))
+    }
+
+    /// The layout of the header.
+    pub fn layout(&self) -> Option<HeaderLayout> {
+        self.read_u8(at::HEADER_TYPE).map(|byte| HeaderLayout::from_code(byte & !at::MULTIFUNCTION))
+    }
+
+    /// Whether the function says that its slot has further functions; false when the byte cannot be read.
+    pub fn has_multifunction_bit(&self) -> bool {
+        self.read_u8(at::HEADER_TYPE).is_some_and(|byte| byte & at::MULTIFUNCTION != 0)
+    }
+
+    /// The subsystem's vendor; of a bridge, from the capability that bridges have for it.
+    pub fn subsystem_vendor(&self) -> Option<u16> {
+        self.read_u16(self.subsystem_offset()?)
+    }
+
+    /// The subsystem's id, given by its vendor.
+    pub fn subsystem_device(&self) -> Option<u16> {
+        self.read_u16(self.subsystem_offset()?.checked_add(2)?)
+    }
+
+    fn subsystem_offset(&self) -> Option<u16> {
+        match self.layout()? {
+            HeaderLayout::Endpoint => Some(at::SUBSYSTEM),
+            HeaderLayout::Bridge => self.capability(at::CAP_BRIDGE_SUBSYSTEM)?.checked_add(4),
+            HeaderLayout::Other(_) => None,
+        }
+    }
+
+    /// The bus right below, if this is a bridge.
+    pub fn secondary_bus(&self) -> Option<u8> {
+        self.bridge_byte(at::SECONDARY_BUS)
+    }
+
+    /// The highest bus below, if this is a bridge.
+    pub fn subordinate_bus(&self) -> Option<u8> {
+        self.bridge_byte(at::SUBORDINATE_BUS)
+    }
+
+    fn bridge_byte(&self, offset: u16) -> Option<u8> {
+        if self.layout()? == HeaderLayout::Bridge { self.read_u8(offset) } else { None }
+    }
+
+    /// The capabilities in the order of their list. A list that runs in a circle is cut off when it is longer than any
+    /// true list can be.
+    pub fn capabilities(&self) -> impl Iterator<Item = Capability> {
+        let has_list = self.read_u16(at::STATUS).is_some_and(|status| status & at::STATUS_HAS_CAPABILITIES != 0);
+        let known_layout = matches!(self.layout(), Some(HeaderLayout::Endpoint | HeaderLayout::Bridge));
+        let first = if has_list && known_layout { self.read_u8(at::CAPABILITIES) } else { None };
+        let entry = |pointer: u8| {
+            let offset = u16::from(pointer & !3);
+            let id = self.read_u8(offset).filter(|&id| offset >= 0x40 && id != 0xff)?;
+            Some(Capability { id: id.into(), offset })
+        };
+        iter::successors(first.and_then(entry), move |last| self.read_u8(last.offset + 1).and_then(entry))
+            .take(MOST_CAPABILITIES)
+    }
+
+    /// The extended capabilities in the order of their list, cut off as [`capabilities`](Self::capabilities) are.
+    pub fn extended_capabilities(&self) -> impl Iterator<Item = Capability> {
+        let entry = |offset: u16| {
+            let header = self.read_u32(offset).filter(|&header| header != 0 && header != u32::MAX)?;
+            let [id_low, id_high, ..] = header.to_le_bytes();
+            Some(Capability { id: u16::from_le_bytes([id_low, id_high]), offset })
+        };
+        let next = |last: &Capability| {
+            let pointer = (self.read_u16(last.offset + 2)? >> 4) & !3;
+            if pointer >= EXTENDED { Some(pointer) } else { None }
+        };
+        iter::successors(entry(EXTENDED), move |last| next(last).and_then(entry)).take(MOST_EXTENDED_CAPABILITIES)
+    }
+
+    fn capability(&self, id: u8) -> Option<u16> {
+        self.capabilities().find(|found| found.id == u16::from(id)).map(|found| found.offset)
+    }
+
+    /// The PCI Express capability; `None` in a conventional function.
+    pub fn pcie(&self) -> Option<PcieCapability> {
+        let flags = self.read_u16(self.capability(at::CAP_PCI_EXPRESS)?.checked_add(2)?)?;
+        let [flags, _] = flags.to_le_bytes();
+        Some(PcieCapability { port_type: PortType::from_code(flags >> 4) })
+    }
+
+    /// The ACS capability.
+    pub fn acs(&self) -> Option<Acs> {
+        let offset = self.extended_capabilities().find(|found| found.id == at::EXT_CAP_ACS)?.offset;
+        let bits = |at: u16| Some(AcsBits::from_bits(self.read_u16(offset.checked_add(at)?)?));
+        Some(Acs { capability: bits(4)?, control: bits(6)? })
+    }
+}
+
+impl fmt::Debug for ConfigSpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConfigSpace")
+            .field("length", &self.bytes.len())
+            .field("vendor", &self.vendor())
+            .field("device", &self.device())
+            .field("class", &self.class())
+            .field("pcie", &self.pcie())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One entry of a list of capabilities.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Capability {
+    /// Which; ids of the extended list are numbers of their own.
+    pub id: u16,
+    /// Where its first byte is.
+    pub offset: u16,
+}
+
+/// The layout of a header: the header type without the multifunction bit.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum HeaderLayout {
+    /// Type 0: a function at the end of the tree.
+    Endpoint,
+    /// Type 1: a bridge to another PCI bus.
+    Bridge,
+    /// Another type, 2 to 127 (2: CardBus bridge).
+    Other(u8),
+}
+
+impl HeaderLayout {
+    const fn from_code(code: u8) -> Self {
+        match code {
+            0 => Self::Endpoint,
+            1 => Self::Bridge,
+            other => Self::Other(other),
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod tests;

@@ -1,0 +1,122 @@
+//! Configuration spaces made up in code.
+
+use alloc::vec;
+
+use super::{Acs, AcsBits, ConfigSpace, EXTENDED, LONGEST, PortType, at};
+
+/// Where the builder puts the PCI Express capability.
+const PCI_EXPRESS: u16 = 0x40;
+
+/// Makes a [`ConfigSpace`]. What is not asked for is zero: an endpoint of conventional PCI, alone in its slot.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigBuilder {
+    vendor: u16,
+    device: u16,
+    subsystem: Option<(u16, u16)>,
+    class: u32,
+    revision: u8,
+    header_type: u8,
+    buses: Option<(u8, u8)>,
+    port_type: Option<PortType>,
+    acs: Option<Acs>,
+}
+
+impl ConfigBuilder {
+    /// The ids of vendor and device.
+    #[must_use]
+    pub const fn ids(mut self, vendor: u16, device: u16) -> Self {
+        self.vendor = vendor;
+        self.device = device;
+        self
+    }
+
+    /// The subsystem's vendor and id. A bridge has no place for them in its header and gets none.
+    #[must_use]
+    pub const fn subsystem(mut self, vendor: u16, device: u16) -> Self {
+        self.subsystem = Some((vendor, device));
+        self
+    }
+
+    /// The class, 24 bits; what is above is cut off.
+    #[must_use]
+    pub const fn class(mut self, class: u32) -> Self {
+        self.class = class;
+        self
+    }
+
+    /// The revision.
+    #[must_use]
+    pub const fn revision(mut self, revision: u8) -> Self {
+        self.revision = revision;
+        self
+    }
+
+    /// Says that the slot has further functions.
+    #[must_use]
+    pub const fn multifunction(mut self) -> Self {
+        self.header_type |= at::MULTIFUNCTION;
+        self
+    }
+
+    /// Makes it a bridge (class too, unless [`class`](Self::class) comes later) to bus `secondary`, with buses up to
+    /// `subordinate` below.
+    #[must_use]
+    pub const fn bridge(mut self, secondary: u8, subordinate: u8) -> Self {
+        self.header_type |= 1;
+        self.buses = Some((secondary, subordinate));
+        self.class = 0x06_0400;
+        self
+    }
+
+    /// Makes it a function of PCI Express.
+    #[must_use]
+    pub const fn pcie(mut self, port_type: PortType) -> Self {
+        self.port_type = Some(port_type);
+        self
+    }
+
+    /// Gives it the ACS capability: what it implements, and what of that is on.
+    #[must_use]
+    pub const fn acs(mut self, capability: AcsBits, control: AcsBits) -> Self {
+        self.acs = Some(Acs { capability, control });
+        self
+    }
+
+    /// The configuration space: 4096 bytes with PCI Express or ACS, else 256.
+    pub fn build(self) -> ConfigSpace {
+        let length = if self.port_type.is_some() || self.acs.is_some() { LONGEST } else { 256 };
+        let mut config = ConfigSpace::new(vec![0; length]);
+        config.write(0x00, &self.vendor.to_le_bytes());
+        config.write(0x02, &self.device.to_le_bytes());
+        // The class stands above the revision's byte in one double word.
+        config.write(at::REVISION, &(self.class << 8 | u32::from(self.revision)).to_le_bytes());
+        config.write(at::HEADER_TYPE, &[self.header_type]);
+        if let Some((secondary, subordinate)) = self.buses {
+            config.write(at::SECONDARY_BUS, &[secondary, subordinate]);
+        } else if let Some((vendor, device)) = self.subsystem {
+            config.write(at::SUBSYSTEM, &vendor.to_le_bytes());
+            config.write(at::SUBSYSTEM + 2, &device.to_le_bytes());
+        }
+        if let Some(port_type) = self.port_type {
+            config.write(at::STATUS, &at::STATUS_HAS_CAPABILITIES.to_le_bytes());
+            config.write(at::CAPABILITIES, &PCI_EXPRESS.to_le_bytes());
+            // The last of the list; version 2 of the capability.
+            config.write(PCI_EXPRESS, &[at::CAP_PCI_EXPRESS, 0, port_type.code() << 4 | 2]);
+        }
+        if let Some(acs) = self.acs {
+            // The last of the list; version 1 of the capability.
+            config.write(EXTENDED, &(1 << 16 | u32::from(at::EXT_CAP_ACS)).to_le_bytes());
+            config.write(EXTENDED + 4, &acs.capability.bits().to_le_bytes());
+            config.write(EXTENDED + 6, &acs.control.bits().to_le_bytes());
+        }
+        config
+    }
+}
+
+impl ConfigSpace {
+    fn write(&mut self, offset: u16, value: &[u8]) {
+        for (byte, new) in self.bytes.iter_mut().skip(offset.into()).zip(value) {
+            *byte = *new;
+        }
+    }
+}

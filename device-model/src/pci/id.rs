@@ -1,0 +1,111 @@
+//! What a driver says of the functions that it can drive.
+
+use super::config::ConfigSpace;
+
+/// An entry of a driver's id table. `None` stands for any value.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PciId {
+    /// Vendor.
+    pub vendor: Option<u16>,
+    /// Device.
+    pub device: Option<u16>,
+    /// Vendor of the subsystem.
+    pub subvendor: Option<u16>,
+    /// Id of the subsystem.
+    pub subdevice: Option<u16>,
+    /// Class, 24 bits, as far as `class_mask` goes.
+    pub class: u32,
+    /// Which bits of the class count; 0 for none.
+    pub class_mask: u32,
+    /// When the entry counts at all.
+    pub applies: Applies,
+}
+
+/// When an entry of an id table counts (D19).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Applies {
+    /// Always.
+    #[default]
+    Always,
+    /// Only for a function whose driver override names the driver: the one entry of vfio-pci is of this kind (D20).
+    OnlyOnOverride,
+}
+
+impl PciId {
+    /// Every function.
+    pub const ANY: Self = Self {
+        vendor: None,
+        device: None,
+        subvendor: None,
+        subdevice: None,
+        class: 0,
+        class_mask: 0,
+        applies: Applies::Always,
+    };
+
+    /// Every function of these ids.
+    pub const fn device(vendor: u16, device: u16) -> Self {
+        Self { vendor: Some(vendor), device: Some(device), ..Self::ANY }
+    }
+
+    /// Every function whose class equals `class` in the bits of `mask`.
+    pub const fn class(class: u32, mask: u32) -> Self {
+        Self { class, class_mask: mask, ..Self::ANY }
+    }
+
+    /// The same entry, for functions whose override names the driver.
+    #[must_use]
+    pub const fn only_on_override(self) -> Self {
+        Self { applies: Applies::OnlyOnOverride, ..self }
+    }
+
+    /// Whether the ids fit. Whether the entry [`applies`](Self::applies) is for the bus to decide, which knows of
+    /// overrides. An id that cannot be read fits nothing but "any".
+    pub fn matches(&self, config: &ConfigSpace) -> bool {
+        let fits = |wanted: Option<u16>, found: Option<u16>| wanted.is_none() || wanted == found;
+        fits(self.vendor, config.vendor())
+            && fits(self.device, config.device())
+            && fits(self.subvendor, config.subsystem_vendor())
+            && fits(self.subdevice, config.subsystem_device())
+            && (self.class_mask == 0 || config.class().is_some_and(|class| (class ^ self.class) & self.class_mask == 0))
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_field_counts_unless_it_is_any() {
+        let config = ConfigSpace::builder().ids(0x8086, 0x100e).subsystem(0x1af4, 0x1100).class(0x02_0000).build();
+        let exact = PciId {
+            subvendor: Some(0x1af4),
+            subdevice: Some(0x1100),
+            class: 0x02_0000,
+            class_mask: 0xff_ffff,
+            ..PciId::device(0x8086, 0x100e)
+        };
+        for matching in [PciId::ANY, exact, PciId::device(0x8086, 0x100e), PciId::class(0x02_1234, 0xff_0000)] {
+            assert!(matching.matches(&config), "{matching:?}");
+            assert!(matching.only_on_override().matches(&config), "the ids fit, whatever the override");
+        }
+        for other in [
+            PciId { vendor: Some(0), ..exact },
+            PciId { device: Some(0), ..exact },
+            PciId { subvendor: Some(0), ..exact },
+            PciId { subdevice: Some(0), ..exact },
+            PciId { class: 0x01_0000, ..exact },
+        ] {
+            assert!(!other.matches(&config), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_fits_only_any() {
+        let nothing = ConfigSpace::default();
+        assert!(PciId::ANY.matches(&nothing));
+        assert!(!PciId::device(0, 0).matches(&nothing));
+        assert!(!PciId::class(0, 0xff_0000).matches(&nothing));
+    }
+}

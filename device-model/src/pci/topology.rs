@@ -1,0 +1,135 @@
+//! Functions and the bridges between them.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use core::iter;
+
+use super::address::{Devfn, PciAddress};
+use super::function::{PciFunction, Upstream};
+
+/// A set of PCI functions, and how bridges join them.
+///
+/// A bridge is above a bus only if its own bus has the lower number and is of the same domain, as PCI demands; bridges
+/// that say otherwise are bridges to nowhere. So the way up from any function ends after 255 bridges at most.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PciTopology {
+    functions: BTreeMap<PciAddress, PciFunction>,
+    /// The bridges that say that they lead to a bus; one, unless something is wrong.
+    bridges: BTreeMap<(u32, u8), BTreeSet<PciAddress>>,
+}
+
+impl PciTopology {
+    /// The empty set.
+    pub const fn new() -> Self {
+        Self { functions: BTreeMap::new(), bridges: BTreeMap::new() }
+    }
+
+    /// Adds a function, in place of the one at its address, which is returned.
+    pub fn insert(&mut self, function: PciFunction) -> Option<PciFunction> {
+        let replaced = self.remove(function.address);
+        if let Some(bus) = secondary_bus(&function) {
+            self.bridges.entry(bus).or_default().insert(function.address);
+        }
+        self.functions.insert(function.address, function);
+        replaced
+    }
+
+    /// Takes a function out; what is below it stays, and is not below it any more.
+    pub fn remove(&mut self, address: PciAddress) -> Option<PciFunction> {
+        let function = self.functions.remove(&address)?;
+        if let Some(bus) = secondary_bus(&function)
+            && let Some(bridges) = self.bridges.get_mut(&bus)
+        {
+            bridges.remove(&address);
+            if bridges.is_empty() {
+                self.bridges.remove(&bus);
+            }
+        }
+        Some(function)
+    }
+
+    /// The function at `address`.
+    pub fn get(&self, address: PciAddress) -> Option<&PciFunction> {
+        self.functions.get(&address)
+    }
+
+    /// How many functions there are.
+    pub fn len(&self) -> usize {
+        self.functions.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.functions.is_empty()
+    }
+
+    /// All functions in the order of their addresses.
+    pub fn iter(&self) -> impl Iterator<Item = &PciFunction> {
+        self.functions.values()
+    }
+
+    /// The functions on the bus of `address`, in order; its own among them, if there is one.
+    pub fn functions_on_bus(&self, address: PciAddress) -> impl Iterator<Item = &PciFunction> {
+        self.devfns(address, Devfn::from_byte(0), Devfn::MAX)
+    }
+
+    /// The functions in the slot of `address`, in order; its own among them, if there is one.
+    pub fn functions_in_slot(&self, address: PciAddress) -> impl Iterator<Item = &PciFunction> {
+        let byte = address.devfn().byte();
+        self.devfns(address, Devfn::from_byte(byte & !7), Devfn::from_byte(byte | 7))
+    }
+
+    fn devfns(&self, bus: PciAddress, first: Devfn, last: Devfn) -> impl Iterator<Item = &PciFunction> {
+        self.functions.range(bus.on_same_bus(first)..=bus.on_same_bus(last)).map(|(_, function)| function)
+    }
+
+    /// The bridge that leads to the bus of `address`; `None` on a root bus.
+    ///
+    /// A bus has one bridge above, so all functions on it get the same answer: the first of them that knows its
+    /// [`Upstream`] decides (a bridge that is not there, or cannot be above, is not known), else the bus number.
+    pub fn bridge_above(&self, address: PciAddress) -> Option<&PciFunction> {
+        let can_be_above =
+            |bridge: &&PciFunction| bridge.address.domain() == address.domain() && bridge.address.bus() < address.bus();
+        for function in self.functions_on_bus(address) {
+            match function.upstream {
+                Upstream::ByBusNumber => {}
+                Upstream::RootBus => return None,
+                Upstream::Bridge(bridge) => {
+                    if let Some(bridge) = self.get(bridge).filter(can_be_above) {
+                        return Some(bridge);
+                    }
+                }
+            }
+        }
+        let mut bridges = self.bridges.get(&(address.domain(), address.bus()))?.iter();
+        bridges.find_map(|&bridge| self.get(bridge).filter(can_be_above))
+    }
+
+    /// All bridges between `address` and the root, nearest first.
+    pub fn bridges_above(&self, address: PciAddress) -> impl Iterator<Item = &PciFunction> {
+        iter::successors(self.bridge_above(address), |bridge| self.bridge_above(bridge.address))
+    }
+}
+
+fn secondary_bus(function: &PciFunction) -> Option<(u32, u8)> {
+    function.config.secondary_bus().map(|bus| (function.address.domain(), bus))
+}
+
+impl Extend<PciFunction> for PciTopology {
+    fn extend<T: IntoIterator<Item = PciFunction>>(&mut self, functions: T) {
+        for function in functions {
+            self.insert(function);
+        }
+    }
+}
+
+impl FromIterator<PciFunction> for PciTopology {
+    fn from_iter<T: IntoIterator<Item = PciFunction>>(functions: T) -> Self {
+        let mut topology = Self::new();
+        topology.extend(functions);
+        topology
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod tests;
