@@ -9,5 +9,6 @@ extern crate std;
 pub use device_model;
 
 pub mod address;
+pub mod grouping;
 pub mod hardware;
 pub mod reserved;
