@@ -15,6 +15,7 @@ mod domain;
 mod driver_domain;
 pub mod error;
 mod group;
+pub mod grouping;
 pub mod hardware;
 mod kernel_use;
 mod member;

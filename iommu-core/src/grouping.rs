@@ -1,0 +1,199 @@
+//! Which PCI functions share an IOMMU group (I45 to I48).
+//!
+//! Two functions share a group when the IOMMU cannot tell them apart, or when requests can pass from one to the other
+//! without meeting it. Both follow from the topology alone:
+//!
+//! 1. Go up from the function to the highest bridge above that puts its own id on the requests from below, or that does
+//!    not isolate what is below. There may be none; then stay. (Linux takes this in two climbs, I47 steps 1 and 2, which
+//!    end at the same place.)
+//! 2. There, on one bus, take in whatever goes by the same id, and the functions of the same device unless they isolate.
+//!
+//! The functions found so are the group's [`anchors`]; all other members are below them. Linux asks, function by function
+//! as they appear, whether a group is there to join, which comes to the same partition unless a function arrives that ties
+//! together what had a group each already. Then a group that exists stays as it is, and [`anchors`] says which to join.
+
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
+use core::fmt;
+
+use device_model::pci::{AcsBits, AcsQuirk, PciAddress, PciFunction, PciTopology, PortType};
+
+/// The services that isolate only all together (I45).
+pub const ISOLATION: AcsBits = AcsBits::SOURCE_VALIDATION
+    .union(AcsBits::REQUEST_REDIRECT)
+    .union(AcsBits::COMPLETION_REDIRECT)
+    .union(AcsBits::UPSTREAM_FORWARDING);
+
+/// Whether no request passes through or beside this function without going up to the IOMMU (I46).
+///
+/// A port type without a meaning yet isolates nothing.
+pub fn isolates(function: &PciFunction) -> bool {
+    match function.acs_quirk {
+        Some(AcsQuirk::Isolated) => return true,
+        Some(AcsQuirk::NotIsolated) => return false,
+        None => {}
+    }
+    let has_acs = || function.config.acs().is_some_and(|acs| acs.has_enabled(ISOLATION));
+    match function.config.pcie().map(|pcie| pcie.port_type) {
+        None | Some(PortType::PcieToPci | PortType::PciToPcie | PortType::EventCollector | PortType::Other(_)) => false,
+        Some(PortType::RootPort | PortType::DownstreamPort) => has_acs(),
+        Some(PortType::Endpoint | PortType::LegacyEndpoint | PortType::UpstreamPort | PortType::IntegratedEndpoint) => {
+            !function.is_multifunction() || has_acs()
+        }
+    }
+}
+
+/// Whether requests from below this bridge appear under the bridge's id: only the ports of PCI Express pass ids on.
+fn takes_over_ids(bridge: &PciFunction) -> bool {
+    let port_type = bridge.config.pcie().map(|pcie| pcie.port_type);
+    !matches!(port_type, Some(PortType::RootPort | PortType::UpstreamPort | PortType::DownstreamPort))
+}
+
+/// Stands for a group: equal for two functions exactly if they share a group of this topology.
+///
+/// It is the lowest address in the group, so keys sort as groups do. A key says nothing about another topology: plugging
+/// in a function with a lower address changes its group's key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct GroupKey(PciAddress);
+
+impl GroupKey {
+    /// The group's lowest address.
+    pub const fn first_member(self) -> PciAddress {
+        self.0
+    }
+}
+
+/// The group of the function at `address`, or `None` if no function is there. The cost grows with the bridges above and
+/// with the functions on one bus, not with the topology.
+pub fn group_key(topology: &PciTopology, address: PciAddress) -> Option<GroupKey> {
+    // The anchors' bus is the lowest of the group's buses: all other members are below.
+    anchors(topology, address).first().copied().map(GroupKey)
+}
+
+/// The members of the group of `address` that no other member is above, in order: all on one bus. Empty if no function is
+/// at `address`.
+///
+/// A function that is plugged in joins the group that any of these is in, itself aside, else it founds one. The cost is
+/// that of [`group_key`].
+pub fn anchors(topology: &PciTopology, address: PciAddress) -> Vec<PciAddress> {
+    let Some(function) = topology.get(address) else { return Vec::new() };
+    let mut found = BTreeSet::new();
+    spread(topology, top(topology, function), &mut found, |_| {});
+    found.into_iter().collect()
+}
+
+/// All groups in the order of their lowest addresses, members in order: each function is in exactly one.
+pub fn partition(topology: &PciTopology) -> Vec<Vec<PciAddress>> {
+    let mut groups: BTreeMap<GroupKey, Vec<PciAddress>> = BTreeMap::new();
+    for function in topology.iter() {
+        if let Some(key) = group_key(topology, function.address) {
+            groups.entry(key).or_default().push(function.address);
+        }
+    }
+    groups.into_values().collect()
+}
+
+/// Where the way up ends: the highest bridge above that ties what is below to itself, else the function.
+fn top<'a>(topology: &'a PciTopology, function: &'a PciFunction) -> &'a PciFunction {
+    topology.bridges_above(function.address).filter(|bridge| ties(bridge)).last().unwrap_or(function)
+}
+
+fn ties(bridge: &PciFunction) -> bool {
+    takes_over_ids(bridge) || !isolates(bridge)
+}
+
+/// Adds to `found` what shares a group with `start` by being beside it, and tells of each step from one to the next.
+fn spread(topology: &PciTopology, start: &PciFunction, found: &mut BTreeSet<PciAddress>, mut step: impl FnMut(Shared)) {
+    let with_aliases: Vec<&PciFunction> =
+        topology.functions_on_bus(start.address).filter(|function| !function.dma_aliases.is_empty()).collect();
+    found.insert(start.address);
+    let mut reached = alloc::vec![start];
+    while let Some(function) = reached.pop() {
+        let mut take = |other: &'_ PciFunction, shared| {
+            let new = found.insert(other.address);
+            if new {
+                step(shared);
+            }
+            new
+        };
+        let own = function.dma_aliases.iter().filter_map(|&alias| topology.get(function.address.on_same_bus(alias)));
+        reached.extend(
+            own.filter(|other| take(other, Shared::DmaAlias { function: function.address, alias: other.address })),
+        );
+        let theirs = with_aliases.iter().filter(|other| other.dma_aliases.contains(&function.address.devfn()));
+        reached.extend(
+            theirs.filter(|other| take(other, Shared::DmaAlias { function: other.address, alias: function.address })),
+        );
+        let beside = topology.functions_in_slot(function.address).filter(|other| share_slot(function, other));
+        reached.extend(
+            beside.filter(|other| {
+                take(other, Shared::Multifunction { function: function.address, other: other.address })
+            }),
+        );
+    }
+}
+
+/// Whether requests can pass between two functions of one slot.
+fn share_slot(one: &PciFunction, other: &PciFunction) -> bool {
+    (one.is_multifunction() || other.is_multifunction()) && !isolates(one) && !isolates(other)
+}
+
+/// Why a function shares its group with others.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Shared {
+    /// Its requests appear under the id of this bridge above it.
+    AliasBehind(PciAddress),
+    /// This bridge above it does not isolate what is below.
+    NoAcsAbove(PciAddress),
+    /// Both functions are of one device, which does not isolate them.
+    Multifunction {
+        /// One of them.
+        function: PciAddress,
+        /// The other.
+        other: PciAddress,
+    },
+    /// Requests of one function appear under the id of the other, too.
+    DmaAlias {
+        /// The one with the flaw.
+        function: PciAddress,
+        /// The one whose id it uses.
+        alias: PciAddress,
+    },
+}
+
+impl fmt::Display for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AliasBehind(bridge) => write!(f, "requests from behind {bridge} appear under its id"),
+            Self::NoAcsAbove(bridge) => write!(f, "{bridge} does not isolate what is behind it (ACS)"),
+            Self::Multifunction { function, other } => {
+                write!(f, "{function} and {other} are functions of one device that does not isolate them (ACS)")
+            }
+            Self::DmaAlias { function, alias } => write!(f, "{function} also uses the id of {alias}"),
+        }
+    }
+}
+
+/// What ties the function at `address` to the rest of its group: first the bridges above it, nearest first, then what ties
+/// the anchors to each other. Empty if nothing does but what other members have below them, or if no function is there.
+///
+/// What is below speaks for itself: the reasons of all members together explain the whole group.
+pub fn reasons(topology: &PciTopology, address: PciAddress) -> Vec<Shared> {
+    let Some(function) = topology.get(address) else { return Vec::new() };
+    let bridges = topology.bridges_above(address).filter(|bridge| ties(bridge));
+    let mut reasons: Vec<Shared> = bridges
+        .map(|bridge| {
+            if takes_over_ids(bridge) {
+                Shared::AliasBehind(bridge.address)
+            } else {
+                Shared::NoAcsAbove(bridge.address)
+            }
+        })
+        .collect();
+    spread(topology, top(topology, function), &mut BTreeSet::new(), |shared| reasons.push(shared));
+    reasons
+}
+
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod tests;
