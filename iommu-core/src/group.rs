@@ -187,6 +187,12 @@ impl Group {
         self.lock().default.as_ref().map(|default| default.kind)
     }
 
+    /// The domain that the kernel's DMA API maps into, for whoever implements that API. Only a device whose driver
+    /// holds a [`KernelUse`](crate::KernelUse) may rely on being attached to it.
+    pub fn default_domain(&self) -> Option<Arc<Domain>> {
+        self.lock().default.as_ref().map(|default| default.domain.clone())
+    }
+
     /// Its members, sorted by name.
     pub fn members(&self) -> Vec<MemberState> {
         let state = self.lock();

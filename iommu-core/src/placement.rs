@@ -6,6 +6,10 @@ use device_model::{Device, DeviceId};
 
 use crate::hardware::IommuDriver;
 
+mod pci;
+
+pub use pci::PciPlacing;
+
 /// Devices with equal keys share a group.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
@@ -14,7 +18,7 @@ pub enum GroupKey {
     Device(DeviceId),
     /// Whatever bears this name: all devices of an IOMMU that tells none apart, those of one container.
     Named(Arc<str>),
-    /// The devices of one segment, bus and slot, or one function of it: PCI.
+    /// The PCI functions that [`PciPlacing`] counts under this number.
     Pci(u64),
 }
 
@@ -32,6 +36,11 @@ pub trait Placing: Send + Sync {
     /// Where `dev` belongs; `None` when no IOMMU serves it. Called under the probe lock; it must not call back into
     /// the [`Iommu`](crate::Iommu).
     fn place(&self, dev: &Device) -> Option<Placement>;
+
+    /// `dev` has left its bus. Called under no lock of this crate.
+    fn forget(&self, dev: &Device) {
+        let _ = dev;
+    }
 }
 
 /// One IOMMU that tells all devices apart: each is alone in its group.

@@ -176,15 +176,15 @@ impl Iommu {
         let mut state = group.lock();
         let before = group.before(&state);
         let uses = state.leave(member);
-        let empty = state.members.is_empty();
+        // A group of the same key may have taken its place.
+        let emptied = state.members.is_empty()
+            && groups.get(group.key()).is_some_and(|now| core::ptr::eq(now.as_ptr(), Arc::as_ptr(group)));
+        if emptied {
+            groups.remove(group.key());
+        }
+        drop(groups);
         if uses > 0 {
             group.tell(state, before, Some(member.name()), None);
-        } else {
-            drop(state);
-        }
-        // A group of the same key may have taken its place.
-        if empty && groups.get(group.key()).is_some_and(|now| core::ptr::eq(now.as_ptr(), Arc::as_ptr(group))) {
-            groups.remove(group.key());
         }
     }
 
@@ -275,6 +275,7 @@ impl Notifier for Iommu {
                 if let Some(member) = Self::member(dev) {
                     self.remove(&member);
                 }
+                self.0.placing.forget(dev);
             }
             _ => {}
         }

@@ -1,3 +1,9 @@
 #![doc = include_str!("../README.md")]
-#![no_std]
+#![cfg_attr(not(shuttle), no_std)]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod context;
+
+pub use context::{BoundDevice, Context};
