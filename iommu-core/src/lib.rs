@@ -14,6 +14,7 @@ mod default_domain;
 mod domain;
 mod driver_domain;
 pub mod error;
+pub mod failing;
 mod group;
 pub mod grouping;
 pub mod hardware;
@@ -24,6 +25,7 @@ mod ownership;
 pub mod placement;
 mod registry;
 pub mod reserved;
+pub mod software;
 mod switch;
 
 pub use address::{Access, Iova, PhysAddr};
