@@ -295,7 +295,7 @@ impl OverrideTooLong {
 /// Holds the lock of a device. The driver can be read and changed only through it.
 ///
 /// Reading the driver without the lock does not compile:
-/// ```compile_fail
+/// ```compile_fail,E0599
 /// # fn example(dev: &std::sync::Arc<device_model::Device>) {
 /// let driver = dev.driver();
 /// # }
