@@ -12,3 +12,5 @@ pub mod address;
 pub mod grouping;
 pub mod hardware;
 pub mod reserved;
+#[cfg(feature = "std")]
+pub mod sysfs;
