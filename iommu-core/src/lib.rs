@@ -27,6 +27,8 @@ mod registry;
 pub mod reserved;
 pub mod software;
 mod switch;
+#[cfg(feature = "std")]
+pub mod sysfs;
 
 pub use address::{Access, Iova, PhysAddr};
 pub use claim::Claim;

@@ -1,0 +1,353 @@
+//! From a tree to a snapshot.
+
+use std::borrow::ToOwned;
+use std::collections::{BTreeMap, BTreeSet};
+use std::string::{String, ToString};
+use std::vec::Vec;
+
+use device_model::pci::{ConfigSpace, PciAddress, PciFunction, Upstream};
+
+use super::tree::{Destination, Tree, TreeError, child, follow};
+use super::{LoadError, Snapshot, SysfsDevice, SysfsDriver, SysfsGroup, Warning, WarningReason};
+use crate::address::Iova;
+use crate::hardware::DomainKind;
+use crate::reserved::{RegionKind, ReservedRegion};
+
+pub(super) const DEVICES: &str = "bus/pci/devices";
+pub(super) const DRIVERS: &str = "bus/pci/drivers";
+pub(super) const GROUPS: &str = "kernel/iommu_groups";
+/// What is read of each device.
+pub(super) const CONFIG: &str = "config";
+pub(super) const FILES: [&str; 5] = ["vendor", "device", "revision", "class", "driver_override"];
+pub(super) const LINKS: [&str; 3] = ["driver", "iommu_group", "physfn"];
+/// What is read of each group.
+pub(super) const GROUP_FILES: [&str; 2] = ["type", "reserved_regions"];
+
+/// Shorter, and no capability can be in it.
+const CONFIG_WITH_CAPABILITIES: usize = 256;
+
+/// The function of this name, if it is one as the kernel writes it.
+pub(super) fn function_name(name: &str) -> Option<PciAddress> {
+    name.parse().ok().filter(|address: &PciAddress| address.to_string() == name)
+}
+
+pub(super) fn load(tree: &dyn Tree) -> Result<Snapshot, LoadError> {
+    let names = tree.list(DEVICES).map_err(|source| LoadError { path: DEVICES.to_owned(), source })?;
+    let mut loader = Loader { tree, devices: BTreeMap::new(), warnings: Vec::new() };
+    for name in names {
+        loader.load_device(&name);
+    }
+    let drivers = loader.load_drivers();
+    let groups = loader.load_groups();
+    Ok(Snapshot {
+        devices: loader.devices.into_values().collect(),
+        drivers: drivers.into_values().collect(),
+        groups: groups.into_values().collect(),
+        warnings: loader.warnings,
+    })
+}
+
+struct Loader<'a> {
+    tree: &'a dyn Tree,
+    devices: BTreeMap<PciAddress, SysfsDevice>,
+    warnings: Vec<Warning>,
+}
+
+impl Loader<'_> {
+    fn warn(&mut self, path: &str, reason: impl Into<WarningReason>) {
+        self.warnings.push(Warning { path: path.to_owned(), reason: reason.into() });
+    }
+
+    fn load_device(&mut self, name: &str) {
+        let link = child(DEVICES, name);
+        let Some(address) = function_name(name) else { return self.warn(&link, WarningReason::NotAFunction) };
+        let Some(path) = self.follow(&link) else { return };
+        let Some((above, _)) = path.rsplit_once('/').filter(|(_, last)| *last == name) else {
+            return self.warn(&link, WarningReason::Elsewhere { target: path });
+        };
+        let mut function = PciFunction::new(address, self.config(&path));
+        function.upstream = upstream(above);
+        function.physical_function = self.physical_function(&path);
+        let device = SysfsDevice {
+            function,
+            driver: self.follow_into(&child(&path, "driver"), DRIVERS, |name| Some(name.to_owned())),
+            driver_override: self.driver_override(&path),
+            group: self.follow_into(&child(&path, "iommu_group"), GROUPS, group_number),
+            path,
+        };
+        self.devices.insert(address, device);
+    }
+
+    /// The configuration space, with the ids that the kernel goes by.
+    fn config(&mut self, device: &str) -> ConfigSpace {
+        let path = child(device, CONFIG);
+        let mut bytes = match self.tree.read(&path) {
+            Ok(bytes) => {
+                if bytes.len() < CONFIG_WITH_CAPABILITIES {
+                    self.warn(&path, WarningReason::ShortConfig { length: bytes.len() });
+                }
+                bytes
+            }
+            Err(error) => {
+                self.warn(&path, error);
+                Vec::new()
+            }
+        };
+        for (name, offset, length) in [("vendor", 0, 2), ("device", 2, 2), ("revision", 8, 1), ("class", 9, 3)] {
+            let Some(number) = self.id(&child(device, name), length) else { continue };
+            if bytes.len() < offset + length {
+                bytes.resize(offset + length, 0);
+            }
+            for (byte, new) in bytes.iter_mut().skip(offset).zip(number.to_le_bytes()).take(length) {
+                *byte = new;
+            }
+        }
+        ConfigSpace::new(bytes)
+    }
+
+    /// The hexadecimal number in a file, of so many bytes.
+    fn id(&mut self, path: &str, bytes: usize) -> Option<u64> {
+        let text = self.optional_text(path)?;
+        let number = hex(text.trim()).filter(|number| number >> (8 * bytes) == 0);
+        if number.is_none() {
+            self.warn(path, malformed(&text));
+        }
+        number
+    }
+
+    fn driver_override(&mut self, device: &str) -> Option<String> {
+        let text = self.optional_text(&child(device, "driver_override"))?;
+        let name = text.lines().next().unwrap_or_default();
+        // What the kernel prints for none (D17).
+        if name.is_empty() || name == "(null)" { None } else { Some(name.to_owned()) }
+    }
+
+    fn physical_function(&mut self, device: &str) -> Option<PciAddress> {
+        let link = child(device, "physfn");
+        let target = self.follow(&link)?;
+        let address = target.rsplit('/').next().and_then(function_name);
+        if address.is_none() {
+            self.warn(&link, WarningReason::Elsewhere { target });
+        }
+        address
+    }
+
+    fn load_drivers(&mut self) -> BTreeMap<String, SysfsDriver> {
+        let mut drivers = BTreeMap::new();
+        let mut listed = BTreeSet::new();
+        for name in self.optional_list(DRIVERS) {
+            let path = child(DRIVERS, &name);
+            // Beside its devices, a driver has files like `bind`.
+            let entries = self.required_list(&path).into_iter().filter_map(|entry| function_name(&entry));
+            for address in entries {
+                let link = child(&path, &address.to_string());
+                if self.agree(&link, address, |device| &mut device.driver, &name) {
+                    listed.insert(address);
+                }
+            }
+            drivers.insert(name.clone(), SysfsDriver { name, devices: Vec::new() });
+        }
+        for (address, name) in self.claims(&listed, DRIVERS, |device| device.driver.clone()) {
+            let driver = drivers.entry(name.clone()).or_insert_with(|| SysfsDriver { name, devices: Vec::new() });
+            driver.devices.push(address);
+        }
+        drivers
+    }
+
+    fn load_groups(&mut self) -> BTreeMap<u32, SysfsGroup> {
+        let mut groups = BTreeMap::new();
+        let mut listed = BTreeSet::new();
+        for name in self.optional_list(GROUPS) {
+            let path = child(GROUPS, &name);
+            let Some(number) = group_number(&name) else {
+                self.warn(&path, WarningReason::NotAGroup);
+                continue;
+            };
+            let members = child(&path, "devices");
+            for entry in self.required_list(&members) {
+                let link = child(&members, &entry);
+                match function_name(&entry) {
+                    None => self.warn(&link, WarningReason::NotAFunction),
+                    Some(address) if self.agree(&link, address, |device| &mut device.group, &number) => {
+                        listed.insert(address);
+                    }
+                    Some(_) => {}
+                }
+            }
+            let (domain, reserved) = (self.domain(&path), self.reserved(&path));
+            groups.insert(number, SysfsGroup { number, domain, members: Vec::new(), reserved });
+        }
+        for (address, number) in self.claims(&listed, GROUPS, |device| device.group) {
+            let group = groups.entry(number).or_insert_with(|| SysfsGroup { number, ..SysfsGroup::default() });
+            group.members.push(address);
+        }
+        groups
+    }
+
+    /// Compares the entry at `link`, which says that the device is with `listed`, with what the device says, and whether
+    /// they agree in the end.
+    fn agree<T: PartialEq + Clone>(
+        &mut self,
+        link: &str,
+        address: PciAddress,
+        claim: impl FnOnce(&mut SysfsDevice) -> &mut Option<T>,
+        listed: &T,
+    ) -> bool {
+        let target = self.follow(link);
+        let Some(device) = self.devices.get_mut(&address) else {
+            self.warn(link, WarningReason::NoSuchDevice);
+            return false;
+        };
+        match target {
+            None => return false,
+            Some(target) if target != device.path => {
+                self.warn(link, WarningReason::Elsewhere { target });
+                return false;
+            }
+            Some(_) => {}
+        }
+        let claim = claim(device);
+        match claim {
+            Some(claimed) if claimed == listed => {}
+            Some(_) => {
+                self.warn(link, WarningReason::DeviceSaysOtherwise);
+                return false;
+            }
+            None => {
+                *claim = Some(listed.clone());
+                self.warn(link, WarningReason::DeviceIsSilent);
+            }
+        }
+        true
+    }
+
+    /// What each device says it is with, with a warning for each that is not `listed` there.
+    fn claims<T: ToString>(
+        &mut self,
+        listed: &BTreeSet<PciAddress>,
+        directory: &str,
+        claim: impl Fn(&SysfsDevice) -> Option<T>,
+    ) -> Vec<(PciAddress, T)> {
+        let mut claims = Vec::new();
+        for (&address, device) in &self.devices {
+            let Some(claimed) = claim(device) else { continue };
+            if !listed.contains(&address) {
+                let reason = WarningReason::NotListed { listing: child(directory, &claimed.to_string()) };
+                self.warnings.push(Warning { path: device.path.clone(), reason });
+            }
+            claims.push((address, claimed));
+        }
+        claims
+    }
+
+    fn domain(&mut self, group: &str) -> Option<DomainKind> {
+        let path = child(group, "type");
+        let text = self.required_text(&path)?;
+        let name = text.trim();
+        let kinds =
+            [DomainKind::Blocking, DomainKind::Identity, DomainKind::Dma, DomainKind::DmaLazy, DomainKind::Paging];
+        let kind = kinds.into_iter().find(|kind| kind.name() == name);
+        if kind.is_none() && name != "unknown" {
+            self.warn(&path, malformed(&text));
+        }
+        kind
+    }
+
+    fn reserved(&mut self, group: &str) -> Vec<ReservedRegion> {
+        let path = child(group, "reserved_regions");
+        let mut regions = Vec::new();
+        for line in self.required_text(&path).unwrap_or_default().lines() {
+            match region(line) {
+                Some(region) => regions.push(region),
+                None => self.warn(&path, malformed(line)),
+            }
+        }
+        regions
+    }
+
+    /// The directory that a link leads to; `None` without a warning if there is no link.
+    fn follow(&mut self, link: &str) -> Option<String> {
+        let reason = match follow(self.tree, link) {
+            Ok(Destination::Directory(path)) => return Some(path),
+            Ok(Destination::Nowhere) => return None,
+            Ok(Destination::Dangling(target)) => WarningReason::Dangling { target },
+            Ok(Destination::Endless) => WarningReason::EndlessLinks,
+            Err(error) => error.into(),
+        };
+        self.warn(link, reason);
+        None
+    }
+
+    /// What a link to something right below `directory` leads to.
+    fn follow_into<T>(&mut self, link: &str, directory: &str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let target = self.follow(link)?;
+        let found = target.rsplit_once('/').filter(|(above, _)| *above == directory).and_then(|(_, name)| read(name));
+        if found.is_none() {
+            self.warn(link, WarningReason::Elsewhere { target });
+        }
+        found
+    }
+
+    /// A file's text; `None` without a warning if there is no file.
+    fn optional_text(&mut self, path: &str) -> Option<String> {
+        if self.tree.read(path) == Err(TreeError::Missing) { None } else { self.required_text(path) }
+    }
+
+    fn required_text(&mut self, path: &str) -> Option<String> {
+        match self.tree.read(path).map(String::from_utf8) {
+            Ok(Ok(text)) => return Some(text),
+            Ok(Err(error)) => self.warn(path, malformed(&String::from_utf8_lossy(error.as_bytes()))),
+            Err(error) => self.warn(path, error),
+        }
+        None
+    }
+
+    /// The names in a directory; empty without a warning if it is not there: a kernel without an IOMMU has no groups.
+    fn optional_list(&mut self, path: &str) -> Vec<String> {
+        if self.tree.list(path) == Err(TreeError::Missing) { Vec::new() } else { self.required_list(path) }
+    }
+
+    fn required_list(&mut self, path: &str) -> Vec<String> {
+        self.tree.list(path).unwrap_or_else(|error| {
+            self.warn(path, error);
+            Vec::new()
+        })
+    }
+}
+
+/// Which bridge is above a device in the directory `above`.
+fn upstream(above: &str) -> Upstream {
+    let name = above.rsplit('/').next().unwrap_or_default();
+    match function_name(name) {
+        Some(bridge) => Upstream::Bridge(bridge),
+        None if name.starts_with("pci") => Upstream::RootBus,
+        None => Upstream::ByBusNumber,
+    }
+}
+
+/// The number of a group, as the kernel writes it.
+fn group_number(name: &str) -> Option<u32> {
+    name.parse().ok().filter(|number: &u32| number.to_string() == name)
+}
+
+/// A line of `reserved_regions`.
+fn region(line: &str) -> Option<ReservedRegion> {
+    let mut words = line.split_whitespace();
+    let (first, last, name) = (hex(words.next()?)?, hex(words.next()?)?, words.next()?);
+    // Software's window is shown as the hardware's, and cannot be told from it (I50).
+    let kinds = [RegionKind::Direct, RegionKind::DirectRelaxable, RegionKind::Reserved, RegionKind::Msi];
+    let kind = kinds.into_iter().find(|kind| kind.name() == name)?;
+    let region = ReservedRegion { first: Iova::new(first), last: Iova::new(last), kind };
+    if first <= last && words.next().is_none() { Some(region) } else { None }
+}
+
+/// A number with `0x` before it.
+fn hex(text: &str) -> Option<u64> {
+    let digits = text.strip_prefix("0x")?;
+    // A sign is no digit, though `from_str_radix` takes one.
+    if digits.starts_with('+') { None } else { u64::from_str_radix(digits, 16).ok() }
+}
+
+fn malformed(text: &str) -> WarningReason {
+    WarningReason::Malformed { text: text.chars().take(80).collect() }
+}

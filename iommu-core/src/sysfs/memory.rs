@@ -1,0 +1,131 @@
+//! A tree in memory.
+
+use std::borrow::ToOwned;
+use std::collections::{BTreeMap, BTreeSet};
+use std::string::{String, ToString};
+use std::vec::Vec;
+
+use super::load::{CONFIG, DEVICES, DRIVERS, FILES, GROUP_FILES, GROUPS, LINKS, function_name};
+use super::tree::{Destination, MAX_FILE, Tree, TreeError, child, follow, target_in};
+
+/// A tree held in memory. Links are files with the target as their text; a directory is there as soon as something is in it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct MemoryTree {
+    files: BTreeMap<String, Vec<u8>>,
+    directories: BTreeSet<String>,
+}
+
+impl MemoryTree {
+    /// The empty tree.
+    pub const fn new() -> Self {
+        Self { files: BTreeMap::new(), directories: BTreeSet::new() }
+    }
+
+    /// Copies as much of `tree` as [`Snapshot::load`](super::Snapshot::load) looks at. What cannot be read is left out.
+    pub fn capture(tree: &dyn Tree) -> Self {
+        let list = |path: &str| tree.list(path).unwrap_or_default();
+        let mut copy = Self::new();
+        for name in list(DEVICES) {
+            let link = child(DEVICES, &name);
+            copy.copy(tree, &link);
+            if let Ok(Destination::Directory(path)) = follow(tree, &link) {
+                copy.insert_directory(&path);
+                for name in FILES.iter().chain(&LINKS).chain([&CONFIG]) {
+                    copy.copy(tree, &child(&path, name));
+                }
+            }
+        }
+        for path in list(DRIVERS).iter().map(|name| child(DRIVERS, name)) {
+            copy.insert_directory(&path);
+            for name in list(&path).iter().filter(|name| function_name(name).is_some()) {
+                copy.copy(tree, &child(&path, name));
+            }
+        }
+        for path in list(GROUPS).iter().map(|name| child(GROUPS, name)) {
+            copy.insert_directory(&path);
+            for name in GROUP_FILES {
+                copy.copy(tree, &child(&path, name));
+            }
+            let members = child(&path, "devices");
+            for name in list(&members) {
+                copy.copy(tree, &child(&members, &name));
+            }
+        }
+        copy
+    }
+
+    fn copy(&mut self, tree: &dyn Tree, path: &str) {
+        if let Ok(contents) = tree.link(path).map(String::into_bytes).or_else(|_| tree.read(path)) {
+            self.insert(path, contents);
+        }
+    }
+
+    /// Puts a file at `path`, in place of the one that is there, which is returned. Slashes around the path do not count.
+    pub fn insert(&mut self, path: &str, contents: impl Into<Vec<u8>>) -> Option<Vec<u8>> {
+        self.files.insert(path.trim_matches('/').to_owned(), contents.into())
+    }
+
+    /// Puts a directory at `path`, which is there even while nothing is in it.
+    pub fn insert_directory(&mut self, path: &str) {
+        self.directories.insert(path.trim_matches('/').to_owned());
+    }
+
+    /// Takes out the file at `path`, and returns it.
+    pub fn remove(&mut self, path: &str) -> Option<Vec<u8>> {
+        self.files.remove(path.trim_matches('/'))
+    }
+
+    /// All files and their contents, by path.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.files.iter().map(|(path, contents)| (path.as_str(), contents.as_slice()))
+    }
+
+    /// The names right below `path`, several times perhaps, and in no order.
+    fn names_below(&self, path: &str) -> impl Iterator<Item = &str> {
+        let prefix = if path.is_empty() { String::new() } else { child(path, "") };
+        let from = prefix.clone();
+        let files = self.files.range(from.clone()..).map(|(path, _)| path);
+        let below = prefix.clone();
+        let files = files.map_while(move |path| path.strip_prefix(below.as_str()));
+        let directories = self.directories.range(from..).map_while(move |path| path.strip_prefix(prefix.as_str()));
+        files.chain(directories).map(|rest| rest.split_once('/').map_or(rest, |(name, _)| name))
+    }
+
+    fn is_directory(&self, path: &str) -> bool {
+        path.is_empty() || self.directories.contains(path) || self.names_below(path).next().is_some()
+    }
+
+    fn file(&self, path: &str) -> Result<&[u8], TreeError> {
+        match self.files.get(path) {
+            Some(contents) if contents.len() > MAX_FILE => Err(TreeError::TooLong),
+            Some(contents) => Ok(contents),
+            None if self.is_directory(path) => Err(TreeError::NotAFile),
+            None => Err(TreeError::Missing),
+        }
+    }
+}
+
+impl Tree for MemoryTree {
+    fn read(&self, path: &str) -> Result<Vec<u8>, TreeError> {
+        self.file(path).map(<[u8]>::to_vec)
+    }
+
+    fn list(&self, path: &str) -> Result<Vec<String>, TreeError> {
+        if self.files.contains_key(path) {
+            return Err(TreeError::NotADirectory);
+        }
+        if !self.is_directory(path) {
+            return Err(TreeError::Missing);
+        }
+        let names: BTreeSet<&str> = self.names_below(path).collect();
+        Ok(names.iter().map(ToString::to_string).collect())
+    }
+
+    fn link(&self, path: &str) -> Result<String, TreeError> {
+        match self.file(path) {
+            Ok(contents) => target_in(contents),
+            Err(TreeError::NotAFile | TreeError::TooLong) => Err(TreeError::NotALink),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What a tree of files is to the loader.
+
+use std::borrow::ToOwned;
+use std::format;
+use std::io;
+use std::string::String;
+use std::vec::Vec;
+
+/// Longest file that is read, in bytes. The files that matter have 4096 at most.
+pub const MAX_FILE: usize = 1 << 20;
+/// Longest target of a link, as in Linux.
+const MAX_TARGET: usize = 4096;
+/// So many links in a row are followed; sysfs has no link to a link.
+const MAX_LINKS: usize = 8;
+
+/// A tree of directories, files and links.
+///
+/// Paths start at the root, without a leading slash (`bus/pci/devices`); the root itself is the empty path.
+pub trait Tree {
+    /// The contents of a file.
+    ///
+    /// # Errors
+    /// There is no file at `path`, it is longer than [`MAX_FILE`], or it cannot be read.
+    fn read(&self, path: &str) -> Result<Vec<u8>, TreeError>;
+
+    /// The names in a directory, in order.
+    ///
+    /// # Errors
+    /// There is no directory at `path`, or it cannot be read.
+    fn list(&self, path: &str) -> Result<Vec<String>, TreeError>;
+
+    /// Where the link at `path` leads, relative to the directory that it is in. A file whose text looks like the target of
+    /// a link, as links are stored in copies of a tree, is one.
+    ///
+    /// # Errors
+    /// There is nothing at `path` ([`Missing`](TreeError::Missing)), it is no link ([`NotALink`](TreeError::NotALink)), or
+    /// it cannot be read.
+    fn link(&self, path: &str) -> Result<String, TreeError>;
+}
+
+/// Why something in a tree cannot be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TreeError {
+    /// It is not there.
+    #[error("it is not there")]
+    Missing,
+    /// It is a directory, or something else without contents of its own.
+    #[error("it is no file")]
+    NotAFile,
+    /// It is not a directory.
+    #[error("it is no directory")]
+    NotADirectory,
+    /// It is not a link.
+    #[error("it is no link")]
+    NotALink,
+    /// It is longer than [`MAX_FILE`].
+    #[error("it is longer than {MAX_FILE} bytes")]
+    TooLong,
+    /// The operating system refused.
+    #[error("it cannot be read: {0}")]
+    Io(io::ErrorKind),
+}
+
+/// The target that a file's contents spell, if they look like one: all links of sysfs start by going up.
+pub(super) fn target_in(contents: &[u8]) -> Result<String, TreeError> {
+    let text = core::str::from_utf8(contents).map_err(|_| TreeError::NotALink)?.trim_end();
+    let is_target = text.starts_with("../") && text.len() <= MAX_TARGET && !text.contains(char::is_control);
+    if is_target { Ok(text.to_owned()) } else { Err(TreeError::NotALink) }
+}
+
+/// Where a link leads in the end.
+pub(super) enum Destination {
+    /// There is no link.
+    Nowhere,
+    /// To this directory.
+    Directory(String),
+    /// To this path, where no directory is.
+    Dangling(String),
+    /// To more links than anyone needs.
+    Endless,
+}
+
+/// Follows the link at `path`.
+pub(super) fn follow(tree: &dyn Tree, path: &str) -> Result<Destination, TreeError> {
+    let mut at = match tree.link(path) {
+        Ok(target) => join(path, &target),
+        Err(TreeError::Missing) => return Ok(Destination::Nowhere),
+        Err(error) => return Err(error),
+    };
+    for _ in 0..MAX_LINKS {
+        match tree.link(&at) {
+            Ok(target) => at = join(&at, &target),
+            Err(_) if tree.list(&at).is_ok() => return Ok(Destination::Directory(at)),
+            Err(_) => return Ok(Destination::Dangling(at)),
+        }
+    }
+    Ok(Destination::Endless)
+}
+
+/// Where `target` leads from the link at `path`. A way out of the tree, or an absolute one, ends at `..`, which no tree has.
+fn join(path: &str, target: &str) -> String {
+    let outside = "..".to_owned();
+    if target.starts_with('/') {
+        return outside;
+    }
+    let mut steps: Vec<&str> = path.split('/').collect();
+    steps.pop();
+    for step in target.split('/') {
+        match step {
+            ".." if steps.pop().is_none() => return outside,
+            "" | "." | ".." => {}
+            name => steps.push(name),
+        }
+    }
+    steps.join("/")
+}
+
+/// The path of `name` in the directory `path`.
+pub(super) fn child(path: &str, name: &str) -> String {
+    format!("{path}/{name}")
+}
