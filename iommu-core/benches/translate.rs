@@ -1,5 +1,4 @@
 //! What page tables cost beside a flat map of every page.
-#![expect(missing_docs, reason = "the macros of criterion write functions without documentation")]
 #![expect(clippy::expect_used, reason = "a benchmark that cannot be set up has nothing to measure")]
 
 use std::collections::BTreeMap;

@@ -7,3 +7,4 @@ extern crate alloc;
 mod context;
 
 pub use context::{BoundDevice, Context};
+pub use iommu_core;

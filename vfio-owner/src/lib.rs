@@ -7,5 +7,10 @@ extern crate alloc;
 extern crate std;
 
 mod group;
+#[cfg(feature = "testbed")]
+pub mod testbed;
 
 pub use group::VfioGroup;
+pub use iommu_core;
+#[cfg(feature = "iommufd")]
+pub use iommufd_owner;

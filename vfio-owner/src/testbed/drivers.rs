@@ -1,0 +1,78 @@
+//! Simulated drivers: they bind as their models do, and do nothing.
+
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use iommu_core::device_model::pci::{HeaderLayout, PciDriver, PciFunction, PciId, PortType};
+use iommu_core::device_model::{DeviceGuard, DmaApi, Driver, Errno, ProbeError};
+
+/// What a simulated driver demands of a function besides a match.
+#[derive(Debug, Clone, Copy)]
+enum Demands {
+    Nothing,
+    /// A PCIe port, as port services need; anything else is not there for it.
+    PciePort,
+    /// Not a bridge: vfio-pci hands out functions only.
+    NoBridge,
+}
+
+#[derive(Debug)]
+struct SimulatedDriver {
+    name: Arc<str>,
+    demands: Demands,
+}
+
+impl Driver for SimulatedDriver {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn probe(&self, dev: &mut DeviceGuard<'_>) -> Result<(), ProbeError> {
+        let Some(function) = dev.device().details::<PciFunction>() else {
+            return Err(ProbeError::errno_only(Errno::ENODEV));
+        };
+        let refusal = match self.demands {
+            Demands::PciePort if !is_port(function) => Some(Errno::ENODEV),
+            Demands::NoBridge if function.config.layout() != Some(HeaderLayout::Endpoint) => Some(Errno::EINVAL),
+            _ => None,
+        };
+        refusal.map_or(Ok(()), |errno| Err(ProbeError::errno_only(errno)))
+    }
+}
+
+fn is_port(function: &PciFunction) -> bool {
+    function.config.pcie().is_some_and(|pcie| {
+        matches!(pcie.port_type, PortType::RootPort | PortType::UpstreamPort | PortType::DownstreamPort)
+    })
+}
+
+/// Drivers that manage their own DMA, as far as Linux has them in its tree (D64). An out-of-tree driver may do so too.
+const MANAGED: [&str; 3] = ["pcieport", "pci-stub", "vfio-pci"];
+
+const CLASS_BRIDGE: PciId = PciId::class(0x06_0400, 0xff_ff00);
+
+/// The driver of this name, for the functions that `bound` to it in the tree.
+pub(crate) fn simulated(name: &str, bound: &[&PciFunction]) -> Arc<PciDriver> {
+    let (demands, ids) = match name {
+        "pcieport" => (Demands::PciePort, vec![CLASS_BRIDGE]),
+        "vfio-pci" => (Demands::NoBridge, vec![PciId::ANY.only_on_override()]),
+        "pci-stub" => (Demands::Nothing, Vec::new()),
+        _ => (Demands::Nothing, ids_of(bound)),
+    };
+    let dma_api = if MANAGED.contains(&name) { DmaApi::Managed } else { DmaApi::Kernel };
+    Arc::new(PciDriver::new(Arc::new(SimulatedDriver { name: name.into(), demands }), ids, dma_api))
+}
+
+/// The ids under which a driver that has these functions would list them.
+fn ids_of(bound: &[&PciFunction]) -> Vec<PciId> {
+    let mut ids: Vec<PciId> = Vec::new();
+    for function in bound {
+        let (Some(vendor), Some(device)) = (function.config.vendor(), function.config.device()) else { continue };
+        let id = PciId::device(vendor, device);
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    ids
+}

@@ -1,0 +1,280 @@
+//! The machine.
+
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use iommu_core::device_model::pci::{PciAddress, PciBus, PciFunction, Upstream};
+use iommu_core::device_model::sync::Mutex;
+use iommu_core::device_model::{
+    BindError, BusHandle, Device, DeviceSpec, DriverCore, DriversProbeError, Errno, Unbind, UnbindError,
+};
+use iommu_core::error::SetTypeError;
+use iommu_core::placement::PciPlacing;
+use iommu_core::software::{Memory, SimulatedDevice, SoftIommu, SoftIommuConfig};
+use iommu_core::sysfs::Snapshot;
+use iommu_core::{Group, Iommu, Member, Observer, TypeRequest, UnknownType};
+
+use super::drivers;
+
+/// Drivers that every machine has, whether its tree shows them bound or not.
+const ALWAYS: [&str; 2] = ["pci-stub", "vfio-pci"];
+
+/// A simulated machine.
+///
+/// Every method takes devices by the name that sysfs gives them (`"0000:00:04.0"`) and may be called from any thread.
+#[derive(Debug)]
+pub struct Machine {
+    core: DriverCore,
+    pci: BusHandle,
+    iommu: Iommu,
+    hardware: Arc<SoftIommu>,
+    memory: Memory,
+    /// What sits in the machine's slots, plugged or not.
+    slots: BTreeMap<PciAddress, PciFunction>,
+    /// Leaf lock: guards against two rescans at once.
+    rescan: Mutex<()>,
+}
+
+impl Machine {
+    /// Builds the machine of `snapshot` and boots it: drivers first, then devices in the order of their addresses, so
+    /// that groups get the numbers that Linux gives them.
+    pub fn boot(snapshot: &Snapshot) -> Self {
+        Self::boot_watched(snapshot, |_: &_| {})
+    }
+
+    /// As [`boot`](Self::boot), with an observer of every change of ownership.
+    pub fn boot_watched(snapshot: &Snapshot, observer: impl Observer + 'static) -> Self {
+        let hardware = SoftIommu::new("dmar0", hardware_config(snapshot));
+        let iommu = Iommu::builder(PciPlacing::new(hardware.clone())).observer(observer).build();
+        let core = DriverCore::new();
+        let pci = core.add_bus(PciBus::new(Arc::new(iommu.clone())));
+        pci.subscribe(iommu.clone());
+        for (name, functions) in bound_functions(snapshot) {
+            // A name is a key of the map, so none is there twice.
+            let _ = pci.add_driver(drivers::simulated(&name, &functions));
+        }
+        let slots = snapshot.devices.iter().map(|dev| (dev.function.address, dev.function.clone())).collect();
+        let memory = Memory::new();
+        let machine = Self { core, pci, iommu, hardware, memory, slots, rescan: Mutex::new(()) };
+        machine.rescan();
+        machine
+    }
+
+    /// The driver core.
+    pub fn core(&self) -> &DriverCore {
+        &self.core
+    }
+
+    /// The PCI bus.
+    pub fn pci(&self) -> &BusHandle {
+        &self.pci
+    }
+
+    /// The groups.
+    pub fn iommu(&self) -> &Iommu {
+        &self.iommu
+    }
+
+    /// The IOMMU's hardware.
+    pub fn hardware(&self) -> &Arc<SoftIommu> {
+        &self.hardware
+    }
+
+    /// The memory that devices reach through the IOMMU.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// The device of this name.
+    ///
+    /// # Errors
+    /// No such device is plugged in.
+    pub fn device(&self, name: &str) -> Result<Arc<Device>, MachineError> {
+        self.pci.device(name).ok_or_else(|| MachineError::NoDevice { device: name.to_string() })
+    }
+
+    /// The device as a member of its group.
+    ///
+    /// # Errors
+    /// No such device, or it is in no group.
+    pub fn member(&self, name: &str) -> Result<Arc<Member>, MachineError> {
+        let dev = self.device(name)?;
+        Iommu::member(&dev).ok_or_else(|| MachineError::NoGroup { device: name.to_string() })
+    }
+
+    /// The device's group.
+    ///
+    /// # Errors
+    /// No such device, or it is in no group.
+    pub fn group(&self, name: &str) -> Result<Arc<Group>, MachineError> {
+        Ok(self.member(name)?.group().clone())
+    }
+
+    /// The bus-master side of the device: what it reaches by DMA, and what it does not.
+    ///
+    /// # Errors
+    /// No such device, or it is in no group.
+    pub fn dma(&self, name: &str) -> Result<SimulatedDevice, MachineError> {
+        let endpoint = self.member(name)?.endpoint().clone();
+        Ok(SimulatedDevice::new(endpoint, self.hardware.clone(), self.memory.clone()))
+    }
+
+    /// The driver that the `driver` link of the device names, as a hint.
+    pub fn driver(&self, name: &str) -> Option<Arc<str>> {
+        self.pci.device(name)?.driver_hint()
+    }
+
+    /// Binds a driver as people do: writes its name to `driver_override`, the device's to the driver's `bind`, then
+    /// clears the override.
+    ///
+    /// # Errors
+    /// The driver was not bound.
+    pub fn bind(&self, name: &str, driver: &str) -> Result<(), MachineError> {
+        let dev = self.device(name)?;
+        dev.set_driver_override(Some(driver));
+        let result = self.pci.bind(driver, name);
+        dev.set_driver_override(None);
+        result.map_err(MachineError::Bind)
+    }
+
+    /// Unbinds the device's driver: writes its name to the `unbind` file of the driver that its link names. Nothing
+    /// happens until the returned value is driven.
+    ///
+    /// # Errors
+    /// No such device, or no driver.
+    pub fn unbind(&self, name: &str) -> Result<Unbind, MachineError> {
+        let dev = self.device(name)?;
+        let driver = dev.driver_hint().ok_or_else(|| MachineError::NoDriver { device: name.to_string() })?;
+        self.pci.unbind(&driver, name).map_err(MachineError::Unbind)
+    }
+
+    /// Looks for a driver, as a write to `drivers_probe` does.
+    ///
+    /// # Errors
+    /// No such device, or a driver that matches was refused.
+    pub fn probe(&self, name: &str) -> Result<(), MachineError> {
+        self.pci.drivers_probe(name).map_err(MachineError::Probe)
+    }
+
+    /// Writes to the `type` file of the device's group.
+    ///
+    /// # Errors
+    /// The type stays what it was.
+    pub fn set_type(&self, name: &str, text: &str) -> Result<(), MachineError> {
+        let group = self.group(name)?;
+        let request: TypeRequest = text.parse().map_err(MachineError::UnknownType)?;
+        self.iommu.set_type(&group, request).map_err(MachineError::SetType)
+    }
+
+    /// Unplugs the device and all below it. Nothing happens until the returned value is driven.
+    ///
+    /// # Errors
+    /// No such device.
+    pub fn remove(&self, name: &str) -> Result<Unbind, MachineError> {
+        Ok(self.pci.remove_device(&self.device(name)?))
+    }
+
+    /// Looks for devices again: everything that sits in a slot below something plugged in comes back, in the order of
+    /// addresses, and drivers are tried on it.
+    pub fn rescan(&self) {
+        let _one_at_a_time = self.rescan.lock();
+        for function in self.slots.values() {
+            let name = function.address.to_string();
+            if self.pci.device(&name).is_some() {
+                continue;
+            }
+            let spec = DeviceSpec::new(name).with(function.clone());
+            let spec = match function.upstream {
+                Upstream::Bridge(bridge) => match self.pci.device(&bridge.to_string()) {
+                    Some(parent) => spec.below(&parent),
+                    None => continue,
+                },
+                Upstream::ByBusNumber | Upstream::RootBus => spec,
+            };
+            // What cannot be added, because it or its parent is just being removed, is not there.
+            let _ = self.pci.add_device(spec);
+        }
+    }
+}
+
+/// What the software IOMMU must say of the tree's devices: the reserved regions of their groups.
+fn hardware_config(snapshot: &Snapshot) -> SoftIommuConfig {
+    let mut config = SoftIommuConfig::default();
+    for group in &snapshot.groups {
+        // The tree tells the regions of a group, not whose they are.
+        let Some(first) = group.members.first() else { continue };
+        let window = config.interrupt_window.clone();
+        let own = group.reserved.iter().filter(|region| Some(region.first..=region.last) != window);
+        config.reserved.insert(first.to_string(), own.copied().collect());
+    }
+    config
+}
+
+/// Every driver of the machine, with the functions bound to it in the tree.
+fn bound_functions(snapshot: &Snapshot) -> BTreeMap<String, Vec<&PciFunction>> {
+    let named = snapshot.drivers.iter().map(|driver| driver.name.clone());
+    let mut drivers: BTreeMap<String, Vec<&PciFunction>> =
+        named.chain(ALWAYS.map(String::from)).map(|name| (name, Vec::new())).collect();
+    for dev in &snapshot.devices {
+        if let Some(name) = &dev.driver {
+            drivers.entry(name.clone()).or_default().push(&dev.function);
+        }
+    }
+    drivers
+}
+
+/// Why the machine did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MachineError {
+    /// No device of that name is plugged in.
+    #[error("no device {device}")]
+    NoDevice {
+        /// The name.
+        device: String,
+    },
+    /// The device is in no IOMMU group.
+    #[error("{device} is in no IOMMU group")]
+    NoGroup {
+        /// The name.
+        device: String,
+    },
+    /// The device has no driver.
+    #[error("{device} has no driver")]
+    NoDriver {
+        /// The name.
+        device: String,
+    },
+    /// The driver was not bound.
+    #[error(transparent)]
+    Bind(BindError),
+    /// The driver was not unbound.
+    #[error(transparent)]
+    Unbind(UnbindError),
+    /// The search for a driver failed.
+    #[error(transparent)]
+    Probe(DriversProbeError),
+    /// No such default domain type.
+    #[error(transparent)]
+    UnknownType(UnknownType),
+    /// The default domain was not changed.
+    #[error(transparent)]
+    SetType(SetTypeError),
+}
+
+impl MachineError {
+    /// The number of Linux: what the write to sysfs gives.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NoDevice { .. } | Self::NoDriver { .. } => Errno::ENODEV,
+            Self::NoGroup { .. } => Errno::ENOENT,
+            Self::Bind(error) => error.errno(),
+            Self::Unbind(error) => error.errno(),
+            Self::Probe(error) => error.errno(),
+            Self::UnknownType(error) => error.errno(),
+            Self::SetType(error) => error.errno(),
+        }
+    }
+}
