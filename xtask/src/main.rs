@@ -1,6 +1,7 @@
 //! Automation of this workspace: `cargo xtask --help`.
 #![forbid(unsafe_code)]
 
+mod demo;
 mod replay;
 
 use std::process::ExitCode;
@@ -11,12 +12,15 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask", about)]
 enum Command {
+    /// Boot the snapshot of a real machine and tell the story of one card
+    Demo,
     /// Play scenarios and compare with what a real kernel answered
     Replay(replay::Replay),
 }
 
 fn main() -> Result<ExitCode> {
     let success = match Command::parse() {
+        Command::Demo => demo::run().map(|()| true)?,
         Command::Replay(replay) => replay.run()?,
     };
     Ok(if success { ExitCode::SUCCESS } else { ExitCode::FAILURE })

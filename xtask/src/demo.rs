@@ -1,0 +1,152 @@
+//! `cargo xtask demo`: the story of one card, told on the machine of a real kernel's snapshot.
+
+mod stage;
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use vfio_owner::iommu_core::address::{Access, Iova, PhysAddr};
+use vfio_owner::iommu_core::device_model::{Errno, pci};
+use vfio_owner::iommu_core::sysfs::Snapshot;
+use vfio_owner::iommu_core::{Domain, grouping};
+use vfio_owner::iommufd_owner::Context;
+use vfio_owner::testbed::{Machine, MachineError};
+use vfio_owner::{VfioGroup, iommu_core::Group};
+
+use stage::Stage;
+
+/// The card: two network functions and a third without driver, without ACS between them.
+const CARD: [&str; 3] = ["0000:00:04.0", "0000:00:04.1", "0000:00:04.2"];
+/// Where both parties map their page, so that one address shows who is reached.
+const BUFFER: Iova = Iova::new(0x10_0000);
+const KERNEL_PAGE: PhysAddr = PhysAddr::new(0x100_0000);
+const USER_PAGE: PhysAddr = PhysAddr::new(0x200_0000);
+const PAGE: u64 = 0x1000;
+const KERNEL_TEXT: &[u8; 12] = b"kernel bytes";
+const USER_TEXT: &[u8; 12] = b"guest memory";
+
+/// Plays the story; each refusal that it tells of is checked on the way.
+pub(crate) fn run() -> Result<()> {
+    let snapshot = crate::replay::snapshot("pc")?;
+    let machine = Machine::boot(&snapshot);
+    let group = machine.group(CARD[0])?;
+    let mut stage = Stage::new(machine, group);
+    boot(&mut stage, &snapshot)?;
+    vfio(&mut stage)?;
+    iommufd(&mut stage)?;
+    stage.close();
+    Ok(())
+}
+
+fn boot(stage: &mut Stage, snapshot: &Snapshot) -> Result<()> {
+    let computed = grouping::partition(&snapshot.topology());
+    let told: Vec<Vec<pci::PciAddress>> = snapshot.groups.iter().map(|group| group.members.clone()).collect();
+    ensure!(computed == told, "the computed groups are not those of the kernel");
+    stage.title("A machine, as Linux 6.12 showed it in sysfs: booted from its snapshot");
+    stage.groups(snapshot);
+    stage.note(&format!(
+        "{} devices, {} groups computed from topology and ACS: the same as the kernel's",
+        snapshot.devices.len(),
+        computed.len()
+    ));
+    stage.machine().memory().write(KERNEL_PAGE, KERNEL_TEXT);
+    stage.machine().memory().write(USER_PAGE, USER_TEXT);
+    map_kernel_page(stage.group())?;
+    stage.title("One card, three functions that the IOMMU cannot tell apart, two kernel drivers");
+    stage.state();
+    stage.dma(CARD[1])
+}
+
+/// What e1000 does through the DMA API.
+fn map_kernel_page(group: &Arc<Group>) -> Result<()> {
+    let domain = group.default_domain().context("the group has no default domain")?;
+    Ok(domain.map(BUFFER, KERNEL_PAGE, PAGE, Access::ReadWrite)?)
+}
+
+fn user_domain(group: &Group) -> Result<Arc<Domain>> {
+    let domain = group.allocate_paging()?;
+    domain.map(BUFFER, USER_PAGE, PAGE, Access::ReadWrite)?;
+    Ok(domain)
+}
+
+fn vfio(stage: &mut Stage) -> Result<()> {
+    let vfio = VfioGroup::new(stage.group().clone());
+    stage.title("VFIO wants function 0, for the group as a whole");
+    rebind(stage, CARD[0], "vfio-pci")?;
+    let refusal = vfio.claim().err().context("VFIO was not refused")?;
+    stage.refused("VFIO claims the group", refusal.errno(), &refusal);
+    stage.note("Linux says \"group is not viable\" and no more; the refusal here names who is in the way");
+
+    unbind(stage, CARD[1])?;
+    vfio.claim()?;
+    stage.done("VFIO claims the group", "blocked until a domain is attached");
+    stage.dma(CARD[0])?;
+    stage.dma(CARD[1])?;
+
+    let domain = user_domain(stage.group())?;
+    vfio.attach(&domain).context("VFIO lost its claim")??;
+    stage.done("VFIO attaches a domain with one page of the guest", "all functions move");
+    stage.dma(CARD[0])?;
+    stage.dma(CARD[2])?;
+
+    refuse_driver(stage, CARD[1], "e1000")?;
+    vfio.release();
+    stage.done("VFIO releases the group", "back to the kernel's domain");
+    stage.machine().bind(CARD[1], "e1000")?;
+    stage.done("e1000 binds to function 1 again", "");
+    stage.dma(CARD[1])
+}
+
+fn iommufd(stage: &mut Stage) -> Result<()> {
+    stage.title("An iommufd wants two functions, each for itself: its claims nest");
+    rebind(stage, CARD[1], "vfio-pci")?;
+    let context = Context::new("iommufd of a VMM");
+    let bound0 = context.bind(&stage.machine().member(CARD[0])?)?;
+    stage.done("the iommufd binds function 0", "");
+    let bound1 = context.bind(&stage.machine().member(CARD[1])?)?;
+    stage.done("the iommufd binds function 1", "");
+
+    let stranger = Context::new("another iommufd");
+    let refusal = stranger.bind(&stage.machine().member(CARD[1])?).err().context("the stranger was let in")?;
+    stage.refused("another iommufd binds function 1", refusal.errno(), &refusal);
+
+    let domain = user_domain(stage.group())?;
+    bound0.claim().attach(&domain)?;
+    stage.done("function 0 is attached to the guest's page", "function 1 comes along");
+    stage.dma(CARD[1])?;
+
+    drop(bound0);
+    stage.done("the iommufd lets function 0 go", "the group stays owned");
+    unbind(stage, CARD[0])?;
+    refuse_driver(stage, CARD[0], "e1000")?;
+    drop(bound1);
+    stage.done("the iommufd lets function 1 go", "that was the last claim");
+    stage.machine().bind(CARD[0], "e1000")?;
+    stage.done("e1000 binds to function 0", "");
+    stage.dma(CARD[0])
+}
+
+fn unbind(stage: &mut Stage, device: &str) -> Result<()> {
+    let driver = stage.machine().driver(device).context("no driver to unbind")?;
+    stage.machine().unbind(device)?.wait();
+    stage.done(&format!("{driver} is unbound from {}", stage::short(device)), "");
+    Ok(())
+}
+
+fn rebind(stage: &mut Stage, device: &str, driver: &str) -> Result<()> {
+    unbind(stage, device)?;
+    stage.machine().bind(device, driver)?;
+    stage.done(&format!("{driver} is bound to {}", stage::short(device)), "it manages its own DMA: no kernel use");
+    Ok(())
+}
+
+fn refuse_driver(stage: &mut Stage, device: &str, driver: &str) -> Result<()> {
+    match stage.machine().bind(device, driver) {
+        Err(MachineError::Bind(error)) if error.errno() == Errno::EBUSY => {
+            let reason = anyhow!(error);
+            stage.refused(&format!("{driver} wants {} back", stage::short(device)), Errno::EBUSY, &reason.root_cause());
+            Ok(())
+        }
+        other => Err(anyhow!("{driver} was not refused: {other:?}")),
+    }
+}
