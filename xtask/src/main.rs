@@ -1,6 +1,7 @@
 //! Automation of this workspace: `cargo xtask --help`.
 #![forbid(unsafe_code)]
 
+mod ci;
 mod demo;
 mod replay;
 
@@ -12,6 +13,8 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask", about)]
 enum Command {
+    /// Everything that a change must pass, cheapest first
+    Ci(ci::Ci),
     /// Boot the snapshot of a real machine and tell the story of one card
     Demo,
     /// Play scenarios and compare with what a real kernel answered
@@ -20,6 +23,7 @@ enum Command {
 
 fn main() -> Result<ExitCode> {
     let success = match Command::parse() {
+        Command::Ci(ci) => ci.run()?,
         Command::Demo => demo::run().map(|()| true)?,
         Command::Replay(replay) => replay.run()?,
     };

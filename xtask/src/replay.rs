@@ -40,7 +40,6 @@ pub(crate) fn snapshot(name: &str) -> Result<Snapshot> {
     Snapshot::load(&DirTree::new(&folder)).with_context(|| format!("topology `{name}`"))
 }
 
-#[cfg(test)]
 /// All recordings that come with the project.
 pub(crate) fn recordings() -> Vec<PathBuf> {
     let folders = ["basics", "random"].map(|folder| testdata().join("scenarios").join(folder));
