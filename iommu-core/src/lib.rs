@@ -9,5 +9,7 @@ extern crate std;
 pub use device_model;
 
 pub mod address;
+pub mod failing;
 pub mod hardware;
 pub mod reserved;
+pub mod software;

@@ -1,0 +1,50 @@
+//! An IOMMU in software: real page tables, real translation, and a memory to see what a device reached.
+//!
+//! A [`SoftIommu`] is an [`IommuDriver`](crate::hardware::IommuDriver) like any other. A [`SimulatedDevice`] is the
+//! bus-master side of a device: its reads and writes go through the IOMMU to a [`Memory`], or end in a [`Fault`].
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use iommu_core::address::{Access, Iova, PhysAddr};
+//! use iommu_core::device_model::DeviceId;
+//! use iommu_core::hardware::{DomainKind, Endpoint, IommuDriver};
+//! use iommu_core::software::{FaultReason, Memory, SimulatedDevice, SoftIommu, SoftIommuConfig};
+//!
+//! let iommu = SoftIommu::new("dmar0", SoftIommuConfig::default());
+//! let nic = Endpoint { id: DeviceId::new(1), name: Arc::from("0000:01:00.0") };
+//! iommu.probe(&nic)?;
+//! let domain = iommu.allocate(DomainKind::Paging, &nic)?;
+//! domain.map(Iova::new(0x10_0000), PhysAddr::new(0x8000), 0x1000, Access::Write)?;
+//! domain.attach(&nic)?;
+//!
+//! let memory = Memory::new();
+//! let device = SimulatedDevice::new(nic, iommu, memory.clone());
+//! device.write(Iova::new(0x10_0010), b"packet")?;
+//! assert_eq!(&memory.bytes::<6>(PhysAddr::new(0x8010)), b"packet");
+//! let fault = device.read(Iova::new(0x10_0010), &mut [0; 6]).unwrap_err();
+//! assert_eq!(fault.reason, FaultReason::NotPermitted);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Locks
+//! In the order in which they are taken, all of them inside every lock of the core: one lock of the context table (it has
+//! many, picked by the device's number, so that devices seldom share one), the lock of a domain's page tables, the lock
+//! of the [`Memory`]. DMA holds the first two while it touches memory, a page at a time. So when an attach, a block, a
+//! release or an unmap returns, no access under the old state is still on its way. The fault log's lock is taken alone.
+
+mod config;
+mod context;
+mod device;
+mod domain;
+mod fault;
+mod iommu;
+mod memory;
+pub mod page_table;
+
+pub use config::SoftIommuConfig;
+pub use context::Requester;
+pub use device::SimulatedDevice;
+pub use fault::{FAULT_LOG_CAPACITY, Fault, FaultReason};
+pub use iommu::SoftIommu;
+pub use memory::Memory;

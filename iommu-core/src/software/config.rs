@@ -1,0 +1,62 @@
+//! What a software IOMMU is like.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
+
+use super::page_table::TableFormat;
+use crate::address::Iova;
+use crate::hardware::{DefaultDomainType, DomainKind, EndpointProperties};
+use crate::reserved::{RegionKind, ReservedRegion};
+
+/// How a [`SoftIommu`](super::SoftIommu) is built, and what it says of the devices that it serves.
+#[derive(Clone, Debug)]
+pub struct SoftIommuConfig {
+    /// The page tables of its domains.
+    pub format: TableFormat,
+    /// Where writes are interrupts, if anywhere: reported as a region of kind [`RegionKind::Msi`] for every device (I50).
+    pub interrupt_window: Option<RangeInclusive<Iova>>,
+    /// Further reserved regions, by the name of the device.
+    pub reserved: BTreeMap<String, Vec<ReservedRegion>>,
+    /// The only default domain that a device can live with, by its name (I41).
+    pub default_domains: BTreeMap<String, DefaultDomainType>,
+    /// Kinds of domains that this IOMMU does not have: allocating one fails with `EOPNOTSUPP` (I7).
+    pub absent: Vec<DomainKind>,
+    /// PASIDs that each device has: 1 to one less than this. 0 for none at all.
+    pub max_pasids: u32,
+}
+
+impl Default for SoftIommuConfig {
+    /// As common on x86: 39 bits of address, pages of every size, the interrupt window at `0xfee00000`, every kind of
+    /// domain; no PASIDs.
+    fn default() -> Self {
+        Self {
+            format: TableFormat::X86_39,
+            interrupt_window: Some(Iova::new(0xfee0_0000)..=Iova::new(0xfeef_ffff)),
+            reserved: BTreeMap::new(),
+            default_domains: BTreeMap::new(),
+            absent: Vec::new(),
+            max_pasids: 0,
+        }
+    }
+}
+
+impl SoftIommuConfig {
+    /// The interrupt window; an empty range is none.
+    pub(super) fn window(&self) -> Option<&RangeInclusive<Iova>> {
+        self.interrupt_window.as_ref().filter(|window| !window.is_empty())
+    }
+
+    pub(super) fn properties(&self, device: &str) -> EndpointProperties {
+        let mut reserved: Vec<ReservedRegion> = self.reserved.get(device).cloned().unwrap_or_default();
+        if let Some(window) = self.window() {
+            reserved.push(ReservedRegion { first: *window.start(), kind: RegionKind::Msi, last: *window.end() });
+        }
+        EndpointProperties {
+            reserved,
+            default_domain: self.default_domains.get(device).copied(),
+            max_pasids: self.max_pasids,
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Which domain each device is attached to: the context table that an IOMMU walks first.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+
+use device_model::sync::{Arc, Mutex};
+use device_model::{DeviceId, Errno};
+
+use super::FaultReason;
+use super::domain::Translator;
+use crate::hardware::{Endpoint, HardwareError};
+
+/// Who puts an access on the bus: a device, or one address space of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Requester {
+    /// The device.
+    pub device: DeviceId,
+    /// The PASID that its accesses carry, if any.
+    pub pasid: Option<u32>,
+}
+
+impl From<DeviceId> for Requester {
+    fn from(device: DeviceId) -> Self {
+        Self { device, pasid: None }
+    }
+}
+
+/// What the IOMMU knows of one device that it serves.
+#[derive(Debug, Default)]
+pub(super) struct Context {
+    state: State,
+    pasids: BTreeMap<u32, Arc<Translator>>,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Unattached,
+    Attached(Arc<Translator>),
+    Blocked,
+}
+
+const SHARDS: usize = 64;
+
+/// The devices that one IOMMU serves.
+///
+/// Split by device number, so that work on two devices seldom meets in a lock.
+#[derive(Debug)]
+pub(super) struct ContextTable(Box<[Shard]>);
+
+/// Aligned so that no two share a cache line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard(Mutex<BTreeMap<DeviceId, Context>>);
+
+impl ContextTable {
+    pub(super) fn new() -> Self {
+        Self((0..SHARDS).map(|_| Shard::default()).collect())
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "the mask leaves a number below SHARDS, and so many were made")]
+    fn shard(&self, device: DeviceId) -> &Mutex<BTreeMap<DeviceId, Context>> {
+        &self.0[(device.get() & 63) as usize].0
+    }
+
+    /// Begins to serve a device, which is attached to nothing.
+    pub(super) fn add(&self, dev: &Endpoint) -> Result<(), HardwareError> {
+        let mut contexts = self.shard(dev.id).lock();
+        if contexts.contains_key(&dev.id) {
+            return Err(HardwareError::new(Errno::EBUSY, "the device is served already"));
+        }
+        contexts.insert(dev.id, Context::default());
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, dev: &Endpoint) {
+        self.shard(dev.id).lock().remove(&dev.id);
+    }
+
+    /// Runs `change` on the device's context; no access of the device is on its way meanwhile.
+    pub(super) fn change(&self, dev: &Endpoint, change: impl FnOnce(&mut Context)) -> Result<(), HardwareError> {
+        let unserved = || HardwareError::new(Errno::ENODEV, "this IOMMU does not serve the device");
+        self.shard(dev.id).lock().get_mut(&dev.id).map(change).ok_or_else(unserved)
+    }
+
+    /// Runs `access` with what translates for `from`, which stays attached meanwhile.
+    pub(super) fn with_translator<R>(
+        &self,
+        from: Requester,
+        access: impl FnOnce(&Translator) -> Result<R, FaultReason>,
+    ) -> Result<R, FaultReason> {
+        let contexts = self.shard(from.device).lock();
+        let context = contexts.get(&from.device).ok_or(FaultReason::Unserved)?;
+        access(context.translator(from.pasid)?)
+    }
+}
+
+impl Context {
+    pub(super) fn attach(&mut self, translator: Arc<Translator>) {
+        self.state = State::Attached(translator);
+    }
+
+    pub(super) fn attach_pasid(&mut self, pasid: u32, translator: Arc<Translator>) {
+        self.pasids.insert(pasid, translator);
+    }
+
+    /// Detaches `translator` from `pasid`, unless another has taken its place.
+    pub(super) fn detach_pasid(&mut self, pasid: u32, translator: &Arc<Translator>) {
+        self.pasids.retain(|number, attached| *number != pasid || !Arc::ptr_eq(attached, translator));
+    }
+
+    pub(super) fn block(&mut self) {
+        self.state = State::Blocked;
+        self.pasids.clear();
+    }
+
+    fn translator(&self, pasid: Option<u32>) -> Result<&Translator, FaultReason> {
+        match (&self.state, pasid) {
+            (State::Blocked, _) => Err(FaultReason::Blocked),
+            (_, Some(pasid)) => self.pasids.get(&pasid).map(Arc::as_ref).ok_or(FaultReason::NotAttached),
+            (State::Attached(translator), None) => Ok(translator),
+            (State::Unattached, None) => Err(FaultReason::NotAttached),
+        }
+    }
+}

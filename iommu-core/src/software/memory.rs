@@ -1,0 +1,93 @@
+//! Simulated physical memory.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use core::fmt;
+use core::ops::Range;
+
+use device_model::sync::{Arc, Mutex};
+
+use crate::address::PhysAddr;
+
+const FRAME_SIZE: usize = 0x1000;
+
+type Frames = BTreeMap<u64, Box<[u8; FRAME_SIZE]>>;
+
+/// All 64 bits of physical memory, zero where nobody has written.
+///
+/// A handle: clones share the memory, which is freed with the last of them. Frames of 4 KiB come into being when they
+/// are first written. One lock guards all of it, so an access within one frame is atomic; it is the innermost lock.
+#[derive(Clone, Default)]
+pub struct Memory(Arc<Mutex<Frames>>);
+
+impl Memory {
+    /// Memory that nobody has written.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Fills `into` from `at` on. Past the last address of the 64-bit space nobody answers: zeros.
+    pub fn read(&self, at: PhysAddr, into: &mut [u8]) {
+        into.fill(0);
+        let frames = self.0.lock();
+        for piece in pieces(at, into.len()) {
+            let part = into.get_mut(piece.buffer);
+            let source = frames.get(&piece.frame).and_then(|frame| frame.get(piece.inside));
+            if let (Some(part), Some(source)) = (part, source) {
+                part.copy_from_slice(source);
+            }
+        }
+    }
+
+    /// Stores `from` at `at`. What would lie past the last address of the 64-bit space is lost.
+    pub fn write(&self, at: PhysAddr, from: &[u8]) {
+        let mut frames = self.0.lock();
+        for piece in pieces(at, from.len()) {
+            let frame = frames.entry(piece.frame).or_insert_with(|| Box::new([0; FRAME_SIZE]));
+            if let (Some(target), Some(part)) = (frame.get_mut(piece.inside), from.get(piece.buffer)) {
+                target.copy_from_slice(part);
+            }
+        }
+    }
+
+    /// The `N` bytes at `at`, as [`read`](Self::read) gives them.
+    pub fn bytes<const N: usize>(&self, at: PhysAddr) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.read(at, &mut bytes);
+        bytes
+    }
+
+    /// How many frames of 4 KiB have been written to.
+    pub fn frames(&self) -> usize {
+        self.0.lock().len()
+    }
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memory").field("frames", &self.frames()).finish()
+    }
+}
+
+/// The part of an access that lies in one frame.
+struct Piece {
+    frame: u64,
+    inside: Range<usize>,
+    buffer: Range<usize>,
+}
+
+fn pieces(at: PhysAddr, len: usize) -> impl Iterator<Item = Piece> {
+    let mut done = 0;
+    core::iter::from_fn(move || {
+        let at = at.checked_add(done as u64)?.get();
+        let start = (at & 0xfff) as usize;
+        let length = (FRAME_SIZE - start).min(len - done);
+        let buffer = done..done + length;
+        done += length;
+        (length > 0).then_some(Piece { frame: at / FRAME_SIZE as u64, inside: start..start + length, buffer })
+    })
+}
+
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod tests;

@@ -1,0 +1,44 @@
+use alloc::vec;
+use alloc::vec::Vec;
+
+use proptest::prelude::*;
+
+use super::*;
+
+proptest! {
+    /// Any lengths and alignments, over the seams of a few frames: what was written last is read, the rest is zero.
+    #[test]
+    fn memory_keeps_what_was_written(
+        writes in prop::collection::vec((0_usize..20_000, prop::collection::vec(any::<u8>(), 0..9000)), 0..8),
+        (start, len) in (0_usize..20_000, 0_usize..15_000),
+        base in prop::sample::select(vec![0, 0xfee0_0123, u64::MAX - 40_000]),
+    ) {
+        let memory = Memory::new();
+        let mut model = vec![0; 40_000];
+        for (at, bytes) in &writes {
+            memory.clone().write(PhysAddr::new(base + *at as u64), bytes);
+            model[*at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        let mut read = vec![0xff; len];
+        memory.read(PhysAddr::new(base + start as u64), &mut read);
+        prop_assert_eq!(&read, &model[start..start + len]);
+    }
+}
+
+#[test]
+fn reading_makes_no_frames() {
+    let memory = Memory::new();
+    assert_eq!(memory.bytes::<64>(PhysAddr::new(4090)), [0; 64]);
+    assert_eq!(memory.frames(), 0);
+    memory.write(PhysAddr::new(4090), &[1; 64]);
+    assert_eq!(memory.frames(), 2);
+}
+
+#[test]
+fn nobody_answers_past_the_end() {
+    let memory = Memory::new();
+    let ends: Vec<u8> = (1..=8).collect();
+    memory.write(PhysAddr::new(u64::MAX - 3), &ends);
+    assert_eq!(memory.bytes::<8>(PhysAddr::new(u64::MAX - 3)), [1, 2, 3, 4, 0, 0, 0, 0]);
+    assert_eq!(memory.bytes::<4>(PhysAddr::new(0)), [0; 4]);
+}

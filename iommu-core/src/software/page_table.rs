@@ -1,0 +1,284 @@
+//! Page tables as an IOMMU walks them: levels of 512 entries.
+
+mod entry;
+mod format;
+
+use alloc::boxed::Box;
+
+use device_model::Errno;
+use slab::Slab;
+
+use self::entry::{Entry, Kind};
+pub use self::format::TableFormat;
+use super::FaultReason;
+use crate::address::{Access, Iova, PhysAddr};
+use crate::hardware::HardwareError;
+
+/// Why a range could not be mapped. Nothing of it is mapped then that was not before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum MapError {
+    /// An address or the size is no multiple of the smallest page size (`EINVAL`, I37).
+    #[error("not a multiple of the smallest page size")]
+    Misaligned,
+    /// The range leaves the aperture, or the physical range the 64-bit space (`ERANGE`).
+    #[error("the range leaves the aperture")]
+    OutOfRange,
+    /// The first page of the range that is mapped already (`EEXIST`, I37).
+    #[error("a page is mapped at {0} already")]
+    Overlap(Iova),
+}
+
+impl MapError {
+    /// The error number of this error.
+    pub const fn errno(self) -> Errno {
+        match self {
+            Self::Misaligned => Errno::EINVAL,
+            Self::OutOfRange => Errno::ERANGE,
+            Self::Overlap(_) => Errno::EEXIST,
+        }
+    }
+}
+
+impl From<MapError> for HardwareError {
+    fn from(error: MapError) -> Self {
+        Self::new(error.errno(), alloc::format!("{error}"))
+    }
+}
+
+/// Where an address leads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Translation {
+    /// The physical address.
+    pub phys: PhysAddr,
+    /// How many bytes from there on the same page holds; at least one.
+    pub remaining: u64,
+    /// What the page permits.
+    pub access: Access,
+}
+
+/// The page tables of one domain.
+///
+/// A range is mapped with the largest pages that fit. No table but the topmost is ever empty: unmapping frees the tables
+/// that it empties. Dropping the whole frees every table.
+#[derive(Debug)]
+pub struct PageTable {
+    format: TableFormat,
+    tables: Slab<Table>,
+    root: usize,
+}
+
+#[derive(Debug)]
+struct Table {
+    entries: Box<[Entry; 512]>,
+    used: u16,
+}
+
+impl PageTable {
+    /// Tables of this format in which nothing is mapped.
+    pub fn new(format: TableFormat) -> Self {
+        let mut page_table = Self { format, tables: Slab::new(), root: 0 };
+        page_table.root = page_table.add_table();
+        page_table
+    }
+
+    /// The format.
+    pub fn format(&self) -> TableFormat {
+        self.format
+    }
+
+    /// How many tables there are, the topmost included.
+    pub fn tables(&self) -> usize {
+        self.tables.len()
+    }
+
+    /// Maps `size` bytes at `iova` to `phys`, in the largest pages that both addresses' alignment and the size allow.
+    /// Mapping no bytes succeeds.
+    ///
+    /// # Errors
+    /// As [`MapError`] says. Pages that this call had mapped by then are unmapped again.
+    pub fn map(&mut self, iova: Iova, phys: PhysAddr, size: u64, access: Access) -> Result<(), MapError> {
+        let smallest = self.format.page_sizes().smallest();
+        if !(iova.is_aligned(smallest) && phys.is_aligned(smallest) && size.is_multiple_of(smallest)) {
+            return Err(MapError::Misaligned);
+        }
+        let Some(span) = size.checked_sub(1) else { return Ok(()) };
+        let last = iova.checked_add(span).filter(|last| *last <= self.format.last());
+        if last.is_none() || phys.checked_add(span).is_none() {
+            return Err(MapError::OutOfRange);
+        }
+        let mut done = 0;
+        while done < size {
+            match self.fill(iova.get() + done, phys.get() + done, size - done, access) {
+                Ok(mapped) => done += mapped,
+                Err((mapped, at)) => {
+                    self.unmap(iova, done + mapped);
+                    return Err(MapError::Overlap(Iova::new(at)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Maps pages of one size that lie side by side in one table; how many bytes that were, and on failure also where
+    /// something was in the way. A larger page can become possible only where a table ends, so this is all that one
+    /// walk can do.
+    fn fill(&mut self, iova: u64, phys: u64, size: u64, access: Access) -> Result<u64, (u64, u64)> {
+        let level = self.format.largest_level(iova | phys, size);
+        let page = format::coverage(level);
+        let table = self.table_for(iova, level).map_err(|Occupied| (0, iova))?;
+        let count = (size / page).min(512 - format::index(iova, level) as u64);
+        for mapped in (0..count).map(|n| n * page) {
+            let at = iova + mapped;
+            match self.entry(table, at, level).kind() {
+                Kind::Empty => {}
+                Kind::Page { .. } => return Err((mapped, at)),
+                Kind::Table(below) => return Err((mapped, self.first_page(below, at, level - 1))),
+            }
+            self.set(table, at, level, Entry::page(phys + mapped, access));
+        }
+        Ok(count * page)
+    }
+
+    /// The table of `level` on the way to `iova`; tables that are not there yet are made. When a page is in the way,
+    /// it lies above all of those that would have to be made, so none has been.
+    fn table_for(&mut self, iova: u64, level: u32) -> Result<usize, Occupied> {
+        let mut table = self.root;
+        for above in (level + 1..self.format.levels()).rev() {
+            table = match self.entry(table, iova, above).kind() {
+                Kind::Table(next) => next,
+                Kind::Page { .. } => return Err(Occupied),
+                Kind::Empty => {
+                    let next = self.add_table();
+                    self.set(table, iova, above, Entry::table(next));
+                    next
+                }
+            };
+        }
+        Ok(table)
+    }
+
+    /// Unmaps from `iova` on until `size` bytes are unmapped or a hole is met; how many bytes were mapped before and
+    /// are not any more (I38).
+    ///
+    /// Pages are not split. A larger page across the end of the range goes as a whole, and so does one across its
+    /// start: an address that was to be unmapped is never left mapped. With `iova` or `size` no multiple of the
+    /// smallest page size nothing is unmapped.
+    pub fn unmap(&mut self, iova: Iova, size: u64) -> u64 {
+        let smallest = self.format.page_sizes().smallest();
+        if size == 0 || iova > self.format.last() || !iova.is_aligned(smallest) || !size.is_multiple_of(smallest) {
+            return 0;
+        }
+        let last = iova.get().saturating_add(size - 1).min(self.format.last().get());
+        let mut sweep = Sweep { at: Some(iova.get()), last, unmapped: 0 };
+        self.sweep(self.root, self.format.levels() - 1, &mut sweep);
+        sweep.unmapped
+    }
+
+    /// Unmaps what `sweep` asks for in this table and those below it; goes as deep as there are levels.
+    fn sweep(&mut self, table: usize, level: u32, sweep: &mut Sweep) {
+        while let Some(at) = sweep.at {
+            match self.entry(table, at, level).kind() {
+                Kind::Empty => sweep.at = None,
+                Kind::Page { .. } => {
+                    self.set(table, at, level, Entry::EMPTY);
+                    sweep.pass(at, format::coverage(level));
+                }
+                Kind::Table(below) => {
+                    self.sweep(below, level - 1, sweep);
+                    if self.tables.get(below).is_some_and(|table| table.used == 0) {
+                        self.tables.try_remove(below);
+                        self.set(table, at, level, Entry::EMPTY);
+                    }
+                }
+            }
+            if sweep.at.is_some_and(|next| format::index(next, level) == 0) {
+                return;
+            }
+        }
+    }
+
+    /// Where `iova` leads, whatever the access.
+    ///
+    /// # Errors
+    /// [`FaultReason::BeyondAperture`] or [`FaultReason::NotMapped`].
+    pub fn lookup(&self, iova: Iova) -> Result<Translation, FaultReason> {
+        if iova > self.format.last() {
+            return Err(FaultReason::BeyondAperture);
+        }
+        let mut table = self.root;
+        for level in (0..self.format.levels()).rev() {
+            match self.entry(table, iova.get(), level).kind() {
+                Kind::Empty => break,
+                Kind::Table(below) => table = below,
+                Kind::Page { phys, access } => {
+                    let page = format::coverage(level);
+                    let inside = iova.get() & (page - 1);
+                    return Ok(Translation { phys: PhysAddr::new(phys | inside), remaining: page - inside, access });
+                }
+            }
+        }
+        Err(FaultReason::NotMapped)
+    }
+
+    /// Where an access to `iova` that needs `wanted` goes.
+    ///
+    /// # Errors
+    /// As [`lookup`](Self::lookup), or [`FaultReason::NotPermitted`].
+    pub fn translate(&self, iova: Iova, wanted: Access) -> Result<Translation, FaultReason> {
+        let translation = self.lookup(iova)?;
+        if translation.access.permits(wanted) { Ok(translation) } else { Err(FaultReason::NotPermitted) }
+    }
+
+    /// The first address that is mapped in this table, which covers what lies from `base` on, or in those below it.
+    fn first_page(&self, mut table: usize, mut base: u64, mut level: u32) -> u64 {
+        loop {
+            let mut entries = (0..512).map(|n| base + n * format::coverage(level));
+            let Some(first) = entries.find(|at| self.entry(table, *at, level) != Entry::EMPTY) else { return base };
+            base = first;
+            let Kind::Table(below) = self.entry(table, first, level).kind() else { return base };
+            (table, level) = (below, level - 1);
+        }
+    }
+
+    fn add_table(&mut self) -> usize {
+        self.tables.insert(Table { entries: Box::new([Entry::EMPTY; 512]), used: 0 })
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "an index is below 512, and an entry names a table that is there")]
+    fn entry(&self, table: usize, iova: u64, level: u32) -> Entry {
+        self.tables[table].entries[format::index(iova, level)]
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "an index is below 512, and an entry names a table that is there")]
+    fn set(&mut self, table: usize, iova: u64, level: u32, entry: Entry) {
+        let table = &mut self.tables[table];
+        table.entries[format::index(iova, level)] = entry;
+        if entry == Entry::EMPTY {
+            table.used -= 1;
+        } else {
+            table.used += 1;
+        }
+    }
+}
+
+/// A page lies where a table would have to be.
+struct Occupied;
+
+/// How far an unmap has come.
+struct Sweep {
+    /// The next address, or `None` when the range or the mappings have come to an end.
+    at: Option<u64>,
+    last: u64,
+    unmapped: u64,
+}
+
+impl Sweep {
+    fn pass(&mut self, at: u64, page: u64) {
+        self.unmapped += page;
+        self.at = (at & !(page - 1)).checked_add(page).filter(|next| *next <= self.last);
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod tests;
