@@ -28,10 +28,10 @@
 //! ```
 //!
 //! # Locks
-//! In the order in which they are taken, each innermost to all of the core: one of the locks of the context table (many,
-//! told apart by the device's number, so that devices seldom share one), the lock of a domain's page tables, the lock of
-//! the [`Memory`]. DMA holds the first two while it touches memory, a page at a time. So when an attach, a block, a
-//! release or an unmap returns, no access under the old state is still on its way.
+//! In the order in which they are taken, all of them inside every lock of the core: one lock of the context table (it has
+//! many, picked by the device's number, so that devices seldom share one), the lock of a domain's page tables, the lock
+//! of the [`Memory`]. DMA holds the first two while it touches memory, a page at a time. So when an attach, a block, a
+//! release or an unmap returns, no access under the old state is still on its way. The fault log's lock is taken alone.
 
 mod config;
 mod context;

@@ -43,9 +43,14 @@ impl Default for SoftIommuConfig {
 }
 
 impl SoftIommuConfig {
+    /// The interrupt window; an empty range is none.
+    pub(super) fn window(&self) -> Option<&RangeInclusive<Iova>> {
+        self.interrupt_window.as_ref().filter(|window| !window.is_empty())
+    }
+
     pub(super) fn properties(&self, device: &str) -> EndpointProperties {
         let mut reserved: Vec<ReservedRegion> = self.reserved.get(device).cloned().unwrap_or_default();
-        if let Some(window) = self.interrupt_window.as_ref().filter(|window| !window.is_empty()) {
+        if let Some(window) = self.window() {
             reserved.push(ReservedRegion { first: *window.start(), kind: RegionKind::Msi, last: *window.end() });
         }
         EndpointProperties {

@@ -1,5 +1,6 @@
 //! Which domain each device is attached to: the context table that an IOMMU walks first.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 
 use device_model::sync::{Arc, Mutex};
@@ -45,7 +46,7 @@ const SHARDS: usize = 64;
 ///
 /// Split by device number, so that work on two devices seldom meets in a lock.
 #[derive(Debug)]
-pub(super) struct ContextTable([Shard; SHARDS]);
+pub(super) struct ContextTable(Box<[Shard]>);
 
 /// Aligned so that no two share a cache line.
 #[derive(Debug, Default)]
@@ -54,10 +55,10 @@ struct Shard(Mutex<BTreeMap<DeviceId, Context>>);
 
 impl ContextTable {
     pub(super) fn new() -> Self {
-        Self(core::array::from_fn(|_| Shard::default()))
+        Self((0..SHARDS).map(|_| Shard::default()).collect())
     }
 
-    #[expect(clippy::indexing_slicing, reason = "the mask leaves a number below SHARDS")]
+    #[expect(clippy::indexing_slicing, reason = "the mask leaves a number below SHARDS, and so many were made")]
     fn shard(&self, device: DeviceId) -> &Mutex<BTreeMap<DeviceId, Context>> {
         &self.0[(device.get() & 63) as usize].0
     }

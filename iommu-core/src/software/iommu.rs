@@ -120,7 +120,7 @@ impl SoftIommu {
 
     /// How many bytes from `at` on lie before the interrupt window. A blocked device raises no interrupts either.
     fn before_window(&self, translator: &Translator, at: Iova) -> Result<u64, FaultReason> {
-        match (&self.config.interrupt_window, translator) {
+        match (self.config.window(), translator) {
             (None, _) | (_, Translator::Blocking) => Ok(u64::MAX),
             (Some(window), _) if window.contains(&at) => Err(FaultReason::InterruptWindow),
             (Some(window), _) => Ok(window.start().get().checked_sub(at.get()).unwrap_or(u64::MAX)),
@@ -160,6 +160,9 @@ impl IommuDriver for SoftIommu {
     }
 }
 
+#[cfg(test)]
+#[cfg(any(feature = "std", shuttle))]
+mod interleavings;
 #[cfg(test)]
 #[cfg(not(shuttle))]
 mod tests;
