@@ -168,6 +168,7 @@ impl Group {
         &self.key
     }
 
+    #[inline]
     pub(crate) fn lock(&self) -> MutexGuard<'_, GroupState> {
         self.state.lock()
     }
@@ -227,19 +228,35 @@ impl Group {
     }
 
     /// What to compare with once the state has changed; nothing when nobody listens.
+    #[inline]
     pub(crate) fn before(&self, state: &GroupState) -> Option<Ownership> {
         self.observer.as_ref().map(|_| state.ownership.clone())
     }
 
     /// Unlocks, then tells the observer.
+    #[inline]
     pub(crate) fn tell(
         &self,
-        mut state: MutexGuard<'_, GroupState>,
+        state: MutexGuard<'_, GroupState>,
         before: Option<Ownership>,
         device: Option<&Arc<str>>,
         stuck: Option<SwitchError>,
     ) {
-        let (Some(observer), Some(before)) = (&self.observer, before) else { return };
+        match (&self.observer, before) {
+            (Some(observer), Some(before)) => self.tell_observer(&**observer, state, before, device, stuck),
+            _ => drop(state),
+        }
+    }
+
+    #[cold]
+    fn tell_observer(
+        &self,
+        observer: &dyn Observer,
+        mut state: MutexGuard<'_, GroupState>,
+        before: Ownership,
+        device: Option<&Arc<str>>,
+        stuck: Option<SwitchError>,
+    ) {
         state.transitions += 1;
         let transition = Transition {
             group: self.id(),

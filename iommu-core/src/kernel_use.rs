@@ -40,19 +40,17 @@ impl<M: Deref<Target = Member>> Drop for KernelUse<M> {
     }
 }
 
+#[inline]
 fn begin(member: &Member, driver: &Arc<str>) -> Result<(), UseError> {
     let group = member.group();
     let mut guard = group.lock();
     let state = &mut *guard;
-    if state.default.is_none() && !state.members.is_empty() {
-        return Err(UseError::NoDefaultDomain { group: group.id() });
-    }
     let before = group.before(state);
-    allow(group, state)?;
-    let Some(record) = member.record(&mut state.members) else {
-        return Err(UseError::NoGroup { device: member.name().clone() });
-    };
-    let (Ok(()), Some(uses)) = (state.ownership.begin_kernel_use(), record.uses.checked_add(1)) else {
+    if !state.is_plainly_free() {
+        allow(group, state)?;
+    }
+    let Some(record) = member.record(&mut state.members) else { return Err(gone(member)) };
+    let (Some(uses), Ok(())) = (record.uses.checked_add(1), state.ownership.begin_kernel_use()) else {
         return Err(UseError::TooManyUsers { group: group.id() });
     };
     record.uses = uses;
@@ -63,8 +61,21 @@ fn begin(member: &Member, driver: &Arc<str>) -> Result<(), UseError> {
     Ok(())
 }
 
+impl GroupState {
+    /// Whether the group is on its default domain and nothing but kernel use is in it: the common case, allowed by
+    /// every row of table It2.
+    #[inline]
+    fn is_plainly_free(&self) -> bool {
+        matches!(self.current, Current::Default) && self.pasids.is_empty() && self.ownership.owner().is_none()
+    }
+}
+
 /// Whether the state of the group allows one more kernel user.
+#[cold]
 fn allow(group: &Group, state: &mut GroupState) -> Result<(), UseError> {
+    if state.default.is_none() && !state.members.is_empty() {
+        return Err(UseError::NoDefaultDomain { group: group.id() });
+    }
     match &state.ownership {
         Ownership::User { owner, .. } => Err(UseError::Owned { group: group.id(), holder: owner.clone() }),
         Ownership::Kernel { .. } if !matches!(state.current, Current::Default) || !state.pasids.is_empty() => {
@@ -78,6 +89,12 @@ fn allow(group: &Group, state: &mut GroupState) -> Result<(), UseError> {
     }
 }
 
+#[cold]
+fn gone(member: &Member) -> UseError {
+    UseError::NoGroup { device: member.name().clone() }
+}
+
+#[inline]
 fn end(member: &Member) {
     let group = member.group();
     let mut guard = group.lock();

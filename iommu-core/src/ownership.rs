@@ -80,6 +80,7 @@ impl Ownership {
     }
 
     /// The user-space owner.
+    #[inline]
     pub const fn owner(&self) -> Option<&Owner> {
         match self {
             Self::User { owner, .. } => Some(owner),
@@ -87,6 +88,7 @@ impl Ownership {
         }
     }
 
+    #[inline]
     pub(crate) fn begin_kernel_use(&mut self) -> Result<(), Refused> {
         match self {
             Self::Idle => *self = Self::Kernel { users: NonZeroU32::MIN },
@@ -96,6 +98,7 @@ impl Ownership {
         Ok(())
     }
 
+    #[inline]
     pub(crate) fn end_kernel_use(&mut self) {
         if let Self::Kernel { users } = self {
             match NonZeroU32::new(users.get() - 1) {
@@ -106,11 +109,13 @@ impl Ownership {
     }
 
     /// A first claim.
+    #[inline]
     pub(crate) fn claim(&mut self, owner: Owner) {
         *self = Self::User { owner, claims: NonZeroU32::MIN };
     }
 
     /// A further claim of the owner (It6.4).
+    #[inline]
     pub(crate) fn claim_again(&mut self, by: &Owner) -> Result<(), Refused> {
         match self {
             Self::User { owner, claims } if owner == by => {
@@ -122,6 +127,7 @@ impl Ownership {
     }
 
     /// One claim less; whether it was the last.
+    #[inline]
     pub(crate) fn end_claim(&mut self) -> bool {
         let Self::User { claims, .. } = self else { return false };
         if let Some(left) = NonZeroU32::new(claims.get() - 1) {
