@@ -227,6 +227,12 @@ fn what_is_wrong_is_told_with_its_place() {
             Elsewhere { target: "kernel".to_owned() },
         ),
         (format!("{device}/iommu_group"), Some("7"), format!("{device}/iommu_group"), Unreadable(TreeError::NotALink)),
+        (
+            member.clone(),
+            Some("../../../../devices/pci0000:00/0000:00:05.0"),
+            member.clone(),
+            Elsewhere { target: "devices/pci0000:00/0000:00:05.0".to_owned() },
+        ),
         (member.clone(), None, device.to_owned(), NotListed { listing: group.to_owned() }),
         (
             format!("{group}/devices/0000:00:09.0"),
