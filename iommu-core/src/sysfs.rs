@@ -16,6 +16,7 @@
 mod dir;
 mod load;
 mod memory;
+mod text;
 mod tree;
 
 use std::string::String;

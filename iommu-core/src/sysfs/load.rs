@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::string::{String, ToString};
 use std::vec::Vec;
 
-use device_model::pci::{ConfigSpace, PciAddress, PciFunction, Upstream};
+use device_model::pci::{ConfigSpace, PciAddress, PciFunction};
 
+use super::text::{domain_kind, function_name, group_number, hex, malformed, region, upstream};
 use super::tree::{Destination, Tree, TreeError, child, follow};
 use super::{LoadError, Snapshot, SysfsDevice, SysfsDriver, SysfsGroup, Warning, WarningReason};
-use crate::address::Iova;
 use crate::hardware::DomainKind;
-use crate::reserved::{RegionKind, ReservedRegion};
+use crate::reserved::ReservedRegion;
 
 pub(super) const DEVICES: &str = "bus/pci/devices";
 pub(super) const DRIVERS: &str = "bus/pci/drivers";
@@ -25,11 +25,6 @@ pub(super) const GROUP_FILES: [&str; 2] = ["type", "reserved_regions"];
 
 /// Shorter, and no capability can be in it.
 const CONFIG_WITH_CAPABILITIES: usize = 256;
-
-/// The function of this name, if it is one as the kernel writes it.
-pub(super) fn function_name(name: &str) -> Option<PciAddress> {
-    name.parse().ok().filter(|address: &PciAddress| address.to_string() == name)
-}
 
 pub(super) fn load(tree: &dyn Tree) -> Result<Snapshot, LoadError> {
     let names = tree.list(DEVICES).map_err(|source| LoadError { path: DEVICES.to_owned(), source })?;
@@ -243,11 +238,8 @@ impl Loader<'_> {
     fn domain(&mut self, group: &str) -> Option<DomainKind> {
         let path = child(group, "type");
         let text = self.required_text(&path)?;
-        let name = text.trim();
-        let kinds =
-            [DomainKind::Blocking, DomainKind::Identity, DomainKind::Dma, DomainKind::DmaLazy, DomainKind::Paging];
-        let kind = kinds.into_iter().find(|kind| kind.name() == name);
-        if kind.is_none() && name != "unknown" {
+        let kind = domain_kind(text.trim());
+        if kind.is_none() && text.trim() != "unknown" {
             self.warn(&path, malformed(&text));
         }
         kind
@@ -290,11 +282,19 @@ impl Loader<'_> {
 
     /// A file's text; `None` without a warning if there is no file.
     fn optional_text(&mut self, path: &str) -> Option<String> {
-        if self.tree.read(path) == Err(TreeError::Missing) { None } else { self.required_text(path) }
+        match self.tree.read(path) {
+            Err(TreeError::Missing) => None,
+            read => self.text(path, read),
+        }
     }
 
     fn required_text(&mut self, path: &str) -> Option<String> {
-        match self.tree.read(path).map(String::from_utf8) {
+        let read = self.tree.read(path);
+        self.text(path, read)
+    }
+
+    fn text(&mut self, path: &str, read: Result<Vec<u8>, TreeError>) -> Option<String> {
+        match read.map(String::from_utf8) {
             Ok(Ok(text)) => return Some(text),
             Ok(Err(error)) => self.warn(path, malformed(&String::from_utf8_lossy(error.as_bytes()))),
             Err(error) => self.warn(path, error),
@@ -304,50 +304,21 @@ impl Loader<'_> {
 
     /// The names in a directory; empty without a warning if it is not there: a kernel without an IOMMU has no groups.
     fn optional_list(&mut self, path: &str) -> Vec<String> {
-        if self.tree.list(path) == Err(TreeError::Missing) { Vec::new() } else { self.required_list(path) }
+        match self.tree.list(path) {
+            Err(TreeError::Missing) => Vec::new(),
+            list => self.names(path, list),
+        }
     }
 
     fn required_list(&mut self, path: &str) -> Vec<String> {
-        self.tree.list(path).unwrap_or_else(|error| {
+        let list = self.tree.list(path);
+        self.names(path, list)
+    }
+
+    fn names(&mut self, path: &str, list: Result<Vec<String>, TreeError>) -> Vec<String> {
+        list.unwrap_or_else(|error| {
             self.warn(path, error);
             Vec::new()
         })
     }
-}
-
-/// Which bridge is above a device in the directory `above`.
-fn upstream(above: &str) -> Upstream {
-    let name = above.rsplit('/').next().unwrap_or_default();
-    match function_name(name) {
-        Some(bridge) => Upstream::Bridge(bridge),
-        None if name.starts_with("pci") => Upstream::RootBus,
-        None => Upstream::ByBusNumber,
-    }
-}
-
-/// The number of a group, as the kernel writes it.
-fn group_number(name: &str) -> Option<u32> {
-    name.parse().ok().filter(|number: &u32| number.to_string() == name)
-}
-
-/// A line of `reserved_regions`.
-fn region(line: &str) -> Option<ReservedRegion> {
-    let mut words = line.split_whitespace();
-    let (first, last, name) = (hex(words.next()?)?, hex(words.next()?)?, words.next()?);
-    // Software's window is shown as the hardware's, and cannot be told from it (I50).
-    let kinds = [RegionKind::Direct, RegionKind::DirectRelaxable, RegionKind::Reserved, RegionKind::Msi];
-    let kind = kinds.into_iter().find(|kind| kind.name() == name)?;
-    let region = ReservedRegion { first: Iova::new(first), last: Iova::new(last), kind };
-    if first <= last && words.next().is_none() { Some(region) } else { None }
-}
-
-/// A number with `0x` before it.
-fn hex(text: &str) -> Option<u64> {
-    let digits = text.strip_prefix("0x")?;
-    // A sign is no digit, though `from_str_radix` takes one.
-    if digits.starts_with('+') { None } else { u64::from_str_radix(digits, 16).ok() }
-}
-
-fn malformed(text: &str) -> WarningReason {
-    WarningReason::Malformed { text: text.chars().take(80).collect() }
 }

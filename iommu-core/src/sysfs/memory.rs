@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::string::{String, ToString};
 use std::vec::Vec;
 
-use super::load::{CONFIG, DEVICES, DRIVERS, FILES, GROUP_FILES, GROUPS, LINKS, function_name};
+use super::load::{CONFIG, DEVICES, DRIVERS, FILES, GROUP_FILES, GROUPS, LINKS};
+use super::text::function_name;
 use super::tree::{Destination, MAX_FILE, Tree, TreeError, child, follow, target_in};
 
 /// A tree held in memory. Links are files with the target as their text; a directory is there as soon as something is in it.
