@@ -61,10 +61,10 @@ impl ProbeFailure {
         }
     }
 
-    /// What it waits for, if it is a deferral.
+    /// What it waits for, if it is a deferral that is repeated. A device that is not ready gets its turn when it is (D7).
     pub const fn awaits(&self) -> Option<&Awaits> {
         match self {
-            Self::NotReady | Self::ProbesHeld => Some(&Awaits::Anything),
+            Self::ProbesHeld => Some(&Awaits::Anything),
             Self::Dma(ProbeError::Deferred(awaits)) | Self::Callback(ProbeError::Deferred(awaits)) => Some(awaits),
             _ => None,
         }
