@@ -13,8 +13,8 @@ use crate::registry::DriverEntry;
 
 /// Why a driver that matches was not bound.
 ///
-/// All but [`Callback`](Self::Callback) are the core's own refusals: they end the search for a driver, while a
-/// callback's failure lets the next driver try (D23, D25).
+/// [`Callback`](Self::Callback) lets the next driver try, and so does [`DriverGone`](Self::DriverGone), as if the driver
+/// had left the list already. The others are the core's own refusals: they end the search for a driver (D23, D25).
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProbeFailure {
@@ -105,7 +105,7 @@ pub(crate) fn attach_device(bus: &Arc<BusShared>, dev: &Arc<Device>) -> Result<S
             Match::Failed(errno) => return Err(AttachError::MatchFailed(errno)),
             Match::Yes => match probe_or_defer(bus, entry, &mut guard, &flight) {
                 Ok(()) => return Ok(Search::Bound),
-                Err(ProbeFailure::Callback(_)) => {}
+                Err(ProbeFailure::Callback(_) | ProbeFailure::DriverGone) => {}
                 Err(failure) => return Err(AttachError::Refused(failure)),
             },
         }
