@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use crate::bus::{BusShared, Match};
 use crate::by_hand::AttachError;
 use crate::deferred::InFlight;
-use crate::device::{Attached, Binding, Device, DeviceGuard, Life};
+use crate::device::{Attached, Binding, Device, DeviceGuard, Life, ShownDriver};
 use crate::driver::{Awaits, ProbeError};
 use crate::errno::Errno;
 use crate::notifier::BusEvent;
@@ -151,8 +151,10 @@ pub(crate) fn probe(
 ) -> Result<(), ProbeFailure> {
     gate(bus, guard)?;
     let place = entry.enlist(guard.device()).ok_or(ProbeFailure::DriverGone)?;
+    let name = entry.driver().name().clone();
     // P4 comes before P6: the bus reads the driver to know whether it manages its own DMA (D32).
     guard.state().binding = Binding::Probing(Attached { entry: entry.clone(), place, dma: None });
+    guard.device().show(ShownDriver::Set(name.clone()));
     match bus.bus.dma_configure(guard) {
         Ok(dma) => {
             if let Some(attached) = guard.attached_mut() {
@@ -165,9 +167,9 @@ pub(crate) fn probe(
         }
     }
     bus.notify(&BusEvent::Binding(guard));
-    guard.device().set_driver_link(Some(entry.driver().name().clone()));
+    guard.device().show(ShownDriver::Linked(name.clone()));
     if let Err(error) = entry.driver().clone().probe(guard) {
-        guard.device().set_driver_link(None);
+        guard.device().show(ShownDriver::Set(name));
         bus.notify(&BusEvent::NotBound(guard));
         detach(guard);
         return Err(ProbeFailure::Callback(error));
@@ -211,6 +213,7 @@ pub(crate) fn detach(guard: &mut DeviceGuard<'_>) {
         drop(attached.dma.take());
     }
     guard.release_resources();
+    guard.device().show(ShownDriver::None);
     let binding = core::mem::replace(&mut guard.state().binding, Binding::Unbound);
     if let Binding::Probing(attached) | Binding::Bound(attached) | Binding::Leaving { attached, .. } = binding {
         attached.entry.strike(attached.place);

@@ -62,12 +62,21 @@ pub struct Device {
     dma_record: OnceBox<Arc<dyn Any + Send + Sync>>,
     /// Leaf lock: the name in `driver_override`, which is not the device lock's (D15).
     driver_override: Mutex<Option<Arc<str>>>,
-    /// Leaf lock: what the `driver` link of sysfs shows.
-    driver_link: Mutex<Option<Arc<str>>>,
+    /// Leaf lock: the driver, for those who do not hold the device lock.
+    shown: Mutex<ShownDriver>,
     /// Leaf lock: devices directly below, oldest first; `None` once this one is being removed.
     children: Mutex<Option<BTreeMap<DeviceId, Weak<Device>>>>,
     /// The device lock.
     state: Mutex<DeviceState>,
+}
+
+/// What is to be seen of the driver without the device lock.
+pub(crate) enum ShownDriver {
+    None,
+    /// `dev->driver`, from P4 to R9.
+    Set(Arc<str>),
+    /// The `driver` link of sysfs as well, from P7 to R4.
+    Linked(Arc<str>),
 }
 
 /// What the device lock guards.
@@ -125,7 +134,7 @@ impl Device {
             details: spec.details,
             dma_record: OnceBox::new(),
             driver_override: Mutex::new(None),
-            driver_link: Mutex::new(None),
+            shown: Mutex::new(ShownDriver::None),
             children: Mutex::new(Some(BTreeMap::new())),
             state: Mutex::new(DeviceState { life: Life::Arriving, binding: Binding::Unbound, resources: Vec::new() }),
         })
@@ -192,11 +201,22 @@ impl Device {
     /// any more. Takes a leaf lock, never the device lock. To decide something, read
     /// [`DeviceGuard::driver`] under [`lock`](Self::lock).
     pub fn driver_hint(&self) -> Option<Arc<str>> {
-        self.driver_link.lock().clone()
+        match &*self.shown.lock() {
+            ShownDriver::Linked(name) => Some(name.clone()),
+            ShownDriver::None | ShownDriver::Set(_) => None,
+        }
     }
 
-    pub(crate) fn set_driver_link(&self, name: Option<Arc<str>>) {
-        *self.driver_link.lock() = name;
+    /// `dev->driver`, read without the lock as sysfs does (D49, Dt11.2): a driver that waits for users is still there.
+    pub(crate) fn driver_field(&self) -> Option<Arc<str>> {
+        match &*self.shown.lock() {
+            ShownDriver::Set(name) | ShownDriver::Linked(name) => Some(name.clone()),
+            ShownDriver::None => None,
+        }
+    }
+
+    pub(crate) fn show(&self, driver: ShownDriver) {
+        *self.shown.lock() = driver;
     }
 
     /// The driver that alone may match, if one is set.

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::binding;
-use crate::device::{Binding, Device, DeviceGuard, Life};
+use crate::device::{Binding, Device, DeviceGuard, Life, ShownDriver};
 use crate::driver::Removal;
 use crate::notifier::BusEvent;
 use crate::registry::DriverEntry;
@@ -157,7 +157,9 @@ fn release<'a>(dev: &'a Arc<Device>, expected: Option<&Arc<DriverEntry>>) -> Res
     let mut guard = settle(dev)?;
     let right = guard.attached().is_some_and(|now| expected.is_none_or(|entry| Arc::ptr_eq(&now.entry, entry)));
     if right && guard.is_bound() {
-        dev.set_driver_link(None);
+        if let Some(driver) = guard.driver() {
+            dev.show(ShownDriver::Set(driver.name().clone()));
+        }
         if let Some(bus) = dev.bus() {
             bus.notify(&BusEvent::Unbinding(&guard));
         }
