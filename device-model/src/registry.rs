@@ -107,6 +107,9 @@ pub(crate) struct BusShared {
 #[derive(Default)]
 struct DeviceList {
     in_order: BTreeMap<DeviceId, Arc<Device>>,
+    /// Found no more, but not gone: a driver may wait for users.
+    leaving: BTreeMap<DeviceId, Arc<Device>>,
+    /// Of both; a name is free again when the device is gone.
     by_name: BTreeMap<Arc<str>, DeviceId>,
 }
 
@@ -146,10 +149,18 @@ impl BusShared {
         true
     }
 
-    /// Takes the device off the list; it is found no more.
-    pub(crate) fn forget(&self, dev: &Device) {
+    /// Takes the device off the list; it is found no more, but keeps its name (Dt2, step 6).
+    pub(crate) fn hide(&self, dev: &Arc<Device>) {
         let mut devices = self.devices.lock();
         if devices.in_order.remove(&dev.id()).is_some() {
+            devices.leaving.insert(dev.id(), dev.clone());
+        }
+    }
+
+    /// The device is gone, and its name free (Dt2, step 9).
+    pub(crate) fn forget(&self, dev: &Device) {
+        let mut devices = self.devices.lock();
+        if devices.in_order.remove(&dev.id()).or(devices.leaving.remove(&dev.id())).is_some() {
             devices.by_name.remove(dev.name());
         }
     }

@@ -205,7 +205,7 @@ fn remove(dev: &Arc<Device>) -> Result<(), Arc<Users>> {
         && first
     {
         bus.notify(&BusEvent::Deleting(dev));
-        bus.forget(dev);
+        bus.hide(dev);
     }
     let last = {
         let mut guard = release(dev, None)?;
@@ -218,6 +218,7 @@ fn remove(dev: &Arc<Device>) -> Result<(), Arc<Users>> {
         if let Some(bus) = &bus {
             bus.core.deferral.leave(dev);
             bus.notify(&BusEvent::Removed(dev));
+            bus.forget(dev);
         }
         if let Some(parent) = dev.parent() {
             parent.disown(dev.id());
