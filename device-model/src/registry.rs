@@ -346,7 +346,8 @@ pub(crate) struct DriverEntry {
 struct DriverDevices {
     next_place: u64,
     registration: Registration,
-    in_order: BTreeMap<u64, Arc<Device>>,
+    /// Weak, for a device holds its driver: the bus keeps both.
+    in_order: BTreeMap<u64, Weak<Device>>,
 }
 
 #[derive(Default, PartialEq, Eq)]
@@ -369,7 +370,7 @@ impl DriverEntry {
         }
         let place = devices.next_place;
         devices.next_place += 1;
-        devices.in_order.insert(place, dev.clone());
+        devices.in_order.insert(place, Arc::downgrade(dev));
         Some(place)
     }
 
@@ -381,7 +382,7 @@ impl DriverEntry {
     pub(crate) fn close(&self) -> Vec<Arc<Device>> {
         let mut devices = self.devices.lock();
         devices.registration = Registration::Closed;
-        devices.in_order.values().cloned().collect()
+        devices.in_order.values().filter_map(Weak::upgrade).collect()
     }
 }
 
