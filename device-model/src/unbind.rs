@@ -71,21 +71,16 @@ impl Unbind {
     /// Goes as far as it can without waiting for a user. Waits for device locks that others hold for a while.
     pub fn try_finish(&mut self) -> Progress {
         while let Some(task) = self.tasks.last() {
-            if let Task::Remove { dev } = task
-                && let Some(child) = dev.last_child()
-            {
-                self.tasks.push(Task::Remove { dev: child });
-                continue;
-            }
             let (Task::Release { dev, .. } | Task::Remove { dev }) = task;
             let result = match task {
-                Task::Release { dev, entry } => release(dev, Some(entry)).map(drop),
+                Task::Release { dev, entry } => release(dev, Some(entry)).map(|_| Removed::Done),
                 Task::Remove { dev } => remove(dev),
             };
-            if let Err(users) = result {
-                return Progress::Waiting { device: dev.clone(), users };
+            match result {
+                Ok(Removed::Done) => drop(self.tasks.pop()),
+                Ok(Removed::NotBefore(child)) => self.tasks.push(Task::Remove { dev: child }),
+                Err(users) => return Progress::Waiting { device: dev.clone(), users },
             }
-            self.tasks.pop();
         }
         Progress::Done
     }
@@ -190,13 +185,23 @@ fn ask(guard: &mut DeviceGuard<'_>) -> Result<(), Arc<Users>> {
     Ok(())
 }
 
+/// How far a removal came.
+enum Removed {
+    Done,
+    /// Not even begun: this device below goes first.
+    NotBefore(Arc<Device>),
+}
+
 /// Table Dt2: no driver comes any more, the bound one leaves, the device is gone.
-fn remove(dev: &Arc<Device>) -> Result<(), Arc<Users>> {
+fn remove(dev: &Arc<Device>) -> Result<Removed, Arc<Users>> {
     let bus = dev.bus();
     let first = {
         let mut guard = settle(dev)?;
         let first = matches!(guard.life(), Life::Arriving | Life::Ready);
         if first {
+            if let Some(child) = dev.last_child() {
+                return Ok(Removed::NotBefore(child));
+            }
             guard.state().life = Life::Dying;
         }
         first
@@ -224,5 +229,5 @@ fn remove(dev: &Arc<Device>) -> Result<(), Arc<Users>> {
             parent.disown(dev.id());
         }
     }
-    Ok(())
+    Ok(Removed::Done)
 }
