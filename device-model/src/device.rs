@@ -66,6 +66,8 @@ pub struct Device {
     shown: Mutex<ShownDriver>,
     /// Leaf lock: devices directly below, oldest first; `None` once this one is being removed.
     children: Mutex<Option<BTreeMap<DeviceId, Weak<Device>>>>,
+    /// Held while the device comes or a step of its going runs; before the device lock, and a parent's before a child's.
+    turn: Mutex<()>,
     /// The device lock.
     state: Mutex<DeviceState>,
 }
@@ -136,6 +138,7 @@ impl Device {
             driver_override: Mutex::new(None),
             shown: Mutex::new(ShownDriver::None),
             children: Mutex::new(Some(BTreeMap::new())),
+            turn: Mutex::new(()),
             state: Mutex::new(DeviceState { life: Life::Arriving, binding: Binding::Unbound, resources: Vec::new() }),
         })
     }
@@ -195,6 +198,11 @@ impl Device {
     /// The device lock as a bare mutex: a driver that is leaving does not count as a holder.
     pub(crate) fn raw_lock(self: &Arc<Self>) -> DeviceGuard<'_> {
         DeviceGuard { dev: self, state: self.state.lock() }
+    }
+
+    /// Keeps its coming and its going one after the other, so that the notifiers hear of them in that order.
+    pub(crate) fn take_turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock()
     }
 
     /// A hint of which driver is bound, as the `driver` link of sysfs gives it: right when it was read, perhaps not

@@ -221,6 +221,7 @@ impl BusHandle {
     pub fn add_device(&self, spec: DeviceSpec) -> Result<Arc<Device>, AddDeviceError> {
         let id = DeviceId::new(self.0.core.next_device.fetch_add(1, Ordering::Relaxed));
         let dev = Device::new(id, Arc::downgrade(&self.0), spec);
+        let turn = dev.take_turn();
         if !self.0.remember(&dev) {
             return Err(AddDeviceError::NameTaken { name: dev.name().clone() });
         }
@@ -237,6 +238,7 @@ impl BusHandle {
                 guard.state().life = Life::Ready;
             }
         }
+        drop(turn);
         if self.0.autoprobes() {
             binding::probe_initially(&self.0, &dev);
         }

@@ -194,6 +194,7 @@ enum Removed {
 
 /// Table Dt2: no driver comes any more, the bound one leaves, the device is gone.
 fn remove(dev: &Arc<Device>) -> Result<Removed, Arc<Users>> {
+    let _turn = dev.take_turn();
     let bus = dev.bus();
     let first = {
         let mut guard = settle(dev)?;
