@@ -87,8 +87,9 @@ pub(crate) fn probe_initially(bus: &Arc<BusShared>, dev: &Arc<Device>) {
 
 /// Tries the drivers of the bus on one device, in registration order, until one binds (D25, table Dt4).
 pub(crate) fn attach_device(bus: &Arc<BusShared>, dev: &Arc<Device>) -> Result<Search, AttachError> {
-    let flight = InFlight::begin(&bus.core);
+    let flight;
     let mut guard = dev.lock();
+    flight = InFlight::begin(&bus.core);
     if matches!(guard.life(), Life::Dying | Life::Gone) {
         return Ok(Search::NothingFits);
     }
@@ -120,7 +121,10 @@ pub(crate) fn try_driver(bus: &Arc<BusShared>, entry: &Arc<DriverEntry>, dev: &A
         Match::No | Match::Failed(_) => {}
         Match::Deferred(awaits) => flight.defer(dev, &awaits),
         Match::Yes => {
+            drop(flight);
+            let flight;
             let mut guard = dev.lock();
+            flight = InFlight::begin(&bus.core);
             let _ = probe_or_defer(bus, entry, &mut guard, &flight);
         }
     }

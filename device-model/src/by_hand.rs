@@ -24,8 +24,10 @@ impl BusHandle {
         if bus.bus.matches(&dev, &**entry.driver()) == Match::No {
             return Err(BindError::NoMatch { device: device.into(), driver: driver.into() });
         }
-        let flight = InFlight::begin(&bus.core);
-        binding::probe(bus, &entry, &mut dev.lock(), &flight).map_err(|cause| BindError::Refused {
+        let flight;
+        let mut guard = dev.lock();
+        flight = InFlight::begin(&bus.core);
+        binding::probe(bus, &entry, &mut guard, &flight).map_err(|cause| BindError::Refused {
             device: device.into(),
             driver: driver.into(),
             cause,
