@@ -119,7 +119,13 @@ pub(crate) fn try_driver(bus: &Arc<BusShared>, entry: &Arc<DriverEntry>, dev: &A
     let flight = InFlight::begin(&bus.core);
     match bus.bus.matches(dev, &**entry.driver()) {
         Match::No | Match::Failed(_) => {}
-        Match::Deferred(awaits) => flight.defer(dev, &awaits),
+        Match::Deferred(awaits) => {
+            // A device that is going, or has a driver, waits for nothing.
+            let guard = dev.raw_lock();
+            if matches!(guard.life(), Life::Arriving | Life::Ready) && guard.attached().is_none() {
+                flight.defer(dev, &awaits);
+            }
+        }
         Match::Yes => {
             drop(flight);
             let flight;
