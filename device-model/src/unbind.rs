@@ -14,6 +14,8 @@ use crate::device::{Binding, Device, DeviceGuard, Life, ShownDriver};
 use crate::driver::Removal;
 use crate::notifier::BusEvent;
 use crate::registry::DriverEntry;
+#[cfg(any(feature = "std", shuttle))]
+use crate::sync::Deadline;
 use crate::sync::Users;
 
 /// How long a wait lasts before the driver asks its users again (V13).
@@ -107,16 +109,17 @@ impl Unbind {
     /// Users are left; the value goes on.
     #[cfg(any(feature = "std", shuttle))]
     pub fn wait_for(mut self, timeout: Duration) -> Result<(), Self> {
-        match self.try_finish() {
-            Progress::Done => Ok(()),
-            Progress::Waiting { users, .. } => {
-                users.wait_for(timeout);
-                match self.try_finish() {
-                    Progress::Done => Ok(()),
-                    Progress::Waiting { .. } => Err(self),
-                }
+        let deadline = Deadline::after(timeout);
+        while let Progress::Waiting { device, users } = self.try_finish() {
+            let left = deadline.left();
+            if left.is_zero() {
+                return Err(self);
+            }
+            if !users.wait_for(left.min(ASK_AGAIN)) && left > ASK_AGAIN {
+                ask_again(&device);
             }
         }
+        Ok(())
     }
 
     /// Lets the driver that waits, if any, ask its users again to leave.

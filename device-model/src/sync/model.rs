@@ -33,6 +33,19 @@ impl<T> Mutex<T> {
     }
 }
 
+/// A moment that never comes nearer: the model has no clock.
+pub(crate) struct Deadline(core::time::Duration);
+
+impl Deadline {
+    pub(crate) fn after(timeout: core::time::Duration) -> Self {
+        Self(timeout)
+    }
+
+    pub(crate) fn left(&self) -> core::time::Duration {
+        self.0
+    }
+}
+
 /// Lets threads wait for a change of what a [`Mutex`] guards.
 #[derive(Debug, Default)]
 pub struct Condvar(shuttle::sync::Condvar);
