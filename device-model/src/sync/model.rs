@@ -1,5 +1,9 @@
 //! The model checker's locks behind the names of [`crate::sync`].
-#![expect(clippy::expect_used, reason = "a poisoned lock means that the model has failed already")]
+#![expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a poisoned lock means that the model has failed already"
+)]
 
 pub use shuttle::sync::atomic;
 pub use shuttle::thread;
