@@ -16,14 +16,10 @@ fn by_hand() -> Rig {
 }
 
 fn refusal(rig: &Rig, driver: &str) -> (Errno, ProbeFailure) {
-    match rig.bus.bind(driver, "A").expect_err("it is refused") {
-        error @ BindError::Refused { .. } => {
-            let errno = error.errno();
-            let BindError::Refused { cause, .. } = error else { unreachable!() };
-            (errno, cause)
-        }
-        other => panic!("{other}"),
-    }
+    let error = rig.bus.bind(driver, "A").expect_err("it is refused");
+    let errno = error.errno();
+    let BindError::Refused { cause, .. } = error else { unreachable!("{error} is no refusal") };
+    (errno, cause)
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn a_new_driver_takes_every_free_device_that_it_fits() {
     rig.driver(rig.actor("K"));
     let probes: Vec<_> = rig.trace.take().into_iter().filter(|line| line.starts_with("probe")).collect();
     assert_eq!(probes, ["probe C K", "probe B K"]);
-    assert_eq!(rig.bus.drivers().iter().map(|name| name.to_string()).collect::<Vec<_>>(), ["first", "K"]);
+    assert_eq!(rig.bus.drivers().iter().map(ToString::to_string).collect::<Vec<_>>(), ["first", "K"]);
 }
 
 #[test]

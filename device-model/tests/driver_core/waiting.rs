@@ -20,13 +20,9 @@ fn scene() -> (Rig, Arc<device_model::Device>) {
 }
 
 fn waiting_device(progress: Progress) -> String {
-    match progress {
-        Progress::Done => panic!("somebody is inside"),
-        Progress::Waiting { device, users } => {
-            assert!(users.inside() > 0);
-            device.name().to_string()
-        }
-    }
+    let Progress::Waiting { device, users } = progress else { unreachable!("somebody is inside") };
+    assert!(users.inside() > 0);
+    device.name().to_string()
 }
 
 #[test]
@@ -132,12 +128,12 @@ fn whoever_wants_the_lock_waits_for_the_user_and_completes_the_unbind() {
     rig.driver(rig.actor("K").fits(&[]));
     rig.trace.take();
     a.set_driver_override(Some("K"));
-    let (bus, (begun, began)) = (rig.bus.clone(), mpsc::channel());
+    let (bus, (say, hear)) = (rig.bus.clone(), mpsc::channel());
     let binder = thread::spawn(move || {
-        begun.send(()).expect("the test listens");
+        say.send(()).expect("the test listens");
         bus.bind("K", "A")
     });
-    began.recv().expect("the binder speaks");
+    hear.recv().expect("the binder speaks");
     rig.expect(&[]);
     drop(user);
     binder.join().expect("it waits in peace").expect("nothing is in the way");
@@ -200,14 +196,14 @@ fn others_bind_and_defer_while_one_waits() {
     let consumer = rig.actor("consumer").fits(&["c"]).probing(move |_| probes.lock().pop().unwrap_or(Ok(())));
     other.add_driver(Arc::new(consumer)).expect("the name is free");
     other.add_driver(Arc::new(rig.actor("provider").fits(&["s"]))).expect("the name is free");
-    let (bus, (begun, began)) = (rig.bus.clone(), mpsc::channel());
+    let (bus, (say, hear)) = (rig.bus.clone(), mpsc::channel());
     rig.bus.set_autoprobe(Autoprobe::Off);
     rig.driver(rig.actor("K").matching(move |_| {
-        let _ = begun.send(());
+        let _ = say.send(());
         device_model::Match::Yes
     }));
     let binder = thread::spawn(move || bus.bind("K", "A"));
-    began.recv().expect("the binder asks for a match, then takes the lock");
+    hear.recv().expect("the binder asks for a match, then takes the lock");
     let c = other.add_device(DeviceSpec::new("c")).expect("the name is free");
     other.add_device(DeviceSpec::new("s")).expect("the name is free");
     assert_eq!(c.driver_hint().as_deref(), Some("consumer"));
