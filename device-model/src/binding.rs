@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use crate::bus::{BusShared, Match};
 use crate::by_hand::AttachError;
 use crate::deferred::InFlight;
-use crate::device::{Attached, Binding, Device, DeviceGuard, Life};
+use crate::device::{Attached, Binding, Device, DeviceGuard, Life, ShownDriver};
 use crate::driver::{Awaits, ProbeError};
 use crate::errno::Errno;
 use crate::notifier::BusEvent;
@@ -13,8 +13,8 @@ use crate::registry::DriverEntry;
 
 /// Why a driver that matches was not bound.
 ///
-/// All but [`Callback`](Self::Callback) are the core's own refusals: they end the search for a driver, while a
-/// callback's failure lets the next driver try (D23, D25).
+/// [`Callback`](Self::Callback) lets the next driver try, and so does [`DriverGone`](Self::DriverGone), as if the driver
+/// had left the list already. The others are the core's own refusals: they end the search for a driver (D23, D25).
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProbeFailure {
@@ -61,10 +61,10 @@ impl ProbeFailure {
         }
     }
 
-    /// What it waits for, if it is a deferral.
+    /// What it waits for, if it is a deferral that is repeated. A device that is not ready gets its turn when it is (D7).
     pub const fn awaits(&self) -> Option<&Awaits> {
         match self {
-            Self::NotReady | Self::ProbesHeld => Some(&Awaits::Anything),
+            Self::ProbesHeld => Some(&Awaits::Anything),
             Self::Dma(ProbeError::Deferred(awaits)) | Self::Callback(ProbeError::Deferred(awaits)) => Some(awaits),
             _ => None,
         }
@@ -87,8 +87,9 @@ pub(crate) fn probe_initially(bus: &Arc<BusShared>, dev: &Arc<Device>) {
 
 /// Tries the drivers of the bus on one device, in registration order, until one binds (D25, table Dt4).
 pub(crate) fn attach_device(bus: &Arc<BusShared>, dev: &Arc<Device>) -> Result<Search, AttachError> {
-    let flight = InFlight::begin(&bus.core);
+    let flight;
     let mut guard = dev.lock();
+    flight = InFlight::begin(&bus.core);
     if matches!(guard.life(), Life::Dying | Life::Gone) {
         return Ok(Search::NothingFits);
     }
@@ -105,7 +106,7 @@ pub(crate) fn attach_device(bus: &Arc<BusShared>, dev: &Arc<Device>) -> Result<S
             Match::Failed(errno) => return Err(AttachError::MatchFailed(errno)),
             Match::Yes => match probe_or_defer(bus, entry, &mut guard, &flight) {
                 Ok(()) => return Ok(Search::Bound),
-                Err(ProbeFailure::Callback(_)) => {}
+                Err(ProbeFailure::Callback(_) | ProbeFailure::DriverGone) => {}
                 Err(failure) => return Err(AttachError::Refused(failure)),
             },
         }
@@ -118,9 +119,18 @@ pub(crate) fn try_driver(bus: &Arc<BusShared>, entry: &Arc<DriverEntry>, dev: &A
     let flight = InFlight::begin(&bus.core);
     match bus.bus.matches(dev, &**entry.driver()) {
         Match::No | Match::Failed(_) => {}
-        Match::Deferred(awaits) => flight.defer(dev, &awaits),
+        Match::Deferred(awaits) => {
+            // A device that is going, or has a driver, waits for nothing.
+            let guard = dev.raw_lock();
+            if matches!(guard.life(), Life::Arriving | Life::Ready) && guard.attached().is_none() {
+                flight.defer(dev, &awaits);
+            }
+        }
         Match::Yes => {
+            drop(flight);
+            let flight;
             let mut guard = dev.lock();
+            flight = InFlight::begin(&bus.core);
             let _ = probe_or_defer(bus, entry, &mut guard, &flight);
         }
     }
@@ -151,8 +161,10 @@ pub(crate) fn probe(
 ) -> Result<(), ProbeFailure> {
     gate(bus, guard)?;
     let place = entry.enlist(guard.device()).ok_or(ProbeFailure::DriverGone)?;
+    let name = entry.driver().name().clone();
     // P4 comes before P6: the bus reads the driver to know whether it manages its own DMA (D32).
     guard.state().binding = Binding::Probing(Attached { entry: entry.clone(), place, dma: None });
+    guard.device().show(ShownDriver::Set(name.clone()));
     match bus.bus.dma_configure(guard) {
         Ok(dma) => {
             if let Some(attached) = guard.attached_mut() {
@@ -165,9 +177,9 @@ pub(crate) fn probe(
         }
     }
     bus.notify(&BusEvent::Binding(guard));
-    guard.device().set_driver_link(Some(entry.driver().name().clone()));
+    guard.device().show(ShownDriver::Linked(name.clone()));
     if let Err(error) = entry.driver().clone().probe(guard) {
-        guard.device().set_driver_link(None);
+        guard.device().show(ShownDriver::Set(name));
         bus.notify(&BusEvent::NotBound(guard));
         detach(guard);
         return Err(ProbeFailure::Callback(error));
@@ -211,6 +223,7 @@ pub(crate) fn detach(guard: &mut DeviceGuard<'_>) {
         drop(attached.dma.take());
     }
     guard.release_resources();
+    guard.device().show(ShownDriver::None);
     let binding = core::mem::replace(&mut guard.state().binding, Binding::Unbound);
     if let Binding::Probing(attached) | Binding::Bound(attached) | Binding::Leaving { attached, .. } = binding {
         attached.entry.strike(attached.place);

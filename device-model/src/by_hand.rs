@@ -24,8 +24,10 @@ impl BusHandle {
         if bus.bus.matches(&dev, &**entry.driver()) == Match::No {
             return Err(BindError::NoMatch { device: device.into(), driver: driver.into() });
         }
-        let flight = InFlight::begin(&bus.core);
-        binding::probe(bus, &entry, &mut dev.lock(), &flight).map_err(|cause| BindError::Refused {
+        let flight;
+        let mut guard = dev.lock();
+        flight = InFlight::begin(&bus.core);
+        binding::probe(bus, &entry, &mut guard, &flight).map_err(|cause| BindError::Refused {
             device: device.into(),
             driver: driver.into(),
             cause,
@@ -38,7 +40,7 @@ impl BusHandle {
     /// Table Dt10: no such device, or another driver or none is bound.
     pub fn unbind(&self, driver: &str, device: &str) -> Result<Unbind, UnbindError> {
         let dev = self.device(device).ok_or_else(|| UnbindError::NoDevice { device: device.into() })?;
-        let entry = self.0.driver(driver).filter(|_| dev.driver_hint().as_deref() == Some(driver));
+        let entry = self.0.driver(driver).filter(|_| dev.driver_field().as_deref() == Some(driver));
         match entry {
             Some(entry) => Ok(Unbind::of_binding(&dev, &entry)),
             None => Err(UnbindError::NotBound { device: device.into(), driver: driver.into() }),
@@ -52,7 +54,7 @@ impl BusHandle {
     /// No such device, or the core refused a driver that matches.
     pub fn drivers_probe(&self, device: &str) -> Result<(), DriversProbeError> {
         let dev = self.device(device).ok_or_else(|| DriversProbeError::NoDevice { device: device.into() })?;
-        if dev.driver_hint().is_some() {
+        if dev.driver_field().is_some() {
             return Ok(());
         }
         binding::attach_device(&self.0, &dev)

@@ -132,7 +132,8 @@ impl Deferral {
     }
 }
 
-/// A probe in flight. Dropping it repeats deferred probes if it is the last, so it must outlive the device lock.
+/// A probe in flight. Dropping it repeats deferred probes if it is the last, so it must outlive the device lock; yet it
+/// begins only once that is held, for whoever waits for the lock may wait for a user, and must not hold up the repeats.
 pub(crate) struct InFlight<'a> {
     core: &'a CoreShared,
     seen: u64,

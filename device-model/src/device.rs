@@ -62,12 +62,23 @@ pub struct Device {
     dma_record: OnceBox<Arc<dyn Any + Send + Sync>>,
     /// Leaf lock: the name in `driver_override`, which is not the device lock's (D15).
     driver_override: Mutex<Option<Arc<str>>>,
-    /// Leaf lock: what the `driver` link of sysfs shows.
-    driver_link: Mutex<Option<Arc<str>>>,
+    /// Leaf lock: the driver, for those who do not hold the device lock.
+    shown: Mutex<ShownDriver>,
     /// Leaf lock: devices directly below, oldest first; `None` once this one is being removed.
     children: Mutex<Option<BTreeMap<DeviceId, Weak<Device>>>>,
+    /// Held while the device comes or a step of its going runs; before the device lock, and a parent's before a child's.
+    turn: Mutex<()>,
     /// The device lock.
     state: Mutex<DeviceState>,
+}
+
+/// What is to be seen of the driver without the device lock.
+pub(crate) enum ShownDriver {
+    None,
+    /// `dev->driver`, from P4 to R9.
+    Set(Arc<str>),
+    /// The `driver` link of sysfs as well, from P7 to R4.
+    Linked(Arc<str>),
 }
 
 /// What the device lock guards.
@@ -125,8 +136,9 @@ impl Device {
             details: spec.details,
             dma_record: OnceBox::new(),
             driver_override: Mutex::new(None),
-            driver_link: Mutex::new(None),
+            shown: Mutex::new(ShownDriver::None),
             children: Mutex::new(Some(BTreeMap::new())),
+            turn: Mutex::new(()),
             state: Mutex::new(DeviceState { life: Life::Arriving, binding: Binding::Unbound, resources: Vec::new() }),
         })
     }
@@ -188,15 +200,31 @@ impl Device {
         DeviceGuard { dev: self, state: self.state.lock() }
     }
 
+    /// Keeps its coming and its going one after the other, so that the notifiers hear of them in that order.
+    pub(crate) fn take_turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock()
+    }
+
     /// A hint of which driver is bound, as the `driver` link of sysfs gives it: right when it was read, perhaps not
     /// any more. Takes a leaf lock, never the device lock. To decide something, read
     /// [`DeviceGuard::driver`] under [`lock`](Self::lock).
     pub fn driver_hint(&self) -> Option<Arc<str>> {
-        self.driver_link.lock().clone()
+        match &*self.shown.lock() {
+            ShownDriver::Linked(name) => Some(name.clone()),
+            ShownDriver::None | ShownDriver::Set(_) => None,
+        }
     }
 
-    pub(crate) fn set_driver_link(&self, name: Option<Arc<str>>) {
-        *self.driver_link.lock() = name;
+    /// `dev->driver`, read without the lock as sysfs does (D49, Dt11.2): a driver that waits for users is still there.
+    pub(crate) fn driver_field(&self) -> Option<Arc<str>> {
+        match &*self.shown.lock() {
+            ShownDriver::Set(name) | ShownDriver::Linked(name) => Some(name.clone()),
+            ShownDriver::None => None,
+        }
+    }
+
+    pub(crate) fn show(&self, driver: ShownDriver) {
+        *self.shown.lock() = driver;
     }
 
     /// The driver that alone may match, if one is set.

@@ -31,7 +31,7 @@ pub enum BusEvent<'a> {
 /// Hears of the events of a bus.
 ///
 /// Called in the middle of binding, with the lock of the device held where the event carries its guard, and with no
-/// other lock of this crate. It cannot veto, and must not bind or unbind the device it hears of.
+/// other lock of this crate. It cannot veto, and must not bind, unbind or remove the device it hears of.
 pub trait Notifier: Send + Sync {
     /// `event` happens now.
     fn notify(&self, event: &BusEvent<'_>);

@@ -107,6 +107,9 @@ pub(crate) struct BusShared {
 #[derive(Default)]
 struct DeviceList {
     in_order: BTreeMap<DeviceId, Arc<Device>>,
+    /// Found no more, but not gone: a driver may wait for users.
+    leaving: BTreeMap<DeviceId, Arc<Device>>,
+    /// Of both; a name is free again when the device is gone.
     by_name: BTreeMap<Arc<str>, DeviceId>,
 }
 
@@ -146,10 +149,18 @@ impl BusShared {
         true
     }
 
-    /// Takes the device off the list; it is found no more.
-    pub(crate) fn forget(&self, dev: &Device) {
+    /// Takes the device off the list; it is found no more, but keeps its name (Dt2, step 6).
+    pub(crate) fn hide(&self, dev: &Arc<Device>) {
         let mut devices = self.devices.lock();
         if devices.in_order.remove(&dev.id()).is_some() {
+            devices.leaving.insert(dev.id(), dev.clone());
+        }
+    }
+
+    /// The device is gone, and its name free (Dt2, step 9).
+    pub(crate) fn forget(&self, dev: &Device) {
+        let mut devices = self.devices.lock();
+        if devices.in_order.remove(&dev.id()).or(devices.leaving.remove(&dev.id())).is_some() {
             devices.by_name.remove(dev.name());
         }
     }
@@ -210,6 +221,7 @@ impl BusHandle {
     pub fn add_device(&self, spec: DeviceSpec) -> Result<Arc<Device>, AddDeviceError> {
         let id = DeviceId::new(self.0.core.next_device.fetch_add(1, Ordering::Relaxed));
         let dev = Device::new(id, Arc::downgrade(&self.0), spec);
+        let turn = dev.take_turn();
         if !self.0.remember(&dev) {
             return Err(AddDeviceError::NameTaken { name: dev.name().clone() });
         }
@@ -226,6 +238,7 @@ impl BusHandle {
                 guard.state().life = Life::Ready;
             }
         }
+        drop(turn);
         if self.0.autoprobes() {
             binding::probe_initially(&self.0, &dev);
         }
@@ -335,7 +348,8 @@ pub(crate) struct DriverEntry {
 struct DriverDevices {
     next_place: u64,
     registration: Registration,
-    in_order: BTreeMap<u64, Arc<Device>>,
+    /// Weak, for a device holds its driver: the bus keeps both.
+    in_order: BTreeMap<u64, Weak<Device>>,
 }
 
 #[derive(Default, PartialEq, Eq)]
@@ -358,7 +372,7 @@ impl DriverEntry {
         }
         let place = devices.next_place;
         devices.next_place += 1;
-        devices.in_order.insert(place, dev.clone());
+        devices.in_order.insert(place, Arc::downgrade(dev));
         Some(place)
     }
 
@@ -370,7 +384,7 @@ impl DriverEntry {
     pub(crate) fn close(&self) -> Vec<Arc<Device>> {
         let mut devices = self.devices.lock();
         devices.registration = Registration::Closed;
-        devices.in_order.values().cloned().collect()
+        devices.in_order.values().filter_map(Weak::upgrade).collect()
     }
 }
 

@@ -26,6 +26,8 @@ mod users;
 
 pub use alloc::sync::{Arc, Weak};
 #[cfg(any(feature = "std", shuttle))]
+pub(crate) use backend::Deadline;
+#[cfg(any(feature = "std", shuttle))]
 pub use backend::thread;
 pub use backend::{Condvar, Mutex, MutexGuard, atomic};
 pub use users::{UserGuard, Users};

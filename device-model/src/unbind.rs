@@ -10,10 +10,12 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::binding;
-use crate::device::{Binding, Device, DeviceGuard, Life};
+use crate::device::{Binding, Device, DeviceGuard, Life, ShownDriver};
 use crate::driver::Removal;
 use crate::notifier::BusEvent;
 use crate::registry::DriverEntry;
+#[cfg(any(feature = "std", shuttle))]
+use crate::sync::Deadline;
 use crate::sync::Users;
 
 /// How long a wait lasts before the driver asks its users again (V13).
@@ -71,21 +73,16 @@ impl Unbind {
     /// Goes as far as it can without waiting for a user. Waits for device locks that others hold for a while.
     pub fn try_finish(&mut self) -> Progress {
         while let Some(task) = self.tasks.last() {
-            if let Task::Remove { dev } = task
-                && let Some(child) = dev.last_child()
-            {
-                self.tasks.push(Task::Remove { dev: child });
-                continue;
-            }
             let (Task::Release { dev, .. } | Task::Remove { dev }) = task;
             let result = match task {
-                Task::Release { dev, entry } => release(dev, Some(entry)).map(drop),
+                Task::Release { dev, entry } => release(dev, Some(entry)).map(|_| Removed::Done),
                 Task::Remove { dev } => remove(dev),
             };
-            if let Err(users) = result {
-                return Progress::Waiting { device: dev.clone(), users };
+            match result {
+                Ok(Removed::Done) => drop(self.tasks.pop()),
+                Ok(Removed::NotBefore(child)) => self.tasks.push(Task::Remove { dev: child }),
+                Err(users) => return Progress::Waiting { device: dev.clone(), users },
             }
-            self.tasks.pop();
         }
         Progress::Done
     }
@@ -112,16 +109,17 @@ impl Unbind {
     /// Users are left; the value goes on.
     #[cfg(any(feature = "std", shuttle))]
     pub fn wait_for(mut self, timeout: Duration) -> Result<(), Self> {
-        match self.try_finish() {
-            Progress::Done => Ok(()),
-            Progress::Waiting { users, .. } => {
-                users.wait_for(timeout);
-                match self.try_finish() {
-                    Progress::Done => Ok(()),
-                    Progress::Waiting { .. } => Err(self),
-                }
+        let deadline = Deadline::after(timeout);
+        while let Progress::Waiting { device, users } = self.try_finish() {
+            let left = deadline.left();
+            if left.is_zero() {
+                return Err(self);
+            }
+            if !users.wait_for(left.min(ASK_AGAIN)) && left > ASK_AGAIN {
+                ask_again(&device);
             }
         }
+        Ok(())
     }
 
     /// Lets the driver that waits, if any, ask its users again to leave.
@@ -157,7 +155,9 @@ fn release<'a>(dev: &'a Arc<Device>, expected: Option<&Arc<DriverEntry>>) -> Res
     let mut guard = settle(dev)?;
     let right = guard.attached().is_some_and(|now| expected.is_none_or(|entry| Arc::ptr_eq(&now.entry, entry)));
     if right && guard.is_bound() {
-        dev.set_driver_link(None);
+        if let Some(driver) = guard.driver() {
+            dev.show(ShownDriver::Set(driver.name().clone()));
+        }
         if let Some(bus) = dev.bus() {
             bus.notify(&BusEvent::Unbinding(&guard));
         }
@@ -188,13 +188,24 @@ fn ask(guard: &mut DeviceGuard<'_>) -> Result<(), Arc<Users>> {
     Ok(())
 }
 
+/// How far a removal came.
+enum Removed {
+    Done,
+    /// Not even begun: this device below goes first.
+    NotBefore(Arc<Device>),
+}
+
 /// Table Dt2: no driver comes any more, the bound one leaves, the device is gone.
-fn remove(dev: &Arc<Device>) -> Result<(), Arc<Users>> {
+fn remove(dev: &Arc<Device>) -> Result<Removed, Arc<Users>> {
+    let _turn = dev.take_turn();
     let bus = dev.bus();
     let first = {
         let mut guard = settle(dev)?;
         let first = matches!(guard.life(), Life::Arriving | Life::Ready);
         if first {
+            if let Some(child) = dev.last_child() {
+                return Ok(Removed::NotBefore(child));
+            }
             guard.state().life = Life::Dying;
         }
         first
@@ -203,7 +214,7 @@ fn remove(dev: &Arc<Device>) -> Result<(), Arc<Users>> {
         && first
     {
         bus.notify(&BusEvent::Deleting(dev));
-        bus.forget(dev);
+        bus.hide(dev);
     }
     let last = {
         let mut guard = release(dev, None)?;
@@ -216,10 +227,11 @@ fn remove(dev: &Arc<Device>) -> Result<(), Arc<Users>> {
         if let Some(bus) = &bus {
             bus.core.deferral.leave(dev);
             bus.notify(&BusEvent::Removed(dev));
+            bus.forget(dev);
         }
         if let Some(parent) = dev.parent() {
             parent.disown(dev.id());
         }
     }
-    Ok(())
+    Ok(Removed::Done)
 }

@@ -1,5 +1,9 @@
 //! The model checker's locks behind the names of [`crate::sync`].
-#![expect(clippy::expect_used, reason = "a poisoned lock means that the model has failed already")]
+#![expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a poisoned lock means that the model has failed already"
+)]
 
 pub use shuttle::sync::atomic;
 pub use shuttle::thread;
@@ -30,6 +34,19 @@ impl<T> Mutex<T> {
     /// Takes the lock if nobody holds it.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.0.try_lock().ok()
+    }
+}
+
+/// A moment that never comes nearer: the model has no clock.
+pub(crate) struct Deadline(core::time::Duration);
+
+impl Deadline {
+    pub(crate) fn after(timeout: core::time::Duration) -> Self {
+        Self(timeout)
+    }
+
+    pub(crate) fn left(&self) -> core::time::Duration {
+        self.0
     }
 }
 

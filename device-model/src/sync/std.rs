@@ -36,6 +36,20 @@ impl<T> Mutex<T> {
     }
 }
 
+/// A moment in the future, perhaps further away than the clock can tell.
+pub(crate) struct Deadline(Option<Instant>);
+
+impl Deadline {
+    pub(crate) fn after(timeout: Duration) -> Self {
+        Self(Instant::now().checked_add(timeout))
+    }
+
+    /// Zero from then on.
+    pub(crate) fn left(&self) -> Duration {
+        self.0.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()))
+    }
+}
+
 /// Lets threads wait for a change of what a [`Mutex`] guards.
 #[derive(Debug, Default)]
 pub struct Condvar(parking_lot::Condvar);
@@ -54,7 +68,7 @@ impl Condvar {
 
     /// As [`wait`](Self::wait), but for `timeout` at the most.
     pub fn wait_for<'a, T>(&self, mut guard: MutexGuard<'a, T>, timeout: Duration) -> MutexGuard<'a, T> {
-        self.0.wait_until(&mut guard, Instant::now() + timeout);
+        self.0.wait_for(&mut guard, timeout);
         guard
     }
 

@@ -1,0 +1,13 @@
+//! The driver core as its user sees it: each test plays a scene and compares the whole trace of events.
+#![cfg(not(shuttle))]
+#![expect(clippy::expect_used, reason = "a broken expectation is how a test fails")]
+
+mod by_hand;
+mod deferral;
+mod drivers;
+mod hotplug;
+mod matching;
+mod platform;
+mod rig;
+mod sequence;
+mod waiting;
