@@ -114,8 +114,9 @@ impl GroupState {
         }
         if self.blocking.is_none() {
             let (_, first) = self.members.iter().next().ok_or(ClaimError::Empty { group: id })?;
-            let blocking = Domain::allocate_blocking(&first.iommu, &first.endpoint)
-                .map_err(|cause| ClaimError::NoBlockingDomain { group: id, cause })?;
+            let blocking = Domain::allocate_blocking(&first.iommu, &first.endpoint).map_err(|cause| {
+                ClaimError::NoBlockingDomain { group: id, device: first.endpoint.name.clone(), cause }
+            })?;
             self.blocking = Some(blocking);
         }
         self.switch(id, Current::Blocking).map_err(ClaimError::Switch)?;
