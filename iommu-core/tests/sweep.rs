@@ -42,7 +42,7 @@ struct Prepared<H> {
 
 fn prepare<H>(size: usize, setup: impl Fn(&World) -> H) -> Prepared<H> {
     let world = World::with_devices(&NAMES[..size]);
-    world.map_kernel_page(&world.group("a0"));
+    World::map_kernel_page(&world.group("a0"));
     let devices = world.bus.devices();
     let held = setup(&world);
     Prepared { world, devices, held }
@@ -91,7 +91,7 @@ fn claim(world: &World) -> Claim {
 
 fn attached(world: &World) -> Claim {
     let claim = claim(world);
-    claim.attach(&world.user_domain(claim.group()).unwrap()).unwrap();
+    claim.attach(&World::user_domain(claim.group()).unwrap()).unwrap();
     claim
 }
 
@@ -105,13 +105,13 @@ fn claims() {
 fn attach_and_replace() {
     let with_domain = |world: &World| {
         let claim = claim(world);
-        let domain = world.user_domain(claim.group()).unwrap();
+        let domain = World::user_domain(claim.group()).unwrap();
         (claim, domain)
     };
     sweep("attach", with_domain, |_, (claim, domain)| claim.attach(domain));
     let with_two = |world: &World| {
         let claim = attached(world);
-        let domain = world.user_domain(claim.group()).unwrap();
+        let domain = World::user_domain(claim.group()).unwrap();
         (claim, domain)
     };
     sweep("replace", with_two, |_, (claim, domain)| claim.replace(domain));
@@ -127,7 +127,7 @@ fn default_domain_type() {
                 _ => DefaultDomainType::Identity,
             });
             world.iommu.set_type(&world.group("a0"), explicit).unwrap();
-            world.map_kernel_page(&world.group("a0"));
+            World::map_kernel_page(&world.group("a0"));
         };
         sweep("set type", setup, |world, ()| world.iommu.set_type(&world.group("a0"), TypeRequest::Explicit(request)));
     }
@@ -172,7 +172,7 @@ fn the_first_device_of_a_group() {
 fn a_driver_with_a_domain_of_its_own() {
     for n in 0.. {
         let Prepared { world, devices, held: () } = prepare(1, |_| ());
-        let domain = world.user_domain(&world.group("a0")).unwrap();
+        let domain = World::user_domain(&world.group("a0")).unwrap();
         let before = picture(&world, &devices);
         world.fail_nth(n);
         let result = world.member("a0").attach_domain(&domain);
@@ -212,7 +212,7 @@ fn sweep_infallible<H>(what: &str, setup: impl Fn(&World) -> H, operation: impl 
 fn release_never_fails_and_never_leaves_the_group_open() {
     sweep_infallible("release", claim, drop);
     sweep_infallible("release with a domain attached", attached, drop);
-    let domain = |world: &World| world.member("a0").attach_domain(&world.user_domain(&world.group("a0")).unwrap());
+    let domain = |world: &World| world.member("a0").attach_domain(&World::user_domain(&world.group("a0")).unwrap());
     let alone = prepare(1, domain);
     alone.world.fail_nth(0);
     drop(alone.held);
