@@ -132,7 +132,8 @@ impl Model {
             // A group that is owned keeps a member, or a group of the same letter would be another.
             Op::Unplug(device)
                 if self.is_present(device)
-                    && (self.owner(letter(device)).is_none() || self.members(letter(device)).count() > 1) =>
+                    && (self.owner(letter(device)).is_none()
+                        || self.members(letter(device)).filter(|&member| self.is_present(member)).count() > 1) =>
             {
                 self.world.unplug(NAMES[device]);
                 self.drivers[device] = None;

@@ -1,7 +1,7 @@
 //! `cargo xtask ci`: everything that a change must pass, cheapest first; names every step that failed.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anstream::{print, println};
@@ -212,8 +212,38 @@ fn bench(shell: &Shell) -> Result<Verdict> {
 }
 
 fn package(shell: &Shell) -> Result<Verdict> {
-    shell.cargo("package --workspace --exclude xtask --allow-dirty --quiet", &[])?;
+    forget_packages()?;
+    shell.cargo("package --workspace --exclude xtask --allow-dirty --quiet --target-dir target/packaged", &[])?;
     Ok(Verdict::Passed)
+}
+
+/// What an earlier run packaged has the same version, so cargo would take it for what is packaged now: the builds, and
+/// the sources that it unpacks beside those of real registries. A registry in a folder has no host: its name begins with
+/// a dash.
+fn forget_packages() -> Result<()> {
+    if Path::new("target/packaged").is_dir() {
+        std::fs::remove_dir_all("target/packaged")?;
+    }
+    let Some(home) =
+        std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(".cargo")))
+    else {
+        return Ok(());
+    };
+    let entries = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let registries = ["src", "cache"].map(|part| entries(home.join("registry").join(part)));
+    for registry in
+        registries.into_iter().flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with('-'))
+    {
+        for unpacked in entries(registry.path()) {
+            let name = unpacked.file_name().to_string_lossy().into_owned();
+            if !LIBRARIES.iter().any(|library| name.starts_with(&format!("{library}-{}", env!("CARGO_PKG_VERSION")))) {
+                continue;
+            }
+            let path = unpacked.path();
+            if path.is_dir() { std::fs::remove_dir_all(path)? } else { std::fs::remove_file(path)? }
+        }
+    }
+    Ok(())
 }
 
 fn deny(shell: &Shell) -> Result<Verdict> {
