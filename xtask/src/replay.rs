@@ -46,13 +46,8 @@ pub(crate) fn snapshot(name: &str) -> Result<Snapshot> {
     Snapshot::load(&DirTree::new(&folder)).with_context(|| format!("topology `{name}`"))
 }
 
-/// All recordings that come with the project.
-pub(crate) fn recordings() -> Vec<PathBuf> {
-    ["basics", "random"].iter().flat_map(|folder| scenarios(&testdata().join("scenarios").join(folder))).collect()
-}
-
 /// The scenarios in a folder, by name; anything else is a scenario itself.
-fn scenarios(path: &Path) -> Vec<PathBuf> {
+pub(crate) fn scenarios(path: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(path) else { return vec![path.to_owned()] };
     let mut files: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
