@@ -9,7 +9,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use device_model::DeviceId;
 use iommu_core::hardware::{Endpoint, EndpointProperties, HardwareDomain, HardwareError, IommuDriver};
 use iommu_core::placement::{GroupKey, OneEach, Placement};
-use iommu_core::{DomainKind, Iommu, KernelUse, Member, Owner};
+use iommu_core::{Claim, DomainKind, Iommu, KernelUse, Member, Owner};
 
 /// Hardware that costs nothing.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ fn group_claim(c: &mut Criterion) {
         let (_iommu, members) = machine(groups, 1);
         let member = members.get(members.len() / 2).expect("there is a group");
         group.bench_function(BenchmarkId::new("groups", groups), |b| {
-            b.iter(|| black_box(member.group()).claim(owner.clone()).expect("the group is free"));
+            b.iter(|| Claim::begin(&**black_box(member.group()), &owner).expect("the group is free"));
         });
     }
     group.finish();
@@ -96,7 +96,7 @@ fn group_claim(c: &mut Criterion) {
         let first = members.first().expect("there is a device");
         group.throughput(Throughput::Elements(size));
         group.bench_function(BenchmarkId::new("devices", size), |b| {
-            b.iter(|| black_box(first.group()).claim(owner.clone()).expect("the group is free"));
+            b.iter(|| Claim::begin(&**black_box(first.group()), &owner).expect("the group is free"));
         });
     }
     group.finish();

@@ -1,6 +1,7 @@
 //! Claims: user space takes a group, through the group or through its devices.
 
 use alloc::sync::Arc;
+use core::ops::Deref;
 
 use crate::domain::Domain;
 use crate::error::{AttachError, ClaimError};
@@ -14,28 +15,60 @@ use crate::ownership::{Owner, Ownership};
 /// so whoever attaches owns the group. With the last claim of its owner the group goes back to its default domain,
 /// whatever was attached (I28); that cannot fail: if hardware refuses, the group stays blocked and the observer hears
 /// of it, and the next kernel use tries again.
+///
+/// It holds the group, or borrows it (`Claim<&Group>`).
 #[derive(Debug)]
 #[must_use = "dropping the claim releases it"]
-pub struct Claim {
-    group: Arc<Group>,
+pub struct Claim<G: Deref<Target = Group> = Arc<Group>> {
+    group: G,
     /// The device that it was made for; `None` for a claim of the group as a whole.
     device: Option<Arc<str>>,
 }
 
 impl Group {
-    /// Claims the group as a whole, exclusively: it does not nest, not even for the same owner (It5.2).
+    /// Claims the group as a whole; see [`Claim::begin`].
+    ///
+    /// # Errors
+    /// As for [`Claim::begin`].
+    pub fn claim(self: &Arc<Self>, owner: &Owner) -> Result<Claim, ClaimError> {
+        Claim::begin(self.clone(), owner)
+    }
+}
+
+impl<G: Deref<Target = Group>> Claim<G> {
+    /// Claims a group as a whole, exclusively: it does not nest, not even for the same owner (It5.2).
     ///
     /// Takes the group lock, and no device lock: it may be called while a driver of the group is being probed or
     /// waits for its user (L33 to L37).
     ///
     /// # Errors
     /// Each names who is in the way. The group is as it was.
-    pub fn claim(self: &Arc<Self>, owner: Owner) -> Result<Claim, ClaimError> {
+    #[inline]
+    pub fn begin(group: G, owner: &Owner) -> Result<Self, ClaimError> {
+        group.begin_claim(owner)?;
+        Ok(Self { group, device: None })
+    }
+}
+
+impl Group {
+    fn begin_claim(&self, owner: &Owner) -> Result<(), ClaimError> {
         let mut state = self.lock();
         let before = self.before(&state);
         state.take_ownership(self, owner)?;
         self.tell(state, before, None, None);
-        Ok(Claim { group: self.clone(), device: None })
+        Ok(())
+    }
+
+    fn end_claim(&self, device: Option<&Arc<str>>) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let before = self.before(state);
+        let mut stuck = None;
+        if let Some(owner) = state.ownership.end_claim() {
+            state.last_owner = Some(owner);
+            stuck = state.go_home(self.id());
+        }
+        self.tell(guard, before, device, stuck);
     }
 }
 
@@ -55,7 +88,7 @@ impl Member {
         if state.ownership.owner() == Some(owner) {
             state.ownership.claim_again(owner).map_err(|_| ClaimError::TooManyClaims { group: group.id() })?;
         } else {
-            state.take_ownership(group, owner.clone())?;
+            state.take_ownership(group, owner)?;
         }
         group.tell(state, before, Some(self.name()), None);
         Ok(Claim { group: group.clone(), device: Some(self.name().clone()) })
@@ -64,7 +97,7 @@ impl Member {
 
 impl GroupState {
     /// The first claim (table It4).
-    fn take_ownership(&mut self, group: &Group, owner: Owner) -> Result<(), ClaimError> {
+    fn take_ownership(&mut self, group: &Group, owner: &Owner) -> Result<(), ClaimError> {
         let id = group.id();
         match &self.ownership {
             Ownership::Idle => {}
@@ -81,11 +114,14 @@ impl GroupState {
         }
         if self.blocking.is_none() {
             let (_, first) = self.members.iter().next().ok_or(ClaimError::Empty { group: id })?;
-            let blocking = Domain::allocate_blocking(&first.iommu, &first.endpoint)
-                .map_err(|cause| ClaimError::NoBlockingDomain { group: id, cause })?;
+            let blocking = Domain::allocate_blocking(&first.iommu, &first.endpoint).map_err(|cause| {
+                ClaimError::NoBlockingDomain { group: id, device: first.endpoint.name.clone(), cause }
+            })?;
             self.blocking = Some(blocking);
         }
         self.switch(id, Current::Blocking).map_err(ClaimError::Switch)?;
+        // An owner that comes back costs no count of references.
+        let owner = self.last_owner.take().filter(|last| last == owner).unwrap_or_else(|| owner.clone());
         self.ownership.claim(owner);
         Ok(())
     }
@@ -111,9 +147,9 @@ enum Replace {
     No,
 }
 
-impl Claim {
+impl<G: Deref<Target = Group>> Claim<G> {
     /// The group that is claimed.
-    pub fn group(&self) -> &Arc<Group> {
+    pub fn group(&self) -> &G {
         &self.group
     }
 
@@ -166,11 +202,9 @@ impl Claim {
     }
 }
 
-impl Drop for Claim {
+impl<G: Deref<Target = Group>> Drop for Claim<G> {
+    #[inline]
     fn drop(&mut self) {
-        let mut state = self.group.lock();
-        let before = self.group.before(&state);
-        let stuck = if state.ownership.end_claim() { state.go_home(self.group.id()) } else { None };
-        self.group.tell(state, before, self.device.as_ref(), stuck);
+        self.group.end_claim(self.device.as_ref());
     }
 }

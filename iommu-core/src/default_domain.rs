@@ -148,7 +148,7 @@ fn allocate(
         Err(_) if fallback && kind != DefaultDomainType::Dma => domain(DefaultDomainType::Dma),
         result => result,
     }
-    .map_err(|cause| SetTypeError::Allocate { group, cause })
+    .map_err(|cause| SetTypeError::Allocate { group, device: first.endpoint.name.clone(), cause })
 }
 
 /// Maps the regions that must stay 1:1. Pages that another device of the group has mapped so are left alone.

@@ -161,10 +161,12 @@ pub enum ClaimError {
         group: GroupId,
     },
     /// No blocking domain could be made.
-    #[error("no blocking domain for group {group}")]
+    #[error("no blocking domain for {device} of group {group}")]
     NoBlockingDomain {
         /// The group.
         group: GroupId,
+        /// The device that it was to be made for.
+        device: Arc<str>,
         /// Why.
         #[source]
         cause: HardwareError,
@@ -315,10 +317,12 @@ pub enum SetTypeError {
         device: Arc<str>,
     },
     /// The domain could not be made.
-    #[error("no default domain for group {group}")]
+    #[error("no default domain for {device} of group {group}")]
     Allocate {
         /// The group.
         group: GroupId,
+        /// The device that it was to be made for.
+        device: Arc<str>,
         /// Why.
         #[source]
         cause: HardwareError,

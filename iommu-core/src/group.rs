@@ -12,7 +12,7 @@ use crate::domain::Domain;
 use crate::error::{InTheWay, SwitchError};
 use crate::hardware::{DefaultDomainType, DomainKind, Endpoint, EndpointProperties, HardwareError, IommuDriver};
 use crate::observer::{Observer, Transition};
-use crate::ownership::Ownership;
+use crate::ownership::{Owner, Ownership};
 use crate::placement::GroupKey;
 use crate::registry::GroupNumber;
 use crate::reserved::{self, RegionKind, ReservedRegion};
@@ -54,6 +54,8 @@ pub struct Group {
 /// What the group lock guards.
 pub(crate) struct GroupState {
     pub(crate) ownership: Ownership,
+    /// Who left last, kept for when it comes back.
+    pub(crate) last_owner: Option<Owner>,
     pub(crate) current: Current,
     /// `None` for an empty group, and while the first device is being added.
     pub(crate) default: Option<DefaultDomain>,
@@ -149,6 +151,7 @@ impl Group {
     pub(crate) fn new(number: GroupNumber, key: GroupKey, observer: Option<Arc<dyn Observer>>) -> Arc<Self> {
         let state = GroupState {
             ownership: Ownership::Idle,
+            last_owner: None,
             current: Current::Nothing,
             default: None,
             blocking: None,

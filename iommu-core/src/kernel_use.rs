@@ -62,11 +62,11 @@ fn begin(member: &Member, driver: &Arc<str>) -> Result<(), UseError> {
 }
 
 impl GroupState {
-    /// Whether the group is on its default domain and nothing but kernel use is in it: the common case, allowed by
-    /// every row of table It2.
+    /// Whether the group is on its default domain, as it never is while user space owns it (I4), and nothing but kernel
+    /// use is in it: the common case, allowed by every row of table It2.
     #[inline]
     fn is_plainly_free(&self) -> bool {
-        matches!(self.current, Current::Default) && self.pasids.is_empty() && self.ownership.owner().is_none()
+        matches!(self.current, Current::Default) && self.pasids.is_empty()
     }
 }
 

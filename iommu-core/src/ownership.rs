@@ -126,16 +126,18 @@ impl Ownership {
         }
     }
 
-    /// One claim less; whether it was the last.
+    /// One claim less; the owner, if it was the last.
     #[inline]
-    pub(crate) fn end_claim(&mut self) -> bool {
-        let Self::User { claims, .. } = self else { return false };
+    pub(crate) fn end_claim(&mut self) -> Option<Owner> {
+        let Self::User { claims, .. } = self else { return None };
         if let Some(left) = NonZeroU32::new(claims.get() - 1) {
             *claims = left;
-            return false;
+            return None;
         }
-        *self = Self::Idle;
-        true
+        match core::mem::take(self) {
+            Self::User { owner, .. } => Some(owner),
+            _ => None,
+        }
     }
 }
 

@@ -40,7 +40,7 @@ impl VfioGroup {
     /// Kernel drivers or an owner have the group, be it this one (It5.2); nothing has changed.
     pub fn claim(&self) -> Result<(), ClaimError> {
         let mut slot = self.claim.lock();
-        let claim = self.group.claim(self.owner.clone())?;
+        let claim = self.group.claim(&self.owner)?;
         *slot = Some(claim);
         Ok(())
     }

@@ -1,0 +1,158 @@
+//! A small machine: platform devices in two groups, drivers of both kinds, and hardware that fails on command.
+#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of it")]
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use iommu_core::address::{Access, Iova, PhysAddr};
+use iommu_core::device_model::platform::{PlatformBus, PlatformDriver};
+use iommu_core::device_model::{
+    Autoprobe, BusHandle, Device, DeviceGuard, DeviceSpec, DmaApi, Driver, DriverCore, Errno, ProbeError,
+};
+use iommu_core::failing::FailingIommu;
+use iommu_core::hardware::{HardwareError, IommuDriver};
+use iommu_core::placement::{GroupKey, Placement};
+use iommu_core::software::{Memory, SoftIommu, SoftIommuConfig};
+use iommu_core::{Domain, Group, Iommu, Member};
+
+/// Both parties use this address, so that what is read there tells who was reached.
+pub(crate) const BUFFER: Iova = Iova::new(0x10_0000);
+pub(crate) const KERNEL_PAGE: PhysAddr = PhysAddr::new(0x100_0000);
+pub(crate) const USER_PAGE: PhysAddr = PhysAddr::new(0x200_0000);
+pub(crate) const KERNEL_TEXT: [u8; 6] = *b"kernel";
+pub(crate) const USER_TEXT: [u8; 6] = *b"guest!";
+
+struct Named(Arc<str>);
+
+impl Driver for Named {
+    fn name(&self) -> &Arc<str> {
+        &self.0
+    }
+
+    fn probe(&self, _dev: &mut DeviceGuard<'_>) -> Result<(), ProbeError> {
+        Ok(())
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) core: DriverCore,
+    pub(crate) bus: BusHandle,
+    pub(crate) iommu: Iommu,
+    pub(crate) hardware: Arc<FailingIommu>,
+    pub(crate) soft: Arc<SoftIommu>,
+    pub(crate) memory: Memory,
+    failures: Cell<Option<u64>>,
+}
+
+/// What a device reads at [`BUFFER`], or at the physical address of the kernel's page.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub(crate) enum Seen {
+    Kernel,
+    User,
+    /// Memory that is nobody's.
+    Other,
+    Nothing,
+}
+
+impl World {
+    /// A machine without devices. The group of a device is the letter that its name begins with.
+    pub(crate) fn new(config: SoftIommuConfig) -> Self {
+        let soft = SoftIommu::new("soft", config);
+        let hardware = FailingIommu::new(soft.clone());
+        let placed: Arc<dyn IommuDriver> = hardware.clone();
+        let iommu = Iommu::new(move |dev: &Device| {
+            let key = GroupKey::Named(dev.name().get(..1)?.into());
+            Some(Placement { iommu: placed.clone(), key })
+        });
+        let core = DriverCore::new();
+        let bus = core.add_bus(PlatformBus::new(Arc::new(iommu.clone())));
+        bus.set_autoprobe(Autoprobe::Off);
+        bus.subscribe(iommu.clone());
+        for (name, api) in [("kernel", DmaApi::Kernel), ("managed", DmaApi::Managed)] {
+            bus.add_driver(Arc::new(PlatformDriver::new(Arc::new(Named(name.into())), api))).unwrap();
+        }
+        let memory = Memory::new();
+        memory.write(KERNEL_PAGE, &KERNEL_TEXT);
+        memory.write(USER_PAGE, &USER_TEXT);
+        Self { core, bus, iommu, hardware, soft, memory, failures: Cell::new(None) }
+    }
+
+    pub(crate) fn with_devices(names: &[&str]) -> Self {
+        let world = Self::new(SoftIommuConfig::default());
+        for name in names {
+            drop(world.plug(name));
+        }
+        world
+    }
+
+    pub(crate) fn plug(&self, name: &str) -> Arc<Device> {
+        self.bus.add_device(DeviceSpec::new(name)).unwrap()
+    }
+
+    pub(crate) fn unplug(&self, name: &str) {
+        self.bus.remove_device(&self.bus.device(name).unwrap()).wait();
+    }
+
+    pub(crate) fn member(&self, name: &str) -> Arc<Member> {
+        Iommu::member(&self.bus.device(name).unwrap()).unwrap()
+    }
+
+    pub(crate) fn group(&self, name: &str) -> Arc<Group> {
+        self.member(name).group().clone()
+    }
+
+    pub(crate) fn bind(&self, name: &str, driver: &str) -> Result<(), Errno> {
+        let dev = self.bus.device(name).unwrap();
+        dev.set_driver_override(Some(driver));
+        let result = self.bus.bind(driver, name);
+        dev.set_driver_override(None);
+        result.map_err(|error| error.errno())
+    }
+
+    pub(crate) fn unbind(&self, name: &str) {
+        let driver = self.bus.device(name).unwrap().driver_hint().unwrap();
+        self.bus.unbind(&driver, name).unwrap().wait();
+    }
+
+    /// Lets the kernel's page be reached through the default domain, as its DMA API would.
+    pub(crate) fn map_kernel_page(group: &Group) {
+        let Some(domain) = group.default_domain() else { return };
+        if domain.kind().is_paging() && domain.translate(BUFFER).is_none() {
+            domain.map(BUFFER, KERNEL_PAGE, 0x1000, Access::ReadWrite).unwrap();
+        }
+    }
+
+    /// A domain of user space with its page at [`BUFFER`].
+    pub(crate) fn user_domain(group: &Group) -> Result<Arc<Domain>, HardwareError> {
+        let domain = group.allocate_paging()?;
+        match domain.map(BUFFER, USER_PAGE, 0x1000, Access::ReadWrite) {
+            Err(iommu_core::MapError::Hardware(error)) => Err(error),
+            other => Ok(other.map(|()| domain).unwrap()),
+        }
+    }
+
+    /// What the device sees at [`BUFFER`], and at the kernel page's physical address.
+    pub(crate) fn sees(&self, dev: &Device) -> [Seen; 2] {
+        [BUFFER, Iova::new(KERNEL_PAGE.get())].map(|at| {
+            let mut bytes = [0; 6];
+            match self.soft.dma_read(dev.id(), at, &mut bytes, &self.memory) {
+                Ok(()) if bytes == KERNEL_TEXT => Seen::Kernel,
+                Ok(()) if bytes == USER_TEXT => Seen::User,
+                Ok(()) => Seen::Other,
+                Err(_) => Seen::Nothing,
+            }
+        })
+    }
+
+    /// The n-th hardware call from now on fails, for one time.
+    pub(crate) fn fail_nth(&self, n: u64) {
+        self.hardware.fail_nth(n, HardwareError::new(Errno::EIO, "on command"));
+    }
+
+    /// Disarms; whether a call that was told to fail has done so since the last time.
+    pub(crate) fn disarm(&self) -> bool {
+        let before = self.failures.replace(self.hardware.last_failed().map(|call| call.number));
+        self.hardware.heal();
+        before != self.failures.get()
+    }
+}

@@ -1,0 +1,238 @@
+//! Small interleavings of ownership, explored by the model checker: every schedule where their number allows it.
+//!
+//! Each scene ends with the invariants of its title; all end with an idle group. `cargo xtask ci --only model` runs them
+//! and shows how many schedules each explored.
+#![cfg(shuttle)]
+#![expect(clippy::unwrap_used, reason = "what a test takes for granted may fail it")]
+
+use std::sync::Arc;
+
+use device_model::DeviceId;
+use device_model::sync::thread;
+use iommu_core::hardware::{Endpoint, EndpointProperties, HardwareDomain, HardwareError, IommuDriver};
+use iommu_core::placement::{AllTogether, GroupKey, Placement};
+use iommu_core::{
+    Attached, Claim, DefaultDomainType, DomainKind, Group, Iommu, KernelUse, Member, Owner, Ownership, TypeRequest,
+};
+use shuttle::scheduler::DfsScheduler;
+use shuttle::{Config, Runner};
+
+/// Schedules that a scene may take before it is sampled no further.
+const BUDGET: usize = 200_000;
+
+#[derive(Debug)]
+struct Null;
+
+impl IommuDriver for Null {
+    fn name(&self) -> &'static str {
+        "null"
+    }
+    fn probe(&self, _dev: &Endpoint) -> Result<EndpointProperties, HardwareError> {
+        Ok(EndpointProperties::default())
+    }
+    fn release(&self, _dev: &Endpoint) {}
+    fn allocate(&self, _kind: DomainKind, _dev: &Endpoint) -> Result<Box<dyn HardwareDomain>, HardwareError> {
+        Ok(Box::new(Self))
+    }
+    fn block(&self, _dev: &Endpoint) {}
+}
+
+impl HardwareDomain for Null {
+    fn attach(&self, _dev: &Endpoint) -> Result<(), HardwareError> {
+        Ok(())
+    }
+}
+
+/// A group of two devices.
+struct Scene {
+    iommu: Iommu,
+    hardware: Arc<dyn IommuDriver>,
+    members: [Arc<Member>; 2],
+}
+
+impl Scene {
+    fn new() -> Self {
+        let hardware: Arc<dyn IommuDriver> = Arc::new(Null);
+        let iommu = Iommu::new(AllTogether(hardware.clone()));
+        let members = [1, 2].map(|number| Self::plug(&iommu, &hardware, number));
+        Self { iommu, hardware, members }
+    }
+
+    fn plug(iommu: &Iommu, hardware: &Arc<dyn IommuDriver>, number: u64) -> Arc<Member> {
+        let endpoint = Endpoint { id: DeviceId::new(number), name: format!("dev{number}").into() };
+        let placement = Placement { iommu: hardware.clone(), key: GroupKey::Named("group".into()) };
+        iommu.add_endpoint(endpoint, placement).unwrap()
+    }
+
+    fn group(&self) -> Arc<Group> {
+        self.members[0].group().clone()
+    }
+}
+
+/// Explores a scene and says how many schedules there were.
+fn explore(title: &str, scene: impl Fn() + Send + Sync + 'static) {
+    let scheduler = DfsScheduler::new(Some(BUDGET), false);
+    let schedules = Runner::new(scheduler, Config::default()).run(scene);
+    let all = if schedules < BUDGET { "all" } else { "the first" };
+    println!("{title}: {all} {schedules} schedules");
+}
+
+fn kernel_use(member: &Arc<Member>) -> Result<KernelUse<Arc<Member>>, iommu_core::UseError> {
+    KernelUse::begin(member.clone(), &"kernel".into())
+}
+
+/// A user-owned group is off the default domain, any other is on it (I4).
+fn assert_consistent(group: &Group) {
+    let attached = group.attached();
+    match group.ownership() {
+        Ownership::User { .. } => assert!(matches!(attached, Attached::Blocking | Attached::Own)),
+        Ownership::Idle | Ownership::Kernel { .. } => assert!(matches!(attached, Attached::Default(_))),
+    }
+}
+
+#[test]
+fn two_uses_and_a_group_claim_have_one_winner() {
+    explore("two uses and a group claim (Lt4.1, Lt4.2)", || {
+        let scene = Scene::new();
+        let group = scene.group();
+        let users = scene.members.clone().map(|member| thread::spawn(move || kernel_use(&member)));
+        let claimer = group.clone();
+        let claim = thread::spawn(move || claimer.claim(&Owner::new("vfio")));
+        let uses = users.map(|user| user.join().unwrap());
+        let claim = claim.join().unwrap();
+        assert_ne!(uses[0].is_ok(), claim.is_ok());
+        assert_ne!(uses[1].is_ok(), claim.is_ok());
+        assert_consistent(&group);
+        drop((uses, claim));
+        assert_eq!(group.ownership(), Ownership::Idle);
+    });
+}
+
+#[test]
+fn a_use_that_ends_and_a_claim() {
+    explore("use, end of the use, and a device claim (Lt4.3, Lt4.5)", || {
+        let scene = Scene::new();
+        let group = scene.group();
+        let member = scene.members[0].clone();
+        let user = thread::spawn(move || kernel_use(&member).is_ok());
+        let claim = scene.members[1].claim(&Owner::new("iommufd"));
+        let used = user.join().unwrap();
+        assert!(used || claim.is_ok(), "the first of the two wins");
+        assert_consistent(&group);
+        drop(claim);
+        assert_eq!(group.ownership(), Ownership::Idle);
+    });
+}
+
+#[test]
+fn two_owners_and_a_use() {
+    explore("two device claims of two owners and a use", || {
+        let scene = Scene::new();
+        let group = scene.group();
+        let claims =
+            scene.members.clone().map(|member| thread::spawn(move || member.claim(&Owner::new(member.name().clone()))));
+        let used = kernel_use(&scene.members[0]);
+        let claims = claims.map(|claim| claim.join().unwrap());
+        let winners = claims.iter().filter(|claim| claim.is_ok()).count() + usize::from(used.is_ok());
+        assert_eq!(winners, 1);
+        assert_consistent(&group);
+        drop((claims, used));
+        assert_eq!(group.ownership(), Ownership::Idle);
+    });
+}
+
+#[test]
+fn claims_of_one_owner_nest() {
+    explore("two device claims of one owner, each released (T14)", || {
+        let scene = Scene::new();
+        let group = scene.group();
+        let owner = Owner::new("iommufd");
+        let threads = scene.members.clone().map(|member| {
+            let owner = owner.clone();
+            thread::spawn(move || {
+                let claim = member.claim(&owner).unwrap();
+                assert_ne!(member.group().attached(), Attached::Default(DefaultDomainType::Dma));
+                drop(claim);
+            })
+        });
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(group.ownership(), Ownership::Idle);
+        assert_consistent(&group);
+    });
+}
+
+#[test]
+fn claim_and_hot_add() {
+    explore("claim and hot-add (Lt4.7, Lt4.8)", || {
+        let scene = Scene::new();
+        let group = scene.group();
+        let (iommu, hardware) = (scene.iommu.clone(), scene.hardware.clone());
+        let plug = thread::spawn(move || Scene::plug(&iommu, &hardware, 3));
+        let claim = group.claim(&Owner::new("vfio")).unwrap();
+        let late = plug.join().unwrap();
+        assert!(Arc::ptr_eq(late.group(), &group));
+        assert!(kernel_use(&late).is_err(), "I14");
+        assert_consistent(&group);
+        drop(claim);
+        assert!(kernel_use(&late).is_ok());
+    });
+}
+
+#[test]
+fn claim_and_hot_remove() {
+    explore("claim and hot-remove (Lt4.9)", || {
+        let scene = Scene::new();
+        let group = scene.group();
+        let (iommu, leaving) = (scene.iommu.clone(), scene.members[1].clone());
+        let unplug = thread::spawn(move || iommu.remove(&leaving));
+        let claim = scene.members[1].claim(&Owner::new("iommufd"));
+        unplug.join().unwrap();
+        assert_eq!(group.ownership().is_held(), claim.is_ok(), "removal changes no count (I19)");
+        assert_consistent(&group);
+        drop(claim);
+        assert_eq!(group.ownership(), Ownership::Idle);
+        assert_consistent(&group);
+    });
+}
+
+#[test]
+fn type_change_and_a_use() {
+    explore("type change and a use (It10.5)", || {
+        let scene = Scene::new();
+        let group = scene.group();
+        let (iommu, changed) = (scene.iommu.clone(), group.clone());
+        let identity = TypeRequest::Explicit(DefaultDomainType::Identity);
+        let change = thread::spawn(move || iommu.set_type(&changed, identity));
+        let used = kernel_use(&scene.members[0]).unwrap();
+        let before = group.default_domain_type();
+        let change = change.join().unwrap();
+        if change.is_err() {
+            assert_eq!(group.default_domain_type(), Some(DefaultDomainType::Dma));
+        }
+        assert_eq!(group.default_domain_type(), before, "the type does not change under a user");
+        assert_consistent(&group);
+        drop(used);
+    });
+}
+
+#[test]
+fn attach_replace_and_release() {
+    explore("attach, replace and a release", || {
+        let scene = Scene::new();
+        let group = scene.group();
+        let owner = Owner::new("iommufd");
+        let [first, second]: [Claim; 2] = scene.members.clone().map(|member| member.claim(&owner).unwrap());
+        let domain = group.allocate_paging().unwrap();
+        let other = group.allocate_paging().unwrap();
+        let attach = thread::spawn(move || {
+            let _ = first.attach(&domain);
+        });
+        let replace = thread::spawn(move || second.replace(&other).unwrap());
+        attach.join().unwrap();
+        replace.join().unwrap();
+        assert_eq!(group.ownership(), Ownership::Idle, "both claims went with their threads");
+        assert_consistent(&group);
+    });
+}
