@@ -1,14 +1,16 @@
 //! `cargo xtask ci`: everything that a change must pass, cheapest first; names every step that failed.
 
+mod shell;
+
 use std::io::{IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
 
 use anstream::{print, println};
 use anstyle::{AnsiColor, Style};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, bail, ensure};
 
-use crate::replay;
+use shell::{Shell, succeeds};
 
 const LIBRARIES: [&str; 4] = ["device-model", "iommu-core", "iommufd-owner", "vfio-owner"];
 const BARE_TARGET: &str = "x86_64-unknown-none";
@@ -39,6 +41,8 @@ struct Step {
 
 enum Verdict {
     Passed,
+    /// Passed as far as it could be run here, and what is lacking.
+    Partly(&'static str),
     /// What it needs cannot be had here.
     Skipped(&'static str),
 }
@@ -51,8 +55,8 @@ const STEPS: &[Step] = &[
     Step { name: "test", what: "unit, property and documentation tests", run: test },
     Step { name: "model", what: "interleavings under the model checker", run: model },
     Step { name: "demo", what: "the demo plays to its end", run: demo },
-    Step { name: "replay", what: "what our stack answers is what Linux answered", run: replay_recordings },
-    Step { name: "bench", what: "benchmarks compile and run once", run: bench },
+    Step { name: "replay", what: "what our stack answers is what Linux answered", run: replay },
+    Step { name: "bench", what: "benchmarks compile and run once, unoptimized", run: bench },
     Step { name: "package", what: "each crate packages on its own", run: package },
     Step { name: "deny", what: "licences, sources, layers", run: deny },
     Step { name: "miri", what: "the core under miri", run: miri },
@@ -68,20 +72,21 @@ impl Ci {
             return Ok(true);
         }
         if let Some(unknown) = self.only.iter().find(|name| STEPS.iter().all(|step| step.name != **name)) {
-            anyhow::bail!("no step called `{unknown}`; `--list` lists them");
+            bail!("no step called `{unknown}`; `--list` lists them");
         }
         std::env::set_current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))?;
-        let shell = Shell { verbose: self.verbose };
+        let terminal = std::io::stdout().is_terminal();
         let chosen = STEPS.iter().filter(|step| self.only.is_empty() || self.only.iter().any(|name| name == step.name));
         let mut failed = Vec::new();
         for step in chosen {
-            if std::io::stdout().is_terminal() {
+            if terminal {
                 print!("{DIM}  ..  {:<9} {}{DIM:#}\r", step.name, step.what);
                 std::io::stdout().flush()?;
             }
+            let shell = Shell::new(self.verbose, terminal);
             let begin = Instant::now();
             let verdict = (step.run)(&shell);
-            report(step, &verdict, begin.elapsed());
+            report(step, &verdict, shell.tests_passed(), begin.elapsed());
             if verdict.is_err() {
                 failed.push(step.name);
             }
@@ -93,60 +98,17 @@ impl Ci {
     }
 }
 
-fn report(step: &Step, verdict: &Result<Verdict>, took: Duration) {
+fn report(step: &Step, verdict: &Result<Verdict>, tests: usize, took: Duration) {
     let (mark, style, remark) = match verdict {
+        Ok(Verdict::Passed) if tests > 0 => (" ok ", GOOD, format!("{}: {tests} passed", step.what)),
         Ok(Verdict::Passed) => (" ok ", GOOD, step.what.to_owned()),
+        Ok(Verdict::Partly(lacking)) => (" ok ", GOOD, format!("{} ({lacking})", step.what)),
         Ok(Verdict::Skipped(why)) => ("skip", DIM, format!("{} ({why})", step.what)),
         Err(error) => ("FAIL", BAD, format!("{error:#}")),
     };
-    println!("{style} {mark} {style:#} {:<9} {DIM}{:>6.1} s{DIM:#}  {remark}", step.name, took.as_secs_f64());
-}
-
-/// Runs commands.
-struct Shell {
-    verbose: bool,
-}
-
-impl Shell {
-    /// Runs `cargo` with the words of `line`. Test results are always shown, all output only if it fails.
-    fn cargo(&self, line: &str, env: &[(&str, &str)]) -> Result<()> {
-        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-        let mut command = duct::cmd(cargo, line.split_whitespace()).stderr_to_stdout().unchecked();
-        // What cargo tells the tasks that it runs would make every other build differ from this one.
-        for (name, _) in
-            std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_") || name == "CARGO_MANIFEST_DIR")
-        {
-            command = command.env_remove(name);
-        }
-        command = env.iter().fold(command, |command, (name, value)| command.env(name, value));
-        if self.verbose {
-            let output = command.run()?;
-            ensure!(output.status.success(), "cargo {line}");
-            return Ok(());
-        }
-        let output = command.stdout_capture().run().with_context(|| format!("cargo {line}"))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        if output.status.success() {
-            for line in text.lines().filter(|line| line.starts_with("test result:")) {
-                println!("{line}");
-            }
-        } else {
-            println!("{text}");
-        }
-        ensure!(output.status.success(), "cargo {line}");
-        Ok(())
-    }
-
-    /// Whether a command can be run at all.
-    fn has(&self, program: &str, arguments: &[&str]) -> bool {
-        let _ = self.verbose;
-        duct::cmd(program, arguments)
-            .stdout_null()
-            .stderr_null()
-            .unchecked()
-            .run()
-            .is_ok_and(|out| out.status.success())
-    }
+    // What the terminal shows of a step while it runs gives way to its verdict.
+    let clear = if std::io::stdout().is_terminal() { "\x1b[K" } else { "" };
+    println!("{clear}{style} {mark} {style:#} {:<9} {DIM}{:>6.1} s{DIM:#}  {remark}", step.name, took.as_secs_f64());
 }
 
 fn format(shell: &Shell) -> Result<Verdict> {
@@ -168,14 +130,14 @@ fn docs(shell: &Shell) -> Result<Verdict> {
 }
 
 fn no_std(shell: &Shell) -> Result<Verdict> {
-    let installed = duct::cmd("rustc", ["--print", "target-libdir", "--target", BARE_TARGET]).read();
-    let there = installed.is_ok_and(|folder| Path::new(folder.trim()).is_dir());
-    let bare = there || shell.has("rustup", &["target", "add", BARE_TARGET]);
+    let libraries = duct::cmd("rustc", ["--print", "target-libdir", "--target", BARE_TARGET]).stderr_null().read();
+    let bare = libraries.is_ok_and(|folder| Path::new(folder.trim()).is_dir())
+        || succeeds("rustup", &["target", "add", BARE_TARGET]);
+    let target: &[&str] = if bare { &["--target", BARE_TARGET] } else { &[] };
     for library in LIBRARIES {
-        let target = if bare { format!("--target {BARE_TARGET}") } else { String::new() };
-        shell.cargo(&format!("build -p {library} --no-default-features {target}"), &[])?;
+        shell.cargo(&format!("build -p {library} --no-default-features {}", target.join(" ")), &[])?;
     }
-    Ok(if bare { Verdict::Passed } else { Verdict::Skipped("built for this machine: no bare target can be had") })
+    Ok(if bare { Verdict::Passed } else { Verdict::Partly("built for this machine: no bare target can be had") })
 }
 
 fn test(shell: &Shell) -> Result<Verdict> {
@@ -184,12 +146,14 @@ fn test(shell: &Shell) -> Result<Verdict> {
 }
 
 fn model(shell: &Shell) -> Result<Verdict> {
-    for library in LIBRARIES.iter().filter(|library| Path::new(library).join("tests/model.rs").is_file()) {
-        shell.cargo(
-            &format!("test -p {library} --release --test model --target-dir target/shuttle"),
-            &[("RUSTFLAGS", "--cfg shuttle")],
-        )?;
+    let modelled: Vec<&str> =
+        LIBRARIES.into_iter().filter(|library| Path::new(library).join("tests/model.rs").is_file()).collect();
+    if modelled.is_empty() {
+        return Ok(Verdict::Skipped("no crate has a tests/model.rs"));
     }
+    // A target folder of its own, or each change of RUSTFLAGS builds the world anew.
+    let line = format!("test -p {} --release --test model --target-dir target/shuttle", modelled.join(" -p "));
+    shell.cargo(&line, &[("RUSTFLAGS", "--cfg shuttle")])?;
     Ok(Verdict::Passed)
 }
 
@@ -198,90 +162,63 @@ fn demo(shell: &Shell) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-fn replay_recordings(shell: &Shell) -> Result<Verdict> {
-    let files: Vec<String> = replay::recordings().iter().map(|path| path.display().to_string()).collect();
-    ensure!(!files.is_empty(), "no recordings in testdata/scenarios");
-    let line = format!("run --quiet --package xtask -- replay --check --allow-unknown {}", files.join(" "));
+/// No answer may differ; once every step is known, `--allow-unknown` goes.
+fn replay(shell: &Shell) -> Result<Verdict> {
+    let folders = "testdata/scenarios/basics testdata/scenarios/random";
+    let line = format!("run --quiet --package xtask -- replay --check --allow-unknown {folders}");
     shell.cargo(&line, &[])?;
     Ok(Verdict::Passed)
 }
 
+/// As tests, so that they share what the tests built: criterion runs each once unless it is told to measure.
 fn bench(shell: &Shell) -> Result<Verdict> {
-    shell.cargo("bench --workspace --benches -- --test", &[])?;
+    shell.cargo("test --workspace --all-features --exclude xtask --benches", &[])?;
     Ok(Verdict::Passed)
 }
 
+/// Builds every crate from its archive, and looks that the archive has what its reader needs.
 fn package(shell: &Shell) -> Result<Verdict> {
-    forget_packages()?;
-    shell.cargo("package --workspace --exclude xtask --allow-dirty --quiet --target-dir target/packaged", &[])?;
-    Ok(Verdict::Passed)
-}
-
-/// What an earlier run packaged has the same version, so cargo would take it for what is packaged now: the builds, and
-/// the sources that it unpacks beside those of real registries. A registry in a folder has no host: its name begins with
-/// a dash.
-fn forget_packages() -> Result<()> {
-    if Path::new("target/packaged").is_dir() {
-        std::fs::remove_dir_all("target/packaged")?;
-    }
-    let Some(home) =
-        std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(".cargo")))
-    else {
-        return Ok(());
-    };
-    let entries = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-    let registries = ["src", "cache"].map(|part| entries(home.join("registry").join(part)));
-    for registry in
-        registries.into_iter().flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with('-'))
-    {
-        for unpacked in entries(registry.path()) {
-            let name = unpacked.file_name().to_string_lossy().into_owned();
-            if !LIBRARIES.iter().any(|library| name.starts_with(&format!("{library}-{}", env!("CARGO_PKG_VERSION")))) {
-                continue;
-            }
-            let path = unpacked.path();
-            if path.is_dir() { std::fs::remove_dir_all(path)? } else { std::fs::remove_file(path)? }
+    for library in LIBRARIES {
+        let packed = shell.cargo(&format!("package -p {library} --allow-dirty --list"), &[])?;
+        for file in ["README.md", "LICENSE-MIT", "LICENSE-APACHE"] {
+            ensure!(packed.lines().any(|line| line == file), "{library}: no {file} in the package");
         }
     }
-    Ok(())
+    // A version of a crate never changes, cargo holds: in a folder where it has verified this one before, it would build
+    // the dependents with what our crates were then. So each run has a folder of its own.
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos();
+    let folder = format!("target/package-{now}");
+    let verified =
+        shell.cargo(&format!("package --workspace --exclude xtask --allow-dirty --target-dir {folder}"), &[]);
+    // What cannot be cleared away is no fault of the crates.
+    let _ = std::fs::remove_dir_all(&folder);
+    verified.map(|_| Verdict::Passed)
 }
 
 fn deny(shell: &Shell) -> Result<Verdict> {
-    let own = Path::new("target/tools/bin/cargo-deny");
-    if !shell.has("cargo-deny", &["--version"]) && !own.is_file() {
-        let installed = shell.has("cargo", &["install", "cargo-deny", "--locked", "--root", "target/tools"]);
-        if !installed {
-            return Ok(Verdict::Skipped("cargo-deny cannot be had"));
-        }
+    const OWN: &str = "target/tools/bin/cargo-deny";
+    // Unoptimized, it is built in half the time and runs in a second.
+    let install = ["install", "cargo-deny", "--locked", "--debug", "--root", "target/tools"];
+    let program = if succeeds("cargo-deny", &["--version"]) {
+        "cargo-deny"
+    } else if Path::new(OWN).is_file() || succeeds("cargo", &install) {
+        OWN
+    } else {
+        return Ok(Verdict::Skipped("cargo-deny cannot be had"));
+    };
+    shell.run(program, &["check", "bans", "licenses", "sources"], &[])?;
+    if !succeeds(program, &["fetch", "db"]) {
+        return Ok(Verdict::Partly("without advisories: their database cannot be reached"));
     }
-    let program = if own.is_file() { own.to_owned() } else { "cargo-deny".into() };
-    let output = duct::cmd(program, ["check", "bans", "licenses", "sources"])
-        .stderr_to_stdout()
-        .stdout_capture()
-        .unchecked()
-        .run()?;
-    if !output.status.success() {
-        println!("{}", String::from_utf8_lossy(&output.stdout));
-    }
-    ensure!(output.status.success(), "cargo deny check");
+    shell.run(program, &["check", "advisories"], &[])?;
     Ok(Verdict::Passed)
 }
 
 fn miri(shell: &Shell) -> Result<Verdict> {
-    if !shell.has("cargo", &["+nightly", "miri", "--version"]) {
+    let nightly = ["run", "nightly", "cargo", "miri"];
+    if !succeeds("rustup", &[&nightly[..], &["--version"]].concat()) {
         return Ok(Verdict::Skipped("no nightly with miri here"));
     }
-    let output = duct::cmd!("rustup", "run", "nightly", "cargo", "miri", "test", "-p", "device-model", "--lib")
-        .env_remove("RUSTUP_TOOLCHAIN")
-        .env_remove("CARGO")
-        .env_remove("RUSTC")
-        .stderr_to_stdout()
-        .stdout_capture()
-        .unchecked()
-        .run()?;
-    if !output.status.success() {
-        println!("{}", String::from_utf8_lossy(&output.stdout));
-    }
-    ensure!(output.status.success(), "cargo miri test");
+    shell.run("rustup", &[&nightly[..], &["test", "-p", "device-model", "--lib"]].concat(), &[])?;
     Ok(Verdict::Passed)
 }

@@ -2,16 +2,19 @@
 
 mod language;
 mod player;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::collections::btree_map::Entry;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use vfio_owner::iommu_core::sysfs::{DirTree, Snapshot};
 use vfio_owner::testbed::Machine;
 
-use language::{Line, Scenario};
+use language::{Action, Line, Scenario, Step};
 use player::{Player, Reply};
 
 #[derive(clap::Args)]
@@ -22,7 +25,10 @@ pub(crate) struct Replay {
     /// With --check, fail only on steps that differ
     #[arg(long, requires = "check")]
     allow_unknown: bool,
-    /// Scenario files
+    /// With --check, play each file only up to its first step of VFIO or iommufd
+    #[arg(long, requires = "check")]
+    machine_only: bool,
+    /// Scenario files, or folders of them
     #[arg(required = true)]
     files: Vec<PathBuf>,
 }
@@ -40,13 +46,12 @@ pub(crate) fn snapshot(name: &str) -> Result<Snapshot> {
     Snapshot::load(&DirTree::new(&folder)).with_context(|| format!("topology `{name}`"))
 }
 
-/// All recordings that come with the project.
-pub(crate) fn recordings() -> Vec<PathBuf> {
-    let folders = ["basics", "random"].map(|folder| testdata().join("scenarios").join(folder));
-    let mut files: Vec<PathBuf> = folders
-        .iter()
-        .filter_map(|folder| std::fs::read_dir(folder).ok())
-        .flat_map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())))
+/// The scenarios in a folder, by name; anything else is a scenario itself.
+pub(crate) fn scenarios(path: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(path) else { return vec![path.to_owned()] };
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "scn"))
         .collect();
     files.sort();
     files
@@ -54,72 +59,106 @@ pub(crate) fn recordings() -> Vec<PathBuf> {
 
 #[derive(Default)]
 struct Tally {
+    files: usize,
     steps: usize,
     agree: usize,
     differ: usize,
     unknown: usize,
+    /// Steps of VFIO and iommufd, and those behind them, with `--machine-only`.
+    left_out: usize,
+    /// Files that could not be read.
+    broken: usize,
+}
+
+impl Tally {
+    fn print(&self, replay: &Replay, out: &mut impl Write) -> Result<()> {
+        let Self { files, steps, agree, differ, unknown, left_out, .. } = self;
+        if replay.machine_only {
+            writeln!(out, "replay: {left_out} steps left out, of VFIO or iommufd or behind such a step")?;
+        }
+        writeln!(out, "replay: {files} files, {steps} steps, {agree} agree, {differ} differ, {unknown} unknown")?;
+        Ok(())
+    }
 }
 
 impl Replay {
-    /// Plays every file; whether the exit status is that of success.
+    /// Plays every file that can be read; whether the exit status is that of success.
     pub(crate) fn run(&self) -> Result<bool> {
-        let mut snapshots: BTreeMap<String, Snapshot> = BTreeMap::new();
+        let mut snapshots = BTreeMap::new();
         let mut tally = Tally::default();
         let mut out = anstream::stdout().lock();
-        for path in &self.files {
-            let scenario = Scenario::read(path)?;
-            if !snapshots.contains_key(&scenario.topology) {
-                let loaded = snapshot(&scenario.topology).with_context(|| format!("{}", path.display()))?;
-                snapshots.insert(scenario.topology.clone(), loaded);
-            }
-            let Some(machine) = snapshots.get(&scenario.topology).map(Machine::boot) else { continue };
-            for line in self.play(&scenario, Player::new(machine), &mut tally) {
-                writeln!(out, "{line}")?;
+        for path in self.files.iter().flat_map(|path| scenarios(path)) {
+            match open(&path, &mut snapshots) {
+                Ok((scenario, player)) => self.play(&scenario, player, &mut tally, &mut out)?,
+                Err(error) => {
+                    anstream::eprintln!("{error:#}");
+                    tally.broken += 1;
+                }
             }
         }
-        if !self.check {
-            return Ok(true);
+        if self.check {
+            tally.print(self, &mut out)?;
         }
-        let Tally { steps, agree, differ, unknown } = tally;
-        let files = self.files.len();
-        writeln!(out, "replay: {files} files, {steps} steps, {agree} agree, {differ} differ, {unknown} unknown")?;
-        Ok(differ == 0 && (unknown == 0 || self.allow_unknown))
+        Ok(tally.broken == 0 && tally.differ == 0 && (tally.unknown == 0 || self.allow_unknown))
     }
 
-    /// The lines to print.
-    fn play(&self, scenario: &Scenario, mut player: Player, tally: &mut Tally) -> Vec<String> {
-        let mut printed = Vec::new();
+    fn play(&self, scenario: &Scenario, mut player: Player, tally: &mut Tally, out: &mut impl Write) -> Result<()> {
+        tally.files += 1;
+        let mut behind_another_layer = false;
         for (number, line) in (1..).zip(&scenario.lines) {
             let step = match line {
-                Line::Text(text) if !self.check => {
-                    printed.push(text.clone());
+                Line::Text(_) if self.check => continue,
+                Line::Text(text) => {
+                    writeln!(out, "{text}")?;
                     continue;
                 }
-                Line::Text(_) => continue,
                 Line::Step(step) => step,
             };
-            let reply = player.play(step);
-            if !self.check {
-                printed.push(step.with_answer(&reply));
+            behind_another_layer |= !matches!(step.action, Action::Machine(_));
+            if self.machine_only && behind_another_layer {
+                tally.left_out += 1;
                 continue;
             }
-            tally.steps += 1;
-            let place = format!("{}:{number}: {}", scenario.path.display(), step.text);
-            match (&step.recorded, &reply) {
-                (_, Reply::Unknown(reason)) => {
-                    tally.unknown += 1;
-                    if !self.allow_unknown {
-                        printed.push(format!("{place}\n    unknown: {reason}"));
-                    }
-                }
-                (Some(recorded), Reply::Answer(ours)) if recorded == ours => tally.agree += 1,
-                (recorded, Reply::Answer(ours)) => {
-                    tally.differ += 1;
-                    let recorded = recorded.as_deref().unwrap_or("nothing");
-                    printed.push(format!("{place}\n    recorded: {recorded}\n    ours:     {ours}"));
-                }
+            let reply = player.play(step);
+            if !self.check {
+                writeln!(out, "{}", step.with_answer(&reply))?;
+            } else if let Some(verdict) = self.compare(step, &reply, tally) {
+                writeln!(out, "{}:{number}: {}\n{verdict}", scenario.path.display(), step.text)?;
             }
         }
-        printed
+        Ok(())
     }
+
+    /// Counts a step; what to say of it, if anything.
+    fn compare(&self, step: &Step, reply: &Reply, tally: &mut Tally) -> Option<String> {
+        tally.steps += 1;
+        let recorded = step.recorded.as_deref().unwrap_or("nothing");
+        match reply {
+            Reply::Unknown(reason) => {
+                tally.unknown += 1;
+                (!self.allow_unknown).then(|| format!("    recorded: {recorded}\n    unknown:  {reason}"))
+            }
+            Reply::Answer(ours) if ours.to_string() == recorded => {
+                tally.agree += 1;
+                None
+            }
+            Reply::Answer(ours) => {
+                tally.differ += 1;
+                Some(format!("    recorded: {recorded}\n    ours:     {ours}"))
+            }
+        }
+    }
+}
+
+/// A scenario, and a player on its machine as it is after boot.
+fn open(path: &Path, snapshots: &mut BTreeMap<String, Snapshot>) -> Result<(Scenario, Player)> {
+    let scenario = Scenario::read(path)?;
+    let machine = match snapshots.entry(scenario.topology.clone()) {
+        Entry::Occupied(known) => Machine::boot(known.get()),
+        Entry::Vacant(place) => {
+            let loaded = snapshot(place.key()).with_context(|| format!("{}", path.display()))?;
+            Machine::boot(place.insert(loaded))
+        }
+    };
+    Ok((scenario, Player::new(machine)))
 }

@@ -1,9 +1,15 @@
 //! The scenario language: a step a line, the recorded answer behind `->`, comments behind `#`.
 
+mod step;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
+
+pub(crate) use step::{Action, Call, Handle, MachineStep, Open};
 
 /// A scenario file.
 #[derive(Debug)]
@@ -25,8 +31,9 @@ pub(crate) enum Line {
 pub(crate) struct Step {
     pub(crate) action: Action,
     pub(crate) run: Run,
-    /// As it stands in the file, without answer and comment.
+    /// As it stands in the file, without answer and comment, single blanks between the words.
     pub(crate) text: String,
+    /// The answer in the recorded form, single blanks between the words.
     pub(crate) recorded: Option<String>,
     pub(crate) comment: Option<String>,
 }
@@ -38,60 +45,8 @@ pub(crate) enum Run {
     Background,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Action {
-    Machine(MachineStep),
-    /// A step on a handle of VFIO or iommufd: what opens or uses it, by its verb.
-    Handle {
-        opens: Option<String>,
-        words: Vec<String>,
-    },
-}
-
-/// What is done to the machine through sysfs.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum MachineStep {
-    Bind { device: String, driver: String },
-    Unbind { device: String },
-    Probe { device: String },
-    Driver { device: String },
-    Group { device: String },
-    Type { device: String },
-    SetType { device: String, kind: String },
-    Remove { device: String },
-    Rescan,
-    Wait,
-}
-
-/// What opens a handle: the word behind `H =`, or behind `H = X`.
-const OPENERS: [&str; 7] = ["container", "group", "iommufd", "cdev", "get-device", "ioas-alloc", "hwpt-alloc"];
-/// What is done with a handle: the word behind it.
-const VERBS: [&str; 21] = [
-    "status",
-    "set-container",
-    "unset-container",
-    "check-extension",
-    "set-iommu",
-    "map",
-    "unmap",
-    "unmap-all",
-    "map-any",
-    "copy-from",
-    "ranges",
-    "allow",
-    "bind",
-    "attach",
-    "detach",
-    "destroy",
-    "info",
-    "reset",
-    "get-device",
-    "ioas-alloc",
-    "hwpt-alloc",
-];
-
 impl Scenario {
-    /// Reads a file; an error names the line.
+    /// Reads a file; an error names the file, and the line with its reason.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
         Self::parse(path, &text)
@@ -100,102 +55,58 @@ impl Scenario {
     pub(crate) fn parse(path: &Path, text: &str) -> Result<Self> {
         let mut topology = None;
         let mut lines = Vec::new();
-        for (number, line) in text.lines().enumerate() {
-            let parsed = Line::parse(line).with_context(|| format!("{}:{}", path.display(), number + 1))?;
-            if let Line::Text(text) = &parsed
-                && let Some(name) = text.strip_prefix("topology ")
-            {
-                topology = Some(name.trim().to_owned());
-            }
-            lines.push(parsed);
+        for (number, line) in (1..).zip(text.lines()) {
+            let read = read_line(line, &mut topology).with_context(|| format!("{}:{number}", path.display()))?;
+            lines.push(read);
         }
         let topology = topology.with_context(|| format!("{}: no line `topology NAME`", path.display()))?;
         Ok(Self { path: path.to_owned(), topology, lines })
     }
 }
 
-impl Line {
-    fn parse(line: &str) -> Result<Self> {
-        let (body, comment) = match line.split_once('#') {
-            Some((body, comment)) => (body, Some(comment.trim().to_owned())),
-            None => (line, None),
-        };
-        if body.trim().is_empty() || body.trim_start().starts_with("topology ") {
-            return Ok(Self::Text(line.to_owned()));
+fn read_line(line: &str, topology: &mut Option<String>) -> Result<Line> {
+    let (body, comment) = match line.split_once('#') {
+        Some((body, comment)) => (body, Some(comment.trim().to_owned())),
+        None => (line, None),
+    };
+    let words: Vec<&str> = body.split_whitespace().collect();
+    match words.as_slice() {
+        [] => return Ok(Line::Text(line.to_owned())),
+        ["topology", name] => {
+            ensure!(topology.is_none(), "a second `topology`");
+            *topology = Some((*name).to_owned());
+            return Ok(Line::Text(line.to_owned()));
         }
-        let (text, recorded) = match body.split_once("->") {
-            Some((text, answer)) => (text.trim(), Some(answer.split_whitespace().collect::<Vec<_>>().join(" "))),
-            None => (body.trim(), None),
-        };
-        ensure!(recorded.as_deref() != Some(""), "nothing stands behind `->`");
-        let (command, run) = match text.strip_suffix('&') {
-            Some(command) => (command.trim(), Run::Background),
-            None => (text, Run::Foreground),
-        };
-        let action = Action::parse(&command.split_whitespace().collect::<Vec<_>>())?;
-        let waits = matches!(action, Action::Machine(MachineStep::Unbind { .. } | MachineStep::Remove { .. }));
-        ensure!(run == Run::Foreground || waits, "only `unbind` and `remove` run in the background");
-        Ok(Self::Step(Step { action, run, text: text.to_owned(), recorded, comment }))
+        ["topology", ..] => bail!("not a step: `{}`; this one is `topology NAME`", words.join(" ")),
+        _ => ensure!(topology.is_some(), "a step before the line `topology NAME`"),
     }
+    let (words, recorded) = match words.iter().position(|word| *word == "->") {
+        Some(arrow) => {
+            let (step, answer) = words.split_at(arrow);
+            (step, Some(recorded(answer)?))
+        }
+        None => (words.as_slice(), None),
+    };
+    let (command, run) = match words.split_last() {
+        Some((&"&", command)) => (command, Run::Background),
+        _ => (words, Run::Foreground),
+    };
+    let action = Action::parse(command)?;
+    let waits = matches!(action, Action::Machine(MachineStep::Unbind { .. } | MachineStep::Remove { .. }));
+    ensure!(run == Run::Foreground || waits, "only `unbind` and `remove` run in the background");
+    Ok(Line::Step(Step { action, run, text: words.join(" "), recorded, comment }))
 }
 
-impl Action {
-    fn parse(words: &[&str]) -> Result<Self> {
-        let owned = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
-        if let Some(step) = MachineStep::parse(words)? {
-            return Ok(Self::Machine(step));
-        }
-        match words {
-            [handle, "=", rest @ ..] => {
-                ensure!(rest.iter().take(2).any(|word| OPENERS.contains(word)), "nothing known opens {handle}");
-                Ok(Self::Handle { opens: Some((*handle).to_owned()), words: owned(rest) })
-            }
-            ["close", _] => Ok(Self::Handle { opens: None, words: owned(words) }),
-            [_, verb, ..] if VERBS.contains(verb) => Ok(Self::Handle { opens: None, words: owned(words) }),
-            _ => bail!("not a step: `{}`", words.join(" ")),
-        }
+/// The words from `->` on: `ok`, `ok VALUE`, `blocked` or the name of an errno, any that Linux may have.
+fn recorded(words: &[&str]) -> Result<String> {
+    let errno = |word: &str| word.strip_prefix('E').is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_alphanumeric()));
+    match words {
+        [_] => bail!("nothing stands behind `->`"),
+        [_, "ok", ..] | [_, "blocked"] => {}
+        [_, word] if errno(word) => {}
+        _ => bail!("not an answer: `{}`", words.join(" ")),
     }
-}
-
-impl MachineStep {
-    /// `None` when the words do not begin like a step of the machine.
-    fn parse(words: &[&str]) -> Result<Option<Self>> {
-        let [verb, arguments @ ..] = words else { return Ok(None) };
-        let device = || arguments.first().map(|word| (*word).to_owned()).context("a device is missing");
-        let second = |what: &'static str| {
-            arguments.get(1).map(|word| (*word).to_owned()).with_context(|| format!("a {what} is missing"))
-        };
-        let (step, arity) = match *verb {
-            "bind" => (Self::Bind { device: device()?, driver: second("driver")? }, 2),
-            "unbind" => (Self::Unbind { device: device()? }, 1),
-            "probe" => (Self::Probe { device: device()? }, 1),
-            "driver" => (Self::Driver { device: device()? }, 1),
-            "group" => (Self::Group { device: device()? }, 1),
-            "type" => (Self::Type { device: device()? }, 1),
-            "set-type" => (Self::SetType { device: device()?, kind: second("type")? }, 2),
-            "remove" => (Self::Remove { device: device()? }, 1),
-            "rescan" => (Self::Rescan, 0),
-            "wait" => (Self::Wait, 0),
-            _ => return Ok(None),
-        };
-        ensure!(arguments.len() == arity, "`{verb}` takes {arity} words, not {}", arguments.len());
-        Ok(Some(step))
-    }
-
-    /// The device that it is about.
-    pub(crate) fn device(&self) -> Option<&str> {
-        match self {
-            Self::Bind { device, .. }
-            | Self::Unbind { device }
-            | Self::Probe { device }
-            | Self::Driver { device }
-            | Self::Group { device }
-            | Self::Type { device }
-            | Self::SetType { device, .. }
-            | Self::Remove { device } => Some(device),
-            Self::Rescan | Self::Wait => None,
-        }
-    }
+    Ok(words.split_first().map_or_else(String::new, |(_, answer)| answer.join(" ")))
 }
 
 impl Step {
@@ -203,41 +114,5 @@ impl Step {
     pub(crate) fn with_answer(&self, answer: &dyn fmt::Display) -> String {
         let comment = self.comment.as_ref().map_or_else(String::new, |comment| format!("  # {comment}"));
         format!("{:<44} -> {answer}{comment}", self.text)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_recording_is_printed_as_it_stands() {
-        let mut files = 0;
-        for path in crate::replay::recordings() {
-            let text = std::fs::read_to_string(&path).unwrap();
-            let scenario = Scenario::parse(&path, &text).unwrap();
-            let printed: Vec<String> = scenario
-                .lines
-                .iter()
-                .map(|line| match line {
-                    Line::Text(text) => text.clone(),
-                    Line::Step(step) => step.with_answer(step.recorded.as_ref().unwrap()),
-                })
-                .collect();
-            assert_eq!(printed.join("\n") + "\n", text, "{}", path.display());
-            files += 1;
-        }
-        assert!(files > 100, "only {files} recordings");
-    }
-
-    #[test]
-    fn an_error_names_the_line_and_the_reason() {
-        let of = |text: &str| format!("{:#}", Scenario::parse(Path::new("f.scn"), text).unwrap_err());
-        assert_eq!(of("topology pc\nbind 0000:00:03.0 -> ok"), "f.scn:2: a driver is missing");
-        assert_eq!(of("topology pc\nfrobnicate -> ok"), "f.scn:2: not a step: `frobnicate`");
-        assert_eq!(of("rescan & -> ok"), "f.scn:1: only `unbind` and `remove` run in the background");
-        assert_eq!(of("x = y -> ok"), "f.scn:1: nothing known opens x");
-        assert_eq!(of("rescan ->"), "f.scn:1: nothing stands behind `->`");
-        assert_eq!(of("# nothing"), "f.scn: no line `topology NAME`");
     }
 }

@@ -3,25 +3,45 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
-use vfio_owner::iommu_core::device_model::{Progress, Unbind};
+use vfio_owner::iommu_core::device_model::{Errno, Progress, Unbind};
 use vfio_owner::testbed::{Machine, MachineError};
 
-use super::language::{Action, MachineStep, Step};
+use super::language::{Action, Call, Handle, MachineStep, Open, Step};
 
 /// What our stack says to a step.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
-    /// The answer, in the recorded form.
-    Answer(String),
+    Answer(Answer),
     /// It cannot be said yet, and why.
-    Unknown(String),
+    Unknown(&'static str),
+}
+
+/// An answer, printed in the recorded form.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Ok,
+    Value(String),
+    /// It waits for a user.
+    Blocked,
+    Errno(Errno),
 }
 
 impl fmt::Display for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Answer(answer) => f.write_str(answer),
+            Self::Answer(answer) => answer.fmt(f),
             Self::Unknown(reason) => write!(f, "? ({reason})"),
+        }
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ok => f.write_str("ok"),
+            Self::Value(value) => write!(f, "ok {value}"),
+            Self::Blocked => f.write_str("blocked"),
+            Self::Errno(errno) => errno.fmt(f),
         }
     }
 }
@@ -32,7 +52,7 @@ pub(crate) struct Player {
     /// Background steps that wait, the oldest first, each with the device that it is about.
     waiting: VecDeque<(String, Unbind)>,
     /// The device behind each handle that was opened in the recording.
-    handles: BTreeMap<String, String>,
+    handles: BTreeMap<Handle, String>,
     /// Devices whose group a step that is not known yet may have changed.
     doubtful: BTreeSet<String>,
 }
@@ -48,15 +68,13 @@ impl Player {
             Action::Machine(machine_step) => {
                 let doubt = self.doubts(machine_step);
                 let answer = self.play_machine(machine_step);
-                if doubt {
-                    Reply::Unknown("follows a step that is not known yet".to_owned())
-                } else {
-                    Reply::Answer(answer)
-                }
+                if doubt { Reply::Unknown("follows a step that is not known yet") } else { Reply::Answer(answer) }
             }
-            Action::Handle { opens, words } => {
-                self.note(opens.as_deref(), words, step.recorded.as_deref());
-                Reply::Unknown(format!("`{}` is not known yet", verb(opens.is_some(), words)))
+            Action::Open(..) | Action::Call(..) | Action::Close(_) => {
+                if step.recorded.as_deref().is_some_and(|answer| answer.starts_with("ok")) {
+                    self.note(&step.action);
+                }
+                Reply::Unknown("a step of VFIO or iommufd: not known yet")
             }
         }
     }
@@ -70,21 +88,20 @@ impl Player {
         }
     }
 
-    /// Keeps account of what a step that is not known yet would have claimed or opened.
-    fn note(&mut self, opens: Option<&str>, words: &[String], recorded: Option<&str>) {
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        if !recorded.is_some_and(|answer| answer.starts_with("ok")) {
-            return;
-        }
-        let (opened, claimed) = match words.as_slice() {
-            ["group" | "cdev", device] => (Some((*device).to_owned()), None),
-            [_, "get-device", device] => (Some((*device).to_owned()), Some((*device).to_owned())),
-            [handle, "set-container" | "bind", ..] => (None, self.handles.get(*handle).cloned()),
-            _ => (None, None),
+    /// Keeps account of what a step that is not known yet claimed or opened in the recording.
+    fn note(&mut self, action: &Action) {
+        let claimed = match action {
+            Action::Open(handle, Open::Group { device } | Open::DeviceFile { device }) => {
+                self.handles.insert(handle.clone(), device.clone());
+                None
+            }
+            Action::Open(handle, Open::DeviceOfGroup { device, .. }) => {
+                self.handles.insert(handle.clone(), device.clone());
+                Some(device.clone())
+            }
+            Action::Call(handle, Call::SetContainer { .. } | Call::Bind { .. }) => self.handles.get(handle).cloned(),
+            _ => None,
         };
-        if let (Some(handle), Some(device)) = (opens, opened) {
-            self.handles.insert(handle.to_owned(), device);
-        }
         if let Some(device) = claimed {
             self.doubt_group_of(&device);
         }
@@ -97,14 +114,14 @@ impl Player {
         }
     }
 
-    fn play_machine(&mut self, step: &MachineStep) -> String {
+    fn play_machine(&mut self, step: &MachineStep) -> Answer {
         let machine = &self.machine;
         match step {
             MachineStep::Bind { device, driver } => answer(machine.bind(device, driver)),
             MachineStep::Probe { device } => answer(machine.probe(device)),
             MachineStep::SetType { device, kind } => answer(lookup(machine.set_type(device, kind))),
             MachineStep::Driver { device } => {
-                format!("ok {}", machine.driver(device).as_deref().unwrap_or("none"))
+                Answer::Value(machine.driver(device).as_deref().unwrap_or("none").to_owned())
             }
             MachineStep::Group { device } => value(machine.group(device).map(|group| {
                 let names: Vec<_> = group.members().into_iter().map(|member| member.device.to_string()).collect();
@@ -125,16 +142,16 @@ impl Player {
             }
             MachineStep::Rescan => {
                 machine.rescan();
-                "ok".to_owned()
+                Answer::Ok
             }
             MachineStep::Wait => match self.waiting.pop_front() {
                 Some((device, unbind)) => self.advance(&device, unbind, Place::Front),
-                None => "ok".to_owned(),
+                None => Answer::Ok,
             },
         }
     }
 
-    fn start(&mut self, device: &str, unbind: Result<Unbind, MachineError>) -> String {
+    fn start(&mut self, device: &str, unbind: Result<Unbind, MachineError>) -> Answer {
         match unbind {
             Ok(unbind) => self.advance(device, unbind, Place::Back),
             Err(error) => answer(Err(error)),
@@ -142,13 +159,13 @@ impl Player {
     }
 
     /// Lets an unbinding go on; one that waits is kept.
-    fn advance(&mut self, device: &str, mut unbind: Unbind, place: Place) -> String {
+    fn advance(&mut self, device: &str, mut unbind: Unbind, place: Place) -> Answer {
         match (unbind.try_finish(), place) {
-            (Progress::Done, _) => return "ok".to_owned(),
+            (Progress::Done, _) => return Answer::Ok,
             (Progress::Waiting { .. }, Place::Front) => self.waiting.push_front((device.to_owned(), unbind)),
             (Progress::Waiting { .. }, Place::Back) => self.waiting.push_back((device.to_owned(), unbind)),
         }
-        "blocked".to_owned()
+        Answer::Blocked
     }
 }
 
@@ -159,14 +176,6 @@ enum Place {
     Back,
 }
 
-fn verb(opens: bool, words: &[String]) -> &str {
-    let first = words.first().map_or("", String::as_str);
-    match words.get(1) {
-        Some(second) if !(first == "close" || opens && ["group", "cdev"].contains(&first)) => second,
-        _ => first,
-    }
-}
-
 /// A file of a device that is not there, as those of groups are not.
 fn lookup<T>(result: Result<T, MachineError>) -> Result<T, MachineError> {
     result.map_err(|error| match error {
@@ -175,10 +184,10 @@ fn lookup<T>(result: Result<T, MachineError>) -> Result<T, MachineError> {
     })
 }
 
-fn answer(result: Result<(), MachineError>) -> String {
-    result.map_or_else(|error| error.errno().to_string(), |()| "ok".to_owned())
+fn answer(result: Result<(), MachineError>) -> Answer {
+    result.map_or_else(|error| Answer::Errno(error.errno()), |()| Answer::Ok)
 }
 
-fn value(result: Result<String, MachineError>) -> String {
-    lookup(result).map_or_else(|error| error.errno().to_string(), |value| format!("ok {value}"))
+fn value(result: Result<String, MachineError>) -> Answer {
+    lookup(result).map_or_else(|error| Answer::Errno(error.errno()), Answer::Value)
 }
