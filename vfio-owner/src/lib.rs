@@ -6,6 +6,8 @@ extern crate alloc;
 #[cfg(all(feature = "std", not(shuttle)))]
 extern crate std;
 
+pub mod backend;
+pub mod error;
 mod group;
 #[cfg(feature = "testbed")]
 pub mod testbed;
