@@ -147,6 +147,8 @@ pub struct MemberState {
     pub kernel_user: Option<Arc<str>>,
     /// Whether hardware refused to attach it where its group is, so that its DMA is stopped.
     pub stopped: bool,
+    /// The regions that it needs for itself.
+    pub reserved: Vec<ReservedRegion>,
 }
 
 impl Group {
@@ -296,6 +298,7 @@ impl Record {
             device: self.endpoint.name.clone(),
             kernel_user: self.driver.clone().filter(|_| self.uses > 0),
             stopped: self.reach == Reach::Nothing,
+            reserved: self.properties.reserved.clone(),
         }
     }
 }

@@ -6,7 +6,7 @@ use iommu_core::device_model::Errno;
 
 /// One device, as its VFIO driver serves it.
 ///
-/// Called with the lock of the device's set held, but for [`request`](Self::request).
+/// Called with the locks of its VFIO group and of its device set held, but for [`request`](Self::request).
 pub trait DeviceOps: Send + Sync + fmt::Debug {
     /// The device is opened, after nobody had it open; its DMA is owned already.
     ///

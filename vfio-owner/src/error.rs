@@ -61,6 +61,9 @@ pub enum OpenGroupError {
         /// The device whose file it is.
         device: Arc<str>,
     },
+    /// The last device was leaving meanwhile.
+    #[error(transparent)]
+    Gone(#[from] GroupGone),
     /// It is open.
     #[error("the file of group {group} is open already")]
     Open {
@@ -74,6 +77,7 @@ impl OpenGroupError {
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NoFile { .. } => Errno::ENOENT,
+            Self::Gone(error) => error.errno(),
             Self::DeviceFileInUse { .. } | Self::Open { .. } => Errno::EBUSY,
         }
     }

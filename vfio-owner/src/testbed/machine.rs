@@ -17,6 +17,8 @@ use iommu_core::sysfs::Snapshot;
 use iommu_core::{Group, Iommu, Member, Observer, TypeRequest, UnknownType};
 
 use super::drivers;
+use crate::error::OpenGroupError;
+use crate::{GroupFile, Vfio};
 
 /// Drivers that every machine has, whether its tree shows them bound or not.
 const ALWAYS: [&str; 2] = ["pci-stub", "vfio-pci"];
@@ -31,6 +33,7 @@ pub struct Machine {
     iommu: Iommu,
     hardware: Arc<SoftIommu>,
     memory: Memory,
+    vfio: Vfio,
     /// What sits in the machine's slots, plugged or not.
     slots: BTreeMap<PciAddress, PciFunction>,
     /// Leaf lock: guards against two rescans at once.
@@ -51,13 +54,14 @@ impl Machine {
         let core = DriverCore::new();
         let pci = core.add_bus(PciBus::new(Arc::new(iommu.clone())));
         pci.subscribe(iommu.clone());
+        let vfio = Vfio::new([]);
         for (name, functions) in bound_functions(snapshot) {
             // A name is a key of the map, so none is there twice.
-            let _ = pci.add_driver(drivers::simulated(&name, &functions));
+            let _ = pci.add_driver(drivers::simulated(&name, &functions, &vfio));
         }
         let slots = snapshot.devices.iter().map(|dev| (dev.function.address, dev.function.clone())).collect();
         let memory = Memory::new();
-        let machine = Self { core, pci, iommu, hardware, memory, slots, rescan: Mutex::new(()) };
+        let machine = Self { core, pci, iommu, hardware, memory, vfio, slots, rescan: Mutex::new(()) };
         machine.rescan();
         machine
     }
@@ -85,6 +89,20 @@ impl Machine {
     /// The memory that devices reach through the IOMMU.
     pub fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// VFIO, where the driver vfio-pci of this machine registers its devices.
+    pub fn vfio(&self) -> &Vfio {
+        &self.vfio
+    }
+
+    /// Opens the file of the VFIO group of a device, `/dev/vfio/N`.
+    ///
+    /// # Errors
+    /// No such device, or its group has no file, or the file is open.
+    pub fn open_group(&self, name: &str) -> Result<GroupFile, MachineError> {
+        let group = self.group(name)?;
+        self.vfio.open_group(group.id()).map_err(MachineError::OpenGroup)
     }
 
     /// The device of this name.
@@ -262,6 +280,9 @@ pub enum MachineError {
     /// The default domain was not changed.
     #[error(transparent)]
     SetType(SetTypeError),
+    /// The file of the group was not opened.
+    #[error(transparent)]
+    OpenGroup(OpenGroupError),
 }
 
 impl MachineError {
@@ -275,6 +296,7 @@ impl MachineError {
             Self::Probe(error) => error.errno(),
             Self::UnknownType(error) => error.errno(),
             Self::SetType(error) => error.errno(),
+            Self::OpenGroup(error) => error.errno(),
         }
     }
 }
