@@ -4,11 +4,13 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use iommu_core::device_model::sync::Mutex;
+use iommu_core::device_model::sync::{LockClass, Mutex};
 use iommu_core::{Claim, Group, Iova, Owner};
 
 use crate::backend::{Backend, ContainerIommu, DirtyBitmap, DirtyTracking, Extension, IommuInfo, MapDma, Unmap};
 use crate::error::{AttachGroupError, DirtyError, MapDmaError, SetContainerError, SetIommuError, UnmapDmaError};
+
+const CONTAINER_LOCK: LockClass = LockClass::new("container", 600);
 
 /// An open `/dev/vfio/vfio`.
 ///
@@ -34,7 +36,7 @@ struct State {
 
 impl Container {
     pub(crate) fn new(backends: Arc<[Arc<dyn Backend>]>) -> Self {
-        Self(Arc::new(Shared { backends, state: Mutex::default() }))
+        Self(Arc::new(Shared { backends, state: Mutex::of(CONTAINER_LOCK, State::default()) }))
     }
 
     /// `VFIO_CHECK_EXTENSION`: 0 for no. Answers for all kinds of IOMMU that there are, until one is set (V57).

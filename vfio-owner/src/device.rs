@@ -5,10 +5,12 @@ use alloc::sync::{Arc, Weak};
 
 use iommu_core::Member;
 use iommu_core::device_model::DeviceId;
-use iommu_core::device_model::sync::{Mutex, MutexGuard, Users};
+use iommu_core::device_model::sync::{LockClass, Mutex, MutexGuard, Users};
 
 use crate::device_ops::DeviceOps;
 use crate::group::{OpenGroup, VfioGroup};
+
+const DEVICE_SET: LockClass = LockClass::new("device set", 500);
 
 /// A registered device.
 #[derive(Debug)]
@@ -66,10 +68,16 @@ pub enum DeviceSetId {
 }
 
 /// Devices that are reset together. Its lock makes opening and closing them one at a time (V63).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct DeviceSet {
     /// The device set lock: taken inside that of a group, outside that of a container.
     open: Mutex<OpenDevices>,
+}
+
+impl Default for DeviceSet {
+    fn default() -> Self {
+        Self { open: Mutex::of(DEVICE_SET, OpenDevices::default()) }
+    }
 }
 
 /// The open devices of a set.

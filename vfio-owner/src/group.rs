@@ -5,13 +5,15 @@ use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use iommu_core::device_model::sync::Mutex;
+use iommu_core::device_model::sync::{LockClass, Mutex};
 use iommu_core::{Group, GroupId, Owner};
 
 use crate::container::Container;
 use crate::device::VfioDevice;
 use crate::device_file::DeviceFile;
 use crate::error::{GetDeviceError, GroupGone, OpenGroupError, SetContainerError, UnsetContainerError};
+
+const VFIO_GROUP: LockClass = LockClass::new("VFIO group", 400);
 
 /// An IOMMU group with registered devices. It lives for as long as it has devices or an open file; a device that is
 /// registered after the last one has left gets a new one (V17).
@@ -62,7 +64,7 @@ impl VfioGroup {
     pub(crate) fn new(group: Arc<Group>) -> Self {
         let owner = Owner::new(format!("VFIO group {}", group.id()));
         let state = GroupState { life: Life::Alive, file: File::Closed, attachment: None };
-        Self { group, owner, devices: Mutex::default(), state: Mutex::new(state) }
+        Self { group, owner, devices: Mutex::default(), state: Mutex::of(VFIO_GROUP, state) }
     }
 
     pub(crate) fn id(&self) -> GroupId {

@@ -4,7 +4,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use iommu_core::device_model::sync::Mutex;
+use iommu_core::device_model::sync::{LockClass, Mutex};
 use iommu_core::device_model::{Device, Removal};
 use iommu_core::hardware::Capabilities;
 use iommu_core::{GroupId, Iommu};
@@ -15,6 +15,8 @@ use crate::device::{DeviceSetId, DeviceSets, VfioDevice};
 use crate::device_ops::DeviceOps;
 use crate::error::{OpenGroupError, RegisterError};
 use crate::group::{GroupFile, VfioGroup};
+
+const GROUP_LIST: LockClass = LockClass::new("VFIO group list", 300);
 
 /// VFIO of one machine: what `/dev/vfio` is to user space, and where drivers register devices.
 ///
@@ -42,7 +44,7 @@ impl Vfio {
     /// VFIO whose containers can be set to what `backends` offer, asked in this order (Vt8.2).
     pub fn new(backends: impl IntoIterator<Item = Arc<dyn Backend>>) -> Self {
         let backends = backends.into_iter().collect::<Vec<_>>().into();
-        Self(Arc::new(Shared { backends, groups: Mutex::new(BTreeMap::new()), sets: DeviceSets::default() }))
+        Self(Arc::new(Shared { backends, groups: Mutex::of(GROUP_LIST, BTreeMap::new()), sets: DeviceSets::default() }))
     }
 
     /// Opens `/dev/vfio/vfio`: a container without groups.

@@ -8,6 +8,8 @@
 pub use shuttle::sync::atomic;
 pub use shuttle::thread;
 
+use super::LockClass;
+
 /// Holds a [`Mutex`]; dropping it unlocks.
 pub type MutexGuard<'a, T> = shuttle::sync::MutexGuard<'a, T>;
 
@@ -19,6 +21,11 @@ impl<T> Mutex<T> {
     /// An unlocked mutex around `value`.
     pub fn new(value: T) -> Self {
         Self(shuttle::sync::Mutex::new(value))
+    }
+
+    /// An unlocked mutex around `value`; the class is of use to the feature `lock-order` only.
+    pub fn of(_class: LockClass, value: T) -> Self {
+        Self::new(value)
     }
 
     /// Blocks until the lock is held.

@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use iommu_core::device_model::pci::{PciAddress, PciBus, PciFunction, Upstream};
-use iommu_core::device_model::sync::Mutex;
+use iommu_core::device_model::sync::{LockClass, Mutex};
 use iommu_core::device_model::{
     BindError, BusHandle, Device, DeviceSpec, DriverCore, DriversProbeError, Errno, Unbind, UnbindError,
 };
@@ -19,6 +19,9 @@ use iommu_core::{Group, Iommu, Member, Observer, TypeRequest, UnknownType};
 use super::drivers;
 use crate::error::OpenGroupError;
 use crate::{GroupFile, Vfio};
+
+/// One rescan at a time; before every other lock.
+const RESCAN: LockClass = LockClass::new("rescan", 0);
 
 /// Drivers that every machine has, whether its tree shows them bound or not.
 const ALWAYS: [&str; 2] = ["pci-stub", "vfio-pci"];
@@ -36,7 +39,6 @@ pub struct Machine {
     vfio: Vfio,
     /// What sits in the machine's slots, plugged or not.
     slots: BTreeMap<PciAddress, PciFunction>,
-    /// Leaf lock: guards against two rescans at once.
     rescan: Mutex<()>,
 }
 
@@ -61,7 +63,7 @@ impl Machine {
         }
         let slots = snapshot.devices.iter().map(|dev| (dev.function.address, dev.function.clone())).collect();
         let memory = Memory::new();
-        let machine = Self { core, pci, iommu, hardware, memory, vfio, slots, rescan: Mutex::new(()) };
+        let machine = Self { core, pci, iommu, hardware, memory, vfio, slots, rescan: Mutex::of(RESCAN, ()) };
         machine.rescan();
         machine
     }
