@@ -1,0 +1,89 @@
+//! DMA ownership, row by row of the facts: what is allowed, who is refused, what the refusal says of those in the way,
+//! and that a refusal has changed nothing.
+#![cfg(not(shuttle))]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "what a test takes for granted may fail it"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod attach;
+mod claims;
+mod kernel_use;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use common::World;
+use iommu_core::device_model::{Device, Errno};
+use iommu_core::error::{InTheWay, SwitchError};
+use iommu_core::hardware::HardwareError;
+use iommu_core::{Claim, DriverDomain, GroupId, KernelUse, Member, Owner, Ownership};
+
+const GROUP: GroupId = GroupId::new(0);
+
+/// The error of an operation that changes nothing.
+fn refusal<T, E>(world: &World, operation: impl FnOnce() -> Result<T, E>) -> E {
+    let before = world.picture();
+    let Err(error) = operation() else { panic!("this must be refused") };
+    assert_eq!(world.picture(), before, "a refusal changes nothing");
+    error
+}
+
+/// A use by a driver of this name, begun without the driver core.
+fn use_by(world: &World, device: &str, driver: &str) -> KernelUse<Arc<Member>> {
+    KernelUse::begin(world.member(device), &driver.into()).unwrap()
+}
+
+fn claim(world: &World, device: &str) -> Claim {
+    world.member(device).claim(&Owner::new("vm")).unwrap()
+}
+
+/// A claim with a domain of its own attached.
+fn attached(world: &World, device: &str) -> Claim {
+    let claim = claim(world, device);
+    claim.attach(&World::user_domain(claim.group()).unwrap()).unwrap();
+    claim
+}
+
+/// A domain of its own for the driver of a device alone in its group.
+fn own_domain(world: &World, device: &str) -> DriverDomain {
+    world.member(device).attach_domain(&World::user_domain(&world.group(device)).unwrap()).unwrap()
+}
+
+/// Leaves the group blocked without an owner: a release that hardware refuses.
+fn get_stuck(world: &World, device: &str) {
+    let claim = claim(world, device);
+    world.fail_nth(0);
+    drop(claim);
+    assert!(world.disarm());
+}
+
+fn in_the_way(devices: &[(&str, &str)]) -> Vec<InTheWay> {
+    devices.iter().map(|&(device, driver)| InTheWay { device: device.into(), driver: driver.into() }).collect()
+}
+
+/// What `FailingIommu::refuse_attach` makes of a device.
+fn refused_by(device: &str, kind: &str) -> SwitchError {
+    let cause = HardwareError::new(Errno::EIO, format!("{device} refuses {kind} domains"));
+    SwitchError { group: GROUP, device: device.into(), cause }
+}
+
+fn kernel(users: u32) -> Ownership {
+    NonZeroU32::new(users).map_or(Ownership::Idle, |users| Ownership::Kernel { users })
+}
+
+fn user(owner: &Owner, claims: u32) -> Ownership {
+    Ownership::User { owner: owner.clone(), claims: NonZeroU32::new(claims).unwrap() }
+}
+
+/// The device and its group, when it is in none any more.
+fn removed(world: &World, device: &str) -> (Arc<Device>, Arc<Member>) {
+    let gone = (world.bus.device(device).unwrap(), world.member(device));
+    world.unplug(device);
+    gone
+}
