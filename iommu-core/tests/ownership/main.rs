@@ -13,15 +13,20 @@ mod common;
 
 mod attach;
 mod claims;
+mod driver_domain;
+mod hotplug;
 mod kernel_use;
+mod removal;
 
+use std::any::Any;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use common::World;
+use common::{Seen, World};
 use iommu_core::device_model::{Device, Errno};
 use iommu_core::error::{InTheWay, SwitchError};
 use iommu_core::hardware::HardwareError;
+use iommu_core::software::SoftIommuConfig;
 use iommu_core::{Claim, DriverDomain, GroupId, KernelUse, Member, Owner, Ownership};
 
 const GROUP: GroupId = GroupId::new(0);
@@ -86,4 +91,71 @@ fn removed(world: &World, device: &str) -> (Arc<Device>, Arc<Member>) {
     let gone = (world.bus.device(device).unwrap(), world.member(device));
     world.unplug(device);
     gone
+}
+
+/// What a group can be doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    Idle,
+    /// Used twice by the kernel through one device.
+    Kernel,
+    Owned,
+    /// Owned, with a domain of the owner's attached.
+    Attached,
+    /// With a PASID attached by a driver.
+    Pasid,
+    /// With a domain of its driver's attached.
+    OwnDomain,
+    /// Blocked without an owner, because hardware refused a release.
+    Stuck,
+}
+
+/// What keeps a group in its state, and lets it go when dropped.
+type Held = Box<dyn Any>;
+
+impl State {
+    const ALL: [Self; 7] =
+        [Self::Idle, Self::Kernel, Self::Owned, Self::Attached, Self::Pasid, Self::OwnDomain, Self::Stuck];
+
+    /// A group of `a0`, through which it came into its state, and `a1`, which came later.
+    fn world(self) -> (World, Held) {
+        let world = World::new(SoftIommuConfig { max_pasids: 16, ..SoftIommuConfig::default() });
+        drop(world.plug("a0"));
+        World::map_kernel_page(&world.group("a0"));
+        let held = self.enter(&world);
+        drop(world.plug("a1"));
+        (world, held)
+    }
+
+    fn enter(self, world: &World) -> Held {
+        match self {
+            Self::Idle => Box::new(()),
+            Self::Kernel => Box::new([use_by(world, "a0", "nic"), use_by(world, "a0", "nic")]),
+            Self::Owned => Box::new(claim(world, "a0")),
+            Self::Attached => Box::new(attached(world, "a0")),
+            Self::Pasid => {
+                let domain = World::user_domain(&world.group("a0")).unwrap();
+                Box::new(world.member("a0").attach_pasid(&domain, 1).unwrap())
+            }
+            Self::OwnDomain => Box::new(own_domain(world, "a0")),
+            Self::Stuck => {
+                get_stuck(world, "a0");
+                Box::new(())
+            }
+        }
+    }
+
+    /// What a device of the group reaches.
+    fn seen(self) -> [Seen; 2] {
+        match self {
+            Self::Idle | Self::Kernel | Self::Pasid => [Seen::Kernel, Seen::Nothing],
+            Self::Attached | Self::OwnDomain => [Seen::User, Seen::Nothing],
+            Self::Owned | Self::Stuck => [Seen::Nothing; 2],
+        }
+    }
+
+    /// Whether user space owns the group.
+    fn is_owned(self) -> bool {
+        matches!(self, Self::Owned | Self::Attached)
+    }
 }
