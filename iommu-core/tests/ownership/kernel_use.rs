@@ -8,7 +8,7 @@ use iommu_core::{Attached, ClaimError, DefaultDomainType, Iommu, KernelUse, Memb
 use proptest::prelude::*;
 
 use crate::common::{Seen, World};
-use crate::{GROUP, claim, get_stuck, in_the_way, kernel, own_domain, refusal, refused_by, use_by};
+use crate::{GROUP, State, claim, get_stuck, in_the_way, kernel, own_domain, refusal, refused_by, removed, use_by};
 
 fn begin(member: Arc<Member>) -> Result<KernelUse<Arc<Member>>, UseError> {
     KernelUse::begin(member, &"disk".into())
@@ -110,6 +110,21 @@ fn refusal_of_stuck(world: &World) -> UseError {
     assert_eq!((group.ownership(), group.attached()), (Ownership::Idle, Attached::Blocking));
     assert!(world.bus.devices().iter().all(|dev| world.sees(dev) == [Seen::Nothing; 2]));
     error
+}
+
+/// It2.1 comes first (I20): whoever holds the group, and even if it could be brought home.
+#[test]
+fn a_removed_device_is_refused_whatever_its_group_is_doing() {
+    for state in State::ALL {
+        let (world, held) = state.world();
+        let (_, gone) = removed(&world, "a1");
+        assert!(!gone.is_present());
+        let error = refusal(&world, || begin(gone.clone()));
+        assert_eq!(error, UseError::NoGroup { device: "a1".into() }, "{state:?}");
+        assert_eq!(error.errno(), Errno::ENODEV);
+        assert_eq!(error.to_string(), "a1 is in no IOMMU group any more");
+        drop(held);
+    }
 }
 
 /// What no test can bring about: the default domain is there before the group can be seen (I17), and counts are long.
