@@ -16,7 +16,12 @@ mod claims;
 mod driver_domain;
 mod hotplug;
 mod kernel_use;
+mod pasids;
 mod removal;
+mod reserved;
+mod transitions;
+mod types;
+mod vectors;
 
 use std::any::Any;
 use std::num::NonZeroU32;
