@@ -2,15 +2,16 @@
 
 use iommu_core::address::Iova;
 use iommu_core::device_model::Errno;
-use iommu_core::error::ClaimError;
-use iommu_core::hardware::DomainKind;
+use iommu_core::error::{AddError, ClaimError};
+use iommu_core::hardware::{DomainKind, Endpoint};
+use iommu_core::placement::{GroupKey, Placement};
 use iommu_core::reserved::{self, RegionKind, ReservedRegion};
 use iommu_core::software::{Memory, SoftIommuConfig};
-use iommu_core::{Attached, DefaultDomainType, Owner, Ownership, TypeRequest};
+use iommu_core::{Attached, DefaultDomainType, Iommu, Owner, Ownership, TypeRequest};
 use proptest::prelude::*;
 
 use crate::common::World;
-use crate::{GROUP, claim, refusal, use_by};
+use crate::{GROUP, State, claim, refusal, use_by};
 
 const KINDS: [RegionKind; 5] =
     [RegionKind::Direct, RegionKind::DirectRelaxable, RegionKind::Reserved, RegionKind::Msi, RegionKind::SoftwareMsi];
@@ -76,6 +77,40 @@ fn regions_of_late_devices_are_mapped() {
         drop(world.plug("aR"));
         drop(claim);
         assert!(reaches_its_page(&world, "aR"));
+    }
+}
+
+/// Where we differ from Linux (I13, I33): a device that needs a direct mapping comes into no owned group, nor into one
+/// that is blocked; nor is it bound until it can come in.
+#[test]
+fn a_direct_region_comes_into_no_owned_or_blocked_group() {
+    for state in State::ALL {
+        let world = world();
+        drop(world.plug("a0"));
+        let held = state.enter(&world);
+        let welcome = !state.is_owned() && state != State::Stuck;
+        let before = world.group("a0").ownership();
+        let late = world.plug("aD");
+        assert_eq!(Iommu::member(&late).is_some(), welcome, "{state:?}");
+        assert_eq!(
+            (world.group("a0").ownership(), world.group("a0").members().len()),
+            (before, 1 + usize::from(welcome))
+        );
+        if !welcome {
+            assert!(!reaches_its_page(&world, "aD"));
+            for driver in ["kernel", "managed"] {
+                assert_eq!(refusal(&world, || world.bind("aD", driver)), Errno::EINVAL);
+            }
+            let endpoint = Endpoint { id: late.id(), name: late.name().clone() };
+            let placement = Placement { iommu: world.hardware.clone(), key: GroupKey::Named("a".into()) };
+            let error = refusal(&world, || world.iommu.add_endpoint(endpoint, placement));
+            assert_eq!(error, AddError::DirectRegion { device: "aD".into(), group: GROUP });
+            assert_eq!(error.to_string(), "aD needs a direct mapping, and group 0 is blocked");
+        }
+        drop(held);
+        drop(use_by(&world, "a0", "nic"));
+        assert_eq!(world.bind("aD", "kernel"), Ok(()), "{state:?}");
+        assert!(reaches_its_page(&world, "aD"));
     }
 }
 
