@@ -25,9 +25,9 @@ fn refused_both_ways(world: &World, device: &str, owner: &Owner) -> ClaimError {
 /// It4.1.
 #[test]
 fn a_driver_with_a_domain_of_its_own_keeps_claims_out() {
-    let world = World::with_devices(&["a0"]);
-    let domain = own_domain(&world, "a0");
-    drop(world.plug("a1"));
+    let world = World::with_devices(&["a1"]);
+    let domain = own_domain(&world, "a1");
+    drop(world.plug("a0"));
     let error = refused_both_ways(&world, "a0", &Owner::new("vm"));
     assert_eq!(error, ClaimError::DomainInUse { group: GROUP, devices: vec!["a0".into(), "a1".into()] });
     assert_eq!(error.errno(), Errno::EBUSY);
@@ -116,7 +116,7 @@ fn the_first_claim_blocks_every_device() {
 /// It5.2, It6.3 for kernel use: every device in the way, and no other.
 #[test]
 fn kernel_users_keep_claims_out_and_are_named() {
-    let world = World::with_devices(&["a0", "a1", "a2"]);
+    let world = World::with_devices(&["a2", "a1", "a0"]);
     let disk = use_by(&world, "a2", "disk");
     let nic = use_by(&world, "a0", "nic");
     let error = refused_both_ways(&world, "a1", &Owner::new("vm"));
@@ -134,14 +134,18 @@ fn kernel_users_keep_claims_out_and_are_named() {
 #[test]
 fn another_owner_of_the_same_name_is_another_owner() {
     let world = World::with_devices(&["a0", "a1"]);
-    let (first, second) = (Owner::new("vm"), Owner::new("vm"));
-    assert_ne!(first, second);
+    let name: Arc<str> = "vm".into();
+    let (first, second) = (Owner::new(name.clone()), Owner::new(name));
+    assert_ne!(first, second, "even of the very same text");
     assert_eq!(first, first.clone());
-    let _claim = world.member("a0").claim(&first).unwrap();
+    let claim = world.member("a0").claim(&first).unwrap();
     let error = refused_both_ways(&world, "a1", &second);
     assert_eq!(error, ClaimError::Owned { group: GROUP, holder: first.clone() });
-    assert_ne!(error, ClaimError::Owned { group: GROUP, holder: second });
+    assert_ne!(error, ClaimError::Owned { group: GROUP, holder: second.clone() });
     assert_eq!((error.errno(), error.to_string().as_str()), (Errno::EPERM, "group 0 belongs to vm"));
+    drop(claim);
+    let claim = world.member("a0").claim(&second).unwrap();
+    assert_eq!(claim.group().ownership(), user(&second, 1), "and not the one before");
 }
 
 /// It5.2 against It6.4, I25: a device claim nests in either kind, a group claim in none.

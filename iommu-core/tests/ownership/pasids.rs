@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use iommu_core::address::{Access, Geometry, Iova, PhysAddr};
+use iommu_core::device_model::sync::Mutex;
 use iommu_core::device_model::{DeviceId, Errno};
 use iommu_core::error::{AttachError, ClaimError, SetTypeError, SwitchError, UseError};
 use iommu_core::hardware::{DomainKind, Endpoint, EndpointProperties, HardwareDomain, HardwareError, IommuDriver};
@@ -173,26 +175,55 @@ fn devices_come_and_go_beside_a_pasid() {
     assert!(world.group("a1").claim(&Owner::new("vm")).is_ok());
 }
 
-/// How many PASIDs a device has is the number that its name begins with.
+/// How many PASIDs a device has is the number that its name begins with. Remembers what goes.
 #[derive(Debug)]
-struct Uneven(Arc<SoftIommu>);
+struct Uneven {
+    soft: Arc<SoftIommu>,
+    gone: Arc<Mutex<Vec<String>>>,
+}
 
 impl IommuDriver for Uneven {
     fn name(&self) -> &str {
-        self.0.name()
+        self.soft.name()
     }
     fn probe(&self, dev: &Endpoint) -> Result<EndpointProperties, HardwareError> {
         let max_pasids = dev.name.split(' ').next().unwrap().parse().unwrap();
-        Ok(EndpointProperties { max_pasids, ..self.0.probe(dev)? })
+        Ok(EndpointProperties { max_pasids, ..self.soft.probe(dev)? })
     }
     fn release(&self, dev: &Endpoint) {
-        self.0.release(dev);
+        self.gone.lock().push(format!("{} is released", dev.name));
+        self.soft.release(dev);
     }
     fn allocate(&self, kind: DomainKind, dev: &Endpoint) -> Result<Box<dyn HardwareDomain>, HardwareError> {
-        self.0.allocate(kind, dev)
+        Ok(Box::new(Remembering { inner: self.soft.allocate(kind, dev)?, gone: self.gone.clone() }))
     }
     fn block(&self, dev: &Endpoint) {
-        self.0.block(dev);
+        self.soft.block(dev);
+    }
+}
+
+#[derive(Debug)]
+struct Remembering {
+    inner: Box<dyn HardwareDomain>,
+    gone: Arc<Mutex<Vec<String>>>,
+}
+
+impl HardwareDomain for Remembering {
+    fn attach(&self, dev: &Endpoint) -> Result<(), HardwareError> {
+        self.inner.attach(dev)
+    }
+    fn attach_pasid(&self, dev: &Endpoint, pasid: u32) -> Result<(), HardwareError> {
+        self.inner.attach_pasid(dev, pasid)
+    }
+    fn detach_pasid(&self, dev: &Endpoint, pasid: u32) {
+        self.gone.lock().push(format!("{} loses {pasid}", dev.name));
+        self.inner.detach_pasid(dev, pasid);
+    }
+    fn geometry(&self) -> Option<Geometry> {
+        self.inner.geometry()
+    }
+    fn map(&self, iova: Iova, phys: PhysAddr, size: u64, access: Access) -> Result<(), HardwareError> {
+        self.inner.map(iova, phys, size, access)
     }
 }
 
@@ -200,7 +231,8 @@ impl IommuDriver for Uneven {
 #[test]
 fn the_tightest_device_with_pasids_counts() {
     let soft = SoftIommu::new("soft", SoftIommuConfig { max_pasids: 16, ..SoftIommuConfig::default() });
-    let hardware: Arc<dyn IommuDriver> = Arc::new(Uneven(soft.clone()));
+    let gone = Arc::new(Mutex::new(Vec::new()));
+    let hardware: Arc<dyn IommuDriver> = Arc::new(Uneven { soft: soft.clone(), gone: gone.clone() });
     let iommu = Iommu::new(AllTogether(hardware.clone()));
     let names = ["16 many", "0 none", "4 few"];
     let [many, none, few]: [Arc<Member>; 3] = [0, 1, 2].map(|n| {
@@ -214,7 +246,11 @@ fn the_tightest_device_with_pasids_counts() {
     assert_eq!(error, AttachError::PasidRange { pasid: 4, device: "4 few".into() });
     let error = none.attach_pasid(&domain, 3).unwrap_err();
     assert_eq!(error, AttachError::PasidRange { pasid: 3, device: "0 none".into() });
-    let _pasid = many.attach_pasid(&domain, 3).unwrap();
+    let pasid = many.attach_pasid(&domain, 3).unwrap();
     let reaching = [&many, &none, &few].map(|member| reaches(&soft, &memory, member.device(), 3));
     assert_eq!(reaching, [true, false, true]);
+    // I18: a device loses its PASIDs before its IOMMU lets it go, those without have none to lose, and no one twice.
+    iommu.remove(&few);
+    drop(pasid);
+    assert_eq!(*gone.lock(), ["4 few loses 3", "4 few is released", "16 many loses 3"]);
 }

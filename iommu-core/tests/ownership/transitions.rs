@@ -118,6 +118,11 @@ fn a_driver_attaches_its_own_domain() {
     drop(own_domain(&world, "a0"));
     let expected = ["0.1 a0: idle -> idle, a domain of its own", "0.2 a0: idle -> idle, default domain (DMA)"];
     assert_eq!(heard.new_lines(), expected);
+    let own = own_domain(&world, "a0");
+    drop(heard.take());
+    world.unplug("a0");
+    drop(own);
+    assert_eq!(heard.new_lines(), [""; 0], "nothing was left to bring home");
 }
 
 /// I31, T28: the release says who did not come home; the use that brings the group home shows it there.
