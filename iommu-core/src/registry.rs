@@ -223,9 +223,10 @@ impl GroupState {
     }
 
     fn settle_in(&mut self, group: GroupId, key: usize, machine: DefaultDomainType) -> Result<(), AddError> {
-        let owned = self.ownership.owner().is_some();
+        // Blocked without an owner: hardware refused the way home.
+        let blocked = self.ownership.owner().is_some() || matches!(self.current, Current::Blocking);
         let Some(record) = self.members.get_mut(key) else { return Ok(()) };
-        if owned && record.needs_direct_mapping() {
+        if blocked && record.needs_direct_mapping() {
             return Err(AddError::DirectRegion { group, device: record.endpoint.name.clone() });
         }
         default_domain::map_direct_late(self.default.as_ref(), &record.properties.reserved);
