@@ -224,7 +224,8 @@ fn the_observer_may_look_at_the_group() {
     world.unplug("a0");
     drop(kernel_use);
     assert_eq!(*looked.lock(), (1..=10).collect::<Vec<_>>());
-    *watched.lock() = None;
+    let last = watched.lock().take();
+    drop(last);
 }
 
 /// Something that is held.
