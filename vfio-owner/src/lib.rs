@@ -20,6 +20,7 @@ pub mod error;
 mod group;
 #[cfg(feature = "testbed")]
 pub mod testbed;
+pub mod type1;
 mod vfio;
 pub mod viability;
 

@@ -86,7 +86,7 @@ fn vfio(stage: &mut Stage) -> Result<()> {
 
     container.set_iommu(Extension::TYPE1_V2)?;
     container.map(stage.guest_page(BUFFER)?)?;
-    stage.done("the container gets an IOMMU and one page of the guest", "all functions move");
+    stage.done("the container gets an IOMMU and a page of the guest", "all functions move");
     stage.dma(CARD[0])?;
     stage.dma(CARD[2])?;
 

@@ -17,7 +17,9 @@ use iommu_core::sysfs::Snapshot;
 use iommu_core::{Group, Iommu, Member, Observer, TypeRequest, UnknownType};
 
 use super::drivers;
+use crate::backend::Backend;
 use crate::error::OpenGroupError;
+use crate::type1::Type1;
 use crate::{GroupFile, Vfio};
 
 /// One rescan at a time; before every other lock.
@@ -56,7 +58,7 @@ impl Machine {
         let core = DriverCore::new();
         let pci = core.add_bus(PciBus::new(Arc::new(iommu.clone())));
         pci.subscribe(iommu.clone());
-        let vfio = Vfio::new([]);
+        let vfio = Vfio::new([Arc::new(Type1::default()) as Arc<dyn Backend>]);
         for (name, functions) in bound_functions(snapshot) {
             // A name is a key of the map, so none is there twice.
             let _ = pci.add_driver(drivers::simulated(&name, &functions, &vfio));
