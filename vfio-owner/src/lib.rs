@@ -7,11 +7,12 @@ extern crate alloc;
 extern crate std;
 
 pub mod backend;
-mod device_ops;
+pub mod device_ops;
 pub mod error;
 mod group;
 #[cfg(feature = "testbed")]
 pub mod testbed;
+pub mod vfio_pci;
 
 pub use device_ops::DeviceOps;
 pub use group::VfioGroup;
