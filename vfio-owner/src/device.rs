@@ -2,6 +2,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
 
 use iommu_core::Member;
 use iommu_core::device_model::DeviceId;
@@ -80,9 +81,12 @@ impl Default for DeviceSet {
     }
 }
 
-/// The open devices of a set.
+/// The registered devices of a set, and which of them are open.
 #[derive(Debug, Default)]
-pub(crate) struct OpenDevices(BTreeMap<DeviceId, Open>);
+pub(crate) struct OpenDevices {
+    members: Vec<Weak<VfioDevice>>,
+    open: BTreeMap<DeviceId, Open>,
+}
 
 /// A device that is open.
 #[derive(Debug)]
@@ -100,12 +104,24 @@ pub(crate) enum Through {
 }
 
 impl OpenDevices {
+    pub(crate) fn members(&self) -> impl Iterator<Item = Arc<VfioDevice>> {
+        self.members.iter().filter_map(Weak::upgrade)
+    }
+
+    pub(crate) fn enrol(&mut self, device: &Arc<VfioDevice>) {
+        self.members.push(Arc::downgrade(device));
+    }
+
+    pub(crate) fn dismiss(&mut self, device: &Arc<VfioDevice>) {
+        self.members.retain(|known| !core::ptr::eq(known.as_ptr(), Arc::as_ptr(device)));
+    }
+
     pub(crate) fn get_mut(&mut self, device: &VfioDevice) -> Option<&mut Open> {
-        self.0.get_mut(&device.member.device())
+        self.open.get_mut(&device.member.device())
     }
 
     pub(crate) fn add(&mut self, device: &VfioDevice, through: Through) {
-        self.0.insert(device.member.device(), Open { count: 1, through });
+        self.open.insert(device.member.device(), Open { count: 1, through });
     }
 
     /// One file less; what it was open through, if it was the last.
@@ -115,7 +131,7 @@ impl OpenDevices {
         if open.count > 0 {
             return None;
         }
-        self.0.remove(&device.member.device()).map(|open| open.through)
+        self.open.remove(&device.member.device()).map(|open| open.through)
     }
 }
 

@@ -206,6 +206,33 @@ impl GetDeviceError {
     }
 }
 
+/// Why devices were not reset together (V55).
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HotResetError {
+    /// One of them is not bound to a VFIO driver, so nobody can show that it is his.
+    #[error("{device} would be reset as well, and is not registered with VFIO")]
+    NotRegistered {
+        /// The device.
+        device: Arc<str>,
+    },
+    /// The group of one of them was not shown.
+    #[error("{device} would be reset as well, and group {group} was not shown")]
+    NotOwned {
+        /// The device.
+        device: Arc<str>,
+        /// Its group.
+        group: GroupId,
+    },
+}
+
+impl HotResetError {
+    /// `EINVAL`.
+    pub const fn errno(&self) -> Errno {
+        Errno::EINVAL
+    }
+}
+
 /// Why a container got no IOMMU (table Vt8).
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]

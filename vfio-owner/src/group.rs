@@ -151,6 +151,10 @@ impl GroupFile {
         &self.0.0
     }
 
+    pub(crate) fn is_of(&self, group: &Arc<VfioGroup>) -> bool {
+        Arc::ptr_eq(&self.0.0, group)
+    }
+
     /// The number of the group.
     pub fn id(&self) -> GroupId {
         self.group().id()

@@ -15,13 +15,14 @@ pub mod backend;
 mod container;
 mod device;
 mod device_file;
-mod device_ops;
+pub mod device_ops;
 pub mod error;
 mod group;
 #[cfg(feature = "testbed")]
 pub mod testbed;
 pub mod type1;
 mod vfio;
+pub mod vfio_pci;
 pub mod viability;
 
 pub use container::Container;

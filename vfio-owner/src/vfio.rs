@@ -93,6 +93,7 @@ impl Vfio {
         let device = Arc::new(VfioDevice::new(member, group.clone(), self.0.sets.join(set), ops));
         groups.entry(id).or_insert_with(|| Registered { group: group.clone(), drivers: 0 }).drivers += 1;
         group.add(device.clone());
+        device.lock_set().enrol(&device);
         Ok(Registration { vfio: self.clone(), device, stage: Stage::Registered })
     }
 
@@ -154,6 +155,7 @@ impl Registration {
         if self.stage == Stage::Registered {
             self.device.group().forget(&self.device);
             self.device.users().close();
+            self.device.lock_set().dismiss(&self.device);
             self.stage = Stage::Closed;
         }
     }

@@ -4,10 +4,8 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use iommu_core::device_model::pci::{HeaderLayout, PciDriver, PciFunction, PciId, PortType};
-use iommu_core::device_model::{DeviceGuard, DmaApi, Driver, Errno, ProbeError, Removal};
-
-use crate::{DeviceOps, DeviceSetId, Registration, Vfio};
+use iommu_core::device_model::pci::{PciDriver, PciFunction, PciId, PortType};
+use iommu_core::device_model::{DeviceGuard, DmaApi, Driver, Errno, ProbeError};
 
 /// What a simulated driver demands of a function besides a match.
 #[derive(Debug, Clone, Copy)]
@@ -46,52 +44,13 @@ fn is_port(function: &PciFunction) -> bool {
     })
 }
 
-/// Hands functions to VFIO.
-#[derive(Debug)]
-struct VfioPci {
-    name: Arc<str>,
-    vfio: Vfio,
-}
-
-/// A function as vfio-pci serves it.
-#[derive(Debug)]
-struct VfioPciFunction;
-
-impl DeviceOps for VfioPciFunction {}
-
-impl Driver for VfioPci {
-    fn name(&self) -> &Arc<str> {
-        &self.name
-    }
-
-    fn probe(&self, dev: &mut DeviceGuard<'_>) -> Result<(), ProbeError> {
-        let Some(function) = dev.device().details::<PciFunction>() else {
-            return Err(ProbeError::errno_only(Errno::ENODEV));
-        };
-        if function.config.layout() != Some(HeaderLayout::Endpoint) {
-            return Err(ProbeError::errno_only(Errno::EINVAL));
-        }
-        let registration = self.vfio.register(dev.device(), &DeviceSetId::Alone, Arc::new(VfioPciFunction));
-        dev.manage(registration.map_err(|error| ProbeError::caused_by(error.errno(), error))?);
-        Ok(())
-    }
-
-    fn remove(&self, dev: &mut DeviceGuard<'_>, attempt: u32) -> Removal {
-        dev.resource_mut::<Registration>().map_or(Removal::Done, |registration| registration.unregister(attempt))
-    }
-}
-
 /// Drivers that manage their own DMA, as far as Linux has them in its tree (D64). An out-of-tree driver may do so too.
 const MANAGED: [&str; 2] = ["pcieport", "pci-stub"];
 
 const CLASS_BRIDGE: PciId = PciId::class(0x06_0400, 0xff_ff00);
 
 /// The driver of this name, for the functions that `bound` to it in the tree.
-pub(crate) fn simulated(name: &str, bound: &[&PciFunction], vfio: &Vfio) -> Arc<PciDriver> {
-    if name == "vfio-pci" {
-        let driver = Arc::new(VfioPci { name: name.into(), vfio: vfio.clone() });
-        return Arc::new(PciDriver::new(driver, vec![PciId::ANY.only_on_override()], DmaApi::Managed));
-    }
+pub(crate) fn simulated(name: &str, bound: &[&PciFunction]) -> Arc<PciDriver> {
     let (demands, ids) = match name {
         "pcieport" => (Demands::PciePort, vec![CLASS_BRIDGE]),
         "pci-stub" => (Demands::Nothing, Vec::new()),

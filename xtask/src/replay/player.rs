@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use vfio_owner::backend::{Extension, MapDma, Unmap};
+use vfio_owner::device_ops::{DeviceKind, NotResettable};
 use vfio_owner::error::UnmapDmaError;
 use vfio_owner::iommu_core::device_model::{Errno, Progress, Unbind};
 use vfio_owner::iommu_core::software::{LockedPages, Process};
@@ -213,11 +214,18 @@ impl Player {
     }
 }
 
-fn call_device(_device: &DeviceFile, call: &Call) -> Reply {
-    match call {
-        Call::DeviceInfo | Call::Reset => Reply::Answer(Answer::Ok),
-        _ => NOT_A_CALL,
-    }
+fn call_device(device: &DeviceFile, call: &Call) -> Reply {
+    let answer = match call {
+        Call::DeviceInfo => {
+            let info = device.info();
+            let kind = if info.kind == DeviceKind::Pci { 2 } else { 0 };
+            let flags = kind | u32::from(info.resettable);
+            Ok(Answer::Value(format!("flags {flags:#x} regions {} irqs {}", info.regions, info.irqs)))
+        }
+        Call::Reset => done(device.reset().map_err(NotResettable::errno)),
+        _ => return NOT_A_CALL,
+    };
+    Reply::Answer(answer.unwrap_or_else(Answer::Errno))
 }
 
 /// Where a step that waits is queued: an old one keeps its place.
