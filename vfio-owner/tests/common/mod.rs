@@ -26,6 +26,7 @@ pub(crate) const KIND: Extension = Extension::TYPE1;
 
 pub(crate) struct World {
     pub(crate) bus: BusHandle,
+    pub(crate) iommu: Iommu,
     pub(crate) vfio: Vfio,
     _core: DriverCore,
 }
@@ -33,7 +34,11 @@ pub(crate) struct World {
 impl World {
     /// A machine with these devices, none of them bound.
     pub(crate) fn new(devices: &[&str]) -> Self {
-        let hardware: Arc<dyn IommuDriver> = Arc::new(Null);
+        Self::on(Arc::new(Null), Arc::new(Attaching), devices)
+    }
+
+    /// The same on this hardware, with this IOMMU for containers.
+    pub(crate) fn on(hardware: Arc<dyn IommuDriver>, backend: Arc<dyn Backend>, devices: &[&str]) -> Self {
         let iommu = Iommu::new(move |dev: &Device| {
             let key = GroupKey::Named(dev.name().get(..1)?.into());
             Some(Placement { iommu: hardware.clone(), key })
@@ -41,8 +46,8 @@ impl World {
         let core = DriverCore::new();
         let bus = core.add_bus(PlatformBus::new(Arc::new(iommu.clone())));
         bus.set_autoprobe(Autoprobe::Off);
-        bus.subscribe(iommu);
-        let vfio = Vfio::new([Arc::new(Attaching) as Arc<dyn Backend>]);
+        bus.subscribe(iommu.clone());
+        let vfio = Vfio::new([backend]);
         let giving = PlatformDriver::new(Arc::new(Giving { name: VFIO.into(), vfio: vfio.clone() }), DmaApi::Managed);
         let kernel = PlatformDriver::new(Arc::new(Kernel(KERNEL.into())), DmaApi::Kernel);
         for driver in [giving, kernel] {
@@ -51,7 +56,7 @@ impl World {
         for name in devices {
             bus.add_device(DeviceSpec::new(*name)).unwrap();
         }
-        Self { bus, vfio, _core: core }
+        Self { bus, iommu, vfio, _core: core }
     }
 
     pub(crate) fn bind(&self, device: &str, driver: &str) -> bool {
