@@ -1,7 +1,7 @@
 //! vfio-pci: PCI functions in the hands of users.
 //!
 //! A [`VfioPciDevice`] is what a device file answers: a configuration space of which a user may write some bits, windows
-//! with a [`FunctionModel`] behind, and interrupts that go to the user's [`Trigger`](crate::device_ops::Trigger)s.
+//! with a [`FunctionModel`] behind, and interrupts that go to the user's [`Trigger`]s.
 //! [`admits`] says which functions the driver takes, and [`reset_scope`] which of them are reset together.
 
 mod admission;

@@ -194,6 +194,7 @@ impl Viability {
     }
 }
 
+#[cfg(feature = "std")]
 fn worst(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
     verdicts.into_iter().fold(Verdict::Viable, |sum, verdict| match (sum, verdict) {
         (Verdict::NotViable, _) | (_, Verdict::NotViable) => Verdict::NotViable,
@@ -243,6 +244,7 @@ pub fn of_snapshot(snapshot: &Snapshot, number: u32) -> Option<Viability> {
     Some(Viability { group: GroupId::new(number), verdict, devices, group_reason })
 }
 
+#[cfg(feature = "std")]
 fn standing_of(driver: &str) -> Standing {
     let name = driver.into();
     match dma_of(driver) {

@@ -11,11 +11,11 @@ use super::*;
 struct Counter(Arc<AtomicU32>);
 
 impl Counter {
-    fn trigger(&self) -> Option<Trigger> {
+    fn trigger(&self) -> Trigger {
         let count = self.0.clone();
-        Some(Trigger::new(move || {
+        Trigger::new(move || {
             count.fetch_add(1, Ordering::Relaxed);
-        }))
+        })
     }
 
     fn take(&self) -> u32 {
@@ -55,7 +55,7 @@ fn the_line_masks_itself_and_keeps_what_comes_meanwhile_once() {
     let (mut interrupts, counter) = (interrupts(), Counter::default());
     let intx = IrqIndex::INTX;
     assert_eq!(raise(&mut interrupts, intx, 0), Raised::Lost, "nobody listens");
-    set(&mut interrupts, intx, 0, Fire, IrqSource::Eventfd(&[counter.trigger()])).unwrap();
+    set(&mut interrupts, intx, 0, Fire, IrqSource::Eventfd(&[Some(counter.trigger())])).unwrap();
     assert_eq!(raise(&mut interrupts, intx, 0), Raised::Signalled);
     assert_eq!(raise(&mut interrupts, intx, 0), Raised::Pending);
     assert_eq!(raise(&mut interrupts, intx, 0), Raised::Pending);
@@ -80,10 +80,11 @@ fn the_line_masks_itself_and_keeps_what_comes_meanwhile_once() {
 
 #[test]
 fn what_the_uapi_refuses() {
-    let trigger = Counter::default().trigger();
+    use IrqIndex as Index;
+
+    let trigger = Some(Counter::default().trigger());
     let (one, five) = ([trigger.clone()], [const { None }; 5]);
     let (none, eventfd) = (IrqSource::Eventfd(&[]), IrqSource::Eventfd(&one));
-    use IrqIndex as Index;
     let rows = [
         (Index::new(5), 0, Fire, NOW, Errno::EINVAL),
         (Index::new(u32::MAX), 0, Fire, NOW, Errno::EINVAL),
@@ -126,7 +127,7 @@ fn messages_go_to_the_trigger_of_their_vector() {
     for index in [IrqIndex::MSI, IrqIndex::MSIX] {
         let mut interrupts = interrupts();
         let counters: [Counter; 3] = Default::default();
-        let triggers = counters.each_ref().map(Counter::trigger);
+        let triggers = counters.each_ref().map(|counter| Some(counter.trigger()));
         let taken = || counters.each_ref().map(Counter::take);
         set(&mut interrupts, index, 0, Fire, IrqSource::Eventfd(&triggers)).unwrap();
         assert_eq!(raise(&mut interrupts, index, 1), Raised::Signalled);
@@ -157,7 +158,7 @@ fn errors_and_requests_have_a_trigger_each() {
     for index in [IrqIndex::ERR, IrqIndex::REQ] {
         assert_eq!(raise(&mut interrupts, index, 0), Raised::Lost);
         set(&mut interrupts, index, 0, Fire, IrqSource::Bool(&[true])).unwrap();
-        set(&mut interrupts, index, 0, Fire, IrqSource::Eventfd(&[counter.trigger()])).unwrap();
+        set(&mut interrupts, index, 0, Fire, IrqSource::Eventfd(&[Some(counter.trigger())])).unwrap();
         assert_eq!(raise(&mut interrupts, index, 0), Raised::Signalled);
         assert_eq!(raise(&mut interrupts, index, 1), Raised::Lost);
         set(&mut interrupts, index, 0, Fire, NOW).unwrap();
@@ -192,7 +193,7 @@ proptest! {
     #[test]
     fn the_line_loses_nothing_and_makes_nothing_up(steps in prop::collection::vec(step(), 0..60)) {
         let (mut interrupts, counter) = (interrupts(), Counter::default());
-        set(&mut interrupts, IrqIndex::INTX, 0, Fire, IrqSource::Eventfd(&[counter.trigger()])).unwrap();
+        set(&mut interrupts, IrqIndex::INTX, 0, Fire, IrqSource::Eventfd(&[Some(counter.trigger())])).unwrap();
         let (mut waits, mut masked, mut on) = (false, false, true);
         for step in steps {
             match step {
