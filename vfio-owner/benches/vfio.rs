@@ -1,0 +1,171 @@
+//! What VFIO costs: a mapping made and undone beside so many others, against maps that hold the same ranges and do nothing
+//! else; DMA through a mapping; a group opened and closed.
+#![expect(clippy::expect_used, reason = "what is measured cannot fail")]
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::sync::Arc;
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
+use rangemap::RangeMap;
+use vfio_owner::backend::{Backend, Extension, MapDma, Unmap};
+use vfio_owner::iommu_core::address::PAGE_SIZE;
+use vfio_owner::iommu_core::software::{LockedPages, Process};
+use vfio_owner::iommu_core::{Access, Iova, UserAddr};
+use vfio_owner::testbed::{self, Machine};
+use vfio_owner::type1::{Type1, Type1Config};
+use vfio_owner::{Container, GroupFile};
+
+const NIC: &str = "0000:00:03.0";
+
+/// Mappings lie on every other page from here on, so that none touches another and rivals merge nothing.
+const BASE: u64 = 1 << 32;
+
+fn place(number: u64) -> u64 {
+    BASE + 2 * number * PAGE_SIZE
+}
+
+/// A page between two mappings, another one each time, in no order.
+fn gap(round: &mut u64, mappings: u64) -> u64 {
+    *round = round.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    place((*round >> 33) % mappings) + PAGE_SIZE
+}
+
+/// Sizes that are only worth their time when time is taken.
+fn sizes() -> Vec<u64> {
+    let measured = std::env::args().any(|argument| argument == "--bench");
+    if measured { vec![1, 1_000, 100_000, 1_000_000] } else { vec![1, 1_000] }
+}
+
+struct User {
+    machine: Machine,
+    process: Arc<Process>,
+    ram: UserAddr,
+    container: Container,
+    _group: GroupFile,
+}
+
+impl User {
+    /// A user with a device whose container holds so many mappings of 4 KiB.
+    fn new(mappings: u64) -> Self {
+        let machine = Machine::boot(&testbed::pc());
+        machine.unbind(NIC).expect("it is bound").wait();
+        machine.bind(NIC, "vfio-pci").expect("it is free");
+        let process = Process::new(machine.memory(), LockedPages::unlimited());
+        let ram = process.allocate(PAGE_SIZE, Access::ReadWrite).expect("there is memory");
+        let group = machine.open_group(NIC).expect("it is closed");
+        let config = Type1Config { dma_entry_limit: u32::MAX, ..Type1Config::default() };
+        let vfio = vfio_owner::Vfio::new([Arc::new(Type1::new(config)) as Arc<dyn Backend>]);
+        let container = vfio.open_container();
+        group.set_container(&container).expect("it is viable");
+        container.set_iommu(Extension::TYPE1_V2).expect("there is a group");
+        let user = Self { machine, process, ram, container, _group: group };
+        (0..mappings).for_each(|number| user.map(place(number)));
+        user
+    }
+
+    fn map(&self, iova: u64) {
+        let request = MapDma {
+            iova: Iova::new(iova),
+            bytes: PAGE_SIZE,
+            process: self.process.clone(),
+            addr: self.ram,
+            access: Access::ReadWrite,
+        };
+        self.container.map(request).expect("nothing is there");
+    }
+
+    fn unmap(&self, iova: u64) {
+        let unmapped = self.container.unmap(Unmap::Range { iova: Iova::new(iova), bytes: PAGE_SIZE });
+        assert_eq!(unmapped, Ok(PAGE_SIZE));
+    }
+}
+
+fn rivals(group: &mut BenchmarkGroup<'_, WallTime>, mappings: u64, next: fn(&mut u64, u64) -> u64) {
+    let mut tree: BTreeMap<u64, (u64, u64)> = (0..mappings).map(|n| (place(n), (place(n) + PAGE_SIZE, n))).collect();
+    let mut round = 1;
+    group.bench_function(BenchmarkId::new("BTreeMap", mappings), |b| {
+        b.iter(|| {
+            let at = next(&mut round, mappings);
+            // What a caller must ask first: does anything overlap?
+            let before = tree.range(..at + PAGE_SIZE).next_back().is_some_and(|(_, (end, _))| *end > at);
+            assert!(!before);
+            tree.insert(at, (at + PAGE_SIZE, 0));
+            black_box(tree.remove(&at));
+        });
+    });
+    drop(tree);
+    let mut ranges: RangeMap<u64, u64> = (0..mappings).map(|n| (place(n)..place(n) + PAGE_SIZE, n)).collect();
+    group.bench_function(BenchmarkId::new("rangemap", mappings), |b| {
+        b.iter(|| {
+            let at = next(&mut round, mappings);
+            assert!(!ranges.overlaps(&(at..at + PAGE_SIZE)));
+            ranges.insert(at..at + PAGE_SIZE, u64::MAX);
+            ranges.remove(at..at + PAGE_SIZE);
+        });
+    });
+}
+
+fn map_unmap(c: &mut Criterion) {
+    let hot: fn(&mut u64, u64) -> u64 = |_, mappings| place(mappings / 2) + PAGE_SIZE;
+    for (name, next) in [("map+unmap/anywhere", gap as fn(&mut u64, u64) -> u64), ("map+unmap/one place", hot)] {
+        let mut group = c.benchmark_group(name);
+        for mappings in sizes() {
+            let user = User::new(mappings);
+            let mut round = 1;
+            group.bench_function(BenchmarkId::new("type1", mappings), |b| {
+                b.iter(|| {
+                    let at = next(&mut round, mappings);
+                    user.map(at);
+                    user.unmap(at);
+                });
+            });
+            drop(user);
+            rivals(&mut group, mappings, next);
+        }
+        group.finish();
+    }
+}
+
+fn dma(c: &mut Criterion) {
+    let mut group = c.benchmark_group("read 64 bytes by DMA");
+    for mappings in sizes() {
+        let user = User::new(mappings);
+        let device = user.machine.dma(NIC).expect("it is there");
+        let mut round = 1;
+        let mut bytes = [0; 64];
+        group.bench_function(BenchmarkId::new("mappings", mappings), |b| {
+            b.iter(|| {
+                let at = gap(&mut round, mappings) - PAGE_SIZE;
+                device.read(Iova::new(at), &mut bytes).expect("it is mapped");
+            });
+        });
+    }
+    group.finish();
+}
+
+fn groups(c: &mut Criterion) {
+    let user = User::new(1);
+    let machine = &user.machine;
+    let other = "0000:01:00.0";
+    for device in [other, "0000:01:00.1"] {
+        machine.unbind(device).expect("it is bound").wait();
+    }
+    machine.bind(other, "vfio-pci").expect("it is free");
+    let mut group = c.benchmark_group("group");
+    group.bench_function("open+close", |b| b.iter(|| machine.open_group(other).expect("it is closed")));
+    group.bench_function("open+set-container+set-iommu+get-device+close", |b| {
+        b.iter(|| {
+            let container = machine.vfio().open_container();
+            let file = machine.open_group(other).expect("it is closed");
+            file.set_container(&container).expect("it is viable");
+            container.set_iommu(Extension::TYPE1_V2).expect("there is a group");
+            file.device(other).expect("it is on vfio-pci")
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, map_unmap, dma, groups);
+criterion_main!(benches);
