@@ -1,5 +1,7 @@
 //! Addresses on the two sides of an IOMMU, and what a mapping permits.
 
+use alloc::vec;
+use alloc::vec::Vec;
 use core::fmt;
 
 macro_rules! address {
@@ -118,6 +120,25 @@ impl IovaRange {
     /// What both have, if anything.
     pub fn intersection(self, other: Self) -> Option<Self> {
         Self::new(self.first.max(other.first), self.last.min(other.last))
+    }
+
+    /// What is left of it without some holes, ascending.
+    pub fn without(self, holes: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut left = vec![self];
+        for hole in holes {
+            left = left.into_iter().flat_map(|range| range.split(hole)).flatten().collect();
+        }
+        left
+    }
+
+    /// The part before a hole, and the part behind it.
+    fn split(self, hole: Self) -> [Option<Self>; 2] {
+        if !self.overlaps(hole) {
+            return [Some(self), None];
+        }
+        let before = hole.first.get().checked_sub(1).map(Iova::new);
+        let behind = hole.last.checked_add(1);
+        [before.and_then(|last| Self::new(self.first, last)), behind.and_then(|first| Self::new(first, self.last))]
     }
 
     /// Whether both have an address.

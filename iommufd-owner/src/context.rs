@@ -1,54 +1,251 @@
-//! The iommufd context, as an owner of DMA.
+//! The iommufd context: an open `/dev/iommu`.
 
-use alloc::sync::Arc;
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::fmt;
 
-use iommu_core::{Claim, ClaimError, Member, Owner};
+use iommu_core::device_model::sync::Mutex;
+use iommu_core::user_memory::Account;
+use iommu_core::{Group, GroupId, Iova, IovaRange, Member, Owner};
 
-/// An iommufd: one open `/dev/iommu`. It is one owner, however many devices it binds.
-#[derive(Debug)]
-pub struct Context {
+use crate::access::IoasAccess;
+use crate::device::{BoundDevice, ContextGroup};
+use crate::error::{AccessError, BindError, DestroyError, HwptError, IoasError, MapErr, NoObject, UnmapErr};
+use crate::hwpt::{Made, NewHwpt};
+use crate::io_page_table::LargePages;
+use crate::ioas::{CopyRequest, Ioas, MapRequest};
+use crate::object::{Object, ObjectId, ObjectTable, Use};
+
+/// An iommufd: one open `/dev/iommu`, and so one owner of DMA, however many devices it binds (F35).
+///
+/// A clone is the same open file. It ends when its last clone and its last bound device are gone, and everything in it with
+/// it (F10).
+#[derive(Clone)]
+pub struct Context(Arc<Shared>);
+
+struct Shared {
     owner: Owner,
+    objects: ObjectTable,
+    /// Leaf lock: groups with a bound device (F32).
+    groups: Mutex<BTreeMap<GroupId, Weak<ContextGroup>>>,
+    /// Leaf lock.
+    settings: Mutex<Settings>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    /// Who answers for locked pages (F26).
+    account: Account,
+    /// The address space that VFIO's calls are about (Ft12).
+    pub(crate) compatible: Option<ObjectId>,
+}
+
+/// What `IOMMU_IOAS_IOVA_RANGES` tells.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IovaRanges {
+    /// Where a mapping can be, whether or not something is there, ascending (F70).
+    pub ranges: Vec<IovaRange>,
+    /// What addresses and lengths must be multiples of.
+    pub alignment: u64,
 }
 
 impl Context {
-    /// A context without devices. The name is for messages (`"iommufd of qemu"`).
+    /// A context without objects. The name is for messages (`"iommufd of qemu"`).
     pub fn new(name: impl Into<Arc<str>>) -> Self {
-        Self { owner: Owner::new(name) }
+        Self::with_account(name, Account::User)
+    }
+
+    /// As [`new`](Self::new), with who answers for locked pages: the process where the context stands in for
+    /// `/dev/vfio/vfio` (F62).
+    pub fn with_account(name: impl Into<Arc<str>>, account: Account) -> Self {
+        Self(Arc::new(Shared {
+            owner: Owner::new(name),
+            objects: ObjectTable::default(),
+            groups: Mutex::default(),
+            settings: Mutex::new(Settings { account, compatible: None }),
+        }))
     }
 
     /// The owner that it is.
     pub fn owner(&self) -> &Owner {
-        &self.owner
+        &self.0.owner
     }
 
-    /// Binds a device: one claim for this device. Further devices of its group can be bound by this context, not by
-    /// another (It6.3, It6.4). Takes the group lock.
+    pub(crate) fn objects(&self) -> &ObjectTable {
+        &self.0.objects
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        *self.0.settings.lock()
+    }
+
+    pub(crate) fn change_settings(&self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.0.settings.lock());
+    }
+
+    pub(crate) fn ioas(&self, id: ObjectId) -> Result<(Arc<Ioas>, Use), NoObject> {
+        match self.objects().get(id) {
+            Some((Object::Ioas(ioas), used)) => Ok((ioas, used)),
+            _ => Err(NoObject { id, what: "address space" }),
+        }
+    }
+
+    /// What the context has of this group, made if it has nothing yet.
+    pub(crate) fn group(&self, group: &Arc<Group>) -> Arc<ContextGroup> {
+        let mut groups = self.0.groups.lock();
+        let known = groups.get(&group.id()).and_then(Weak::upgrade).filter(|known| known.is_of(group));
+        known.unwrap_or_else(|| {
+            let new = Arc::new(ContextGroup::new(group.clone()));
+            groups.insert(group.id(), Arc::downgrade(&new));
+            new
+        })
+    }
+
+    /// Whether it has bound a device of this group (F34).
+    pub fn owns(&self, group: &Group) -> bool {
+        self.objects()
+            .any(|object| matches!(object, Object::Device(member) if core::ptr::eq(Arc::as_ptr(member.group()), group)))
+    }
+
+    /// Binds a device: one claim for this device (table Ft8). Further devices of its group can be bound by this context, not
+    /// by another (It6.3, It6.4). The group's devices reach nothing from then on (F40).
     ///
     /// # Errors
-    /// Kernel drivers or another owner have the group; nothing has changed.
-    pub fn bind(&self, device: &Arc<Member>) -> Result<BoundDevice, ClaimError> {
-        let claim = device.claim(&self.owner)?;
-        Ok(BoundDevice { device: device.clone(), claim })
+    /// Kernel drivers or another owner have the group, and the error says who; or the IOMMU does not protect others from
+    /// the device. Nothing has changed.
+    pub fn bind(&self, device: &Arc<Member>) -> Result<BoundDevice, BindError> {
+        BoundDevice::bind(self, device)
+    }
+
+    /// `IOMMU_DESTROY`.
+    ///
+    /// # Errors
+    /// There is no such object, or it is used (table Ft2). Mappings are no use: they go with their address space.
+    pub fn destroy(&self, id: ObjectId) -> Result<(), DestroyError> {
+        let object = self.objects().remove(id)?;
+        self.change_settings(|settings| settings.compatible = settings.compatible.filter(|known| *known != id));
+        // With no lock held: the end of an object takes those of others.
+        drop(object);
+        Ok(())
+    }
+
+    /// `IOMMU_IOAS_ALLOC`: a new, empty address space.
+    ///
+    /// # Errors
+    /// There is no id left.
+    pub fn ioas_alloc(&self) -> Result<ObjectId, IoasError> {
+        Ok(self.objects().reserve()?.publish(Object::Ioas(Ioas::new())))
+    }
+
+    /// `IOMMU_IOAS_MAP` (table Ft4); where it was mapped. Memory is pinned at once if a device is attached, else when one
+    /// is (F17).
+    ///
+    /// # Errors
+    /// Nothing was mapped.
+    pub fn ioas_map(&self, ioas: ObjectId, request: MapRequest) -> Result<Iova, MapErr> {
+        let (ioas, _used) = self.ioas(ioas)?;
+        ioas.map(request, self.settings().account)
+    }
+
+    /// `IOMMU_IOAS_COPY` (table Ft5): maps what `source` has mapped; the memory is pinned and accounted once (F20).
+    ///
+    /// # Errors
+    /// Nothing was mapped.
+    pub fn ioas_copy(&self, to: ObjectId, source: ObjectId, request: CopyRequest) -> Result<Iova, MapErr> {
+        let (source, _source_use) = self.ioas(source)?;
+        let (to, _used) = self.ioas(to)?;
+        to.copy(&source, request)
+    }
+
+    /// `IOMMU_IOAS_UNMAP` (table Ft6); how many bytes were unmapped. All of `u64` unmaps everything.
+    ///
+    /// # Errors
+    /// Nothing is there, or a mapping sticks out: what was unmapped before it stays so (F21).
+    pub fn ioas_unmap(&self, ioas: ObjectId, iova: Iova, bytes: u64) -> Result<u64, UnmapErr> {
+        let (ioas, _used) = self.ioas(ioas)?;
+        ioas.unmap(iova, bytes)
+    }
+
+    /// `IOMMU_IOAS_IOVA_RANGES`.
+    ///
+    /// # Errors
+    /// There is no such address space.
+    pub fn ioas_iova_ranges(&self, ioas: ObjectId) -> Result<IovaRanges, NoObject> {
+        let (ioas, _used) = self.ioas(ioas)?;
+        let table = ioas.lock_table();
+        Ok(IovaRanges { ranges: table.usable(), alignment: table.alignment() })
+    }
+
+    /// `IOMMU_IOAS_ALLOW_IOVAS` (table Ft3): ranges, first and last address each, that must stay usable whatever is
+    /// attached, and into which automatic placement goes. Replaces those before; none is no restriction.
+    ///
+    /// # Errors
+    /// A range is none, two overlap, or something reserved lies there. Nothing has changed.
+    pub fn ioas_allow_iovas(&self, ioas: ObjectId, ranges: &[(Iova, Iova)]) -> Result<(), IoasError> {
+        let (ioas, _used) = self.ioas(ioas)?;
+        ioas.allow(ranges)
+    }
+
+    /// `IOMMU_OPTION_HUGE_PAGES`.
+    ///
+    /// # Errors
+    /// Domains have mapped with large pages already, or a mapping is not of whole pages.
+    pub fn set_large_pages(&self, ioas: ObjectId, large_pages: LargePages) -> Result<(), IoasError> {
+        let (ioas, _used) = self.ioas(ioas)?;
+        ioas.set_large_pages(large_pages)
+    }
+
+    /// `IOMMU_OPTION_RLIMIT_MODE`: who answers for locked pages.
+    ///
+    /// # Errors
+    /// The context has objects.
+    pub fn set_account(&self, account: Account) -> Result<(), IoasError> {
+        if !self.objects().is_empty() {
+            return Err(IoasError::HasObjects);
+        }
+        self.change_settings(|settings| settings.account = account);
+        Ok(())
+    }
+
+    /// `IOMMU_HWPT_ALLOC` (table Ft11): a page table that shows an address space to a bound device, and to others like it.
+    ///
+    /// # Errors
+    /// One of the objects is not what it must be, the IOMMU makes no domain, or the address space does not fit.
+    pub fn hwpt_alloc(&self, device: ObjectId, parent: ObjectId) -> Result<ObjectId, HwptError> {
+        let Some((Object::Device(member), _device_use)) = self.objects().get(device) else {
+            return Err(HwptError::NoDevice(NoObject { id: device, what: "device" }));
+        };
+        match self.objects().get(parent) {
+            Some((Object::Ioas(ioas), used)) => {
+                let mut list = ioas.lock_hwpts();
+                let new = NewHwpt::allocate(self.objects(), member.group(), &ioas, used, Made::ByHand)?;
+                new.fill()?;
+                Ok(new.publish(&mut list))
+            }
+            Some((Object::Hwpt(_), _)) => Err(HwptError::NoNesting),
+            _ => Err(HwptError::WrongParent { id: parent }),
+        }
+    }
+
+    /// A user in the kernel that pins and reads without DMA. `notice` is called, with no lock held, when something that it
+    /// may have pinned is being unmapped.
+    ///
+    /// # Errors
+    /// There is no id left.
+    pub fn access(&self, notice: impl Fn(IovaRange) + Send + Sync + 'static) -> Result<IoasAccess, AccessError> {
+        IoasAccess::create(self, Box::new(notice))
+    }
+
+    /// Whether both are the same open file.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-/// A device bound to a context. Dropping it releases the device's claim; the group stays owned until the context's
-/// last device in it goes.
-#[derive(Debug)]
-#[must_use = "dropping it unbinds the device"]
-pub struct BoundDevice {
-    device: Arc<Member>,
-    claim: Claim,
-}
-
-impl BoundDevice {
-    /// The device.
-    pub fn device(&self) -> &Arc<Member> {
-        &self.device
-    }
-
-    /// Its claim, through which domains are attached.
-    pub fn claim(&self) -> &Claim {
-        &self.claim
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Context({})", self.owner())
     }
 }

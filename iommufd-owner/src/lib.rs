@@ -4,7 +4,21 @@
 
 extern crate alloc;
 
+mod access;
+pub mod compat;
 mod context;
+mod device;
+pub mod error;
+mod hwpt;
+mod io_page_table;
+mod ioas;
+mod object;
+mod pages;
 
-pub use context::{BoundDevice, Context};
+pub use access::{AccessPins, IoasAccess, UnmapNotice};
+pub use context::{Context, IovaRanges};
+pub use device::BoundDevice;
+pub use io_page_table::LargePages;
+pub use ioas::{CopyRequest, MapRequest, Place};
 pub use iommu_core;
+pub use object::ObjectId;

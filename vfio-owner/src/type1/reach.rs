@@ -1,6 +1,5 @@
 //! What the groups of a container can all address.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use iommu_core::IovaRange;
@@ -30,24 +29,7 @@ pub(super) fn allowed(
     for aperture in apertures {
         whole = whole.and_then(|whole| whole.intersection(aperture));
     }
-    let mut ranges: Vec<IovaRange> = whole.map_or_else(Vec::new, |whole| vec![whole]);
-    for hole in holes {
-        ranges = ranges.into_iter().flat_map(|range| without(range, hole)).flatten().collect();
-    }
-    ranges
-}
-
-/// The part of a range before a hole, and the part behind it.
-fn without(range: IovaRange, hole: IovaRange) -> [Option<IovaRange>; 2] {
-    if !range.overlaps(hole) {
-        return [Some(range), None];
-    }
-    let before = hole.first().get().checked_sub(1).map(iommu_core::Iova::new);
-    let behind = hole.last().checked_add(1);
-    [
-        before.and_then(|last| IovaRange::new(range.first(), last)),
-        behind.and_then(|first| IovaRange::new(first, range.last())),
-    ]
+    whole.map_or_else(Vec::new, |whole| whole.without(holes))
 }
 
 /// The page sizes that all domains have; a size below that of the CPU serves as that (V49).

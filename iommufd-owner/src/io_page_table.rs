@@ -1,0 +1,346 @@
+//! An I/O address space: what is mapped, what may not be, and the domains that show it to devices (F11).
+
+mod placement;
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use iommu_core::address::PAGE_SIZE;
+use iommu_core::{Access, Domain, Iova, IovaMap, IovaRange, MapError};
+
+use crate::error::{AddDomainError, InTheWay, MapErr, UnmapErr};
+use crate::object::ObjectId;
+use crate::pages::{Pages, Slice};
+
+/// A mapping: a part of a window of memory.
+#[derive(Debug)]
+pub(crate) struct Area {
+    pub(crate) pages: Arc<Pages>,
+    /// Where in the window it begins, in bytes.
+    pub(crate) offset: u64,
+    pub(crate) access: Access,
+    storage: Storage,
+    /// Pins of accesses that lie in it.
+    pub(crate) access_pins: u32,
+    pub(crate) accesses: Accesses,
+}
+
+/// Whether an area's memory is pinned for domains (F29).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Storage {
+    Unpinned,
+    Pinned,
+}
+
+/// Whether accesses may pin an area (F23).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Accesses {
+    Welcome,
+    /// It is being unmapped.
+    Refused,
+}
+
+/// Why a range may not be mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ReservedFor {
+    /// A device that is attached needs it for itself.
+    Device(ObjectId),
+    /// A domain does not reach it.
+    Domain(ObjectId),
+}
+
+/// Whether a domain may use pages larger than the smallest (Ft7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LargePages {
+    /// It may.
+    #[default]
+    Enabled,
+    /// Every page is mapped for itself, so that mappings can be cut.
+    Disabled,
+}
+
+/// What an IOAS guards with its innermost lock.
+#[derive(Debug, Default)]
+pub(crate) struct IoPageTable {
+    pub(crate) areas: IovaMap<Area>,
+    reserved: Vec<(IovaRange, ReservedFor)>,
+    /// Ascending; empty for no restriction (F14).
+    allowed: Vec<IovaRange>,
+    domains: Vec<(ObjectId, Arc<Domain>)>,
+    /// How many accesses that pin are attached (F13).
+    pub(crate) pinning_accesses: u32,
+    pub(crate) large_pages: LargePages,
+}
+
+impl IoPageTable {
+    /// What addresses and lengths must be multiples of (F13).
+    pub(crate) fn alignment(&self) -> u64 {
+        let domains = self.domains.iter().filter_map(|(_, domain)| Some(domain.geometry()?.page_sizes.smallest()));
+        let whole_pages = self.pinning_accesses > 0 || self.large_pages == LargePages::Disabled;
+        domains.chain(whole_pages.then_some(PAGE_SIZE)).max().unwrap_or(1)
+    }
+
+    pub(crate) fn has_domains(&self) -> bool {
+        !self.domains.is_empty()
+    }
+
+    /// Whether some area is not a multiple of `alignment`.
+    pub(crate) fn violates(&self, alignment: u64) -> Option<IovaRange> {
+        let mask = alignment - 1;
+        let aligned = |range: &IovaRange, area: &Area| (range.first().get() | range.bytes() | area.offset) & mask == 0;
+        self.areas.iter().find(|(range, area)| !aligned(range, area)).map(|(range, _)| range)
+    }
+
+    /// The holes of what is reserved, ascending (F70).
+    pub(crate) fn usable(&self) -> Vec<IovaRange> {
+        IovaRange::ALL.without(self.reserved.iter().map(|(range, _)| *range))
+    }
+
+    /// Ft3.4 to Ft3.7.
+    pub(crate) fn allow(&mut self, mut ranges: Vec<IovaRange>) -> Result<(), InTheWay> {
+        ranges.sort_unstable();
+        for range in &ranges {
+            if let Some((reserved, _)) = self.reserved.iter().find(|(reserved, _)| reserved.overlaps(*range)) {
+                return Err(InTheWay::Reserved { range: *reserved });
+            }
+        }
+        self.allowed = ranges;
+        Ok(())
+    }
+
+    /// F15: no mapping and no promise may be in the way.
+    fn reserve(&mut self, range: IovaRange, whose: ReservedFor) -> Result<(), InTheWay> {
+        if let Some((mapped, _)) = self.areas.first_in(range) {
+            return Err(InTheWay::Mapped { range: mapped });
+        }
+        if let Some(allowed) = self.allowed.iter().find(|allowed| allowed.overlaps(range)) {
+            return Err(InTheWay::Allowed { range: *allowed });
+        }
+        self.reserved.push((range, whose));
+        Ok(())
+    }
+
+    /// All of these, or none.
+    pub(crate) fn reserve_all(
+        &mut self,
+        ranges: impl IntoIterator<Item = IovaRange>,
+        whose: ReservedFor,
+    ) -> Result<(), InTheWay> {
+        let before = self.reserved.len();
+        for range in ranges {
+            if let Err(in_the_way) = self.reserve(range, whose) {
+                self.reserved.truncate(before);
+                return Err(in_the_way);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn unreserve(&mut self, whose: ReservedFor) {
+        self.reserved.retain(|(_, owner)| *owner != whose);
+    }
+
+    /// Where a new area of these bytes goes (F16).
+    pub(crate) fn place(&self, addr: u64, bytes: u64) -> Result<IovaRange, MapErr> {
+        placement::place(&self.areas, &self.allowed, &self.reserved, self.alignment(), addr, bytes)
+    }
+
+    /// Ft4.10 to Ft4.13.
+    pub(crate) fn check_fixed(&self, iova: Iova, bytes: u64) -> Result<IovaRange, MapErr> {
+        let alignment = self.alignment();
+        if !iova.is_aligned(alignment) {
+            return Err(MapErr::Misaligned { alignment });
+        }
+        let range = IovaRange::sized(iova, bytes).ok_or(MapErr::Overflow)?;
+        if let Some((reserved, _)) = self.reserved.iter().find(|(reserved, _)| reserved.overlaps(range)) {
+            return Err(MapErr::Reserved { range: *reserved });
+        }
+        match self.areas.first_in(range) {
+            Some((existing, _)) => Err(MapErr::Mapped { existing }),
+            None => Ok(range),
+        }
+    }
+
+    /// Makes an area, in every domain or not at all (F18). The range was checked.
+    pub(crate) fn add_area(
+        &mut self,
+        range: IovaRange,
+        pages: Arc<Pages>,
+        offset: u64,
+        access: Access,
+    ) -> Result<(), MapErr> {
+        let mut area =
+            Area { pages, offset, access, storage: Storage::Unpinned, access_pins: 0, accesses: Accesses::Welcome };
+        if self.has_domains() {
+            area.pin(range)?;
+            for (done, (_, domain)) in self.domains.iter().enumerate() {
+                if let Err(error) = fill(domain, range, &area, self.large_pages) {
+                    for (_, domain) in self.domains.iter().take(done) {
+                        domain.unmap(range.first(), range.bytes());
+                    }
+                    area.unpin(range);
+                    return Err(error.into());
+                }
+            }
+        }
+        self.areas.insert(range, area).map_err(|overlap| MapErr::Mapped { existing: overlap.existing })
+    }
+
+    /// Unmaps the areas of a range in ascending order; how many bytes (table Ft6, F21). Stops at one that accesses have
+    /// pinned.
+    pub(crate) fn remove_areas(&mut self, range: IovaRange, bytes: &mut u64) -> Result<(), UnmapErr> {
+        let mut found = *bytes > 0;
+        while let Some((area_range, area)) = self.areas.first_in(range) {
+            found = true;
+            if !range.covers(area_range) {
+                return Err(UnmapErr::WouldCut { area: area_range });
+            }
+            if area.access_pins > 0 {
+                return Err(UnmapErr::Pinned { area: area_range });
+            }
+            self.remove_area(area_range.first());
+            *bytes = bytes.saturating_add(area_range.bytes());
+        }
+        if found { Ok(()) } else { Err(UnmapErr::NotMapped { range }) }
+    }
+
+    fn remove_area(&mut self, first: Iova) {
+        if let Some((range, mut area)) = self.areas.remove(first) {
+            for (_, domain) in &self.domains {
+                domain.unmap(range.first(), range.bytes());
+            }
+            area.unpin(range);
+        }
+    }
+
+    /// Cuts an area in two before `at`, if one lies across (F61).
+    pub(crate) fn cut(&mut self, at: Iova) -> Result<(), UnmapErr> {
+        let Some((range, area)) = self.areas.get(at).filter(|(range, _)| range.first() != at) else { return Ok(()) };
+        let alignment = self.alignment();
+        if !at.is_aligned(alignment) || area.access_pins > 0 || self.large_pages == LargePages::Enabled {
+            return Err(UnmapErr::CannotCut { area: range, at });
+        }
+        let Some((range, left)) = self.areas.remove(range.first()) else { return Ok(()) };
+        let length = at.get() - range.first().get();
+        let right = Area { pages: left.pages.clone(), offset: left.offset + length, ..left };
+        let halves = [(IovaRange::sized(range.first(), length), left), (IovaRange::new(at, range.last()), right)];
+        for (half, area) in halves {
+            if let Some(half) = half {
+                // The whole was there before, so its halves have room.
+                let _ = self.areas.insert(half, area);
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows everything in one more domain (F53), or leaves all as it was.
+    pub(crate) fn add_domain(&mut self, id: ObjectId, domain: &Arc<Domain>) -> Result<(), AddDomainError> {
+        let geometry = domain.geometry().ok_or(AddDomainError::NotPaging)?;
+        let smallest = geometry.page_sizes.smallest();
+        if smallest > PAGE_SIZE {
+            return Err(AddDomainError::PagesTooLarge { smallest });
+        }
+        if let Some(area) = self.violates(smallest.max(self.alignment())) {
+            return Err(AddDomainError::InTheWay(InTheWay::Mapped { range: area }));
+        }
+        let aperture = IovaRange::new(geometry.first, geometry.last).ok_or(AddDomainError::NotPaging)?;
+        let outside = IovaRange::ALL.without([aperture]);
+        self.reserve_all(outside, ReservedFor::Domain(id)).map_err(AddDomainError::InTheWay)?;
+        if let Err(error) = self.fill_domain(domain) {
+            self.unreserve(ReservedFor::Domain(id));
+            return Err(AddDomainError::Map(error));
+        }
+        self.domains.push((id, domain.clone()));
+        Ok(())
+    }
+
+    fn fill_domain(&mut self, domain: &Domain) -> Result<(), MapErr> {
+        let ranges: Vec<IovaRange> = self.areas.iter().map(|(range, _)| range).collect();
+        for (done, range) in ranges.iter().enumerate() {
+            let Some((_, area)) = self.areas.get_mut(range.first()) else { continue };
+            let was = area.storage;
+            let result = area.pin(*range).and_then(|()| Ok(fill(domain, *range, area, self.large_pages)?));
+            if let Err(error) = result {
+                if was == Storage::Unpinned {
+                    area.unpin(*range);
+                }
+                let last_domain = self.domains.is_empty();
+                for range in ranges.iter().take(done) {
+                    domain.unmap(range.first(), range.bytes());
+                    if let Some((_, area)) = self.areas.get_mut(range.first()).filter(|_| last_domain) {
+                        area.unpin(*range);
+                    }
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes everything out of a domain, and unpins it if that was the last (F54).
+    pub(crate) fn remove_domain(&mut self, id: ObjectId) {
+        let Some(place) = self.domains.iter().position(|(known, _)| *known == id) else { return };
+        let (_, domain) = self.domains.remove(place);
+        self.unreserve(ReservedFor::Domain(id));
+        let last = self.domains.is_empty();
+        let ranges: Vec<IovaRange> = self.areas.iter().map(|(range, _)| range).collect();
+        for range in ranges {
+            domain.unmap(range.first(), range.bytes());
+            if let Some((_, area)) = self.areas.get_mut(range.first()).filter(|_| last) {
+                area.unpin(range);
+            }
+        }
+    }
+}
+
+impl Drop for IoPageTable {
+    fn drop(&mut self) {
+        while let Some((range, _)) = self.areas.first_in(IovaRange::ALL) {
+            self.remove_area(range.first());
+        }
+    }
+}
+
+impl Area {
+    /// The part of the window that the area shows.
+    pub(crate) fn slice(&self, range: IovaRange) -> Slice {
+        Slice::of(self.offset, range.bytes())
+    }
+
+    fn pin(&mut self, range: IovaRange) -> Result<(), MapErr> {
+        if self.storage == Storage::Unpinned {
+            self.pages.pin(self.slice(range))?;
+            self.storage = Storage::Pinned;
+        }
+        Ok(())
+    }
+
+    fn unpin(&mut self, range: IovaRange) {
+        if self.storage == Storage::Pinned {
+            self.pages.unpin(self.slice(range));
+            self.storage = Storage::Unpinned;
+        }
+    }
+}
+
+/// Maps a pinned area into a domain, or nothing of it.
+fn fill(domain: &Domain, range: IovaRange, area: &Area, large_pages: LargePages) -> Result<(), MapError> {
+    let mut at = range.first();
+    for run in area.pages.runs(area.slice(range)) {
+        let mut done = 0;
+        while done < run.bytes {
+            let bytes = if large_pages == LargePages::Disabled { PAGE_SIZE } else { run.bytes };
+            let phys = iommu_core::PhysAddr::new(run.phys.get() + done);
+            if let Err(error) = domain.map(at, phys, bytes, area.access) {
+                let mapped = at.get() - range.first().get();
+                if mapped > 0 {
+                    domain.unmap(range.first(), mapped);
+                }
+                return Err(error);
+            }
+            done += bytes;
+            at = Iova::new(at.get().wrapping_add(bytes));
+        }
+    }
+    Ok(())
+}
