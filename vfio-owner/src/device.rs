@@ -101,6 +101,9 @@ pub(crate) struct Open {
 pub(crate) enum Through {
     /// A group in a container. The group's file stays open with the device (V7).
     Container { _keeps: Arc<OpenGroup> },
+    /// A group with an iommufd in the container's place, or the device's own file: one claim for the device.
+    #[cfg(feature = "iommufd")]
+    Iommufd(iommufd_owner::BoundDevice),
 }
 
 impl OpenDevices {

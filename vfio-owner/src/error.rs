@@ -114,6 +114,10 @@ pub enum SetContainerError {
     /// Somebody else owns its DMA; says who.
     #[error(transparent)]
     Claim(#[from] ClaimError),
+    /// The iommufd has no room for an address space.
+    #[cfg(feature = "iommufd")]
+    #[error(transparent)]
+    Ioas(iommufd_owner::error::IoasError),
     /// The container's IOMMU does not take it.
     #[error(transparent)]
     Attach(#[from] AttachGroupError),
@@ -126,6 +130,8 @@ impl SetContainerError {
             Self::Attached { .. } => Errno::EINVAL,
             Self::Gone(error) => error.errno(),
             Self::Claim(error) => error.errno(),
+            #[cfg(feature = "iommufd")]
+            Self::Ioas(error) => error.errno(),
             Self::Attach(error) => error.errno(),
         }
     }
@@ -185,6 +191,21 @@ pub enum GetDeviceError {
         /// The group.
         group: GroupId,
     },
+    /// The iommufd does not bind it (Vt6.10).
+    #[cfg(feature = "iommufd")]
+    #[error(transparent)]
+    Bind(iommufd_owner::error::BindError),
+    /// The iommufd has no address space for VFIO (Vt6.12).
+    #[cfg(feature = "iommufd")]
+    #[error("the iommufd of group {group} has no address space for VFIO")]
+    NoIoas {
+        /// The group.
+        group: GroupId,
+    },
+    /// It cannot be attached to the address space for VFIO (Vt6.13).
+    #[cfg(feature = "iommufd")]
+    #[error(transparent)]
+    Attach(iommufd_owner::error::AttachErr),
     /// Its driver refuses.
     #[error("the driver of {device} does not open it ({errno})")]
     Driver {
@@ -195,12 +216,134 @@ pub enum GetDeviceError {
     },
 }
 
+/// Why the file of a device could not be opened (V58).
+#[cfg(feature = "iommufd")]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenDeviceError {
+    /// It is not bound to a VFIO driver, or just leaving it.
+    #[error("{device} is not bound to a VFIO driver, so it has no file")]
+    NoFile {
+        /// The device.
+        device: String,
+    },
+}
+
+#[cfg(feature = "iommufd")]
+impl OpenDeviceError {
+    /// `ENOENT`.
+    pub const fn errno(&self) -> Errno {
+        Errno::ENOENT
+    }
+}
+
+/// Why a device file was not bound to an iommufd (table Vt11).
+#[cfg(feature = "iommufd")]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindIommufdError {
+    /// It was opened through its group.
+    #[error("{device} was opened through its group")]
+    ThroughGroup {
+        /// The device.
+        device: Arc<str>,
+    },
+    /// The file of its group is open, be it unused.
+    #[error("the file of group {group} is open")]
+    GroupOpen {
+        /// The group.
+        group: GroupId,
+    },
+    /// This file is bound, or another file of the device.
+    #[error("{device} is bound already")]
+    Bound {
+        /// The device.
+        device: Arc<str>,
+    },
+    /// The iommufd does not bind it; says who is in the way.
+    #[error(transparent)]
+    Bind(#[from] iommufd_owner::error::BindError),
+    /// Its driver refuses.
+    #[error("the driver of {device} does not open it ({errno})")]
+    Driver {
+        /// The device.
+        device: Arc<str>,
+        /// The driver's number.
+        errno: Errno,
+    },
+}
+
+#[cfg(feature = "iommufd")]
+impl BindIommufdError {
+    /// The number of Linux.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::ThroughGroup { .. } | Self::Bound { .. } => Errno::EINVAL,
+            Self::GroupOpen { .. } => Errno::EBUSY,
+            Self::Bind(error) => error.errno(),
+            Self::Driver { errno, .. } => *errno,
+        }
+    }
+}
+
+/// Why a device file was not attached (table Vt12).
+#[cfg(feature = "iommufd")]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachPtError {
+    /// It was opened through its group, where its driver would have to know the call.
+    #[error("{device} was opened through its group")]
+    ThroughGroup {
+        /// The device.
+        device: Arc<str>,
+    },
+    /// It is bound to no iommufd.
+    #[error(transparent)]
+    NotBound(#[from] NotBound),
+    /// The iommufd refuses.
+    #[error(transparent)]
+    Attach(#[from] iommufd_owner::error::AttachErr),
+}
+
+#[cfg(feature = "iommufd")]
+impl AttachPtError {
+    /// The number of Linux.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::ThroughGroup { .. } => Errno::ENOTTY,
+            Self::NotBound(error) => error.errno(),
+            Self::Attach(error) => error.errno(),
+        }
+    }
+}
+
+/// The device file is bound to no iommufd yet, so it answers nothing (V10).
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the file of {device} is bound to no iommufd")]
+pub struct NotBound {
+    /// The device.
+    pub device: Arc<str>,
+}
+
+impl NotBound {
+    /// `EINVAL`.
+    pub const fn errno(&self) -> Errno {
+        Errno::EINVAL
+    }
+}
+
 impl GetDeviceError {
     /// The number of Linux.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NoDevice { .. } => Errno::ENODEV,
             Self::NoContainer { .. } | Self::NoIommu { .. } => Errno::EINVAL,
+            #[cfg(feature = "iommufd")]
+            Self::Bind(error) => error.errno(),
+            #[cfg(feature = "iommufd")]
+            Self::NoIoas { .. } => Errno::ENODEV,
+            #[cfg(feature = "iommufd")]
+            Self::Attach(error) => error.errno(),
             Self::Driver { errno, .. } => *errno,
         }
     }

@@ -33,6 +33,9 @@ pub(crate) struct GroupState {
     life: Life,
     file: File,
     pub(crate) attachment: Option<Attachment>,
+    /// Devices that are in use through their own files (V37).
+    #[cfg(feature = "iommufd")]
+    pub(crate) device_files: Vec<Arc<str>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,12 +61,21 @@ pub(crate) enum Attachment {
         /// How many devices are open through it (V4).
         devices: u32,
     },
+    /// Claims nothing (V21): each device is claimed when it is opened.
+    #[cfg(feature = "iommufd")]
+    Iommufd(iommufd_owner::Context),
 }
 
 impl VfioGroup {
     pub(crate) fn new(group: Arc<Group>) -> Self {
         let owner = Owner::new(format!("VFIO group {}", group.id()));
-        let state = GroupState { life: Life::Alive, file: File::Closed, attachment: None };
+        let state = GroupState {
+            life: Life::Alive,
+            file: File::Closed,
+            attachment: None,
+            #[cfg(feature = "iommufd")]
+            device_files: Vec::new(),
+        };
         Self { group, owner, devices: Mutex::default(), state: Mutex::of(VFIO_GROUP, state) }
     }
 
@@ -86,14 +98,26 @@ impl VfioGroup {
     /// The last device has left: nothing can be done through an open file any more (V16, V17).
     pub(crate) fn close_down(&self) {
         let mut state = self.state.lock();
-        self.detach(&mut state);
+        if matches!(state.attachment, Some(Attachment::Container { .. })) {
+            self.detach(&mut state);
+        }
         state.life = Life::Gone;
     }
 
     fn detach(&self, state: &mut GroupState) {
-        if let Some(Attachment::Container { container, .. }) = state.attachment.take() {
-            container.detach(&self.group);
+        match state.attachment.take() {
+            Some(Attachment::Container { container, .. }) => container.detach(&self.group),
+            // Devices that are open through it have claims of their own (V22).
+            #[cfg(feature = "iommufd")]
+            Some(Attachment::Iommufd(_)) => {}
+            None => {}
         }
+    }
+
+    /// Whether the group's file is open, by anyone (Vt11.4).
+    #[cfg(feature = "iommufd")]
+    pub(crate) fn is_open(state: &GroupState) -> bool {
+        state.file == File::Open
     }
 
     fn gone(&self, state: &GroupState) -> Result<(), GroupGone> {
@@ -139,6 +163,10 @@ impl GroupFile {
     pub(crate) fn open(group: &Arc<VfioGroup>) -> Result<Self, OpenGroupError> {
         let mut state = group.state.lock();
         group.gone(&state)?;
+        #[cfg(feature = "iommufd")]
+        if let Some(device) = state.device_files.first() {
+            return Err(OpenGroupError::DeviceFileInUse { group: group.id(), device: device.clone() });
+        }
         if state.file == File::Open {
             return Err(OpenGroupError::Open { group: group.id() });
         }
@@ -195,6 +223,24 @@ impl GroupFile {
         group.gone(&state)?;
         container.attach(&group.group, &group.owner)?;
         state.attachment = Some(Attachment::Container { container: container.clone(), devices: 0 });
+        Ok(())
+    }
+
+    /// `VFIO_GROUP_SET_CONTAINER` with an iommufd (Vt4.5, V40): claims nothing yet. The context gets an address space for
+    /// VFIO's calls, if it has none.
+    ///
+    /// # Errors
+    /// The group is in a container or gone, or the context is full.
+    #[cfg(feature = "iommufd")]
+    pub fn set_iommufd(&self, context: &iommufd_owner::Context) -> Result<(), SetContainerError> {
+        let group = self.group();
+        let mut state = group.state.lock();
+        if state.attachment.is_some() {
+            return Err(SetContainerError::Attached { group: group.id() });
+        }
+        group.gone(&state)?;
+        context.ensure_compat_ioas().map_err(SetContainerError::Ioas)?;
+        state.attachment = Some(Attachment::Iommufd(context.clone()));
         Ok(())
     }
 

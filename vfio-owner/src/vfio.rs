@@ -12,7 +12,11 @@ use iommu_core::{GroupId, Iommu};
 use crate::backend::Backend;
 use crate::container::Container;
 use crate::device::{DeviceSetId, DeviceSets, VfioDevice};
+#[cfg(feature = "iommufd")]
+use crate::device_file::DeviceFile;
 use crate::device_ops::DeviceOps;
+#[cfg(feature = "iommufd")]
+use crate::error::OpenDeviceError;
 use crate::error::{OpenGroupError, RegisterError};
 use crate::group::{GroupFile, VfioGroup};
 
@@ -28,8 +32,15 @@ pub struct Vfio(Arc<Shared>);
 struct Shared {
     backends: Arc<[Arc<dyn Backend>]>,
     /// The group list lock: taken inside device locks, before every other lock of this crate.
-    groups: Mutex<BTreeMap<GroupId, Registered>>,
+    registry: Mutex<Registry>,
     sets: DeviceSets,
+}
+
+#[derive(Debug, Default)]
+struct Registry {
+    groups: BTreeMap<GroupId, Registered>,
+    /// By name, while they can be opened.
+    devices: BTreeMap<Arc<str>, Arc<VfioDevice>>,
 }
 
 /// A group with registered devices.
@@ -44,7 +55,11 @@ impl Vfio {
     /// VFIO whose containers can be set to what `backends` offer, asked in this order (Vt8.2).
     pub fn new(backends: impl IntoIterator<Item = Arc<dyn Backend>>) -> Self {
         let backends = backends.into_iter().collect::<Vec<_>>().into();
-        Self(Arc::new(Shared { backends, groups: Mutex::of(GROUP_LIST, BTreeMap::new()), sets: DeviceSets::default() }))
+        Self(Arc::new(Shared {
+            backends,
+            registry: Mutex::of(GROUP_LIST, Registry::default()),
+            sets: DeviceSets::default(),
+        }))
     }
 
     /// Opens `/dev/vfio/vfio`: a container without groups.
@@ -61,9 +76,23 @@ impl Vfio {
         GroupFile::open(&group)
     }
 
+    /// Opens the file of a device itself, `/dev/vfio/devices/vfioX` (V58): as often as one likes. It can be used once it is
+    /// bound to an iommufd.
+    ///
+    /// # Errors
+    /// No device of this name is registered.
+    #[cfg(feature = "iommufd")]
+    pub fn open_device(&self, name: &str) -> Result<DeviceFile, OpenDeviceError> {
+        let device = self.0.registry.lock().devices.get(name).cloned();
+        let missing = || OpenDeviceError::NoFile { device: name.into() };
+        let device = device.ok_or_else(missing)?;
+        let user = device.users().enter().ok_or_else(missing)?;
+        Ok(DeviceFile::open_alone(device, user))
+    }
+
     /// The group of this number, while a device of it is registered.
     pub(crate) fn group(&self, id: GroupId) -> Option<Arc<VfioGroup>> {
-        self.0.groups.lock().get(&id).map(|registered| registered.group.clone())
+        self.0.registry.lock().groups.get(&id).map(|registered| registered.group.clone())
     }
 
     /// Registers `dev` (table Vt1): its group gets a file with the first of its devices. Claims nothing (V11). Called by
@@ -80,9 +109,9 @@ impl Vfio {
         let name = dev.name();
         let member = Iommu::member(dev).ok_or_else(|| RegisterError::NoGroup { device: name.clone() })?;
         let coherent = member.capabilities().has(Capabilities::CACHE_COHERENCY);
-        let mut groups = self.0.groups.lock();
+        let mut registry = self.0.registry.lock();
         let id = member.group().id();
-        let known = groups.get(&id).map(|registered| registered.group.clone());
+        let known = registry.groups.get(&id).map(|registered| registered.group.clone());
         if known.as_ref().is_some_and(|group| group.device(name).is_some()) {
             return Err(RegisterError::Registered { device: name.clone() });
         }
@@ -91,20 +120,30 @@ impl Vfio {
         }
         let group = known.unwrap_or_else(|| Arc::new(VfioGroup::new(member.group().clone())));
         let device = Arc::new(VfioDevice::new(member, group.clone(), self.0.sets.join(set), ops));
-        groups.entry(id).or_insert_with(|| Registered { group: group.clone(), drivers: 0 }).drivers += 1;
+        let registered = registry.groups.entry(id);
+        registered.or_insert_with(|| Registered { group: group.clone(), drivers: 0 }).drivers += 1;
+        registry.devices.insert(name.clone(), device.clone());
         group.add(device.clone());
         device.lock_set().enrol(&device);
         Ok(Registration { vfio: self.clone(), device, stage: Stage::Registered })
     }
 
+    /// V12: the device's own file goes.
+    fn hide(&self, device: &Arc<VfioDevice>) {
+        let mut registry = self.0.registry.lock();
+        if registry.devices.get(device.name()).is_some_and(|known| Arc::ptr_eq(known, device)) {
+            registry.devices.remove(device.name());
+        }
+    }
+
     /// V16: the last device takes the group's file along.
     fn leave(&self, device: &VfioDevice) {
         let id = device.group().id();
-        let mut groups = self.0.groups.lock();
-        let Some(registered) = groups.get_mut(&id) else { return };
+        let mut registry = self.0.registry.lock();
+        let Some(registered) = registry.groups.get_mut(&id) else { return };
         registered.drivers -= 1;
         if registered.drivers == 0
-            && let Some(last) = groups.remove(&id)
+            && let Some(last) = registry.groups.remove(&id)
         {
             last.group.close_down();
         }
@@ -153,6 +192,7 @@ impl Registration {
 
     fn close_door(&mut self) {
         if self.stage == Stage::Registered {
+            self.vfio.hide(&self.device);
             self.device.group().forget(&self.device);
             self.device.users().close();
             self.device.lock_set().dismiss(&self.device);

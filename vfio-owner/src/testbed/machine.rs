@@ -18,10 +18,10 @@ use iommu_core::{Group, Iommu, Member, Observer, TypeRequest, UnknownType};
 
 use super::drivers;
 use crate::backend::Backend;
-use crate::error::OpenGroupError;
+use crate::error::{OpenDeviceError, OpenGroupError};
 use crate::type1::Type1;
 use crate::vfio_pci::{self, VfioPciDriver};
-use crate::{GroupFile, Vfio};
+use crate::{DeviceFile, GroupFile, Vfio};
 
 /// One rescan at a time; before every other lock.
 const RESCAN: LockClass = LockClass::new("rescan", 0);
@@ -116,6 +116,14 @@ impl Machine {
     pub fn open_group(&self, name: &str) -> Result<GroupFile, MachineError> {
         let group = self.group(name)?;
         self.vfio.open_group(group.id()).map_err(MachineError::OpenGroup)
+    }
+
+    /// Opens the device's own file, `/dev/vfio/devices/vfioX`.
+    ///
+    /// # Errors
+    /// No such device, or it is not bound to vfio-pci.
+    pub fn open_device(&self, name: &str) -> Result<DeviceFile, MachineError> {
+        self.vfio.open_device(name).map_err(MachineError::OpenDevice)
     }
 
     /// The device of this name.
@@ -296,6 +304,9 @@ pub enum MachineError {
     /// The file of the group was not opened.
     #[error(transparent)]
     OpenGroup(OpenGroupError),
+    /// The file of the device was not opened.
+    #[error(transparent)]
+    OpenDevice(OpenDeviceError),
 }
 
 impl MachineError {
@@ -310,6 +321,7 @@ impl MachineError {
             Self::UnknownType(error) => error.errno(),
             Self::SetType(error) => error.errno(),
             Self::OpenGroup(error) => error.errno(),
+            Self::OpenDevice(error) => error.errno(),
         }
     }
 }

@@ -11,6 +11,9 @@ use vfio_owner::error::UnmapDmaError;
 use vfio_owner::iommu_core::device_model::{Errno, Progress, Unbind};
 use vfio_owner::iommu_core::software::{LockedPages, Process};
 use vfio_owner::iommu_core::{Access, Iova, UserAddr};
+use vfio_owner::iommufd_owner::compat::{CompatError, CompatMap, CompatType};
+use vfio_owner::iommufd_owner::error::UnmapErr;
+use vfio_owner::iommufd_owner::{Context, CopyRequest, MapRequest, ObjectId, Place};
 use vfio_owner::testbed::{Machine, MachineError};
 use vfio_owner::{Container, DeviceFile, GroupFile, GroupStatus};
 
@@ -19,17 +22,9 @@ use super::language::{Action, Call, Handle, IommuType, MachineStep, Open, Step};
 /// The buffer of the process that maps.
 const BUFFER_BYTES: u64 = 64 << 20;
 
-const BAD_HANDLE: Reply = Reply::Answer(Answer::Errno(Errno::EBADF));
-const NOT_A_CALL: Reply = Reply::Answer(Answer::Errno(Errno::ENOTTY));
-const UNKNOWN: Reply = Reply::Unknown("a step of iommufd: not known yet");
-
-/// What our stack says to a step.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Reply {
-    Answer(Answer),
-    /// It cannot be said yet, and why.
-    Unknown(&'static str),
-}
+const BAD_HANDLE: Answer = Answer::Errno(Errno::EBADF);
+const NOT_A_CALL: Answer = Answer::Errno(Errno::ENOTTY);
+const EBADFD: Errno = Errno::new(77);
 
 /// An answer, printed in the recorded form.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,15 +34,6 @@ pub(crate) enum Answer {
     /// It waits for a user.
     Blocked,
     Errno(Errno),
-}
-
-impl fmt::Display for Reply {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Answer(answer) => answer.fmt(f),
-            Self::Unknown(reason) => write!(f, "? ({reason})"),
-        }
-    }
 }
 
 impl fmt::Display for Answer {
@@ -77,6 +63,9 @@ enum Opened {
     Container(Container),
     Group(GroupFile),
     Device(DeviceFile),
+    Iommufd(Context),
+    /// An address space or a page table of an iommufd that is open.
+    Object(Context, ObjectId),
 }
 
 impl Player {
@@ -87,17 +76,18 @@ impl Player {
     }
 
     /// Plays one step.
-    pub(crate) fn play(&mut self, step: &Step) -> Reply {
+    pub(crate) fn play(&mut self, step: &Step) -> Answer {
         match &step.action {
-            Action::Machine(step) => Reply::Answer(self.play_machine(step)),
+            Action::Machine(step) => self.play_machine(step),
             Action::Open(handle, what) => match self.opened(what) {
                 Ok(opened) => {
                     self.open.insert(handle.clone(), opened);
-                    Reply::Answer(Answer::Ok)
+                    Answer::Ok
                 }
-                Err(reply) => reply,
+                Err(answer) => answer,
             },
-            Action::Close(handle) => self.open.remove(handle).map_or(BAD_HANDLE, |_| Reply::Answer(Answer::Ok)),
+            Action::Close(handle) => self.close(handle),
+            Action::Call(handle, Call::Destroy) => self.destroy(handle),
             Action::Call(handle, call) => match self.open.get(handle) {
                 Some(opened) => self.call(opened, call),
                 None => BAD_HANDLE,
@@ -105,7 +95,31 @@ impl Player {
         }
     }
 
-    fn opened(&self, what: &Open) -> Result<Opened, Reply> {
+    /// Closes what the handle names; what lives in an iommufd is named no more.
+    fn close(&mut self, handle: &Handle) -> Answer {
+        match self.open.remove(handle) {
+            None => BAD_HANDLE,
+            Some(Opened::Iommufd(context)) => {
+                self.open.retain(|_, opened| !matches!(opened, Opened::Object(owner, _) if owner.is(&context)));
+                Answer::Ok
+            }
+            Some(_) => Answer::Ok,
+        }
+    }
+
+    fn destroy(&mut self, handle: &Handle) -> Answer {
+        let Some(opened) = self.open.get(handle) else { return BAD_HANDLE };
+        let Opened::Object(context, id) = opened else { return NOT_A_CALL };
+        match context.destroy(*id) {
+            Ok(()) => {
+                self.open.remove(handle);
+                Answer::Ok
+            }
+            Err(error) => Answer::Errno(error.errno()),
+        }
+    }
+
+    fn opened(&self, what: &Open) -> Result<Opened, Answer> {
         match what {
             Open::Container => Ok(Opened::Container(self.machine.vfio().open_container())),
             Open::Group { device } => {
@@ -118,33 +132,60 @@ impl Player {
                 Some(_) => Err(NOT_A_CALL),
                 None => Err(BAD_HANDLE),
             },
-            Open::Iommufd | Open::DeviceFile { .. } | Open::Ioas { .. } | Open::PageTable { .. } => Err(UNKNOWN),
+            Open::Iommufd => Ok(Opened::Iommufd(Context::new("iommufd"))),
+            Open::DeviceFile { device } => {
+                self.machine.open_device(device).map(Opened::Device).map_err(|error| refused(error.errno()))
+            }
+            Open::Ioas { iommufd } => match self.open.get(iommufd) {
+                Some(Opened::Iommufd(context)) => match context.ioas_alloc() {
+                    Ok(id) => Ok(Opened::Object(context.clone(), id)),
+                    Err(error) => Err(refused(error.errno())),
+                },
+                Some(_) => Err(NOT_A_CALL),
+                None => Err(BAD_HANDLE),
+            },
+            Open::PageTable { bound, parent } => self.page_table(bound, parent),
         }
     }
 
-    fn call(&self, opened: &Opened, call: &Call) -> Reply {
+    /// A page table for a bound device: of the iommufd that has the parent.
+    fn page_table(&self, bound: &Handle, parent: &Handle) -> Result<Opened, Answer> {
+        let Some(Opened::Device(device)) = self.open.get(bound) else { return Err(BAD_HANDLE) };
+        let Some(Opened::Object(context, parent)) = self.open.get(parent) else { return Err(BAD_HANDLE) };
+        // Before it is bound, the device has no id to name.
+        let Ok(id) = device.iommufd_id() else { return Err(BAD_HANDLE) };
+        match context.hwpt_alloc(id, *parent) {
+            Ok(id) => Ok(Opened::Object(context.clone(), id)),
+            Err(error) => Err(refused(error.errno())),
+        }
+    }
+
+    fn call(&self, opened: &Opened, call: &Call) -> Answer {
         match opened {
             Opened::Container(container) => self.call_container(container, call),
             Opened::Group(group) => self.call_group(group, call),
-            Opened::Device(device) => call_device(device, call),
+            Opened::Device(device) => self.call_device(device, call),
+            Opened::Iommufd(context) => self.call_compat(context, call),
+            Opened::Object(context, id) => self.call_ioas(context, *id, call),
         }
     }
 
-    fn call_group(&self, group: &GroupFile, call: &Call) -> Reply {
+    fn call_group(&self, group: &GroupFile, call: &Call) -> Answer {
         let answer = match call {
             Call::Status => group.status().map(|status| Answer::Value(flags(status).to_owned())).map_err(|e| e.errno()),
             Call::SetContainer { container } => match self.open.get(container) {
                 Some(Opened::Container(container)) => done(group.set_container(container).map_err(|e| e.errno())),
-                Some(_) => Err(Errno::new(77)),
+                Some(Opened::Iommufd(context)) => done(group.set_iommufd(context).map_err(|e| e.errno())),
+                Some(_) => Err(EBADFD),
                 None => return BAD_HANDLE,
             },
             Call::UnsetContainer => done(group.unset_container().map_err(|e| e.errno())),
             _ => return NOT_A_CALL,
         };
-        Reply::Answer(answer.unwrap_or_else(Answer::Errno))
+        answer.unwrap_or_else(Answer::Errno)
     }
 
-    fn call_container(&self, container: &Container, call: &Call) -> Reply {
+    fn call_container(&self, container: &Container, call: &Call) -> Answer {
         let answer = match call {
             Call::CheckExtension(kind) => Ok(Answer::Value(container.check_extension(extension(*kind)).to_string())),
             Call::SetIommu(kind) => done(container.set_iommu(extension(*kind)).map_err(|e| e.errno())),
@@ -155,7 +196,96 @@ impl Player {
             Call::UnmapAll => unmapped(container.unmap(Unmap::All)),
             _ => return NOT_A_CALL,
         };
-        Reply::Answer(answer.unwrap_or_else(Answer::Errno))
+        answer.unwrap_or_else(Answer::Errno)
+    }
+
+    fn call_device(&self, device: &DeviceFile, call: &Call) -> Answer {
+        let answer = match call {
+            Call::DeviceInfo => device.info().map_err(|error| error.errno()).map(|info| {
+                let kind = if info.kind == DeviceKind::Pci { 2 } else { 0 };
+                let flags = kind | u32::from(info.resettable);
+                Answer::Value(format!("flags {flags:#x} regions {} irqs {}", info.regions, info.irqs))
+            }),
+            Call::Reset => done(device.reset().map_err(NotResettable::errno)),
+            Call::Bind { iommufd } => match self.open.get(iommufd) {
+                Some(Opened::Iommufd(context)) => done(device.bind_iommufd(context).map(drop).map_err(|e| e.errno())),
+                Some(_) => Err(EBADFD),
+                None => Err(Errno::EBADF),
+            },
+            Call::Attach { to } => match self.open.get(to) {
+                Some(Opened::Object(_, id)) => done(device.attach_iommufd_pt(*id).map(drop).map_err(|e| e.errno())),
+                _ => Err(Errno::EBADF),
+            },
+            Call::Detach => done(device.detach_iommufd_pt().map_err(|error| error.errno())),
+            _ => return NOT_A_CALL,
+        };
+        answer.unwrap_or_else(Answer::Errno)
+    }
+
+    /// VFIO's calls on an iommufd.
+    fn call_compat(&self, context: &Context, call: &Call) -> Answer {
+        let answer = match call {
+            Call::CheckExtension(kind) => {
+                let known = matches!(kind, IommuType::Type1 | IommuType::Type1v2);
+                Ok(Answer::Value(u8::from(known).to_string()))
+            }
+            Call::SetIommu(kind) => match kind {
+                IommuType::Type1 => done(context.compat_set_iommu(CompatType::Type1).map_err(|e| e.errno())),
+                IommuType::Type1v2 => done(context.compat_set_iommu(CompatType::Type1v2).map_err(|e| e.errno())),
+                IommuType::Spapr | IommuType::Nesting => Err(Errno::EINVAL),
+            },
+            Call::Map { iova, bytes, offset } => done(self.compat_map(context, *iova, *bytes, offset.unwrap_or(0))),
+            Call::Unmap { iova, bytes } => bytes_or_errno(context.compat_unmap(Iova::new(*iova), *bytes)),
+            Call::UnmapAll => bytes_or_errno(context.compat_unmap_all()),
+            _ => return NOT_A_CALL,
+        };
+        answer.unwrap_or_else(Answer::Errno)
+    }
+
+    fn compat_map(&self, context: &Context, iova: u64, bytes: u64, offset: u64) -> Result<(), Errno> {
+        let addr = self.buffer.checked_add(offset).ok_or(Errno::EINVAL)?;
+        let process = self.process.clone();
+        let request = CompatMap { iova: Iova::new(iova), bytes, process, addr, access: Access::ReadWrite };
+        context.compat_map(request).map_err(|error| error.errno())
+    }
+
+    fn call_ioas(&self, context: &Context, id: ObjectId, call: &Call) -> Answer {
+        let answer = match call {
+            Call::Map { iova, bytes, offset } => {
+                let place = Place::Fixed(Iova::new(*iova));
+                done(self.ioas_map(context, id, place, *bytes, offset.unwrap_or(0)).map(drop))
+            }
+            Call::MapAny { bytes, offset } => self
+                .ioas_map(context, id, Place::Anywhere, *bytes, offset.unwrap_or(0))
+                .map(|iova| Answer::Value(iova.to_string())),
+            Call::Unmap { iova, bytes } => unmapped_from_ioas(context.ioas_unmap(id, Iova::new(*iova), *bytes)),
+            Call::UnmapAll => unmapped_from_ioas(context.ioas_unmap(id, Iova::new(0), u64::MAX)),
+            Call::CopyFrom { source, from, bytes, to } => match self.open.get(source) {
+                Some(Opened::Object(_, source)) => {
+                    let (from, place) = (Iova::new(*from), Place::Fixed(Iova::new(*to)));
+                    let request = CopyRequest { from, bytes: *bytes, place, access: Access::ReadWrite };
+                    done(context.ioas_copy(id, *source, request).map(drop).map_err(|error| error.errno()))
+                }
+                _ => Err(Errno::EBADF),
+            },
+            Call::Ranges => context.ioas_iova_ranges(id).map_err(|error| error.errno()).map(|ranges| {
+                let ranges: Vec<_> = ranges.ranges.iter().map(ToString::to_string).collect();
+                Answer::Value(ranges.join(" "))
+            }),
+            Call::Allow(ranges) => {
+                let ranges: Vec<_> =
+                    ranges.iter().map(|range| (Iova::new(range.first), Iova::new(range.last))).collect();
+                done(context.ioas_allow_iovas(id, &ranges).map_err(|error| error.errno()))
+            }
+            _ => return NOT_A_CALL,
+        };
+        answer.unwrap_or_else(Answer::Errno)
+    }
+
+    fn ioas_map(&self, context: &Context, id: ObjectId, place: Place, bytes: u64, offset: u64) -> Result<Iova, Errno> {
+        let addr = self.buffer.checked_add(offset).ok_or(Errno::EOVERFLOW)?;
+        let request = MapRequest { place, bytes, process: self.process.clone(), addr, access: Access::ReadWrite };
+        context.ioas_map(id, request).map_err(|error| error.errno())
     }
 
     fn map(&self, container: &Container, iova: u64, bytes: u64, offset: u64) -> Result<(), Errno> {
@@ -190,7 +320,7 @@ impl Player {
                 Answer::Ok
             }
             MachineStep::Wait => match self.waiting.pop_front() {
-                Some(unbind) => self.advance(unbind, Place::Front),
+                Some(unbind) => self.advance(unbind, Queue::Front),
                 None => Answer::Ok,
             },
         }
@@ -198,39 +328,25 @@ impl Player {
 
     fn start(&mut self, unbind: Result<Unbind, MachineError>) -> Answer {
         match unbind {
-            Ok(unbind) => self.advance(unbind, Place::Back),
+            Ok(unbind) => self.advance(unbind, Queue::Back),
             Err(error) => Answer::Errno(error.errno()),
         }
     }
 
     /// Lets an unbinding go on; one that waits is kept.
-    fn advance(&mut self, mut unbind: Unbind, place: Place) -> Answer {
+    fn advance(&mut self, mut unbind: Unbind, place: Queue) -> Answer {
         match (unbind.try_finish(), place) {
             (Progress::Done, _) => return Answer::Ok,
-            (Progress::Waiting { .. }, Place::Front) => self.waiting.push_front(unbind),
-            (Progress::Waiting { .. }, Place::Back) => self.waiting.push_back(unbind),
+            (Progress::Waiting { .. }, Queue::Front) => self.waiting.push_front(unbind),
+            (Progress::Waiting { .. }, Queue::Back) => self.waiting.push_back(unbind),
         }
         Answer::Blocked
     }
 }
 
-fn call_device(device: &DeviceFile, call: &Call) -> Reply {
-    let answer = match call {
-        Call::DeviceInfo => {
-            let info = device.info();
-            let kind = if info.kind == DeviceKind::Pci { 2 } else { 0 };
-            let flags = kind | u32::from(info.resettable);
-            Ok(Answer::Value(format!("flags {flags:#x} regions {} irqs {}", info.regions, info.irqs)))
-        }
-        Call::Reset => done(device.reset().map_err(NotResettable::errno)),
-        _ => return NOT_A_CALL,
-    };
-    Reply::Answer(answer.unwrap_or_else(Answer::Errno))
-}
-
 /// Where a step that waits is queued: an old one keeps its place.
 #[derive(Clone, Copy)]
-enum Place {
+enum Queue {
     Front,
     Back,
 }
@@ -251,8 +367,8 @@ fn value(result: Result<String, MachineError>) -> Answer {
     lookup(result).map_or_else(|error| Answer::Errno(error.errno()), Answer::Value)
 }
 
-fn refused(errno: Errno) -> Reply {
-    Reply::Answer(Answer::Errno(errno))
+fn refused(errno: Errno) -> Answer {
+    Answer::Errno(errno)
 }
 
 fn done(result: Result<(), Errno>) -> Result<Answer, Errno> {
@@ -278,4 +394,12 @@ fn extension(kind: IommuType) -> Extension {
         IommuType::Spapr => Extension::SPAPR,
         IommuType::Nesting => Extension::NESTING,
     }
+}
+
+fn unmapped_from_ioas(result: Result<u64, UnmapErr>) -> Result<Answer, Errno> {
+    result.map(|bytes| Answer::Value(format!("{bytes:#x}"))).map_err(|error| error.errno())
+}
+
+fn bytes_or_errno(result: Result<u64, CompatError>) -> Result<Answer, Errno> {
+    result.map(|bytes| Answer::Value(format!("{bytes:#x}"))).map_err(|error| error.errno())
 }
