@@ -22,6 +22,8 @@ mod backend;
 #[path = "sync/model.rs"]
 mod backend;
 
+#[cfg(shuttle)]
+pub mod pending;
 mod users;
 
 pub use alloc::sync::{Arc, Weak};
