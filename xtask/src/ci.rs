@@ -1,6 +1,6 @@
 //! `cargo xtask ci`: everything that a change must pass, cheapest first; names every step that failed.
 
-mod shell;
+pub(crate) mod shell;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;

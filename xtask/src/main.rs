@@ -3,6 +3,7 @@
 
 mod ci;
 mod demo;
+mod explore;
 mod replay;
 
 use std::process::ExitCode;
@@ -17,6 +18,8 @@ enum Command {
     Ci(ci::Ci),
     /// Boot the snapshot of a real machine and tell the story of one card
     Demo,
+    /// Play both designs of DMA ownership in every interleaving, and show what goes wrong
+    Explore(explore::Explore),
     /// Play scenarios and compare with what a real kernel answered
     Replay(replay::Replay),
 }
@@ -25,6 +28,7 @@ fn main() -> Result<ExitCode> {
     let success = match Command::parse() {
         Command::Ci(ci) => ci.run()?,
         Command::Demo => demo::run().map(|()| true)?,
+        Command::Explore(explore) => explore.run()?,
         Command::Replay(replay) => replay.run()?,
     };
     Ok(if success { ExitCode::SUCCESS } else { ExitCode::FAILURE })
