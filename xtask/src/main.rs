@@ -4,6 +4,7 @@
 mod ci;
 mod demo;
 mod explore;
+mod mutants;
 mod replay;
 
 use std::process::ExitCode;
@@ -20,6 +21,8 @@ enum Command {
     Demo,
     /// Play both designs of DMA ownership in every interleaving, and show what goes wrong
     Explore(explore::Explore),
+    /// Break the rules on purpose, one at a time, and look that the tests notice
+    Mutants(mutants::Mutants),
     /// Play scenarios and compare with what a real kernel answered
     Replay(replay::Replay),
 }
@@ -29,6 +32,7 @@ fn main() -> Result<ExitCode> {
         Command::Ci(ci) => ci.run()?,
         Command::Demo => demo::run().map(|()| true)?,
         Command::Explore(explore) => explore.run()?,
+        Command::Mutants(mutants) => mutants.run()?,
         Command::Replay(replay) => replay.run()?,
     };
     Ok(if success { ExitCode::SUCCESS } else { ExitCode::FAILURE })

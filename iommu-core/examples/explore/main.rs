@@ -2,7 +2,7 @@
 //!
 //! It needs the model checker: `RUSTFLAGS="--cfg shuttle" cargo run --release -p iommu-core --example explore`. It prints
 //! one JSON object a line: how far it has come, then what came out. Arguments are the names of questions; without any,
-//! all are asked.
+//! all are asked. It fails if an answer is not the expected one.
 #![forbid(unsafe_code)]
 
 #[cfg(shuttle)]
@@ -44,13 +44,15 @@ fn main() -> std::process::ExitCode {
     search::quiet();
     let asked =
         questions.iter().filter(|question| chosen.is_empty() || chosen.iter().any(|name| name == question.name));
+    let mut expected = true;
     for question in asked {
         for run in &question.runs {
             report::begins(question, run);
             let begin = std::time::Instant::now();
             let found = search::search(&run.scene, run.method, report::progress);
             report::ends(question, run, &found, begin.elapsed());
+            expected &= (found.wrong > 0) == (run.expected == questions::Expected::Fails);
         }
     }
-    std::process::ExitCode::SUCCESS
+    if expected { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
 }

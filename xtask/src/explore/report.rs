@@ -7,7 +7,7 @@ use super::grouped;
 /// A line of it.
 #[derive(serde::Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
-pub(super) enum Line {
+pub(crate) enum Line {
     /// A question that can be asked.
     Question { question: String, asks: String, facts: String, designs: Vec<String> },
     /// A search begins.
@@ -20,8 +20,8 @@ pub(super) enum Line {
 
 /// What came of one search.
 #[derive(serde::Deserialize)]
-pub(super) struct Answer {
-    pub(super) question: String,
+pub(crate) struct Answer {
+    pub(crate) question: String,
     pub(super) asks: String,
     pub(super) facts: String,
     pub(super) design: String,
@@ -39,14 +39,14 @@ pub(super) struct Answer {
 
 #[derive(serde::Deserialize, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Expected {
+pub(crate) enum Expected {
     Holds,
     Fails,
 }
 
 #[derive(serde::Deserialize, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Method {
+pub(crate) enum Method {
     Every,
     Sampled,
     Compared,
@@ -54,7 +54,7 @@ pub(super) enum Method {
 
 /// A schedule.
 #[derive(serde::Deserialize)]
-pub(super) struct Play {
+pub(crate) struct Play {
     pub(super) broken: Option<String>,
     pub(super) threads: Vec<String>,
     /// Who had the group before.
@@ -64,7 +64,7 @@ pub(super) struct Play {
 
 /// One step of one thread.
 #[derive(serde::Deserialize)]
-pub(super) struct Step {
+pub(crate) struct Step {
     pub(super) thread: usize,
     pub(super) what: String,
     pub(super) wrong: bool,
@@ -73,7 +73,7 @@ pub(super) struct Step {
 }
 
 impl Answer {
-    pub(super) fn is_expected(&self) -> bool {
+    pub(crate) fn is_expected(&self) -> bool {
         (self.violations > 0) == (self.expected == Expected::Fails)
     }
 
