@@ -154,6 +154,7 @@ fn model(shell: &Shell) -> Result<Verdict> {
     // A target folder of its own, or each change of RUSTFLAGS builds the world anew.
     let line = format!("test -p {} --release --test model --target-dir target/shuttle", modelled.join(" -p "));
     shell.cargo(&line, &[("RUSTFLAGS", "--cfg shuttle")])?;
+    shell.cargo("run --quiet --package xtask -- explore", &[])?;
     Ok(Verdict::Passed)
 }
 

@@ -145,6 +145,7 @@ fn hot_remove() -> String {
     let held = counted.group().is_some_and(|group| group.ownership().is_held());
     stage::must(held == claim.is_some(), "the group is held, and there is no claim, or the other way round");
     stage::must(counted.bind(Kind::Kernel, A) != claim.is_some(), "the sibling binds in an owned group, or not at all");
+    stage::must(claim_device(&counted, "X", B).is_none(), "a device that has gone claims its group");
     let outcome = won("claim", claim.is_some());
     counted.unbind(Kind::Kernel, A);
     drop(claim);

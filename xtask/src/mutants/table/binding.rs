@@ -1,6 +1,6 @@
 //! Drivers that come and go.
 
-use super::{DEVICE, DEVICE_OR_EXPLORE, Mutant};
+use super::{DEVICE, EXPLORE, Mutant};
 
 const BINDING: &str = "device-model/src/binding.rs";
 const UNBIND: &str = "device-model/src/unbind.rs";
@@ -152,6 +152,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         rule: "V13: the last user wakes who waits",
         old: "            self.0.left.notify_all();",
         new: "",
-        suites: DEVICE_OR_EXPLORE,
+        suites: EXPLORE,
     },
 ];
