@@ -57,6 +57,87 @@ address! {
     PhysAddr
 }
 
+address! {
+    /// An address in the memory of a user-space process.
+    UserAddr
+}
+
+/// What pins, mappings and processes count in: the smallest page of a CPU, in bytes.
+pub const PAGE_SIZE: u64 = 0x1000;
+
+/// I/O virtual addresses from a first to a last one, both inclusive. Never empty; may be all 64 bits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IovaRange {
+    first: Iova,
+    last: Iova,
+}
+
+impl IovaRange {
+    /// The whole 64-bit space.
+    pub const ALL: Self = Self { first: Iova::new(0), last: Iova::new(u64::MAX) };
+
+    /// From `first` to `last`, or `None` when that is nothing.
+    pub const fn new(first: Iova, last: Iova) -> Option<Self> {
+        if first.get() <= last.get() { Some(Self { first, last }) } else { None }
+    }
+
+    /// `bytes` bytes from `first` on, or `None` for no byte or past the end of the 64-bit space.
+    pub const fn sized(first: Iova, bytes: u64) -> Option<Self> {
+        let Some(after_first) = bytes.checked_sub(1) else { return None };
+        match first.checked_add(after_first) {
+            Some(last) => Some(Self { first, last }),
+            None => None,
+        }
+    }
+
+    /// Its lowest address.
+    pub const fn first(self) -> Iova {
+        self.first
+    }
+
+    /// Its highest address.
+    pub const fn last(self) -> Iova {
+        self.last
+    }
+
+    /// How many bytes it has; 2^64 - 1 for the whole space, which has one more.
+    pub const fn bytes(self) -> u64 {
+        (self.last.get() - self.first.get()).saturating_add(1)
+    }
+
+    /// Whether `iova` is one of its addresses.
+    pub const fn contains(self, iova: Iova) -> bool {
+        self.first.get() <= iova.get() && iova.get() <= self.last.get()
+    }
+
+    /// Whether all of `inner` is in it.
+    pub const fn covers(self, inner: Self) -> bool {
+        self.contains(inner.first) && self.contains(inner.last)
+    }
+
+    /// What both have, if anything.
+    pub fn intersection(self, other: Self) -> Option<Self> {
+        Self::new(self.first.max(other.first), self.last.min(other.last))
+    }
+
+    /// Whether both have an address.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.intersection(other).is_some()
+    }
+}
+
+impl fmt::Display for IovaRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl fmt::Debug for IovaRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// What a mapping lets a device do.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Access {

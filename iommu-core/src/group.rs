@@ -10,7 +10,9 @@ use slab::Slab;
 
 use crate::domain::Domain;
 use crate::error::{InTheWay, SwitchError};
-use crate::hardware::{DefaultDomainType, DomainKind, Endpoint, EndpointProperties, HardwareError, IommuDriver};
+use crate::hardware::{
+    Capabilities, DefaultDomainType, DomainKind, Endpoint, EndpointProperties, HardwareError, IommuDriver,
+};
 use crate::observer::{Observer, Transition};
 use crate::ownership::{Owner, Ownership};
 use crate::placement::GroupKey;
@@ -214,6 +216,13 @@ impl Group {
     pub fn reserved_regions(&self) -> Vec<ReservedRegion> {
         let state = self.lock();
         reserved::merge(state.members.iter().flat_map(|(_, record)| record.properties.reserved.iter().copied()))
+    }
+
+    /// What the IOMMU can do for every member; nothing for an empty group.
+    pub fn capabilities(&self) -> Capabilities {
+        let state = self.lock();
+        let each = state.members.iter().map(|(_, record)| record.properties.capabilities);
+        each.reduce(Capabilities::intersection).unwrap_or_default()
     }
 
     /// A new paging domain that the group can be attached to. Takes the group lock.

@@ -112,6 +112,58 @@ pub struct EndpointProperties {
     pub default_domain: Option<DefaultDomainType>,
     /// How many PASIDs it supports; 0 for none.
     pub max_pasids: u32,
+    /// What the IOMMU can do for this device.
+    pub capabilities: Capabilities,
+}
+
+/// What an IOMMU can do for a device, as far as user-space owners ask before they let it go.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Capabilities(u8);
+
+impl Capabilities {
+    /// The device's DMA is coherent with CPU caches; without it, user space gets no device (Vt1.7, Ft8.1).
+    pub const CACHE_COHERENCY: Self = Self(1);
+    /// The device cannot raise other devices' interrupts (Vt14.12, Ft8.4).
+    pub const MSI_ISOLATION: Self = Self(1 << 1);
+    /// A domain can be made to ignore the device's wish to bypass caches (Vt14.13, F55).
+    pub const ENFORCED_COHERENCY: Self = Self(1 << 2);
+    /// A domain can tell which pages were written (F57).
+    pub const DIRTY_TRACKING: Self = Self(1 << 3);
+
+    /// Whether all of `wanted` is there.
+    pub const fn has(self, wanted: Self) -> bool {
+        self.0 & wanted.0 == wanted.0
+    }
+
+    /// What either has.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// What both have.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// This without `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+}
+
+impl fmt::Debug for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = [
+            (Self::CACHE_COHERENCY, "CACHE_COHERENCY"),
+            (Self::MSI_ISOLATION, "MSI_ISOLATION"),
+            (Self::ENFORCED_COHERENCY, "ENFORCED_COHERENCY"),
+            (Self::DIRTY_TRACKING, "DIRTY_TRACKING"),
+        ];
+        f.debug_set().entries(names.iter().filter(|(one, _)| self.has(*one)).map(|(_, name)| name)).finish()
+    }
 }
 
 /// Drives one IOMMU.

@@ -1,13 +1,15 @@
 //! A device in a group.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 
 use device_model::DeviceId;
 use slab::Slab;
 
 use crate::group::{Group, Record};
-use crate::hardware::Endpoint;
+use crate::hardware::{Capabilities, Endpoint};
+use crate::reserved::ReservedRegion;
 
 /// A device as a member of its group: what kernel use and device claims begin from.
 ///
@@ -51,6 +53,18 @@ impl Member {
     #[inline]
     pub(crate) fn record<'a>(&self, members: &'a mut Slab<Record>) -> Option<&'a mut Record> {
         members.get_mut(self.key).filter(|record| record.endpoint.id == self.endpoint.id)
+    }
+
+    /// What the IOMMU can do for the device; nothing once it was removed.
+    pub fn capabilities(&self) -> Capabilities {
+        let mut state = self.group.lock();
+        self.record(&mut state.members).map(|record| record.properties.capabilities).unwrap_or_default()
+    }
+
+    /// The device's own reserved regions; none once it was removed. [`Group::reserved_regions`] has those of all.
+    pub fn reserved_regions(&self) -> Vec<ReservedRegion> {
+        let mut state = self.group.lock();
+        self.record(&mut state.members).map(|record| record.properties.reserved.clone()).unwrap_or_default()
     }
 
     /// Whether it is still in its group; stale as soon as it is read.

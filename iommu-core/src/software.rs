@@ -41,6 +41,7 @@ mod fault;
 mod iommu;
 mod memory;
 pub mod page_table;
+mod process;
 
 pub use config::SoftIommuConfig;
 pub use context::Requester;
@@ -48,3 +49,4 @@ pub use device::SimulatedDevice;
 pub use fault::{FAULT_LOG_CAPACITY, Fault, FaultReason};
 pub use iommu::SoftIommu;
 pub use memory::Memory;
+pub use process::{LockedPages, Process};

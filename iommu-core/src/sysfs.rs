@@ -13,6 +13,7 @@
 //! target as its text. Trees come from anywhere, so nothing in them is trusted: what does not make sense is left out and
 //! told as a [`Warning`].
 
+mod archive;
 mod dir;
 mod load;
 mod memory;
@@ -24,6 +25,7 @@ use std::vec::Vec;
 
 use device_model::pci::{PciAddress, PciFunction, PciTopology};
 
+pub use self::archive::{ArchiveError, ArchiveErrorReason};
 pub use self::dir::DirTree;
 pub use self::memory::MemoryTree;
 pub use self::tree::{MAX_FILE, Tree, TreeError};

@@ -5,6 +5,8 @@
 //! reaches. Nothing of it needs hardware or root.
 
 mod drivers;
+mod embedded;
 mod machine;
 
+pub use embedded::{pc, workstation};
 pub use machine::{Machine, MachineError};

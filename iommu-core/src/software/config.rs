@@ -7,7 +7,7 @@ use core::ops::RangeInclusive;
 
 use super::page_table::TableFormat;
 use crate::address::Iova;
-use crate::hardware::{DefaultDomainType, DomainKind, EndpointProperties};
+use crate::hardware::{Capabilities, DefaultDomainType, DomainKind, EndpointProperties};
 use crate::reserved::{RegionKind, ReservedRegion};
 
 /// How a [`SoftIommu`](super::SoftIommu) is built, and what it says of the devices that it serves.
@@ -25,6 +25,10 @@ pub struct SoftIommuConfig {
     pub absent: Vec<DomainKind>,
     /// PASIDs that each device has: 1 to one less than this. 0 for none at all.
     pub max_pasids: u32,
+    /// What it can do, by default everything.
+    pub capabilities: Capabilities,
+    /// What it can do for a device less than for others, by the device's name.
+    pub lacking: BTreeMap<String, Capabilities>,
 }
 
 impl Default for SoftIommuConfig {
@@ -38,6 +42,11 @@ impl Default for SoftIommuConfig {
             default_domains: BTreeMap::new(),
             absent: Vec::new(),
             max_pasids: 0,
+            capabilities: Capabilities::CACHE_COHERENCY
+                .union(Capabilities::MSI_ISOLATION)
+                .union(Capabilities::ENFORCED_COHERENCY)
+                .union(Capabilities::DIRTY_TRACKING),
+            lacking: BTreeMap::new(),
         }
     }
 }
@@ -57,6 +66,7 @@ impl SoftIommuConfig {
             reserved,
             default_domain: self.default_domains.get(device).copied(),
             max_pasids: self.max_pasids,
+            capabilities: self.capabilities.without(self.lacking.get(device).copied().unwrap_or_default()),
         }
     }
 }

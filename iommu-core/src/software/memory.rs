@@ -11,14 +11,21 @@ use crate::address::PhysAddr;
 
 const FRAME_SIZE: usize = 0x1000;
 
-type Frames = BTreeMap<u64, Box<[u8; FRAME_SIZE]>>;
+/// Where memory that is [allocated](Memory::allocate) begins: below, tests put things where they like.
+const ALLOCATED_FROM: u64 = 1 << 40;
+
+#[derive(Default)]
+struct Contents {
+    frames: BTreeMap<u64, Box<[u8; FRAME_SIZE]>>,
+    allocated: u64,
+}
 
 /// All 64 bits of physical memory, zero where nobody has written.
 ///
 /// A handle: clones share the memory, which is freed with the last of them. Frames of 4 KiB come into being when they
 /// are first written. One lock guards all of it, so an access within one frame is atomic; it is the innermost lock.
 #[derive(Clone, Default)]
-pub struct Memory(Arc<Mutex<Frames>>);
+pub struct Memory(Arc<Mutex<Contents>>);
 
 impl Memory {
     /// Memory that nobody has written.
@@ -29,10 +36,10 @@ impl Memory {
     /// Fills `into` from `at` on. Past the last address of the 64-bit space nobody answers: zeros.
     pub fn read(&self, at: PhysAddr, into: &mut [u8]) {
         into.fill(0);
-        let frames = self.0.lock();
+        let contents = self.0.lock();
         for piece in pieces(at, into.len()) {
             let part = into.get_mut(piece.buffer);
-            let source = frames.get(&piece.frame).and_then(|frame| frame.get(piece.inside));
+            let source = contents.frames.get(&piece.frame).and_then(|frame| frame.get(piece.inside));
             if let (Some(part), Some(source)) = (part, source) {
                 part.copy_from_slice(source);
             }
@@ -41,9 +48,9 @@ impl Memory {
 
     /// Stores `from` at `at`. What would lie past the last address of the 64-bit space is lost.
     pub fn write(&self, at: PhysAddr, from: &[u8]) {
-        let mut frames = self.0.lock();
+        let mut contents = self.0.lock();
         for piece in pieces(at, from.len()) {
-            let frame = frames.entry(piece.frame).or_insert_with(|| Box::new([0; FRAME_SIZE]));
+            let frame = contents.frames.entry(piece.frame).or_insert_with(|| Box::new([0; FRAME_SIZE]));
             if let (Some(target), Some(part)) = (frame.get_mut(piece.inside), from.get(piece.buffer)) {
                 target.copy_from_slice(part);
             }
@@ -57,9 +64,20 @@ impl Memory {
         bytes
     }
 
+    /// Physical memory that nobody was given before: its first address, at or above 2^40 and a multiple of 4 KiB. `None`
+    /// when less than `bytes` is left.
+    pub fn allocate(&self, bytes: u64) -> Option<PhysAddr> {
+        let bytes = bytes.checked_next_multiple_of(FRAME_SIZE as u64)?;
+        let mut contents = self.0.lock();
+        let at = ALLOCATED_FROM.checked_add(contents.allocated)?;
+        at.checked_add(bytes)?;
+        contents.allocated += bytes;
+        Some(PhysAddr::new(at))
+    }
+
     /// How many frames of 4 KiB have been written to.
     pub fn frames(&self) -> usize {
-        self.0.lock().len()
+        self.0.lock().frames.len()
     }
 }
 

@@ -81,6 +81,11 @@ impl MemoryTree {
         self.files.iter().map(|(path, contents)| (path.as_str(), contents.as_slice()))
     }
 
+    /// The directories that are there even while nothing is in them.
+    pub fn directories(&self) -> impl Iterator<Item = &str> {
+        self.directories.iter().map(String::as_str)
+    }
+
     /// The names right below `path`, several times perhaps, and in no order.
     fn names_below(&self, path: &str) -> impl Iterator<Item = &str> {
         let prefix = if path.is_empty() { String::new() } else { child(path, "") };

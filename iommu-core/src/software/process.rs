@@ -1,0 +1,261 @@
+//! A process in software: memory that can be pinned, and a limit on how much of it.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::fmt;
+
+use device_model::sync::{Arc, Mutex};
+
+use super::Memory;
+use crate::address::{Access, PAGE_SIZE, PhysAddr, UserAddr};
+use crate::user_memory::{Account, BadAddress, OverLimit, PinnedRun, UserMemory};
+
+/// Where the first mapping of a process lies.
+const BASE: u64 = 0x1000_0000;
+
+/// How many pages an account has locked, and how many it may.
+///
+/// A handle: clones are the same account. A user who runs several processes gives all of them one.
+#[derive(Clone, Debug)]
+pub struct LockedPages(Arc<Mutex<Locked>>);
+
+#[derive(Debug)]
+struct Locked {
+    pages: u64,
+    /// `None` for a process with `CAP_IPC_LOCK`.
+    limit: Option<u64>,
+}
+
+impl LockedPages {
+    /// Without a limit, as for a process with `CAP_IPC_LOCK`.
+    pub fn unlimited() -> Self {
+        Self(Arc::new(Mutex::new(Locked { pages: 0, limit: None })))
+    }
+
+    /// With a limit in bytes (`RLIMIT_MEMLOCK`), of which whole pages count.
+    pub fn limited(bytes: u64) -> Self {
+        Self(Arc::new(Mutex::new(Locked { pages: 0, limit: Some(bytes / PAGE_SIZE) })))
+    }
+
+    /// How many pages are locked.
+    pub fn pages(&self) -> u64 {
+        self.0.lock().pages
+    }
+
+    fn charge(&self, wanted: u64) -> Result<(), OverLimit> {
+        let mut locked = self.0.lock();
+        let sum = locked.pages.saturating_add(wanted);
+        if let Some(limit) = locked.limit.filter(|limit| sum > *limit) {
+            return Err(OverLimit { locked: locked.pages, limit, wanted });
+        }
+        locked.pages = sum;
+        Ok(())
+    }
+
+    fn uncharge(&self, pages: u64) {
+        let mut locked = self.0.lock();
+        locked.pages = locked.pages.saturating_sub(pages);
+    }
+}
+
+/// A process whose memory lies in a [`Memory`], so that what a device writes there can be read here.
+///
+/// Each [`allocate`](Self::allocate) is one piece of physical memory of its own. Pins are counted for each page, so that
+/// a test can ask at its end whether any is [left](Self::pinned).
+#[derive(Debug)]
+pub struct Process {
+    memory: Memory,
+    own: LockedPages,
+    user: LockedPages,
+    /// Leaf lock.
+    mappings: Mutex<Mappings>,
+}
+
+#[derive(Default)]
+struct Mappings {
+    /// By their first address.
+    by_address: BTreeMap<UserAddr, Mapping>,
+    /// Pins of each page of a piece of physical memory, by its first address. Kept while pinned or mapped.
+    pins: BTreeMap<PhysAddr, Pins>,
+    next: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Mapping {
+    phys: PhysAddr,
+    bytes: u64,
+    access: Access,
+}
+
+struct Pins {
+    of_page: Vec<u32>,
+    /// Sum over the pages.
+    total: u64,
+    mapped: bool,
+}
+
+impl Process {
+    /// A process without memory, whose user has no other; `locked` counts for both.
+    pub fn new(memory: &Memory, locked: LockedPages) -> Arc<Self> {
+        Self::of_user(memory, locked.clone(), locked)
+    }
+
+    /// A process without memory, of a user who may have others.
+    pub fn of_user(memory: &Memory, own: LockedPages, user: LockedPages) -> Arc<Self> {
+        let mappings = Mappings { next: BASE, ..Mappings::default() };
+        Arc::new(Self { memory: memory.clone(), own, user, mappings: Mutex::new(mappings) })
+    }
+
+    /// Maps `bytes` bytes of fresh memory, rounded up to whole pages, all zero; where. `None` for none, or for more than
+    /// is left of the 64-bit space.
+    pub fn allocate(&self, bytes: u64, access: Access) -> Option<UserAddr> {
+        let bytes = bytes.checked_next_multiple_of(PAGE_SIZE).filter(|bytes| *bytes > 0)?;
+        let mut mappings = self.mappings.lock();
+        let at = mappings.next;
+        // A page that nobody has lies behind each mapping.
+        let next = at.checked_add(bytes)?.checked_add(PAGE_SIZE)?;
+        let phys = self.memory.allocate(bytes)?;
+        mappings.next = next;
+        mappings.by_address.insert(UserAddr::new(at), Mapping { phys, bytes, access });
+        mappings.pins.insert(phys, Pins { of_page: Vec::new(), total: 0, mapped: true });
+        Some(UserAddr::new(at))
+    }
+
+    /// Unmaps what [`allocate`](Self::allocate) gave at `at`, if anything. Pinned pages stay what they are for devices.
+    pub fn unmap(&self, at: UserAddr) {
+        let mut mappings = self.mappings.lock();
+        let Some(mapping) = mappings.by_address.remove(&at) else { return };
+        if let Some(pins) = mappings.pins.get_mut(&mapping.phys) {
+            pins.mapped = false;
+            if pins.total == 0 {
+                mappings.pins.remove(&mapping.phys);
+            }
+        }
+    }
+
+    /// How many pins are held, over all pages.
+    pub fn pinned(&self) -> u64 {
+        self.mappings.lock().pins.values().map(|pins| pins.total).sum()
+    }
+
+    fn account(&self, account: Account) -> &LockedPages {
+        match account {
+            Account::Process => &self.own,
+            Account::User => &self.user,
+        }
+    }
+
+    /// Calls `touch` for each piece of physical memory behind the `bytes` bytes at `at`, with how many bytes come before.
+    fn pieces(
+        &self,
+        at: UserAddr,
+        bytes: usize,
+        access: Access,
+        mut touch: impl FnMut(PhysAddr, core::ops::Range<usize>),
+    ) -> Result<(), BadAddress> {
+        let mut done = 0;
+        while done < bytes {
+            let at = at.checked_add(done as u64).ok_or(BadAddress { at })?;
+            let (phys, left) = self.mappings.lock().find(at, access)?;
+            let length = usize::try_from(left).unwrap_or(usize::MAX).min(bytes - done);
+            touch(phys, done..done + length);
+            done += length;
+        }
+        Ok(())
+    }
+}
+
+impl Mappings {
+    /// What lies at `at`, and how many bytes of it there are.
+    fn find(&self, at: UserAddr, access: Access) -> Result<(PhysAddr, u64), BadAddress> {
+        let found = self.by_address.range(..=at).next_back();
+        let inside = found.and_then(|(start, mapping)| {
+            let offset = at.get() - start.get();
+            let left = mapping.bytes.checked_sub(offset).filter(|left| *left > 0)?;
+            let phys = mapping.phys.checked_add(offset)?;
+            mapping.access.permits(access).then_some((phys, left))
+        });
+        inside.ok_or(BadAddress { at })
+    }
+
+    /// The pins of the piece that has `phys`, and which page of it that is.
+    fn pins_of(&mut self, phys: PhysAddr) -> Option<(PhysAddr, &mut Pins, usize)> {
+        let (start, pins) = self.pins.range_mut(..=phys).next_back()?;
+        let page = usize::try_from((phys.get() - start.get()) / PAGE_SIZE).ok()?;
+        Some((*start, pins, page))
+    }
+}
+
+impl UserMemory for Process {
+    fn pin(&self, at: UserAddr, bytes: u64, access: Access) -> Result<PinnedRun, BadAddress> {
+        let bad = BadAddress { at };
+        if bytes == 0 || !(at.get() | bytes).is_multiple_of(PAGE_SIZE) {
+            return Err(bad);
+        }
+        let mut mappings = self.mappings.lock();
+        let (phys, left) = mappings.find(at, access)?;
+        let bytes = bytes.min(left);
+        let pages = bytes / PAGE_SIZE;
+        let (_, pins, first) = mappings.pins_of(phys).ok_or(bad)?;
+        let end = usize::try_from(pages).ok().and_then(|pages| first.checked_add(pages)).ok_or(bad)?;
+        if pins.of_page.len() < end {
+            pins.of_page.resize(end, 0);
+        }
+        for count in pins.of_page.get_mut(first..end).into_iter().flatten() {
+            *count = count.saturating_add(1);
+        }
+        pins.total += pages;
+        Ok(PinnedRun { phys, bytes })
+    }
+
+    fn unpin(&self, run: PinnedRun) {
+        let mut mappings = self.mappings.lock();
+        let mut page = run.phys;
+        for _ in 0..run.bytes / PAGE_SIZE {
+            let Some((start, pins, index)) = mappings.pins_of(page) else { return };
+            if let Some(count) = pins.of_page.get_mut(index).filter(|count| **count > 0) {
+                *count -= 1;
+                pins.total -= 1;
+            }
+            if pins.total == 0 && !pins.mapped {
+                mappings.pins.remove(&start);
+            }
+            let Some(next) = page.checked_add(PAGE_SIZE) else { return };
+            page = next;
+        }
+    }
+
+    fn read(&self, at: UserAddr, into: &mut [u8]) -> Result<(), BadAddress> {
+        self.pieces(at, into.len(), Access::Read, |phys, part| {
+            if let Some(part) = into.get_mut(part) {
+                self.memory.read(phys, part);
+            }
+        })
+    }
+
+    fn write(&self, at: UserAddr, from: &[u8]) -> Result<(), BadAddress> {
+        self.pieces(at, from.len(), Access::Write, |phys, part| {
+            if let Some(part) = from.get(part) {
+                self.memory.write(phys, part);
+            }
+        })
+    }
+
+    fn charge(&self, account: Account, pages: u64) -> Result<(), OverLimit> {
+        self.account(account).charge(pages)
+    }
+
+    fn uncharge(&self, account: Account, pages: u64) {
+        self.account(account).uncharge(pages);
+    }
+}
+
+impl fmt::Debug for Mappings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(&self.by_address).finish()
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod tests;

@@ -1,0 +1,237 @@
+//! A tree as one file.
+//!
+//! ```text
+//! dma-ownership tree 1
+//! bus/pci/devices/0000:00:03.0 -> ../../../devices/pci0000:00/0000:00:03.0
+//! bus/pci/drivers/e1000e /
+//! devices/pci0000:00/0000:00:03.0/class = 0x020000\n
+//! devices/pci0000:00/0000:00:03.0/config : 8680d310+4092
+//! ```
+//!
+//! Each line is a path, what it is, and what is in it: a link's target, a text with Rust's escapes, or bytes in hex and how
+//! many zero bytes follow. A space or an escape in a path is escaped.
+
+use std::fmt::Write as _;
+use std::format;
+use std::string::String;
+use std::vec::Vec;
+
+use super::MemoryTree;
+use super::tree::{MAX_FILE, target_in};
+
+const HEADER: &str = "dma-ownership tree 1";
+
+/// What is wrong with an archive.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("line {line}: {reason}")]
+pub struct ArchiveError {
+    /// Which line, counted from 1.
+    pub line: usize,
+    /// Why.
+    pub reason: ArchiveErrorReason,
+}
+
+/// Why a line of an archive is none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ArchiveErrorReason {
+    /// The first line is another.
+    #[error("an archive begins with `{HEADER}`")]
+    NoHeader,
+    /// It is no entry.
+    #[error("not `PATH = TEXT`, `PATH : HEX`, `PATH -> TARGET` or `PATH /`")]
+    NotAnEntry,
+    /// An escape is none of Rust's.
+    #[error("a backslash must begin one of \\n, \\r, \\t, \\\\, \\', \\\", \\xNN")]
+    BadEscape,
+    /// The bytes are no hex digits in pairs, with perhaps `+COUNT` behind.
+    #[error("bytes are pairs of hex digits, with perhaps `+COUNT` zeros behind, {MAX_FILE} in all at most")]
+    BadBytes,
+    /// A path is there twice.
+    #[error("the path was there before")]
+    Twice,
+}
+
+impl MemoryTree {
+    /// The tree as text; [`from_archive`](Self::from_archive) reads it back.
+    pub fn to_archive(&self) -> String {
+        let mut text = format!("{HEADER}\n");
+        for path in self.directories() {
+            text.push_str(&escape(path.as_bytes()));
+            text.push_str(" /\n");
+        }
+        for (path, contents) in self.files() {
+            let path = escape(path.as_bytes());
+            let entry = match (target_in(contents), core::str::from_utf8(contents)) {
+                (Ok(target), Ok(whole)) if target == whole => format!("{path} -> {target}\n"),
+                (_, Ok(plain)) if !plain.contains(|c: char| c.is_control() && c != '\n') => {
+                    format!("{path} = {}\n", escape_text(plain))
+                }
+                _ => format!("{path} : {}\n", hex(contents)),
+            };
+            text.push_str(&entry);
+        }
+        text
+    }
+
+    /// Reads what [`to_archive`](Self::to_archive) wrote.
+    ///
+    /// # Errors
+    /// A line is none of an archive.
+    pub fn from_archive(text: &str) -> Result<Self, ArchiveError> {
+        let mut lines = (1..).zip(text.lines());
+        if lines.next().is_none_or(|(_, first)| first.trim_end() != HEADER) {
+            return Err(ArchiveError { line: 1, reason: ArchiveErrorReason::NoHeader });
+        }
+        let mut tree = Self::new();
+        for (line, entry) in lines {
+            tree.add_entry(entry).map_err(|reason| ArchiveError { line, reason })?;
+        }
+        Ok(tree)
+    }
+
+    fn add_entry(&mut self, entry: &str) -> Result<(), ArchiveErrorReason> {
+        if entry.trim().is_empty() {
+            return Ok(());
+        }
+        let (path, rest) = entry.split_once(' ').ok_or(ArchiveErrorReason::NotAnEntry)?;
+        let path = String::from_utf8(unescape(path)?).map_err(|_| ArchiveErrorReason::BadEscape)?;
+        let (kind, value) = rest.split_once(' ').unwrap_or((rest, ""));
+        let contents = match kind {
+            "/" if value.is_empty() => {
+                self.insert_directory(&path);
+                return Ok(());
+            }
+            "=" => unescape(value)?,
+            "->" => value.as_bytes().to_vec(),
+            ":" => bytes(value).ok_or(ArchiveErrorReason::BadBytes)?,
+            _ => return Err(ArchiveErrorReason::NotAnEntry),
+        };
+        match self.insert(&path, contents) {
+            None => Ok(()),
+            Some(_) => Err(ArchiveErrorReason::Twice),
+        }
+    }
+}
+
+fn escape(bytes: &[u8]) -> String {
+    format!("{}", bytes.escape_ascii()).replace(' ', "\\x20")
+}
+
+/// Only what would end the line or begin an escape.
+fn escape_text(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('\n', "\\n")
+}
+
+fn unescape(text: &str) -> Result<Vec<u8>, ArchiveErrorReason> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        if *first != b'\\' {
+            out.push(*first);
+            continue;
+        }
+        let (byte, after) = match rest {
+            [b'n', after @ ..] => (b'\n', after),
+            [b'r', after @ ..] => (b'\r', after),
+            [b't', after @ ..] => (b'\t', after),
+            [same @ (b'\\' | b'\'' | b'"'), after @ ..] => (*same, after),
+            [b'x', high, low, after @ ..] => (pair(*high, *low).ok_or(ArchiveErrorReason::BadEscape)?, after),
+            _ => return Err(ArchiveErrorReason::BadEscape),
+        };
+        out.push(byte);
+        rest = after;
+    }
+    Ok(out)
+}
+
+fn hex(contents: &[u8]) -> String {
+    let end = contents.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let (head, zeros) = contents.split_at_checked(end).unwrap_or((contents, &[]));
+    let mut text = head.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    });
+    if !zeros.is_empty() {
+        let _ = write!(text, "+{}", zeros.len());
+    }
+    text
+}
+
+fn bytes(value: &str) -> Option<Vec<u8>> {
+    let (digits, zeros) = value.split_once('+').unwrap_or((value, "0"));
+    let zeros: usize = zeros.parse().ok()?;
+    let pairs = digits.as_bytes().chunks(2);
+    let mut out = pairs
+        .map(|digits| match digits {
+            [high, low] => pair(*high, *low),
+            _ => None,
+        })
+        .collect::<Option<Vec<u8>>>()?;
+    let length = out.len().checked_add(zeros).filter(|length| *length <= MAX_FILE)?;
+    out.resize(length, 0);
+    Some(out)
+}
+
+fn pair(high: u8, low: u8) -> Option<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    Some(digit(high)? << 4 | digit(low)?)
+}
+
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sysfs::{DirTree, Snapshot};
+
+    #[test]
+    fn a_real_tree_comes_back_whole() {
+        for name in ["pc", "workstation"] {
+            let folder = format!("{}/../testdata/snapshots/{name}", env!("CARGO_MANIFEST_DIR"));
+            let tree = MemoryTree::capture(&DirTree::new(folder));
+            let back = MemoryTree::from_archive(&tree.to_archive()).unwrap();
+            assert_eq!(back, tree);
+            assert!(!Snapshot::load(&back).unwrap().devices.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_line() {
+        let error = |text: &str| MemoryTree::from_archive(text).unwrap_err();
+        assert_eq!(error("").reason, ArchiveErrorReason::NoHeader);
+        for (entry, reason) in [
+            ("a", ArchiveErrorReason::NotAnEntry),
+            ("a ? b", ArchiveErrorReason::NotAnEntry),
+            ("a = \\q", ArchiveErrorReason::BadEscape),
+            ("a : 0", ArchiveErrorReason::BadBytes),
+            ("a : 00+99999999999999999999", ArchiveErrorReason::BadBytes),
+            ("a : +1048577", ArchiveErrorReason::BadBytes),
+            ("b = 1", ArchiveErrorReason::Twice),
+        ] {
+            let error = error(&format!("{HEADER}\n\nb = 0\n{entry}"));
+            assert_eq!((error.line, error.reason), (4, reason), "{entry}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_tree_comes_back(
+            files in prop::collection::btree_map("[a-z \\\\/é]{1,8}", prop::collection::vec(any::<u8>(), 0..20), 0..8),
+        ) {
+            let mut tree = MemoryTree::new();
+            for (path, contents) in &files {
+                tree.insert(path, contents.clone());
+            }
+            prop_assert_eq!(MemoryTree::from_archive(&tree.to_archive()), Ok(tree));
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "(dma-ownership tree 1\n)?\\PC{0,80}") {
+            let _ = MemoryTree::from_archive(&text);
+        }
+    }
+}
