@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
 
 use crate::ci::shell::environment;
-use suite::{Caught, Scratch};
+use suite::{Caught, Scratch, Suite};
 use table::Mutant;
 
 const GOOD: Style = AnsiColor::Green.on_default();
@@ -54,6 +54,7 @@ impl Mutants {
             mutated(mutant)?;
         }
         let scratch = scratch()?;
+        self.look_at_unbroken(&scratch, &chosen)?;
         let mut caught = 0;
         for mutant in &chosen {
             caught += usize::from(self.attempt(&scratch, mutant)?);
@@ -63,6 +64,24 @@ impl Mutants {
             println!("{style}mutants: {caught} of {} caught{style:#}", chosen.len());
         }
         Ok(caught == chosen.len())
+    }
+
+    /// A test that fails anyway says nothing about a mutant.
+    fn look_at_unbroken(&self, scratch: &Scratch, chosen: &[&Mutant]) -> Result<()> {
+        if !self.json && std::io::stdout().is_terminal() {
+            print!("{DIM}  ..  the tests, with nothing broken{DIM:#}\r");
+            std::io::stdout().flush()?;
+        }
+        let mut suites: Vec<Suite> = Vec::new();
+        for suite in chosen.iter().flat_map(|mutant| mutant.suites) {
+            if !suites.contains(suite) {
+                suites.push(*suite);
+            }
+        }
+        match scratch.notices(&suites)? {
+            Some(failed) => bail!("the tests fail with nothing broken: {failed}"),
+            None => Ok(()),
+        }
     }
 
     /// Tries one; whether it was caught.

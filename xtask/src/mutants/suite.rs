@@ -128,7 +128,9 @@ enum Ended {
 }
 
 fn patiently(command: &Expression) -> Result<Ended> {
-    let command = environment(command.clone()).env("RUST_BACKTRACE", "0").env("PROPTEST_FAILURE_PERSISTENCE", "off");
+    // The same cases for every mutant and in every run; none is kept.
+    let command = environment(command.clone()).env("RUST_BACKTRACE", "0");
+    let command = command.env("PROPTEST_RNG_SEED", "1").env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true");
     let running = command.stderr_to_stdout().stdout_capture().unchecked().start()?;
     let Some(output) = running.wait_timeout(PATIENCE)? else {
         running.kill()?;
