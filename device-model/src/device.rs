@@ -14,7 +14,13 @@ use crate::device_id::DeviceId;
 use crate::dma::DmaUse;
 use crate::driver::Driver;
 use crate::registry::DriverEntry;
-use crate::sync::{Mutex, MutexGuard, Users};
+use crate::sync::{LockClass, Mutex, MutexGuard, Users};
+
+/// The turn and the lock of one device come before those of the devices below it, so they share a rank.
+const TURN: LockClass = LockClass::new("turn of a device", 100);
+const DEVICE_LOCK: LockClass = LockClass::new("device lock", 100);
+/// Deeper devices count as this deep: no bus nests as far.
+const DEEPEST: u16 = u16::MAX / 2 - 1;
 
 /// What a device is called and where it sits, for [`BusHandle::add_device`](crate::BusHandle::add_device).
 pub struct DeviceSpec {
@@ -58,6 +64,8 @@ pub struct Device {
     name: Arc<str>,
     bus: Weak<BusShared>,
     parent: Option<Arc<Device>>,
+    /// How many devices are above it.
+    depth: u16,
     details: Box<dyn Any + Send + Sync>,
     dma_record: OnceBox<Arc<dyn Any + Send + Sync>>,
     /// Leaf lock: the name in `driver_override`, which is not the device lock's (D15).
@@ -128,18 +136,23 @@ pub(crate) struct Attached {
 
 impl Device {
     pub(crate) fn new(id: DeviceId, bus: Weak<BusShared>, spec: DeviceSpec) -> Arc<Self> {
+        let depth = spec.parent.as_ref().map_or(0, |parent| parent.depth.saturating_add(1).min(DEEPEST));
         Arc::new(Self {
             id,
             name: spec.name,
             bus,
             parent: spec.parent,
+            depth,
             details: spec.details,
             dma_record: OnceBox::new(),
             driver_override: Mutex::new(None),
             shown: Mutex::new(ShownDriver::None),
             children: Mutex::new(Some(BTreeMap::new())),
-            turn: Mutex::new(()),
-            state: Mutex::new(DeviceState { life: Life::Arriving, binding: Binding::Unbound, resources: Vec::new() }),
+            turn: Mutex::of(TURN.at_depth(2 * depth), ()),
+            state: Mutex::of(
+                DEVICE_LOCK.at_depth(2 * depth + 1),
+                DeviceState { life: Life::Arriving, binding: Binding::Unbound, resources: Vec::new() },
+            ),
         })
     }
 

@@ -4,6 +4,7 @@
 //! says of one function follows from the set alone, never from the order in which the functions came.
 
 mod address;
+mod bar;
 mod bus;
 mod config;
 mod function;
@@ -11,6 +12,7 @@ mod id;
 mod topology;
 
 pub use address::{AddressFault, Devfn, ParseAddressError, PciAddress};
+pub use bar::{Bar, BarError, BarKind, Bars};
 pub use bus::{PciBus, PciDriver};
 pub use config::{Acs, AcsBits, Capability, ConfigBuilder, ConfigSpace, HeaderLayout, PcieCapability, PortType};
 pub use function::{AcsQuirk, PciFunction, Upstream};

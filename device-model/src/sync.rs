@@ -5,14 +5,22 @@
 //! | build | locks |
 //! |---|---|
 //! | feature `std` (default) | `parking_lot` |
+//! | with feature `lock-order` | the same, each checked against the [lock order](LockClass) when it is taken |
 //! | without `std` | `spin`; a wait spins |
 //! | `--cfg shuttle` | `shuttle`, the model checker |
 //!
 //! There is no poisoning: state behind a lock is changed by code that cannot panic half-way.
 
-#[cfg(all(feature = "std", not(shuttle)))]
+#[cfg(all(feature = "std", not(feature = "lock-order"), not(shuttle)))]
 #[path = "sync/std.rs"]
 mod backend;
+
+#[cfg(all(feature = "lock-order", not(shuttle)))]
+#[path = "sync/checked.rs"]
+mod backend;
+
+#[cfg(all(feature = "std", not(shuttle)))]
+mod deadline;
 
 #[cfg(all(not(feature = "std"), not(shuttle)))]
 #[path = "sync/spinning.rs"]
@@ -22,6 +30,7 @@ mod backend;
 #[path = "sync/model.rs"]
 mod backend;
 
+mod order;
 #[cfg(shuttle)]
 pub mod pending;
 mod users;
@@ -32,4 +41,5 @@ pub(crate) use backend::Deadline;
 #[cfg(any(feature = "std", shuttle))]
 pub use backend::thread;
 pub use backend::{Condvar, Mutex, MutexGuard, atomic};
+pub use order::LockClass;
 pub use users::{UserGuard, Users};

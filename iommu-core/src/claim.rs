@@ -5,7 +5,7 @@ use core::ops::Deref;
 
 use crate::domain::Domain;
 use crate::error::{AttachError, ClaimError};
-use crate::group::{Current, Group, GroupState};
+use crate::group::{Current, Group, GroupId, GroupState};
 use crate::member::Member;
 use crate::ownership::{Owner, Ownership};
 
@@ -51,6 +51,19 @@ impl<G: Deref<Target = Group>> Claim<G> {
 }
 
 impl Group {
+    /// What a claim would be refused for now, by somebody who has none: to be told, not to be relied on, for it may be
+    /// stale at once.
+    ///
+    /// # Errors
+    /// As for [`Claim::begin`], but for what only hardware can say.
+    pub fn check_claim(&self) -> Result<(), ClaimError> {
+        let state = self.lock();
+        if state.members.is_empty() {
+            return Err(ClaimError::Empty { group: self.id() });
+        }
+        state.check_free(self.id())
+    }
+
     fn begin_claim(&self, owner: &Owner) -> Result<(), ClaimError> {
         let mut state = self.lock();
         let before = self.before(&state);
@@ -96,9 +109,8 @@ impl Member {
 }
 
 impl GroupState {
-    /// The first claim (table It4).
-    fn take_ownership(&mut self, group: &Group, owner: &Owner) -> Result<(), ClaimError> {
-        let id = group.id();
+    /// What stands against a first claim (It4.1).
+    fn check_free(&self, id: GroupId) -> Result<(), ClaimError> {
         match &self.ownership {
             Ownership::Idle => {}
             Ownership::Kernel { .. } => {
@@ -112,6 +124,13 @@ impl GroupState {
         if let Some((_, record)) = self.members.iter().find(|(_, record)| record.needs_direct_mapping()) {
             return Err(ClaimError::DirectRegion { group: id, device: record.endpoint.name.clone() });
         }
+        Ok(())
+    }
+
+    /// The first claim (table It4).
+    fn take_ownership(&mut self, group: &Group, owner: &Owner) -> Result<(), ClaimError> {
+        let id = group.id();
+        self.check_free(id)?;
         if self.blocking.is_none() {
             let (_, first) = self.members.iter().next().ok_or(ClaimError::Empty { group: id })?;
             let blocking = Domain::allocate_blocking(&first.iommu, &first.endpoint).map_err(|cause| {

@@ -364,7 +364,8 @@ pub enum AddError {
         #[source]
         cause: HardwareError,
     },
-    /// Its group is owned and blocked, and it needs a direct mapping at all times (I13, I33).
+    /// Its group is owned, or blocked since a release that hardware refused, and it needs a direct mapping at all times
+    /// (I13, I33).
     #[error("{device} needs a direct mapping, and group {group} is blocked")]
     DirectRegion {
         /// The device.

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use device_model::sync::{Mutex, MutexGuard};
+use device_model::sync::{LockClass, Mutex, MutexGuard};
 use slab::Slab;
 
 use crate::domain::Domain;
@@ -18,6 +18,8 @@ use crate::ownership::{Owner, Ownership};
 use crate::placement::GroupKey;
 use crate::registry::GroupNumber;
 use crate::reserved::{self, RegionKind, ReservedRegion};
+
+const GROUP_LOCK: LockClass = LockClass::new("group lock", 800);
 
 /// The number of a group, as in `/sys/kernel/iommu_groups` and `/dev/vfio`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -147,6 +149,8 @@ pub struct MemberState {
     pub kernel_user: Option<Arc<str>>,
     /// Whether hardware refused to attach it where its group is, so that its DMA is stopped.
     pub stopped: bool,
+    /// The regions that it needs for itself.
+    pub reserved: Vec<ReservedRegion>,
 }
 
 impl Group {
@@ -161,7 +165,7 @@ impl Group {
             pasids: BTreeMap::new(),
             transitions: 0,
         };
-        Arc::new(Self { number, key, observer, state: Mutex::new(state) })
+        Arc::new(Self { number, key, observer, state: Mutex::of(GROUP_LOCK, state) })
     }
 
     /// The group's number.
@@ -296,6 +300,7 @@ impl Record {
             device: self.endpoint.name.clone(),
             kernel_user: self.driver.clone().filter(|_| self.uses > 0),
             stopped: self.reach == Reach::Nothing,
+            reserved: self.properties.reserved.clone(),
         }
     }
 }

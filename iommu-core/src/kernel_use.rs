@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use core::ops::Deref;
 
 use crate::error::UseError;
-use crate::group::{Current, Group, GroupState};
+use crate::group::{Current, GroupState};
 use crate::member::Member;
 use crate::ownership::Ownership;
 
@@ -47,7 +47,7 @@ fn begin(member: &Member, driver: &Arc<str>) -> Result<(), UseError> {
     let state = &mut *guard;
     let before = group.before(state);
     if !state.is_plainly_free() {
-        allow(group, state)?;
+        allow(member, state)?;
     }
     let Some(record) = member.record(&mut state.members) else { return Err(gone(member)) };
     let (Some(uses), Ok(())) = (record.uses.checked_add(1), state.ownership.begin_kernel_use()) else {
@@ -72,8 +72,13 @@ impl GroupState {
 
 /// Whether the state of the group allows one more kernel user.
 #[cold]
-fn allow(group: &Group, state: &mut GroupState) -> Result<(), UseError> {
-    if state.default.is_none() && !state.members.is_empty() {
+fn allow(member: &Member, state: &mut GroupState) -> Result<(), UseError> {
+    let group = member.group();
+    // First of all (I20): a group is not brought home for a device that has left it.
+    if member.record(&mut state.members).is_none() {
+        return Err(gone(member));
+    }
+    if state.default.is_none() {
         return Err(UseError::NoDefaultDomain { group: group.id() });
     }
     match &state.ownership {

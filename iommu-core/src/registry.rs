@@ -5,7 +5,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
 
-use device_model::sync::{Mutex, MutexGuard};
+use device_model::sync::{LockClass, Mutex, MutexGuard};
 use device_model::{BusEvent, Device, DeviceGuard, DmaApi, DmaConfigure, DmaUse, Notifier, ProbeError};
 
 use crate::default_domain::{self, TypeRequest};
@@ -16,6 +16,8 @@ use crate::kernel_use::KernelUse;
 use crate::member::Member;
 use crate::observer::Observer;
 use crate::placement::{GroupKey, Placement, Placing};
+
+const PROBE_LOCK: LockClass = LockClass::new("probe lock", 700);
 
 /// The IOMMUs of a machine: groups, and the way into them. A value, of which a process may have many; clones are the
 /// same.
@@ -65,7 +67,7 @@ impl IommuBuilder {
             observer,
             default_domain,
             numbers: Arc::default(),
-            groups: Mutex::new(BTreeMap::new()),
+            groups: Mutex::of(PROBE_LOCK, BTreeMap::new()),
         }))
     }
 }
@@ -221,9 +223,10 @@ impl GroupState {
     }
 
     fn settle_in(&mut self, group: GroupId, key: usize, machine: DefaultDomainType) -> Result<(), AddError> {
-        let owned = self.ownership.owner().is_some();
+        // Blocked without an owner: hardware refused the way home.
+        let blocked = self.ownership.owner().is_some() || matches!(self.current, Current::Blocking);
         let Some(record) = self.members.get_mut(key) else { return Ok(()) };
-        if owned && record.needs_direct_mapping() {
+        if blocked && record.needs_direct_mapping() {
             return Err(AddError::DirectRegion { group, device: record.endpoint.name.clone() });
         }
         default_domain::map_direct_late(self.default.as_ref(), &record.properties.reserved);

@@ -20,19 +20,6 @@ use iommu_core::{Attached, Claim, DefaultDomainType, Iommu, KernelUse, Owner, Ow
 
 const NAMES: [&str; 4] = ["a0", "a1", "a2", "a3"];
 
-/// All that can be seen of a machine.
-fn picture(world: &World, devices: &[Arc<Device>]) -> String {
-    let mut picture = String::new();
-    for group in world.iommu.groups() {
-        let state = (group.ownership(), group.attached(), group.default_domain_type(), group.members());
-        writeln!(picture, "{} {state:?}", group.id()).unwrap();
-    }
-    for dev in devices {
-        writeln!(picture, "{} {:?} {:?}", dev.name(), dev.driver_hint(), world.sees(dev)).unwrap();
-    }
-    picture
-}
-
 /// A machine with a group of `size` devices, prepared, and what the preparation holds.
 struct Prepared<H> {
     world: World,
@@ -66,8 +53,8 @@ fn sweep<H, T, E: Error + 'static>(
 ) {
     for size in 1..=NAMES.len() {
         for n in 0.. {
-            let Prepared { world, devices, held } = prepare(size, &setup);
-            let before = picture(&world, &devices);
+            let Prepared { world, held, .. } = prepare(size, &setup);
+            let before = world.picture();
             world.fail_nth(n);
             let result = operation(&world, &held);
             let failed = world.hardware.last_failed();
@@ -78,7 +65,7 @@ fn sweep<H, T, E: Error + 'static>(
             }
             // A call without which the operation gets along (another blocking domain) is no failure.
             let Err(error) = result else { continue };
-            assert_eq!(picture(&world, &devices), before, "{what}, {size} devices, call {n}: {}", explain(&error));
+            assert_eq!(world.picture(), before, "{what}, {size} devices, call {n}: {}", explain(&error));
             let device = failed.and_then(|call| call.device).map_or_else(String::new, |device| device.name.to_string());
             assert!(explain(&error).contains(&device), "{what}: {} does not name {device}", explain(&error));
         }
@@ -171,9 +158,9 @@ fn the_first_device_of_a_group() {
 #[test]
 fn a_driver_with_a_domain_of_its_own() {
     for n in 0.. {
-        let Prepared { world, devices, held: () } = prepare(1, |_| ());
+        let Prepared { world, .. } = prepare(1, |_| ());
         let domain = World::user_domain(&world.group("a0")).unwrap();
-        let before = picture(&world, &devices);
+        let before = world.picture();
         world.fail_nth(n);
         let result = world.member("a0").attach_domain(&domain);
         if !world.disarm() {
@@ -181,7 +168,7 @@ fn a_driver_with_a_domain_of_its_own() {
             break;
         }
         assert!(explain(&result.unwrap_err()).contains("a0"));
-        assert_eq!(picture(&world, &devices), before, "call {n}");
+        assert_eq!(world.picture(), before, "call {n}");
     }
 }
 

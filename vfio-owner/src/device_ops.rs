@@ -1,12 +1,21 @@
 //! What a VFIO driver does for the devices that it hands out.
 
+mod irq;
+mod region;
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 
 use iommu_core::device_model::Errno;
 
-/// One device, as its VFIO driver serves it.
+pub use irq::{IrqAction, IrqError, IrqIndex, IrqInfo, IrqMasking, IrqSource, Trigger};
+pub use region::{RegionError, RegionIndex, RegionInfo};
+
+/// One device, as its VFIO driver serves it. A device that says nothing of itself has no regions and no interrupts.
 ///
-/// Called with the lock of the device's set held, but for [`request`](Self::request).
+/// [`open`](Self::open) and [`close`](Self::close) are called in turn, with the locks of the device's VFIO group and of its
+/// set held (V54); every other call but [`request`](Self::request) comes in between, from any thread.
 pub trait DeviceOps: Send + Sync + fmt::Debug {
     /// The device is opened, after nobody had it open; its DMA is owned already.
     ///
@@ -20,8 +29,111 @@ pub trait DeviceOps: Send + Sync + fmt::Debug {
     fn close(&self) {}
 
     /// Its users are asked to let it go, for the `attempt`th time from 0 on: its driver is to be unbound (V13). Called
-    /// with the device lock held.
+    /// with the device lock held, whether or not the device is open.
     fn request(&self, attempt: u32) {
         let _ = attempt;
+    }
+
+    /// What the device is: `VFIO_DEVICE_GET_INFO`.
+    fn info(&self) -> DeviceInfo {
+        DeviceInfo::default()
+    }
+
+    /// What the region is: `VFIO_DEVICE_GET_REGION_INFO`. `None` (`EINVAL` of the call) if the device has none of this
+    /// index; one that is there but empty has size 0.
+    fn region(&self, index: RegionIndex) -> Option<RegionInfo> {
+        let _ = index;
+        None
+    }
+
+    /// Reads from `offset` of the region on: as much as there is before its end. How many bytes that are.
+    ///
+    /// # Errors
+    /// Nothing was read: no such region, nothing at the offset, or the region cannot be read (now).
+    fn read(&self, index: RegionIndex, offset: u64, into: &mut [u8]) -> Result<usize, RegionError> {
+        let _ = (offset, into);
+        Err(RegionError::NoSuchRegion { index })
+    }
+
+    /// Writes from `offset` of the region on: as much as fits before its end. How many bytes that are.
+    ///
+    /// # Errors
+    /// Nothing was written: no such region, nothing at the offset, or the region cannot be written (now).
+    fn write(&self, index: RegionIndex, offset: u64, from: &[u8]) -> Result<usize, RegionError> {
+        let _ = (offset, from);
+        Err(RegionError::NoSuchRegion { index })
+    }
+
+    /// What the interrupts of this index are: `VFIO_DEVICE_GET_IRQ_INFO`. `None` (`EINVAL` of the call) if the device
+    /// has no such index; one that is there but empty has count 0.
+    fn irq(&self, index: IrqIndex) -> Option<IrqInfo> {
+        let _ = index;
+        None
+    }
+
+    /// Does `action` to the interrupts of this index from `start` on, as `source` says: `VFIO_DEVICE_SET_IRQS`. So
+    /// [`IrqAction::Trigger`] with [`IrqSource::Eventfd`] sets them up, and with `None { count: 0 }` tears the whole
+    /// index down.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    fn set_irqs(&self, index: IrqIndex, start: u32, action: IrqAction, source: IrqSource<'_>) -> Result<(), IrqError> {
+        let _ = (start, action, source);
+        Err(IrqError::NoSuchIrq { index })
+    }
+
+    /// Brings the device back to its state after power-on: `VFIO_DEVICE_RESET`. Interrupts stay set up.
+    ///
+    /// # Errors
+    /// It cannot be reset alone; [`DeviceInfo::resettable`] says so.
+    fn reset(&self) -> Result<(), NotResettable> {
+        Err(NotResettable)
+    }
+
+    /// The devices that are reset with this one, by name, registered with VFIO or not; the device itself need not be among
+    /// them. Called with the lock of the set held.
+    fn reset_with(&self) -> Vec<Arc<str>> {
+        Vec::new()
+    }
+
+    /// The same, as part of a reset of all its [set](crate::vfio_pci::ResetScope) (V55), which every device undergoes.
+    fn hot_reset(&self) {}
+}
+
+/// What a device is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DeviceInfo {
+    /// What its regions and interrupts follow.
+    pub kind: DeviceKind,
+    /// Whether it can be reset alone.
+    pub resettable: bool,
+    /// How many region indexes there are; each below this number may be asked for.
+    pub regions: u32,
+    /// How many interrupt indexes there are; each below this number may be asked for.
+    pub irqs: u32,
+}
+
+/// Which convention the regions and interrupts of a device follow.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
+pub enum DeviceKind {
+    /// None.
+    #[default]
+    Unspecified,
+    /// That of PCI: `VFIO_DEVICE_FLAGS_PCI`.
+    Pci,
+    /// That of platform devices: `VFIO_DEVICE_FLAGS_PLATFORM`.
+    Platform,
+}
+
+/// The device cannot be reset alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the device cannot be reset alone")]
+pub struct NotResettable;
+
+impl NotResettable {
+    /// `EINVAL`.
+    pub const fn errno(self) -> Errno {
+        Errno::EINVAL
     }
 }

@@ -61,6 +61,9 @@ pub enum OpenGroupError {
         /// The device whose file it is.
         device: Arc<str>,
     },
+    /// The last device was leaving meanwhile.
+    #[error(transparent)]
+    Gone(#[from] GroupGone),
     /// It is open.
     #[error("the file of group {group} is open already")]
     Open {
@@ -74,6 +77,7 @@ impl OpenGroupError {
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NoFile { .. } => Errno::ENOENT,
+            Self::Gone(error) => error.errno(),
             Self::DeviceFileInUse { .. } | Self::Open { .. } => Errno::EBUSY,
         }
     }
@@ -199,6 +203,33 @@ impl GetDeviceError {
             Self::NoContainer { .. } | Self::NoIommu { .. } => Errno::EINVAL,
             Self::Driver { errno, .. } => *errno,
         }
+    }
+}
+
+/// Why devices were not reset together (V55).
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HotResetError {
+    /// One of them is not bound to a VFIO driver, so nobody can show that it is his.
+    #[error("{device} would be reset as well, and is not registered with VFIO")]
+    NotRegistered {
+        /// The device.
+        device: Arc<str>,
+    },
+    /// The group of one of them was not shown.
+    #[error("{device} would be reset as well, and group {group} was not shown")]
+    NotOwned {
+        /// The device.
+        device: Arc<str>,
+        /// Its group.
+        group: GroupId,
+    },
+}
+
+impl HotResetError {
+    /// `EINVAL`.
+    pub const fn errno(&self) -> Errno {
+        Errno::EINVAL
     }
 }
 

@@ -1,67 +1,231 @@
-//! The VFIO group, as an owner of DMA.
+//! VFIO groups, and their files: one `/dev/vfio/N` for each IOMMU group with a registered device.
 
 use alloc::format;
+use alloc::string::ToString;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
-use iommu_core::device_model::sync::Mutex;
-use iommu_core::{AttachError, Claim, ClaimError, Domain, Group, Owner};
+use iommu_core::device_model::sync::{LockClass, Mutex};
+use iommu_core::{Group, GroupId, Owner};
 
-/// A VFIO group: one `/dev/vfio/N`. It claims its IOMMU group once, as a whole, whatever number of devices is opened
-/// through it.
+use crate::container::Container;
+use crate::device::VfioDevice;
+use crate::device_file::DeviceFile;
+use crate::error::{GetDeviceError, GroupGone, OpenGroupError, SetContainerError, UnsetContainerError};
+
+const VFIO_GROUP: LockClass = LockClass::new("VFIO group", 400);
+
+/// An IOMMU group with registered devices. It lives for as long as it has devices or an open file; a device that is
+/// registered after the last one has left gets a new one (V17).
 #[derive(Debug)]
-pub struct VfioGroup {
+pub(crate) struct VfioGroup {
     group: Arc<Group>,
+    /// The owner of DMA that this group is while it has a container (V39).
     owner: Owner,
-    /// Outside the group lock.
-    claim: Mutex<Option<Claim>>,
+    /// Leaf lock: registered devices whose users are not waited for.
+    devices: Mutex<Vec<Arc<VfioDevice>>>,
+    /// The VFIO group lock: taken inside the group list lock, outside those of device sets and containers.
+    pub(crate) state: Mutex<GroupState>,
+}
+
+#[derive(Debug)]
+pub(crate) struct GroupState {
+    life: Life,
+    file: File,
+    pub(crate) attachment: Option<Attachment>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// Devices are registered.
+    Alive,
+    /// The last one has left; only an open file is.
+    Gone,
+}
+
+/// The one open file that a group may have (V19).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum File {
+    Closed,
+    Open,
+}
+
+/// What a group is put into.
+#[derive(Debug)]
+pub(crate) enum Attachment {
+    Container {
+        container: Container,
+        /// How many devices are open through it (V4).
+        devices: u32,
+    },
 }
 
 impl VfioGroup {
-    /// The VFIO group of an IOMMU group. It owns nothing yet: binding vfio-pci claims nothing (V11).
-    pub fn new(group: Arc<Group>) -> Self {
+    pub(crate) fn new(group: Arc<Group>) -> Self {
         let owner = Owner::new(format!("VFIO group {}", group.id()));
-        Self { group, owner, claim: Mutex::new(None) }
+        let state = GroupState { life: Life::Alive, file: File::Closed, attachment: None };
+        Self { group, owner, devices: Mutex::default(), state: Mutex::of(VFIO_GROUP, state) }
     }
 
-    /// The IOMMU group.
+    pub(crate) fn id(&self) -> GroupId {
+        self.group.id()
+    }
+
+    pub(crate) fn device(&self, name: &str) -> Option<Arc<VfioDevice>> {
+        self.devices.lock().iter().find(|device| **device.name() == *name).cloned()
+    }
+
+    pub(crate) fn add(&self, device: Arc<VfioDevice>) {
+        self.devices.lock().push(device);
+    }
+
+    pub(crate) fn forget(&self, device: &Arc<VfioDevice>) {
+        self.devices.lock().retain(|known| !Arc::ptr_eq(known, device));
+    }
+
+    /// The last device has left: nothing can be done through an open file any more (V16, V17).
+    pub(crate) fn close_down(&self) {
+        let mut state = self.state.lock();
+        self.detach(&mut state);
+        state.life = Life::Gone;
+    }
+
+    fn detach(&self, state: &mut GroupState) {
+        if let Some(Attachment::Container { container, .. }) = state.attachment.take() {
+            container.detach(&self.group);
+        }
+    }
+
+    fn gone(&self, state: &GroupState) -> Result<(), GroupGone> {
+        match state.life {
+            Life::Alive => Ok(()),
+            Life::Gone => Err(GroupGone { group: self.id() }),
+        }
+    }
+}
+
+/// The open file of a group; dropped when its last user is, and with it the group leaves its container (V56).
+#[derive(Debug)]
+pub(crate) struct OpenGroup(pub(crate) Arc<VfioGroup>);
+
+impl Drop for OpenGroup {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        self.0.detach(&mut state);
+        state.file = File::Closed;
+    }
+}
+
+/// What `VFIO_GROUP_GET_STATUS` answers (table Vt3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GroupStatus {
+    /// Somebody else has the group: kernel drivers, or another owner.
+    NotViable,
+    /// Nobody has it: a container can take it now, unless somebody else is faster (V20).
+    Viable,
+    /// It is in a container, and viable by that.
+    InContainer,
+}
+
+/// An open `/dev/vfio/N`.
+///
+/// A group has one open file at a time (V19); a clone is the same open file. Dropping the last clone closes it: the group
+/// leaves its container and is released, unless devices are open, which keep the file open until the last of them is
+/// closed (V7).
+#[derive(Clone, Debug)]
+pub struct GroupFile(Arc<OpenGroup>);
+
+impl GroupFile {
+    pub(crate) fn open(group: &Arc<VfioGroup>) -> Result<Self, OpenGroupError> {
+        let mut state = group.state.lock();
+        group.gone(&state)?;
+        if state.file == File::Open {
+            return Err(OpenGroupError::Open { group: group.id() });
+        }
+        state.file = File::Open;
+        drop(state);
+        Ok(Self(Arc::new(OpenGroup(group.clone()))))
+    }
+
+    fn group(&self) -> &VfioGroup {
+        &self.0.0
+    }
+
+    pub(crate) fn is_of(&self, group: &Arc<VfioGroup>) -> bool {
+        Arc::ptr_eq(&self.0.0, group)
+    }
+
+    /// The number of the group.
+    pub fn id(&self) -> GroupId {
+        self.group().id()
+    }
+
+    /// The IOMMU group, to see who is in the way.
     pub fn iommu_group(&self) -> &Arc<Group> {
-        &self.group
+        &self.group().group
     }
 
-    /// The owner that it is.
-    pub fn owner(&self) -> &Owner {
-        &self.owner
-    }
-
-    /// Claims the IOMMU group, which moves all its devices to the blocking domain. Takes this group's lock, then the
-    /// IOMMU group's.
+    /// `VFIO_GROUP_GET_STATUS`. The answer may be stale at once; to act on it, set the container.
     ///
     /// # Errors
-    /// Kernel drivers or an owner have the group, be it this one (It5.2); nothing has changed.
-    pub fn claim(&self) -> Result<(), ClaimError> {
-        let mut slot = self.claim.lock();
-        let claim = self.group.claim(&self.owner)?;
-        *slot = Some(claim);
+    /// The last device has left.
+    pub fn status(&self) -> Result<GroupStatus, GroupGone> {
+        let group = self.group();
+        let state = group.state.lock();
+        group.gone(&state)?;
+        Ok(match &state.attachment {
+            Some(_) => GroupStatus::InContainer,
+            None if group.group.ownership().is_held() => GroupStatus::NotViable,
+            None => GroupStatus::Viable,
+        })
+    }
+
+    /// `VFIO_GROUP_SET_CONTAINER`: claims the group, whose devices reach nothing from now on, and puts it into
+    /// `container` (tables Vt4, Vt7). Takes no device lock: a driver of the group may be leaving or coming.
+    ///
+    /// # Errors
+    /// The group is in a container or gone; somebody has it, and the error says who; or the container's IOMMU does not
+    /// take it. Nothing has changed.
+    pub fn set_container(&self, container: &Container) -> Result<(), SetContainerError> {
+        let group = self.group();
+        let mut state = group.state.lock();
+        if state.attachment.is_some() {
+            return Err(SetContainerError::Attached { group: group.id() });
+        }
+        group.gone(&state)?;
+        container.attach(&group.group, &group.owner)?;
+        state.attachment = Some(Attachment::Container { container: container.clone(), devices: 0 });
         Ok(())
     }
 
-    /// Gives the IOMMU group back; the kernel's default domain returns. Nothing happens without a claim.
-    pub fn release(&self) {
-        drop(self.claim.lock().take());
-    }
-
-    /// Attaches the whole group to `domain`; `None` without a claim, for only an owner attaches.
+    /// `VFIO_GROUP_UNSET_CONTAINER`: takes the group out of its container and gives it back to the kernel (table Vt5).
     ///
     /// # Errors
-    /// As for [`Claim::attach`]; nothing has moved.
-    pub fn attach(&self, domain: &Arc<Domain>) -> Option<Result<(), AttachError>> {
-        self.claim.lock().as_ref().map(|claim| claim.attach(domain))
+    /// It is in none, or devices are open.
+    pub fn unset_container(&self) -> Result<(), UnsetContainerError> {
+        let group = self.group();
+        let mut state = group.state.lock();
+        match &state.attachment {
+            None => Err(UnsetContainerError::NotAttached { group: group.id() }),
+            Some(Attachment::Container { devices, .. }) if *devices > 0 => {
+                Err(UnsetContainerError::DevicesOpen { group: group.id(), devices: *devices })
+            }
+            Some(_) => {
+                group.detach(&mut state);
+                Ok(())
+            }
+        }
     }
 
-    /// Moves the whole group back to the blocking domain. Nothing happens without a claim.
-    pub fn detach(&self) {
-        if let Some(claim) = self.claim.lock().as_ref() {
-            claim.detach();
-        }
+    /// `VFIO_GROUP_GET_DEVICE_FD`: opens the device of this name (table Vt6), once or more often (V9).
+    ///
+    /// # Errors
+    /// No such device is registered, the group is not ready, or the driver refuses. Nothing has changed.
+    pub fn device(&self, name: &str) -> Result<DeviceFile, GetDeviceError> {
+        let group = self.group();
+        let missing = || GetDeviceError::NoDevice { group: group.id(), device: name.to_string() };
+        let device = group.device(name).ok_or_else(missing)?;
+        let user = device.users().enter().ok_or_else(missing)?;
+        DeviceFile::open_in_group(&self.0, device, user)
     }
 }

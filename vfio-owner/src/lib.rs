@@ -1,4 +1,9 @@
-#![doc = include_str!("../README.md")]
+// The page's example needs the machine room.
+#![cfg_attr(feature = "testbed", doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(feature = "testbed"),
+    doc = "VFIO: groups, containers, device files. All features bring the whole page."
+)]
 #![cfg_attr(not(shuttle), no_std)]
 #![forbid(unsafe_code)]
 
@@ -7,14 +12,25 @@ extern crate alloc;
 extern crate std;
 
 pub mod backend;
-mod device_ops;
+mod container;
+mod device;
+mod device_file;
+pub mod device_ops;
 pub mod error;
 mod group;
 #[cfg(feature = "testbed")]
 pub mod testbed;
+pub mod type1;
+mod vfio;
+pub mod vfio_pci;
+pub mod viability;
 
+pub use container::Container;
+pub use device::DeviceSetId;
+pub use device_file::DeviceFile;
 pub use device_ops::DeviceOps;
-pub use group::VfioGroup;
+pub use group::{GroupFile, GroupStatus};
 pub use iommu_core;
 #[cfg(feature = "iommufd")]
 pub use iommufd_owner;
+pub use vfio::{Registration, Vfio};

@@ -10,6 +10,7 @@ use anstream::{print, println};
 use anstyle::{AnsiColor, Style};
 use anyhow::{Result, bail, ensure};
 
+use crate::replay::scenarios;
 use shell::{Shell, succeeds};
 
 const LIBRARIES: [&str; 4] = ["device-model", "iommu-core", "iommufd-owner", "vfio-owner"];
@@ -163,12 +164,21 @@ fn demo(shell: &Shell) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// No answer may differ; once every step is known, `--allow-unknown` goes.
+/// Every recording without iommufd in it, whole; of the others the steps before it.
 fn replay(shell: &Shell) -> Result<Verdict> {
+    let mut whole = Vec::new();
+    for folder in ["testdata/scenarios/basics", "testdata/scenarios/random"] {
+        for path in scenarios(Path::new(folder)) {
+            let text = std::fs::read_to_string(&path)?;
+            if !text.contains("iommufd") && !text.contains("cdev") {
+                whole.push(path.display().to_string());
+            }
+        }
+    }
+    shell.cargo(&format!("run --quiet --package xtask -- replay --check {}", whole.join(" ")), &[])?;
     let folders = "testdata/scenarios/basics testdata/scenarios/random";
-    let line = format!("run --quiet --package xtask -- replay --check --allow-unknown {folders}");
-    shell.cargo(&line, &[])?;
-    Ok(Verdict::Passed)
+    shell.cargo(&format!("run --quiet --package xtask -- replay --check --machine-only {folders}"), &[])?;
+    Ok(Verdict::Partly("recordings with iommufd only as far as they are without it"))
 }
 
 /// As tests, so that they share what the tests built: criterion runs each once unless it is told to measure.

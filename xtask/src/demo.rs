@@ -11,7 +11,7 @@ use vfio_owner::iommu_core::sysfs::Snapshot;
 use vfio_owner::iommu_core::{Domain, grouping};
 use vfio_owner::iommufd_owner::Context;
 use vfio_owner::testbed::{Machine, MachineError};
-use vfio_owner::{VfioGroup, iommu_core::Group};
+use vfio_owner::{backend::Extension, iommu_core::Group};
 
 use stage::Stage;
 
@@ -70,28 +70,29 @@ fn user_domain(group: &Group) -> Result<Arc<Domain>> {
 }
 
 fn vfio(stage: &mut Stage) -> Result<()> {
-    let vfio = VfioGroup::new(stage.group().clone());
     stage.title("VFIO wants function 0, for the group as a whole");
     rebind(stage, CARD[0], "vfio-pci")?;
-    let refusal = vfio.claim().err().context("VFIO was not refused")?;
-    stage.refused("VFIO claims the group", refusal.errno(), &refusal);
+    let file = stage.machine().open_group(CARD[0])?;
+    let container = stage.machine().vfio().open_container();
+    let refusal = file.set_container(&container).err().context("VFIO was not refused")?;
+    stage.refused("the group is put into a container", refusal.errno(), &refusal);
     stage.note("Linux says \"group is not viable\" and no more; the refusal here names who is in the way");
 
     unbind(stage, CARD[1])?;
-    vfio.claim()?;
-    stage.done("VFIO claims the group", "blocked until a domain is attached");
+    file.set_container(&container)?;
+    stage.done("the group is put into a container", "blocked until the container has an IOMMU");
     stage.dma(CARD[0])?;
     stage.dma(CARD[1])?;
 
-    let domain = user_domain(stage.group())?;
-    vfio.attach(&domain).context("VFIO lost its claim")??;
-    stage.done("VFIO attaches a domain with one page of the guest", "all functions move");
+    container.set_iommu(Extension::TYPE1_V2)?;
+    container.map(stage.guest_page(BUFFER)?)?;
+    stage.done("the container gets an IOMMU and a page of the guest", "all functions move");
     stage.dma(CARD[0])?;
     stage.dma(CARD[2])?;
 
     refuse_driver(stage, CARD[1], "e1000")?;
-    vfio.release();
-    stage.done("VFIO releases the group", "back to the kernel's domain");
+    drop(file);
+    stage.done("VFIO's group is closed", "back to the kernel's domain");
     stage.machine().bind(CARD[1], "e1000")?;
     stage.done("e1000 binds to function 1 again", "");
     stage.dma(CARD[1])

@@ -160,5 +160,5 @@ fn open(path: &Path, snapshots: &mut BTreeMap<String, Snapshot>) -> Result<(Scen
             Machine::boot(place.insert(loaded))
         }
     };
-    Ok((scenario, Player::new(machine)))
+    Ok((scenario, Player::new(machine)?))
 }

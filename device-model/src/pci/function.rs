@@ -3,15 +3,18 @@
 use alloc::vec::Vec;
 
 use super::address::{Devfn, PciAddress};
+use super::bar::Bars;
 use super::config::ConfigSpace;
 
-/// A PCI function, as far as the way of its requests to memory depends on it.
+/// A PCI function: the way of its requests to memory, and the windows that others reach it through.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PciFunction {
     /// Where it is.
     pub address: PciAddress,
     /// What it says of itself.
     pub config: ConfigSpace,
+    /// Its windows. The configuration space tells where they are, but not how long.
+    pub bars: Bars,
     /// What is known of the bridge above, apart from bus numbers.
     pub upstream: Upstream,
     /// The physical function whose virtual function (SR-IOV) this is; `None` for a function of its own.
@@ -24,11 +27,12 @@ pub struct PciFunction {
 }
 
 impl PciFunction {
-    /// The function of this configuration space at `address`, without quirks, its bridge to be found by bus number.
+    /// The function of this configuration space at `address`, without windows and quirks, its bridge to be found by bus number.
     pub const fn new(address: PciAddress, config: ConfigSpace) -> Self {
         Self {
             address,
             config,
+            bars: Bars::NONE,
             upstream: Upstream::ByBusNumber,
             physical_function: None,
             dma_aliases: Vec::new(),

@@ -10,6 +10,7 @@ use core::ops::{Deref, DerefMut};
 
 pub use shuttle::thread;
 
+use super::LockClass;
 use super::pending::{Object, Step, announced, new_object};
 
 /// Holds a [`Mutex`]; dropping it unlocks.
@@ -72,6 +73,11 @@ impl<T> Mutex<T> {
     /// An unlocked mutex around `value`.
     pub fn new(value: T) -> Self {
         Self { lock: shuttle::sync::Mutex::new(value), object: new_object() }
+    }
+
+    /// An unlocked mutex around `value`; the class is of use to the feature `lock-order` only.
+    pub fn of(_class: LockClass, value: T) -> Self {
+        Self::new(value)
     }
 
     /// Blocks until the lock is held.

@@ -2,6 +2,8 @@
 
 pub use core::sync::atomic;
 
+use super::LockClass;
+
 /// Holds a [`Mutex`]; dropping it unlocks.
 pub type MutexGuard<'a, T> = spin::mutex::MutexGuard<'a, T>;
 
@@ -13,6 +15,12 @@ impl<T> Mutex<T> {
     /// An unlocked mutex around `value`.
     pub fn new(value: T) -> Self {
         Self(spin::mutex::Mutex::new(value))
+    }
+
+    /// An unlocked mutex around `value`; the class is of use to the feature `lock-order` only.
+    #[inline]
+    pub fn of(_class: LockClass, value: T) -> Self {
+        Self::new(value)
     }
 
     /// Spins until the lock is held.

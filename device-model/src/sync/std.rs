@@ -4,7 +4,9 @@
 pub use core::sync::atomic;
 use core::time::Duration;
 pub use std::thread;
-use std::time::Instant;
+
+use super::LockClass;
+pub(crate) use super::deadline::Deadline;
 
 /// Holds a [`Mutex`]; dropping it unlocks.
 pub type MutexGuard<'a, T> = parking_lot::MutexGuard<'a, T>;
@@ -17,6 +19,12 @@ impl<T> Mutex<T> {
     /// An unlocked mutex around `value`.
     pub fn new(value: T) -> Self {
         Self(parking_lot::Mutex::new(value))
+    }
+
+    /// An unlocked mutex around `value`; the class is of use to the feature `lock-order` only.
+    #[inline]
+    pub fn of(_class: LockClass, value: T) -> Self {
+        Self::new(value)
     }
 
     /// Blocks until the lock is held.
@@ -33,20 +41,6 @@ impl<T> Mutex<T> {
     /// Takes the lock if nobody holds it.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.0.try_lock()
-    }
-}
-
-/// A moment in the future, perhaps further away than the clock can tell.
-pub(crate) struct Deadline(Option<Instant>);
-
-impl Deadline {
-    pub(crate) fn after(timeout: Duration) -> Self {
-        Self(Instant::now().checked_add(timeout))
-    }
-
-    /// Zero from then on.
-    pub(crate) fn left(&self) -> Duration {
-        self.0.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()))
     }
 }
 

@@ -116,9 +116,9 @@ fn a_driver_that_comes_before_the_device_is_ready_gets_it_in_the_end() {
     let (bus, core) = (rig.bus.clone(), rig.core.clone());
     let actor = device_model::sync::Mutex::new(Some(rig.actor("K")));
     rig.bus.subscribe(move |event: &device_model::BusEvent<'_>| {
-        if let device_model::BusEvent::Added(_) = event
-            && let Some(actor) = actor.lock().take()
-        {
+        let device_model::BusEvent::Added(_) = event else { return };
+        let first = actor.lock().take();
+        if let Some(actor) = first {
             bus.add_driver(device_model::sync::Arc::new(actor)).expect("the name is free");
             assert!(core.deferred().is_empty());
         }

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 
-use device_model::sync::{Arc, Mutex};
+use device_model::sync::{Arc, LockClass, Mutex};
 use device_model::{DeviceId, Errno};
 
 use super::FaultReason;
@@ -42,6 +42,8 @@ enum State {
 
 const SHARDS: usize = 64;
 
+const CONTEXTS: LockClass = LockClass::new("contexts of an IOMMU", 910);
+
 /// The devices that one IOMMU serves.
 ///
 /// Split by device number, so that work on two devices seldom meets in a lock.
@@ -49,13 +51,13 @@ const SHARDS: usize = 64;
 pub(super) struct ContextTable(Box<[Shard]>);
 
 /// Aligned so that no two share a cache line.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 struct Shard(Mutex<BTreeMap<DeviceId, Context>>);
 
 impl ContextTable {
     pub(super) fn new() -> Self {
-        Self((0..SHARDS).map(|_| Shard::default()).collect())
+        Self((0..SHARDS).map(|_| Shard(Mutex::of(CONTEXTS, BTreeMap::new()))).collect())
     }
 
     #[expect(clippy::indexing_slicing, reason = "the mask leaves a number below SHARDS, and so many were made")]

@@ -1,13 +1,15 @@
 //! The domains of a software IOMMU.
 
 use device_model::Errno;
-use device_model::sync::{Arc, Mutex};
+use device_model::sync::{Arc, LockClass, Mutex};
 
 use super::FaultReason;
 use super::context::ContextTable;
 use super::page_table::{PageTable, TableFormat, Translation};
 use crate::address::{Access, Geometry, Iova, PhysAddr};
 use crate::hardware::{DomainKind, Endpoint, HardwareDomain, HardwareError};
+
+const PAGE_TABLES: LockClass = LockClass::new("page tables of a domain", 920);
 
 /// What a domain does to an address.
 #[derive(Debug)]
@@ -23,7 +25,7 @@ impl Translator {
             DomainKind::Blocking => Self::Blocking,
             DomainKind::Identity => Self::Identity,
             DomainKind::Dma | DomainKind::DmaLazy | DomainKind::Paging => {
-                Self::Paging { format, pages: Mutex::new(PageTable::new(format)) }
+                Self::Paging { format, pages: Mutex::of(PAGE_TABLES, PageTable::new(format)) }
             }
         }
     }

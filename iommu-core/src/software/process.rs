@@ -110,11 +110,11 @@ impl Process {
     /// is left of the 64-bit space.
     pub fn allocate(&self, bytes: u64, access: Access) -> Option<UserAddr> {
         let bytes = bytes.checked_next_multiple_of(PAGE_SIZE).filter(|bytes| *bytes > 0)?;
+        let phys = self.memory.allocate(bytes)?;
         let mut mappings = self.mappings.lock();
         let at = mappings.next;
         // A page that nobody has lies behind each mapping.
         let next = at.checked_add(bytes)?.checked_add(PAGE_SIZE)?;
-        let phys = self.memory.allocate(bytes)?;
         mappings.next = next;
         mappings.by_address.insert(UserAddr::new(at), Mapping { phys, bytes, access });
         mappings.pins.insert(phys, Pins { of_page: Vec::new(), total: 0, mapped: true });

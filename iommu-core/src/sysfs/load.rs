@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::string::{String, ToString};
 use std::vec::Vec;
 
-use device_model::pci::{ConfigSpace, PciAddress, PciFunction};
+use device_model::pci::{Bars, ConfigSpace, PciAddress, PciFunction};
 
-use super::text::{domain_kind, function_name, group_number, hex, malformed, region, upstream};
+use super::text::{Resource, domain_kind, function_name, group_number, hex, malformed, region, resource, upstream};
 use super::tree::{Destination, Tree, TreeError, child, follow};
 use super::{LoadError, Snapshot, SysfsDevice, SysfsDriver, SysfsGroup, Warning, WarningReason};
 use crate::hardware::DomainKind;
@@ -18,7 +18,8 @@ pub(super) const DRIVERS: &str = "bus/pci/drivers";
 pub(super) const GROUPS: &str = "kernel/iommu_groups";
 /// What is read of each device.
 pub(super) const CONFIG: &str = "config";
-pub(super) const FILES: [&str; 5] = ["vendor", "device", "revision", "class", "driver_override"];
+pub(super) const FILES: [&str; 6] = ["vendor", "device", "revision", "class", "driver_override", RESOURCE];
+const RESOURCE: &str = "resource";
 pub(super) const LINKS: [&str; 3] = ["driver", "iommu_group", "physfn"];
 /// What is read of each group.
 pub(super) const GROUP_FILES: [&str; 2] = ["type", "reserved_regions"];
@@ -61,6 +62,7 @@ impl Loader<'_> {
             return self.warn(&link, WarningReason::Elsewhere { target: path });
         };
         let mut function = PciFunction::new(address, self.config(&path));
+        function.bars = self.bars(&path);
         function.upstream = upstream(above);
         function.physical_function = self.physical_function(&path);
         let device = SysfsDevice {
@@ -98,6 +100,26 @@ impl Loader<'_> {
             }
         }
         ConfigSpace::new(bytes)
+    }
+
+    /// The windows. A line that makes no sense is a warning, and no window.
+    fn bars(&mut self, device: &str) -> Bars {
+        let path = child(device, RESOURCE);
+        let mut bars = Bars::NONE;
+        // After those come windows of a bridge, and of virtual functions.
+        let text = self.optional_text(&path).unwrap_or_default();
+        for (slot, line) in text.lines().take(Bars::SLOTS + 1).enumerate() {
+            let taken = match resource(line) {
+                Some(Resource::Unused) => continue,
+                Some(Resource::Window(bar)) if slot == Bars::SLOTS => bars.insert_rom(bar).is_ok(),
+                Some(Resource::Window(bar)) => bars.insert(slot, bar).is_ok(),
+                None => false,
+            };
+            if !taken {
+                self.warn(&path, malformed(line));
+            }
+        }
+        bars
     }
 
     /// The hexadecimal number in a file, of so many bytes.

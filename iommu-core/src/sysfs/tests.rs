@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::string::ToString;
 use std::sync::LazyLock;
 
-use device_model::pci::{PortType, Upstream};
+use device_model::pci::{Bar, BarKind, Bars, PortType, Upstream};
 
 use super::*;
 use crate::address::Iova;
@@ -276,6 +276,68 @@ fn ids_are_those_of_the_kernel_and_overrides_are_read() {
     assert_eq!((device.function.config.vendor(), device.function.config.device()), (Some(0x8086), Some(0x10d3)));
     assert_eq!(device.function.physical_function, Some(at("01:00.0")));
     assert_eq!(device.driver_override.as_deref(), Some("vfio-pci"));
+}
+
+#[test]
+fn windows_are_read_with_their_sizes() {
+    let window = |address, size, kind| Bar::new(address, size, kind).unwrap();
+    let memory = BarKind::Memory32 { prefetchable: false };
+    let pc = load("pc");
+    let network = &pc.device(at("00:03.0")).unwrap().function.bars;
+    let expected = [
+        (0, window(0xfeac_0000, 0x2_0000, memory)),
+        (1, window(0xfeae_0000, 0x2_0000, memory)),
+        (2, window(0xe0c0, 0x20, BarKind::Io)),
+        (3, window(0xfeb5_0000, 0x4000, memory)),
+    ];
+    assert_eq!(network.iter().collect::<Vec<_>>(), expected);
+    let rom = BarKind::Memory32 { prefetchable: true };
+    assert_eq!(network.rom(), Some(window(0xfea0_0000, 0x4_0000, rom)));
+    let port = &pc.device(at("00:06.0")).unwrap().function.bars;
+    assert_eq!(port.iter().count(), 1, "windows of a bridge are none of its own");
+
+    let workstation = load("workstation");
+    let disk = &workstation.device(at("02:00.0")).unwrap().function.bars;
+    let wide = BarKind::Memory64 { prefetchable: false };
+    assert_eq!(disk.iter().collect::<Vec<_>>(), [(0, window(0xfe60_0000, 0x4000, wide))]);
+}
+
+#[test]
+fn windows_that_make_no_sense_are_told_and_left_out() {
+    let path = "devices/pci0000:00/0000:00:03.0/resource";
+    let unused = "0x0 0x0 0x0";
+    let loaded = |text: &str| {
+        let mut tree = memory("pc");
+        tree.insert(path, text);
+        let snapshot = Snapshot::load(&tree).unwrap();
+        (snapshot.device(at("00:03.0")).unwrap().function.bars.clone(), snapshot.warnings)
+    };
+    for line in [
+        "0x1000 0x1fff",
+        "0x1000 0x1fff 0x200 0",
+        "0x1000 0x2ffe 0x200",
+        "0x2000 0x1fff 0x200",
+        "0x0 0xffffffffffffffff 0x100200",
+        "0x0 0xffffffff 0x200",
+        "0x1000 0x1fff 0x300",
+        "0x1000 0x1fff 0x0",
+        "garbage",
+        "",
+    ] {
+        let (bars, warnings) = loaded(&format!("{unused}\n{line}\n0x0 0xfff 0x200\n"));
+        assert_eq!(bars.iter().map(|(slot, _)| slot).collect::<Vec<_>>(), [2], "{line}");
+        let reason = WarningReason::Malformed { text: line.to_owned() };
+        assert_eq!(warnings, [Warning { path: path.to_owned(), reason }]);
+    }
+    let (bars, warnings) = loaded("0x0 0xfff 0x100200\n0x0 0xfff 0x200");
+    assert_eq!((bars.iter().count(), warnings.len()), (1, 1), "the upper half of the first");
+    let (bars, warnings) = loaded(&format!("{}0x0 0xff 0x200\n", format!("{unused}\n").repeat(6)));
+    assert_eq!((bars, warnings.len()), (Bars::NONE, 1), "no ROM is so small");
+
+    let mut tree = memory("pc");
+    tree.remove(path);
+    let snapshot = Snapshot::load(&tree).unwrap();
+    assert_eq!((snapshot.warnings.len(), &snapshot.device(at("00:03.0")).unwrap().function.bars), (0, &Bars::NONE));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::string::ToString;
 
-use device_model::pci::{PciAddress, Upstream};
+use device_model::pci::{Bar, BarKind, PciAddress, Upstream};
 
 use super::WarningReason;
 use crate::address::Iova;
@@ -44,6 +44,35 @@ pub(super) fn region(line: &str) -> Option<ReservedRegion> {
     let kind = kinds.into_iter().find(|kind| kind.name() == name)?;
     let region = ReservedRegion { first: Iova::new(first), last: Iova::new(last), kind };
     if first <= last && words.next().is_none() { Some(region) } else { None }
+}
+
+/// What a line of `resource` stands for.
+pub(super) enum Resource {
+    Unused,
+    Window(Bar),
+}
+
+/// A line of `resource`: first address, last address, and flags, of which only the space counts here.
+pub(super) fn resource(line: &str) -> Option<Resource> {
+    const IO: u64 = 0x100;
+    const MEMORY: u64 = 0x200;
+    const PREFETCHABLE: u64 = 0x2000;
+    const WIDE: u64 = 0x10_0000;
+    let mut words = line.split_whitespace();
+    let (first, last, flags) = (hex(words.next()?)?, hex(words.next()?)?, hex(words.next()?)?);
+    if words.next().is_some() {
+        return None;
+    }
+    let prefetchable = flags & PREFETCHABLE != 0;
+    let kind = match flags & (IO | MEMORY) {
+        0 if flags == 0 && first == 0 && last == 0 => return Some(Resource::Unused),
+        IO => BarKind::Io,
+        MEMORY if flags & WIDE != 0 => BarKind::Memory64 { prefetchable },
+        MEMORY => BarKind::Memory32 { prefetchable },
+        _ => return None,
+    };
+    let size = last.checked_sub(first)?.checked_add(1)?;
+    Bar::new(first, size, kind).map(Resource::Window)
 }
 
 /// A number with `0x` before it.

@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of it")]
 
 use std::cell::Cell;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use iommu_core::address::{Access, Iova, PhysAddr};
@@ -13,7 +14,7 @@ use iommu_core::failing::FailingIommu;
 use iommu_core::hardware::{HardwareError, IommuDriver};
 use iommu_core::placement::{GroupKey, Placement};
 use iommu_core::software::{Memory, SoftIommu, SoftIommuConfig};
-use iommu_core::{Domain, Group, Iommu, Member};
+use iommu_core::{Domain, Group, Iommu, IommuBuilder, Member};
 
 /// Both parties use this address, so that what is read there tells who was reached.
 pub(crate) const BUFFER: Iova = Iova::new(0x10_0000);
@@ -39,6 +40,8 @@ pub(crate) struct World {
     pub(crate) bus: BusHandle,
     pub(crate) iommu: Iommu,
     pub(crate) hardware: Arc<FailingIommu>,
+    /// Serves the devices whose name ends in a prime.
+    pub(crate) other: Arc<FailingIommu>,
     pub(crate) soft: Arc<SoftIommu>,
     pub(crate) memory: Memory,
     failures: Cell<Option<u64>>,
@@ -57,13 +60,19 @@ pub(crate) enum Seen {
 impl World {
     /// A machine without devices. The group of a device is the letter that its name begins with.
     pub(crate) fn new(config: SoftIommuConfig) -> Self {
+        Self::build(config, |builder| builder)
+    }
+
+    /// As [`new`](Self::new), with more to say of the IOMMU.
+    pub(crate) fn build(config: SoftIommuConfig, say: impl FnOnce(IommuBuilder) -> IommuBuilder) -> Self {
         let soft = SoftIommu::new("soft", config);
-        let hardware = FailingIommu::new(soft.clone());
-        let placed: Arc<dyn IommuDriver> = hardware.clone();
-        let iommu = Iommu::new(move |dev: &Device| {
+        let [hardware, other] = [(); 2].map(|()| FailingIommu::new(soft.clone()));
+        let placed: [Arc<dyn IommuDriver>; 2] = [hardware.clone(), other.clone()];
+        let iommu = say(Iommu::builder(move |dev: &Device| {
             let key = GroupKey::Named(dev.name().get(..1)?.into());
-            Some(Placement { iommu: placed.clone(), key })
-        });
+            Some(Placement { iommu: placed[usize::from(dev.name().ends_with('\''))].clone(), key })
+        }))
+        .build();
         let core = DriverCore::new();
         let bus = core.add_bus(PlatformBus::new(Arc::new(iommu.clone())));
         bus.set_autoprobe(Autoprobe::Off);
@@ -74,7 +83,7 @@ impl World {
         let memory = Memory::new();
         memory.write(KERNEL_PAGE, &KERNEL_TEXT);
         memory.write(USER_PAGE, &USER_TEXT);
-        Self { core, bus, iommu, hardware, soft, memory, failures: Cell::new(None) }
+        Self { core, bus, iommu, hardware, other, soft, memory, failures: Cell::new(None) }
     }
 
     pub(crate) fn with_devices(names: &[&str]) -> Self {
@@ -142,6 +151,19 @@ impl World {
                 Err(_) => Seen::Nothing,
             }
         })
+    }
+
+    /// All that can be seen of the machine.
+    pub(crate) fn picture(&self) -> String {
+        let mut picture = String::new();
+        for group in self.iommu.groups() {
+            let state = (group.ownership(), group.attached(), group.default_domain_type(), group.members());
+            writeln!(picture, "{} {state:?}", group.id()).unwrap();
+        }
+        for dev in self.bus.devices() {
+            writeln!(picture, "{} {:?} {:?}", dev.name(), dev.driver_hint(), self.sees(&dev)).unwrap();
+        }
+        picture
     }
 
     /// The n-th hardware call from now on fails, for one time.

@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use iommu_core::device_model::pci::{HeaderLayout, PciDriver, PciFunction, PciId, PortType};
+use iommu_core::device_model::pci::{PciDriver, PciFunction, PciId, PortType};
 use iommu_core::device_model::{DeviceGuard, DmaApi, Driver, Errno, ProbeError};
 
 /// What a simulated driver demands of a function besides a match.
@@ -13,8 +13,6 @@ enum Demands {
     Nothing,
     /// A PCIe port, as port services need; anything else is not there for it.
     PciePort,
-    /// Not a bridge: vfio-pci hands out functions only.
-    NoBridge,
 }
 
 #[derive(Debug)]
@@ -34,7 +32,6 @@ impl Driver for SimulatedDriver {
         };
         let refusal = match self.demands {
             Demands::PciePort if !is_port(function) => Some(Errno::ENODEV),
-            Demands::NoBridge if function.config.layout() != Some(HeaderLayout::Endpoint) => Some(Errno::EINVAL),
             _ => None,
         };
         refusal.map_or(Ok(()), |errno| Err(ProbeError::errno_only(errno)))
@@ -48,7 +45,7 @@ fn is_port(function: &PciFunction) -> bool {
 }
 
 /// Drivers that manage their own DMA, as far as Linux has them in its tree (D64). An out-of-tree driver may do so too.
-const MANAGED: [&str; 3] = ["pcieport", "pci-stub", "vfio-pci"];
+const MANAGED: [&str; 2] = ["pcieport", "pci-stub"];
 
 const CLASS_BRIDGE: PciId = PciId::class(0x06_0400, 0xff_ff00);
 
@@ -56,7 +53,6 @@ const CLASS_BRIDGE: PciId = PciId::class(0x06_0400, 0xff_ff00);
 pub(crate) fn simulated(name: &str, bound: &[&PciFunction]) -> Arc<PciDriver> {
     let (demands, ids) = match name {
         "pcieport" => (Demands::PciePort, vec![CLASS_BRIDGE]),
-        "vfio-pci" => (Demands::NoBridge, vec![PciId::ANY.only_on_override()]),
         "pci-stub" => (Demands::Nothing, Vec::new()),
         _ => (Demands::Nothing, ids_of(bound)),
     };

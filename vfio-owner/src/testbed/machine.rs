@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use iommu_core::device_model::pci::{PciAddress, PciBus, PciFunction, Upstream};
-use iommu_core::device_model::sync::Mutex;
+use iommu_core::device_model::sync::{LockClass, Mutex};
 use iommu_core::device_model::{
     BindError, BusHandle, Device, DeviceSpec, DriverCore, DriversProbeError, Errno, Unbind, UnbindError,
 };
@@ -17,9 +17,17 @@ use iommu_core::sysfs::Snapshot;
 use iommu_core::{Group, Iommu, Member, Observer, TypeRequest, UnknownType};
 
 use super::drivers;
+use crate::backend::Backend;
+use crate::error::OpenGroupError;
+use crate::type1::Type1;
+use crate::vfio_pci::{self, VfioPciDriver};
+use crate::{GroupFile, Vfio};
+
+/// One rescan at a time; before every other lock.
+const RESCAN: LockClass = LockClass::new("rescan", 0);
 
 /// Drivers that every machine has, whether its tree shows them bound or not.
-const ALWAYS: [&str; 2] = ["pci-stub", "vfio-pci"];
+const ALWAYS: [&str; 1] = ["pci-stub"];
 
 /// A simulated machine.
 ///
@@ -31,9 +39,10 @@ pub struct Machine {
     iommu: Iommu,
     hardware: Arc<SoftIommu>,
     memory: Memory,
+    vfio: Vfio,
+    vfio_pci: Arc<VfioPciDriver>,
     /// What sits in the machine's slots, plugged or not.
     slots: BTreeMap<PciAddress, PciFunction>,
-    /// Leaf lock: guards against two rescans at once.
     rescan: Mutex<()>,
 }
 
@@ -51,13 +60,16 @@ impl Machine {
         let core = DriverCore::new();
         let pci = core.add_bus(PciBus::new(Arc::new(iommu.clone())));
         pci.subscribe(iommu.clone());
+        let vfio = Vfio::new([Arc::new(Type1::default()) as Arc<dyn Backend>]);
+        let vfio_pci = VfioPciDriver::new(vfio.clone());
         for (name, functions) in bound_functions(snapshot) {
             // A name is a key of the map, so none is there twice.
             let _ = pci.add_driver(drivers::simulated(&name, &functions));
         }
+        let _ = pci.add_driver(Arc::new(vfio_pci.on_pci()));
         let slots = snapshot.devices.iter().map(|dev| (dev.function.address, dev.function.clone())).collect();
         let memory = Memory::new();
-        let machine = Self { core, pci, iommu, hardware, memory, slots, rescan: Mutex::new(()) };
+        let machine = Self { core, pci, iommu, hardware, memory, vfio, vfio_pci, slots, rescan: Mutex::of(RESCAN, ()) };
         machine.rescan();
         machine
     }
@@ -85,6 +97,25 @@ impl Machine {
     /// The memory that devices reach through the IOMMU.
     pub fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// VFIO, where the driver vfio-pci of this machine registers its devices.
+    pub fn vfio(&self) -> &Vfio {
+        &self.vfio
+    }
+
+    /// The driver vfio-pci: the simulated side of its functions.
+    pub fn vfio_pci(&self) -> &VfioPciDriver {
+        &self.vfio_pci
+    }
+
+    /// Opens the file of the VFIO group of a device, `/dev/vfio/N`.
+    ///
+    /// # Errors
+    /// No such device, or its group has no file, or the file is open.
+    pub fn open_group(&self, name: &str) -> Result<GroupFile, MachineError> {
+        let group = self.group(name)?;
+        self.vfio.open_group(group.id()).map_err(MachineError::OpenGroup)
     }
 
     /// The device of this name.
@@ -214,11 +245,11 @@ fn hardware_config(snapshot: &Snapshot) -> SoftIommuConfig {
 
 /// Every driver of the machine, with the functions bound to it in the tree.
 fn bound_functions(snapshot: &Snapshot) -> BTreeMap<String, Vec<&PciFunction>> {
-    let named = snapshot.drivers.iter().map(|driver| driver.name.clone());
+    let named = snapshot.drivers.iter().map(|driver| driver.name.clone()).filter(|name| *name != vfio_pci::NAME);
     let mut drivers: BTreeMap<String, Vec<&PciFunction>> =
         named.chain(ALWAYS.map(String::from)).map(|name| (name, Vec::new())).collect();
     for dev in &snapshot.devices {
-        if let Some(name) = &dev.driver {
+        if let Some(name) = dev.driver.as_ref().filter(|name| **name != vfio_pci::NAME) {
             drivers.entry(name.clone()).or_default().push(&dev.function);
         }
     }
@@ -262,6 +293,9 @@ pub enum MachineError {
     /// The default domain was not changed.
     #[error(transparent)]
     SetType(SetTypeError),
+    /// The file of the group was not opened.
+    #[error(transparent)]
+    OpenGroup(OpenGroupError),
 }
 
 impl MachineError {
@@ -275,6 +309,7 @@ impl MachineError {
             Self::Probe(error) => error.errno(),
             Self::UnknownType(error) => error.errno(),
             Self::SetType(error) => error.errno(),
+            Self::OpenGroup(error) => error.errno(),
         }
     }
 }

@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use anstream::println;
 use anstyle::{AnsiColor, Style};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use vfio_owner::backend::MapDma;
+use vfio_owner::iommu_core::address::PAGE_SIZE;
 use vfio_owner::iommu_core::device_model::Errno;
 use vfio_owner::iommu_core::device_model::pci::PciFunction;
+use vfio_owner::iommu_core::software::{LockedPages, Process};
 use vfio_owner::iommu_core::sysfs::Snapshot;
-use vfio_owner::iommu_core::{Attached, Group, Ownership};
+use vfio_owner::iommu_core::{Access, Attached, Group, Iova, Ownership, UserMemory as _};
 use vfio_owner::testbed::Machine;
 
-use super::BUFFER;
+use super::{BUFFER, USER_TEXT};
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -56,6 +59,14 @@ impl Stage {
     #[expect(clippy::unused_self, reason = "told on a stage like everything else")]
     pub(super) fn note(&self, text: &str) {
         println!("  {DIM}{text}{DIM:#}");
+    }
+
+    /// The page of the guest, to be mapped at `iova`.
+    pub(super) fn guest_page(&self, iova: Iova) -> Result<MapDma> {
+        let process = Process::new(self.machine.memory(), LockedPages::unlimited());
+        let addr = process.allocate(PAGE_SIZE, Access::ReadWrite).context("no page for the guest")?;
+        process.write(addr, USER_TEXT)?;
+        Ok(MapDma { iova, bytes: PAGE_SIZE, process, addr, access: Access::ReadWrite })
     }
 
     /// All groups, their members, and who holds them.

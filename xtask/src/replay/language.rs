@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-pub(crate) use step::{Action, Call, Handle, MachineStep, Open};
+pub(crate) use step::{Action, Call, Handle, IommuType, MachineStep, Open};
 
 /// A scenario file.
 #[derive(Debug)]

@@ -1,12 +1,27 @@
 //! Plays steps on our stack.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::sync::Arc;
 
+use anyhow::{Context as _, Result};
+use vfio_owner::backend::{Extension, MapDma, Unmap};
+use vfio_owner::device_ops::{DeviceKind, NotResettable};
+use vfio_owner::error::UnmapDmaError;
 use vfio_owner::iommu_core::device_model::{Errno, Progress, Unbind};
+use vfio_owner::iommu_core::software::{LockedPages, Process};
+use vfio_owner::iommu_core::{Access, Iova, UserAddr};
 use vfio_owner::testbed::{Machine, MachineError};
+use vfio_owner::{Container, DeviceFile, GroupFile, GroupStatus};
 
-use super::language::{Action, Call, Handle, MachineStep, Open, Step};
+use super::language::{Action, Call, Handle, IommuType, MachineStep, Open, Step};
+
+/// The buffer of the process that maps.
+const BUFFER_BYTES: u64 = 64 << 20;
+
+const BAD_HANDLE: Reply = Reply::Answer(Answer::Errno(Errno::EBADF));
+const NOT_A_CALL: Reply = Reply::Answer(Answer::Errno(Errno::ENOTTY));
+const UNKNOWN: Reply = Reply::Unknown("a step of iommufd: not known yet");
 
 /// What our stack says to a step.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,69 +64,105 @@ impl fmt::Display for Answer {
 /// A machine, and what scenarios leave open on it.
 pub(crate) struct Player {
     machine: Machine,
-    /// Background steps that wait, the oldest first, each with the device that it is about.
-    waiting: VecDeque<(String, Unbind)>,
-    /// The device behind each handle that was opened in the recording.
-    handles: BTreeMap<Handle, String>,
-    /// Devices whose group a step that is not known yet may have changed.
-    doubtful: BTreeSet<String>,
+    process: Arc<Process>,
+    /// Where its buffer begins.
+    buffer: UserAddr,
+    /// Background steps that wait, the oldest first.
+    waiting: VecDeque<Unbind>,
+    open: BTreeMap<Handle, Opened>,
+}
+
+/// What a handle names.
+enum Opened {
+    Container(Container),
+    Group(GroupFile),
+    Device(DeviceFile),
 }
 
 impl Player {
-    pub(crate) fn new(machine: Machine) -> Self {
-        Self { machine, waiting: VecDeque::new(), handles: BTreeMap::new(), doubtful: BTreeSet::new() }
+    pub(crate) fn new(machine: Machine) -> Result<Self> {
+        let process = Process::new(machine.memory(), LockedPages::unlimited());
+        let buffer = process.allocate(BUFFER_BYTES, Access::ReadWrite).context("no memory for the buffer")?;
+        Ok(Self { machine, process, buffer, waiting: VecDeque::new(), open: BTreeMap::new() })
     }
 
     /// Plays one step.
     pub(crate) fn play(&mut self, step: &Step) -> Reply {
         match &step.action {
-            Action::Machine(machine_step) => {
-                let doubt = self.doubts(machine_step);
-                let answer = self.play_machine(machine_step);
-                if doubt { Reply::Unknown("follows a step that is not known yet") } else { Reply::Answer(answer) }
-            }
-            Action::Open(..) | Action::Call(..) | Action::Close(_) => {
-                if step.recorded.as_deref().is_some_and(|answer| answer.starts_with("ok")) {
-                    self.note(&step.action);
+            Action::Machine(step) => Reply::Answer(self.play_machine(step)),
+            Action::Open(handle, what) => match self.opened(what) {
+                Ok(opened) => {
+                    self.open.insert(handle.clone(), opened);
+                    Reply::Answer(Answer::Ok)
                 }
-                Reply::Unknown("a step of VFIO or iommufd: not known yet")
-            }
+                Err(reply) => reply,
+            },
+            Action::Close(handle) => self.open.remove(handle).map_or(BAD_HANDLE, |_| Reply::Answer(Answer::Ok)),
+            Action::Call(handle, call) => match self.open.get(handle) {
+                Some(opened) => self.call(opened, call),
+                None => BAD_HANDLE,
+            },
         }
     }
 
-    /// Whether the answer may depend on a step that was not played.
-    fn doubts(&self, step: &MachineStep) -> bool {
-        match (step, step.device()) {
-            (_, Some(device)) => self.doubtful.contains(device),
-            (MachineStep::Wait, None) => self.waiting.front().is_none_or(|(device, _)| self.doubtful.contains(device)),
-            (_, None) => !self.doubtful.is_empty(),
+    fn opened(&self, what: &Open) -> Result<Opened, Reply> {
+        match what {
+            Open::Container => Ok(Opened::Container(self.machine.vfio().open_container())),
+            Open::Group { device } => {
+                lookup(self.machine.open_group(device)).map(Opened::Group).map_err(|error| refused(error.errno()))
+            }
+            Open::DeviceOfGroup { group, device } => match self.open.get(group) {
+                Some(Opened::Group(file)) => {
+                    file.device(device).map(Opened::Device).map_err(|error| refused(error.errno()))
+                }
+                Some(_) => Err(NOT_A_CALL),
+                None => Err(BAD_HANDLE),
+            },
+            Open::Iommufd | Open::DeviceFile { .. } | Open::Ioas { .. } | Open::PageTable { .. } => Err(UNKNOWN),
         }
     }
 
-    /// Keeps account of what a step that is not known yet claimed or opened in the recording.
-    fn note(&mut self, action: &Action) {
-        let claimed = match action {
-            Action::Open(handle, Open::Group { device } | Open::DeviceFile { device }) => {
-                self.handles.insert(handle.clone(), device.clone());
-                None
-            }
-            Action::Open(handle, Open::DeviceOfGroup { device, .. }) => {
-                self.handles.insert(handle.clone(), device.clone());
-                Some(device.clone())
-            }
-            Action::Call(handle, Call::SetContainer { .. } | Call::Bind { .. }) => self.handles.get(handle).cloned(),
-            _ => None,
+    fn call(&self, opened: &Opened, call: &Call) -> Reply {
+        match opened {
+            Opened::Container(container) => self.call_container(container, call),
+            Opened::Group(group) => self.call_group(group, call),
+            Opened::Device(device) => call_device(device, call),
+        }
+    }
+
+    fn call_group(&self, group: &GroupFile, call: &Call) -> Reply {
+        let answer = match call {
+            Call::Status => group.status().map(|status| Answer::Value(flags(status).to_owned())).map_err(|e| e.errno()),
+            Call::SetContainer { container } => match self.open.get(container) {
+                Some(Opened::Container(container)) => done(group.set_container(container).map_err(|e| e.errno())),
+                Some(_) => Err(Errno::new(77)),
+                None => return BAD_HANDLE,
+            },
+            Call::UnsetContainer => done(group.unset_container().map_err(|e| e.errno())),
+            _ => return NOT_A_CALL,
         };
-        if let Some(device) = claimed {
-            self.doubt_group_of(&device);
-        }
+        Reply::Answer(answer.unwrap_or_else(Answer::Errno))
     }
 
-    fn doubt_group_of(&mut self, device: &str) {
-        self.doubtful.insert(device.to_owned());
-        if let Ok(group) = self.machine.group(device) {
-            self.doubtful.extend(group.members().into_iter().map(|member| member.device.to_string()));
-        }
+    fn call_container(&self, container: &Container, call: &Call) -> Reply {
+        let answer = match call {
+            Call::CheckExtension(kind) => Ok(Answer::Value(container.check_extension(extension(*kind)).to_string())),
+            Call::SetIommu(kind) => done(container.set_iommu(extension(*kind)).map_err(|e| e.errno())),
+            Call::Map { iova, bytes, offset } => done(self.map(container, *iova, *bytes, offset.unwrap_or(0))),
+            Call::Unmap { iova, bytes } => {
+                unmapped(container.unmap(Unmap::Range { iova: Iova::new(*iova), bytes: *bytes }))
+            }
+            Call::UnmapAll => unmapped(container.unmap(Unmap::All)),
+            _ => return NOT_A_CALL,
+        };
+        Reply::Answer(answer.unwrap_or_else(Answer::Errno))
+    }
+
+    fn map(&self, container: &Container, iova: u64, bytes: u64, offset: u64) -> Result<(), Errno> {
+        let addr = self.buffer.checked_add(offset).ok_or(Errno::EINVAL)?;
+        let request =
+            MapDma { iova: Iova::new(iova), bytes, process: self.process.clone(), addr, access: Access::ReadWrite };
+        container.map(request).map_err(|error| error.errno())
     }
 
     fn play_machine(&mut self, step: &MachineStep) -> Answer {
@@ -132,41 +183,49 @@ impl Player {
                     .group(device)
                     .map(|group| group.default_domain_type().map_or("unknown", |kind| kind.kind().name()).to_owned()),
             ),
-            MachineStep::Unbind { device } => {
-                let unbind = machine.unbind(device);
-                self.start(device, unbind)
-            }
-            MachineStep::Remove { device } => {
-                let removal = machine.remove(device);
-                self.start(device, removal)
-            }
+            MachineStep::Unbind { device } => self.start(machine.unbind(device)),
+            MachineStep::Remove { device } => self.start(machine.remove(device)),
             MachineStep::Rescan => {
                 machine.rescan();
                 Answer::Ok
             }
             MachineStep::Wait => match self.waiting.pop_front() {
-                Some((device, unbind)) => self.advance(&device, unbind, Place::Front),
+                Some(unbind) => self.advance(unbind, Place::Front),
                 None => Answer::Ok,
             },
         }
     }
 
-    fn start(&mut self, device: &str, unbind: Result<Unbind, MachineError>) -> Answer {
+    fn start(&mut self, unbind: Result<Unbind, MachineError>) -> Answer {
         match unbind {
-            Ok(unbind) => self.advance(device, unbind, Place::Back),
-            Err(error) => answer(Err(error)),
+            Ok(unbind) => self.advance(unbind, Place::Back),
+            Err(error) => Answer::Errno(error.errno()),
         }
     }
 
     /// Lets an unbinding go on; one that waits is kept.
-    fn advance(&mut self, device: &str, mut unbind: Unbind, place: Place) -> Answer {
+    fn advance(&mut self, mut unbind: Unbind, place: Place) -> Answer {
         match (unbind.try_finish(), place) {
             (Progress::Done, _) => return Answer::Ok,
-            (Progress::Waiting { .. }, Place::Front) => self.waiting.push_front((device.to_owned(), unbind)),
-            (Progress::Waiting { .. }, Place::Back) => self.waiting.push_back((device.to_owned(), unbind)),
+            (Progress::Waiting { .. }, Place::Front) => self.waiting.push_front(unbind),
+            (Progress::Waiting { .. }, Place::Back) => self.waiting.push_back(unbind),
         }
         Answer::Blocked
     }
+}
+
+fn call_device(device: &DeviceFile, call: &Call) -> Reply {
+    let answer = match call {
+        Call::DeviceInfo => {
+            let info = device.info();
+            let kind = if info.kind == DeviceKind::Pci { 2 } else { 0 };
+            let flags = kind | u32::from(info.resettable);
+            Ok(Answer::Value(format!("flags {flags:#x} regions {} irqs {}", info.regions, info.irqs)))
+        }
+        Call::Reset => done(device.reset().map_err(NotResettable::errno)),
+        _ => return NOT_A_CALL,
+    };
+    Reply::Answer(answer.unwrap_or_else(Answer::Errno))
 }
 
 /// Where a step that waits is queued: an old one keeps its place.
@@ -190,4 +249,33 @@ fn answer(result: Result<(), MachineError>) -> Answer {
 
 fn value(result: Result<String, MachineError>) -> Answer {
     lookup(result).map_or_else(|error| Answer::Errno(error.errno()), Answer::Value)
+}
+
+fn refused(errno: Errno) -> Reply {
+    Reply::Answer(Answer::Errno(errno))
+}
+
+fn done(result: Result<(), Errno>) -> Result<Answer, Errno> {
+    result.map(|()| Answer::Ok)
+}
+
+fn unmapped(result: Result<u64, UnmapDmaError>) -> Result<Answer, Errno> {
+    result.map(|bytes| Answer::Value(format!("{bytes:#x}"))).map_err(|error| error.errno())
+}
+
+fn flags(status: GroupStatus) -> &'static str {
+    match status {
+        GroupStatus::NotViable => "none",
+        GroupStatus::Viable => "viable",
+        GroupStatus::InContainer => "viable,container-set",
+    }
+}
+
+fn extension(kind: IommuType) -> Extension {
+    match kind {
+        IommuType::Type1 => Extension::TYPE1,
+        IommuType::Type1v2 => Extension::TYPE1_V2,
+        IommuType::Spapr => Extension::SPAPR,
+        IommuType::Nesting => Extension::NESTING,
+    }
 }

@@ -5,7 +5,7 @@ use super::*;
 /// What is printed for `steps` on the machine `pc`, and the count.
 fn played(replay: &Replay, steps: &str) -> (String, Tally) {
     let scenario = Scenario::parse(Path::new("f.scn"), &format!("topology pc\n{steps}")).unwrap();
-    let player = Player::new(Machine::boot(&snapshot("pc").unwrap()));
+    let player = Player::new(Machine::boot(&snapshot("pc").unwrap())).unwrap();
     let (mut out, mut tally) = (Vec::new(), Tally::default());
     replay.play(&scenario, player, &mut tally, &mut out).unwrap();
     (String::from_utf8(out).unwrap(), tally)

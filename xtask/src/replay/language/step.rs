@@ -169,21 +169,6 @@ impl MachineStep {
             _ => return None,
         })
     }
-
-    /// The device that it is about.
-    pub(crate) fn device(&self) -> Option<&str> {
-        match self {
-            Self::Bind { device, .. }
-            | Self::Unbind { device }
-            | Self::Probe { device }
-            | Self::Driver { device }
-            | Self::Group { device }
-            | Self::Type { device }
-            | Self::SetType { device, .. }
-            | Self::Remove { device } => Some(device),
-            Self::Rescan | Self::Wait => None,
-        }
-    }
 }
 
 impl Open {

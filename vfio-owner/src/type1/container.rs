@@ -1,0 +1,405 @@
+//! The type1 of one container.
+
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::mem;
+
+use iommu_core::address::PageSizes;
+use iommu_core::hardware::{Capabilities, HardwareError};
+use iommu_core::reserved::ReservedRegion;
+use iommu_core::user_memory::Account;
+use iommu_core::{Claim, Domain, GroupId, Iova, IovaMap, IovaRange};
+
+use super::mapping::{Mapping, Vaddr, pages};
+use super::{Type1Config, UnsafeInterrupts, reach};
+use crate::backend::{ContainerIommu, DirtyBitmap, DirtyTracking, Extension, IommuInfo, MapDma, Unmap};
+use crate::error::{AttachGroupError, DirtyError, MapDmaError, UnmapDmaError};
+use iommu_core::device_model::Errno;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Version {
+    One,
+    Two,
+    /// Version 2 on domains that can be a second stage.
+    Nesting,
+}
+
+/// Mappings, and the domains that they are in. The container's lock makes one call at a time.
+#[derive(Debug)]
+pub(super) struct Type1Container {
+    version: Version,
+    config: Type1Config,
+    mappings: IovaMap<Mapping>,
+    /// How many mappings have their memory given away.
+    away: u32,
+    domains: Vec<SharedDomain>,
+    /// What all groups can address.
+    allowed: Vec<IovaRange>,
+    page_sizes: PageSizes,
+    tracking: DirtyTracking,
+}
+
+/// A domain, and the groups that are attached to it.
+#[derive(Debug)]
+struct SharedDomain {
+    domain: Arc<Domain>,
+    coherency: Coherency,
+    groups: Vec<AttachedGroup>,
+}
+
+/// Whether all DMA through a domain is coherent with CPU caches (Vt14.13).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Coherency {
+    Enforced,
+    UpToTheDevice,
+}
+
+#[derive(Debug)]
+struct AttachedGroup {
+    id: GroupId,
+    /// Where nothing may be mapped.
+    forbidden: Vec<ReservedRegion>,
+}
+
+impl Type1Container {
+    pub(super) fn new(version: Version, config: Type1Config) -> Self {
+        Self {
+            version,
+            config,
+            mappings: IovaMap::new(),
+            away: 0,
+            domains: Vec::new(),
+            allowed: Vec::new(),
+            page_sizes: reach::page_sizes([].into_iter()),
+            tracking: DirtyTracking::Off,
+        }
+    }
+
+    fn groups(&self) -> impl Iterator<Item = &AttachedGroup> {
+        self.domains.iter().flat_map(|shared| &shared.groups)
+    }
+
+    /// What is mapped, checked for a group that comes (Vt14.8 to Vt14.12).
+    fn check_group(
+        &self,
+        id: GroupId,
+        domain: &Domain,
+        forbidden: &[ReservedRegion],
+        capabilities: Capabilities,
+    ) -> Result<(), AttachGroupError> {
+        let no_range = AttachGroupError::NoRange { group: id };
+        let aperture = domain.geometry().and_then(|geometry| reach::aperture(&geometry)).ok_or(no_range.clone())?;
+        let reached = self.allowed.is_empty() || self.allowed.iter().any(|range| range.overlaps(aperture));
+        let outside = self.mappings.iter().any(|(mapping, _)| !aperture.covers(mapping));
+        if !reached || outside {
+            return Err(AttachGroupError::Aperture { group: id, first: aperture.first(), last: aperture.last() });
+        }
+        for region in forbidden {
+            let overlapped = reach::range_of(region).and_then(|range| self.mappings.first_in(range));
+            if let Some((mapping, _)) = overlapped {
+                return Err(AttachGroupError::Reserved { group: id, mapping, region: *region });
+            }
+        }
+        let holes = self.groups().flat_map(|group| &group.forbidden).chain(forbidden).filter_map(reach::range_of);
+        if reach::allowed(self.apertures().chain([aperture]), holes).is_empty() {
+            return Err(no_range);
+        }
+        let isolated = capabilities.has(Capabilities::MSI_ISOLATION);
+        if !isolated && self.config.unsafe_interrupts == UnsafeInterrupts::Refuse {
+            return Err(AttachGroupError::UnsafeInterrupts { group: id });
+        }
+        Ok(())
+    }
+
+    fn apertures(&self) -> impl Iterator<Item = IovaRange> {
+        self.domains.iter().filter_map(|shared| reach::aperture(&shared.domain.geometry()?))
+    }
+
+    /// Puts a group that is attached to `fresh` under a domain that is there already, if one takes it (Vt14.14).
+    fn share(
+        &self,
+        claim: &Claim,
+        fresh: &Arc<Domain>,
+        coherency: Coherency,
+    ) -> Result<Option<usize>, AttachGroupError> {
+        for (place, shared) in self.domains.iter().enumerate().filter(|(_, shared)| shared.coherency == coherency) {
+            claim.detach();
+            if claim.attach(&shared.domain).is_ok() {
+                return Ok(Some(place));
+            }
+            claim.attach(fresh)?;
+        }
+        Ok(None)
+    }
+
+    /// Everything that is mapped, into a new domain as well (Vt14.15). Nothing needs to be undone on failure: the domain
+    /// goes.
+    fn replay(&self, group: GroupId, domain: &Domain) -> Result<(), AttachGroupError> {
+        let Some(model) = self.domains.first() else { return Ok(()) };
+        for (range, mapping) in self.mappings.iter() {
+            mapping.replay(range, &model.domain, domain).map_err(|cause| AttachGroupError::Replay {
+                group,
+                mapping: range,
+                cause,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Ranges and page sizes, after the groups have changed.
+    fn measure(&mut self) {
+        let holes: Vec<IovaRange> =
+            self.groups().flat_map(|group| &group.forbidden).filter_map(reach::range_of).collect();
+        self.allowed = reach::allowed(self.apertures(), holes.into_iter());
+        let sizes = self.domains.iter().filter_map(|shared| Some(shared.domain.geometry()?.page_sizes));
+        self.page_sizes = reach::page_sizes(sizes);
+    }
+
+    fn join(&mut self, claim: &Claim, fresh: Arc<Domain>) -> Result<(), AttachGroupError> {
+        let (id, capabilities) = (claim.group().id(), claim.group().capabilities());
+        let forbidden = reach::forbidden(claim.group().reserved_regions());
+        self.check_group(id, &fresh, &forbidden, capabilities)?;
+        let enforced = capabilities.has(Capabilities::ENFORCED_COHERENCY);
+        let coherency = if enforced { Coherency::Enforced } else { Coherency::UpToTheDevice };
+        let group = AttachedGroup { id, forbidden };
+        if let Some(shared) = self.share(claim, &fresh, coherency)?.and_then(|place| self.domains.get_mut(place)) {
+            shared.groups.push(group);
+        } else {
+            self.replay(id, &fresh)?;
+            self.domains.push(SharedDomain { domain: fresh, coherency, groups: vec![group] });
+        }
+        self.measure();
+        Ok(())
+    }
+
+    /// What `iova` and `bytes` span, if whole pages.
+    fn span(&self, iova: Iova, bytes: u64) -> Result<IovaRange, UnmapDmaError> {
+        if bytes == 0 || !(iova.get() | bytes).is_multiple_of(self.page_sizes.smallest()) {
+            return Err(UnmapDmaError::Misaligned { page_sizes: self.page_sizes });
+        }
+        IovaRange::sized(iova, bytes).ok_or(UnmapDmaError::Wraps)
+    }
+
+    /// A mapping that `range` has a part of, but not all.
+    fn cut_by(&self, range: IovaRange) -> Option<IovaRange> {
+        [range.first(), range.last()].into_iter().find_map(|end| {
+            self.mappings.get(end).map(|(mapping, _)| mapping).filter(|mapping| !range.covers(*mapping))
+        })
+    }
+
+    /// The mappings that an unmap concerns, as a range that cuts none; `None` for none (Vt16.5 to Vt16.10).
+    fn concerned(&self, what: Unmap) -> Result<Option<IovaRange>, UnmapDmaError> {
+        let range = match what {
+            Unmap::All => return Ok(Some(IovaRange::ALL)),
+            Unmap::Range { iova, bytes } => self.span(iova, bytes)?,
+        };
+        if self.version != Version::One {
+            return match self.cut_by(range) {
+                Some(mapping) => Err(UnmapDmaError::WouldCut { mapping }),
+                None => Ok(Some(range)),
+            };
+        }
+        let starts_inside =
+            self.mappings.get(range.first()).is_some_and(|(mapping, _)| mapping.first() < range.first());
+        let last = self.mappings.get(range.last()).map_or(range.last(), |(mapping, _)| mapping.last());
+        Ok(if starts_inside { None } else { IovaRange::new(range.first(), last) })
+    }
+
+    /// Unmaps every mapping in `range`, which cuts none; how many bytes.
+    fn remove_all(&mut self, range: IovaRange) -> u64 {
+        let mut bytes: u64 = 0;
+        while let Some((mapping, _)) = self.mappings.first_in(range) {
+            bytes = bytes.saturating_add(mapping.bytes());
+            self.remove(mapping);
+        }
+        bytes
+    }
+
+    fn remove(&mut self, range: IovaRange) {
+        if let Some((range, mapping)) = self.mappings.remove(range.first()) {
+            self.away -= u32::from(mapping.vaddr == Vaddr::Away);
+            mapping.dissolve(range, self.domains.iter().map(|shared| &*shared.domain));
+        }
+    }
+
+    fn dirty(&self, range: IovaRange, page_bytes: u64) -> Result<DirtyBitmap, DirtyError> {
+        if self.tracking == DirtyTracking::Off {
+            return Err(DirtyError::Off);
+        }
+        if page_bytes != self.page_sizes.smallest() || self.cut_by(range).is_some() {
+            return Err(DirtyError::Range { page_sizes: self.page_sizes });
+        }
+        let page = |iova: Iova| (iova.get() - range.first().get()) / page_bytes;
+        let words = usize::try_from(page(range.last()) / 64 + 1).unwrap_or(usize::MAX);
+        let mut bitmap = Vec::new();
+        if bitmap.try_reserve_exact(words).is_err() {
+            return Err(DirtyError::Range { page_sizes: self.page_sizes });
+        }
+        bitmap.resize(words, 0_u64);
+        for (mapping, _) in self.mappings.overlapping(range) {
+            for dirty in page(mapping.first())..=page(mapping.last()) {
+                let word = usize::try_from(dirty / 64).ok().and_then(|word| bitmap.get_mut(word));
+                if let Some(word) = word {
+                    *word |= 1 << (dirty % 64);
+                }
+            }
+        }
+        Ok(DirtyBitmap(bitmap))
+    }
+
+    /// What a request maps, if it is whole pages that do not wrap (Vt15.4, Vt15.5).
+    fn requested(&self, request: &MapDma) -> Result<IovaRange, MapDmaError> {
+        let MapDma { iova, bytes, addr, .. } = request;
+        if *bytes == 0 || !(iova.get() | bytes | addr.get()).is_multiple_of(self.page_sizes.smallest()) {
+            return Err(MapDmaError::Misaligned { page_sizes: self.page_sizes });
+        }
+        addr.checked_add(bytes - 1).ok_or(MapDmaError::Wraps)?;
+        IovaRange::sized(*iova, *bytes).ok_or(MapDmaError::Wraps)
+    }
+}
+
+impl ContainerIommu for Type1Container {
+    fn check_extension(&self, extension: Extension) -> u32 {
+        let coherent = || self.domains.iter().all(|shared| shared.coherency == Coherency::Enforced);
+        u32::from(match extension {
+            Extension::TYPE1
+            | Extension::TYPE1_V2
+            | Extension::NESTING
+            | Extension::UNMAP_ALL
+            | Extension::UPDATE_VADDR => true,
+            Extension::DMA_CC => coherent(),
+            _ => false,
+        })
+    }
+
+    fn attach_group(&mut self, claim: &Claim) -> Result<(), AttachGroupError> {
+        let group = claim.group();
+        if self.away > 0 {
+            return Err(AttachGroupError::VaddrInvalid { mappings: self.away });
+        }
+        if self.groups().any(|known| known.id == group.id()) {
+            return Err(AttachGroupError::Attached { group: group.id() });
+        }
+        let no_domain = |cause| AttachGroupError::NoDomain { group: group.id(), cause };
+        let fresh = group.allocate_paging().map_err(no_domain)?;
+        if self.version == Version::Nesting {
+            return Err(no_domain(HardwareError::new(Errno::EINVAL, "the IOMMU does not nest domains for type1")));
+        }
+        claim.attach(&fresh)?;
+        self.join(claim, fresh).inspect_err(|_| claim.detach())
+    }
+
+    fn detach_group(&mut self, claim: &Claim) {
+        let id = claim.group().id();
+        let Some(place) = self.domains.iter().position(|shared| shared.groups.iter().any(|group| group.id == id))
+        else {
+            return;
+        };
+        claim.detach();
+        if let Some(shared) = self.domains.get_mut(place) {
+            shared.groups.retain(|group| group.id != id);
+            if shared.groups.is_empty() {
+                if self.domains.len() == 1 {
+                    self.remove_all(IovaRange::ALL);
+                }
+                self.domains.remove(place);
+            }
+        }
+        self.measure();
+    }
+
+    fn map(&mut self, request: MapDma) -> Result<(), MapDmaError> {
+        let range = self.requested(&request)?;
+        if let Some((existing, _)) = self.mappings.first_in(range) {
+            return Err(MapDmaError::Mapped { existing });
+        }
+        if self.mappings.len() >= self.config.dma_entry_limit as usize {
+            return Err(MapDmaError::TooManyMappings);
+        }
+        if !self.allowed.is_empty() && !self.allowed.iter().any(|allowed| allowed.covers(range)) {
+            return Err(MapDmaError::NotAllowed { range });
+        }
+        let MapDma { process, addr, access, .. } = request;
+        let domains = self.domains.iter().map(|shared| &*shared.domain);
+        let mapping = Mapping::establish(range, &process, addr, access, domains)?;
+        self.mappings.insert(range, mapping).map_err(|overlap| MapDmaError::Mapped { existing: overlap.existing })
+    }
+
+    fn unmap(&mut self, what: Unmap) -> Result<u64, UnmapDmaError> {
+        Ok(self.concerned(what)?.map_or(0, |range| self.remove_all(range)))
+    }
+
+    fn unmap_dirty(&mut self, iova: Iova, bytes: u64, page_bytes: u64) -> Result<(u64, DirtyBitmap), UnmapDmaError> {
+        let range = self.span(iova, bytes)?;
+        let bitmap = self.dirty(range, page_bytes)?;
+        Ok((self.unmap(Unmap::Range { iova, bytes })?, bitmap))
+    }
+
+    fn invalidate_vaddr(&mut self, what: Unmap) -> Result<u64, UnmapDmaError> {
+        let Some(range) = self.concerned(what)? else { return Ok(0) };
+        let mut present = Vec::new();
+        for (range, mapping) in self.mappings.overlapping(range) {
+            if mapping.vaddr == Vaddr::Away {
+                return Err(UnmapDmaError::VaddrInvalid { mapping: range });
+            }
+            present.push(range);
+        }
+        let mut bytes: u64 = 0;
+        for range in present {
+            if let Some((_, mapping)) = self.mappings.get_mut(range.first()) {
+                mapping.vaddr = Vaddr::Away;
+                self.away += 1;
+                bytes = bytes.saturating_add(range.bytes());
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn update_vaddr(&mut self, request: MapDma) -> Result<(), MapDmaError> {
+        let range = self.requested(&request)?;
+        let Some((existing, _)) = self.mappings.first_in(range) else { return Err(MapDmaError::NotMapped { range }) };
+        let Some((_, mapping)) = self.mappings.get_mut(existing.first()) else {
+            return Err(MapDmaError::NotMapped { range });
+        };
+        if existing != range || mapping.vaddr != Vaddr::Away {
+            return Err(MapDmaError::NotThatMapping { existing });
+        }
+        request.process.charge(Account::Process, pages(range))?;
+        mem::replace(&mut mapping.payer, request.process).uncharge(Account::Process, pages(range));
+        mapping.vaddr = Vaddr::At(request.addr);
+        self.away -= 1;
+        Ok(())
+    }
+
+    fn info(&self) -> IommuInfo {
+        let made = u32::try_from(self.mappings.len()).unwrap_or(u32::MAX);
+        IommuInfo {
+            page_sizes: self.page_sizes,
+            ranges: self.allowed.clone(),
+            mappings_left: self.config.dma_entry_limit.saturating_sub(made),
+        }
+    }
+
+    fn track_dirty(&mut self, tracking: DirtyTracking) -> Result<(), DirtyError> {
+        if self.version == Version::One {
+            return Err(DirtyError::NotTracked);
+        }
+        self.tracking = tracking;
+        Ok(())
+    }
+
+    fn dirty_pages(&mut self, iova: Iova, bytes: u64, page_bytes: u64) -> Result<DirtyBitmap, DirtyError> {
+        if self.version == Version::One {
+            return Err(DirtyError::NotTracked);
+        }
+        let range = self.span(iova, bytes).map_err(|_| DirtyError::Range { page_sizes: self.page_sizes });
+        self.dirty(range?, page_bytes)
+    }
+}
+
+impl Drop for Type1Container {
+    fn drop(&mut self) {
+        self.remove_all(IovaRange::ALL);
+    }
+}

@@ -1,0 +1,176 @@
+//! VFIO as a whole: which groups have a file, and which devices.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use iommu_core::device_model::sync::{LockClass, Mutex};
+use iommu_core::device_model::{Device, Removal};
+use iommu_core::hardware::Capabilities;
+use iommu_core::{GroupId, Iommu};
+
+use crate::backend::Backend;
+use crate::container::Container;
+use crate::device::{DeviceSetId, DeviceSets, VfioDevice};
+use crate::device_ops::DeviceOps;
+use crate::error::{OpenGroupError, RegisterError};
+use crate::group::{GroupFile, VfioGroup};
+
+const GROUP_LIST: LockClass = LockClass::new("VFIO group list", 300);
+
+/// VFIO of one machine: what `/dev/vfio` is to user space, and where drivers register devices.
+///
+/// A handle: clones are the same.
+#[derive(Clone, Debug)]
+pub struct Vfio(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    backends: Arc<[Arc<dyn Backend>]>,
+    /// The group list lock: taken inside device locks, before every other lock of this crate.
+    groups: Mutex<BTreeMap<GroupId, Registered>>,
+    sets: DeviceSets,
+}
+
+/// A group with registered devices.
+#[derive(Debug)]
+struct Registered {
+    group: Arc<VfioGroup>,
+    /// How many devices are registered, those included whose users are waited for.
+    drivers: usize,
+}
+
+impl Vfio {
+    /// VFIO whose containers can be set to what `backends` offer, asked in this order (Vt8.2).
+    pub fn new(backends: impl IntoIterator<Item = Arc<dyn Backend>>) -> Self {
+        let backends = backends.into_iter().collect::<Vec<_>>().into();
+        Self(Arc::new(Shared { backends, groups: Mutex::of(GROUP_LIST, BTreeMap::new()), sets: DeviceSets::default() }))
+    }
+
+    /// Opens `/dev/vfio/vfio`: a container without groups.
+    pub fn open_container(&self) -> Container {
+        Container::new(self.0.backends.clone())
+    }
+
+    /// Opens `/dev/vfio/N`, which exists while a device of the group is registered.
+    ///
+    /// # Errors
+    /// There is no such file; it is open, by whomever; or a device of the group is in use through its own file.
+    pub fn open_group(&self, id: GroupId) -> Result<GroupFile, OpenGroupError> {
+        let group = self.group(id).ok_or(OpenGroupError::NoFile { group: id })?;
+        GroupFile::open(&group)
+    }
+
+    /// The group of this number, while a device of it is registered.
+    pub(crate) fn group(&self, id: GroupId) -> Option<Arc<VfioGroup>> {
+        self.0.groups.lock().get(&id).map(|registered| registered.group.clone())
+    }
+
+    /// Registers `dev` (table Vt1): its group gets a file with the first of its devices. Claims nothing (V11). Called by
+    /// the driver that binds `dev`, with the device lock held; `set` are the devices that are reset together (V54).
+    ///
+    /// # Errors
+    /// The device has no group, is registered, or its DMA is not coherent with CPU caches.
+    pub fn register(
+        &self,
+        dev: &Arc<Device>,
+        set: &DeviceSetId,
+        ops: Arc<dyn DeviceOps>,
+    ) -> Result<Registration, RegisterError> {
+        let name = dev.name();
+        let member = Iommu::member(dev).ok_or_else(|| RegisterError::NoGroup { device: name.clone() })?;
+        let coherent = member.capabilities().has(Capabilities::CACHE_COHERENCY);
+        let mut groups = self.0.groups.lock();
+        let id = member.group().id();
+        let known = groups.get(&id).map(|registered| registered.group.clone());
+        if known.as_ref().is_some_and(|group| group.device(name).is_some()) {
+            return Err(RegisterError::Registered { device: name.clone() });
+        }
+        if !coherent {
+            return Err(RegisterError::NotCoherent { device: name.clone() });
+        }
+        let group = known.unwrap_or_else(|| Arc::new(VfioGroup::new(member.group().clone())));
+        let device = Arc::new(VfioDevice::new(member, group.clone(), self.0.sets.join(set), ops));
+        groups.entry(id).or_insert_with(|| Registered { group: group.clone(), drivers: 0 }).drivers += 1;
+        group.add(device.clone());
+        device.lock_set().enrol(&device);
+        Ok(Registration { vfio: self.clone(), device, stage: Stage::Registered })
+    }
+
+    /// V16: the last device takes the group's file along.
+    fn leave(&self, device: &VfioDevice) {
+        let id = device.group().id();
+        let mut groups = self.0.groups.lock();
+        let Some(registered) = groups.get_mut(&id) else { return };
+        registered.drivers -= 1;
+        if registered.drivers == 0
+            && let Some(last) = groups.remove(&id)
+        {
+            last.group.close_down();
+        }
+    }
+}
+
+/// A device that is registered with VFIO.
+///
+/// Its driver keeps it for as long as it is bound, and calls [`unregister`](Self::unregister) from its remove. Dropping
+/// it instead takes the device away from under its users: the last one of a group takes the container along, so that
+/// their DMA ends.
+#[derive(Debug)]
+#[must_use = "dropping it unregisters the device"]
+pub struct Registration {
+    vfio: Vfio,
+    device: Arc<VfioDevice>,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Registered,
+    /// No user comes in any more (V12, steps 1 to 4).
+    Closed,
+    /// The group is left (V12, step 6).
+    Left,
+}
+
+impl Registration {
+    /// Takes the device back from its users (V12, V13): nobody opens it any more, and those who have it open are asked to
+    /// let it go, for the `attempt`th time. Made to be returned from [`Driver::remove`], whose `attempt` it takes.
+    ///
+    /// An open group file does not hold it up, with or without a container (V15).
+    ///
+    /// [`Driver::remove`]: iommu_core::device_model::Driver::remove
+    pub fn unregister(&mut self, attempt: u32) -> Removal {
+        self.close_door();
+        let users = self.device.users();
+        if users.inside() > 0 {
+            self.device.ops().request(attempt);
+            return Removal::Waiting(users.clone());
+        }
+        self.leave();
+        Removal::Done
+    }
+
+    fn close_door(&mut self) {
+        if self.stage == Stage::Registered {
+            self.device.group().forget(&self.device);
+            self.device.users().close();
+            self.device.lock_set().dismiss(&self.device);
+            self.stage = Stage::Closed;
+        }
+    }
+
+    fn leave(&mut self) {
+        if self.stage == Stage::Closed {
+            self.stage = Stage::Left;
+            self.vfio.leave(&self.device);
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.close_door();
+        self.leave();
+    }
+}

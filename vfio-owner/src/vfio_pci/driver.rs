@@ -1,0 +1,83 @@
+//! The driver.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::fmt;
+
+use iommu_core::device_model::pci::{PciDriver, PciFunction};
+use iommu_core::device_model::sync::Mutex;
+use iommu_core::device_model::{Device, DeviceGuard, Driver, Errno, ProbeError, Removal};
+
+use super::{DMA_API, IDS, NAME, ResetScope, VfioPciDevice, admits, reset_scope};
+use crate::device::DeviceSetId;
+use crate::vfio::{Registration, Vfio};
+
+/// vfio-pci: registers every function with VFIO that it is bound to, and lets go of one only when its users have.
+pub struct VfioPciDriver {
+    name: Arc<str>,
+    vfio: Vfio,
+    /// Leaf lock: the functions that it has, by name.
+    devices: Mutex<BTreeMap<Arc<str>, Weak<VfioPciDevice>>>,
+}
+
+impl VfioPciDriver {
+    /// A driver for `vfio`, to be added to a PCI bus as [`on_pci`](Self::on_pci).
+    pub fn new(vfio: Vfio) -> Arc<Self> {
+        Arc::new(Self { name: NAME.into(), vfio, devices: Mutex::default() })
+    }
+
+    /// The driver as a PCI bus takes it: it manages its own DMA (D64), and binds where an override demands it.
+    pub fn on_pci(self: &Arc<Self>) -> PciDriver {
+        PciDriver::new(self.clone(), Vec::from(IDS), DMA_API)
+    }
+
+    /// The simulated side of a function that is bound to it: to raise interrupts, for instance.
+    pub fn device(&self, name: &str) -> Option<Arc<VfioPciDevice>> {
+        self.devices.lock().get(name)?.upgrade()
+    }
+}
+
+impl Driver for VfioPciDriver {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn probe(&self, dev: &mut DeviceGuard<'_>) -> Result<(), ProbeError> {
+        let device = dev.device();
+        let function = device.details::<PciFunction>().ok_or(ProbeError::errno_only(Errno::ENODEV))?;
+        admits(function).map_err(|refusal| ProbeError::caused_by(refusal.errno(), refusal))?;
+        let set = match reset_scope(function) {
+            ResetScope::Alone(_) => DeviceSetId::Alone,
+            ResetScope::Bus { domain, bus } => DeviceSetId::Named(format!("bus {domain:04x}:{bus:02x}").into()),
+        };
+        let bridge = if set == DeviceSetId::Alone { None } else { device.parent().map(Arc::downgrade) };
+        let served = Arc::new(VfioPciDevice::new(function.clone()).below(bridge));
+        let registration = self.vfio.register(device, &set, served.clone());
+        dev.manage(registration.map_err(|error| ProbeError::caused_by(error.errno(), error))?);
+        self.devices.lock().insert(device.name().clone(), Arc::downgrade(&served));
+        Ok(())
+    }
+
+    fn remove(&self, dev: &mut DeviceGuard<'_>, attempt: u32) -> Removal {
+        let removal =
+            dev.resource_mut::<Registration>().map_or(Removal::Done, |registration| registration.unregister(attempt));
+        if matches!(removal, Removal::Done) {
+            self.devices.lock().remove(dev.device().name());
+        }
+        removal
+    }
+}
+
+impl fmt::Debug for VfioPciDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VfioPciDriver").field("devices", &self.devices.lock().keys()).finish_non_exhaustive()
+    }
+}
+
+/// The names of the functions below a bridge that is still there.
+pub(super) fn below(bridge: Option<&Weak<Device>>) -> Vec<Arc<str>> {
+    let bridge = bridge.and_then(Weak::upgrade);
+    bridge.map_or_else(Vec::new, |bridge| bridge.children().iter().map(|child| child.name().clone()).collect())
+}

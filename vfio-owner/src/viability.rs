@@ -1,0 +1,290 @@
+//! Whether user space can have a group, and if not, which device is in the way, and what would clear it.
+//!
+//! ```
+//! # #[cfg(feature = "testbed")] {
+//! use vfio_owner::testbed;
+//! use vfio_owner::viability::{Verdict, of_snapshot};
+//!
+//! let viability = of_snapshot(&testbed::pc(), 3).expect("the group is there");
+//! assert_eq!(viability.verdict, Verdict::NotViable);
+//! let in_the_way: Vec<String> = viability.in_the_way().map(|device| device.to_string()).collect();
+//! assert_eq!(in_the_way, [
+//!     "0000:00:04.0: its driver e1000 does DMA for the kernel; unbind it",
+//!     "0000:00:04.1: its driver e1000 does DMA for the kernel; unbind it",
+//! ]);
+//! # }
+//! ```
+//!
+//! The answer comes from one of two sources. [`of_group`] asks a group of this stack, which has counted every kernel use:
+//! it knows. [`of_snapshot`] reads a sysfs tree, which shows drivers by name and nothing of who holds a group: what it
+//! cannot know it calls unknown, with the reason.
+
+mod drivers;
+
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use iommu_core::reserved::{RegionKind, ReservedRegion};
+#[cfg(feature = "std")]
+use iommu_core::sysfs::{Snapshot, SysfsGroup};
+use iommu_core::{ClaimError, Group, GroupId};
+
+pub use drivers::{DriverDma, dma_of};
+
+/// Whether a group can be claimed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Verdict {
+    /// It can.
+    Viable,
+    /// It cannot.
+    NotViable,
+    /// It cannot be told.
+    Unknown,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Viable => "viable",
+            Self::NotViable => "not viable",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// A group, and how each of its devices stands to a claim.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Viability {
+    /// The group.
+    pub group: GroupId,
+    /// The sum of it.
+    pub verdict: Verdict,
+    /// Every device, by name.
+    pub devices: Vec<DeviceViability>,
+    /// What speaks against a claim, or makes it doubtful, whatever the devices.
+    pub group_reason: Option<GroupReason>,
+}
+
+/// A device, and how it stands to a claim of its group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeviceViability {
+    /// The device.
+    pub device: Arc<str>,
+    /// The driver that is bound to it, as far as the source shows it.
+    pub driver: Option<Arc<str>>,
+    /// How it stands.
+    pub standing: Standing,
+}
+
+/// How a device stands to a claim of its group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Standing {
+    /// It has no driver (D65).
+    NoDriver,
+    /// Its driver does no DMA, or claims ownership itself (D63).
+    Managed {
+        /// The driver.
+        driver: Arc<str>,
+    },
+    /// No kernel driver uses it for DMA; which driver it has, if any, does not matter.
+    NotInUse,
+    /// In the way: its driver does DMA for the kernel.
+    KernelUse {
+        /// The driver.
+        driver: Arc<str>,
+    },
+    /// In the way: firmware needs it to reach a range at all times (I33).
+    DirectRegion {
+        /// The range.
+        region: ReservedRegion,
+    },
+    /// Doubtful: the driver is not known, and may manage its own DMA.
+    UnknownDriver {
+        /// The driver.
+        driver: Arc<str>,
+    },
+    /// Doubtful: one device of the group needs a range at all times, and the source does not say which.
+    MaybeDirectRegion {
+        /// The range.
+        region: ReservedRegion,
+    },
+}
+
+impl Standing {
+    /// What this device says of its group.
+    pub const fn verdict(&self) -> Verdict {
+        match self {
+            Self::NoDriver | Self::Managed { .. } | Self::NotInUse => Verdict::Viable,
+            Self::KernelUse { .. } | Self::DirectRegion { .. } | Self::MaybeDirectRegion { .. } => Verdict::NotViable,
+            Self::UnknownDriver { .. } => Verdict::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoDriver => f.write_str("no driver"),
+            Self::Managed { driver } => write!(f, "its driver {driver} does no DMA for the kernel"),
+            Self::NotInUse => f.write_str("no kernel driver uses it"),
+            Self::KernelUse { driver } => write!(f, "its driver {driver} does DMA for the kernel; unbind it"),
+            Self::DirectRegion { region } => {
+                write!(
+                    f,
+                    "firmware needs it to reach {} to {} at all times; no step clears that",
+                    region.first, region.last
+                )
+            }
+            Self::UnknownDriver { driver } => {
+                write!(f, "its driver {driver} is not known: unbind it, or ask VFIO for the group's status")
+            }
+            Self::MaybeDirectRegion { region } => write!(
+                f,
+                "firmware needs a device of the group to reach {} to {} at all times; no step clears that",
+                region.first, region.last
+            ),
+        }
+    }
+}
+
+impl fmt::Display for DeviceViability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.device, self.standing)
+    }
+}
+
+/// What speaks against a claim of a group as a whole.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum GroupReason {
+    /// A claim made now is refused with this.
+    Refused(ClaimError),
+    /// A device is bound to a driver that hands it to user space, and a sysfs tree does not show whether it is in use.
+    PerhapsOwned {
+        /// The device.
+        device: Arc<str>,
+        /// The driver.
+        driver: Arc<str>,
+    },
+}
+
+impl fmt::Display for GroupReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(error) => error.fmt(f),
+            Self::PerhapsOwned { device, driver } => {
+                write!(f, "{device} is on {driver}: sysfs does not show whether user space has the group open")
+            }
+        }
+    }
+}
+
+impl Viability {
+    /// The devices that are in the way.
+    pub fn in_the_way(&self) -> impl Iterator<Item = &DeviceViability> {
+        self.devices.iter().filter(|device| device.standing.verdict() == Verdict::NotViable)
+    }
+
+    /// The devices of which it cannot be told.
+    pub fn doubtful(&self) -> impl Iterator<Item = &DeviceViability> {
+        self.devices.iter().filter(|device| device.standing.verdict() == Verdict::Unknown)
+    }
+}
+
+#[cfg(feature = "std")]
+fn worst(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
+    verdicts.into_iter().fold(Verdict::Viable, |sum, verdict| match (sum, verdict) {
+        (Verdict::NotViable, _) | (_, Verdict::NotViable) => Verdict::NotViable,
+        (Verdict::Unknown, _) | (_, Verdict::Unknown) => Verdict::Unknown,
+        (Verdict::Viable, Verdict::Viable) => Verdict::Viable,
+    })
+}
+
+/// The viability of a group of this stack. Takes the group lock; the answer may be stale at once.
+pub fn of_group(group: &Group) -> Viability {
+    let refusal = group.check_claim().err();
+    let devices: Vec<_> = group
+        .members()
+        .into_iter()
+        .map(|member| {
+            let direct = member.reserved.iter().find(|region| region.kind == RegionKind::Direct);
+            let standing = match (&member.kernel_user, direct) {
+                (Some(driver), _) => Standing::KernelUse { driver: driver.clone() },
+                (None, Some(region)) => Standing::DirectRegion { region: *region },
+                (None, None) => Standing::NotInUse,
+            };
+            DeviceViability { device: member.device, driver: member.kernel_user, standing }
+        })
+        .collect();
+    let verdict = if refusal.is_some() { Verdict::NotViable } else { Verdict::Viable };
+    Viability { group: group.id(), verdict, devices, group_reason: refusal.map(GroupReason::Refused) }
+}
+
+/// The viability of a group as far as a sysfs tree shows it; `None` when the tree has no such group.
+#[cfg(feature = "std")]
+pub fn of_snapshot(snapshot: &Snapshot, number: u32) -> Option<Viability> {
+    let group = snapshot.groups.iter().find(|group| group.number == number)?;
+    let mut devices: Vec<_> = group
+        .members
+        .iter()
+        .filter_map(|address| snapshot.device(*address))
+        .map(|device| {
+            let standing = device.driver.as_deref().map_or(Standing::NoDriver, standing_of);
+            let driver = device.driver.as_deref().map(Arc::from);
+            DeviceViability { device: device.function.address.to_string().into(), driver, standing }
+        })
+        .collect();
+    blame_direct_region(group, &mut devices);
+    let group_reason = perhaps_owned(&devices);
+    let doubt = group_reason.is_some().then_some(Verdict::Unknown);
+    let verdict = worst(devices.iter().map(|device| device.standing.verdict()).chain(doubt));
+    Some(Viability { group: GroupId::new(number), verdict, devices, group_reason })
+}
+
+#[cfg(feature = "std")]
+fn standing_of(driver: &str) -> Standing {
+    let name = driver.into();
+    match dma_of(driver) {
+        DriverDma::Kernel => Standing::KernelUse { driver: name },
+        DriverDma::Managed | DriverDma::UserSpace => Standing::Managed { driver: name },
+        DriverDma::Unknown => Standing::UnknownDriver { driver: name },
+    }
+}
+
+/// The tree tells the regions of a group, not whose they are.
+#[cfg(feature = "std")]
+fn blame_direct_region(group: &SysfsGroup, devices: &mut [DeviceViability]) {
+    let Some(region) = group.reserved.iter().find(|region| region.kind == RegionKind::Direct).copied() else { return };
+    let alone = devices.len() == 1;
+    for device in devices.iter_mut().filter(|device| device.standing.verdict() != Verdict::NotViable) {
+        device.standing =
+            if alone { Standing::DirectRegion { region } } else { Standing::MaybeDirectRegion { region } };
+    }
+}
+
+#[cfg(feature = "std")]
+fn perhaps_owned(devices: &[DeviceViability]) -> Option<GroupReason> {
+    devices.iter().find_map(|device| match &device.driver {
+        Some(driver) if dma_of(driver) == DriverDma::UserSpace => {
+            Some(GroupReason::PerhapsOwned { device: device.device.clone(), driver: driver.clone() })
+        }
+        _ => None,
+    })
+}
+
+/// One line for a person: the verdict, and what is behind it.
+impl fmt::Display for Viability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "group {} is {}", self.group, self.verdict)?;
+        let devices = self.devices.iter().filter(|device| device.standing.verdict() != Verdict::Viable);
+        let reasons: Vec<String> = devices.map(ToString::to_string).collect();
+        match (&self.group_reason, reasons.is_empty()) {
+            (Some(reason), true) => write!(f, ": {reason}"),
+            (_, false) => write!(f, ": {}", reasons.join(", ")),
+            (None, true) => Ok(()),
+        }
+    }
+}

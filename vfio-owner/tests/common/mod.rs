@@ -1,0 +1,206 @@
+//! A small machine without PCI: devices on a platform bus whose group is the letter that their name begins with, a VFIO
+//! driver, a kernel driver, and a container's IOMMU that only attaches.
+#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of it")]
+
+use std::sync::Arc;
+
+use vfio_owner::backend::{Backend, ContainerIommu, DirtyBitmap, DirtyTracking, Extension, IommuInfo, MapDma, Unmap};
+use vfio_owner::error::{AttachGroupError, DirtyError, MapDmaError, SetIommuError, UnmapDmaError};
+use vfio_owner::iommu_core::address::PageSizes;
+use vfio_owner::iommu_core::device_model::platform::{PlatformBus, PlatformDriver};
+use vfio_owner::iommu_core::device_model::{
+    Autoprobe, BusHandle, Device, DeviceGuard, DeviceSpec, DmaApi, Driver, DriverCore, ProbeError, Removal,
+};
+use vfio_owner::iommu_core::hardware::{
+    Capabilities, DomainKind, Endpoint, EndpointProperties, HardwareDomain, HardwareError, IommuDriver,
+};
+use vfio_owner::iommu_core::placement::{GroupKey, Placement};
+use vfio_owner::iommu_core::{Claim, Group, Iommu, Iova};
+use vfio_owner::{DeviceOps, DeviceSetId, Registration, Vfio};
+
+pub(crate) const VFIO: &str = "vfio";
+pub(crate) const KERNEL: &str = "kernel";
+
+/// The type of IOMMU that containers can be set to.
+pub(crate) const KIND: Extension = Extension::TYPE1;
+
+pub(crate) struct World {
+    pub(crate) bus: BusHandle,
+    pub(crate) iommu: Iommu,
+    pub(crate) vfio: Vfio,
+    _core: DriverCore,
+}
+
+impl World {
+    /// A machine with these devices, none of them bound.
+    pub(crate) fn new(devices: &[&str]) -> Self {
+        Self::on(Arc::new(Null), Arc::new(Attaching), devices)
+    }
+
+    /// The same on this hardware, with this IOMMU for containers.
+    pub(crate) fn on(hardware: Arc<dyn IommuDriver>, backend: Arc<dyn Backend>, devices: &[&str]) -> Self {
+        let iommu = Iommu::new(move |dev: &Device| {
+            let key = GroupKey::Named(dev.name().get(..1)?.into());
+            Some(Placement { iommu: hardware.clone(), key })
+        });
+        let core = DriverCore::new();
+        let bus = core.add_bus(PlatformBus::new(Arc::new(iommu.clone())));
+        bus.set_autoprobe(Autoprobe::Off);
+        bus.subscribe(iommu.clone());
+        let vfio = Vfio::new([backend]);
+        let giving = PlatformDriver::new(Arc::new(Giving { name: VFIO.into(), vfio: vfio.clone() }), DmaApi::Managed);
+        let kernel = PlatformDriver::new(Arc::new(Kernel(KERNEL.into())), DmaApi::Kernel);
+        for driver in [giving, kernel] {
+            bus.add_driver(Arc::new(driver)).unwrap();
+        }
+        for name in devices {
+            bus.add_device(DeviceSpec::new(*name)).unwrap();
+        }
+        Self { bus, iommu, vfio, _core: core }
+    }
+
+    pub(crate) fn bind(&self, device: &str, driver: &str) -> bool {
+        bind(&self.bus, device, driver)
+    }
+
+    pub(crate) fn group(&self, device: &str) -> Arc<Group> {
+        Iommu::member(&self.bus.device(device).unwrap()).unwrap().group().clone()
+    }
+}
+
+/// As people do it; whether it worked.
+pub(crate) fn bind(bus: &BusHandle, device: &str, driver: &str) -> bool {
+    let Some(dev) = bus.device(device) else { return false };
+    dev.set_driver_override(Some(driver));
+    bus.bind(driver, device).is_ok()
+}
+
+/// Hands devices to VFIO.
+struct Giving {
+    name: Arc<str>,
+    vfio: Vfio,
+}
+
+impl Driver for Giving {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn probe(&self, dev: &mut DeviceGuard<'_>) -> Result<(), ProbeError> {
+        let registration = self.vfio.register(dev.device(), &DeviceSetId::Alone, Arc::new(Plain));
+        dev.manage(registration.map_err(|error| ProbeError::caused_by(error.errno(), error))?);
+        Ok(())
+    }
+
+    fn remove(&self, dev: &mut DeviceGuard<'_>, attempt: u32) -> Removal {
+        dev.resource_mut::<Registration>().unwrap().unregister(attempt)
+    }
+}
+
+struct Kernel(Arc<str>);
+
+impl Driver for Kernel {
+    fn name(&self) -> &Arc<str> {
+        &self.0
+    }
+
+    fn probe(&self, _dev: &mut DeviceGuard<'_>) -> Result<(), ProbeError> {
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct Plain;
+
+impl DeviceOps for Plain {}
+
+/// Hardware that does as it is told.
+#[derive(Debug)]
+struct Null;
+
+impl IommuDriver for Null {
+    fn name(&self) -> &'static str {
+        "null"
+    }
+
+    fn probe(&self, _dev: &Endpoint) -> Result<EndpointProperties, HardwareError> {
+        Ok(EndpointProperties { capabilities: Capabilities::CACHE_COHERENCY, ..EndpointProperties::default() })
+    }
+
+    fn release(&self, _dev: &Endpoint) {}
+
+    fn allocate(&self, _kind: DomainKind, _dev: &Endpoint) -> Result<Box<dyn HardwareDomain>, HardwareError> {
+        Ok(Box::new(Self))
+    }
+
+    fn block(&self, _dev: &Endpoint) {}
+}
+
+impl HardwareDomain for Null {
+    fn attach(&self, _dev: &Endpoint) -> Result<(), HardwareError> {
+        Ok(())
+    }
+}
+
+/// A container's IOMMU that attaches, and maps nothing.
+#[derive(Debug)]
+struct Attaching;
+
+impl Backend for Attaching {
+    fn check_extension(&self, extension: Extension) -> u32 {
+        u32::from(extension == KIND)
+    }
+
+    fn open(&self, _kind: Extension) -> Result<Box<dyn ContainerIommu>, SetIommuError> {
+        Ok(Box::new(Self))
+    }
+}
+
+impl ContainerIommu for Attaching {
+    fn check_extension(&self, extension: Extension) -> u32 {
+        u32::from(extension == KIND)
+    }
+
+    fn attach_group(&mut self, claim: &Claim) -> Result<(), AttachGroupError> {
+        let group = claim.group();
+        let domain =
+            group.allocate_paging().map_err(|cause| AttachGroupError::NoDomain { group: group.id(), cause })?;
+        Ok(claim.attach(&domain)?)
+    }
+
+    fn detach_group(&mut self, claim: &Claim) {
+        claim.detach();
+    }
+
+    fn map(&mut self, _request: MapDma) -> Result<(), MapDmaError> {
+        Err(MapDmaError::TooManyMappings)
+    }
+
+    fn unmap(&mut self, _what: Unmap) -> Result<u64, UnmapDmaError> {
+        Ok(0)
+    }
+
+    fn unmap_dirty(&mut self, _iova: Iova, _: u64, _: u64) -> Result<(u64, DirtyBitmap), UnmapDmaError> {
+        Err(DirtyError::NotTracked.into())
+    }
+
+    fn invalidate_vaddr(&mut self, _what: Unmap) -> Result<u64, UnmapDmaError> {
+        Ok(0)
+    }
+
+    fn update_vaddr(&mut self, _request: MapDma) -> Result<(), MapDmaError> {
+        Err(MapDmaError::TooManyMappings)
+    }
+
+    fn info(&self) -> IommuInfo {
+        IommuInfo { page_sizes: PageSizes::X86, ranges: Vec::new(), mappings_left: 0 }
+    }
+
+    fn track_dirty(&mut self, _tracking: DirtyTracking) -> Result<(), DirtyError> {
+        Err(DirtyError::NotTracked)
+    }
+
+    fn dirty_pages(&mut self, _iova: Iova, _: u64, _: u64) -> Result<DirtyBitmap, DirtyError> {
+        Err(DirtyError::NotTracked)
+    }
+}

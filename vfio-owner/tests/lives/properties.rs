@@ -1,0 +1,278 @@
+//! Random lives under VFIO against a plain reference: what each device reaches is what its group's container has mapped.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use vfio_owner::backend::{Extension, Unmap};
+use vfio_owner::iommu_core::Iova;
+use vfio_owner::iommu_core::address::PAGE_SIZE;
+use vfio_owner::iommu_core::device_model::Progress;
+use vfio_owner::{Container, DeviceFile, GroupFile};
+
+use crate::common::{KERNEL, VFIO};
+use crate::rig::{Fails, Rig};
+
+const DEVICES: [&str; 3] = ["a1", "a2", "b1"];
+const GROUPS: [&str; 2] = ["a1", "b1"];
+const CONTAINERS: usize = 2;
+/// Pages of the I/O address space that are played with.
+const SPACE: u64 = 16;
+
+#[derive(Debug, Clone)]
+enum Op {
+    Bind { device: usize, driver: &'static str },
+    Unbind { device: usize },
+    Open { group: usize },
+    Close { group: usize },
+    SetContainer { group: usize, container: usize },
+    UnsetContainer { group: usize },
+    SetIommu { container: usize, kind: Extension },
+    Map { container: usize, at: u64, pages: u64, from: u64 },
+    Unmap { container: usize, at: u64, pages: u64 },
+    UnmapAll { container: usize },
+    OpenDevice { device: usize },
+    CloseDevice { device: usize },
+    Fail { what: Fails, n: u64 },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let (device, group, container) = (0..DEVICES.len(), 0..GROUPS.len(), 0..CONTAINERS);
+    let kind = prop::sample::select(vec![Extension::TYPE1, Extension::TYPE1_V2]);
+    prop_oneof![
+        4 => (device.clone(), prop::sample::select(vec![VFIO, VFIO, KERNEL]))
+            .prop_map(|(device, driver)| Op::Bind { device, driver }),
+        1 => device.clone().prop_map(|device| Op::Unbind { device }),
+        4 => group.clone().prop_map(|group| Op::Open { group }),
+        1 => group.clone().prop_map(|group| Op::Close { group }),
+        6 => (group.clone(), container.clone()).prop_map(|(group, container)| Op::SetContainer { group, container }),
+        1 => group.prop_map(|group| Op::UnsetContainer { group }),
+        4 => (container.clone(), kind).prop_map(|(container, kind)| Op::SetIommu { container, kind }),
+        8 => (container.clone(), 0..SPACE, 1..5_u64, 0..5_u64)
+            .prop_map(|(container, at, pages, from)| Op::Map { container, at, pages, from }),
+        4 => (container.clone(), 0..SPACE, 1..5_u64)
+            .prop_map(|(container, at, pages)| Op::Unmap { container, at, pages }),
+        1 => container.prop_map(|container| Op::UnmapAll { container }),
+        3 => device.clone().prop_map(|device| Op::OpenDevice { device }),
+        2 => device.prop_map(|device| Op::CloseDevice { device }),
+        2 => (prop::sample::select(vec![Fails::Hardware, Fails::Pin]), 0..6_u64)
+            .prop_map(|(what, n)| Op::Fail { what, n }),
+    ]
+}
+
+/// What a container should hold.
+#[derive(Default)]
+struct Reference {
+    kind: Option<Extension>,
+    /// Pages and first page of memory, by the first page of the I/O address space.
+    mappings: BTreeMap<u64, (u64, u64)>,
+}
+
+impl Reference {
+    /// The page of memory at a page of the I/O address space.
+    fn at(&self, page: u64) -> Option<u64> {
+        let (first, (pages, from)) = self.mappings.range(..=page).next_back()?;
+        (page < first + pages).then_some(from + page - first + 1)
+    }
+
+    /// What an unmap does; `None` when it is refused.
+    fn unmap(&mut self, at: u64, pages: u64) -> Option<u64> {
+        let overlaps = |first: u64, length: u64| first < at + pages && at < first + length;
+        let cut = |first: u64, length: u64| first < at || first + length > at + pages;
+        let hit: Vec<(u64, u64)> = self
+            .mappings
+            .iter()
+            .map(|(first, (pages, _))| (*first, *pages))
+            .filter(|(f, l)| overlaps(*f, *l))
+            .collect();
+        if self.kind == Some(Extension::TYPE1_V2) {
+            if hit.iter().any(|(first, length)| cut(*first, *length)) {
+                return None;
+            }
+        } else if hit.iter().any(|(first, _)| *first < at) {
+            return Some(0);
+        }
+        for (first, _) in &hit {
+            self.mappings.remove(first);
+        }
+        Some(hit.iter().map(|(_, length)| length).sum())
+    }
+}
+
+struct Life {
+    rig: Rig,
+    files: [Option<GroupFile>; GROUPS.len()],
+    devices: [Option<DeviceFile>; DEVICES.len()],
+    containers: [Container; CONTAINERS],
+    /// Which container each group is in.
+    inside: [Option<usize>; GROUPS.len()],
+    references: [Reference; CONTAINERS],
+}
+
+fn group_of(device: usize) -> usize {
+    usize::from(DEVICES[device].starts_with('b'))
+}
+
+impl Life {
+    fn new() -> Self {
+        let rig = Rig::new(&DEVICES);
+        let containers = [(); CONTAINERS].map(|()| rig.world.vfio.open_container());
+        Self {
+            rig,
+            files: Default::default(),
+            devices: Default::default(),
+            containers,
+            inside: Default::default(),
+            references: Default::default(),
+        }
+    }
+
+    /// A group leaves its container, if it is in one.
+    fn leaves(&mut self, group: usize) {
+        if let Some(container) = self.inside[group].take()
+            && !self.inside.contains(&Some(container))
+        {
+            self.references[container] = Reference::default();
+        }
+    }
+
+    fn in_use(&self, group: usize) -> bool {
+        (0..DEVICES.len()).any(|device| group_of(device) == group && self.devices[device].is_some())
+    }
+
+    fn on_vfio(&self, device: usize) -> bool {
+        self.rig.world.bus.device(DEVICES[device]).unwrap().driver_hint().as_deref() == Some(VFIO)
+    }
+
+    /// Plays one step; whether it was refused.
+    fn play(&mut self, op: &Op) -> Result<(), String> {
+        match *op {
+            Op::Bind { device, driver } => {
+                let bound = self.rig.world.bind(DEVICES[device], driver);
+                if bound { Ok(()) } else { Err("bind".into()) }
+            }
+            Op::Unbind { device } => self.unbind(device),
+            Op::Open { group } => {
+                let id = self.rig.world.group(GROUPS[group]).id();
+                // A file that is held already stays: the group has but one.
+                let file = self.rig.world.vfio.open_group(id).map_err(|error| error.to_string())?;
+                self.files[group] = Some(file);
+                Ok(())
+            }
+            Op::Close { group } => {
+                if self.files[group].take().is_some() && !self.in_use(group) {
+                    self.leaves(group);
+                }
+                Ok(())
+            }
+            Op::SetContainer { group, container } => {
+                let file = self.files[group].as_ref().ok_or("no file")?;
+                file.set_container(&self.containers[container]).map_err(|error| error.to_string())?;
+                self.inside[group] = Some(container);
+                Ok(())
+            }
+            Op::UnsetContainer { group } => {
+                let file = self.files[group].as_ref().ok_or("no file")?;
+                file.unset_container().map_err(|error| error.to_string())?;
+                self.leaves(group);
+                Ok(())
+            }
+            Op::SetIommu { container, kind } => {
+                self.containers[container].set_iommu(kind).map_err(|error| error.to_string())?;
+                self.references[container].kind = Some(kind);
+                Ok(())
+            }
+            Op::Map { container, at, pages, from } => {
+                let request = self.rig.request(at, pages, from);
+                self.containers[container].map(request).map_err(|error| error.to_string())?;
+                assert!((at..at + pages).all(|page| self.references[container].at(page).is_none()), "mapped twice");
+                self.references[container].mappings.insert(at, (pages, from));
+                Ok(())
+            }
+            Op::Unmap { container, at, pages } => {
+                let what = Unmap::Range { iova: Iova::new(at * PAGE_SIZE), bytes: pages * PAGE_SIZE };
+                let unmapped = self.containers[container].unmap(what).map_err(|error| error.to_string());
+                let reference = &mut self.references[container];
+                let expected = if reference.kind.is_some() { reference.unmap(at, pages) } else { None };
+                assert_eq!(unmapped.clone().ok(), expected.map(|pages| pages * PAGE_SIZE));
+                unmapped.map(drop)
+            }
+            Op::UnmapAll { container } => {
+                self.containers[container].unmap(Unmap::All).map_err(|error| error.to_string())?;
+                self.references[container].mappings.clear();
+                Ok(())
+            }
+            Op::OpenDevice { device } => {
+                let file = self.files[group_of(device)].as_ref().ok_or("no file")?;
+                let open = file.device(DEVICES[device]).map_err(|error| error.to_string())?;
+                self.devices[device] = Some(open);
+                Ok(())
+            }
+            Op::CloseDevice { device } => {
+                let group = group_of(device);
+                if self.devices[device].take().is_some() && !self.in_use(group) && self.files[group].is_none() {
+                    self.leaves(group);
+                }
+                Ok(())
+            }
+            Op::Fail { what, n } => {
+                self.rig.fail(what, n);
+                Ok(())
+            }
+        }
+    }
+
+    fn unbind(&mut self, device: usize) -> Result<(), String> {
+        if self.devices[device].is_some() {
+            return Err("in use".into());
+        }
+        let was_on_vfio = self.on_vfio(device);
+        let bus = &self.rig.world.bus;
+        let driver = bus.device(DEVICES[device]).unwrap().driver_hint().ok_or("no driver")?;
+        let mut unbind = bus.unbind(&driver, DEVICES[device]).map_err(|error| error.to_string())?;
+        assert!(matches!(unbind.try_finish(), Progress::Done));
+        let group = group_of(device);
+        let left = (0..DEVICES.len()).any(|other| group_of(other) == group && self.on_vfio(other));
+        if was_on_vfio && !left {
+            self.leaves(group);
+        }
+        Ok(())
+    }
+
+    fn check(&self) {
+        for (device, name) in DEVICES.iter().enumerate() {
+            let container = self.inside[group_of(device)];
+            for page in 0..SPACE + 4 {
+                let expected = container.and_then(|container| self.references[container].at(page));
+                assert_eq!(self.rig.reaches(name, page), expected, "{name} at page {page}");
+            }
+            let group = self.rig.world.group(name);
+            assert_eq!(group.ownership().owner().is_some(), container.is_some(), "{name}");
+        }
+        let mapped: u64 =
+            self.references.iter().flat_map(|reference| reference.mappings.values()).map(|(pages, _)| pages).sum();
+        assert_eq!((self.rig.process.pinned(), self.rig.locked.pages()), (mapped, mapped));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_device_reaches_what_its_container_maps(ops in prop::collection::vec(op(), 1..60)) {
+        let mut life = Life::new();
+        for op in &ops {
+            let before = life.rig.picture();
+            let result = life.play(op);
+            if let Err(refusal) = result {
+                prop_assert_eq!(life.rig.picture(), before, "{:?} was refused: {}", op, refusal);
+            }
+            life.check();
+            if !matches!(op, Op::Fail { .. }) {
+                life.rig.heal();
+            }
+        }
+        let Life { rig, files, devices, containers, .. } = life;
+        drop((files, containers, devices));
+        rig.assert_idle();
+    }
+}

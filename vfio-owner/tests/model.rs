@@ -1,0 +1,176 @@
+//! Open, close, set a container, get a device, bind, unbind and remove from several threads, under the model checker:
+//! `RUSTFLAGS="--cfg shuttle" cargo test -p vfio-owner --release --test model -- --nocapture`.
+//!
+//! A deadlock, such as the one of a call that needs the device lock while an unbind waits for its caller (L35), fails any
+//! scene. Each ends idle, with no claim left.
+#![cfg(shuttle)]
+#![expect(clippy::unwrap_used, reason = "what a test takes for granted may fail it")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{KERNEL, KIND, VFIO, World, bind};
+use shuttle::scheduler::{DfsScheduler, PctScheduler};
+use shuttle::{Config, Runner};
+use vfio_owner::iommu_core::Ownership;
+use vfio_owner::iommu_core::device_model::sync::thread;
+use vfio_owner::{DeviceFile, GroupFile, Vfio};
+
+/// Schedules that the search in depth may take; what it leaves out is sampled.
+const BUDGET: usize = 30_000;
+/// Sampled schedules, and the places in each at which another thread goes first.
+const SAMPLES: usize = 3_000;
+const CHANGES: usize = 3;
+
+fn explore(title: &str, scene: impl Fn() + Send + Sync + Clone + 'static) {
+    let schedules = Runner::new(DfsScheduler::new(Some(BUDGET), false), Config::default()).run(scene.clone());
+    if schedules < BUDGET {
+        println!("{title}: all {schedules} schedules");
+        return;
+    }
+    Runner::new(PctScheduler::new(CHANGES, SAMPLES), Config::default()).run(scene);
+    println!("{title}: {schedules} schedules in depth, {SAMPLES} sampled");
+}
+
+/// The whole way of a user to its device, as far as it is let.
+fn use_device(vfio: &Vfio, world: &World, device: &str) -> Option<(GroupFile, DeviceFile)> {
+    let file = vfio.open_group(world.group(device).id()).ok()?;
+    let container = vfio.open_container();
+    file.set_container(&container).ok()?;
+    container.set_iommu(KIND).ok()?;
+    let open = file.device(device).ok()?;
+    Some((file, open))
+}
+
+#[test]
+fn unbind_waits_for_the_close_that_frees_it() {
+    explore("unbind that waits, and the close that frees it (V13, V14)", || {
+        let world = Arc::new(World::new(&["a1"]));
+        world.bind("a1", VFIO);
+        let (bus, group) = (world.bus.clone(), world.group("a1"));
+        let (file, open) = use_device(&world.vfio, &world, "a1").unwrap();
+        let unbinder = thread::spawn(move || bus.unbind(VFIO, "a1").unwrap().wait());
+        assert!(group.ownership().is_held());
+        drop(file);
+        drop(open);
+        unbinder.join().unwrap();
+        assert_eq!(group.ownership(), Ownership::Idle);
+        assert!(world.vfio.open_group(group.id()).is_err());
+    });
+}
+
+#[test]
+fn a_user_comes_while_its_driver_leaves() {
+    explore("opening a device, and unbinding its driver", || {
+        let world = Arc::new(World::new(&["a1"]));
+        world.bind("a1", VFIO);
+        let (bus, group) = (world.bus.clone(), world.group("a1"));
+        let unbinder = thread::spawn(move || bus.unbind(VFIO, "a1").unwrap().wait());
+        let used = use_device(&world.vfio, &world, "a1");
+        drop(used);
+        unbinder.join().unwrap();
+        assert_eq!(group.ownership(), Ownership::Idle);
+        assert!(world.bind("a1", KERNEL), "nothing is left of the claim");
+    });
+}
+
+#[test]
+fn a_container_and_a_kernel_driver_want_one_group() {
+    explore("set-container, and a kernel driver binds to the neighbour (L40)", || {
+        let world = Arc::new(World::new(&["a1", "a2"]));
+        world.bind("a1", VFIO);
+        let (bus, group) = (world.bus.clone(), world.group("a1"));
+        let binder = thread::spawn(move || bind(&bus, "a2", KERNEL));
+        let file = world.vfio.open_group(group.id()).unwrap();
+        let container = world.vfio.open_container();
+        let owned = file.set_container(&container).is_ok();
+        let bound = binder.join().unwrap();
+        assert_ne!(owned, bound, "exactly one of them has it");
+        drop(file);
+        assert_eq!(group.ownership().is_held(), bound);
+    });
+}
+
+#[test]
+fn two_users_of_one_group() {
+    explore("two threads open one group (Vt2.4)", || {
+        let world = Arc::new(World::new(&["a1"]));
+        world.bind("a1", VFIO);
+        let group = world.group("a1");
+        let other = {
+            let world = world.clone();
+            thread::spawn(move || use_device(&world.vfio, &world, "a1").is_some())
+        };
+        let mine = use_device(&world.vfio, &world, "a1");
+        let theirs = other.join().unwrap();
+        assert!(mine.is_some() || theirs, "the first of the two has it");
+        drop(mine);
+        assert_eq!(group.ownership(), Ownership::Idle);
+    });
+}
+
+#[test]
+fn a_device_opens_while_its_group_leaves_the_container() {
+    explore("get-device, and unset-container (Vt5.2, Vt6.5)", || {
+        let world = World::new(&["a1"]);
+        world.bind("a1", VFIO);
+        let group = world.group("a1");
+        let file = world.vfio.open_group(group.id()).unwrap();
+        let container = world.vfio.open_container();
+        file.set_container(&container).unwrap();
+        container.set_iommu(KIND).unwrap();
+        let same = file.clone();
+        let leaver = thread::spawn(move || same.unset_container().is_ok());
+        let open = file.device("a1").ok();
+        let left = leaver.join().unwrap();
+        assert_ne!(left, open.is_some() && group.ownership().is_held(), "an open device keeps its group owned");
+        drop((file, open));
+        assert_eq!(group.ownership(), Ownership::Idle);
+    });
+}
+
+#[test]
+fn the_last_device_leaves_while_the_file_is_closed() {
+    explore("closing a group in a container, and its last device leaves (V16, V56)", || {
+        let world = World::new(&["a1"]);
+        world.bind("a1", VFIO);
+        let (bus, group) = (world.bus.clone(), world.group("a1"));
+        let file = world.vfio.open_group(group.id()).unwrap();
+        file.set_container(&world.vfio.open_container()).unwrap();
+        let remover = thread::spawn(move || {
+            let dev = bus.device("a1").unwrap();
+            bus.remove_device(&dev).wait();
+        });
+        drop(file);
+        remover.join().unwrap();
+        assert_eq!(group.ownership(), Ownership::Idle);
+        assert!(group.is_empty());
+    });
+}
+
+#[test]
+fn two_groups_come_into_one_container() {
+    explore("two groups come into a container and leave it", || {
+        let world = World::new(&["a1", "b1"]);
+        let container = world.vfio.open_container();
+        let threads = ["a1", "b1"].map(|device| {
+            world.bind(device, VFIO);
+            let file = world.vfio.open_group(world.group(device).id()).unwrap();
+            let container = container.clone();
+            thread::spawn(move || {
+                file.set_container(&container).unwrap();
+                // Another group may have set it, or have taken it along.
+                let _ = container.set_iommu(KIND);
+                file.unset_container().unwrap();
+            })
+        });
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert_eq!(container.info(), None);
+        for device in ["a1", "b1"] {
+            assert_eq!(world.group(device).ownership(), Ownership::Idle);
+        }
+    });
+}
