@@ -15,9 +15,13 @@ use iommu_core::{Attached, Claim, ClaimError, DomainKind, Group, Iommu, Member, 
 use crate::design::{A, B, Design, Kind, Refusal};
 use crate::stage::{self, Reach};
 
-/// An IOMMU that does as it is told.
+/// An IOMMU that does as it is told, and tells the stage.
 #[derive(Debug)]
 struct Willing;
+
+/// A domain of it.
+#[derive(Debug)]
+struct WillingDomain(Reach);
 
 impl IommuDriver for Willing {
     fn name(&self) -> &'static str {
@@ -26,15 +30,21 @@ impl IommuDriver for Willing {
     fn probe(&self, _dev: &Endpoint) -> Result<EndpointProperties, HardwareError> {
         Ok(EndpointProperties::default())
     }
-    fn release(&self, _dev: &Endpoint) {}
-    fn allocate(&self, _kind: DomainKind, _dev: &Endpoint) -> Result<Box<dyn HardwareDomain>, HardwareError> {
-        Ok(Box::new(Self))
+    fn release(&self, dev: &Endpoint) {
+        stage::attached(&dev.name, Reach::Owner);
     }
-    fn block(&self, _dev: &Endpoint) {}
+    fn allocate(&self, kind: DomainKind, _dev: &Endpoint) -> Result<Box<dyn HardwareDomain>, HardwareError> {
+        let kernel = matches!(kind, DomainKind::Identity | DomainKind::Dma | DomainKind::DmaLazy);
+        Ok(Box::new(WillingDomain(if kernel { Reach::Kernel } else { Reach::Owner })))
+    }
+    fn block(&self, dev: &Endpoint) {
+        stage::attached(&dev.name, Reach::Owner);
+    }
 }
 
-impl HardwareDomain for Willing {
-    fn attach(&self, _dev: &Endpoint) -> Result<(), HardwareError> {
+impl HardwareDomain for WillingDomain {
+    fn attach(&self, dev: &Endpoint) -> Result<(), HardwareError> {
+        stage::attached(&dev.name, self.0);
         Ok(())
     }
 }

@@ -43,7 +43,7 @@ impl Play {
 }
 
 /// What the devices of the group can reach.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(crate) enum Reach {
     #[default]
     Kernel,
@@ -58,8 +58,8 @@ pub(crate) enum Rule {
     Exclusion,
     /// Who is refused is refused because of somebody who has the group now.
     JustRefusal,
-    /// The devices go back to the kernel when the last claim ends, and only then.
-    GivenBack,
+    /// The devices cannot reach the kernel's memory from the first claim to the end of the last.
+    CutOff,
 }
 
 #[derive(Default)]
@@ -78,6 +78,8 @@ struct Stage {
     /// What threads wait for.
     awaited: BTreeMap<usize, String>,
     reach: Reach,
+    /// Devices that hardware has attached to a domain of the kernel's.
+    exposed: BTreeSet<String>,
 }
 
 thread_local! {
@@ -122,6 +124,14 @@ impl Stage {
     fn breaks(&mut self, rule: Rule, what: &str) {
         if !self.tolerated.contains(&rule) {
             self.broken(what);
+        }
+    }
+
+    /// Nothing that user space drives may reach the kernel's memory.
+    fn exposed_to_user(&mut self) {
+        let claims = self.claims.values().sum::<u32>() > u32::from(self.leaving.contains(&me()));
+        if claims && !self.exposed.is_empty() {
+            self.breaks(Rule::CutOff, "a device that user space has reaches the kernel's memory");
         }
     }
 
@@ -245,6 +255,7 @@ pub(crate) fn claimed(owner: &'static str) {
         if !stage.rights.is_empty() {
             stage.breaks(Rule::Exclusion, "user space has a group in which a kernel driver does DMA");
         }
+        stage.exposed_to_user();
         if stage.claimed().count() > 1 {
             stage.breaks(Rule::Exclusion, "two owners have the group");
         }
@@ -287,7 +298,18 @@ pub(crate) fn moved(reach: Reach) {
         }
         let others = stage.claims.values().sum::<u32>() > u32::from(stage.leaving.contains(&me()));
         if reach == Reach::Kernel && others {
-            stage.breaks(Rule::GivenBack, "devices that user space holds are put on the kernel's domain");
+            stage.breaks(Rule::CutOff, "devices that user space holds are put on the kernel's domain");
+        }
+    });
+}
+
+/// Hardware has attached a device.
+pub(crate) fn attached(device: &str, reach: Reach) {
+    with(|stage| match reach {
+        Reach::Owner => drop(stage.exposed.remove(device)),
+        Reach::Kernel => {
+            stage.exposed.insert(device.to_owned());
+            stage.exposed_to_user();
         }
     });
 }
@@ -296,7 +318,7 @@ pub(crate) fn moved(reach: Reach) {
 pub(crate) fn curtain() {
     with(|stage| {
         if stage.rights.is_empty() && stage.claimed().next().is_none() && stage.reach == Reach::Owner {
-            stage.breaks(Rule::GivenBack, "everybody has left, yet the group is kept from the kernel");
+            stage.breaks(Rule::CutOff, "everybody has left, yet the group is kept from the kernel");
         }
     });
 }

@@ -68,6 +68,11 @@ fn two_binds() -> String {
     let [a, b] = binds.map(stage::Thread::join);
     let claim = claim.join();
     stage::must(a != claim.is_some() && b != claim.is_some(), "the binds and the claim have not one winner");
+    let users = counted.group().map_or(0, |group| match group.ownership() {
+        Ownership::Kernel { users } => users.get(),
+        Ownership::Idle | Ownership::User { .. } => 0,
+    });
+    stage::must(users == u32::from(a) + u32::from(b), "not every bound driver is counted");
     let outcome = won("claim", claim.is_some());
     drop(claim);
     [(a, A), (b, B)]

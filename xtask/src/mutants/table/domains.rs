@@ -73,8 +73,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "hot-add-with-direct-region",
         file: REGISTRY,
         rule: "I13: no device with a direct region joins an owned group",
-        old: "if owned && record.needs_direct_mapping() {",
-        new: "if owned && record.needs_direct_mapping() && false {",
+        old: "if blocked && record.needs_direct_mapping() {",
+        new: "if blocked && record.needs_direct_mapping() && false {",
         suites: IOMMU,
     },
     Mutant {
