@@ -41,6 +41,8 @@ pub(super) struct Spans {
 #[derive(Debug)]
 struct Leaf {
     spans: Spans,
+    /// The largest hole between two of its ranges.
+    gap: u64,
     /// Keys of the values, which stay where they are: what is moved about in a node is small, whatever a value is.
     values: [u32; WIDTH],
 }
@@ -105,19 +107,63 @@ impl Spans {
 
 impl Leaf {
     fn new() -> Self {
-        Self { spans: Spans::EMPTY, values: [0; WIDTH] }
+        Self { spans: Spans::EMPTY, gap: 0, values: [0; WIDTH] }
     }
 
     fn span(&self) -> Span {
         let spans = &self.spans;
-        let gap = spans.holes().max().unwrap_or(0);
-        Span { first: spans.firsts[0], last: spans.lasts[spans.len.saturating_sub(1)], gap }
+        Span { first: spans.firsts[0], last: spans.lasts[spans.len.saturating_sub(1)], gap: self.gap }
+    }
+
+    fn measure(&mut self) {
+        self.gap = self.spans.holes().max().unwrap_or(0);
+    }
+
+    /// The hole in front of an entry, behind the entry before.
+    fn hole_before(&self, place: usize) -> Option<u64> {
+        let inside = 0 < place && place < self.spans.len;
+        inside.then(|| self.spans.firsts[place] - self.spans.lasts[place - 1] - 1)
+    }
+
+    /// A hole of this size is no more: often another is as large.
+    fn lost(&mut self, hole: Option<u64>) {
+        if hole == Some(self.gap) && !self.spans.holes().any(|other| other == self.gap) {
+            self.measure();
+        }
+    }
+
+    fn put(&mut self, place: usize, range: IovaRange, value: u32) {
+        let len = self.spans.len;
+        let split = self.hole_before(place);
+        self.spans.open(place, range.first().get(), range.last().get());
+        self.values.copy_within(place..len, place + 1);
+        self.values[place] = value;
+        if split.is_some() {
+            self.lost(split);
+        } else {
+            let new = self.hole_before(place).or_else(|| self.hole_before(place + 1));
+            self.gap = self.gap.max(new.unwrap_or(0));
+        }
+    }
+
+    fn take(&mut self, place: usize) -> u32 {
+        let value = self.values[place];
+        let holes = [self.hole_before(place), self.hole_before(place + 1)];
+        self.values.copy_within(place + 1..self.spans.len, place);
+        self.spans.close(place);
+        match self.hole_before(place) {
+            Some(joined) => self.gap = self.gap.max(joined),
+            None => holes.into_iter().for_each(|hole| self.lost(hole)),
+        }
+        value
     }
 
     fn move_to(&mut self, from: usize, other: &mut Self) {
         let (to, count) = (other.spans.len, self.spans.len - from);
         other.values[to..to + count].copy_from_slice(&self.values[from..from + count]);
         self.spans.move_to(from, &mut other.spans);
+        self.measure();
+        other.measure();
     }
 }
 
@@ -230,14 +276,14 @@ impl<V> Tree<V> {
     #[inline]
     pub(super) fn ending_from(&self, key: Iova) -> Option<(IovaRange, &V)> {
         let (leaf, place) = self.find(key.get())?;
-        let Leaf { spans, values } = &self.leaves[leaf];
+        let Leaf { spans, values, .. } = &self.leaves[leaf];
         let range = IovaRange::new(Iova::new(spans.firsts[place]), Iova::new(spans.lasts[place]))?;
         Some((range, self.values.get(values[place] as usize)?))
     }
 
     pub(super) fn ending_from_mut(&mut self, key: Iova) -> Option<(IovaRange, &mut V)> {
         let (leaf, place) = self.find(key.get())?;
-        let Leaf { spans, values } = &self.leaves[leaf];
+        let Leaf { spans, values, .. } = &self.leaves[leaf];
         let range = IovaRange::new(Iova::new(spans.firsts[place]), Iova::new(spans.lasts[place]))?;
         Some((range, self.values.get_mut(values[place] as usize)?))
     }
@@ -309,7 +355,7 @@ impl<V> Tree<V> {
         let leaf = &mut self.leaves[node as usize];
         let place = leaf.spans.ending_from(range.first().get());
         if leaf.spans.len < WIDTH {
-            put(leaf, place, range, value);
+            leaf.put(place, range, value);
             return Grown { span: Some(leaf.span()), split: None };
         }
         let new = self.new_leaf();
@@ -318,7 +364,7 @@ impl<V> Tree<V> {
         let kept = if place == WIDTH { WIDTH - 1 } else { WIDTH / 2 };
         left.move_to(kept, upper);
         let (target, at) = if place <= kept { (&mut *left, place) } else { (&mut *upper, place - kept) };
-        put(target, at, range, value);
+        target.put(at, range, value);
         Grown { span: Some(left.span()), split: Some((upper.span(), new)) }
     }
 
@@ -351,9 +397,7 @@ impl<V> Tree<V> {
                 return (None, Look::Away);
             }
             let range = IovaRange::new(Iova::new(first), Iova::new(leaf.spans.lasts[place]));
-            let value = leaf.values[place];
-            leaf.values.copy_within(place + 1..leaf.spans.len, place);
-            leaf.spans.close(place);
+            let value = leaf.take(place);
             return (range.map(|range| (range, value)), Look::Again);
         }
         let place = self.inner(node).spans.ending_from(first);
@@ -427,7 +471,7 @@ impl<V> Tree<V> {
     }
 
     fn free_leaf(&mut self, node: u32) {
-        self.leaves[node as usize].spans.len = 0;
+        self.leaves[node as usize] = Leaf::new();
         self.free_leaves.push(node);
     }
 
@@ -455,7 +499,8 @@ impl<V> Tree<V> {
             assert!(place == 0 || spans.lasts[place - 1] < spans.firsts[place]);
         }
         if level == 0 {
-            let values = &self.leaves[node as usize].values;
+            let Leaf { values, gap, .. } = &self.leaves[node as usize];
+            assert_eq!(*gap, spans.holes().max().unwrap_or(0));
             assert!(values.iter().take(spans.len).all(|value| self.values.contains(*value as usize)));
             return (1, 0, spans.len);
         }
@@ -486,11 +531,4 @@ fn two<T>(nodes: &mut [T], one: u32, other: u32) -> (&mut T, &mut T) {
         let (lower, upper) = nodes.split_at_mut(one);
         (&mut upper[0], &mut lower[other])
     }
-}
-
-fn put(leaf: &mut Leaf, place: usize, range: IovaRange, value: u32) {
-    let len = leaf.spans.len;
-    leaf.spans.open(place, range.first().get(), range.last().get());
-    leaf.values.copy_within(place..len, place + 1);
-    leaf.values[place] = value;
 }
