@@ -4,6 +4,7 @@
 
 mod close_orders;
 mod container;
+mod device_files;
 mod group_file;
 mod room;
 mod unbinding;

@@ -1,0 +1,177 @@
+//! Device files and iommufds: tables Vt11 to Vt13, V40 to V43, V55.
+
+use vfio_owner::error::{BindIommufdError, GetDeviceError};
+use vfio_owner::iommu_core::address::PAGE_SIZE;
+use vfio_owner::iommu_core::device_model::Errno;
+use vfio_owner::iommu_core::{Access, Attached, Iova, Ownership};
+use vfio_owner::iommufd_owner::{Context, MapRequest, ObjectId, Place};
+use vfio_owner::{DeviceFile, GroupStatus};
+
+use crate::room::{BEHIND_PORT, CARD, NIC, Room, is_done};
+
+fn open(room: &Room, device: &str) -> DeviceFile {
+    room.machine.open_device(device).unwrap()
+}
+
+/// An address space with the user's first page at 0.
+fn space(room: &Room, context: &Context) -> ObjectId {
+    let ioas = context.ioas_alloc().unwrap();
+    let (process, addr) = (room.process.clone(), room.ram);
+    let place = Place::Fixed(Iova::new(0));
+    context.ioas_map(ioas, MapRequest { place, bytes: PAGE_SIZE, process, addr, access: Access::ReadWrite }).unwrap();
+    ioas
+}
+
+#[test]
+fn v10_a_device_file_answers_once_it_is_bound() {
+    let room = Room::with(&[NIC]);
+    let file = open(&room, NIC);
+    assert_eq!(file.info().unwrap_err().errno(), Errno::EINVAL);
+    assert_eq!(file.attach_iommufd_pt(ObjectId::new(1)).unwrap_err().errno(), Errno::EINVAL, "Vt12.1");
+    assert_eq!(file.detach_iommufd_pt().unwrap_err().errno(), Errno::EINVAL);
+    file.bind_iommufd(&Context::new("vmm")).unwrap();
+    assert_eq!(file.info().unwrap().regions, 9);
+    file.detach_iommufd_pt().unwrap();
+}
+
+#[test]
+fn vt11_one_file_of_a_device_is_bound_at_a_time() {
+    let room = Room::with(&[NIC]);
+    let [mine, theirs] = ["vmm", "another"].map(Context::new);
+    let (one, two) = (open(&room, NIC), open(&room, NIC));
+    one.bind_iommufd(&mine).unwrap();
+    for file in [&one, &two] {
+        let refused = file.bind_iommufd(&theirs).unwrap_err();
+        assert!(matches!(refused, BindIommufdError::Bound { .. }));
+        assert_eq!(refused.errno(), Errno::EINVAL, "Vt11.6, Vt11.8");
+    }
+    drop(one);
+    assert_eq!(room.ownership(NIC), Ownership::Idle);
+    two.bind_iommufd(&theirs).unwrap();
+}
+
+#[test]
+fn vt13_the_two_paths_exclude_each_other() {
+    let room = Room::with(&BEHIND_PORT);
+    let context = Context::new("vmm");
+    let group = room.group(BEHIND_PORT[0]);
+    let file = open(&room, BEHIND_PORT[0]);
+    let refused = file.bind_iommufd(&context).unwrap_err();
+    assert!(matches!(refused, BindIommufdError::GroupOpen { .. }));
+    assert_eq!(refused.errno(), Errno::EBUSY, "Vt13.1");
+    drop(group);
+    file.bind_iommufd(&context).unwrap();
+    let blocked = room.machine.open_group(BEHIND_PORT[1]).unwrap_err();
+    assert_eq!(blocked.errno(), Errno::EBUSY, "Vt13.4");
+    assert!(blocked.to_string().contains(BEHIND_PORT[0]), "{blocked}");
+    let other = open(&room, BEHIND_PORT[1]);
+    assert_eq!(other.bind_iommufd(&Context::new("another")).unwrap_err().errno(), Errno::EPERM, "V38");
+    other.bind_iommufd(&context).unwrap();
+    drop((file, other));
+    room.group(BEHIND_PORT[0]);
+}
+
+#[test]
+fn vt13_5_a_kernel_driver_at_the_neighbour_is_named() {
+    let room = Room::with(&[CARD[0]]);
+    let file = open(&room, CARD[0]);
+    let refused = file.bind_iommufd(&Context::new("vmm")).unwrap_err();
+    assert_eq!(refused.errno(), Errno::EPERM);
+    assert_eq!(refused.to_string(), "group 3 is used by kernel drivers: 0000:00:04.1 (e1000)");
+    room.group(CARD[0]);
+}
+
+#[test]
+fn vt12_attach_again_replaces_without_a_moment_in_between() {
+    let room = Room::with(&BEHIND_PORT);
+    let context = Context::new("vmm");
+    let [a, b] = [(); 2].map(|()| space(&room, &context));
+    let files = BEHIND_PORT.map(|device| {
+        let file = open(&room, device);
+        file.bind_iommufd(&context).unwrap();
+        file
+    });
+    assert!(!room.reaches(BEHIND_PORT[0], 0));
+    files[0].attach_iommufd_pt(a).unwrap();
+    files[1].attach_iommufd_pt(a).unwrap();
+    files[0].attach_iommufd_pt(b).unwrap();
+    assert!(BEHIND_PORT.iter().all(|device| room.reaches(device, 0)));
+    context.destroy(a).unwrap();
+    files[0].detach_iommufd_pt().unwrap();
+    assert!(room.reaches(BEHIND_PORT[0], 0), "F68");
+    files[1].detach_iommufd_pt().unwrap();
+    assert!(!room.reaches(BEHIND_PORT[1], 0));
+    assert_eq!(room.process.pinned(), 0);
+}
+
+#[test]
+fn v14_unbinding_waits_for_a_device_file() {
+    let room = Room::with(&[NIC]);
+    let (bound, idle) = (open(&room, NIC), open(&room, NIC));
+    bound.bind_iommufd(&Context::new("vmm")).unwrap();
+    let mut unbind = room.unbind_blocked(NIC);
+    assert_eq!(room.machine.open_device(NIC).unwrap_err().errno(), Errno::ENOENT, "V12");
+    drop(bound);
+    assert!(!is_done(&mut unbind), "V6: even one that was never bound");
+    drop(idle);
+    assert!(is_done(&mut unbind));
+    room.machine.bind(NIC, "e1000e").unwrap();
+}
+
+#[test]
+fn v40_an_iommufd_in_a_containers_place_claims_when_a_device_is_opened() {
+    let room = Room::with(&BEHIND_PORT);
+    let context = Context::new("vmm");
+    let group = room.group(BEHIND_PORT[0]);
+    group.set_iommufd(&context).unwrap();
+    assert_eq!((group.status(), room.ownership(BEHIND_PORT[0])), (Ok(GroupStatus::InContainer), Ownership::Idle));
+    assert_eq!(group.set_iommufd(&context).unwrap_err().errno(), Errno::EINVAL, "Vt4.2");
+    let one = group.device(BEHIND_PORT[0]).unwrap();
+    assert_eq!(room.attached(BEHIND_PORT[0]), Attached::Own, "V40: attached to the address space for VFIO");
+    let two = group.device(BEHIND_PORT[1]).unwrap();
+    assert!(matches!(room.ownership(BEHIND_PORT[0]), Ownership::User { claims, .. } if claims.get() == 2), "V41");
+    group.unset_container().unwrap();
+    assert!(one.info().is_ok(), "V22");
+    drop(group);
+    // V43: the group can be opened again while its devices are open.
+    let again = room.group(BEHIND_PORT[0]);
+    assert!(matches!(again.device(BEHIND_PORT[0]), Err(GetDeviceError::NoContainer { .. })));
+    assert_eq!(again.set_container(&room.container()).unwrap_err().errno(), Errno::EPERM, "Vt13.7, V39");
+    drop((one, two));
+    assert_eq!(room.ownership(BEHIND_PORT[0]), Ownership::Idle);
+}
+
+#[test]
+fn v42_viability_shows_when_a_device_is_opened() {
+    let room = Room::with(&[CARD[0]]);
+    let group = room.group(CARD[0]);
+    group.set_iommufd(&Context::new("vmm")).unwrap();
+    let refused = group.device(CARD[0]).unwrap_err();
+    assert_eq!(refused.errno(), Errno::EPERM);
+    assert!(refused.to_string().contains("0000:00:04.1 (e1000)"), "{refused}");
+    group.unset_container().unwrap();
+}
+
+#[test]
+fn v55_a_hot_reset_needs_all_devices_that_it_resets() {
+    let room = Room::with(&[BEHIND_PORT[0]]);
+    room.free(BEHIND_PORT[1]);
+    let (group, _container) = room.ready(BEHIND_PORT[0]);
+    let device = group.device(BEHIND_PORT[0]).unwrap();
+    let names: Vec<String> = device.hot_reset_devices().iter().map(ToString::to_string).collect();
+    assert_eq!(names, BEHIND_PORT);
+    let stranger = device.hot_reset(&[&group]).unwrap_err();
+    assert_eq!(stranger.to_string(), "0000:01:00.1 would be reset as well, and is not registered with VFIO");
+    room.give(BEHIND_PORT[1]);
+    assert_eq!(device.hot_reset(&[]).unwrap_err().errno(), Errno::EINVAL);
+    device.hot_reset(&[&group]).unwrap();
+}
+
+#[test]
+fn v55_a_device_file_shows_its_context() {
+    let room = Room::with(&BEHIND_PORT);
+    let file = open(&room, BEHIND_PORT[0]);
+    assert!(file.hot_reset(&[]).is_err());
+    file.bind_iommufd(&Context::new("vmm")).unwrap();
+    file.hot_reset(&[]).unwrap();
+}
