@@ -31,6 +31,8 @@ mod backend;
 mod backend;
 
 mod order;
+#[cfg(shuttle)]
+pub mod pending;
 mod users;
 
 pub use alloc::sync::{Arc, Weak};

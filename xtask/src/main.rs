@@ -3,6 +3,8 @@
 
 mod ci;
 mod demo;
+mod explore;
+mod mutants;
 mod replay;
 
 use std::process::ExitCode;
@@ -17,6 +19,10 @@ enum Command {
     Ci(ci::Ci),
     /// Boot the snapshot of a real machine and tell the story of one card
     Demo,
+    /// Play both designs of DMA ownership in every interleaving, and show what goes wrong
+    Explore(explore::Explore),
+    /// Break the rules on purpose, one at a time, and look that the tests notice
+    Mutants(mutants::Mutants),
     /// Play scenarios and compare with what a real kernel answered
     Replay(replay::Replay),
 }
@@ -25,6 +31,8 @@ fn main() -> Result<ExitCode> {
     let success = match Command::parse() {
         Command::Ci(ci) => ci.run()?,
         Command::Demo => demo::run().map(|()| true)?,
+        Command::Explore(explore) => explore.run()?,
+        Command::Mutants(mutants) => mutants.run()?,
         Command::Replay(replay) => replay.run()?,
     };
     Ok(if success { ExitCode::SUCCESS } else { ExitCode::FAILURE })

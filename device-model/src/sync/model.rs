@@ -5,22 +5,74 @@
     reason = "a poisoned lock means that the model has failed already"
 )]
 
-pub use shuttle::sync::atomic;
+use core::fmt;
+use core::ops::{Deref, DerefMut};
+
 pub use shuttle::thread;
 
 use super::LockClass;
+use super::pending::{Object, Step, announced, new_object};
 
 /// Holds a [`Mutex`]; dropping it unlocks.
-pub type MutexGuard<'a, T> = shuttle::sync::MutexGuard<'a, T>;
+pub struct MutexGuard<'a, T> {
+    /// `None` once it is unlocked.
+    guard: Option<shuttle::sync::MutexGuard<'a, T>>,
+    object: Object,
+}
+
+impl<'a, T> MutexGuard<'a, T> {
+    const HELD: &'static str = "a guard is unlocked when it goes";
+
+    fn take(&mut self) -> shuttle::sync::MutexGuard<'a, T> {
+        self.guard.take().expect(Self::HELD)
+    }
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.guard.as_ref().expect(Self::HELD)
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.guard.as_mut().expect(Self::HELD)
+    }
+}
+
+impl<T> Drop for MutexGuard<'_, T> {
+    fn drop(&mut self) {
+        if let Some(guard) = self.guard.take() {
+            announced(Step::Release(self.object), || drop(guard));
+        }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for MutexGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
 
 /// A mutual-exclusion lock.
-#[derive(Debug, Default)]
-pub struct Mutex<T>(shuttle::sync::Mutex<T>);
+#[derive(Debug)]
+pub struct Mutex<T> {
+    lock: shuttle::sync::Mutex<T>,
+    object: Object,
+}
+
+impl<T: Default> Default for Mutex<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
 
 impl<T> Mutex<T> {
     /// An unlocked mutex around `value`.
     pub fn new(value: T) -> Self {
-        Self(shuttle::sync::Mutex::new(value))
+        Self { lock: shuttle::sync::Mutex::new(value), object: new_object() }
     }
 
     /// An unlocked mutex around `value`; the class is of use to the feature `lock-order` only.
@@ -30,17 +82,19 @@ impl<T> Mutex<T> {
 
     /// Blocks until the lock is held.
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.lock().expect("the model has failed already")
+        let result = announced(Step::Acquire(self.object), || self.lock.lock());
+        MutexGuard { guard: Some(result.expect("the model has failed already")), object: self.object }
     }
 
     /// The value, through the exclusive borrow that makes locking needless.
     pub fn get_mut(&mut self) -> &mut T {
-        self.0.get_mut().expect("the model has failed already")
+        self.lock.get_mut().expect("the model has failed already")
     }
 
     /// Takes the lock if nobody holds it.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-        self.0.try_lock().ok()
+        let guard = announced(Step::Change(self.object), || self.lock.try_lock()).ok()?;
+        Some(MutexGuard { guard: Some(guard), object: self.object })
     }
 }
 
@@ -58,18 +112,30 @@ impl Deadline {
 }
 
 /// Lets threads wait for a change of what a [`Mutex`] guards.
-#[derive(Debug, Default)]
-pub struct Condvar(shuttle::sync::Condvar);
+#[derive(Debug)]
+pub struct Condvar {
+    condition: shuttle::sync::Condvar,
+    object: Object,
+}
+
+impl Default for Condvar {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Condvar {
     /// A condition that nobody waits for.
     pub fn new() -> Self {
-        Self::default()
+        Self { condition: shuttle::sync::Condvar::new(), object: new_object() }
     }
 
     /// Unlocks, waits for a notification, locks again.
-    pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-        self.0.wait(guard).expect("the model has failed already")
+    pub fn wait<'a, T>(&self, mut guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        let step = Step::Wait { lock: guard.object, condition: self.object };
+        let held = guard.take();
+        let held = announced(step, || self.condition.wait(held)).expect("the model has failed already");
+        MutexGuard { guard: Some(held), object: guard.object }
     }
 
     /// As [`wait`](Self::wait): the model has no clock.
@@ -79,6 +145,71 @@ impl Condvar {
 
     /// Wakes everybody who waits.
     pub fn notify_all(&self) {
-        self.0.notify_all();
+        announced(Step::Change(self.object), || self.condition.notify_all());
     }
+}
+
+/// Atomics that say what they are about to do. Every ordering is the strictest, as `shuttle` knows no other.
+pub mod atomic {
+    pub use core::sync::atomic::Ordering;
+
+    use super::super::pending::{Object, Step, announced, new_object};
+
+    macro_rules! atomic {
+        ($($name:ident: $value:ty),*) => {$(
+            #[doc = concat!("As [`core::sync::atomic::", stringify!($name), "`].")]
+            #[derive(Debug)]
+            pub struct $name {
+                atomic: shuttle::sync::atomic::$name,
+                object: Object,
+            }
+
+            impl $name {
+                #[doc = "Holds `value`."]
+                pub fn new(value: $value) -> Self {
+                    Self { atomic: shuttle::sync::atomic::$name::new(value), object: new_object() }
+                }
+
+                #[doc = "The value."]
+                pub fn load(&self, _order: Ordering) -> $value {
+                    announced(Step::Load(self.object), || self.atomic.load(Ordering::SeqCst))
+                }
+
+                #[doc = "Sets the value."]
+                pub fn store(&self, value: $value, _order: Ordering) {
+                    announced(Step::Change(self.object), || self.atomic.store(value, Ordering::SeqCst));
+                }
+
+                #[doc = "Sets the value; the old one."]
+                pub fn swap(&self, value: $value, _order: Ordering) -> $value {
+                    announced(Step::Change(self.object), || self.atomic.swap(value, Ordering::SeqCst))
+                }
+            }
+
+            impl Default for $name {
+                fn default() -> Self {
+                    Self::new(<$value>::default())
+                }
+            }
+        )*};
+    }
+
+    macro_rules! counter {
+        ($($name:ident: $value:ty),*) => {$(
+            impl $name {
+                #[doc = "Adds; the value before."]
+                pub fn fetch_add(&self, value: $value, _order: Ordering) -> $value {
+                    announced(Step::Change(self.object), || self.atomic.fetch_add(value, Ordering::SeqCst))
+                }
+
+                #[doc = "Subtracts; the value before."]
+                pub fn fetch_sub(&self, value: $value, _order: Ordering) -> $value {
+                    announced(Step::Change(self.object), || self.atomic.fetch_sub(value, Ordering::SeqCst))
+                }
+            }
+        )*};
+    }
+
+    atomic!(AtomicBool: bool, AtomicU64: u64, AtomicUsize: usize);
+    counter!(AtomicU64: u64, AtomicUsize: usize);
 }

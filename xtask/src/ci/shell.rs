@@ -73,7 +73,7 @@ pub(super) fn succeeds(program: &str, arguments: &[&str]) -> bool {
 }
 
 /// Without what cargo tells the tasks that it runs: it would make every build in them differ from one by hand.
-fn environment(command: duct::Expression) -> duct::Expression {
+pub(crate) fn environment(command: duct::Expression) -> duct::Expression {
     let told = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
     std::env::vars_os()
         .filter(|(name, _)| name.to_str().is_some_and(told))

@@ -12,7 +12,7 @@ use vfio_owner::iommu_core::device_model::{Errno, Progress, Unbind};
 use vfio_owner::iommu_core::software::{LockedPages, Process};
 use vfio_owner::iommu_core::{Access, Iova, UserAddr};
 use vfio_owner::iommufd_owner::compat::{CompatError, CompatMap, CompatType};
-use vfio_owner::iommufd_owner::error::UnmapErr;
+use vfio_owner::iommufd_owner::error::{NoObject, UnmapErr};
 use vfio_owner::iommufd_owner::{Context, CopyRequest, MapRequest, ObjectId, Place};
 use vfio_owner::testbed::{Machine, MachineError};
 use vfio_owner::{Container, DeviceFile, GroupFile, GroupStatus};
@@ -55,24 +55,43 @@ pub(crate) struct Player {
     buffer: UserAddr,
     /// Background steps that wait, the oldest first.
     waiting: VecDeque<Unbind>,
-    open: BTreeMap<Handle, Opened>,
+    /// Open files by their numbers. A new one gets the lowest that is free, and a name that outlives its file means the
+    /// next one with its number, as in the recordings.
+    files: BTreeMap<u32, File>,
+    names: BTreeMap<Handle, Name>,
+    /// For a device file: the iommufd that it was bound to, and its id there.
+    bound: BTreeMap<u32, (u32, ObjectId)>,
 }
 
 /// What a handle names.
-enum Opened {
+#[derive(Clone, Copy)]
+enum Name {
+    File(u32),
+    /// An object of the iommufd with this number.
+    Object(u32, ObjectId),
+}
+
+/// An open file.
+enum File {
     Container(Container),
     Group(GroupFile),
     Device(DeviceFile),
     Iommufd(Context),
-    /// An address space or a page table of an iommufd that is open.
-    Object(Context, ObjectId),
 }
 
 impl Player {
     pub(crate) fn new(machine: Machine) -> Result<Self> {
         let process = Process::new(machine.memory(), LockedPages::unlimited());
         let buffer = process.allocate(BUFFER_BYTES, Access::ReadWrite).context("no memory for the buffer")?;
-        Ok(Self { machine, process, buffer, waiting: VecDeque::new(), open: BTreeMap::new() })
+        Ok(Self {
+            machine,
+            process,
+            buffer,
+            waiting: VecDeque::new(),
+            files: BTreeMap::new(),
+            names: BTreeMap::new(),
+            bound: BTreeMap::new(),
+        })
     }
 
     /// Plays one step.
@@ -80,104 +99,133 @@ impl Player {
         match &step.action {
             Action::Machine(step) => self.play_machine(step),
             Action::Open(handle, what) => match self.opened(what) {
-                Ok(opened) => {
-                    self.open.insert(handle.clone(), opened);
+                Ok(name) => {
+                    self.names.insert(handle.clone(), name);
                     Answer::Ok
                 }
                 Err(answer) => answer,
             },
-            Action::Close(handle) => self.close(handle),
-            Action::Call(handle, Call::Destroy) => self.destroy(handle),
-            Action::Call(handle, call) => match self.open.get(handle) {
-                Some(opened) => self.call(opened, call),
+            Action::Close(handle) => match self.names.remove(handle) {
+                Some(Name::File(number)) if self.files.remove(&number).is_some() => {
+                    self.bound.remove(&number);
+                    Answer::Ok
+                }
+                _ => BAD_HANDLE,
+            },
+            Action::Call(handle, call) => match self.names.get(handle).copied() {
+                Some(Name::File(number)) => self.call_file(number, call),
+                Some(Name::Object(iommufd, id)) => self.call_object(handle, iommufd, id, call),
                 None => BAD_HANDLE,
             },
         }
     }
 
-    /// Closes what the handle names; what lives in an iommufd is named no more.
-    fn close(&mut self, handle: &Handle) -> Answer {
-        match self.open.remove(handle) {
-            None => BAD_HANDLE,
-            Some(Opened::Iommufd(context)) => {
-                self.open.retain(|_, opened| !matches!(opened, Opened::Object(owner, _) if owner.is(&context)));
-                Answer::Ok
-            }
-            Some(_) => Answer::Ok,
+    /// Gives a file its number.
+    fn file(&mut self, file: File) -> Name {
+        let number = (0..u32::MAX).find(|number| !self.files.contains_key(number)).unwrap_or(u32::MAX);
+        self.files.insert(number, file);
+        Name::File(number)
+    }
+
+    fn named(&self, handle: &Handle) -> Result<&File, Answer> {
+        match self.names.get(handle) {
+            Some(Name::File(number)) => self.files.get(number).ok_or(BAD_HANDLE),
+            _ => Err(BAD_HANDLE),
         }
     }
 
-    fn destroy(&mut self, handle: &Handle) -> Answer {
-        let Some(opened) = self.open.get(handle) else { return BAD_HANDLE };
-        let Opened::Object(context, id) = opened else { return NOT_A_CALL };
-        match context.destroy(*id) {
+    fn iommufd(&self, number: u32) -> Result<&Context, Answer> {
+        match self.files.get(&number) {
+            Some(File::Iommufd(context)) => Ok(context),
+            Some(_) => Err(NOT_A_CALL),
+            None => Err(BAD_HANDLE),
+        }
+    }
+
+    fn opened(&mut self, what: &Open) -> Result<Name, Answer> {
+        let file = match what {
+            Open::Container => File::Container(self.machine.vfio().open_container()),
+            Open::Iommufd => File::Iommufd(Context::new("iommufd")),
+            Open::Group { device } => {
+                lookup(self.machine.open_group(device)).map(File::Group).map_err(|error| refused(error.errno()))?
+            }
+            Open::DeviceFile { device } => {
+                self.machine.open_device(device).map(File::Device).map_err(|error| refused(error.errno()))?
+            }
+            Open::DeviceOfGroup { group, device } => match self.named(group)? {
+                File::Group(file) => file.device(device).map(File::Device).map_err(|error| refused(error.errno()))?,
+                _ => return Err(NOT_A_CALL),
+            },
+            Open::Ioas { iommufd } => {
+                let Some(Name::File(number)) = self.names.get(iommufd).copied() else { return Err(BAD_HANDLE) };
+                let id = self.iommufd(number)?.ioas_alloc().map_err(|error| refused(error.errno()))?;
+                return Ok(Name::Object(number, id));
+            }
+            Open::PageTable { bound, parent } => return self.page_table(bound, parent),
+        };
+        Ok(self.file(file))
+    }
+
+    /// A page table for a bound device, from the iommufd that it is bound to.
+    fn page_table(&self, bound: &Handle, parent: &Handle) -> Result<Name, Answer> {
+        let Some(Name::File(device)) = self.names.get(bound) else { return Err(BAD_HANDLE) };
+        let Some((iommufd, id)) = self.bound.get(device) else { return Err(BAD_HANDLE) };
+        let Some(Name::Object(_, parent)) = self.names.get(parent) else { return Err(BAD_HANDLE) };
+        let made = self.iommufd(*iommufd)?.hwpt_alloc(*id, *parent);
+        made.map(|id| Name::Object(*iommufd, id)).map_err(|error| refused(error.errno()))
+    }
+
+    fn call_file(&mut self, number: u32, call: &Call) -> Answer {
+        match (self.files.get(&number), call) {
+            (None, _) => BAD_HANDLE,
+            (Some(File::Device(device)), Call::Bind { iommufd }) => {
+                let result = self.bind(device, iommufd);
+                match result {
+                    Ok(bound) => {
+                        self.bound.insert(number, bound);
+                        Answer::Ok
+                    }
+                    Err(answer) => answer,
+                }
+            }
+            (Some(File::Container(container)), _) => self.call_container(container, call),
+            (Some(File::Group(group)), _) => self.call_group(group, call),
+            (Some(File::Device(device)), _) => self.call_device(device, call),
+            (Some(File::Iommufd(context)), _) => self.call_compat(context, call),
+        }
+    }
+
+    fn bind(&self, device: &DeviceFile, iommufd: &Handle) -> Result<(u32, ObjectId), Answer> {
+        let Some(Name::File(number)) = self.names.get(iommufd) else { return Err(BAD_HANDLE) };
+        let Some(File::Iommufd(context)) = self.files.get(number) else { return Err(Answer::Errno(EBADFD)) };
+        device.bind_iommufd(context).map(|id| (*number, id)).map_err(|error| refused(error.errno()))
+    }
+
+    fn call_object(&mut self, handle: &Handle, iommufd: u32, id: ObjectId, call: &Call) -> Answer {
+        let context = match self.iommufd(iommufd) {
+            Ok(context) => context,
+            Err(answer) => return answer,
+        };
+        if *call != Call::Destroy {
+            return self.call_ioas(context, id, call);
+        }
+        match context.destroy(id) {
             Ok(()) => {
-                self.open.remove(handle);
+                self.names.remove(handle);
                 Answer::Ok
             }
             Err(error) => Answer::Errno(error.errno()),
         }
     }
 
-    fn opened(&self, what: &Open) -> Result<Opened, Answer> {
-        match what {
-            Open::Container => Ok(Opened::Container(self.machine.vfio().open_container())),
-            Open::Group { device } => {
-                lookup(self.machine.open_group(device)).map(Opened::Group).map_err(|error| refused(error.errno()))
-            }
-            Open::DeviceOfGroup { group, device } => match self.open.get(group) {
-                Some(Opened::Group(file)) => {
-                    file.device(device).map(Opened::Device).map_err(|error| refused(error.errno()))
-                }
-                Some(_) => Err(NOT_A_CALL),
-                None => Err(BAD_HANDLE),
-            },
-            Open::Iommufd => Ok(Opened::Iommufd(Context::new("iommufd"))),
-            Open::DeviceFile { device } => {
-                self.machine.open_device(device).map(Opened::Device).map_err(|error| refused(error.errno()))
-            }
-            Open::Ioas { iommufd } => match self.open.get(iommufd) {
-                Some(Opened::Iommufd(context)) => match context.ioas_alloc() {
-                    Ok(id) => Ok(Opened::Object(context.clone(), id)),
-                    Err(error) => Err(refused(error.errno())),
-                },
-                Some(_) => Err(NOT_A_CALL),
-                None => Err(BAD_HANDLE),
-            },
-            Open::PageTable { bound, parent } => self.page_table(bound, parent),
-        }
-    }
-
-    /// A page table for a bound device: of the iommufd that has the parent.
-    fn page_table(&self, bound: &Handle, parent: &Handle) -> Result<Opened, Answer> {
-        let Some(Opened::Device(device)) = self.open.get(bound) else { return Err(BAD_HANDLE) };
-        let Some(Opened::Object(context, parent)) = self.open.get(parent) else { return Err(BAD_HANDLE) };
-        // Before it is bound, the device has no id to name.
-        let Ok(id) = device.iommufd_id() else { return Err(BAD_HANDLE) };
-        match context.hwpt_alloc(id, *parent) {
-            Ok(id) => Ok(Opened::Object(context.clone(), id)),
-            Err(error) => Err(refused(error.errno())),
-        }
-    }
-
-    fn call(&self, opened: &Opened, call: &Call) -> Answer {
-        match opened {
-            Opened::Container(container) => self.call_container(container, call),
-            Opened::Group(group) => self.call_group(group, call),
-            Opened::Device(device) => self.call_device(device, call),
-            Opened::Iommufd(context) => self.call_compat(context, call),
-            Opened::Object(context, id) => self.call_ioas(context, *id, call),
-        }
-    }
-
     fn call_group(&self, group: &GroupFile, call: &Call) -> Answer {
         let answer = match call {
             Call::Status => group.status().map(|status| Answer::Value(flags(status).to_owned())).map_err(|e| e.errno()),
-            Call::SetContainer { container } => match self.open.get(container) {
-                Some(Opened::Container(container)) => done(group.set_container(container).map_err(|e| e.errno())),
-                Some(Opened::Iommufd(context)) => done(group.set_iommufd(context).map_err(|e| e.errno())),
-                Some(_) => Err(EBADFD),
-                None => return BAD_HANDLE,
+            Call::SetContainer { container } => match self.named(container) {
+                Ok(File::Container(container)) => done(group.set_container(container).map_err(|e| e.errno())),
+                Ok(File::Iommufd(context)) => done(group.set_iommufd(context).map_err(|e| e.errno())),
+                Ok(_) => Err(EBADFD),
+                Err(answer) => return answer,
             },
             Call::UnsetContainer => done(group.unset_container().map_err(|e| e.errno())),
             _ => return NOT_A_CALL,
@@ -207,13 +255,8 @@ impl Player {
                 Answer::Value(format!("flags {flags:#x} regions {} irqs {}", info.regions, info.irqs))
             }),
             Call::Reset => done(device.reset().map_err(NotResettable::errno)),
-            Call::Bind { iommufd } => match self.open.get(iommufd) {
-                Some(Opened::Iommufd(context)) => done(device.bind_iommufd(context).map(drop).map_err(|e| e.errno())),
-                Some(_) => Err(EBADFD),
-                None => Err(Errno::EBADF),
-            },
-            Call::Attach { to } => match self.open.get(to) {
-                Some(Opened::Object(_, id)) => done(device.attach_iommufd_pt(*id).map(drop).map_err(|e| e.errno())),
+            Call::Attach { to } => match self.names.get(to) {
+                Some(Name::Object(_, id)) => done(device.attach_iommufd_pt(*id).map(drop).map_err(|e| e.errno())),
                 _ => Err(Errno::EBADF),
             },
             Call::Detach => done(device.detach_iommufd_pt().map_err(|error| error.errno())),
@@ -260,15 +303,15 @@ impl Player {
                 .map(|iova| Answer::Value(iova.to_string())),
             Call::Unmap { iova, bytes } => unmapped_from_ioas(context.ioas_unmap(id, Iova::new(*iova), *bytes)),
             Call::UnmapAll => unmapped_from_ioas(context.ioas_unmap(id, Iova::new(0), u64::MAX)),
-            Call::CopyFrom { source, from, bytes, to } => match self.open.get(source) {
-                Some(Opened::Object(_, source)) => {
+            Call::CopyFrom { source, from, bytes, to } => match self.names.get(source) {
+                Some(Name::Object(_, source)) => {
                     let (from, place) = (Iova::new(*from), Place::Fixed(Iova::new(*to)));
                     let request = CopyRequest { from, bytes: *bytes, place, access: Access::ReadWrite };
                     done(context.ioas_copy(id, *source, request).map(drop).map_err(|error| error.errno()))
                 }
                 _ => Err(Errno::EBADF),
             },
-            Call::Ranges => context.ioas_iova_ranges(id).map_err(|error| error.errno()).map(|ranges| {
+            Call::Ranges => context.ioas_iova_ranges(id).map_err(NoObject::errno).map(|ranges| {
                 let ranges: Vec<_> = ranges.ranges.iter().map(ToString::to_string).collect();
                 Answer::Value(ranges.join(" "))
             }),

@@ -1,0 +1,73 @@
+//! What is told, as one JSON object a line.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::questions::{Expected, Question, Run};
+use crate::search::{Found, Method};
+use crate::stage::Play;
+
+fn tell(line: &Value) {
+    // Whoever listens may have gone.
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// A question that could be asked.
+pub(crate) fn listed(question: &Question) {
+    let designs: Vec<_> = question.runs.iter().map(|run| run.design).collect();
+    tell(&json!({
+        "kind": "question", "question": question.name, "asks": question.asks, "facts": question.facts,
+        "designs": designs,
+    }));
+}
+
+/// A search begins.
+pub(crate) fn begins(question: &Question, run: &Run) {
+    tell(&json!({ "kind": "begin", "question": question.name, "design": run.design }));
+}
+
+/// So many schedules have been tried.
+pub(crate) fn progress(schedules: usize) {
+    tell(&json!({ "kind": "progress", "schedules": schedules }));
+}
+
+/// A search has ended.
+pub(crate) fn ends(question: &Question, run: &Run, found: &Found, took: Duration) {
+    let method = match run.method {
+        Method::Every => "every",
+        Method::Compared => "compared",
+        Method::Sampled(_) => "sampled",
+    };
+    tell(&json!({
+        "kind": "end",
+        "question": question.name,
+        "asks": question.asks,
+        "facts": question.facts,
+        "design": run.design,
+        "expected": match run.expected { Expected::Holds => "holds", Expected::Fails => "fails" },
+        "method": method,
+        "schedules": found.schedules,
+        "redundant": found.redundant,
+        "reduced": found.reduced,
+        "violations": found.wrong,
+        "seconds": took.as_secs_f64(),
+        "outcomes": found.outcomes,
+        "counterexample": found.counterexample.as_ref().map(counterexample),
+    }));
+}
+
+fn counterexample(play: &Play) -> Value {
+    let steps: Vec<_> = play
+        .lines
+        .iter()
+        .map(|line| {
+            json!({
+                "thread": line.thread, "what": line.what, "wrong": line.wrong, "locks": line.locks,
+                "ownership": line.ownership,
+            })
+        })
+        .collect();
+    json!({ "broken": play.broken, "threads": play.threads, "before": play.before, "steps": steps })
+}

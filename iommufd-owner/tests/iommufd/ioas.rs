@@ -1,0 +1,189 @@
+//! Address spaces: tables Ft1, Ft3 to Ft7, and F16.
+
+use std::sync::Arc;
+
+use iommu_core::address::PAGE_SIZE;
+use iommu_core::device_model::Errno;
+use iommu_core::{Access, Iova, IovaRange, UserAddr};
+use iommufd_owner::error::{MapErr, UnmapErr};
+use iommufd_owner::{Context, CopyRequest, LargePages, MapRequest, ObjectId, Place};
+
+use crate::rig::Rig;
+
+const WINDOW: u64 = 0xfee0_0000;
+
+fn setup() -> (Rig, Context, ObjectId) {
+    let rig = Rig::new(&["a1"]);
+    let context = Context::new("vmm");
+    let ioas = context.ioas_alloc().unwrap();
+    (rig, context, ioas)
+}
+
+fn errno(result: Result<Iova, MapErr>) -> Errno {
+    result.unwrap_err().errno()
+}
+
+#[test]
+fn f4_ids_begin_at_1_and_the_lowest_free_one_is_next() {
+    let context = Context::new("vmm");
+    let ids: Vec<_> = (0..3).map(|_| context.ioas_alloc().unwrap().get()).collect();
+    assert_eq!(ids, [1, 2, 3]);
+    context.destroy(ObjectId::new(2)).unwrap();
+    context.destroy(ObjectId::new(1)).unwrap();
+    assert_eq!(context.ioas_alloc().unwrap().get(), 1);
+    assert_eq!(context.destroy(ObjectId::new(2)).unwrap_err().errno(), Errno::ENOENT);
+    assert_eq!(context.destroy(ObjectId::new(0)).unwrap_err().errno(), Errno::ENOENT);
+}
+
+#[test]
+fn ft4_what_is_not_mapped() {
+    let (rig, context, ioas) = setup();
+    let map = |place, bytes, addr| {
+        let process: Arc<_> = rig.user.clone();
+        context.ioas_map(ioas, MapRequest { place, bytes, process, addr: UserAddr::new(addr), access: Access::Read })
+    };
+    let (ram, at) = (rig.ram.get(), |iova| Place::Fixed(Iova::new(iova)));
+    assert_eq!(errno(map(at(u64::MAX), 0x1000, ram)), Errno::EOVERFLOW, "Ft4.2");
+    assert_eq!(errno(map(at(0), u64::MAX, ram)), Errno::EOVERFLOW, "Ft4.2");
+    assert_eq!(errno(map(at(0), 0, ram)), Errno::EINVAL, "Ft4.5");
+    assert_eq!(errno(map(at(0), 0x1000, u64::MAX)), Errno::EOVERFLOW, "Ft4.6");
+    assert_eq!(errno(map(at(u64::MAX - 1), 0x1000, ram)), Errno::EOVERFLOW, "Ft4.11");
+    assert_eq!(errno(map(Place::Anywhere, u64::MAX / 2, 0)), Errno::EOVERFLOW, "F16");
+    map(at(1), 1, ram).unwrap();
+    assert_eq!(errno(map(at(0), 2, ram)), Errno::EEXIST, "Ft4.13");
+    assert_eq!(context.ioas_unmap(ioas, Iova::new(1), 1), Ok(1), "F22: no alignment without a domain");
+    let gone = ObjectId::new(77);
+    assert_eq!(context.ioas_map(gone, rig.request(Place::Anywhere, 1, 0)).unwrap_err().errno(), Errno::ENOENT);
+}
+
+#[test]
+fn ft4_with_a_device_attached_alignment_and_reserved_ranges_count() {
+    let (rig, context, ioas) = setup();
+    let bound = context.bind(&rig.members[0]).unwrap();
+    bound.attach(ioas).unwrap();
+    let ranges = context.ioas_iova_ranges(ioas).unwrap();
+    let text: Vec<String> = ranges.ranges.iter().map(ToString::to_string).collect();
+    assert_eq!(text, ["0x0-0xfedfffff", "0xfef00000-0x7fffffffff"]);
+    assert_eq!(ranges.alignment, PAGE_SIZE);
+    let map = |at: u64, pages| {
+        context.ioas_map(ioas, rig.request(Place::Fixed(Iova::new(at)), pages, 0)).map_err(|error| error.errno())
+    };
+    assert_eq!(map(0x10, 1), Err(Errno::EINVAL), "Ft4.10");
+    assert_eq!(map(WINDOW, 1), Err(Errno::EINVAL), "Ft4.12");
+    assert_eq!(map(1 << 39, 1), Err(Errno::EINVAL), "Ft4.12: beyond the aperture");
+    let beyond = rig.request(Place::Fixed(Iova::new(0)), 1, crate::rig::PAGES);
+    assert_eq!(errno(context.ioas_map(ioas, beyond)), Errno::EFAULT, "Ft4.15");
+    assert_eq!(map(0, 1), Ok(Iova::new(0)));
+    assert_eq!((rig.process.pinned(), rig.locked.pages(), rig.reaches(0, 0)), (1, 1, Some(1)));
+}
+
+#[test]
+fn f16_the_lowest_place_that_fits_is_taken() {
+    let (rig, context, ioas) = setup();
+    let place = |pages| context.ioas_map(ioas, rig.request(Place::Anywhere, pages, 0)).unwrap().get();
+    assert_eq!(place(1), 0x1000, "never 0");
+    assert_eq!(place(2), 0x2000);
+    assert_eq!(place(2), 0x4000);
+    context.ioas_unmap(ioas, Iova::new(0x2000), 0x2000).unwrap();
+    assert_eq!(place(1), 0x2000);
+    context.ioas_allow_iovas(ioas, &[(Iova::new(0x10_0000), Iova::new(0x10_0fff))]).unwrap();
+    assert_eq!(place(1), 0x10_0000);
+    let full = context.ioas_map(ioas, rig.request(Place::Anywhere, 1, 0)).unwrap_err();
+    assert_eq!((full.errno(), full), (Errno::ENOSPC, MapErr::NoPlace { bytes: PAGE_SIZE }));
+}
+
+#[test]
+fn ft6_unmap_takes_whole_areas_in_ascending_order() {
+    let (rig, context, ioas) = setup();
+    for at in [0, 2, 4] {
+        rig.map(&context, ioas, at, 2, 0).unwrap();
+    }
+    let unmap = |at: u64, bytes| context.ioas_unmap(ioas, Iova::new(at * PAGE_SIZE), bytes);
+    assert_eq!(unmap(9, PAGE_SIZE).unwrap_err().errno(), Errno::ENOENT, "Ft6.5");
+    assert_eq!(unmap(0, 0).unwrap_err().errno(), Errno::EINVAL, "Ft6.4");
+    assert_eq!(unmap(1, u64::MAX).unwrap_err().errno(), Errno::EOVERFLOW, "Ft6.3");
+    assert_eq!(unmap(1, PAGE_SIZE).unwrap_err().errno(), Errno::ENOENT, "Ft6.7");
+    // F21: what came before the one that sticks out is gone.
+    let cut = unmap(0, 5 * PAGE_SIZE).unwrap_err();
+    assert!(matches!(cut, UnmapErr::WouldCut { area } if area.first().get() == 4 * PAGE_SIZE));
+    assert_eq!(unmap(0, 4 * PAGE_SIZE).unwrap_err().errno(), Errno::ENOENT);
+    assert_eq!(unmap(0, u64::MAX), Ok(2 * PAGE_SIZE), "Ft6.2");
+    assert_eq!(unmap(0, u64::MAX), Ok(0), "Ft6.2: 0 even when empty");
+}
+
+#[test]
+fn ft3_what_is_allowed_keeps_devices_out() {
+    let (rig, context, ioas) = setup();
+    let allow = |ranges: &[(u64, u64)]| {
+        let ranges: Vec<_> = ranges.iter().map(|(first, last)| (Iova::new(*first), Iova::new(*last))).collect();
+        context.ioas_allow_iovas(ioas, &ranges).map_err(|error| error.errno())
+    };
+    assert_eq!(allow(&[(5, 5)]), Err(Errno::EINVAL), "Ft3.4");
+    assert_eq!(allow(&[(6, 5)]), Err(Errno::EINVAL), "Ft3.4");
+    assert_eq!(allow(&[(0, 9), (9, 12)]), Err(Errno::EINVAL), "Ft3.5");
+    assert_eq!(allow(&[(WINDOW, WINDOW + 0xfff)]), Ok(()));
+    let bound = context.bind(&rig.members[0]).unwrap();
+    let refused = bound.attach(ioas).unwrap_err();
+    assert_eq!(refused.errno(), Errno::EADDRINUSE, "F15");
+    assert_eq!(refused.to_string(), "a1 needs a range for itself: 0xfee00000-0xfee00fff was promised to stay usable");
+    assert_eq!(allow(&[]), Ok(()));
+    bound.attach(ioas).unwrap();
+    assert_eq!(allow(&[(WINDOW, WINDOW + 0xfff)]), Err(Errno::EADDRINUSE), "Ft3.6");
+}
+
+#[test]
+fn ft5_a_copy_shares_pages_that_are_pinned_once() {
+    let (rig, context, a) = setup();
+    let b = context.ioas_alloc().unwrap();
+    rig.map(&context, a, 0, 2, 3).unwrap();
+    rig.map(&context, a, 2, 2, 7).unwrap();
+    let copy = |from: u64, pages: u64, to: u64| {
+        let request = CopyRequest {
+            from: Iova::new(from * PAGE_SIZE),
+            bytes: pages * PAGE_SIZE,
+            place: Place::Fixed(Iova::new(to * PAGE_SIZE)),
+            access: Access::ReadWrite,
+        };
+        context.ioas_copy(b, a, request).map(drop).map_err(|error| error.errno())
+    };
+    assert_eq!(copy(3, 2, 0), Err(Errno::ENOENT), "Ft5.6");
+    assert_eq!(copy(1, 2, 10), Ok(()), "F20: across areas");
+    assert_eq!(copy(1, 1, 11), Err(Errno::EEXIST));
+    let bound = context.bind(&rig.members[0]).unwrap();
+    bound.attach(b).unwrap();
+    assert_eq!([rig.reaches(0, 10), rig.reaches(0, 11)], [Some(5), Some(8)]);
+    assert_eq!((rig.process.pinned(), rig.locked.pages()), (2, 2));
+    bound.replace(a).unwrap();
+    assert_eq!((rig.process.pinned(), rig.locked.pages(), rig.reaches(0, 0)), (4, 4, Some(4)));
+    drop(bound);
+    assert_eq!(rig.process.pinned(), 0);
+}
+
+#[test]
+fn ft7_large_pages_are_turned_off_before_domains_map() {
+    let (rig, context, ioas) = setup();
+    let set = |large| context.set_large_pages(ioas, large).map_err(|error| error.errno());
+    let range = IovaRange::sized(Iova::new(1), 1).unwrap();
+    let odd = MapRequest { bytes: 1, ..rig.request(Place::Fixed(range.first()), 1, 0) };
+    context.ioas_map(ioas, odd).unwrap();
+    assert_eq!(set(LargePages::Disabled), Err(Errno::EADDRINUSE), "Ft7.8");
+    context.ioas_unmap(ioas, range.first(), 1).unwrap();
+    let bound = context.bind(&rig.members[0]).unwrap();
+    bound.attach(ioas).unwrap();
+    rig.map(&context, ioas, 0, 1, 0).unwrap();
+    assert_eq!(set(LargePages::Disabled), Err(Errno::EINVAL), "Ft7.7");
+    assert_eq!(set(LargePages::Enabled), Ok(()), "Ft7.10");
+}
+
+#[test]
+fn ft2_2_mappings_do_not_keep_an_address_space_but_page_tables_do() {
+    let (rig, context, ioas) = setup();
+    rig.map(&context, ioas, 0, 1, 0).unwrap();
+    let bound = context.bind(&rig.members[0]).unwrap();
+    let by_hand = context.hwpt_alloc(bound.id(), ioas).unwrap();
+    assert_eq!(context.destroy(ioas).unwrap_err().errno(), Errno::EBUSY);
+    assert_eq!(rig.process.pinned(), 1, "a page table shows it, attached or not");
+    context.destroy(by_hand).unwrap();
+    context.destroy(ioas).unwrap();
+    assert_eq!(rig.process.pinned(), 0);
+}

@@ -1,0 +1,15 @@
+//! What an iommufd answers: rows of the facts' tables, random lives against a plain reference, failing hardware and pins.
+#![cfg(not(shuttle))]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "what a test takes for granted may fail it"
+)]
+
+mod accesses;
+mod devices;
+mod ioas;
+mod properties;
+mod rig;
+mod sweep;

@@ -1,0 +1,169 @@
+//! A small machine: devices in groups, hardware and memory that fail on command.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use iommu_core::address::PAGE_SIZE;
+use iommu_core::device_model::{DeviceId, Errno};
+use iommu_core::failing::FailingIommu;
+use iommu_core::hardware::{Endpoint, HardwareError, IommuDriver};
+use iommu_core::placement::{AllTogether, GroupKey, Placement};
+use iommu_core::software::{LockedPages, Memory, Process, SoftIommu, SoftIommuConfig};
+use iommu_core::user_memory::{Account, BadAddress, OverLimit, PinnedRun, UserMemory};
+use iommu_core::{Access, Attached, Iommu, Iova, Member, Ownership, UserAddr};
+use iommufd_owner::{Context, MapRequest, ObjectId, Place};
+
+/// Pages of the user's memory.
+pub(crate) const PAGES: u64 = 16;
+
+/// Memory of which a pin fails on command, and that is pinned a page at a time.
+#[derive(Debug)]
+pub(crate) struct Brittle {
+    process: Arc<Process>,
+    left: AtomicU64,
+}
+
+impl UserMemory for Brittle {
+    fn pin(&self, at: UserAddr, _bytes: u64, access: Access) -> Result<PinnedRun, BadAddress> {
+        match self.left.fetch_sub(1, Ordering::Relaxed) {
+            0 => Err(BadAddress { at }),
+            _ => self.process.pin(at, PAGE_SIZE, access),
+        }
+    }
+
+    fn unpin(&self, run: PinnedRun) {
+        self.process.unpin(run);
+    }
+
+    fn read(&self, at: UserAddr, into: &mut [u8]) -> Result<(), BadAddress> {
+        self.process.read(at, into)
+    }
+
+    fn write(&self, at: UserAddr, from: &[u8]) -> Result<(), BadAddress> {
+        self.process.write(at, from)
+    }
+
+    fn charge(&self, account: Account, pages: u64) -> Result<(), OverLimit> {
+        self.process.charge(account, pages)
+    }
+
+    fn uncharge(&self, account: Account, pages: u64) {
+        self.process.uncharge(account, pages);
+    }
+}
+
+/// What is to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fails {
+    Hardware,
+    Pin,
+}
+
+pub(crate) struct Rig {
+    pub(crate) iommu: Iommu,
+    pub(crate) hardware: Arc<FailingIommu>,
+    soft: Arc<SoftIommu>,
+    memory: Memory,
+    pub(crate) user: Arc<Brittle>,
+    pub(crate) process: Arc<Process>,
+    pub(crate) locked: LockedPages,
+    pub(crate) ram: UserAddr,
+    pub(crate) members: Vec<Arc<Member>>,
+}
+
+impl Rig {
+    /// Devices whose group is the letter that their name begins with.
+    pub(crate) fn new(devices: &[&str]) -> Self {
+        let soft = SoftIommu::new("soft", SoftIommuConfig::default());
+        let hardware = FailingIommu::new(soft.clone());
+        let driver: Arc<dyn IommuDriver> = hardware.clone();
+        let iommu = Iommu::new(AllTogether(driver.clone()));
+        let plug = |(number, name): (u64, &&str)| {
+            let endpoint = Endpoint { id: DeviceId::new(number), name: (**name).into() };
+            let key = GroupKey::Named(name.get(..1).unwrap().into());
+            iommu.add_endpoint(endpoint, Placement { iommu: driver.clone(), key }).unwrap()
+        };
+        let members = (1..).zip(devices).map(plug).collect();
+        let memory = Memory::new();
+        let locked = LockedPages::limited(1 << 20);
+        let process = Process::new(&memory, locked.clone());
+        let ram = process.allocate(PAGES * PAGE_SIZE, Access::ReadWrite).unwrap();
+        for page in 0..PAGES {
+            process.write(UserAddr::new(ram.get() + page * PAGE_SIZE), &[page as u8 + 1]).unwrap();
+        }
+        let user = Arc::new(Brittle { process: process.clone(), left: AtomicU64::new(u64::MAX) });
+        Self { iommu, hardware, soft, memory, user, process, locked, ram, members }
+    }
+
+    /// A request for `pages` pages of memory from page `from` on.
+    pub(crate) fn request(&self, place: Place, pages: u64, from: u64) -> MapRequest {
+        MapRequest {
+            place,
+            bytes: pages * PAGE_SIZE,
+            process: self.user.clone(),
+            addr: UserAddr::new(self.ram.get() + from * PAGE_SIZE),
+            access: Access::ReadWrite,
+        }
+    }
+
+    /// Maps `pages` pages of memory from page `from` on at page `at`.
+    pub(crate) fn map(&self, context: &Context, ioas: ObjectId, at: u64, pages: u64, from: u64) -> Result<(), Errno> {
+        let request = self.request(Place::Fixed(Iova::new(at * PAGE_SIZE)), pages, from);
+        context.ioas_map(ioas, request).map(drop).map_err(|error| error.errno())
+    }
+
+    /// Which page of memory a device reaches at a page of the I/O address space, counted from 1.
+    pub(crate) fn reaches(&self, device: usize, at: u64) -> Option<u64> {
+        let mut byte = [0];
+        let id = self.members[device].device();
+        self.soft.dma_read(id, Iova::new(at * PAGE_SIZE), &mut byte, &self.memory).ok()?;
+        Some(u64::from(byte[0]))
+    }
+
+    pub(crate) fn fail(&self, what: Fails, n: u64) {
+        match what {
+            Fails::Hardware => self.hardware.fail_nth(n, HardwareError::new(Errno::EIO, "on command")),
+            Fails::Pin => self.user.left.store(n, Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn heal(&self) {
+        self.hardware.heal();
+        self.user.left.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// Whether the call that was to fail was made.
+    pub(crate) fn has_failed(&self, what: Fails, calls_before: u64, n: u64) -> bool {
+        match what {
+            Fails::Hardware => self.hardware.calls() > calls_before + n,
+            Fails::Pin => self.user.left.load(Ordering::Relaxed) > u64::MAX / 2,
+        }
+    }
+
+    /// All that can be seen, but for what is in a context.
+    pub(crate) fn picture(&self) -> String {
+        let mut picture = format!("pins {} locked {}\n", self.process.pinned(), self.locked.pages());
+        for group in self.iommu.groups() {
+            writeln!(picture, "{} {:?} {:?}", group.id(), group.ownership(), group.attached()).unwrap();
+        }
+        for (device, member) in self.members.iter().enumerate() {
+            let seen: Vec<_> = (0..24).map(|at| self.reaches(device, at)).collect();
+            writeln!(picture, "{} {seen:?}", member.name()).unwrap();
+        }
+        picture
+    }
+
+    /// Nothing is left of any user.
+    pub(crate) fn assert_idle(&self) {
+        assert_eq!((self.process.pinned(), self.locked.pages()), (0, 0));
+        for group in self.iommu.groups() {
+            assert_eq!(group.ownership(), Ownership::Idle);
+            // A way home that hardware refused ends blocked, never open.
+            assert!(matches!(group.attached(), Attached::Default(_) | Attached::Blocking), "{}", group.attached());
+        }
+        for device in 0..self.members.len() {
+            assert!((0..24).all(|at| self.reaches(device, at).is_none()), "{}", self.members[device].name());
+        }
+    }
+}

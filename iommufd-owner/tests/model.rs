@@ -1,0 +1,200 @@
+//! Bind, attach, replace, detach, destroy and close from several threads, with a kernel driver that wants the neighbour,
+//! under the model checker: `RUSTFLAGS="--cfg shuttle" cargo test -p iommufd-owner --release --test model -- --nocapture`.
+#![cfg(shuttle)]
+#![expect(clippy::unwrap_used, reason = "what a test takes for granted may fail it")]
+
+use std::sync::Arc;
+
+use iommu_core::device_model::DeviceId;
+use iommu_core::device_model::sync::thread;
+use iommu_core::hardware::{Endpoint, IommuDriver};
+use iommu_core::placement::{AllTogether, GroupKey, Placement};
+use iommu_core::software::{LockedPages, Memory, Process, SoftIommu, SoftIommuConfig};
+use iommu_core::{Access, Attached, Iommu, Iova, KernelUse, Member, Ownership};
+use iommufd_owner::{Context, MapRequest, ObjectId, Place};
+use shuttle::scheduler::{DfsScheduler, PctScheduler};
+use shuttle::{Config, Runner};
+
+/// Schedules that the search in depth may take; what it leaves out is sampled.
+const BUDGET: usize = 20_000;
+/// Sampled schedules, and the places in each at which another thread goes first.
+const SAMPLES: usize = 2_000;
+const CHANGES: usize = 3;
+
+fn explore(title: &str, scene: impl Fn() + Send + Sync + Clone + 'static) {
+    let schedules = Runner::new(DfsScheduler::new(Some(BUDGET), false), Config::default()).run(scene.clone());
+    if schedules < BUDGET {
+        println!("{title}: all {schedules} schedules");
+        return;
+    }
+    Runner::new(PctScheduler::new(CHANGES, SAMPLES), Config::default()).run(scene);
+    println!("{title}: {schedules} schedules in depth, {SAMPLES} sampled");
+}
+
+/// Two devices of one group, and a process with a page.
+struct Scene {
+    members: [Arc<Member>; 2],
+    process: Arc<Process>,
+    _iommu: Iommu,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let hardware: Arc<dyn IommuDriver> = SoftIommu::new("soft", SoftIommuConfig::default());
+        let iommu = Iommu::new(AllTogether(hardware.clone()));
+        let members = [1, 2].map(|number| {
+            let endpoint = Endpoint { id: DeviceId::new(number), name: format!("dev{number}").into() };
+            let placement = Placement { iommu: hardware.clone(), key: GroupKey::Named("group".into()) };
+            iommu.add_endpoint(endpoint, placement).unwrap()
+        });
+        Self { members, process: Process::new(&Memory::new(), LockedPages::unlimited()), _iommu: iommu }
+    }
+
+    /// An address space with a page.
+    fn ioas(&self, context: &Context) -> ObjectId {
+        let ioas = context.ioas_alloc().unwrap();
+        let addr = self.process.allocate(1, Access::ReadWrite).unwrap();
+        let place = Place::Fixed(Iova::new(0));
+        let request = MapRequest { place, bytes: 0x1000, process: self.process.clone(), addr, access: Access::Read };
+        context.ioas_map(ioas, request).unwrap();
+        ioas
+    }
+
+    fn assert_idle(&self) {
+        let group = self.members[0].group();
+        assert_eq!(group.ownership(), Ownership::Idle);
+        assert!(matches!(group.attached(), Attached::Default(_)));
+        assert_eq!(self.process.pinned(), 0);
+    }
+}
+
+#[test]
+fn two_contexts_and_a_kernel_driver_want_one_group() {
+    explore("two contexts bind, and a kernel driver uses the neighbour (V38)", || {
+        let scene = Scene::new();
+        let binders = scene.members.clone().map(|member| {
+            thread::spawn(move || {
+                let bound = Context::new("vmm").bind(&member);
+                bound.is_ok()
+            })
+        });
+        let kernel = KernelUse::begin(&*scene.members[1], &"nic".into());
+        let used = kernel.is_ok();
+        drop(kernel);
+        let bound = binders.map(|binder| binder.join().unwrap());
+        assert!(used || bound.contains(&true), "somebody was first");
+        scene.assert_idle();
+    });
+}
+
+#[test]
+fn devices_of_one_group_attach_and_go() {
+    explore("two devices of a group attach to one address space, and go (F45, F67)", || {
+        let scene = Scene::new();
+        let context = Context::new("vmm");
+        let ioas = scene.ioas(&context);
+        let threads = scene.members.clone().map(|member| {
+            let context = context.clone();
+            thread::spawn(move || {
+                let bound = context.bind(&member).unwrap();
+                bound.attach(ioas).unwrap();
+                assert_eq!(member.group().attached(), Attached::Own);
+                bound.detach();
+            })
+        });
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        context.destroy(ioas).unwrap();
+        scene.assert_idle();
+    });
+}
+
+#[test]
+fn a_replace_meets_a_detach() {
+    explore("replace through one device, detach of the other (F50, F67)", || {
+        let scene = Scene::new();
+        let context = Context::new("vmm");
+        let [a, b] = [(); 2].map(|()| scene.ioas(&context));
+        let [one, two] = [0, 1].map(|device| {
+            let member: &Arc<Member> = &scene.members[device];
+            let bound = context.bind(member).unwrap();
+            bound.attach(a).unwrap();
+            bound
+        });
+        let leaver = thread::spawn(move || two.detach());
+        one.replace(b).unwrap();
+        leaver.join().unwrap();
+        assert_eq!(scene.members[0].group().attached(), Attached::Own);
+        context.destroy(a).unwrap();
+        one.detach();
+        context.destroy(b).unwrap();
+        drop(one);
+        scene.assert_idle();
+    });
+}
+
+#[test]
+fn an_address_space_is_destroyed_while_a_device_attaches() {
+    explore("destroy of an address space, and attach to it (F7)", || {
+        let scene = Scene::new();
+        let context = Context::new("vmm");
+        let ioas = scene.ioas(&context);
+        let bound = context.bind(&scene.members[0]).unwrap();
+        let same = context.clone();
+        let destroyer = thread::spawn(move || same.destroy(ioas).is_ok());
+        let attached = bound.attach(ioas).is_ok();
+        let destroyed = destroyer.join().unwrap();
+        assert!(!(attached && destroyed), "what is attached is in use");
+        drop(bound);
+        if !destroyed {
+            context.destroy(ioas).unwrap();
+        }
+        scene.assert_idle();
+    });
+}
+
+#[test]
+fn the_context_closes_while_devices_go() {
+    explore("close of the context, and of its devices (F10)", || {
+        let scene = Scene::new();
+        let context = Context::new("vmm");
+        let ioas = scene.ioas(&context);
+        let threads = scene.members.clone().map(|member| {
+            let bound = context.bind(&member).unwrap();
+            bound.attach(ioas).unwrap();
+            thread::spawn(move || drop(bound))
+        });
+        drop(context);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        scene.assert_idle();
+    });
+}
+
+#[test]
+fn two_maps_want_one_place() {
+    explore("two maps of one range, one attach (F25)", || {
+        let scene = Scene::new();
+        let context = Context::new("vmm");
+        let ioas = scene.ioas(&context);
+        let bound = context.bind(&scene.members[0]).unwrap();
+        let addr = scene.process.allocate(1, Access::ReadWrite).unwrap();
+        let mappers = [(); 2].map(|()| {
+            let (context, process) = (context.clone(), scene.process.clone());
+            thread::spawn(move || {
+                let place = Place::Fixed(Iova::new(0x5000));
+                let request = MapRequest { place, bytes: 0x1000, process, addr, access: Access::Read };
+                context.ioas_map(ioas, request).is_ok()
+            })
+        });
+        bound.attach(ioas).unwrap();
+        let mapped = mappers.map(|mapper| mapper.join().unwrap());
+        assert_ne!(mapped[0], mapped[1]);
+        assert_eq!(scene.process.pinned(), 2);
+        drop(bound);
+        context.destroy(ioas).unwrap();
+        scene.assert_idle();
+    });
+}
