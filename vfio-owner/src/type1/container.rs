@@ -311,10 +311,10 @@ impl ContainerIommu for Type1Container {
 
     fn map(&mut self, request: MapDma) -> Result<(), MapDmaError> {
         let range = self.requested(&request)?;
-        if let Some((existing, _)) = self.mappings.first_in(range) {
-            return Err(MapDmaError::Mapped { existing });
-        }
-        if self.mappings.len() >= self.config.dma_entry_limit as usize {
+        let full = self.mappings.len() >= self.config.dma_entry_limit as usize;
+        let place =
+            self.mappings.vacant(range).map_err(|overlap| MapDmaError::Mapped { existing: overlap.existing })?;
+        if full {
             return Err(MapDmaError::TooManyMappings);
         }
         if !self.allowed.is_empty() && !self.allowed.iter().any(|allowed| allowed.covers(range)) {
@@ -322,11 +322,19 @@ impl ContainerIommu for Type1Container {
         }
         let MapDma { process, addr, access, .. } = request;
         let domains = self.domains.iter().map(|shared| &*shared.domain);
-        let mapping = Mapping::establish(range, &process, addr, access, domains)?;
-        self.mappings.insert(range, mapping).map_err(|overlap| MapDmaError::Mapped { existing: overlap.existing })
+        place.insert(Mapping::establish(range, &process, addr, access, domains)?);
+        Ok(())
     }
 
     fn unmap(&mut self, what: Unmap) -> Result<u64, UnmapDmaError> {
+        // Mostly, what was mapped at once is unmapped at once.
+        if let Unmap::Range { iova, bytes } = what
+            && let range = self.span(iova, bytes)?
+            && self.mappings.first_in(range).is_some_and(|(mapping, _)| mapping == range)
+        {
+            self.remove(range);
+            return Ok(bytes);
+        }
         Ok(self.concerned(what)?.map_or(0, |range| self.remove_all(range)))
     }
 

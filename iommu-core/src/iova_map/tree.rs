@@ -1,0 +1,496 @@
+//! The tree: leaves with ranges and values, inner nodes with what is below.
+//!
+//! Both kinds live in vectors and name each other by index. Every node but the root has at least one entry; a node that
+//! runs low is merged with its neighbour if both fill at most three quarters of one. So after any life, two neighbours
+//! together fill more than three quarters of a node, and depth and memory follow the number of ranges.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "indices into a node are below its length, which is at most WIDTH; node numbers come from the tree itself"
+)]
+
+use alloc::vec::Vec;
+
+use slab::Slab;
+
+use crate::address::{Iova, IovaRange};
+
+/// Entries of a node at most.
+const WIDTH: usize = 64;
+/// A node with fewer entries looks for a neighbour to merge with.
+const LOW: usize = WIDTH / 4;
+/// Two nodes with so many entries together, or fewer, are merged.
+const MERGED: usize = WIDTH * 3 / 4;
+
+/// What a parent knows of a subtree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Span {
+    pub(super) first: u64,
+    pub(super) last: u64,
+    /// Bytes of the largest hole between two ranges of the subtree.
+    pub(super) gap: u64,
+}
+
+/// Spans side by side, so that a search reads one array. `N` entries, of which the first `len` count.
+#[derive(Debug, Clone)]
+pub(super) struct Spans {
+    pub(super) len: usize,
+    pub(super) firsts: [u64; WIDTH],
+    pub(super) lasts: [u64; WIDTH],
+}
+
+#[derive(Debug)]
+struct Leaf {
+    spans: Spans,
+    /// Keys of the values, which stay where they are: what is moved about in a node is small, whatever a value is.
+    values: [u32; WIDTH],
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) spans: Spans,
+    pub(super) gaps: [u64; WIDTH],
+    pub(super) children: [u32; WIDTH],
+}
+
+#[derive(Debug)]
+pub(super) struct Tree<V> {
+    leaves: Vec<Leaf>,
+    values: Slab<V>,
+    inners: Vec<Inner>,
+    free_leaves: Vec<u32>,
+    free_inners: Vec<u32>,
+    pub(super) root: u32,
+    /// How many levels of inner nodes are above the leaves.
+    pub(super) height: usize,
+}
+
+impl Spans {
+    const EMPTY: Self = Self { len: 0, firsts: [0; WIDTH], lasts: [0; WIDTH] };
+
+    /// The first entry that ends at `key` or behind; `len` if none does.
+    #[inline]
+    pub(super) fn ending_from(&self, key: u64) -> usize {
+        self.lasts[..self.len].partition_point(|last| *last < key)
+    }
+
+    /// Bytes between each entry and the next.
+    fn holes(&self) -> impl Iterator<Item = u64> {
+        let nexts = self.firsts[..self.len].iter().skip(1);
+        nexts.zip(&self.lasts[..self.len]).map(|(next, last)| next.wrapping_sub(*last).wrapping_sub(1))
+    }
+
+    fn open(&mut self, place: usize, first: u64, last: u64) {
+        self.firsts.copy_within(place..self.len, place + 1);
+        self.lasts.copy_within(place..self.len, place + 1);
+        self.firsts[place] = first;
+        self.lasts[place] = last;
+        self.len += 1;
+    }
+
+    fn close(&mut self, place: usize) {
+        self.firsts.copy_within(place + 1..self.len, place);
+        self.lasts.copy_within(place + 1..self.len, place);
+        self.len -= 1;
+    }
+
+    /// Moves the entries from `from` on to the end of `other`.
+    fn move_to(&mut self, from: usize, other: &mut Self) {
+        let count = self.len - from;
+        other.firsts[other.len..other.len + count].copy_from_slice(&self.firsts[from..self.len]);
+        other.lasts[other.len..other.len + count].copy_from_slice(&self.lasts[from..self.len]);
+        other.len += count;
+        self.len = from;
+    }
+}
+
+impl Leaf {
+    fn new() -> Self {
+        Self { spans: Spans::EMPTY, values: [0; WIDTH] }
+    }
+
+    fn span(&self) -> Span {
+        let spans = &self.spans;
+        let gap = spans.holes().max().unwrap_or(0);
+        Span { first: spans.firsts[0], last: spans.lasts[spans.len.saturating_sub(1)], gap }
+    }
+
+    fn move_to(&mut self, from: usize, other: &mut Self) {
+        let (to, count) = (other.spans.len, self.spans.len - from);
+        other.values[to..to + count].copy_from_slice(&self.values[from..from + count]);
+        self.spans.move_to(from, &mut other.spans);
+    }
+}
+
+impl Inner {
+    fn new() -> Self {
+        Self { spans: Spans::EMPTY, gaps: [0; WIDTH], children: [0; WIDTH] }
+    }
+
+    fn span(&self) -> Span {
+        let spans = &self.spans;
+        let inside = self.gaps[..spans.len].iter().copied().max();
+        let gap = inside.max(spans.holes().max()).unwrap_or(0);
+        Span { first: spans.firsts[0], last: spans.lasts[spans.len.saturating_sub(1)], gap }
+    }
+
+    fn known(&self, place: usize) -> Span {
+        Span { first: self.spans.firsts[place], last: self.spans.lasts[place], gap: self.gaps[place] }
+    }
+
+    fn know(&mut self, place: usize, span: Span) {
+        self.spans.firsts[place] = span.first;
+        self.spans.lasts[place] = span.last;
+        self.gaps[place] = span.gap;
+    }
+
+    fn open(&mut self, place: usize, span: Span, child: u32) {
+        let len = self.spans.len;
+        self.gaps.copy_within(place..len, place + 1);
+        self.children.copy_within(place..len, place + 1);
+        self.spans.open(place, span.first, span.last);
+        self.gaps[place] = span.gap;
+        self.children[place] = child;
+    }
+
+    fn close(&mut self, place: usize) {
+        let len = self.spans.len;
+        self.gaps.copy_within(place + 1..len, place);
+        self.children.copy_within(place + 1..len, place);
+        self.spans.close(place);
+    }
+
+    fn move_to(&mut self, from: usize, other: &mut Self) {
+        let (to, count) = (other.spans.len, self.spans.len - from);
+        other.gaps[to..to + count].copy_from_slice(&self.gaps[from..from + count]);
+        other.children[to..to + count].copy_from_slice(&self.children[from..from + count]);
+        self.spans.move_to(from, &mut other.spans);
+    }
+}
+
+/// A node after something was added below it.
+struct Grown {
+    /// `None` if it is what the parent knows.
+    span: Option<Span>,
+    /// Its new right neighbour.
+    split: Option<(Span, u32)>,
+}
+
+/// Whether a node may have become another one to its parent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Again,
+    Away,
+}
+
+impl<V> Tree<V> {
+    pub(super) const fn new() -> Self {
+        Self {
+            leaves: Vec::new(),
+            values: Slab::new(),
+            inners: Vec::new(),
+            free_leaves: Vec::new(),
+            free_inners: Vec::new(),
+            root: 0,
+            height: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    pub(super) fn inner(&self, node: u32) -> &Inner {
+        &self.inners[node as usize]
+    }
+
+    pub(super) fn leaf_spans(&self, node: u32) -> &Spans {
+        &self.leaves[node as usize].spans
+    }
+
+    /// The leaf and the place in it of the lowest range that ends at `key` or behind.
+    #[inline]
+    fn find(&self, key: u64) -> Option<(usize, usize)> {
+        if self.len() == 0 {
+            return None;
+        }
+        let mut node = self.root;
+        for _ in 0..self.height {
+            let inner = self.inner(node);
+            let place = inner.spans.ending_from(key);
+            if place == inner.spans.len {
+                return None;
+            }
+            node = inner.children[place];
+        }
+        let spans = self.leaf_spans(node);
+        let place = spans.ending_from(key);
+        (place < spans.len).then_some((node as usize, place))
+    }
+
+    #[inline]
+    pub(super) fn ending_from(&self, key: Iova) -> Option<(IovaRange, &V)> {
+        let (leaf, place) = self.find(key.get())?;
+        let Leaf { spans, values } = &self.leaves[leaf];
+        let range = IovaRange::new(Iova::new(spans.firsts[place]), Iova::new(spans.lasts[place]))?;
+        Some((range, self.values.get(values[place] as usize)?))
+    }
+
+    pub(super) fn ending_from_mut(&mut self, key: Iova) -> Option<(IovaRange, &mut V)> {
+        let (leaf, place) = self.find(key.get())?;
+        let Leaf { spans, values } = &self.leaves[leaf];
+        let range = IovaRange::new(Iova::new(spans.firsts[place]), Iova::new(spans.lasts[place]))?;
+        Some((range, self.values.get_mut(values[place] as usize)?))
+    }
+
+    fn new_leaf(&mut self) -> u32 {
+        self.free_leaves.pop().unwrap_or_else(|| {
+            self.leaves.push(Leaf::new());
+            index(self.leaves.len() - 1)
+        })
+    }
+
+    fn new_inner(&mut self) -> u32 {
+        self.free_inners.pop().unwrap_or_else(|| {
+            self.inners.push(Inner::new());
+            index(self.inners.len() - 1)
+        })
+    }
+
+    /// Adds a range that overlaps none.
+    pub(super) fn insert(&mut self, range: IovaRange, value: V) {
+        if self.len() == 0 {
+            self.root = self.new_leaf();
+            self.height = 0;
+        }
+        let value = index(self.values.insert(value));
+        let old_root = self.root;
+        let grown = self.insert_below(old_root, self.height, range, value);
+        if let Some((right, node)) = grown.split {
+            let root = self.new_inner();
+            let inner = &mut self.inners[root as usize];
+            let span = grown.span.unwrap_or(right);
+            inner.open(0, span, old_root);
+            inner.open(1, right, node);
+            self.root = root;
+            self.height += 1;
+        }
+    }
+
+    fn insert_below(&mut self, node: u32, level: usize, range: IovaRange, value: u32) -> Grown {
+        if level == 0 {
+            return self.insert_in_leaf(node, range, value);
+        }
+        let inner = self.inner(node);
+        // Behind all of them, it goes into the last.
+        let place = inner.spans.ending_from(range.first().get()).min(inner.spans.len - 1);
+        let grown = self.insert_below(inner.children[place], level - 1, range, value);
+        let inner = &mut self.inners[node as usize];
+        let changed = grown.span.filter(|span| *span != inner.known(place));
+        if let Some(span) = changed {
+            inner.know(place, span);
+        }
+        let Some((right, child)) = grown.split else {
+            return Grown { span: changed.map(|_| inner.span()), split: None };
+        };
+        if inner.spans.len < WIDTH {
+            inner.open(place + 1, right, child);
+            return Grown { span: Some(inner.span()), split: None };
+        }
+        let new = self.new_inner();
+        let (left, upper) = two(&mut self.inners, node, new);
+        left.move_to(WIDTH / 2, upper);
+        let (target, at) =
+            if place < WIDTH / 2 { (&mut *left, place + 1) } else { (&mut *upper, place + 1 - WIDTH / 2) };
+        target.open(at, right, child);
+        Grown { span: Some(left.span()), split: Some((upper.span(), new)) }
+    }
+
+    fn insert_in_leaf(&mut self, node: u32, range: IovaRange, value: u32) -> Grown {
+        let leaf = &mut self.leaves[node as usize];
+        let place = leaf.spans.ending_from(range.first().get());
+        if leaf.spans.len < WIDTH {
+            put(leaf, place, range, value);
+            return Grown { span: Some(leaf.span()), split: None };
+        }
+        let new = self.new_leaf();
+        let (left, upper) = two(&mut self.leaves, node, new);
+        // Ranges that come in ascending order leave full leaves behind.
+        let kept = if place == WIDTH { WIDTH - 1 } else { WIDTH / 2 };
+        left.move_to(kept, upper);
+        let (target, at) = if place <= kept { (&mut *left, place) } else { (&mut *upper, place - kept) };
+        put(target, at, range, value);
+        Grown { span: Some(left.span()), split: Some((upper.span(), new)) }
+    }
+
+    /// Takes the range that begins at `first` out.
+    pub(super) fn remove(&mut self, first: Iova) -> Option<(IovaRange, V)> {
+        if self.len() == 0 {
+            return None;
+        }
+        let taken = self.remove_below(self.root, self.height, first.get()).0;
+        while self.height > 0 && self.inner(self.root).spans.len == 1 {
+            let old = self.root;
+            self.root = self.inner(old).children[0];
+            self.free_inner(old);
+            self.height -= 1;
+        }
+        let (range, value) = taken?;
+        let value = self.values.try_remove(value as usize)?;
+        if self.len() == 0 {
+            self.free_leaf(self.root);
+        }
+        Some((range, value))
+    }
+
+    /// What was taken out below a node, and whether the parent must look at the node again.
+    fn remove_below(&mut self, node: u32, level: usize, first: u64) -> (Option<(IovaRange, u32)>, Look) {
+        if level == 0 {
+            let leaf = &mut self.leaves[node as usize];
+            let place = leaf.spans.ending_from(first);
+            if place == leaf.spans.len || leaf.spans.firsts[place] != first {
+                return (None, Look::Away);
+            }
+            let range = IovaRange::new(Iova::new(first), Iova::new(leaf.spans.lasts[place]));
+            let value = leaf.values[place];
+            leaf.values.copy_within(place + 1..leaf.spans.len, place);
+            leaf.spans.close(place);
+            return (range.map(|range| (range, value)), Look::Again);
+        }
+        let place = self.inner(node).spans.ending_from(first);
+        if place == self.inner(node).spans.len {
+            return (None, Look::Away);
+        }
+        let child = self.inner(node).children[place];
+        let (taken, look) = self.remove_below(child, level - 1, first);
+        if look == Look::Away {
+            return (taken, look);
+        }
+        let left = self.count(child, level - 1);
+        let mut look = Look::Away;
+        if left > 0 {
+            let span = self.span(child, level - 1);
+            let inner = &mut self.inners[node as usize];
+            if inner.known(place) != span {
+                inner.know(place, span);
+                look = Look::Again;
+            }
+        }
+        if left < LOW {
+            self.tidy(node, place, level - 1, left);
+            look = Look::Again;
+        }
+        (taken, look)
+    }
+
+    fn count(&self, node: u32, level: usize) -> usize {
+        if level == 0 { self.leaf_spans(node).len } else { self.inner(node).spans.len }
+    }
+
+    fn span(&self, node: u32, level: usize) -> Span {
+        if level == 0 { self.leaves[node as usize].span() } else { self.inner(node).span() }
+    }
+
+    /// Frees a child without entries, or merges one that runs low with a neighbour.
+    fn tidy(&mut self, node: u32, place: usize, level: usize, left: usize) {
+        let inner = self.inner(node);
+        let child = inner.children[place];
+        if left == 0 {
+            self.inners[node as usize].close(place);
+            self.free(child, level);
+            return;
+        }
+        let fits = |other: usize| left + self.count(inner.children[other], level) <= MERGED;
+        let first = if place + 1 < inner.spans.len && fits(place + 1) {
+            place
+        } else if place > 0 && fits(place - 1) {
+            place - 1
+        } else {
+            return;
+        };
+        let (into, from) = (inner.children[first], inner.children[first + 1]);
+        if level == 0 {
+            let (into, from) = two(&mut self.leaves, into, from);
+            from.move_to(0, into);
+        } else {
+            let (into, from) = two(&mut self.inners, into, from);
+            from.move_to(0, into);
+        }
+        self.free(from, level);
+        let span = self.span(into, level);
+        let inner = &mut self.inners[node as usize];
+        inner.close(first + 1);
+        inner.know(first, span);
+    }
+
+    fn free(&mut self, node: u32, level: usize) {
+        if level == 0 { self.free_leaf(node) } else { self.free_inner(node) }
+    }
+
+    fn free_leaf(&mut self, node: u32) {
+        self.leaves[node as usize].spans.len = 0;
+        self.free_leaves.push(node);
+    }
+
+    fn free_inner(&mut self, node: u32) {
+        self.inners[node as usize].spans.len = 0;
+        self.free_inners.push(node);
+    }
+
+    /// Whether every node knows the truth of what is below.
+    #[cfg(all(test, not(shuttle)))]
+    pub(super) fn check(&self) {
+        let nodes = if self.len() == 0 { (0, 0, 0) } else { self.check_below(self.root, self.height) };
+        assert_eq!(nodes.2, self.len());
+        assert_eq!(nodes.0 + self.free_leaves.len(), self.leaves.len(), "no leaf is lost");
+        assert_eq!(nodes.1 + self.free_inners.len(), self.inners.len(), "no node is lost");
+    }
+
+    /// How many leaves, inner nodes and ranges there are.
+    #[cfg(all(test, not(shuttle)))]
+    fn check_below(&self, node: u32, level: usize) -> (usize, usize, usize) {
+        let spans = if level == 0 { self.leaf_spans(node) } else { &self.inner(node).spans };
+        assert!(spans.len > 0 && spans.len <= WIDTH);
+        for place in 0..spans.len {
+            assert!(spans.firsts[place] <= spans.lasts[place]);
+            assert!(place == 0 || spans.lasts[place - 1] < spans.firsts[place]);
+        }
+        if level == 0 {
+            let values = &self.leaves[node as usize].values;
+            assert!(values.iter().take(spans.len).all(|value| self.values.contains(*value as usize)));
+            return (1, 0, spans.len);
+        }
+        let inner = self.inner(node);
+        let mut sum = (0, 1, 0);
+        for place in 0..spans.len {
+            let child = inner.children[place];
+            assert_eq!(inner.known(place), self.span(child, level - 1));
+            let below = self.check_below(child, level - 1);
+            sum = (sum.0 + below.0, sum.1 + below.1, sum.2 + below.2);
+        }
+        sum
+    }
+}
+
+/// The number of a node. Four thousand million of them are more than any memory holds.
+fn index(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// Two different nodes of one kind.
+fn two<T>(nodes: &mut [T], one: u32, other: u32) -> (&mut T, &mut T) {
+    let (one, other) = (one as usize, other as usize);
+    if one < other {
+        let (lower, upper) = nodes.split_at_mut(other);
+        (&mut lower[one], &mut upper[0])
+    } else {
+        let (lower, upper) = nodes.split_at_mut(one);
+        (&mut upper[0], &mut lower[other])
+    }
+}
+
+fn put(leaf: &mut Leaf, place: usize, range: IovaRange, value: u32) {
+    let len = leaf.spans.len;
+    leaf.spans.open(place, range.first().get(), range.last().get());
+    leaf.values.copy_within(place..len, place + 1);
+    leaf.values[place] = value;
+}
