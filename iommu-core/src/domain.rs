@@ -6,7 +6,11 @@ use alloc::sync::Arc;
 use device_model::Errno;
 
 use crate::address::{Access, Geometry, Iova, PhysAddr};
-use crate::hardware::{DomainKind, Endpoint, HardwareDomain, HardwareError, IommuDriver};
+use crate::hardware::{
+    DirtyRead, DirtyTracking, DomainKind, Endpoint, HardwareDomain, HardwareError, IommuDriver, PagingFeatures,
+    UserData,
+};
+use crate::member::Member;
 
 /// A set of translations that devices can be attached to.
 #[derive(Debug)]
@@ -14,6 +18,8 @@ pub struct Domain {
     kind: DomainKind,
     iommu: Arc<dyn IommuDriver>,
     hardware: Box<dyn HardwareDomain>,
+    /// What a nested domain leads into; dropped after it.
+    parent: Option<Arc<Self>>,
 }
 
 impl Domain {
@@ -23,7 +29,7 @@ impl Domain {
         representative: &Endpoint,
     ) -> Result<Arc<Self>, HardwareError> {
         let hardware = iommu.allocate(kind, representative)?;
-        Ok(Arc::new(Self { kind, iommu: iommu.clone(), hardware }))
+        Ok(Arc::new(Self { kind, iommu: iommu.clone(), hardware, parent: None }))
     }
 
     /// The blocking domain: a driver without one gets an empty paging domain in its place (It4.2).
@@ -34,7 +40,83 @@ impl Domain {
         let hardware = iommu
             .allocate(DomainKind::Blocking, representative)
             .or_else(|_| iommu.allocate(DomainKind::Paging, representative))?;
-        Ok(Arc::new(Self { kind: DomainKind::Blocking, iommu: iommu.clone(), hardware }))
+        Ok(Arc::new(Self { kind: DomainKind::Blocking, iommu: iommu.clone(), hardware, parent: None }))
+    }
+
+    /// A paging domain that can do more, or that user space describes.
+    pub(crate) fn allocate_for_user(
+        iommu: &Arc<dyn IommuDriver>,
+        features: PagingFeatures,
+        data: Option<UserData<'_>>,
+        representative: &Endpoint,
+    ) -> Result<Arc<Self>, HardwareError> {
+        if features.is_plain() && data.is_none() {
+            return Self::allocate(DomainKind::Paging, iommu, representative);
+        }
+        let hardware = iommu.allocate_for_user(features, data, representative)?;
+        Ok(Arc::new(Self { kind: DomainKind::Paging, iommu: iommu.clone(), hardware, parent: None }))
+    }
+
+    /// A domain of `device`'s IOMMU with page tables of user space, nested on this one, which lives as long (Ft11.13).
+    /// Takes the group lock.
+    ///
+    /// # Errors
+    /// `EINVAL` when this is no paging domain, or one of another IOMMU than the device's; else the driver's.
+    pub fn nest(self: &Arc<Self>, device: &Member, data: UserData<'_>) -> Result<Arc<Self>, HardwareError> {
+        let served = device.iommu().is_some_and(|iommu| Arc::ptr_eq(&iommu, &self.iommu));
+        if self.kind != DomainKind::Paging || !served {
+            return Err(HardwareError::new(Errno::EINVAL, "the parent is no paging domain of the device's IOMMU"));
+        }
+        let hardware = self.hardware.nest(data, device.endpoint())?;
+        let parent = Some(self.clone());
+        Ok(Arc::new(Self { kind: DomainKind::Nested, iommu: self.iommu.clone(), hardware, parent }))
+    }
+
+    /// What a nested domain leads into.
+    pub fn parent(&self) -> Option<&Arc<Self>> {
+        self.parent.as_ref()
+    }
+
+    /// As [`HardwareDomain::enforce_coherency`].
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn enforce_coherency(&self) -> Result<(), HardwareError> {
+        self.hardware.enforce_coherency()
+    }
+
+    /// Begins or ends to note which pages are written. It begins with no page noted (F57).
+    ///
+    /// # Errors
+    /// The driver's; `EOPNOTSUPP` when it cannot.
+    pub fn set_dirty_tracking(&self, tracking: DirtyTracking) -> Result<(), HardwareError> {
+        if let (DirtyTracking::On, Some(geometry)) = (tracking, self.geometry()) {
+            let all = geometry.last.get().saturating_sub(geometry.first.get()).saturating_add(1);
+            self.hardware.read_dirty(geometry.first, all, DirtyRead::Clear, &mut |_, _| {})?;
+        }
+        self.hardware.set_dirty_tracking(tracking)
+    }
+
+    /// As [`HardwareDomain::read_dirty`].
+    ///
+    /// # Errors
+    /// The driver's; `EOPNOTSUPP` when it cannot.
+    pub fn read_dirty(
+        &self,
+        iova: Iova,
+        size: u64,
+        read: DirtyRead,
+        mut dirty: impl FnMut(Iova, u64),
+    ) -> Result<(), HardwareError> {
+        self.hardware.read_dirty(iova, size, read, &mut dirty)
+    }
+
+    /// As [`HardwareDomain::invalidate`], for a nested domain.
+    ///
+    /// # Errors
+    /// The driver's; `EOPNOTSUPP` when the domain is not nested.
+    pub fn invalidate(&self, entry: UserData<'_>) -> Result<(), HardwareError> {
+        self.hardware.invalidate(entry)
     }
 
     /// What the domain is for.

@@ -8,11 +8,14 @@ use device_model::Errno;
 use device_model::sync::{Arc, Mutex};
 
 use crate::address::{Access, Geometry, Iova, PhysAddr};
-use crate::hardware::{DomainKind, Endpoint, EndpointProperties, HardwareDomain, HardwareError, IommuDriver};
+use crate::hardware::{
+    Description, DirtyRead, DirtyTracking, DomainKind, Endpoint, EndpointProperties, HardwareDomain, HardwareError,
+    IommuDriver, PageAnswer, PageRequestSink, PagingFeatures, UserData,
+};
 
 /// Wraps an IOMMU and makes calls of it fail before they reach it, so that every way back can be tested.
 ///
-/// Calls that can fail are counted: probe, allocate, attach, attach of a PASID, and map. One that is made to fail never
+/// Calls that can fail are counted, but for the description and what is read or invalidated. One that is made to fail never
 /// reaches the IOMMU below, so it has no effect; all others, and the calls that cannot fail, go through unchanged.
 #[derive(Debug)]
 pub struct FailingIommu {
@@ -33,6 +36,12 @@ pub enum Operation {
     AttachPasid(DomainKind),
     /// [`HardwareDomain::map`].
     Map,
+    /// [`HardwareDomain::enforce_coherency`].
+    EnforceCoherency,
+    /// [`HardwareDomain::set_dirty_tracking`].
+    SetDirtyTracking,
+    /// [`IommuDriver::enable_page_requests`].
+    EnablePageRequests,
 }
 
 /// A call that was made to fail.
@@ -139,6 +148,35 @@ impl IommuDriver for FailingIommu {
         Ok(Box::new(FailingDomain { inner, kind, plan: self.plan.clone() }))
     }
 
+    fn allocate_for_user(
+        &self,
+        features: PagingFeatures,
+        data: Option<UserData<'_>>,
+        dev: &Endpoint,
+    ) -> Result<Box<dyn HardwareDomain>, HardwareError> {
+        let kind = DomainKind::Paging;
+        self.plan.admit(Operation::Allocate(kind), Some(dev))?;
+        let inner = self.inner.allocate_for_user(features, data, dev)?;
+        Ok(Box::new(FailingDomain { inner, kind, plan: self.plan.clone() }))
+    }
+
+    fn describe(&self, dev: &Endpoint) -> Result<Description, HardwareError> {
+        self.inner.describe(dev)
+    }
+
+    fn enable_page_requests(&self, dev: &Endpoint, sink: Arc<dyn PageRequestSink>) -> Result<(), HardwareError> {
+        self.plan.admit(Operation::EnablePageRequests, Some(dev))?;
+        self.inner.enable_page_requests(dev, sink)
+    }
+
+    fn disable_page_requests(&self, dev: &Endpoint) {
+        self.inner.disable_page_requests(dev);
+    }
+
+    fn answer_page_request(&self, dev: &Endpoint, pasid: Option<u32>, index: u32, answer: PageAnswer) {
+        self.inner.answer_page_request(dev, pasid, index, answer);
+    }
+
     fn block(&self, dev: &Endpoint) {
         self.inner.block(dev);
     }
@@ -181,6 +219,37 @@ impl HardwareDomain for FailingDomain {
 
     fn translate(&self, iova: Iova) -> Option<PhysAddr> {
         self.inner.translate(iova)
+    }
+
+    fn enforce_coherency(&self) -> Result<(), HardwareError> {
+        self.plan.admit(Operation::EnforceCoherency, None)?;
+        self.inner.enforce_coherency()
+    }
+
+    fn set_dirty_tracking(&self, tracking: DirtyTracking) -> Result<(), HardwareError> {
+        self.plan.admit(Operation::SetDirtyTracking, None)?;
+        self.inner.set_dirty_tracking(tracking)
+    }
+
+    fn read_dirty(
+        &self,
+        iova: Iova,
+        size: u64,
+        read: DirtyRead,
+        dirty: &mut dyn FnMut(Iova, u64),
+    ) -> Result<(), HardwareError> {
+        self.inner.read_dirty(iova, size, read, dirty)
+    }
+
+    fn nest(&self, data: UserData<'_>, dev: &Endpoint) -> Result<Box<dyn HardwareDomain>, HardwareError> {
+        let kind = DomainKind::Nested;
+        self.plan.admit(Operation::Allocate(kind), Some(dev))?;
+        let inner = self.inner.nest(data, dev)?;
+        Ok(Box::new(FailingDomain { inner, kind, plan: self.plan.clone() }))
+    }
+
+    fn invalidate(&self, entry: UserData<'_>) -> Result<(), HardwareError> {
+        self.inner.invalidate(entry)
     }
 }
 

@@ -11,7 +11,7 @@ use slab::Slab;
 use crate::domain::Domain;
 use crate::error::{InTheWay, SwitchError};
 use crate::hardware::{
-    Capabilities, DefaultDomainType, DomainKind, Endpoint, EndpointProperties, HardwareError, IommuDriver,
+    Capabilities, DefaultDomainType, Endpoint, EndpointProperties, HardwareError, IommuDriver, PagingFeatures, UserData,
 };
 use crate::observer::{Observer, Transition};
 use crate::ownership::{Owner, Ownership};
@@ -234,13 +234,25 @@ impl Group {
     /// # Errors
     /// The group is empty (`ENODEV`), or the IOMMU driver refuses.
     pub fn allocate_paging(&self) -> Result<Arc<Domain>, HardwareError> {
+        self.allocate_for_user(PagingFeatures::default(), None)
+    }
+
+    /// As [`allocate_paging`](Self::allocate_paging), a domain that can do more, or that user space describes.
+    ///
+    /// # Errors
+    /// As there; `EOPNOTSUPP` when the driver cannot.
+    pub fn allocate_for_user(
+        &self,
+        features: PagingFeatures,
+        data: Option<UserData<'_>>,
+    ) -> Result<Arc<Domain>, HardwareError> {
         let state = self.lock();
         let (_, first) = state
             .members
             .iter()
             .next()
             .ok_or_else(|| HardwareError::new(device_model::Errno::ENODEV, "the group is empty"))?;
-        Domain::allocate(DomainKind::Paging, &first.iommu, &first.endpoint)
+        Domain::allocate_for_user(&first.iommu, features, data, &first.endpoint)
     }
 
     /// What to compare with once the state has changed; nothing when nobody listens.

@@ -11,6 +11,12 @@ use core::fmt;
 
 use device_model::{DeviceId, Errno};
 
+mod user;
+
+pub use self::user::{
+    Description, DirtyRead, DirtySupport, DirtyTracking, Nesting, PageAnswer, PageRequest, PageRequestSink,
+    PagingFeatures, UserData, WantedPage,
+};
 use crate::address::{Access, Geometry, Iova, PhysAddr};
 use crate::reserved::ReservedRegion;
 
@@ -54,6 +60,8 @@ pub enum DomainKind {
     DmaLazy,
     /// Mapped by whoever attached it.
     Paging,
+    /// Page tables of user space, whose output a paging domain translates once more.
+    Nested,
 }
 
 impl DomainKind {
@@ -65,6 +73,7 @@ impl DomainKind {
             Self::Dma => "DMA",
             Self::DmaLazy => "DMA-FQ",
             Self::Paging => "unmanaged",
+            Self::Nested => "nested",
         }
     }
 
@@ -129,6 +138,10 @@ impl Capabilities {
     pub const ENFORCED_COHERENCY: Self = Self(1 << 2);
     /// A domain can tell which pages were written (F57).
     pub const DIRTY_TRACKING: Self = Self(1 << 3);
+    /// Domains can be nested on a paging domain (Ft11.12).
+    pub const NESTING: Self = Self(1 << 4);
+    /// The device can ask for pages that are not mapped (F64).
+    pub const PAGE_REQUESTS: Self = Self(1 << 5);
 
     /// Whether all of `wanted` is there.
     pub const fn has(self, wanted: Self) -> bool {
@@ -161,6 +174,8 @@ impl fmt::Debug for Capabilities {
             (Self::MSI_ISOLATION, "MSI_ISOLATION"),
             (Self::ENFORCED_COHERENCY, "ENFORCED_COHERENCY"),
             (Self::DIRTY_TRACKING, "DIRTY_TRACKING"),
+            (Self::NESTING, "NESTING"),
+            (Self::PAGE_REQUESTS, "PAGE_REQUESTS"),
         ];
         f.debug_set().entries(names.iter().filter(|(one, _)| self.has(*one)).map(|(_, name)| name)).finish()
     }
@@ -186,6 +201,48 @@ pub trait IommuDriver: Send + Sync + fmt::Debug {
     /// # Errors
     /// No memory, or `EOPNOTSUPP`: the driver has no such domain.
     fn allocate(&self, kind: DomainKind, dev: &Endpoint) -> Result<Box<dyn HardwareDomain>, HardwareError>;
+
+    /// As [`allocate`](Self::allocate) of a [`DomainKind::Paging`] domain that can do more, or that user space describes.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` unless the driver says otherwise (Ft11.6).
+    fn allocate_for_user(
+        &self,
+        features: PagingFeatures,
+        data: Option<UserData<'_>>,
+        dev: &Endpoint,
+    ) -> Result<Box<dyn HardwareDomain>, HardwareError> {
+        let _ = (features, data, dev);
+        Err(HardwareError::new(Errno::EOPNOTSUPP, "the IOMMU driver makes plain paging domains only"))
+    }
+
+    /// What user space may know of the IOMMU of `dev`; by default nothing.
+    ///
+    /// # Errors
+    /// The hardware did not say.
+    fn describe(&self, dev: &Endpoint) -> Result<Description, HardwareError> {
+        let _ = dev;
+        Ok(Description::default())
+    }
+
+    /// From now on page requests of `dev` go to `sink`, which replaces the one before.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` unless the driver says otherwise.
+    fn enable_page_requests(&self, dev: &Endpoint, sink: Arc<dyn PageRequestSink>) -> Result<(), HardwareError> {
+        let _ = (dev, sink);
+        Err(HardwareError::new(Errno::EOPNOTSUPP, "the IOMMU driver delivers no page requests"))
+    }
+
+    /// Page requests of `dev` are answered [`PageAnswer::Invalid`] from now on; cannot fail.
+    fn disable_page_requests(&self, dev: &Endpoint) {
+        let _ = dev;
+    }
+
+    /// Answers the request that `dev` made with this number; cannot fail.
+    fn answer_page_request(&self, dev: &Endpoint, pasid: Option<u32>, index: u32, answer: PageAnswer) {
+        let _ = (dev, pasid, index, answer);
+    }
 
     /// Stops all DMA of `dev`, whatever it is attached to: the way out when attaching the blocking domain fails too.
     /// Must succeed, by clearing the bus-master bit if by nothing better.
@@ -241,5 +298,57 @@ pub trait HardwareDomain: Send + Sync + fmt::Debug {
     fn translate(&self, iova: Iova) -> Option<PhysAddr> {
         let _ = iova;
         None
+    }
+
+    /// From now on devices cannot bypass CPU caches through this domain, in what is mapped later as well.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` unless the driver says otherwise.
+    fn enforce_coherency(&self) -> Result<(), HardwareError> {
+        Err(HardwareError::new(Errno::EOPNOTSUPP, "the domain cannot enforce coherency"))
+    }
+
+    /// Begins or ends to note which pages are written.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` unless the driver says otherwise.
+    fn set_dirty_tracking(&self, tracking: DirtyTracking) -> Result<(), HardwareError> {
+        let _ = tracking;
+        Err(HardwareError::new(Errno::EOPNOTSUPP, "the domain does not track dirty pages"))
+    }
+
+    /// Calls `dirty` with each page of a range that was written, as address and size, ascending. A page may stick out of
+    /// the range. Holes are passed over.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` unless the driver says otherwise.
+    fn read_dirty(
+        &self,
+        iova: Iova,
+        size: u64,
+        read: DirtyRead,
+        dirty: &mut dyn FnMut(Iova, u64),
+    ) -> Result<(), HardwareError> {
+        let _ = (iova, size, read, dirty);
+        Err(HardwareError::new(Errno::EOPNOTSUPP, "the domain does not track dirty pages"))
+    }
+
+    /// A [`DomainKind::Nested`] domain, whose output this one translates; it is not dropped before.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` unless the driver says otherwise; `EINVAL` for data that it does not understand, or when this domain
+    /// was not made to be a parent.
+    fn nest(&self, data: UserData<'_>, dev: &Endpoint) -> Result<Box<dyn HardwareDomain>, HardwareError> {
+        let _ = (data, dev);
+        Err(HardwareError::new(Errno::EOPNOTSUPP, "the IOMMU driver does not nest domains"))
+    }
+
+    /// Forgets what it has cached of the page tables of user space, as one entry of an array from user space says.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` unless the driver says otherwise; `EINVAL` for an entry that it does not understand.
+    fn invalidate(&self, entry: UserData<'_>) -> Result<(), HardwareError> {
+        let _ = entry;
+        Err(HardwareError::new(Errno::EOPNOTSUPP, "the domain caches nothing of user space"))
     }
 }

@@ -4,11 +4,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use device_model::DeviceId;
+use device_model::{DeviceId, Errno};
 use slab::Slab;
 
+use crate::claim::Claim;
 use crate::group::{Group, Record};
-use crate::hardware::{Capabilities, Endpoint};
+use crate::hardware::{Capabilities, Description, Endpoint, HardwareError, IommuDriver, PageAnswer, PageRequestSink};
 use crate::reserved::ReservedRegion;
 
 /// A device as a member of its group: what kernel use and device claims begin from.
@@ -65,6 +66,49 @@ impl Member {
     pub fn reserved_regions(&self) -> Vec<ReservedRegion> {
         let mut state = self.group.lock();
         self.record(&mut state.members).map(|record| record.properties.reserved.clone()).unwrap_or_default()
+    }
+
+    /// The IOMMU that serves it; `None` once it was removed.
+    pub fn iommu(&self) -> Option<Arc<dyn IommuDriver>> {
+        let mut state = self.group.lock();
+        self.record(&mut state.members).map(|record| record.iommu.clone())
+    }
+
+    fn served(&self) -> Result<Arc<dyn IommuDriver>, HardwareError> {
+        self.iommu().ok_or_else(|| HardwareError::new(Errno::ENODEV, "the device was removed"))
+    }
+
+    /// What user space may know of its IOMMU.
+    ///
+    /// # Errors
+    /// The driver's; `ENODEV` once it was removed.
+    pub fn describe_iommu(&self) -> Result<Description, HardwareError> {
+        self.served()?.describe(&self.endpoint)
+    }
+
+    /// From now on its page requests go to `sink`, for the owner of the group.
+    ///
+    /// # Errors
+    /// The driver's; `EINVAL` when the claim is of another group, `ENODEV` once the device was removed.
+    pub fn enable_page_requests(&self, claim: &Claim, sink: Arc<dyn PageRequestSink>) -> Result<(), HardwareError> {
+        if !Arc::ptr_eq(claim.group(), &self.group) {
+            return Err(HardwareError::new(Errno::EINVAL, "the claim is of another group"));
+        }
+        self.served()?.enable_page_requests(&self.endpoint, sink)
+    }
+
+    /// Its page requests are answered [`PageAnswer::Invalid`] from now on.
+    pub fn disable_page_requests(&self) {
+        if let Some(iommu) = self.iommu() {
+            iommu.disable_page_requests(&self.endpoint);
+        }
+    }
+
+    /// Answers a page request of it; nothing happens if it was removed.
+    pub fn answer_page_request(&self, pasid: Option<u32>, index: u32, answer: PageAnswer) {
+        if let Some(iommu) = self.iommu() {
+            iommu.answer_page_request(&self.endpoint, pasid, index, answer);
+        }
     }
 
     /// Whether it is still in its group; stale as soon as it is read.

@@ -29,8 +29,8 @@
 //!
 //! # Locks
 //! In the order in which they are taken, all of them inside every lock of the core: one lock of the context table (it has
-//! many, picked by the device's number, so that devices seldom share one), the lock of a domain's page tables, the lock
-//! of the [`Memory`]. DMA holds the first two while it touches memory, a page at a time. So when an attach, a block, a
+//! many, picked by the device's number, so that devices seldom share one), for a nested domain that of its cache, the lock of
+//! a domain's page tables, the lock of the [`Memory`]. DMA holds the first two or three while it touches memory, a page at a time. So when an attach, a block, a
 //! release or an unmap returns, no access under the old state is still on its way. The fault log's lock is taken alone.
 
 mod config;
@@ -40,6 +40,8 @@ mod domain;
 mod fault;
 mod iommu;
 mod memory;
+pub mod nested;
+mod page_request;
 pub mod page_table;
 mod process;
 
@@ -49,4 +51,6 @@ pub use device::SimulatedDevice;
 pub use fault::{FAULT_LOG_CAPACITY, Fault, FaultReason};
 pub use iommu::SoftIommu;
 pub use memory::Memory;
+use nested::STAGE_1_FORMAT;
+pub use page_request::AnsweredRequest;
 pub use process::{LockedPages, Process};

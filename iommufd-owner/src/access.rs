@@ -6,16 +6,18 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use iommu_core::address::PAGE_SIZE;
-use iommu_core::device_model::sync::Mutex;
+use iommu_core::device_model::sync::{LockClass, Mutex};
 use iommu_core::user_memory::PinnedRun;
 use iommu_core::{Access, Iova, IovaRange};
 
 use crate::context::Context;
 use crate::error::{AccessError, PinError};
-use crate::io_page_table::Accesses;
+use crate::io_page_table::{Accesses, Area};
 use crate::ioas::Ioas;
 use crate::object::{Object, ObjectId, Use};
 use crate::pages::{Pages, Slice};
+
+const ACCESS_LOCK: LockClass = LockClass::new("access", 605);
 
 /// What an access does when something that it may have pinned is unmapped: it lets go of what lies there.
 pub type UnmapNotice = Box<dyn Fn(IovaRange) + Send + Sync>;
@@ -29,15 +31,19 @@ pub struct IoasAccess {
 }
 
 pub(crate) struct AccessState {
-    notice: UnmapNotice,
-    /// Leaf lock.
-    target: Mutex<Option<Target>>,
+    /// `None` for an access that never pins.
+    notice: Option<UnmapNotice>,
+    /// The lock of an access: outside those of areas, not held during a notice (L21, L31).
+    target: Mutex<Target>,
 }
 
+/// Which address space an access uses.
 #[derive(Debug, Clone)]
-struct Target {
-    ioas: Arc<Ioas>,
-    _use: Arc<Use>,
+enum Target {
+    Nothing,
+    Ioas(Arc<Ioas>, Arc<Use>),
+    /// It is being asked to let go of one.
+    Leaving,
 }
 
 /// Memory that an access has pinned; dropping it unpins.
@@ -58,17 +64,21 @@ struct Part {
 impl AccessState {
     /// Something is unmapped. Called without locks.
     pub(crate) fn notify(&self, range: IovaRange) {
-        (self.notice)(range);
+        if let Some(notice) = &self.notice {
+            notice(range);
+        }
+    }
+
+    pub(crate) fn pins(&self) -> bool {
+        self.notice.is_some()
     }
 }
 
 impl IoasAccess {
-    pub(crate) fn create(context: &Context, notice: UnmapNotice) -> Result<Self, AccessError> {
-        let reserved = context.objects().reserve()?;
-        let state = Arc::new(AccessState { notice, target: Mutex::new(None) });
-        let id = reserved.publish(Object::Access);
-        let object = context.objects().get(id).map(|(_, used)| used);
-        Ok(Self { id, state, object, context: context.clone() })
+    pub(crate) fn create(context: &Context, notice: Option<UnmapNotice>) -> Result<Self, AccessError> {
+        let state = Arc::new(AccessState { notice, target: Mutex::of(ACCESS_LOCK, Target::Nothing) });
+        let (id, object) = context.objects().reserve()?.publish_used(Object::Access);
+        Ok(Self { id, state, object: Some(object), context: context.clone() })
     }
 
     /// Its id in the context.
@@ -76,39 +86,76 @@ impl IoasAccess {
         self.id
     }
 
-    /// Attaches it to an address space, whose mappings must be of whole pages from then on (F13).
+    /// Attaches it to an address space; if it pins, mappings there must be of whole pages from then on (F13).
     ///
     /// # Errors
     /// It is attached, there is no such address space, or a mapping is not of whole pages.
     pub fn attach(&self, ioas: ObjectId) -> Result<(), AccessError> {
+        let mut target = self.state.target.lock();
+        match &*target {
+            Target::Nothing => {}
+            Target::Ioas(..) => return Err(AccessError::Attached),
+            Target::Leaving => return Err(AccessError::Leaving),
+        }
         let (ioas, used) = self.context.ioas(ioas)?;
-        if self.state.target.lock().is_some() {
-            return Err(AccessError::Attached);
+        ioas.join(&self.state)?;
+        *target = Target::Ioas(ioas, Arc::new(used));
+        Ok(())
+    }
+
+    /// Moves it to another address space, after it was asked to let go of everything in the old one. Until it has, it uses
+    /// none.
+    ///
+    /// # Errors
+    /// It is not attached, or about to leave; or as for [`attach`](Self::attach). It stays where it was.
+    pub fn replace(&self, ioas: ObjectId) -> Result<(), AccessError> {
+        let mut target = self.state.target.lock();
+        let (old, old_use) = match &*target {
+            Target::Nothing => return Err(AccessError::NotAttached),
+            Target::Leaving => return Err(AccessError::Leaving),
+            Target::Ioas(ioas, used) => (ioas.clone(), used.clone()),
+        };
+        let (ioas, used) = self.context.ioas(ioas)?;
+        if Arc::ptr_eq(&ioas, &old) {
+            return Ok(());
         }
-        {
-            let mut table = ioas.lock_table();
-            if let Some(range) = table.violates(PAGE_SIZE) {
-                return Err(crate::error::InTheWay::Mapped { range }.into());
-            }
-            table.pinning_accesses += 1;
-        }
-        ioas.add_access(&self.state);
-        *self.state.target.lock() = Some(Target { ioas, _use: Arc::new(used) });
+        ioas.join(&self.state)?;
+        *target = Target::Leaving;
+        drop(target);
+        self.state.notify(IovaRange::ALL);
+        old.leave(&self.state);
+        *self.state.target.lock() = Target::Ioas(ioas, Arc::new(used));
+        drop(old_use);
         Ok(())
     }
 
     /// Detaches it, after it was asked to let go of everything. Nothing happens if it is not attached.
-    pub fn detach(&self) {
-        let target = self.state.target.lock().take();
-        if let Some(Target { ioas, .. }) = target {
-            self.state.notify(IovaRange::ALL);
-            ioas.remove_access(&self.state);
-            ioas.lock_table().pinning_accesses -= 1;
-        }
+    ///
+    /// # Errors
+    /// Another thread detaches or moves it (`EBUSY`).
+    pub fn detach(&self) -> Result<(), AccessError> {
+        let mut target = self.state.target.lock();
+        let (ioas, used) = match core::mem::replace(&mut *target, Target::Leaving) {
+            Target::Nothing => {
+                *target = Target::Nothing;
+                return Ok(());
+            }
+            Target::Leaving => return Err(AccessError::Leaving),
+            Target::Ioas(ioas, used) => (ioas, used),
+        };
+        drop(target);
+        self.state.notify(IovaRange::ALL);
+        ioas.leave(&self.state);
+        *self.state.target.lock() = Target::Nothing;
+        drop((ioas, used));
+        Ok(())
     }
 
-    fn target(&self) -> Result<Target, AccessError> {
-        self.state.target.lock().clone().ok_or(AccessError::NotAttached)
+    fn target(&self) -> Result<Arc<Ioas>, AccessError> {
+        match &*self.state.target.lock() {
+            Target::Ioas(ioas, _) => Ok(ioas.clone()),
+            Target::Nothing | Target::Leaving => Err(AccessError::NotAttached),
+        }
     }
 
     /// Pins a range; all or nothing (F60).
@@ -116,8 +163,11 @@ impl IoasAccess {
     /// # Errors
     /// Each says what speaks against it; nothing is pinned.
     pub fn pin(&self, iova: Iova, bytes: u64, access: Access) -> Result<AccessPins, AccessError> {
-        let Target { ioas, .. } = self.target()?;
-        let range = IovaRange::sized(iova, bytes).ok_or(AccessError::BadRange)?;
+        if !self.state.pins() {
+            return Err(AccessError::NeverPins);
+        }
+        let range = check_range(iova, bytes)?;
+        let ioas = self.target()?;
         let mut pins = AccessPins { ioas: Arc::downgrade(&ioas), parts: Vec::new() };
         let mut table = ioas.lock_table();
         let mut next = Some(range.first());
@@ -168,20 +218,38 @@ impl IoasAccess {
         access: Access,
         mut touch: impl FnMut(&Pages, u64, core::ops::Range<usize>) -> Result<(), AccessError>,
     ) -> Result<(), AccessError> {
-        let Target { ioas, .. } = self.target()?;
-        let range = IovaRange::sized(iova, bytes as u64).ok_or(AccessError::BadRange)?;
+        let range = check_range(iova, bytes as u64)?;
+        let ioas = self.target()?;
         let table = ioas.lock_table();
         let mut done = 0;
         while done < bytes {
             let at = Iova::new(iova.get() + done as u64);
             let (area_range, area) = table.areas.get(at).ok_or(AccessError::NotMapped { range })?;
-            if !area.access.permits(access) {
-                return Err(AccessError::NotPermitted { area: area_range });
-            }
+            area.admit(area_range, access)?;
             let left = (area_range.last().get() - at.get()).saturating_add(1);
             let length = usize::try_from(left).unwrap_or(usize::MAX).min(bytes - done);
             touch(&area.pages, area.offset + (at.get() - area_range.first().get()), done..done + length)?;
             done += length;
+        }
+        Ok(())
+    }
+}
+
+fn check_range(iova: Iova, bytes: u64) -> Result<IovaRange, AccessError> {
+    if bytes == 0 {
+        return Err(AccessError::BadRange);
+    }
+    IovaRange::sized(iova, bytes).ok_or(AccessError::Overflow)
+}
+
+impl Area {
+    /// Whether an access may use it so.
+    fn admit(&self, range: IovaRange, access: Access) -> Result<(), AccessError> {
+        if self.accesses == Accesses::Refused {
+            return Err(AccessError::Unmapping { area: range });
+        }
+        if !self.access.permits(access) {
+            return Err(AccessError::NotPermitted { area: range });
         }
         Ok(())
     }
@@ -195,12 +263,7 @@ fn pin_part(
     access: Access,
 ) -> Result<(Part, Option<Iova>), AccessError> {
     let (area_range, area) = table.areas.get_mut(at).ok_or(AccessError::NotMapped { range })?;
-    if area.accesses == Accesses::Refused {
-        return Err(AccessError::Unmapping { area: area_range });
-    }
-    if !area.access.permits(access) {
-        return Err(AccessError::NotPermitted { area: area_range });
-    }
+    area.admit(area_range, access)?;
     let part = area_range.intersection(range).ok_or(AccessError::NotMapped { range })?;
     let offset = area.offset + (part.first().get() - area_range.first().get());
     if !(offset | part.bytes()).is_multiple_of(PAGE_SIZE) {
@@ -235,9 +298,10 @@ impl Drop for AccessPins {
 
 impl Drop for IoasAccess {
     fn drop(&mut self) {
-        self.detach();
+        // Nobody else has it, so nobody else detaches it.
+        let _ = self.detach();
         self.object = None;
-        let _ = self.context.objects().remove(self.id);
+        drop(self.context.objects().retire(self.id));
     }
 }
 

@@ -3,7 +3,6 @@
 use alloc::sync::Arc;
 
 use iommu_core::device_model::Errno;
-use iommu_core::hardware::Capabilities;
 use iommu_core::{Access, Iova, IovaRange, UserAddr, UserMemory};
 
 use crate::context::{Context, IovaRanges};
@@ -12,9 +11,52 @@ use crate::io_page_table::LargePages;
 use crate::ioas::{MapRequest, Place};
 use crate::object::{ObjectId, Use};
 
-/// Which rules for unmapping `VFIO_SET_IOMMU` has chosen.
+/// What VFIO's calls are about, in a context.
+#[derive(Debug, Default)]
+pub(crate) struct Compat {
+    ioas: Option<ObjectId>,
+    protection: Protection,
+}
+
+/// Whether an IOMMU stands between the devices of a context and memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Protection {
+    /// One does.
+    #[default]
+    Iommu,
+    /// None does: VFIO's no-IOMMU mode (F63).
+    None,
+}
+
+impl Compat {
+    /// An address space is gone (F8).
+    pub(crate) fn forget(&mut self, id: ObjectId) {
+        self.ioas = self.ioas.filter(|known| *known != id);
+    }
+}
+
+/// What `VFIO_CHECK_EXTENSION` asks for on an iommufd.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extension {
+    /// The first rules for unmapping.
+    Type1,
+    /// The second.
+    Type1v2,
+    /// Unmapping of everything.
+    UnmapAll,
+    /// Whether all DMA is coherent with CPU caches.
+    DmaCoherent,
+    /// Devices without an IOMMU.
+    NoIommu,
+    /// Anything else: nesting, changes of the virtual address, other types.
+    Other,
+}
+
+/// What `VFIO_SET_IOMMU` chooses: how mappings are unmapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CompatType {
+    /// There are none: no-IOMMU mode. That the caller may (`CAP_SYS_RAWIO`) was checked before.
+    NoIommu,
     /// Mappings are cut where an unmap ends (Ft12.8).
     Type1,
     /// They are not.
@@ -28,6 +70,12 @@ pub enum CompatError {
     /// The context has no address space for VFIO: no group was put into it.
     #[error("the context has no address space for VFIO")]
     NoIoas,
+    /// The type is not the one that a context has with an IOMMU, or without one (Ft12.6).
+    #[error("the context cannot have that type of IOMMU")]
+    WrongType,
+    /// There is an address space and an IOMMU, or no IOMMU, and the other was asked for (F63).
+    #[error("devices with and without an IOMMU do not share a context")]
+    WrongProtection,
     /// The address space refused.
     #[error(transparent)]
     Ioas(#[from] IoasError),
@@ -44,6 +92,7 @@ impl CompatError {
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NoIoas => Errno::ENODEV,
+            Self::WrongType | Self::WrongProtection => Errno::EINVAL,
             Self::Ioas(error) => error.errno(),
             Self::Map(error) => error.errno(),
             Self::Unmap(error) => error.errno(),
@@ -69,7 +118,7 @@ pub struct CompatMap {
 impl Context {
     /// `IOMMU_VFIO_IOAS`, `GET`: the address space that VFIO's calls are about.
     pub fn compat_ioas(&self) -> Option<ObjectId> {
-        self.settings().compatible
+        self.objects().compat(|compat| compat.ioas)
     }
 
     /// `IOMMU_VFIO_IOAS`, `SET`.
@@ -78,31 +127,69 @@ impl Context {
     /// There is no such address space.
     pub fn set_compat_ioas(&self, ioas: ObjectId) -> Result<(), NoObject> {
         let _found = self.ioas(ioas)?;
-        self.change_settings(|settings| settings.compatible = Some(ioas));
+        self.objects().compat(|compat| compat.ioas = Some(ioas));
         Ok(())
     }
 
     /// `IOMMU_VFIO_IOAS`, `CLEAR`: VFIO's calls find none any more; the address space stays.
     pub fn clear_compat_ioas(&self) {
-        self.change_settings(|settings| settings.compatible = None);
+        self.objects().compat(|compat| compat.ioas = None);
     }
 
     /// The address space for VFIO, made if there is none (F63).
     ///
     /// # Errors
-    /// There is no id left.
+    /// There is no id left, or the context is in no-IOMMU mode.
     pub fn ensure_compat_ioas(&self) -> Result<ObjectId, IoasError> {
-        if let Some(known) = self.compat_ioas() {
+        let known = self.objects().compat(|compat| match (compat.protection, compat.ioas) {
+            (Protection::None, _) => Err(IoasError::NoIommuMode),
+            (Protection::Iommu, known) => Ok(known),
+        });
+        if let Some(known) = known? {
             return Ok(known);
         }
         let made = self.ioas_alloc()?;
-        let mut chosen = made;
-        self.change_settings(|settings| chosen = *settings.compatible.get_or_insert(made));
-        if chosen != made {
+        let chosen = self.objects().compat(|compat| match compat.protection {
+            Protection::None => Err(IoasError::NoIommuMode),
+            Protection::Iommu => Ok(*compat.ioas.get_or_insert(made)),
+        });
+        if chosen != Ok(made) {
             // Another thread was faster; nobody knows this one.
             let _ = self.destroy(made);
         }
-        Ok(chosen)
+        chosen
+    }
+
+    /// Devices without an IOMMU come into the context (F63).
+    ///
+    /// # Errors
+    /// It has an address space for VFIO.
+    pub fn enter_no_iommu_mode(&self) -> Result<(), CompatError> {
+        self.objects().compat(|compat| {
+            if compat.ioas.is_some() {
+                return Err(CompatError::WrongProtection);
+            }
+            compat.protection = Protection::None;
+            Ok(())
+        })
+    }
+
+    /// Whether an IOMMU protects memory from the devices of the context.
+    pub fn protection(&self) -> Protection {
+        self.objects().compat(|compat| compat.protection)
+    }
+
+    /// `VFIO_CHECK_EXTENSION` (Ft12.5).
+    ///
+    /// # Errors
+    /// Coherency is asked for, and there is no address space for VFIO.
+    pub fn compat_check_extension(&self, extension: Extension) -> Result<bool, CompatError> {
+        match extension {
+            Extension::Type1 | Extension::Type1v2 | Extension::UnmapAll => Ok(self.protection() == Protection::Iommu),
+            Extension::DmaCoherent => self.compat_coherent(),
+            Extension::NoIommu => Ok(true),
+            Extension::Other => Ok(false),
+        }
     }
 
     fn compat(&self) -> Result<(Arc<crate::ioas::Ioas>, Use), CompatError> {
@@ -110,25 +197,28 @@ impl Context {
         self.ioas(id).map_err(|_| CompatError::NoIoas)
     }
 
-    /// Whether all devices that are attached do DMA coherent with CPU caches (`VFIO_DMA_CC_IOMMU`).
+    /// Whether all DMA into the address space for VFIO is coherent with CPU caches (`VFIO_DMA_CC_IOMMU`): so it is where
+    /// nothing is attached.
     ///
     /// # Errors
     /// There is no address space for VFIO.
     pub fn compat_coherent(&self) -> Result<bool, CompatError> {
         let (ioas, _used) = self.compat()?;
-        let _ = ioas;
-        let coherent = |capabilities: Capabilities| capabilities.has(Capabilities::ENFORCED_COHERENCY);
-        let incoherent = self
-            .objects()
-            .any(|object| matches!(object, crate::object::Object::Device(member) if !coherent(member.capabilities())));
-        Ok(!incoherent)
+        let coherent = ioas.lock_table().is_coherent();
+        Ok(coherent)
     }
 
     /// `VFIO_SET_IOMMU`; may be repeated (Ft12.6).
     ///
     /// # Errors
-    /// There is no address space for VFIO, or [`CompatType::Type1`] comes too late for mappings that are there.
+    /// The type does not fit the context, there is no address space for VFIO, or [`CompatType::Type1`] comes too late for
+    /// mappings that are there.
     pub fn compat_set_iommu(&self, kind: CompatType) -> Result<(), CompatError> {
+        match (self.protection(), kind) {
+            (Protection::None, CompatType::NoIommu) => return Ok(()),
+            (Protection::None, _) | (_, CompatType::NoIommu) => return Err(CompatError::WrongType),
+            (Protection::Iommu, CompatType::Type1 | CompatType::Type1v2) => {}
+        }
         let (ioas, _used) = self.compat()?;
         if kind == CompatType::Type1 {
             ioas.set_large_pages(LargePages::Disabled)?;

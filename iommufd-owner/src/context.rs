@@ -8,15 +8,15 @@ use core::fmt;
 
 use iommu_core::device_model::sync::Mutex;
 use iommu_core::user_memory::Account;
-use iommu_core::{Group, GroupId, Iova, IovaRange, Member, Owner};
+use iommu_core::{Group, Iova, IovaRange, Member, Owner};
 
 use crate::access::IoasAccess;
-use crate::device::{BoundDevice, ContextGroup};
-use crate::error::{AccessError, BindError, DestroyError, HwptError, IoasError, MapErr, NoObject, UnmapErr};
-use crate::hwpt::{Made, NewHwpt};
+use crate::attachment::ContextGroup;
+use crate::device::BoundDevice;
+use crate::error::{AccessError, BindError, DestroyError, IoasError, MapErr, NoObject, UnmapErr};
 use crate::io_page_table::LargePages;
 use crate::ioas::{CopyRequest, Ioas, MapRequest};
-use crate::object::{Object, ObjectId, ObjectTable, Use};
+use crate::object::{Object, ObjectId, ObjectTable, ObjectType, Use};
 
 /// An iommufd: one open `/dev/iommu`, and so one owner of DMA, however many devices it binds (F35).
 ///
@@ -28,18 +28,11 @@ pub struct Context(Arc<Shared>);
 struct Shared {
     owner: Owner,
     objects: ObjectTable,
-    /// Leaf lock: groups with a bound device (F32).
-    groups: Mutex<BTreeMap<GroupId, Weak<ContextGroup>>>,
-    /// Leaf lock.
-    settings: Mutex<Settings>,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Settings {
-    /// Who answers for locked pages (F26).
-    account: Account,
-    /// The address space that VFIO's calls are about (Ft12).
-    pub(crate) compatible: Option<ObjectId>,
+    /// Leaf lock: groups with a bound device (F32), by where the group lies in memory; several machines may have one of
+    /// the same number.
+    groups: Mutex<BTreeMap<usize, Weak<ContextGroup>>>,
+    /// Who answers for locked pages (F26). Leaf lock.
+    account: Mutex<Account>,
 }
 
 /// What `IOMMU_IOAS_IOVA_RANGES` tells.
@@ -64,7 +57,7 @@ impl Context {
             owner: Owner::new(name),
             objects: ObjectTable::default(),
             groups: Mutex::default(),
-            settings: Mutex::new(Settings { account, compatible: None }),
+            account: Mutex::new(account),
         }))
     }
 
@@ -77,14 +70,6 @@ impl Context {
         &self.0.objects
     }
 
-    pub(crate) fn settings(&self) -> Settings {
-        *self.0.settings.lock()
-    }
-
-    pub(crate) fn change_settings(&self, change: impl FnOnce(&mut Settings)) {
-        change(&mut self.0.settings.lock());
-    }
-
     pub(crate) fn ioas(&self, id: ObjectId) -> Result<(Arc<Ioas>, Use), NoObject> {
         match self.objects().get(id) {
             Some((Object::Ioas(ioas), used)) => Ok((ioas, used)),
@@ -95,10 +80,12 @@ impl Context {
     /// What the context has of this group, made if it has nothing yet.
     pub(crate) fn group(&self, group: &Arc<Group>) -> Arc<ContextGroup> {
         let mut groups = self.0.groups.lock();
-        let known = groups.get(&group.id()).and_then(Weak::upgrade).filter(|known| known.is_of(group));
-        known.unwrap_or_else(|| {
+        // Where a group lies no other can as long as this one is kept.
+        let at = Arc::as_ptr(group).addr();
+        groups.get(&at).and_then(Weak::upgrade).unwrap_or_else(|| {
             let new = Arc::new(ContextGroup::new(group.clone()));
-            groups.insert(group.id(), Arc::downgrade(&new));
+            groups.retain(|_, known| known.strong_count() > 0);
+            groups.insert(at, Arc::downgrade(&new));
             new
         })
     }
@@ -125,10 +112,14 @@ impl Context {
     /// There is no such object, or it is used (table Ft2). Mappings are no use: they go with their address space.
     pub fn destroy(&self, id: ObjectId) -> Result<(), DestroyError> {
         let object = self.objects().remove(id)?;
-        self.change_settings(|settings| settings.compatible = settings.compatible.filter(|known| *known != id));
         // With no lock held: the end of an object takes those of others.
         drop(object);
         Ok(())
+    }
+
+    /// What the object of this id is; `None` if there is none.
+    pub fn object_type(&self, id: ObjectId) -> Option<ObjectType> {
+        self.objects().kind(id)
     }
 
     /// `IOMMU_IOAS_ALLOC`: a new, empty address space.
@@ -145,8 +136,9 @@ impl Context {
     /// # Errors
     /// Nothing was mapped.
     pub fn ioas_map(&self, ioas: ObjectId, request: MapRequest) -> Result<Iova, MapErr> {
+        request.check()?;
         let (ioas, _used) = self.ioas(ioas)?;
-        ioas.map(request, self.settings().account)
+        ioas.map(request, self.account())
     }
 
     /// `IOMMU_IOAS_COPY` (table Ft5): maps what `source` has mapped; the memory is pinned and accounted once (F20).
@@ -154,9 +146,11 @@ impl Context {
     /// # Errors
     /// Nothing was mapped.
     pub fn ioas_copy(&self, to: ObjectId, source: ObjectId, request: CopyRequest) -> Result<Iova, MapErr> {
+        request.check()?;
         let (source, _source_use) = self.ioas(source)?;
+        let pieces = source.pieces(&request)?;
         let (to, _used) = self.ioas(to)?;
-        to.copy(&source, request)
+        to.copy(pieces, &request)
     }
 
     /// `IOMMU_IOAS_UNMAP` (table Ft6); how many bytes were unmapped. All of `u64` unmaps everything.
@@ -197,7 +191,22 @@ impl Context {
         ioas.set_large_pages(large_pages)
     }
 
-    /// `IOMMU_OPTION_RLIMIT_MODE`: who answers for locked pages.
+    /// `IOMMU_OPTION_HUGE_PAGES`, `GET`.
+    ///
+    /// # Errors
+    /// There is no such address space.
+    pub fn large_pages(&self, ioas: ObjectId) -> Result<LargePages, NoObject> {
+        let (ioas, _used) = self.ioas(ioas)?;
+        let large_pages = ioas.lock_table().large_pages;
+        Ok(large_pages)
+    }
+
+    /// `IOMMU_OPTION_RLIMIT_MODE`, `GET`: who answers for locked pages.
+    pub fn account(&self) -> Account {
+        *self.0.account.lock()
+    }
+
+    /// `IOMMU_OPTION_RLIMIT_MODE`, `SET`. That the caller may (`CAP_SYS_RESOURCE`, Ft7.3) was checked before.
     ///
     /// # Errors
     /// The context has objects.
@@ -205,37 +214,25 @@ impl Context {
         if !self.objects().is_empty() {
             return Err(IoasError::HasObjects);
         }
-        self.change_settings(|settings| settings.account = account);
+        *self.0.account.lock() = account;
         Ok(())
     }
 
-    /// `IOMMU_HWPT_ALLOC` (table Ft11): a page table that shows an address space to a bound device, and to others like it.
-    ///
-    /// # Errors
-    /// One of the objects is not what it must be, the IOMMU makes no domain, or the address space does not fit.
-    pub fn hwpt_alloc(&self, device: ObjectId, parent: ObjectId) -> Result<ObjectId, HwptError> {
-        let Some((Object::Device(member), _device_use)) = self.objects().get(device) else {
-            return Err(HwptError::NoDevice(NoObject { id: device, what: "device" }));
-        };
-        match self.objects().get(parent) {
-            Some((Object::Ioas(ioas), used)) => {
-                let mut list = ioas.lock_hwpts();
-                let new = NewHwpt::allocate(self.objects(), member.group(), &ioas, used, Made::ByHand)?;
-                new.fill()?;
-                Ok(new.publish(&mut list))
-            }
-            Some((Object::Hwpt(_), _)) => Err(HwptError::NoNesting),
-            _ => Err(HwptError::WrongParent { id: parent }),
-        }
-    }
-
-    /// A user in the kernel that pins and reads without DMA. `notice` is called, with no lock held, when something that it
-    /// may have pinned is being unmapped.
+    /// A user in the kernel that pins, reads and writes without DMA (F59). `notice` is called, with no lock held, when
+    /// something that it may have pinned is being unmapped.
     ///
     /// # Errors
     /// There is no id left.
     pub fn access(&self, notice: impl Fn(IovaRange) + Send + Sync + 'static) -> Result<IoasAccess, AccessError> {
-        IoasAccess::create(self, Box::new(notice))
+        IoasAccess::create(self, Some(Box::new(notice)))
+    }
+
+    /// As [`access`](Self::access), of a user that only reads and writes. It demands no whole pages (F13).
+    ///
+    /// # Errors
+    /// There is no id left.
+    pub fn access_without_pins(&self) -> Result<IoasAccess, AccessError> {
+        IoasAccess::create(self, None)
     }
 
     /// Whether both are the same open file.

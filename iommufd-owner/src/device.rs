@@ -1,57 +1,17 @@
 //! Devices of a context: bound, attached, moved (F31 to F51).
 
-use alloc::sync::Arc;
-use alloc::vec::Vec;
+use alloc::sync::{Arc, Weak};
 use core::fmt;
 
-use iommu_core::device_model::sync::{LockClass, Mutex};
 use iommu_core::hardware::Capabilities;
-use iommu_core::reserved::RegionKind;
-use iommu_core::{Claim, Group, IovaRange, Member};
+use iommu_core::{Claim, Member};
 
+use crate::attachment::{Bound, ContextGroup};
 use crate::context::Context;
 use crate::error::{AttachErr, BindError, NoObject};
-use crate::hwpt::{Hwpt, Made, NewHwpt};
-use crate::io_page_table::ReservedFor;
+use crate::hwpt::{Hwpt, HwptRequest, Made, NewHwpt};
 use crate::ioas::Ioas;
 use crate::object::{Object, ObjectId, Use};
-
-const GROUP_LOCK: LockClass = LockClass::new("iommufd group", 620);
-
-/// What a context has of an IOMMU group: all its devices there share one page table (F31).
-#[derive(Debug)]
-pub(crate) struct ContextGroup {
-    group: Arc<Group>,
-    /// The lock of a context's group: inside that of an IOAS, outside those of areas.
-    state: Mutex<Attachment>,
-}
-
-/// To what a group is attached, and through which devices.
-#[derive(Debug, Default)]
-struct Attachment {
-    hwpt: Option<Arc<Hwpt>>,
-    devices: Vec<AttachedDevice>,
-}
-
-#[derive(Debug)]
-struct AttachedDevice {
-    id: ObjectId,
-    name: Arc<str>,
-    /// What must not be mapped as long as it is attached.
-    regions: Vec<IovaRange>,
-    /// Keeps the page table from being destroyed.
-    hwpt_use: Use,
-}
-
-impl ContextGroup {
-    pub(crate) fn new(group: Arc<Group>) -> Self {
-        Self { group, state: Mutex::of(GROUP_LOCK, Attachment::default()) }
-    }
-
-    pub(crate) fn is_of(&self, group: &Group) -> bool {
-        core::ptr::eq(Arc::as_ptr(&self.group), group)
-    }
-}
 
 /// A device that a context has bound: one claim of its group.
 ///
@@ -62,7 +22,7 @@ pub struct BoundDevice {
     member: Arc<Member>,
     claim: Claim,
     group: Arc<ContextGroup>,
-    /// The table's own; gone before the context is.
+    /// The bind's own, so that user space cannot destroy the object (Ft2.1).
     object: Option<Use>,
     context: Context,
 }
@@ -80,9 +40,9 @@ impl BoundDevice {
         let claim = member.claim(context.owner())?;
         let reserved = context.objects().reserve()?;
         let context_group = context.group(group);
-        let id = reserved.publish(Object::Device(member.clone()));
-        let object = context.objects().get(id).map(|(_, used)| used);
-        Ok(Self { id, member: member.clone(), claim, group: context_group, object, context: context.clone() })
+        let (id, object) = reserved.publish_used(Object::Device(member.clone()));
+        let context = context.clone();
+        Ok(Self { id, member: member.clone(), claim, group: context_group, object: Some(object), context })
     }
 
     /// Its id in the context.
@@ -107,7 +67,11 @@ impl BoundDevice {
 
     /// Whether it is attached; a device of its group may be, and it reaches the same then.
     pub fn is_attached(&self) -> bool {
-        self.group.state.lock().devices.iter().any(|device| device.id == self.id)
+        self.group.has(self.id)
+    }
+
+    fn bound(&self) -> Bound<'_> {
+        Bound { id: self.id, member: &self.member, claim: &self.claim, objects: self.context.objects() }
     }
 
     /// Attaches it to a page table, or to an address space by a page table that is found or made (tables Ft9, F46); the
@@ -117,10 +81,7 @@ impl BoundDevice {
     /// It is attached, its group is attached elsewhere, something lies where it must not be led, or the address space
     /// cannot be shown to it. Nothing has changed.
     pub fn attach(&self, to: ObjectId) -> Result<ObjectId, AttachErr> {
-        if self.is_attached() {
-            return Err(AttachErr::Attached { device: self.member.name().clone() });
-        }
-        self.to_target(to, |hwpt| self.attach_to(hwpt), Order::AttachThenFill)
+        self.to_target(to, Way::Attach)
     }
 
     /// Moves it, and with it every attached device of its group, to another page table without a moment in between
@@ -129,163 +90,71 @@ impl BoundDevice {
     /// # Errors
     /// As for [`attach`](Self::attach), or it is not attached. Nothing has changed.
     pub fn replace(&self, to: ObjectId) -> Result<ObjectId, AttachErr> {
-        if !self.is_attached() {
-            return Err(AttachErr::NotAttached { device: self.member.name().clone() });
-        }
-        self.to_target(to, |hwpt| self.replace_by(hwpt), Order::FillThenAttach)
+        self.to_target(to, Way::Replace)
     }
 
     /// Detaches it. With the last attached device of the group in this context, the group goes back to the blocking domain
     /// (F67); before that, the device reaches what the others do (F68). Nothing happens if it is not attached.
     pub fn detach(&self) {
-        let hwpt = {
-            let mut state = self.group.state.lock();
-            let Some(place) = state.devices.iter().position(|device| device.id == self.id) else { return };
-            let device = state.devices.remove(place);
-            let Some(hwpt) = state.hwpt.clone() else { return };
-            if state.devices.is_empty() {
-                self.claim.detach();
-                state.hwpt = None;
-            }
-            hwpt.ioas.lock_table().unreserve(ReservedFor::Device(self.id));
-            drop(device);
-            hwpt
-        };
-        self.discard(&hwpt);
+        if let Some(hwpt) = self.group.detach(self.bound()) {
+            self.discard(&hwpt);
+        }
     }
 
-    fn to_target(
-        &self,
-        to: ObjectId,
-        go: impl Fn(&Arc<Hwpt>) -> Result<(), AttachErr>,
-        order: Order,
-    ) -> Result<ObjectId, AttachErr> {
+    fn to_target(&self, to: ObjectId, way: Way) -> Result<ObjectId, AttachErr> {
         match self.context.objects().get(to) {
             None => Err(NoObject { id: to, what: "page table or address space" }.into()),
-            Some((Object::Hwpt(hwpt), _used)) => go(&hwpt).map(|()| hwpt.id),
-            Some((Object::Ioas(ioas), used)) => self.to_ioas(&ioas, used, go, order),
+            Some((Object::Hwpt(hwpt), _used)) => self.go(&hwpt, way).map(|()| hwpt.id),
+            Some((Object::Ioas(ioas), used)) => self.to_ioas(&ioas, used, way),
             Some(_) => Err(AttachErr::WrongKind { id: to }),
         }
     }
 
+    fn go(&self, hwpt: &Arc<Hwpt>, way: Way) -> Result<(), AttachErr> {
+        match way {
+            Way::Attach => self.group.attach(self.bound(), hwpt),
+            Way::Replace => {
+                if let Some(old) = self.group.replace(self.bound(), hwpt)? {
+                    self.discard(&old);
+                }
+                Ok(())
+            }
+        }
+    }
+
     /// By the first page table that fits, or a new one (F46, F66).
-    fn to_ioas(
-        &self,
-        ioas: &Arc<Ioas>,
-        used: Use,
-        go: impl Fn(&Arc<Hwpt>) -> Result<(), AttachErr>,
-        order: Order,
-    ) -> Result<ObjectId, AttachErr> {
+    fn to_ioas(&self, ioas: &Arc<Ioas>, used: Use, way: Way) -> Result<ObjectId, AttachErr> {
         let mut list = ioas.lock_hwpts();
-        for hwpt in list.iter().filter_map(alloc::sync::Weak::upgrade).filter(|hwpt| hwpt.made == Made::Automatically) {
-            match go(&hwpt) {
+        for hwpt in list.iter().filter_map(Weak::upgrade).filter(|hwpt| hwpt.made == Made::Automatically) {
+            match self.go(&hwpt, way) {
                 Ok(()) => return Ok(hwpt.id),
                 // It does not fit, or was discarded just now.
                 Err(error) if error.is_soft() || matches!(error, AttachErr::NoObject(_)) => {}
                 Err(error) => return Err(error),
             }
         }
-        let new = NewHwpt::allocate(self.context.objects(), self.member.group(), ioas, used, Made::Automatically)?;
-        if order == Order::FillThenAttach {
-            new.fill()?;
-        }
-        // It is found from here on, for what attaches to it counts as its user.
-        let hwpt = new.hwpt().clone();
-        let id = new.publish(&mut list);
-        let attached = go(&hwpt).and_then(|()| match order {
-            Order::AttachThenFill => {
-                let filled = ioas.lock_table().add_domain(id, &hwpt.domain);
-                filled.map_err(|error| {
-                    self.detach();
-                    AttachErr::Hwpt(error.into())
-                })
-            }
-            Order::FillThenAttach => Ok(()),
-        });
-        if attached.is_err() {
-            self.discard(&hwpt);
-        }
-        attached.map(|()| id)
-    }
-
-    /// Table Ft9.
-    fn attach_to(&self, hwpt: &Arc<Hwpt>) -> Result<(), AttachErr> {
-        let group = self.member.group();
-        let mut state = self.group.state.lock();
-        if let Some(now) = state.hwpt.as_ref().filter(|now| !Arc::ptr_eq(now, hwpt)) {
-            return Err(AttachErr::Elsewhere { group: group.id(), hwpt: now.id });
-        }
-        let hwpt_use = self.use_of(hwpt)?;
-        let regions: Vec<IovaRange> = self
-            .member
-            .reserved_regions()
-            .into_iter()
-            .filter(|region| region.kind != RegionKind::DirectRelaxable)
-            .filter_map(|region| IovaRange::new(region.first, region.last))
-            .collect();
-        let whose = ReservedFor::Device(self.id);
-        let name = self.member.name();
-        hwpt.ioas
-            .lock_table()
-            .reserve_all(regions.iter().copied(), whose)
-            .map_err(|in_the_way| AttachErr::Reserved { device: name.clone(), in_the_way })?;
-        if state.hwpt.is_none()
-            && let Err(error) = self.claim.attach(&hwpt.domain)
-        {
-            hwpt.ioas.lock_table().unreserve(whose);
-            return Err(error.into());
-        }
-        state.hwpt = Some(hwpt.clone());
-        state.devices.push(AttachedDevice { id: self.id, name: name.clone(), regions, hwpt_use });
-        Ok(())
-    }
-
-    /// Table Ft10.
-    fn replace_by(&self, hwpt: &Arc<Hwpt>) -> Result<(), AttachErr> {
-        let old = {
-            let mut state = self.group.state.lock();
-            let not_attached = || AttachErr::NotAttached { device: self.member.name().clone() };
-            if state.devices.iter().all(|device| device.id != self.id) {
-                return Err(not_attached());
-            }
-            let now = state.hwpt.clone().ok_or_else(not_attached)?;
-            if Arc::ptr_eq(&now, hwpt) {
-                return Ok(());
-            }
-            let uses = state.devices.iter().map(|_| self.use_of(hwpt)).collect::<Result<Vec<_>, _>>()?;
-            let elsewhere = !Arc::ptr_eq(&now.ioas, &hwpt.ioas);
-            if elsewhere {
-                reserve_for_all(&state.devices, &hwpt.ioas)?;
-            }
-            if let Err(error) = self.claim.replace(&hwpt.domain) {
-                if elsewhere {
-                    unreserve_for_all(&state.devices, &hwpt.ioas);
+        let objects = self.context.objects();
+        let request = HwptRequest::default();
+        let new = NewHwpt::allocate(objects, &self.member, ioas, used, Made::Automatically, request)?;
+        match way {
+            Way::Attach => {
+                self.group.attach(self.bound(), new.hwpt())?;
+                if let Err(error) = new.fill() {
+                    // No call has found the page table, so no other device is attached to it.
+                    self.group.detach(self.bound());
+                    return Err(error.into());
                 }
-                return Err(error.into());
             }
-            if elsewhere {
-                unreserve_for_all(&state.devices, &now.ioas);
+            Way::Replace => {
+                new.fill()?;
+                self.go(new.hwpt(), way)?;
             }
-            state.hwpt = Some(hwpt.clone());
-            for (device, hwpt_use) in state.devices.iter_mut().zip(uses) {
-                device.hwpt_use = hwpt_use;
-            }
-            now
-        };
-        self.discard(&old);
-        Ok(())
-    }
-
-    /// One use more of a page table, unless it was destroyed meanwhile.
-    fn use_of(&self, hwpt: &Arc<Hwpt>) -> Result<Use, AttachErr> {
-        match self.context.objects().get(hwpt.id) {
-            Some((Object::Hwpt(found), used)) if Arc::ptr_eq(&found, hwpt) => Ok(used),
-            _ => Err(NoObject { id: hwpt.id, what: "page table" }.into()),
         }
+        Ok(new.publish(&mut list))
     }
 
-    /// Destroys a page table that was made automatically, if its last user has gone (F47). Called without locks: its end
-    /// takes those of the address space (L32).
+    /// Destroys a page table that was made automatically, if its last user has gone (F47). Called without the locks of the
+    /// group and of areas: its end takes those (L32).
     fn discard(&self, hwpt: &Hwpt) {
         if hwpt.made == Made::Automatically {
             // Somebody may use it again.
@@ -294,40 +163,19 @@ impl BoundDevice {
     }
 }
 
-/// Whether a new page table shows the address space before or after the group is moved to it.
+/// How a device comes to a page table. A new one of an address space is filled after an attach, before a replace (F46,
+/// F66).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
-    AttachThenFill,
-    FillThenAttach,
-}
-
-fn reserve_for_all(devices: &[AttachedDevice], ioas: &Ioas) -> Result<(), AttachErr> {
-    let mut table = ioas.lock_table();
-    for (done, device) in devices.iter().enumerate() {
-        let whose = ReservedFor::Device(device.id);
-        if let Err(in_the_way) = table.reserve_all(device.regions.iter().copied(), whose) {
-            for device in devices.iter().take(done) {
-                table.unreserve(ReservedFor::Device(device.id));
-            }
-            return Err(AttachErr::Reserved { device: device.name.clone(), in_the_way });
-        }
-    }
-    Ok(())
-}
-
-fn unreserve_for_all(devices: &[AttachedDevice], ioas: &Ioas) {
-    let mut table = ioas.lock_table();
-    for device in devices {
-        table.unreserve(ReservedFor::Device(device.id));
-    }
+enum Way {
+    Attach,
+    Replace,
 }
 
 impl Drop for BoundDevice {
     fn drop(&mut self) {
         self.detach();
         self.object = None;
-        // Nobody else uses it: a device is in use by its bind alone (Ft2.1), and calls under way end.
-        let _ = self.context.objects().remove(self.id);
+        drop(self.context.objects().retire(self.id));
     }
 }
 

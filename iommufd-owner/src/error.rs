@@ -7,6 +7,9 @@ use iommu_core::hardware::HardwareError;
 use iommu_core::user_memory::{BadAddress, OverLimit};
 use iommu_core::{AttachError as DomainAttachError, ClaimError, GroupId, Iova, IovaRange, MapError};
 
+pub use crate::dirty::DirtyError;
+pub use crate::fault_queue::{NoRoom, UnknownCookie};
+pub use crate::invalidate::{InvalidateCause, InvalidateError};
 use crate::object::ObjectId;
 
 /// A context has all the objects that it can have.
@@ -280,6 +283,9 @@ pub enum IoasError {
     /// Objects exist (Ft7.4).
     #[error("the context has objects")]
     HasObjects,
+    /// The context is for devices without an IOMMU (F63).
+    #[error("the context is in no-IOMMU mode")]
+    NoIommuMode,
 }
 
 impl IoasError {
@@ -288,7 +294,7 @@ impl IoasError {
         match self {
             Self::NoObject(error) => error.errno(),
             Self::NoIds(error) => error.errno(),
-            Self::BadRange | Self::Overlap { .. } | Self::DomainsMapped => Errno::EINVAL,
+            Self::BadRange | Self::Overlap { .. } | Self::DomainsMapped | Self::NoIommuMode => Errno::EINVAL,
             Self::InTheWay(error) => error.errno(),
             Self::HasObjects => Errno::EBUSY,
         }
@@ -404,6 +410,15 @@ pub enum AttachErr {
         /// What is there.
         in_the_way: InTheWay,
     },
+    /// The device reserves two windows for interrupts, of which at most one can be in software (Ft9.2).
+    #[error("{device} has two windows for interrupts")]
+    TwoInterruptWindows {
+        /// The device.
+        device: Arc<str>,
+    },
+    /// The page table has a fault queue, and the device's page requests cannot be led there (Ft9.4).
+    #[error("page requests of a device cannot be delivered")]
+    PageRequests(#[source] HardwareError),
     /// A page table for the device could not be made.
     #[error(transparent)]
     Hwpt(#[from] HwptError),
@@ -417,9 +432,12 @@ impl AttachErr {
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NoObject(error) => error.errno(),
-            Self::WrongKind { .. } | Self::Attached { .. } | Self::NotAttached { .. } | Self::Elsewhere { .. } => {
-                Errno::EINVAL
-            }
+            Self::WrongKind { .. }
+            | Self::Attached { .. }
+            | Self::NotAttached { .. }
+            | Self::Elsewhere { .. }
+            | Self::TwoInterruptWindows { .. } => Errno::EINVAL,
+            Self::PageRequests(error) => error.errno,
             Self::Reserved { in_the_way, .. } => in_the_way.errno(),
             Self::Hwpt(error) => error.errno(),
             Self::Domain(error) => error.errno(),
@@ -428,7 +446,10 @@ impl AttachErr {
 
     /// Whether another page table may fit where this one did not (F46).
     pub(crate) fn is_soft(&self) -> bool {
-        self.errno() == Errno::EINVAL
+        match self {
+            Self::Attached { .. } | Self::NotAttached { .. } | Self::TwoInterruptWindows { .. } => false,
+            _ => self.errno() == Errno::EINVAL,
+        }
     }
 }
 
@@ -445,9 +466,24 @@ pub enum HwptError {
         /// The id.
         id: ObjectId,
     },
-    /// The IOMMU driver nests no page tables.
-    #[error("the IOMMU does not nest page tables")]
+    /// A page table of user space was asked for, without data that describe it or with features that it cannot have.
+    #[error("a nested page table needs data that describe it, and has no features of its own")]
     NoNesting,
+    /// Data without a format or without a byte (Ft11.2).
+    #[error("data must have a format, and at least one byte")]
+    BadData,
+    /// The device's IOMMU cannot tell which pages were written (Ft11.8).
+    #[error("the IOMMU does not track what the device writes")]
+    NoDirtyTracking,
+    /// Faults of a page table that shows an address space go nowhere (Ft11.7).
+    #[error("only a nested page table can have a fault queue")]
+    FaultsOfPaging,
+    /// There is no such fault queue.
+    #[error(transparent)]
+    NoFaultQueue(NoObject),
+    /// The device's DMA can be kept coherent, but not by this domain (Ft11.10).
+    #[error("the domain does not enforce coherency")]
+    NotCoherent(#[source] HardwareError),
     /// The context has no id left.
     #[error(transparent)]
     NoIds(#[from] NoIds),
@@ -463,9 +499,9 @@ impl HwptError {
     /// The number of Linux.
     pub const fn errno(&self) -> Errno {
         match self {
-            Self::NoDevice(error) => error.errno(),
-            Self::WrongParent { .. } => Errno::EINVAL,
-            Self::NoNesting => Errno::EOPNOTSUPP,
+            Self::NoDevice(error) | Self::NoFaultQueue(error) => error.errno(),
+            Self::WrongParent { .. } | Self::BadData | Self::NotCoherent(_) => Errno::EINVAL,
+            Self::NoNesting | Self::NoDirtyTracking | Self::FaultsOfPaging => Errno::EOPNOTSUPP,
             Self::NoIds(error) => error.errno(),
             Self::Hardware(error) => error.errno,
             Self::Fill(error) => error.errno(),
@@ -492,9 +528,18 @@ pub enum AccessError {
     /// A mapping is not of whole pages, so it cannot be pinned.
     #[error(transparent)]
     InTheWay(#[from] InTheWay),
-    /// The length is 0, or the range wraps or is not of whole pages.
+    /// Another thread detaches or moves it.
+    #[error("the access is being detached or moved")]
+    Leaving,
+    /// It was made without a notice, so it may not pin.
+    #[error("the access was made to read and write only")]
+    NeverPins,
+    /// The length is 0, or the range is not of whole pages of memory.
     #[error("the range is empty, or not of whole pages")]
     BadRange,
+    /// The range does not fit in 64 bits.
+    #[error("addresses do not fit in 64 bits")]
+    Overflow,
     /// The range is being unmapped.
     #[error("{area} is being unmapped")]
     Unmapping {
@@ -523,7 +568,9 @@ impl AccessError {
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NotAttached | Self::NotMapped { .. } => Errno::ENOENT,
-            Self::Attached | Self::BadRange | Self::Unmapping { .. } => Errno::EINVAL,
+            Self::Attached | Self::NeverPins | Self::BadRange | Self::Unmapping { .. } => Errno::EINVAL,
+            Self::Leaving => Errno::EBUSY,
+            Self::Overflow => Errno::EOVERFLOW,
             Self::NoObject(error) => error.errno(),
             Self::NoIds(error) => error.errno(),
             Self::InTheWay(error) => error.errno(),

@@ -1,22 +1,31 @@
-//! Page tables: domains that show an address space to devices.
+//! Page tables: domains that show an address space to devices, and page tables of user space on top of them.
 
 use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
 
-use iommu_core::{Domain, Group};
+use iommu_core::hardware::{Capabilities, Description, DirtySupport, Nesting, PagingFeatures, UserData};
+use iommu_core::{Domain, Member};
 
-use crate::error::HwptError;
+use crate::context::Context;
+use crate::error::{HwptError, NoObject};
+use crate::fault_queue::Queue;
 use crate::ioas::Ioas;
-use crate::object::{Object, ObjectId, ObjectTable, Use};
+use crate::object::{Object, ObjectId, ObjectTable, ReservedId, Use};
 
 /// A page table (HWPT): an object of a context. Dropping it takes everything out of its domain.
 #[derive(Debug)]
 pub(crate) struct Hwpt {
     pub(crate) id: ObjectId,
     pub(crate) domain: Arc<Domain>,
+    /// What it shows; for a nested one, what its parent does.
     pub(crate) ioas: Arc<Ioas>,
     pub(crate) made: Made,
-    /// The address space cannot be destroyed before (Ft2.2).
-    _ioas_use: Use,
+    pub(crate) features: PagingFeatures,
+    pub(crate) coherency: Coherency,
+    /// Where page faults of its devices go.
+    pub(crate) faults: Option<(Arc<Queue>, Use)>,
+    /// The address space, or the parent, cannot be destroyed before (Ft2.2, Ft2.3).
+    _below: Use,
 }
 
 /// By whom a page table was made.
@@ -28,25 +37,100 @@ pub(crate) enum Made {
     ByHand,
 }
 
-/// A page table that nobody sees yet.
+/// Whether devices can bypass CPU caches; decided when a page table is made, for good (F52).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Coherency {
+    Enforced,
+    UpToDevice,
+}
+
+impl Hwpt {
+    pub(crate) fn is_nested(&self) -> bool {
+        self.domain.parent().is_some()
+    }
+
+    pub(crate) fn queue(&self) -> Option<&Arc<Queue>> {
+        self.faults.as_ref().map(|(queue, _)| queue)
+    }
+}
+
+impl Drop for Hwpt {
+    fn drop(&mut self) {
+        self.ioas.lock_table().remove_domain(self.id);
+    }
+}
+
+/// A page table that no call finds yet (F6). Dropping it ends it.
 pub(crate) struct NewHwpt {
     hwpt: Arc<Hwpt>,
-    reserved: crate::object::ReservedId,
+    reserved: ReservedId,
 }
 
 impl NewHwpt {
     /// A page table for an address space, empty (F52).
     pub(crate) fn allocate(
         objects: &ObjectTable,
-        group: &Group,
+        member: &Member,
         ioas: &Arc<Ioas>,
         ioas_use: Use,
         made: Made,
+        request: HwptRequest<'_>,
     ) -> Result<Self, HwptError> {
+        let HwptRequest { features, data, .. } = request;
+        let capabilities = member.capabilities();
+        if features.dirty_tracking == DirtySupport::Required && !capabilities.has(Capabilities::DIRTY_TRACKING) {
+            return Err(HwptError::NoDirtyTracking);
+        }
         let reserved = objects.reserve()?;
-        let domain = group.allocate_paging().map_err(HwptError::Hardware)?;
-        let hwpt = Hwpt { id: reserved.id(), domain, ioas: ioas.clone(), made, _ioas_use: ioas_use };
-        Ok(Self { hwpt: Arc::new(hwpt), reserved })
+        let domain = member.group().allocate_for_user(features, data).map_err(HwptError::Hardware)?;
+        let coherency = if capabilities.has(Capabilities::ENFORCED_COHERENCY) {
+            domain.enforce_coherency().map_err(HwptError::NotCoherent)?;
+            Coherency::Enforced
+        } else {
+            Coherency::UpToDevice
+        };
+        let (id, ioas) = (reserved.id(), ioas.clone());
+        let hwpt = Hwpt { id, domain, ioas, made, features, coherency, faults: None, _below: ioas_use };
+        Ok(Self::hidden(hwpt, reserved))
+    }
+
+    /// A page table of user space on top of `parent` (Ft11.12 to Ft11.15).
+    fn nest(
+        context: &Context,
+        member: &Member,
+        parent: &Hwpt,
+        parent_use: Use,
+        request: HwptRequest<'_>,
+    ) -> Result<Self, HwptError> {
+        let HwptRequest { features, faults, data } = request;
+        let Some(data) = data.filter(|_| features.is_plain()) else { return Err(HwptError::NoNesting) };
+        if parent.made == Made::Automatically || parent.features.nesting == Nesting::No {
+            return Err(HwptError::WrongParent { id: parent.id });
+        }
+        let reserved = context.objects().reserve()?;
+        let domain = parent.domain.nest(member, data).map_err(HwptError::Hardware)?;
+        let faults = match faults.map(|id| (id, context.objects().get(id))) {
+            None => None,
+            Some((_, Some((Object::FaultQueue(queue), used)))) => Some((queue, used)),
+            Some((id, _)) => return Err(HwptError::NoFaultQueue(NoObject { id, what: "fault queue" })),
+        };
+        let hwpt = Hwpt {
+            id: reserved.id(),
+            domain,
+            ioas: parent.ioas.clone(),
+            made: Made::ByHand,
+            features,
+            coherency: parent.coherency,
+            faults,
+            _below: parent_use,
+        };
+        Ok(Self::hidden(hwpt, reserved))
+    }
+
+    fn hidden(hwpt: Hwpt, reserved: ReservedId) -> Self {
+        let hwpt = Arc::new(hwpt);
+        reserved.hide(Object::Hwpt(hwpt.clone()));
+        Self { hwpt, reserved }
     }
 
     pub(crate) fn hwpt(&self) -> &Arc<Hwpt> {
@@ -55,20 +139,97 @@ impl NewHwpt {
 
     /// Shows the address space in it (Ft11.11).
     pub(crate) fn fill(&self) -> Result<(), HwptError> {
-        let Hwpt { id, domain, ioas, .. } = &*self.hwpt;
-        Ok(ioas.lock_table().add_domain(*id, domain)?)
+        let Hwpt { id, domain, ioas, coherency, .. } = &*self.hwpt;
+        Ok(ioas.lock_table().add_domain(*id, domain, *coherency)?)
     }
 
     /// From now on calls find it; `list` is that of its address space.
-    pub(crate) fn publish(self, list: &mut alloc::vec::Vec<Weak<Hwpt>>) -> ObjectId {
+    pub(crate) fn publish(self, list: &mut Vec<Weak<Hwpt>>) -> ObjectId {
         list.retain(|known| known.strong_count() > 0);
         list.push(Arc::downgrade(&self.hwpt));
+        self.publish_alone()
+    }
+
+    fn publish_alone(self) -> ObjectId {
         self.reserved.publish(Object::Hwpt(self.hwpt))
     }
 }
 
-impl Drop for Hwpt {
-    fn drop(&mut self) {
-        self.ioas.lock_table().remove_domain(self.id);
+/// What `IOMMU_HWPT_ALLOC` is asked for besides device and parent; by default a plain page table of an address space.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HwptRequest<'a> {
+    /// What it must be able to do (`NEST_PARENT`, `DIRTY_TRACKING`); nothing for a nested one.
+    pub features: PagingFeatures,
+    /// Where page faults go (`FAULT_ID_VALID`); for a nested one only (Ft11.7).
+    pub faults: Option<ObjectId>,
+    /// What the IOMMU driver needs to know; a nested one cannot do without.
+    pub data: Option<UserData<'a>>,
+}
+
+/// What `IOMMU_GET_HW_INFO` tells (F42).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HwInfo {
+    /// What the IOMMU driver says.
+    pub description: Description,
+    /// What the IOMMU can do for the device.
+    pub capabilities: Capabilities,
+}
+
+impl Context {
+    fn device(&self, id: ObjectId) -> Result<(Arc<Member>, Use), NoObject> {
+        match self.objects().get(id) {
+            Some((Object::Device(member), used)) => Ok((member, used)),
+            _ => Err(NoObject { id, what: "device" }),
+        }
+    }
+
+    /// `IOMMU_HWPT_ALLOC` of a plain page table; see [`hwpt_alloc_with`](Self::hwpt_alloc_with).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn hwpt_alloc(&self, device: ObjectId, parent: ObjectId) -> Result<ObjectId, HwptError> {
+        self.hwpt_alloc_with(device, parent, HwptRequest::default())
+    }
+
+    /// `IOMMU_HWPT_ALLOC` (table Ft11): a page table that shows an address space to a bound device and to others like it,
+    /// or one of user space that is nested on such a page table.
+    ///
+    /// # Errors
+    /// One of the objects is not what it must be, the IOMMU makes no such domain, or the address space does not fit.
+    pub fn hwpt_alloc_with(
+        &self,
+        device: ObjectId,
+        parent: ObjectId,
+        request: HwptRequest<'_>,
+    ) -> Result<ObjectId, HwptError> {
+        if request.data.is_some_and(|data| data.kind == 0 || data.bytes.is_empty()) {
+            return Err(HwptError::BadData);
+        }
+        let (member, _device_use) = self.device(device).map_err(HwptError::NoDevice)?;
+        match self.objects().get(parent) {
+            Some((Object::Ioas(ioas), used)) => {
+                if request.faults.is_some() {
+                    return Err(HwptError::FaultsOfPaging);
+                }
+                let mut list = ioas.lock_hwpts();
+                let new = NewHwpt::allocate(self.objects(), &member, &ioas, used, Made::ByHand, request)?;
+                new.fill()?;
+                Ok(new.publish(&mut list))
+            }
+            Some((Object::Hwpt(hwpt), used)) if !hwpt.is_nested() => {
+                Ok(NewHwpt::nest(self, &member, &hwpt, used, request)?.publish_alone())
+            }
+            _ => Err(HwptError::WrongParent { id: parent }),
+        }
+    }
+
+    /// `IOMMU_GET_HW_INFO`: what the IOMMU of a bound device is like.
+    ///
+    /// # Errors
+    /// There is no such device, or its IOMMU did not say.
+    pub fn hw_info(&self, device: ObjectId) -> Result<HwInfo, HwptError> {
+        let (member, _used) = self.device(device).map_err(HwptError::NoDevice)?;
+        let description = member.describe_iommu().map_err(HwptError::Hardware)?;
+        Ok(HwInfo { description, capabilities: member.capabilities() })
     }
 }

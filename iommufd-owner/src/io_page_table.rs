@@ -6,9 +6,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use iommu_core::address::PAGE_SIZE;
-use iommu_core::{Access, Domain, Iova, IovaMap, IovaRange, MapError};
+use iommu_core::{Access, Domain, Iova, IovaMap, IovaRange, MapError, PhysAddr};
 
 use crate::error::{AddDomainError, InTheWay, MapErr, UnmapErr};
+use crate::hwpt::Coherency;
 use crate::object::ObjectId;
 use crate::pages::{Pages, Slice};
 
@@ -59,6 +60,14 @@ pub enum LargePages {
     Disabled,
 }
 
+/// A domain that shows the address space.
+#[derive(Debug)]
+struct Shown {
+    id: ObjectId,
+    domain: Arc<Domain>,
+    coherency: Coherency,
+}
+
 /// What an IOAS guards with its innermost lock.
 #[derive(Debug, Default)]
 pub(crate) struct IoPageTable {
@@ -66,7 +75,7 @@ pub(crate) struct IoPageTable {
     reserved: Vec<(IovaRange, ReservedFor)>,
     /// Ascending; empty for no restriction (F14).
     allowed: Vec<IovaRange>,
-    domains: Vec<(ObjectId, Arc<Domain>)>,
+    domains: Vec<Shown>,
     /// How many accesses that pin are attached (F13).
     pub(crate) pinning_accesses: u32,
     pub(crate) large_pages: LargePages,
@@ -75,13 +84,18 @@ pub(crate) struct IoPageTable {
 impl IoPageTable {
     /// What addresses and lengths must be multiples of (F13).
     pub(crate) fn alignment(&self) -> u64 {
-        let domains = self.domains.iter().filter_map(|(_, domain)| Some(domain.geometry()?.page_sizes.smallest()));
+        let domains = self.domains.iter().filter_map(|shown| Some(shown.domain.geometry()?.page_sizes.smallest()));
         let whole_pages = self.pinning_accesses > 0 || self.large_pages == LargePages::Disabled;
         domains.chain(whole_pages.then_some(PAGE_SIZE)).max().unwrap_or(1)
     }
 
     pub(crate) fn has_domains(&self) -> bool {
         !self.domains.is_empty()
+    }
+
+    /// Whether no device can bypass CPU caches (Ft12.5).
+    pub(crate) fn is_coherent(&self) -> bool {
+        self.domains.iter().all(|shown| shown.coherency == Coherency::Enforced)
     }
 
     /// Whether some area is not a multiple of `alignment`.
@@ -173,10 +187,10 @@ impl IoPageTable {
             Area { pages, offset, access, storage: Storage::Unpinned, access_pins: 0, accesses: Accesses::Welcome };
         if self.has_domains() {
             area.pin(range)?;
-            for (done, (_, domain)) in self.domains.iter().enumerate() {
-                if let Err(error) = fill(domain, range, &area, self.large_pages) {
-                    for (_, domain) in self.domains.iter().take(done) {
-                        domain.unmap(range.first(), range.bytes());
+            for (done, shown) in self.domains.iter().enumerate() {
+                if let Err(error) = fill(&shown.domain, range, &area, self.large_pages) {
+                    for shown in self.domains.iter().take(done) {
+                        shown.domain.unmap(range.first(), range.bytes());
                     }
                     area.unpin(range);
                     return Err(error.into());
@@ -206,8 +220,8 @@ impl IoPageTable {
 
     fn remove_area(&mut self, first: Iova) {
         if let Some((range, mut area)) = self.areas.remove(first) {
-            for (_, domain) in &self.domains {
-                domain.unmap(range.first(), range.bytes());
+            for shown in &self.domains {
+                shown.domain.unmap(range.first(), range.bytes());
             }
             area.unpin(range);
         }
@@ -234,7 +248,12 @@ impl IoPageTable {
     }
 
     /// Shows everything in one more domain (F53), or leaves all as it was.
-    pub(crate) fn add_domain(&mut self, id: ObjectId, domain: &Arc<Domain>) -> Result<(), AddDomainError> {
+    pub(crate) fn add_domain(
+        &mut self,
+        id: ObjectId,
+        domain: &Arc<Domain>,
+        coherency: Coherency,
+    ) -> Result<(), AddDomainError> {
         let geometry = domain.geometry().ok_or(AddDomainError::NotPaging)?;
         let smallest = geometry.page_sizes.smallest();
         if smallest > PAGE_SIZE {
@@ -250,7 +269,7 @@ impl IoPageTable {
             self.unreserve(ReservedFor::Domain(id));
             return Err(AddDomainError::Map(error));
         }
-        self.domains.push((id, domain.clone()));
+        self.domains.push(Shown { id, domain: domain.clone(), coherency });
         Ok(())
     }
 
@@ -279,8 +298,8 @@ impl IoPageTable {
 
     /// Takes everything out of a domain, and unpins it if that was the last (F54).
     pub(crate) fn remove_domain(&mut self, id: ObjectId) {
-        let Some(place) = self.domains.iter().position(|(known, _)| *known == id) else { return };
-        let (_, domain) = self.domains.remove(place);
+        let Some(place) = self.domains.iter().position(|shown| shown.id == id) else { return };
+        let Shown { domain, .. } = self.domains.remove(place);
         self.unreserve(ReservedFor::Domain(id));
         let last = self.domains.is_empty();
         let ranges: Vec<IovaRange> = self.areas.iter().map(|(range, _)| range).collect();
@@ -323,23 +342,26 @@ impl Area {
     }
 }
 
-/// Maps a pinned area into a domain, or nothing of it.
+/// Maps a pinned area into a domain, or nothing of it: each run of memory as a whole, so that large pages can be used, or
+/// page by page.
 fn fill(domain: &Domain, range: IovaRange, area: &Area, large_pages: LargePages) -> Result<(), MapError> {
-    let mut at = range.first();
+    let most = if large_pages == LargePages::Disabled { PAGE_SIZE } else { u64::MAX };
+    // With pages smaller than those of the CPU an area may begin and end inside of one.
+    let mut skip = area.offset % PAGE_SIZE;
+    let mut done = 0;
     for run in area.pages.runs(area.slice(range)) {
-        let mut done = 0;
-        while done < run.bytes {
-            let bytes = if large_pages == LargePages::Disabled { PAGE_SIZE } else { run.bytes };
-            let phys = iommu_core::PhysAddr::new(run.phys.get() + done);
-            if let Err(error) = domain.map(at, phys, bytes, area.access) {
-                let mapped = at.get() - range.first().get();
-                if mapped > 0 {
-                    domain.unmap(range.first(), mapped);
+        let (mut phys, end) = (run.phys.get() + skip, run.phys.get() + run.bytes);
+        skip = 0;
+        while phys < end && done < range.bytes() {
+            let bytes = (end - phys).min(most).min(range.bytes() - done);
+            let at = Iova::new(range.first().get() + done);
+            if let Err(error) = domain.map(at, PhysAddr::new(phys), bytes, area.access) {
+                if done > 0 {
+                    domain.unmap(range.first(), done);
                 }
                 return Err(error);
             }
-            done += bytes;
-            at = Iova::new(at.get().wrapping_add(bytes));
+            (done, phys) = (done + bytes, phys + bytes);
         }
     }
     Ok(())

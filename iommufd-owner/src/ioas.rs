@@ -85,18 +85,29 @@ impl Ioas {
         self.table.lock()
     }
 
-    pub(crate) fn add_access(&self, access: &Arc<AccessState>) {
+    /// One user in the kernel more; one that pins demands whole pages (F13, F59).
+    pub(crate) fn join(&self, access: &Arc<AccessState>) -> Result<(), InTheWay> {
+        if access.pins() {
+            let mut table = self.lock_table();
+            if let Some(range) = table.violates(PAGE_SIZE) {
+                return Err(InTheWay::Mapped { range });
+            }
+            table.pinning_accesses += 1;
+        }
         self.accesses.lock().push(Arc::downgrade(access));
+        Ok(())
     }
 
-    pub(crate) fn remove_access(&self, access: &AccessState) {
+    pub(crate) fn leave(&self, access: &AccessState) {
         self.accesses.lock().retain(|known| !core::ptr::eq(known.as_ptr(), access));
+        if access.pins() {
+            self.lock_table().pinning_accesses -= 1;
+        }
     }
 
     /// Table Ft4.
     pub(crate) fn map(&self, request: MapRequest, account: Account) -> Result<Iova, MapErr> {
         let MapRequest { place, bytes, process, addr, access } = request;
-        check_numbers(place, bytes)?;
         if bytes == 0 || bytes > u64::MAX - PAGE_SIZE {
             return Err(MapErr::BadLength);
         }
@@ -124,23 +135,12 @@ impl Ioas {
         Ok(range.first())
     }
 
-    /// Table Ft5, into this address space; one area for each piece of the source (F20).
-    pub(crate) fn copy(&self, source: &Self, request: CopyRequest) -> Result<Iova, MapErr> {
-        let CopyRequest { from, bytes, place, access } = request;
-        check_numbers(place, bytes)?;
-        if from.get() == u64::MAX {
-            return Err(MapErr::Overflow);
-        }
-        if bytes == 0 {
+    /// The parts of areas that make up the source of a copy (Ft5.5, Ft5.6).
+    pub(crate) fn pieces(&self, request: &CopyRequest) -> Result<Vec<CopyPiece>, MapErr> {
+        if request.bytes == 0 {
             return Err(MapErr::BadLength);
         }
-        let range = IovaRange::sized(from, bytes).ok_or(MapErr::Overflow)?;
-        let pieces = source.pieces(range)?;
-        self.add_pieces(place, bytes, pieces, access)
-    }
-
-    /// The parts of areas that make up a range without a hole.
-    fn pieces(&self, range: IovaRange) -> Result<Vec<CopyPiece>, MapErr> {
+        let range = IovaRange::sized(request.from, request.bytes).ok_or(MapErr::Overflow)?;
         let table = self.lock_table();
         let mut pieces = Vec::new();
         let mut next = Some(range.first());
@@ -154,20 +154,11 @@ impl Ioas {
         if covered == range.bytes() { Ok(pieces) } else { Err(MapErr::SourceNotMapped { range }) }
     }
 
-    fn add_pieces(&self, place: Place, bytes: u64, pieces: Vec<CopyPiece>, access: Access) -> Result<Iova, MapErr> {
+    /// From Ft5.8 on: one area for each piece of the source (F20).
+    pub(crate) fn copy(&self, pieces: Vec<CopyPiece>, request: &CopyRequest) -> Result<Iova, MapErr> {
+        let CopyRequest { bytes, place, access, .. } = *request;
         let mut table = self.lock_table();
-        let alignment = table.alignment();
-        if !bytes.is_multiple_of(alignment) {
-            return Err(MapErr::Misaligned { alignment });
-        }
-        let first = pieces.first().map_or(0, |piece| piece.pages.addr(piece.offset).get());
-        let range = match place {
-            Place::Anywhere => table.place(first, bytes)?,
-            Place::Fixed(iova) => table.check_fixed(iova, bytes)?,
-        };
-        if pieces.iter().any(|piece| !(piece.pages.addr(piece.offset).get() % PAGE_SIZE).is_multiple_of(alignment)) {
-            return Err(MapErr::Misaligned { alignment });
-        }
+        let range = check_copy(&table, &pieces, place, bytes)?;
         if pieces.iter().any(|piece| access.permits(Access::Write) && !piece.pages.access.permits(Access::Write)) {
             return Err(MapErr::SourceReadOnly);
         }
@@ -258,13 +249,44 @@ impl Ioas {
 }
 
 /// A part of the source of a copy.
-struct CopyPiece {
+pub(crate) struct CopyPiece {
     pages: Arc<Pages>,
     offset: u64,
     bytes: u64,
 }
 
-/// Ft4.2, Ft5.2.
+/// Ft4.8 to Ft4.14 for a copy: where it goes.
+fn check_copy(table: &IoPageTable, pieces: &[CopyPiece], place: Place, bytes: u64) -> Result<IovaRange, MapErr> {
+    let alignment = table.alignment();
+    if !bytes.is_multiple_of(alignment) {
+        return Err(MapErr::Misaligned { alignment });
+    }
+    let first = pieces.first().map_or(0, |piece| piece.pages.addr(piece.offset).get());
+    let range = match place {
+        Place::Anywhere => table.place(first, bytes)?,
+        Place::Fixed(iova) => table.check_fixed(iova, bytes)?,
+    };
+    let misaligned = |piece: &CopyPiece| !(piece.pages.addr(piece.offset).get() % PAGE_SIZE).is_multiple_of(alignment);
+    if pieces.iter().any(misaligned) { Err(MapErr::Misaligned { alignment }) } else { Ok(range) }
+}
+
+impl MapRequest {
+    /// Ft4.2: what is wrong whatever the address space.
+    pub(crate) fn check(&self) -> Result<(), MapErr> {
+        check_numbers(self.place, self.bytes)
+    }
+}
+
+impl CopyRequest {
+    /// Ft5.2: as that.
+    pub(crate) fn check(&self) -> Result<(), MapErr> {
+        if self.from.get() == u64::MAX {
+            return Err(MapErr::Overflow);
+        }
+        check_numbers(self.place, self.bytes)
+    }
+}
+
 fn check_numbers(place: Place, bytes: u64) -> Result<(), MapErr> {
     match place {
         _ if bytes == u64::MAX => Err(MapErr::Overflow),

@@ -7,7 +7,9 @@ use core::fmt;
 use iommu_core::Member;
 use iommu_core::device_model::sync::Mutex;
 
+use crate::compat::Compat;
 use crate::error::{DestroyError, NoIds};
+use crate::fault_queue::Queue;
 use crate::hwpt::Hwpt;
 use crate::ioas::Ioas;
 
@@ -42,6 +44,23 @@ impl fmt::Debug for ObjectId {
     }
 }
 
+/// What an object is (F4).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ObjectType {
+    /// A bound device.
+    Device,
+    /// An address space.
+    Ioas,
+    /// A page table that shows an address space.
+    PagingHwpt,
+    /// A page table of user space, nested on one of those.
+    NestedHwpt,
+    /// A user in the kernel.
+    Access,
+    /// A queue of page faults.
+    FaultQueue,
+}
+
 /// Something that has an id.
 #[derive(Debug, Clone)]
 pub(crate) enum Object {
@@ -49,11 +68,38 @@ pub(crate) enum Object {
     Ioas(Arc<Ioas>),
     Hwpt(Arc<Hwpt>),
     Access,
+    FaultQueue(Arc<Queue>),
+}
+
+impl Object {
+    fn kind(&self) -> ObjectType {
+        match self {
+            Self::Device(_) => ObjectType::Device,
+            Self::Ioas(_) => ObjectType::Ioas,
+            Self::Hwpt(hwpt) if hwpt.is_nested() => ObjectType::NestedHwpt,
+            Self::Hwpt(_) => ObjectType::PagingHwpt,
+            Self::Access => ObjectType::Access,
+            Self::FaultQueue(_) => ObjectType::FaultQueue,
+        }
+    }
+}
+
+/// What stands behind an id.
+#[derive(Debug)]
+enum Slot {
+    /// Nothing that a call finds: being made (F6).
+    Reserved,
+    /// As that, but others of its making use it already.
+    Hidden(Object),
+    /// An object.
+    Public(Object),
+    /// Gone, but for calls under way that use it; the last of them gives the id back (F9).
+    Leaving,
 }
 
 #[derive(Debug)]
 struct Entry {
-    object: Object,
+    slot: Slot,
     /// References from other objects, from users in the kernel, and of calls under way (F5); none lets it be destroyed.
     uses: u32,
 }
@@ -65,6 +111,14 @@ struct Entries {
     free: BTreeSet<u32>,
     /// How many ids were ever given.
     fresh: u32,
+    compat: Compat,
+}
+
+impl Entries {
+    fn forget(&mut self, id: ObjectId) -> Option<Entry> {
+        self.free.insert(id.0);
+        self.by_id.remove(&id.0)
+    }
 }
 
 /// The objects of a context. Its lock is a leaf, never held across a call (L29).
@@ -98,6 +152,7 @@ impl ObjectTable {
             }
             None => return Err(NoIds),
         };
+        entries.by_id.insert(number, Entry { slot: Slot::Reserved, uses: 0 });
         drop(entries);
         Ok(ReservedId { table: self.clone(), id: ObjectId(number), published: false })
     }
@@ -106,20 +161,59 @@ impl ObjectTable {
     pub(crate) fn get(&self, id: ObjectId) -> Option<(Object, Use)> {
         let mut entries = self.0.lock();
         let entry = entries.by_id.get_mut(&id.0)?;
+        let Slot::Public(object) = &entry.slot else { return None };
+        let object = object.clone();
         entry.uses = entry.uses.checked_add(1)?;
-        Some((entry.object.clone(), Use { table: Arc::downgrade(&self.0), id }))
+        Some((object, Use { table: Arc::downgrade(&self.0), id }))
     }
 
-    /// Takes an object out that nobody uses (table Ft1).
+    /// One use more of a page table, also of one that calls do not find yet; none once it was destroyed.
+    pub(crate) fn use_hwpt(&self, hwpt: &Arc<Hwpt>) -> Option<Use> {
+        let mut entries = self.0.lock();
+        let entry = entries.by_id.get_mut(&hwpt.id.0)?;
+        match &entry.slot {
+            Slot::Hidden(Object::Hwpt(known)) | Slot::Public(Object::Hwpt(known)) if Arc::ptr_eq(known, hwpt) => {
+                entry.uses = entry.uses.checked_add(1)?;
+                Some(Use { table: Arc::downgrade(&self.0), id: hwpt.id })
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes an object out that nobody uses (table Ft1). VFIO's calls find it no more (F8).
     pub(crate) fn remove(&self, id: ObjectId) -> Result<Object, DestroyError> {
         let mut entries = self.0.lock();
         match entries.by_id.get(&id.0) {
-            None => Err(DestroyError::NoObject { id }),
-            Some(entry) if entry.uses > 0 => Err(DestroyError::InUse { id, uses: entry.uses }),
-            Some(_) => {
-                entries.free.insert(id.0);
-                entries.by_id.remove(&id.0).map(|entry| entry.object).ok_or(DestroyError::NoObject { id })
-            }
+            Some(Entry { slot: Slot::Public(_), uses: 0 }) => {}
+            Some(Entry { slot: Slot::Public(_), uses }) => return Err(DestroyError::InUse { id, uses: *uses }),
+            _ => return Err(DestroyError::NoObject { id }),
+        }
+        entries.compat.forget(id);
+        match entries.forget(id) {
+            Some(Entry { slot: Slot::Public(object), .. }) => Ok(object),
+            _ => Err(DestroyError::NoObject { id }),
+        }
+    }
+
+    /// Takes out an object whose owner in the kernel goes. Calls under way may use it still; no other finds it (F9).
+    pub(crate) fn retire(&self, id: ObjectId) -> Option<Object> {
+        let mut entries = self.0.lock();
+        let entry = entries.by_id.get_mut(&id.0)?;
+        let slot = core::mem::replace(&mut entry.slot, Slot::Leaving);
+        if entry.uses == 0 {
+            entries.forget(id);
+        }
+        match slot {
+            Slot::Public(object) | Slot::Hidden(object) => Some(object),
+            Slot::Reserved | Slot::Leaving => None,
+        }
+    }
+
+    /// What the object of this id is.
+    pub(crate) fn kind(&self, id: ObjectId) -> Option<ObjectType> {
+        match &self.0.lock().by_id.get(&id.0)?.slot {
+            Slot::Public(object) => Some(object.kind()),
+            Slot::Reserved | Slot::Hidden(_) | Slot::Leaving => None,
         }
     }
 
@@ -127,9 +221,14 @@ impl ObjectTable {
         self.0.lock().by_id.is_empty()
     }
 
-    /// Every object, to look at.
+    /// Whether a call would find such an object.
     pub(crate) fn any(&self, mut matches: impl FnMut(&Object) -> bool) -> bool {
-        self.0.lock().by_id.values().any(|entry| matches(&entry.object))
+        self.0.lock().by_id.values().any(|entry| matches!(&entry.slot, Slot::Public(object) if matches(object)))
+    }
+
+    /// Reads or changes what VFIO's calls are about.
+    pub(crate) fn compat<R>(&self, change: impl FnOnce(&mut Compat) -> R) -> R {
+        change(&mut self.0.lock().compat)
     }
 }
 
@@ -138,28 +237,50 @@ impl ReservedId {
         self.id
     }
 
+    fn set(&self, slot: Slot, uses: u32) {
+        if let Some(entry) = self.table.0.lock().by_id.get_mut(&self.id.0) {
+            entry.slot = slot;
+            entry.uses += uses;
+        }
+    }
+
+    /// Others of its making can use the object; calls do not find it.
+    pub(crate) fn hide(&self, object: Object) {
+        self.set(Slot::Hidden(object), 0);
+    }
+
     /// From now on calls find the object.
     pub(crate) fn publish(mut self, object: Object) -> ObjectId {
         self.published = true;
-        self.table.0.lock().by_id.insert(self.id.0, Entry { object, uses: 0 });
+        self.set(Slot::Public(object), 0);
         self.id
+    }
+
+    /// From now on calls find the object, which is used from the beginning.
+    pub(crate) fn publish_used(mut self, object: Object) -> (ObjectId, Use) {
+        self.published = true;
+        self.set(Slot::Public(object), 1);
+        (self.id, Use { table: Arc::downgrade(&self.table.0), id: self.id })
     }
 }
 
 impl Drop for ReservedId {
     fn drop(&mut self) {
         if !self.published {
-            self.table.0.lock().free.insert(self.id.0);
+            // What was hidden ends without the lock.
+            drop(self.table.retire(self.id));
         }
     }
 }
 
 impl Drop for Use {
     fn drop(&mut self) {
-        if let Some(table) = self.table.upgrade()
-            && let Some(entry) = table.lock().by_id.get_mut(&self.id.0)
-        {
-            entry.uses -= 1;
+        let Some(table) = self.table.upgrade() else { return };
+        let mut entries = table.lock();
+        let Some(entry) = entries.by_id.get_mut(&self.id.0) else { return };
+        entry.uses -= 1;
+        if entry.uses == 0 && matches!(entry.slot, Slot::Leaving) {
+            entries.forget(self.id);
         }
     }
 }

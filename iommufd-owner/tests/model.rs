@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use iommu_core::device_model::DeviceId;
 use iommu_core::device_model::sync::thread;
+use iommu_core::device_model::{DeviceId, Errno};
 use iommu_core::hardware::{Endpoint, IommuDriver};
 use iommu_core::placement::{AllTogether, GroupKey, Placement};
 use iommu_core::software::{LockedPages, Memory, Process, SoftIommu, SoftIommuConfig};
-use iommu_core::{Access, Attached, Iommu, Iova, KernelUse, Member, Ownership};
+use iommu_core::{Access, Attached, Iommu, Iova, KernelUse, Member, Ownership, UserAddr};
 use iommufd_owner::{Context, MapRequest, ObjectId, Place};
 use shuttle::scheduler::{DfsScheduler, PctScheduler};
 use shuttle::{Config, Runner};
@@ -196,5 +196,91 @@ fn two_maps_want_one_place() {
         drop(bound);
         context.destroy(ioas).unwrap();
         scene.assert_idle();
+    });
+}
+
+#[test]
+fn one_device_is_attached_twice_at_once() {
+    explore("two attaches of one device to two address spaces (F49)", || {
+        let scene = Scene::new();
+        let context = Context::new("vmm");
+        let spaces = [(); 2].map(|()| scene.ioas(&context));
+        let bound = Arc::new(context.bind(&scene.members[0]).unwrap());
+        let same = bound.clone();
+        let other = thread::spawn(move || same.attach(spaces[1]).is_ok());
+        let mine = bound.attach(spaces[0]).is_ok();
+        assert_ne!(mine, other.join().unwrap());
+        assert_eq!(scene.process.pinned(), 1);
+        drop(bound);
+        for ioas in spaces {
+            context.destroy(ioas).unwrap();
+        }
+        scene.assert_idle();
+    });
+}
+
+#[test]
+fn nobody_finds_a_page_table_that_cannot_be_filled() {
+    explore("an attach whose memory is bad, a sibling that guesses the page table's id (F6, F46)", || {
+        let scene = Scene::new();
+        let context = Context::new("vmm");
+        let ioas = context.ioas_alloc().unwrap();
+        let (place, process) = (Place::Fixed(Iova::new(0)), scene.process.clone());
+        let request = MapRequest { place, bytes: 0x1000, process, addr: UserAddr::new(0x1000), access: Access::Read };
+        context.ioas_map(ioas, request).unwrap();
+        let [one, two] = [0, 1].map(|device| {
+            let member: &Arc<Member> = &scene.members[device];
+            context.bind(member).unwrap()
+        });
+        let guess = ObjectId::new(two.id().get() + 1);
+        let guesser = thread::spawn(move || {
+            assert_eq!(two.attach(guess).unwrap_err().errno(), Errno::ENOENT);
+        });
+        assert_eq!(one.attach(ioas).unwrap_err().errno(), Errno::EFAULT);
+        guesser.join().unwrap();
+        assert_eq!(scene.members[0].group().attached(), Attached::Blocking);
+        context.destroy(ioas).unwrap();
+        drop(one);
+        scene.assert_idle();
+    });
+}
+
+#[test]
+fn a_device_goes_while_a_call_uses_it() {
+    explore("unbind, and a page table for the device (F9)", || {
+        let scene = Scene::new();
+        let context = Context::new("vmm");
+        let ioas = scene.ioas(&context);
+        let bound = context.bind(&scene.members[0]).unwrap();
+        let (id, same) = (bound.id(), context.clone());
+        let caller = thread::spawn(move || same.hwpt_alloc(id, ioas));
+        drop(bound);
+        assert_eq!(scene.members[0].group().ownership(), Ownership::Idle);
+        if let Ok(hwpt) = caller.join().unwrap() {
+            context.destroy(hwpt).unwrap();
+        }
+        assert_eq!(context.object_type(id), None);
+        context.destroy(ioas).unwrap();
+        assert_eq!(context.ioas_alloc().unwrap().get(), 1, "every id is free again");
+        scene.assert_idle();
+    });
+}
+
+#[test]
+fn two_groups_want_the_address_space_for_vfio() {
+    explore("two threads make the address space for VFIO (F63), one destroys it (F8)", || {
+        let context = Context::new("container");
+        let makers = [(); 2].map(|()| {
+            let context = context.clone();
+            thread::spawn(move || context.ensure_compat_ioas().unwrap())
+        });
+        let made = makers.map(|maker| maker.join().unwrap());
+        assert_eq!(made[0], made[1]);
+        let same = context.clone();
+        let destroyer = thread::spawn(move || same.destroy(made[0]).unwrap());
+        let other = context.ioas_alloc().unwrap();
+        context.set_compat_ioas(other).unwrap();
+        destroyer.join().unwrap();
+        assert_eq!(context.compat_ioas(), Some(other), "not the one that was destroyed");
     });
 }

@@ -8,7 +8,8 @@ use device_model::{DeviceId, Errno};
 
 use super::FaultReason;
 use super::domain::Translator;
-use crate::hardware::{Endpoint, HardwareError};
+use super::page_request::Requests;
+use crate::hardware::{Capabilities, Endpoint, HardwareError};
 
 /// Who puts an access on the bus: a device, or one address space of it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -28,6 +29,8 @@ impl From<DeviceId> for Requester {
 /// What the IOMMU knows of one device that it serves.
 #[derive(Debug, Default)]
 pub(super) struct Context {
+    capabilities: Capabilities,
+    pub(super) requests: Requests,
     state: State,
     pasids: BTreeMap<u32, Arc<Translator>>,
 }
@@ -66,12 +69,12 @@ impl ContextTable {
     }
 
     /// Begins to serve a device, which is attached to nothing.
-    pub(super) fn add(&self, dev: &Endpoint) -> Result<(), HardwareError> {
+    pub(super) fn add(&self, dev: &Endpoint, capabilities: Capabilities) -> Result<(), HardwareError> {
         let mut contexts = self.shard(dev.id).lock();
         if contexts.contains_key(&dev.id) {
             return Err(HardwareError::new(Errno::EBUSY, "the device is served already"));
         }
-        contexts.insert(dev.id, Context::default());
+        contexts.insert(dev.id, Context { capabilities, ..Context::default() });
         Ok(())
     }
 
@@ -80,9 +83,30 @@ impl ContextTable {
     }
 
     /// Runs `change` on the device's context; no access of the device is on its way meanwhile.
-    pub(super) fn change(&self, dev: &Endpoint, change: impl FnOnce(&mut Context)) -> Result<(), HardwareError> {
+    pub(super) fn change<R>(&self, dev: &Endpoint, change: impl FnOnce(&mut Context) -> R) -> Result<R, HardwareError> {
         let unserved = || HardwareError::new(Errno::ENODEV, "this IOMMU does not serve the device");
         self.shard(dev.id).lock().get_mut(&dev.id).map(change).ok_or_else(unserved)
+    }
+
+    /// Attaches a device of which all that is `wanted` is true.
+    pub(super) fn attach(
+        &self,
+        dev: &Endpoint,
+        translator: &Arc<Translator>,
+        wanted: Capabilities,
+    ) -> Result<(), HardwareError> {
+        self.change(dev, |context| {
+            if !context.capabilities.has(wanted) {
+                return Err(HardwareError::new(Errno::EINVAL, "the domain does not fit the device"));
+            }
+            context.state = State::Attached(translator.clone());
+            Ok(())
+        })?
+    }
+
+    /// Runs `look` on the context of a device, if it is served.
+    pub(super) fn of<R>(&self, device: DeviceId, look: impl FnOnce(&mut Context) -> R) -> Option<R> {
+        self.shard(device).lock().get_mut(&device).map(look)
     }
 
     /// Runs `access` with what translates for `from`, which stays attached meanwhile.
@@ -98,8 +122,8 @@ impl ContextTable {
 }
 
 impl Context {
-    pub(super) fn attach(&mut self, translator: Arc<Translator>) {
-        self.state = State::Attached(translator);
+    pub(super) fn capabilities(&self) -> Capabilities {
+        self.capabilities
     }
 
     pub(super) fn attach_pasid(&mut self, pasid: u32, translator: Arc<Translator>) {

@@ -1,10 +1,12 @@
 //! A device that does DMA.
 
+use alloc::vec::Vec;
+
 use device_model::sync::Arc;
 
-use super::{Fault, Memory, Requester, SoftIommu};
+use super::{AnsweredRequest, Fault, Memory, Requester, SoftIommu};
 use crate::address::Iova;
-use crate::hardware::Endpoint;
+use crate::hardware::{Endpoint, WantedPage};
 
 /// The bus-master side of a device: lets a test see what the device reaches, and what it does not.
 ///
@@ -50,5 +52,15 @@ impl SimulatedDevice {
     /// The fault, as of [`SoftIommu::dma_write`].
     pub fn write(&self, iova: Iova, bytes: &[u8]) -> Result<(), Fault> {
         self.iommu.dma_write(self.requester, iova, bytes, &self.memory)
+    }
+
+    /// Asks for pages that are not mapped, as a device does that can wait for them.
+    pub fn request_pages(&self, index: u32, pages: Vec<WantedPage>) {
+        self.iommu.request_pages(self.requester, index, pages);
+    }
+
+    /// The answers since they were last taken, oldest first; of all PASIDs.
+    pub fn take_answers(&self) -> Vec<AnsweredRequest> {
+        self.iommu.take_answers(self.requester)
     }
 }

@@ -7,13 +7,17 @@ use core::ops::Range;
 
 use device_model::Errno;
 use device_model::sync::Arc;
+use device_model::sync::atomic::AtomicBool;
 
 use super::context::ContextTable;
 use super::domain::{SoftDomain, Translator};
 use super::fault::FaultLog;
-use super::{Fault, FaultReason, Memory, Requester, SoftIommuConfig};
+use super::{AnsweredRequest, Fault, FaultReason, Memory, Requester, STAGE_1_FORMAT, SoftIommuConfig};
 use crate::address::{Access, Iova, PhysAddr};
-use crate::hardware::{DomainKind, Endpoint, EndpointProperties, HardwareDomain, HardwareError, IommuDriver};
+use crate::hardware::{
+    Capabilities, Description, DirtySupport, DomainKind, Endpoint, EndpointProperties, HardwareDomain, HardwareError,
+    IommuDriver, Nesting, PageAnswer, PageRequestSink, PagingFeatures, UserData,
+};
 
 /// An IOMMU in software.
 ///
@@ -23,7 +27,7 @@ use crate::hardware::{DomainKind, Endpoint, EndpointProperties, HardwareDomain, 
 pub struct SoftIommu {
     name: String,
     config: SoftIommuConfig,
-    contexts: Arc<ContextTable>,
+    pub(super) contexts: Arc<ContextTable>,
     faults: FaultLog,
 }
 
@@ -53,7 +57,7 @@ impl SoftIommu {
         into: &mut [u8],
         memory: &Memory,
     ) -> Result<(), Fault> {
-        self.transfer(from.into(), Access::Read, iova, into.len(), |phys, range| {
+        self.transfer(from.into(), Access::Read, iova, into.len(), memory, |phys, range| {
             into.get_mut(range).into_iter().for_each(|part| memory.read(phys, part));
         })
     }
@@ -70,7 +74,7 @@ impl SoftIommu {
         bytes: &[u8],
         memory: &Memory,
     ) -> Result<(), Fault> {
-        self.transfer(from.into(), Access::Write, iova, bytes.len(), |phys, range| {
+        self.transfer(from.into(), Access::Write, iova, bytes.len(), memory, |phys, range| {
             bytes.get(range).into_iter().for_each(|part| memory.write(phys, part));
         })
     }
@@ -85,6 +89,17 @@ impl SoftIommu {
         self.faults.dropped()
     }
 
+    fn domain(&self, kind: DomainKind, features: PagingFeatures) -> SoftDomain {
+        SoftDomain {
+            translator: Arc::new(Translator::new(kind, self.config.format)),
+            contexts: self.contexts.clone(),
+            max_pasids: self.config.max_pasids,
+            features,
+            capabilities: self.config.capabilities,
+            coherent: AtomicBool::new(false),
+        }
+    }
+
     /// Calls `touch` for each part of an access that translation keeps in one piece.
     fn transfer(
         &self,
@@ -92,6 +107,7 @@ impl SoftIommu {
         access: Access,
         iova: Iova,
         len: usize,
+        memory: &Memory,
         mut touch: impl FnMut(PhysAddr, Range<usize>),
     ) -> Result<(), Fault> {
         let fault = |at, reason| {
@@ -106,7 +122,7 @@ impl SoftIommu {
                 .contexts
                 .with_translator(from, |translator| {
                     let limit = self.before_window(translator, at)?;
-                    translator.with_translation(at, access, |translation| {
+                    translator.with_translation(at, access, memory, |translation| {
                         let bytes = limit.min(translation.remaining);
                         let end = usize::try_from(bytes).map_or(len, |bytes| len.min(done.saturating_add(bytes)));
                         touch(translation.phys, done..end);
@@ -134,8 +150,9 @@ impl IommuDriver for SoftIommu {
     }
 
     fn probe(&self, dev: &Endpoint) -> Result<EndpointProperties, HardwareError> {
-        self.contexts.add(dev)?;
-        Ok(self.config.properties(&dev.name))
+        let properties = self.config.properties(&dev.name);
+        self.contexts.add(dev, properties.capabilities)?;
+        Ok(properties)
     }
 
     fn release(&self, dev: &Endpoint) {
@@ -147,11 +164,42 @@ impl IommuDriver for SoftIommu {
             let reason = alloc::format!("{} has no {kind} domains", self.name);
             return Err(HardwareError::new(Errno::EOPNOTSUPP, reason));
         }
-        Ok(Box::new(SoftDomain {
-            translator: Arc::new(Translator::new(kind, self.config.format)),
-            contexts: self.contexts.clone(),
-            max_pasids: self.config.max_pasids,
-        }))
+        Ok(Box::new(self.domain(kind, PagingFeatures::default())))
+    }
+
+    fn allocate_for_user(
+        &self,
+        features: PagingFeatures,
+        data: Option<UserData<'_>>,
+        _dev: &Endpoint,
+    ) -> Result<Box<dyn HardwareDomain>, HardwareError> {
+        let capabilities = self.config.capabilities;
+        let lacks = features.nesting == Nesting::Parent && !capabilities.has(Capabilities::NESTING)
+            || features.dirty_tracking == DirtySupport::Required && !capabilities.has(Capabilities::DIRTY_TRACKING);
+        if lacks || data.is_some() {
+            return Err(HardwareError::new(Errno::EOPNOTSUPP, alloc::format!("{} has no such domains", self.name)));
+        }
+        Ok(Box::new(self.domain(DomainKind::Paging, features)))
+    }
+
+    /// The highest address that its page tables translate, for who nests domains; a number of 64 bits.
+    fn describe(&self, _dev: &Endpoint) -> Result<Description, HardwareError> {
+        if !self.config.capabilities.has(Capabilities::NESTING) {
+            return Ok(Description::default());
+        }
+        Ok(Description { kind: STAGE_1_FORMAT, bytes: self.config.format.last().get().to_le_bytes().to_vec() })
+    }
+
+    fn enable_page_requests(&self, dev: &Endpoint, sink: Arc<dyn PageRequestSink>) -> Result<(), HardwareError> {
+        self.listen(dev, sink)
+    }
+
+    fn disable_page_requests(&self, dev: &Endpoint) {
+        self.stop_listening(dev);
+    }
+
+    fn answer_page_request(&self, dev: &Endpoint, pasid: Option<u32>, index: u32, answer: PageAnswer) {
+        self.answer(dev, AnsweredRequest { pasid, index, answer });
     }
 
     fn block(&self, dev: &Endpoint) {

@@ -12,7 +12,7 @@ use self::entry::{Entry, Kind};
 pub use self::format::TableFormat;
 use super::FaultReason;
 use crate::address::{Access, Iova, PhysAddr};
-use crate::hardware::HardwareError;
+use crate::hardware::{DirtyRead, HardwareError};
 
 /// Why a range could not be mapped. Nothing of it is mapped then that was not before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -227,6 +227,66 @@ impl PageTable {
     pub fn translate(&self, iova: Iova, wanted: Access) -> Result<Translation, FaultReason> {
         let translation = self.lookup(iova)?;
         if translation.access.permits(wanted) { Ok(translation) } else { Err(FaultReason::NotPermitted) }
+    }
+
+    /// Notes that the page at `iova` was written; nothing happens where none is mapped.
+    pub fn mark_dirty(&mut self, iova: Iova) {
+        if iova > self.format.last() {
+            return;
+        }
+        let mut table = self.root;
+        for level in (0..self.format.levels()).rev() {
+            let entry = self.entry(table, iova.get(), level);
+            match entry.kind() {
+                Kind::Empty => return,
+                Kind::Table(below) => table = below,
+                Kind::Page { .. } => return self.replace(table, iova.get(), level, entry.dirtied()),
+            }
+        }
+    }
+
+    /// Calls `dirty` with each page in a range that was written, ascending; holes are passed over.
+    pub fn read_dirty(&mut self, iova: Iova, size: u64, read: DirtyRead, dirty: &mut dyn FnMut(Iova, u64)) {
+        let Some(last) = size.checked_sub(1).map(|span| iova.get().saturating_add(span)) else { return };
+        let last = last.min(self.format.last().get());
+        if iova.get() <= last {
+            self.read_dirty_below(self.root, self.format.levels() - 1, iova.get(), last, &mut (read, dirty));
+        }
+    }
+
+    /// As [`read_dirty`](Self::read_dirty), from `first` to `last` in one table.
+    fn read_dirty_below(
+        &mut self,
+        table: usize,
+        level: u32,
+        first: u64,
+        last: u64,
+        to: &mut (DirtyRead, &mut dyn FnMut(Iova, u64)),
+    ) {
+        let page = format::coverage(level);
+        let mut next = Some(first);
+        while let Some(at) = next.filter(|at| *at <= last) {
+            let start = at & !(page - 1);
+            let end = start | (page - 1);
+            let entry = self.entry(table, at, level);
+            match entry.kind() {
+                Kind::Table(below) => self.read_dirty_below(below, level - 1, at, last.min(end), to),
+                Kind::Page { .. } if entry.is_dirty() => {
+                    if to.0 == DirtyRead::Clear {
+                        self.replace(table, at, level, entry.cleaned());
+                    }
+                    (to.1)(Iova::new(start), page);
+                }
+                Kind::Page { .. } | Kind::Empty => {}
+            }
+            next = end.checked_add(1);
+        }
+    }
+
+    /// Changes an entry that is not empty to another one that is not.
+    #[expect(clippy::indexing_slicing, reason = "an index is below 512, and an entry names a table that is there")]
+    fn replace(&mut self, table: usize, iova: u64, level: u32, entry: Entry) {
+        self.tables[table].entries[format::index(iova, level)] = entry;
     }
 
     /// The first address that is mapped in this table, which covers what lies from `base` on, or in those below it.

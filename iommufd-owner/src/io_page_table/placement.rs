@@ -30,12 +30,14 @@ pub(super) fn place(
         return Err(MapErr::Misaligned { alignment: demanded });
     }
     let offset = addr % PAGE_SIZE;
+    // Memory that begins inside a page does so in the I/O address space too.
+    let step = if offset == 0 { alignment } else { PAGE_SIZE };
     let whole = IovaRange::new(Iova::new(PAGE_SIZE), Iova::new(u64::MAX - PAGE_SIZE));
     let windows: Vec<IovaRange> = if allowed.is_empty() { whole.into_iter().collect() } else { allowed.to_vec() };
     windows
         .into_iter()
         .filter_map(|window| window.intersection(whole?))
         .flat_map(|window| window.without(reserved.iter().map(|(range, _)| *range)))
-        .find_map(|hole| areas.find_gap(bytes, alignment, offset, hole))
+        .find_map(|hole| areas.find_gap(bytes, step, offset, hole))
         .ok_or(MapErr::NoPlace { bytes })
 }

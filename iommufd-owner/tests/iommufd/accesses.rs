@@ -6,7 +6,7 @@ use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::Mutex;
 use iommu_core::{Access, Iova};
-use iommufd_owner::{AccessPins, Context};
+use iommufd_owner::{AccessPins, Context, IoasAccess, MapRequest, ObjectId, Place};
 
 use crate::rig::Rig;
 
@@ -65,4 +65,72 @@ fn f60_reads_and_writes_cross_areas_and_stop_at_holes() {
     assert_eq!(access.read(Iova::new(0x1fff), &mut [0; 2]).unwrap_err().errno(), Errno::ENOENT);
     assert_eq!(access.pin(Iova::new(0), 3 * PAGE_SIZE, Access::Read).unwrap_err().errno(), Errno::ENOENT);
     assert_eq!(rig.process.pinned(), 0, "all or nothing");
+}
+
+#[test]
+fn f59_an_access_moves_after_it_has_let_go() {
+    let rig = Rig::new(&["a1"]);
+    let context = Context::new("vmm");
+    let [a, b] = [0, 1].map(|page| {
+        let ioas = context.ioas_alloc().unwrap();
+        rig.map(&context, ioas, 0, 1, page).unwrap();
+        ioas
+    });
+    let held: Arc<Mutex<Option<AccessPins>>> = Arc::default();
+    let own: Arc<Mutex<Option<Arc<IoasAccess>>>> = Arc::default();
+    let (letting_go, myself) = (held.clone(), own.clone());
+    let access = context.access(move |_| {
+        let pins = letting_go.lock().take();
+        drop(pins);
+        let myself = myself.lock().clone();
+        let Some(myself) = myself else { return };
+        assert_eq!(myself.detach().unwrap_err().errno(), Errno::EBUSY, "it is on its way");
+        assert_eq!(myself.attach(b).unwrap_err().errno(), Errno::EBUSY);
+        assert_eq!(myself.read(Iova::new(0), &mut [0]).unwrap_err().errno(), Errno::ENOENT, "it uses none");
+    });
+    let access = Arc::new(access.unwrap());
+    *own.lock() = Some(access.clone());
+    assert_eq!(access.replace(a).unwrap_err().errno(), Errno::ENOENT);
+    access.attach(a).unwrap();
+    assert_eq!(access.attach(b).unwrap_err().errno(), Errno::EINVAL);
+    assert_eq!(access.replace(a), Ok(()), "the same");
+    assert_eq!(access.replace(ObjectId::new(99)).unwrap_err().errno(), Errno::ENOENT);
+    *held.lock() = Some(access.pin(Iova::new(0), PAGE_SIZE, Access::Read).unwrap());
+    access.replace(b).unwrap();
+    assert_eq!(rig.process.pinned(), 0);
+    let mut byte = [0];
+    access.read(Iova::new(0), &mut byte).unwrap();
+    assert_eq!(byte, [2]);
+    context.destroy(a).unwrap();
+    assert_eq!(context.destroy(b).unwrap_err().errno(), Errno::EBUSY);
+    access.detach().unwrap();
+    context.destroy(b).unwrap();
+    *own.lock() = None;
+    assert_eq!(context.destroy(access.id()).unwrap_err().errno(), Errno::EBUSY, "Ft2.6");
+}
+
+#[test]
+fn f13_only_an_access_that_pins_demands_whole_pages() {
+    let rig = Rig::new(&["a1"]);
+    let context = Context::new("vmm");
+    let ioas = context.ioas_alloc().unwrap();
+    let odd = MapRequest { bytes: 3, ..rig.request(Place::Fixed(Iova::new(5)), 1, 0) };
+    context.ioas_map(ioas, odd.clone()).unwrap();
+    let pinning = context.access(|_| {}).unwrap();
+    assert_eq!(pinning.attach(ioas).unwrap_err().errno(), Errno::EADDRINUSE);
+    let reader = context.access_without_pins().unwrap();
+    reader.attach(ioas).unwrap();
+    let mut byte = [0];
+    reader.read(Iova::new(5), &mut byte).unwrap();
+    assert_eq!(byte, [1]);
+    assert_eq!(reader.pin(Iova::new(5), 1, Access::Read).unwrap_err().errno(), Errno::EINVAL);
+    context.ioas_unmap(ioas, Iova::new(5), 3).unwrap();
+    pinning.attach(ioas).unwrap();
+    assert_eq!(context.ioas_map(ioas, odd).unwrap_err().errno(), Errno::EINVAL);
+    rig.map(&context, ioas, 0, 1, 0).unwrap();
+    let pin = |iova: u64, bytes| pinning.pin(Iova::new(iova), bytes, Access::Read).map(drop).map_err(|e| e.errno());
+    assert_eq!(pin(0, 0), Err(Errno::EINVAL));
+    assert_eq!(pin(u64::MAX, 2), Err(Errno::EOVERFLOW));
+    assert_eq!(pin(1, 2), Err(Errno::EINVAL));
+    assert_eq!(pin(0, PAGE_SIZE), Ok(()));
 }

@@ -187,3 +187,53 @@ fn ft2_2_mappings_do_not_keep_an_address_space_but_page_tables_do() {
     context.destroy(ioas).unwrap();
     assert_eq!(rig.process.pinned(), 0);
 }
+
+#[test]
+fn f16_memory_keeps_its_place_in_the_page_and_its_alignment() {
+    let (rig, context, ioas) = setup();
+    let place = |addr: u64, bytes| {
+        let (place, process): (_, Arc<_>) = (Place::Anywhere, rig.user.clone());
+        let request = MapRequest { place, bytes, process, addr: UserAddr::new(addr), access: Access::Read };
+        context.ioas_map(ioas, request).map(Iova::get)
+    };
+    assert_eq!(place(0x5234, 0x100), Ok(0x1234));
+    assert_eq!(place(0x7234, 4), Ok(0x2234), "0x1234 is taken");
+    assert_eq!(place(0x20_0000, 0x1_0000), Ok(0x1_0000), "as aligned as it is long");
+    assert_eq!(place(0x1000, 0x4000), Ok(0x3000), "as aligned as the memory");
+    assert_eq!(place(0, 0x80_0000), Ok(0x20_0000), "as aligned as a huge page");
+}
+
+#[test]
+fn ft5_what_is_wrong_with_a_copy_is_told_in_order() {
+    let (rig, context, ioas) = setup();
+    rig.map(&context, ioas, 0, 2, 0).unwrap();
+    let gone = ObjectId::new(99);
+    let good = CopyRequest {
+        from: Iova::new(0),
+        bytes: 2 * PAGE_SIZE,
+        place: Place::Fixed(Iova::new(0x8000)),
+        access: Access::ReadWrite,
+    };
+    let copy = |to, source, request| errno(context.ioas_copy(to, source, request));
+    assert_eq!(copy(gone, gone, CopyRequest { bytes: u64::MAX, ..good }), Errno::EOVERFLOW, "Ft5.2");
+    assert_eq!(copy(gone, gone, CopyRequest { from: Iova::new(u64::MAX), ..good }), Errno::EOVERFLOW, "Ft5.2");
+    assert_eq!(copy(gone, gone, CopyRequest { bytes: 0, ..good }), Errno::ENOENT, "Ft5.4");
+    assert_eq!(copy(gone, ioas, CopyRequest { bytes: 0, ..good }), Errno::EINVAL, "Ft5.5");
+    assert_eq!(
+        copy(gone, ioas, CopyRequest { from: Iova::new(1), bytes: u64::MAX - 1, ..good }),
+        Errno::ENOENT,
+        "Ft5.6"
+    );
+    assert_eq!(
+        copy(gone, ioas, CopyRequest { from: Iova::new(3), bytes: u64::MAX - 1, ..good }),
+        Errno::EOVERFLOW,
+        "Ft5.5"
+    );
+    assert_eq!(copy(gone, ioas, good), Errno::ENOENT, "Ft5.7");
+    assert_eq!(copy(ioas, ioas, CopyRequest { place: Place::Fixed(Iova::new(0)), ..good }), Errno::EEXIST, "Ft5.8");
+    let read_only = MapRequest { access: Access::Read, ..rig.request(Place::Fixed(Iova::new(0x4000)), 1, 0) };
+    context.ioas_map(ioas, read_only).unwrap();
+    let of_that = CopyRequest { from: Iova::new(0x4000), bytes: PAGE_SIZE, ..good };
+    assert_eq!(copy(ioas, ioas, of_that), Errno::EPERM, "Ft5.9");
+    context.ioas_copy(ioas, ioas, CopyRequest { access: Access::Read, ..of_that }).unwrap();
+}

@@ -8,7 +8,10 @@
 )]
 
 mod accesses;
+mod compat;
 mod devices;
+mod faults;
+mod hwpts;
 mod ioas;
 mod properties;
 mod rig;

@@ -1,10 +1,12 @@
 //! Random lives of address spaces against a map of every page.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use iommu_core::address::PAGE_SIZE;
+use iommu_core::device_model::sync::Mutex;
 use iommu_core::{Access, Iova};
-use iommufd_owner::{BoundDevice, Context, CopyRequest, ObjectId, Place};
+use iommufd_owner::{AccessPins, BoundDevice, Context, CopyRequest, IoasAccess, ObjectId, Place};
 use proptest::prelude::*;
 
 use crate::rig::{Fails, PAGES, Rig};
@@ -16,16 +18,64 @@ const SPACE: u64 = 20;
 
 #[derive(Debug, Clone)]
 enum Op {
-    Map { space: usize, at: u64, pages: u64, from: u64 },
-    MapAnywhere { space: usize, pages: u64, from: u64 },
-    Unmap { space: usize, at: u64, pages: u64 },
-    Copy { to: usize, source: usize, from: u64, pages: u64, at: u64 },
-    Allow { space: usize, ranges: Vec<(u64, u64)> },
-    Bind { device: usize },
-    Unbind { device: usize },
-    Attach { device: usize, space: usize },
-    Detach { device: usize },
-    Fail { what: Fails, n: u64 },
+    Map {
+        space: usize,
+        at: u64,
+        pages: u64,
+        from: u64,
+    },
+    MapAnywhere {
+        space: usize,
+        pages: u64,
+        from: u64,
+    },
+    Unmap {
+        space: usize,
+        at: u64,
+        pages: u64,
+    },
+    Copy {
+        to: usize,
+        source: usize,
+        from: u64,
+        pages: u64,
+        at: u64,
+    },
+    Allow {
+        space: usize,
+        ranges: Vec<(u64, u64)>,
+    },
+    Bind {
+        device: usize,
+    },
+    Unbind {
+        device: usize,
+    },
+    Attach {
+        device: usize,
+        space: usize,
+    },
+    Detach {
+        device: usize,
+    },
+    /// Attaches to a page table made by hand.
+    AttachByHand {
+        device: usize,
+        space: usize,
+    },
+    /// Destroys the page tables made by hand that nobody uses.
+    DestroyUnused,
+    /// An access pins; it lets go when asked.
+    Pin {
+        space: usize,
+        at: u64,
+        pages: u64,
+    },
+    LetGo,
+    Fail {
+        what: Fails,
+        n: u64,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -43,8 +93,12 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(space, ranges)| Op::Allow { space, ranges }),
         4 => device.clone().prop_map(|device| Op::Bind { device }),
         1 => device.clone().prop_map(|device| Op::Unbind { device }),
-        5 => (device.clone(), space).prop_map(|(device, space)| Op::Attach { device, space }),
-        2 => device.prop_map(|device| Op::Detach { device }),
+        5 => (device.clone(), space.clone()).prop_map(|(device, space)| Op::Attach { device, space }),
+        2 => device.clone().prop_map(|device| Op::Detach { device }),
+        2 => (device, space.clone()).prop_map(|(device, space)| Op::AttachByHand { device, space }),
+        1 => Just(Op::DestroyUnused),
+        2 => (space, 0..SPACE, 1..4_u64).prop_map(|(space, at, pages)| Op::Pin { space, at, pages }),
+        1 => Just(Op::LetGo),
         2 => (prop::sample::select(vec![Fails::Hardware, Fails::Pin]), 0..8_u64)
             .prop_map(|(what, n)| Op::Fail { what, n }),
     ]
@@ -93,6 +147,10 @@ struct Life {
     bound: [Option<BoundDevice>; DEVICES],
     /// The address space that each device is attached to.
     attached: [Option<usize>; DEVICES],
+    by_hand: Vec<ObjectId>,
+    accesses: [IoasAccess; SPACES],
+    /// What the accesses have pinned.
+    pins: Arc<Mutex<Vec<AccessPins>>>,
 }
 
 /// Devices 0 and 1 are of one group.
@@ -105,6 +163,17 @@ impl Life {
         let rig = Rig::new(&["a1", "a2", "b1"]);
         let context = Context::new("vmm");
         let spaces = [(); SPACES].map(|()| context.ioas_alloc().unwrap());
+        let pins: Arc<Mutex<Vec<AccessPins>>> = Arc::default();
+        let accesses = spaces.map(|space| {
+            let pins = pins.clone();
+            let access = context.access(move |_| {
+                let pins = std::mem::take(&mut *pins.lock());
+                drop(pins);
+            });
+            let access = access.unwrap();
+            access.attach(space).unwrap();
+            access
+        });
         Self {
             rig,
             context,
@@ -112,7 +181,25 @@ impl Life {
             references: Default::default(),
             bound: Default::default(),
             attached: Default::default(),
+            by_hand: Vec::new(),
+            accesses,
+            pins,
         }
+    }
+
+    /// Attaches a device, or moves it with its group.
+    fn attach(&mut self, device: usize, to: ObjectId, space: usize) -> Result<(), String> {
+        let bound = self.bound[device].as_ref().ok_or("not bound")?;
+        if self.attached[device].is_some() {
+            bound.replace(to).map_err(|error| error.to_string())?;
+            for other in (0..DEVICES).filter(|other| group(*other) == group(device)) {
+                self.attached[other] = self.attached[other].map(|_| space);
+            }
+        } else {
+            bound.attach(to).map_err(|error| error.to_string())?;
+            self.attached[device] = Some(space);
+        }
+        Ok(())
     }
 
     /// The address space that a group is attached to.
@@ -159,18 +246,28 @@ impl Life {
                 self.bound[device] = None;
                 self.attached[device] = None;
             }
-            Op::Attach { device, space } => {
-                let bound = self.bound[device].as_ref().ok_or("not bound")?;
-                let to = self.spaces[space];
-                if self.attached[device].is_some() {
-                    bound.replace(to).map_err(|error| error.to_string())?;
-                    for other in (0..DEVICES).filter(|other| group(*other) == group(device)) {
-                        self.attached[other] = self.attached[other].map(|_| space);
-                    }
-                } else {
-                    bound.attach(to).map_err(|error| error.to_string())?;
-                    self.attached[device] = Some(space);
+            Op::Attach { device, space } => self.attach(device, self.spaces[space], space)?,
+            Op::AttachByHand { device, space } => {
+                let id = self.bound[device].as_ref().ok_or("not bound")?.id();
+                let hwpt = self.context.hwpt_alloc(id, self.spaces[space]).map_err(|error| error.to_string())?;
+                if let Err(error) = self.attach(device, hwpt, space) {
+                    self.context.destroy(hwpt).unwrap();
+                    return Err(error);
                 }
+                self.by_hand.push(hwpt);
+            }
+            Op::DestroyUnused => self.by_hand.retain(|hwpt| self.context.destroy(*hwpt).is_err()),
+            Op::Pin { space, at, pages } => {
+                let (iova, bytes) = (Iova::new(at * PAGE_SIZE), pages * PAGE_SIZE);
+                let pins = self.accesses[space].pin(iova, bytes, Access::Read).map_err(|error| error.to_string())?;
+                let memory: Vec<_> = (at..at + pages).map(|page| self.references[space].pages[&page].0).collect();
+                let runs: u64 = pins.runs().iter().map(|run| run.bytes).sum();
+                assert_eq!(runs, memory.len() as u64 * PAGE_SIZE);
+                self.pins.lock().push(pins);
+            }
+            Op::LetGo => {
+                let pins = std::mem::take(&mut *self.pins.lock());
+                drop(pins);
             }
             Op::Detach { device } => {
                 if let Some(bound) = &self.bound[device] {
@@ -213,7 +310,8 @@ impl Life {
             let owned = (0..DEVICES).any(|other| group(other) == group(device) && self.bound[other].is_some());
             assert_eq!(self.rig.members[device].group().ownership().is_held(), owned);
         }
-        if self.attached.iter().all(Option::is_none) {
+        let unused = self.by_hand.is_empty() && self.pins.lock().is_empty();
+        if unused && self.attached.iter().all(Option::is_none) {
             assert_eq!((self.rig.process.pinned(), self.rig.locked.pages()), (0, 0));
         }
         assert_eq!(self.rig.process.pinned(), self.rig.locked.pages(), "accounted once for each pin");
@@ -236,8 +334,11 @@ proptest! {
                 life.rig.heal();
             }
         }
-        let Life { rig, context, spaces, bound, .. } = life;
-        drop(bound);
+        let Life { rig, context, spaces, bound, accesses, by_hand, .. } = life;
+        drop((bound, accesses));
+        for hwpt in by_hand {
+            prop_assert_eq!(context.destroy(hwpt), Ok(()));
+        }
         for ioas in spaces {
             prop_assert_eq!(context.destroy(ioas), Ok(()));
         }

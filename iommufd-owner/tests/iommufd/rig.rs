@@ -9,7 +9,7 @@ use iommu_core::device_model::{DeviceId, Errno};
 use iommu_core::failing::FailingIommu;
 use iommu_core::hardware::{Endpoint, HardwareError, IommuDriver};
 use iommu_core::placement::{AllTogether, GroupKey, Placement};
-use iommu_core::software::{LockedPages, Memory, Process, SoftIommu, SoftIommuConfig};
+use iommu_core::software::{LockedPages, Memory, Process, SimulatedDevice, SoftIommu, SoftIommuConfig};
 use iommu_core::user_memory::{Account, BadAddress, OverLimit, PinnedRun, UserMemory};
 use iommu_core::{Access, Attached, Iommu, Iova, Member, Ownership, UserAddr};
 use iommufd_owner::{Context, MapRequest, ObjectId, Place};
@@ -75,7 +75,14 @@ pub(crate) struct Rig {
 impl Rig {
     /// Devices whose group is the letter that their name begins with.
     pub(crate) fn new(devices: &[&str]) -> Self {
-        let soft = SoftIommu::new("soft", SoftIommuConfig::default());
+        Self::with(devices, |_| {})
+    }
+
+    /// As that, with an IOMMU that is like no other.
+    pub(crate) fn with(devices: &[&str], change: impl FnOnce(&mut SoftIommuConfig)) -> Self {
+        let mut config = SoftIommuConfig::default();
+        change(&mut config);
+        let soft = SoftIommu::new("soft", config);
         let hardware = FailingIommu::new(soft.clone());
         let driver: Arc<dyn IommuDriver> = hardware.clone();
         let iommu = Iommu::new(AllTogether(driver.clone()));
@@ -119,6 +126,11 @@ impl Rig {
         let id = self.members[device].device();
         self.soft.dma_read(id, Iova::new(at * PAGE_SIZE), &mut byte, &self.memory).ok()?;
         Some(u64::from(byte[0]))
+    }
+
+    /// The bus-master side of a device.
+    pub(crate) fn device(&self, device: usize) -> SimulatedDevice {
+        SimulatedDevice::new(self.members[device].endpoint().clone(), self.soft.clone(), self.memory.clone())
     }
 
     pub(crate) fn fail(&self, what: Fails, n: u64) {

@@ -2,8 +2,8 @@
 
 use crate::address::Access;
 
-/// An entry in 64 bits: bits 0 and 1 permit reads and writes and mark a page, bit 2 marks a table, and from bit 12 on
-/// stands the page's physical address or the table's number. All bits clear: nothing.
+/// An entry in 64 bits: bits 0 and 1 permit reads and writes and mark a page, bit 2 marks a table, bit 3 a page
+/// that was written, and from bit 12 on stands the page's physical address or the table's number. All bits clear: nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Entry(u64);
 
@@ -18,6 +18,7 @@ pub(super) enum Kind {
 const READ: u64 = 1 << 0;
 const WRITE: u64 = 1 << 1;
 const TABLE: u64 = 1 << 2;
+const DIRTY: u64 = 1 << 3;
 const ADDRESS_SHIFT: u32 = 12;
 
 impl Entry {
@@ -35,6 +36,20 @@ impl Entry {
             Access::ReadWrite => READ | WRITE,
         };
         Self(phys | permissions)
+    }
+
+    /// The same page, written.
+    pub(super) const fn dirtied(self) -> Self {
+        Self(self.0 | DIRTY)
+    }
+
+    /// The same page, not written.
+    pub(super) const fn cleaned(self) -> Self {
+        Self(self.0 & !DIRTY)
+    }
+
+    pub(super) const fn is_dirty(self) -> bool {
+        self.0 & DIRTY != 0
     }
 
     pub(super) const fn kind(self) -> Kind {

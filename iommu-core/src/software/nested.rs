@@ -1,0 +1,158 @@
+//! Page tables of user space, in a format of this software IOMMU alone.
+//!
+//! A guest keeps one flat table of 64-bit entries in its memory, entry `n` for the page of 4 KiB that is its address
+//! `n` × 4 KiB. Bit 0 of an entry permits reads, bit 1 writes; from bit 12 on stands where the page lies in the address
+//! space of the parent domain. Bits 2 to 11 mean nothing. All clear: nothing is mapped.
+//!
+//! The IOMMU reads an entry when it first needs it, through the parent, and keeps what maps something until user space
+//! says that it has changed it ([`Invalidation`]); what maps nothing it reads again each time.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use device_model::Errno;
+use device_model::sync::{Arc, LockClass, Mutex};
+
+use super::domain::Translator;
+use super::page_table::Translation;
+use super::{FaultReason, Memory};
+use crate::address::{Access, Iova, PAGE_SIZE};
+use crate::hardware::{HardwareError, UserData};
+
+const STAGE_1_CACHE: LockClass = LockClass::new("cache of page tables of user space", 915);
+
+/// The number of the format: of [`Stage1`], of [`Invalidation`], and of what the IOMMU says of itself.
+pub const STAGE_1_FORMAT: u32 = 1;
+
+/// Where a table of user space lies: what a nested domain is made from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stage1 {
+    /// In the address space of the parent; a multiple of 4 KiB.
+    pub table: Iova,
+    /// How many entries it has.
+    pub entries: u64,
+}
+
+/// What of a table the IOMMU is to forget.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Invalidation {
+    /// The first entry that has changed.
+    pub first: u64,
+    /// How many.
+    pub entries: u64,
+}
+
+/// An entry that maps a page to `to`, an address in the parent, of which whole pages count.
+pub const fn stage_1_entry(to: Iova, access: Access) -> u64 {
+    let permissions = match access {
+        Access::Read => 1,
+        Access::Write => 2,
+        Access::ReadWrite => 3,
+    };
+    to.get() & !(PAGE_SIZE - 1) | permissions
+}
+
+impl Stage1 {
+    /// As user space hands it over: two little-endian numbers of 64 bits.
+    pub fn to_bytes(self) -> Vec<u8> {
+        pair_to_bytes(self.table.get(), self.entries)
+    }
+
+    fn parse(data: UserData<'_>) -> Result<Self, HardwareError> {
+        let (table, entries) = parse_pair(data)?;
+        let table = Iova::new(table);
+        let bytes = entries.checked_mul(8);
+        if !table.is_aligned(PAGE_SIZE) || bytes.and_then(|bytes| table.checked_add(bytes)).is_none() {
+            return Err(HardwareError::new(Errno::EINVAL, "the table is misaligned, or longer than any memory"));
+        }
+        Ok(Self { table, entries })
+    }
+}
+
+impl Invalidation {
+    /// As user space hands it over: two little-endian numbers of 64 bits.
+    pub fn to_bytes(self) -> Vec<u8> {
+        pair_to_bytes(self.first, self.entries)
+    }
+}
+
+fn pair_to_bytes(first: u64, second: u64) -> Vec<u8> {
+    first.to_le_bytes().into_iter().chain(second.to_le_bytes()).collect()
+}
+
+fn parse_pair(data: UserData<'_>) -> Result<(u64, u64), HardwareError> {
+    let words = data.bytes.as_chunks::<8>();
+    match (data.kind, words) {
+        (STAGE_1_FORMAT, ([first, second], [])) => Ok((u64::from_le_bytes(*first), u64::from_le_bytes(*second))),
+        (STAGE_1_FORMAT, _) => Err(HardwareError::new(Errno::EINVAL, "two numbers of 64 bits are wanted")),
+        _ => Err(HardwareError::new(Errno::EOPNOTSUPP, "the IOMMU does not know this format")),
+    }
+}
+
+/// A table of user space, and what the IOMMU has read of it.
+#[derive(Debug)]
+pub(super) struct NestedTable {
+    parent: Arc<Translator>,
+    stage1: Stage1,
+    /// Held for the whole of an access, so that none under an old entry is on its way when an invalidation returns.
+    cache: Mutex<BTreeMap<u64, u64>>,
+}
+
+impl NestedTable {
+    pub(super) fn new(parent: Arc<Translator>, data: UserData<'_>) -> Result<Self, HardwareError> {
+        let stage1 = Stage1::parse(data)?;
+        Ok(Self { parent, stage1, cache: Mutex::of(STAGE_1_CACHE, BTreeMap::new()) })
+    }
+
+    pub(super) fn invalidate(&self, entry: UserData<'_>) -> Result<(), HardwareError> {
+        let (first, entries) = parse_pair(entry)?;
+        let last = first.saturating_add(entries.saturating_sub(1));
+        if entries > 0 {
+            self.cache.lock().retain(|page, _| !(first..=last).contains(page));
+        }
+        Ok(())
+    }
+
+    pub(super) fn with_translation<R>(
+        &self,
+        iova: Iova,
+        wanted: Access,
+        memory: &Memory,
+        touch: impl FnOnce(Translation) -> R,
+    ) -> Result<R, FaultReason> {
+        let mut cache = self.cache.lock();
+        let page = iova.get() / PAGE_SIZE;
+        let entry = match cache.get(&page) {
+            Some(entry) => *entry,
+            None => self.read_entry(page, memory)?,
+        };
+        let access = match entry & 3 {
+            0 => return Err(FaultReason::NotMapped),
+            1 => Access::Read,
+            2 => Access::Write,
+            _ => Access::ReadWrite,
+        };
+        cache.insert(page, entry);
+        if !access.permits(wanted) {
+            return Err(FaultReason::NotPermitted);
+        }
+        let inside = iova.get() % PAGE_SIZE;
+        let to = Iova::new(entry & !(PAGE_SIZE - 1) | inside);
+        self.parent.with_paging(to, wanted, |translation| {
+            touch(Translation { remaining: translation.remaining.min(PAGE_SIZE - inside), ..translation })
+        })
+    }
+
+    fn read_entry(&self, page: u64, memory: &Memory) -> Result<u64, FaultReason> {
+        if page >= self.stage1.entries {
+            return Err(FaultReason::BeyondAperture);
+        }
+        let at = self.stage1.table.checked_add(page * 8).ok_or(FaultReason::BeyondAperture)?;
+        let bytes = self.parent.with_paging(at, Access::Read, |translation| memory.bytes::<8>(translation.phys))?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod tests;

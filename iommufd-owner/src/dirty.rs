@@ -1,0 +1,153 @@
+//! Which pages devices have written (F57, F58).
+
+use alloc::sync::Arc;
+
+use iommu_core::device_model::Errno;
+use iommu_core::hardware::{DirtyRead, DirtySupport, DirtyTracking, HardwareError};
+use iommu_core::{Iova, IovaRange};
+
+use crate::context::Context;
+use crate::error::NoObject;
+use crate::hwpt::Hwpt;
+use crate::object::{Object, ObjectId, Use};
+
+/// What `IOMMU_HWPT_GET_DIRTY_BITMAP` is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DirtyRequest {
+    /// Where the bitmap begins.
+    pub iova: Iova,
+    /// How much it covers, in bytes.
+    pub bytes: u64,
+    /// How much one bit stands for; a power of two.
+    pub page_size: u64,
+    /// Whether what is told is forgotten.
+    pub read: DirtyRead,
+}
+
+/// Why it is not told which pages were written.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DirtyError {
+    /// There is no such page table, or it is nested.
+    #[error(transparent)]
+    NoHwpt(#[from] NoObject),
+    /// The length is 0, the page size no power of two, or something not a multiple of it or of the alignment.
+    #[error(
+        "a range must be of whole pages of {page_size:#x} bytes, and of the address space's alignment of {alignment:#x}"
+    )]
+    Misaligned {
+        /// The page size that was asked for.
+        page_size: u64,
+        /// The alignment of the address space.
+        alignment: u64,
+    },
+    /// The range does not fit in 64 bits.
+    #[error("addresses do not fit in 64 bits")]
+    Overflow,
+    /// The page table was not made for it.
+    #[error("page table {hwpt} was not made to track what is written")]
+    NotTracked {
+        /// The page table.
+        hwpt: ObjectId,
+    },
+    /// The bitmap has not a bit for each page.
+    #[error("a bitmap of {wanted} bytes is wanted")]
+    BitmapTooSmall {
+        /// How many bytes.
+        wanted: u64,
+    },
+    /// The IOMMU driver refused.
+    #[error("the IOMMU refused")]
+    Hardware(#[source] HardwareError),
+}
+
+impl DirtyError {
+    /// The number of Linux.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NoHwpt(error) => error.errno(),
+            Self::Misaligned { .. } => Errno::EINVAL,
+            Self::Overflow => Errno::EOVERFLOW,
+            Self::NotTracked { .. } => Errno::EOPNOTSUPP,
+            Self::BitmapTooSmall { .. } => Errno::ENOMEM,
+            Self::Hardware(error) => error.errno,
+        }
+    }
+}
+
+impl Context {
+    fn paging_hwpt(&self, id: ObjectId) -> Result<(Arc<Hwpt>, Use), NoObject> {
+        match self.objects().get(id) {
+            Some((Object::Hwpt(hwpt), used)) if !hwpt.is_nested() => Ok((hwpt, used)),
+            _ => Err(NoObject { id, what: "page table of an address space" }),
+        }
+    }
+
+    /// `IOMMU_HWPT_SET_DIRTY_TRACKING`. It begins with no page written (F57).
+    ///
+    /// # Errors
+    /// There is no such page table, or it cannot.
+    pub fn hwpt_set_dirty_tracking(&self, hwpt: ObjectId, tracking: DirtyTracking) -> Result<(), DirtyError> {
+        let (hwpt, _used) = self.paging_hwpt(hwpt)?;
+        tracked(&hwpt)?;
+        // No mapping comes or goes meanwhile.
+        let _table = hwpt.ioas.lock_table();
+        hwpt.domain.set_dirty_tracking(tracking).map_err(DirtyError::Hardware)
+    }
+
+    /// `IOMMU_HWPT_GET_DIRTY_BITMAP`: sets the bit of each page that was written since it was last forgotten; other bits
+    /// stay as they are. What is not mapped was not written, and what hardware cannot say is passed over (F58).
+    ///
+    /// # Errors
+    /// The request is none, or the page table does not note writes. No bit was set.
+    pub fn hwpt_get_dirty_bitmap(
+        &self,
+        hwpt: ObjectId,
+        request: DirtyRequest,
+        bitmap: &mut [u8],
+    ) -> Result<(), DirtyError> {
+        let DirtyRequest { iova, bytes, page_size, read } = request;
+        let (hwpt, _used) = self.paging_hwpt(hwpt)?;
+        let table = hwpt.ioas.lock_table();
+        let alignment = table.alignment();
+        let misaligned = DirtyError::Misaligned { page_size, alignment };
+        if bytes == 0 || !page_size.is_power_of_two() {
+            return Err(misaligned);
+        }
+        let range = IovaRange::sized(iova, bytes).ok_or(DirtyError::Overflow)?;
+        if (iova.get() | bytes) & ((alignment | page_size) - 1) != 0 || (iova.get() | bytes) & (alignment - 1) != 0 {
+            return Err(misaligned);
+        }
+        tracked(&hwpt)?;
+        let wanted = (bytes / page_size).div_ceil(8);
+        if (bitmap.len() as u64) < wanted {
+            return Err(DirtyError::BitmapTooSmall { wanted });
+        }
+        let set = |at: Iova, size: u64| {
+            let page = IovaRange::sized(at, size).and_then(|page| page.intersection(range));
+            if let Some(page) = page {
+                let bit = |iova: Iova| (iova.get() - range.first().get()) / page_size;
+                set_bits(bitmap, bit(page.first()), bit(page.last()));
+            }
+        };
+        let _ = hwpt.domain.read_dirty(iova, bytes, read, set);
+        Ok(())
+    }
+}
+
+fn tracked(hwpt: &Hwpt) -> Result<(), DirtyError> {
+    match hwpt.features.dirty_tracking {
+        DirtySupport::Required => Ok(()),
+        DirtySupport::No => Err(DirtyError::NotTracked { hwpt: hwpt.id }),
+    }
+}
+
+/// Sets the bits from `first` to `last`, as far as the bitmap goes.
+fn set_bits(bitmap: &mut [u8], first: u64, last: u64) {
+    for bit in first..=last {
+        let byte = usize::try_from(bit / 8).ok().and_then(|byte| bitmap.get_mut(byte));
+        if let Some(byte) = byte {
+            *byte |= 1 << (bit % 8);
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! Queues of page faults, which user space reads and answers (F64).
+
+use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use iommu_core::device_model::Errno;
+use iommu_core::device_model::sync::Mutex;
+use iommu_core::hardware::{HardwareError, PageAnswer, PageRequest, PageRequestSink};
+use iommu_core::{Access, Claim, Iova, Member};
+
+use crate::context::Context;
+use crate::error::NoIds;
+use crate::object::{Object, ObjectId, Use};
+
+/// A queue of page faults: an object, and the file that it is read through.
+///
+/// Dropping it closes the file. The object stays until it is destroyed, which the file and every page table that uses it
+/// prevent (Ft2.5).
+#[must_use = "dropping it closes the queue's file"]
+pub struct FaultQueue {
+    id: ObjectId,
+    queue: Arc<Queue>,
+    _object: Use,
+    context: Context,
+}
+
+/// One page that a device waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PageFault {
+    /// The device that asks; the id of its bind.
+    pub device: ObjectId,
+    /// The PASID of its access, if any.
+    pub pasid: Option<u32>,
+    /// The device's number for the group of faults that this is one of.
+    pub group: u32,
+    /// An address in the page.
+    pub iova: Iova,
+    /// For what.
+    pub access: Access,
+    /// How many of its group come after it.
+    pub more: usize,
+    /// By which the group is answered.
+    pub cookie: u32,
+}
+
+/// Why no page faults were read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the first group has {faults} faults, there is room for {room}")]
+pub struct NoRoom {
+    /// How many faults the first group has.
+    pub faults: usize,
+    /// For how many there was room.
+    pub room: usize,
+}
+
+impl NoRoom {
+    /// `EINVAL`.
+    pub const fn errno(self) -> Errno {
+        Errno::EINVAL
+    }
+}
+
+/// No group that was read and not yet answered has this cookie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("no fault that waits for an answer has the cookie {cookie}")]
+pub struct UnknownCookie {
+    /// The cookie.
+    pub cookie: u32,
+}
+
+impl UnknownCookie {
+    /// `EINVAL`.
+    pub const fn errno(self) -> Errno {
+        Errno::EINVAL
+    }
+}
+
+impl Context {
+    /// `IOMMU_FAULT_QUEUE_ALLOC`.
+    ///
+    /// # Errors
+    /// There is no id left.
+    pub fn fault_queue_alloc(&self) -> Result<FaultQueue, NoIds> {
+        let queue = Arc::new(Queue::default());
+        let (id, object) = self.objects().reserve()?.publish_used(Object::FaultQueue(queue.clone()));
+        Ok(FaultQueue { id, queue, _object: object, context: self.clone() })
+    }
+}
+
+impl FaultQueue {
+    /// Its id in the context.
+    pub fn id(&self) -> ObjectId {
+        self.id
+    }
+
+    /// The context.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Whether there is something to read (`poll`); stale as soon as it is read.
+    pub fn has_pending(&self) -> bool {
+        !self.queue.0.lock().pending.is_empty()
+    }
+
+    /// Takes faults, oldest first, in whole groups for as long as there is `room`; none if none is pending. Never waits.
+    ///
+    /// # Errors
+    /// The first group is larger than the room. It stays.
+    pub fn read(&self, room: usize) -> Result<Vec<PageFault>, NoRoom> {
+        let mut state = self.queue.0.lock();
+        let mut read = Vec::new();
+        while let Some(group) = state.pending.front() {
+            let faults = group.request.pages.len();
+            if read.len() + faults > room {
+                if read.is_empty() {
+                    return Err(NoRoom { faults, room });
+                }
+                break;
+            }
+            let Some(group) = state.pending.pop_front() else { break };
+            let cookie = state.free_cookie();
+            read.extend(group.faults(cookie));
+            state.unanswered.insert(cookie, group);
+        }
+        Ok(read)
+    }
+
+    /// Puts a group that was read back to where it was, for a reader who could not pass it on.
+    ///
+    /// # Errors
+    /// Nothing was read under that cookie, or it was answered.
+    pub fn put_back(&self, cookie: u32) -> Result<(), UnknownCookie> {
+        let mut state = self.queue.0.lock();
+        let group = state.unanswered.remove(&cookie).ok_or(UnknownCookie { cookie })?;
+        state.pending.push_front(group);
+        Ok(())
+    }
+
+    /// Answers a group that was read.
+    ///
+    /// # Errors
+    /// Nothing was read under that cookie, or it was answered, be it because its device was detached.
+    pub fn respond(&self, cookie: u32, answer: PageAnswer) -> Result<(), UnknownCookie> {
+        let group = self.queue.0.lock().unanswered.remove(&cookie).ok_or(UnknownCookie { cookie })?;
+        group.answer(answer);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for FaultQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultQueue").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// The object behind a [`FaultQueue`]. Its lock is a leaf.
+#[derive(Debug, Default)]
+pub(crate) struct Queue(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    pending: VecDeque<Group>,
+    /// What was read, by cookie.
+    unanswered: BTreeMap<u32, Group>,
+    /// Who delivers.
+    subscriptions: BTreeSet<u64>,
+    /// How many there ever were.
+    subscribed: u64,
+}
+
+impl State {
+    fn free_cookie(&self) -> u32 {
+        let taken = self.unanswered.keys();
+        (0..)
+            .zip(taken)
+            .find(|(number, cookie)| number != *cookie)
+            .map_or_else(|| u32::try_from(self.unanswered.len()).unwrap_or(u32::MAX), |(number, _)| number)
+    }
+}
+
+/// Faults that are answered together.
+#[derive(Debug)]
+struct Group {
+    subscription: u64,
+    device: ObjectId,
+    member: Arc<Member>,
+    request: PageRequest,
+}
+
+impl Group {
+    fn faults(&self, cookie: u32) -> impl Iterator<Item = PageFault> {
+        let PageRequest { pasid, index, pages, .. } = &self.request;
+        (0..pages.len()).rev().zip(pages).map(move |(more, page)| PageFault {
+            device: self.device,
+            pasid: *pasid,
+            group: *index,
+            iova: page.iova,
+            access: page.access,
+            more,
+            cookie,
+        })
+    }
+
+    fn answer(self, answer: PageAnswer) {
+        self.member.answer_page_request(self.request.pasid, self.request.index, answer);
+    }
+}
+
+impl Queue {
+    fn subscribe(&self) -> u64 {
+        let mut state = self.0.lock();
+        state.subscribed += 1;
+        let subscription = state.subscribed;
+        state.subscriptions.insert(subscription);
+        subscription
+    }
+
+    fn push(&self, group: Group) -> Result<(), PageRequest> {
+        let mut state = self.0.lock();
+        if !state.subscriptions.contains(&group.subscription) {
+            return Err(group.request);
+        }
+        state.pending.push_back(group);
+        Ok(())
+    }
+
+    /// Nothing more comes from it, and what has come is answered "invalid" (F67).
+    fn unsubscribe(&self, subscription: u64) {
+        let orphans = {
+            let mut state = self.0.lock();
+            state.subscriptions.remove(&subscription);
+            let pending = core::mem::take(&mut state.pending);
+            let (mine, others): (VecDeque<_>, _) =
+                pending.into_iter().partition(|group| group.subscription == subscription);
+            state.pending = others;
+            let mut orphans = Vec::from(mine);
+            let read: Vec<u32> = state
+                .unanswered
+                .iter()
+                .filter(|(_, group)| group.subscription == subscription)
+                .map(|(cookie, _)| *cookie)
+                .collect();
+            orphans.extend(read.iter().filter_map(|cookie| state.unanswered.remove(cookie)));
+            orphans
+        };
+        for group in orphans {
+            group.answer(PageAnswer::Invalid);
+        }
+    }
+}
+
+/// Leads the page requests of an attached device to the queue of its page table.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    device: ObjectId,
+    member: Arc<Member>,
+    /// Leaf lock.
+    to: Mutex<Option<Subscription>>,
+}
+
+#[derive(Debug, Clone)]
+struct Subscription {
+    queue: Arc<Queue>,
+    number: u64,
+}
+
+impl Subscription {
+    fn new(queue: &Arc<Queue>) -> Self {
+        Self { queue: queue.clone(), number: queue.subscribe() }
+    }
+
+    fn end(self) {
+        self.queue.unsubscribe(self.number);
+    }
+}
+
+impl Listener {
+    /// Begins to listen; a device that makes no page requests is an error.
+    pub(crate) fn start(
+        device: ObjectId,
+        member: &Arc<Member>,
+        claim: &Claim,
+        queue: &Arc<Queue>,
+    ) -> Result<Arc<Self>, HardwareError> {
+        let to = Mutex::new(Some(Subscription::new(queue)));
+        let listener = Arc::new(Self { device, member: member.clone(), to });
+        member.enable_page_requests(claim, listener.clone()).inspect_err(|_| listener.turn(None))?;
+        Ok(listener)
+    }
+
+    /// What comes from now on goes to `queue`; what has come is answered.
+    pub(crate) fn turn_to(&self, queue: &Arc<Queue>) {
+        self.turn(Some(Subscription::new(queue)));
+    }
+
+    pub(crate) fn stop(&self) {
+        self.member.disable_page_requests();
+        self.turn(None);
+    }
+
+    fn turn(&self, to: Option<Subscription>) {
+        let old = core::mem::replace(&mut *self.to.lock(), to);
+        if let Some(old) = old {
+            old.end();
+        }
+    }
+}
+
+impl PageRequestSink for Listener {
+    fn deliver(&self, request: PageRequest) -> Result<(), PageRequest> {
+        let to = self.to.lock().clone();
+        let Some(Subscription { queue, number }) = to else { return Err(request) };
+        queue.push(Group { subscription: number, device: self.device, member: self.member.clone(), request })
+    }
+}

@@ -1,0 +1,119 @@
+//! VFIO's calls on an iommufd: table Ft12, F61 to F63, F8; and options, Ft7.
+
+use iommu_core::address::PAGE_SIZE;
+use iommu_core::device_model::Errno;
+use iommu_core::user_memory::Account;
+use iommu_core::{Access, Iova, UserAddr};
+use iommufd_owner::compat::{CompatError, CompatMap, CompatType, Extension, Protection};
+use iommufd_owner::{Context, LargePages, ObjectId};
+
+use crate::rig::Rig;
+
+fn map(rig: &Rig, context: &Context, at: u64, pages: u64, from: u64) -> Result<(), Errno> {
+    let addr = UserAddr::new(rig.ram.get() + from * PAGE_SIZE);
+    let (iova, bytes, process) = (Iova::new(at * PAGE_SIZE), pages * PAGE_SIZE, rig.user.clone());
+    context
+        .compat_map(CompatMap { iova, bytes, process, addr, access: Access::ReadWrite })
+        .map_err(|error| error.errno())
+}
+
+fn unmap(context: &Context, at: u64, pages: u64) -> Result<u64, Errno> {
+    let unmapped = context.compat_unmap(Iova::new(at * PAGE_SIZE), pages * PAGE_SIZE);
+    unmapped.map(|bytes| bytes / PAGE_SIZE).map_err(|error| error.errno())
+}
+
+#[test]
+fn ft12_1_the_address_space_for_vfio() {
+    let context = Context::new("vmm");
+    let rig = Rig::new(&["a1"]);
+    assert_eq!(context.compat_ioas(), None);
+    assert_eq!(map(&rig, &context, 0, 1, 0), Err(Errno::ENODEV), "Ft12.7");
+    assert_eq!(unmap(&context, 0, 1), Err(Errno::ENODEV));
+    assert_eq!(context.compat_unmap_all(), Err(CompatError::NoIoas));
+    assert_eq!(context.compat_info(), Err(CompatError::NoIoas));
+    assert_eq!(context.compat_check_extension(Extension::DmaCoherent), Err(CompatError::NoIoas), "Ft12.5");
+    assert_eq!(context.compat_set_iommu(CompatType::Type1v2), Err(CompatError::NoIoas), "Ft12.6");
+    assert_eq!(context.set_compat_ioas(ObjectId::new(7)).unwrap_err().errno(), Errno::ENOENT, "Ft12.2");
+
+    let made = context.ensure_compat_ioas().unwrap();
+    assert_eq!(context.ensure_compat_ioas(), Ok(made), "F63");
+    let other = context.ioas_alloc().unwrap();
+    context.set_compat_ioas(other).unwrap();
+    assert_eq!(context.compat_ioas(), Some(other));
+    context.destroy(other).unwrap();
+    assert_eq!(context.compat_ioas(), None, "F8");
+    context.set_compat_ioas(made).unwrap();
+    context.clear_compat_ioas();
+    assert_eq!(context.compat_ioas(), None, "Ft12.3");
+    context.destroy(made).unwrap();
+}
+
+#[test]
+fn ft12_8_type1_cuts_mappings_and_type1v2_does_not() {
+    let rig = Rig::new(&["a1"]);
+    let context = Context::with_account("container", Account::Process);
+    let ioas = context.ensure_compat_ioas().unwrap();
+    let bound = context.bind(&rig.members[0]).unwrap();
+    context.compat_set_iommu(CompatType::Type1v2).unwrap();
+    map(&rig, &context, 0, 8, 0).unwrap();
+    assert_eq!(unmap(&context, 2, 1), Err(Errno::ENOENT), "bisected");
+    assert_eq!(unmap(&context, 20, 1), Ok(0), "nothing mapped");
+    context.compat_set_iommu(CompatType::Type1).unwrap();
+    bound.attach(ioas).unwrap();
+    assert_eq!(unmap(&context, 2, 3), Ok(3));
+    let reached: Vec<_> = (0..8).map(|at| rig.reaches(0, at)).collect();
+    assert_eq!(reached, [Some(1), Some(2), None, None, None, Some(6), Some(7), Some(8)]);
+    assert_eq!(rig.process.pinned(), 5);
+    let inside = context.compat_unmap(Iova::new(0x800), PAGE_SIZE).unwrap_err();
+    assert_eq!(inside.errno(), Errno::EINVAL, "F61: not where pages can be cut");
+    assert_eq!(context.large_pages(ioas), Ok(LargePages::Disabled));
+    assert_eq!(context.compat_unmap_all(), Ok(5 * PAGE_SIZE));
+    assert_eq!(context.compat_unmap_all(), Ok(0));
+    assert_eq!(rig.process.pinned(), 0);
+}
+
+#[test]
+fn ft12_6_type1_comes_too_late_for_domains_with_mappings() {
+    let rig = Rig::new(&["a1"]);
+    let context = Context::new("vmm");
+    let ioas = context.ensure_compat_ioas().unwrap();
+    let bound = context.bind(&rig.members[0]).unwrap();
+    bound.attach(ioas).unwrap();
+    map(&rig, &context, 0, 1, 0).unwrap();
+    assert_eq!(context.compat_set_iommu(CompatType::Type1).unwrap_err().errno(), Errno::EINVAL, "Ft7.7");
+    context.compat_set_iommu(CompatType::Type1v2).unwrap();
+    assert_eq!(context.compat_info().unwrap().ranges.len(), 2, "Ft12.10");
+}
+
+#[test]
+fn ft12_5_extensions_and_f63_devices_without_an_iommu() {
+    let context = Context::new("vmm");
+    let says = |context: &Context| {
+        let asked = [Extension::Type1, Extension::Type1v2, Extension::UnmapAll, Extension::NoIommu, Extension::Other];
+        asked.map(|extension| context.compat_check_extension(extension).unwrap())
+    };
+    assert_eq!(says(&context), [true, true, true, true, false]);
+    assert_eq!(context.compat_set_iommu(CompatType::NoIommu).unwrap_err().errno(), Errno::EINVAL);
+    let ioas = context.ensure_compat_ioas().unwrap();
+    assert_eq!(context.enter_no_iommu_mode().unwrap_err().errno(), Errno::EINVAL, "F63");
+    context.destroy(ioas).unwrap();
+    context.enter_no_iommu_mode().unwrap();
+    assert_eq!(context.protection(), Protection::None);
+    assert_eq!(context.ensure_compat_ioas().unwrap_err().errno(), Errno::EINVAL, "F63");
+    assert_eq!(says(&context), [false, false, false, true, false]);
+    assert_eq!(context.compat_set_iommu(CompatType::NoIommu), Ok(()));
+    assert_eq!(context.compat_set_iommu(CompatType::Type1), Err(CompatError::WrongType));
+}
+
+#[test]
+fn ft7_4_who_answers_for_locked_pages_is_chosen_first() {
+    let context = Context::new("vmm");
+    assert_eq!(context.account(), Account::User, "F26");
+    context.set_account(Account::Process).unwrap();
+    assert_eq!(context.account(), Account::Process);
+    let ioas = context.ioas_alloc().unwrap();
+    assert_eq!(context.set_account(Account::User).unwrap_err().errno(), Errno::EBUSY);
+    assert_eq!(context.large_pages(ioas), Ok(LargePages::Enabled));
+    context.destroy(ioas).unwrap();
+    context.set_account(Account::User).unwrap();
+}
