@@ -275,7 +275,11 @@ impl Life {
                     self.attached[device] = None;
                 }
             }
-            Op::Fail { what, n } => self.rig.fail(what, n),
+            Op::Fail { what, n } => {
+                // One at a time: a roll-back that fails as well stops the device, which is a change.
+                self.rig.heal();
+                self.rig.fail(what, n);
+            }
         }
         Ok(())
     }

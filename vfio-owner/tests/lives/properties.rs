@@ -215,6 +215,8 @@ impl Life {
                 Ok(())
             }
             Op::Fail { what, n } => {
+                // One at a time: a roll-back that fails as well stops the device, which is a change.
+                self.rig.heal();
                 self.rig.fail(what, n);
                 Ok(())
             }
