@@ -483,7 +483,7 @@ pub enum AttachGroupError {
         mapping: IovaRange,
         /// Why.
         #[source]
-        cause: MapError,
+        cause: MapDmaError,
     },
 }
 
@@ -629,7 +629,8 @@ pub enum DirtyError {
     /// Nobody has started it.
     #[error("dirty tracking is off")]
     Off,
-    /// The range is no whole number of pages, the pages are not the smallest ones, or the range cuts a mapping.
+    /// The range is no whole number of pages, or of more than 2^31 - 1; the pages are not the smallest ones; or the range
+    /// cuts a mapping.
     #[error("the range must be of pages of {:#x} bytes and cut no mapping", page_sizes.smallest())]
     Range {
         /// Pages that can be mapped.

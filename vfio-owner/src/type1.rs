@@ -11,6 +11,7 @@
 //! Real groups cannot tell type1 which pages were written, so every mapped page counts as written (V51). Devices without
 //! an IOMMU of their own (mdev), which could, are not modelled; neither are their pins and callbacks (V50, V52).
 
+mod attach;
 mod container;
 mod mapping;
 mod reach;

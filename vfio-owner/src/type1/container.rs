@@ -1,21 +1,20 @@
 //! The type1 of one container.
 
-use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
-use core::mem;
 
 use iommu_core::address::PageSizes;
-use iommu_core::hardware::{Capabilities, HardwareError};
-use iommu_core::reserved::ReservedRegion;
-use iommu_core::user_memory::Account;
-use iommu_core::{Claim, Domain, GroupId, Iova, IovaMap, IovaRange};
+use iommu_core::hardware::HardwareError;
+use iommu_core::{Claim, Iova, IovaMap, IovaRange};
 
-use super::mapping::{Mapping, Vaddr, pages};
-use super::{Type1Config, UnsafeInterrupts, reach};
+use super::attach::{Coherency, SharedDomain};
+use super::mapping::Mapping;
+use super::{Type1Config, reach};
 use crate::backend::{ContainerIommu, DirtyBitmap, DirtyTracking, Extension, IommuInfo, MapDma, Unmap};
 use crate::error::{AttachGroupError, DirtyError, MapDmaError, UnmapDmaError};
 use iommu_core::device_model::Errno;
+
+/// Pages that a bitmap of written ones may have (V51).
+const MAX_DIRTY_PAGES: u64 = (1 << 31) - 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Version {
@@ -28,38 +27,16 @@ pub(super) enum Version {
 /// Mappings, and the domains that they are in. The container's lock makes one call at a time.
 #[derive(Debug)]
 pub(super) struct Type1Container {
-    version: Version,
-    config: Type1Config,
-    mappings: IovaMap<Mapping>,
+    pub(super) version: Version,
+    pub(super) config: Type1Config,
+    pub(super) mappings: IovaMap<Mapping>,
     /// How many mappings have their memory given away.
     away: u32,
-    domains: Vec<SharedDomain>,
+    pub(super) domains: Vec<SharedDomain>,
     /// What all groups can address.
-    allowed: Vec<IovaRange>,
-    page_sizes: PageSizes,
+    pub(super) allowed: Vec<IovaRange>,
+    pub(super) page_sizes: PageSizes,
     tracking: DirtyTracking,
-}
-
-/// A domain, and the groups that are attached to it.
-#[derive(Debug)]
-struct SharedDomain {
-    domain: Arc<Domain>,
-    coherency: Coherency,
-    groups: Vec<AttachedGroup>,
-}
-
-/// Whether all DMA through a domain is coherent with CPU caches (Vt14.13).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Coherency {
-    Enforced,
-    UpToTheDevice,
-}
-
-#[derive(Debug)]
-struct AttachedGroup {
-    id: GroupId,
-    /// Where nothing may be mapped.
-    forbidden: Vec<ReservedRegion>,
 }
 
 impl Type1Container {
@@ -74,103 +51,6 @@ impl Type1Container {
             page_sizes: reach::page_sizes([].into_iter()),
             tracking: DirtyTracking::Off,
         }
-    }
-
-    fn groups(&self) -> impl Iterator<Item = &AttachedGroup> {
-        self.domains.iter().flat_map(|shared| &shared.groups)
-    }
-
-    /// What is mapped, checked for a group that comes (Vt14.8 to Vt14.12).
-    fn check_group(
-        &self,
-        id: GroupId,
-        domain: &Domain,
-        forbidden: &[ReservedRegion],
-        capabilities: Capabilities,
-    ) -> Result<(), AttachGroupError> {
-        let no_range = AttachGroupError::NoRange { group: id };
-        let aperture = domain.geometry().and_then(|geometry| reach::aperture(&geometry)).ok_or(no_range.clone())?;
-        let reached = self.allowed.is_empty() || self.allowed.iter().any(|range| range.overlaps(aperture));
-        let outside = self.mappings.iter().any(|(mapping, _)| !aperture.covers(mapping));
-        if !reached || outside {
-            return Err(AttachGroupError::Aperture { group: id, first: aperture.first(), last: aperture.last() });
-        }
-        for region in forbidden {
-            let overlapped = reach::range_of(region).and_then(|range| self.mappings.first_in(range));
-            if let Some((mapping, _)) = overlapped {
-                return Err(AttachGroupError::Reserved { group: id, mapping, region: *region });
-            }
-        }
-        let holes = self.groups().flat_map(|group| &group.forbidden).chain(forbidden).filter_map(reach::range_of);
-        if reach::allowed(self.apertures().chain([aperture]), holes).is_empty() {
-            return Err(no_range);
-        }
-        let isolated = capabilities.has(Capabilities::MSI_ISOLATION);
-        if !isolated && self.config.unsafe_interrupts == UnsafeInterrupts::Refuse {
-            return Err(AttachGroupError::UnsafeInterrupts { group: id });
-        }
-        Ok(())
-    }
-
-    fn apertures(&self) -> impl Iterator<Item = IovaRange> {
-        self.domains.iter().filter_map(|shared| reach::aperture(&shared.domain.geometry()?))
-    }
-
-    /// Puts a group that is attached to `fresh` under a domain that is there already, if one takes it (Vt14.14).
-    fn share(
-        &self,
-        claim: &Claim,
-        fresh: &Arc<Domain>,
-        coherency: Coherency,
-    ) -> Result<Option<usize>, AttachGroupError> {
-        for (place, shared) in self.domains.iter().enumerate().filter(|(_, shared)| shared.coherency == coherency) {
-            claim.detach();
-            if claim.attach(&shared.domain).is_ok() {
-                return Ok(Some(place));
-            }
-            claim.attach(fresh)?;
-        }
-        Ok(None)
-    }
-
-    /// Everything that is mapped, into a new domain as well (Vt14.15). Nothing needs to be undone on failure: the domain
-    /// goes.
-    fn replay(&self, group: GroupId, domain: &Domain) -> Result<(), AttachGroupError> {
-        let Some(model) = self.domains.first() else { return Ok(()) };
-        for (range, mapping) in self.mappings.iter() {
-            mapping.replay(range, &model.domain, domain).map_err(|cause| AttachGroupError::Replay {
-                group,
-                mapping: range,
-                cause,
-            })?;
-        }
-        Ok(())
-    }
-
-    /// Ranges and page sizes, after the groups have changed.
-    fn measure(&mut self) {
-        let holes: Vec<IovaRange> =
-            self.groups().flat_map(|group| &group.forbidden).filter_map(reach::range_of).collect();
-        self.allowed = reach::allowed(self.apertures(), holes.into_iter());
-        let sizes = self.domains.iter().filter_map(|shared| Some(shared.domain.geometry()?.page_sizes));
-        self.page_sizes = reach::page_sizes(sizes);
-    }
-
-    fn join(&mut self, claim: &Claim, fresh: Arc<Domain>) -> Result<(), AttachGroupError> {
-        let (id, capabilities) = (claim.group().id(), claim.group().capabilities());
-        let forbidden = reach::forbidden(claim.group().reserved_regions());
-        self.check_group(id, &fresh, &forbidden, capabilities)?;
-        let enforced = capabilities.has(Capabilities::ENFORCED_COHERENCY);
-        let coherency = if enforced { Coherency::Enforced } else { Coherency::UpToTheDevice };
-        let group = AttachedGroup { id, forbidden };
-        if let Some(shared) = self.share(claim, &fresh, coherency)?.and_then(|place| self.domains.get_mut(place)) {
-            shared.groups.push(group);
-        } else {
-            self.replay(id, &fresh)?;
-            self.domains.push(SharedDomain { domain: fresh, coherency, groups: vec![group] });
-        }
-        self.measure();
-        Ok(())
     }
 
     /// What `iova` and `bytes` span, if whole pages.
@@ -217,9 +97,9 @@ impl Type1Container {
     }
 
     fn remove(&mut self, range: IovaRange) {
-        if let Some((range, mapping)) = self.mappings.remove(range.first()) {
-            self.away -= u32::from(mapping.vaddr == Vaddr::Away);
-            mapping.dissolve(range, self.domains.iter().map(|shared| &*shared.domain));
+        if let Some((range, mut mapping)) = self.mappings.remove(range.first()) {
+            self.away -= u32::from(mapping.is_away());
+            mapping.unpin(range, &self.domains.iter().map(|shared| &*shared.domain));
         }
     }
 
@@ -231,9 +111,9 @@ impl Type1Container {
             return Err(DirtyError::Range { page_sizes: self.page_sizes });
         }
         let page = |iova: Iova| (iova.get() - range.first().get()) / page_bytes;
-        let words = usize::try_from(page(range.last()) / 64 + 1).unwrap_or(usize::MAX);
         let mut bitmap = Vec::new();
-        if bitmap.try_reserve_exact(words).is_err() {
+        let words = usize::try_from(page(range.last()) / 64 + 1).unwrap_or(usize::MAX);
+        if page(range.last()) >= MAX_DIRTY_PAGES || bitmap.try_reserve_exact(words).is_err() {
             return Err(DirtyError::Range { page_sizes: self.page_sizes });
         }
         bitmap.resize(words, 0_u64);
@@ -322,7 +202,9 @@ impl ContainerIommu for Type1Container {
         }
         let MapDma { process, addr, access, .. } = request;
         let domains = self.domains.iter().map(|shared| &*shared.domain);
-        place.insert(Mapping::establish(range, &process, addr, access, domains)?);
+        let mut mapping = Mapping::new(process, addr, access);
+        mapping.pin(range, &domains)?;
+        place.insert(mapping);
         Ok(())
     }
 
@@ -348,7 +230,7 @@ impl ContainerIommu for Type1Container {
         let Some(range) = self.concerned(what)? else { return Ok(0) };
         let mut present = Vec::new();
         for (range, mapping) in self.mappings.overlapping(range) {
-            if mapping.vaddr == Vaddr::Away {
+            if mapping.is_away() {
                 return Err(UnmapDmaError::VaddrInvalid { mapping: range });
             }
             present.push(range);
@@ -356,7 +238,7 @@ impl ContainerIommu for Type1Container {
         let mut bytes: u64 = 0;
         for range in present {
             if let Some((_, mapping)) = self.mappings.get_mut(range.first()) {
-                mapping.vaddr = Vaddr::Away;
+                mapping.give_away();
                 self.away += 1;
                 bytes = bytes.saturating_add(range.bytes());
             }
@@ -370,12 +252,10 @@ impl ContainerIommu for Type1Container {
         let Some((_, mapping)) = self.mappings.get_mut(existing.first()) else {
             return Err(MapDmaError::NotMapped { range });
         };
-        if existing != range || mapping.vaddr != Vaddr::Away {
+        if existing != range || !mapping.is_away() {
             return Err(MapDmaError::NotThatMapping { existing });
         }
-        request.process.charge(Account::Process, pages(range))?;
-        mem::replace(&mut mapping.payer, request.process).uncharge(Account::Process, pages(range));
-        mapping.vaddr = Vaddr::At(request.addr);
+        mapping.take_back(range, request.process, request.addr)?;
         self.away -= 1;
         Ok(())
     }

@@ -1,36 +1,46 @@
-//! One mapping: memory of a process that is pinned and in the page tables of every domain.
+//! One mapping: memory of a process that is pinned and in the page tables of every domain, once there is one.
 
 use alloc::sync::Arc;
 
 use iommu_core::address::PAGE_SIZE;
-use iommu_core::user_memory::{Account, PinnedRun};
-use iommu_core::{Access, Domain, Iova, IovaRange, PhysAddr, UserAddr, UserMemory};
+use iommu_core::user_memory::{Account, OverLimit, PinnedRun};
+use iommu_core::{Access, Domain, Iova, IovaRange, MapError, PhysAddr, UserAddr, UserMemory};
 
 use crate::error::MapDmaError;
 
 /// A mapping, besides where it is.
 #[derive(Debug)]
 pub(super) struct Mapping {
-    /// Whose memory is pinned.
+    /// Whose memory it is.
     process: Arc<dyn UserMemory>,
     /// Who answers for the locked pages: the same, unless the memory moved to another process.
-    pub(super) payer: Arc<dyn UserMemory>,
-    pub(super) access: Access,
-    pub(super) vaddr: Vaddr,
-    /// Where it lies, if in one piece; otherwise the page tables know.
-    pub(super) phys: Option<PhysAddr>,
+    payer: Arc<dyn UserMemory>,
+    access: Access,
+    vaddr: Vaddr,
+    backing: Backing,
+}
+
+/// The physical memory behind a mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Backing {
+    /// Not pinned, for there is no domain yet (V48).
+    Unpinned,
+    /// Pinned, in one piece from here on.
+    Piece(PhysAddr),
+    /// Pinned, in several pieces: the page tables know where.
+    Pieces,
 }
 
 /// Where the process sees the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Vaddr {
+enum Vaddr {
     At(UserAddr),
     /// It was given away, and will be somewhere else (Vt16.11).
     Away,
 }
 
 /// Pages in a range that is a multiple of the page size.
-pub(super) const fn pages(range: IovaRange) -> u64 {
+const fn pages(range: IovaRange) -> u64 {
     range.bytes() / PAGE_SIZE
 }
 
@@ -60,51 +70,106 @@ fn pieces(domain: &Domain, range: IovaRange) -> impl Iterator<Item = Piece> {
 }
 
 impl Mapping {
-    /// Pins what is to be at `range` and maps it into every domain; all or nothing (V48).
-    pub(super) fn establish<'a>(
+    /// What a request asks for, recorded and no more.
+    pub(super) fn new(process: Arc<dyn UserMemory>, addr: UserAddr, access: Access) -> Self {
+        Self { payer: process.clone(), process, access, vaddr: Vaddr::At(addr), backing: Backing::Unpinned }
+    }
+
+    /// Pins what is to be at `range` and maps it into every domain, if there is any; all or nothing (V48).
+    pub(super) fn pin<'a>(
+        &mut self,
         range: IovaRange,
-        process: &Arc<dyn UserMemory>,
-        addr: UserAddr,
-        access: Access,
-        domains: impl Iterator<Item = &'a Domain> + Clone,
-    ) -> Result<Self, MapDmaError> {
-        process.charge(Account::Process, pages(range))?;
+        domains: &(impl Iterator<Item = &'a Domain> + Clone),
+    ) -> Result<(), MapDmaError> {
+        let Vaddr::At(addr) = self.vaddr else { return Ok(()) };
+        if self.backing != Backing::Unpinned || domains.clone().next().is_none() {
+            return Ok(());
+        }
+        self.payer.charge(Account::Process, pages(range))?;
         let mut done = 0;
-        let mut phys = None;
         while done < range.bytes() {
-            let run = match map_piece(range, done, process, addr, access, domains.clone()) {
-                Ok(run) => run,
+            match map_piece(range, done, &self.process, addr, self.access, domains.clone()) {
+                Ok(run) => {
+                    let whole = run.bytes == range.bytes();
+                    self.backing = if whole { Backing::Piece(run.phys) } else { Backing::Pieces };
+                    done += run.bytes;
+                }
                 Err(error) => {
                     if let Some(made) = IovaRange::sized(range.first(), done) {
-                        withdraw(made, None, process, domains);
+                        self.withdraw(made, domains);
                     }
-                    process.uncharge(Account::Process, pages(range));
+                    self.backing = Backing::Unpinned;
+                    self.payer.uncharge(Account::Process, pages(range));
                     return Err(error);
                 }
-            };
-            phys = if run.bytes == range.bytes() { Some(run.phys) } else { None };
-            done += run.bytes;
+            }
         }
-        Ok(Self { process: process.clone(), payer: process.clone(), access, vaddr: Vaddr::At(addr), phys })
+        Ok(())
     }
 
     /// Takes the mapping out of every domain, and unpins what was behind it.
-    pub(super) fn dissolve<'a>(self, range: IovaRange, domains: impl Iterator<Item = &'a Domain> + Clone) {
-        withdraw(range, self.phys, &self.process, domains);
-        self.payer.uncharge(Account::Process, pages(range));
+    pub(super) fn unpin<'a>(&mut self, range: IovaRange, domains: &(impl Iterator<Item = &'a Domain> + Clone)) {
+        if self.backing != Backing::Unpinned {
+            self.withdraw(range, domains);
+            self.backing = Backing::Unpinned;
+            self.payer.uncharge(Account::Process, pages(range));
+        }
     }
 
-    /// Maps what is mapped in `model` into `domain` as well; all or nothing (Vt14.15).
-    pub(super) fn replay(&self, range: IovaRange, model: &Domain, domain: &Domain) -> Result<(), iommu_core::MapError> {
-        if let Some(phys) = self.phys {
-            return domain.map(range.first(), phys, range.bytes(), self.access);
-        }
-        for piece in pieces(model, range) {
-            if let Err(error) = domain.map(piece.iova, piece.run.phys, piece.run.bytes, self.access) {
-                domain.unmap(range.first(), piece.iova.get() - range.first().get());
-                return Err(error);
+    /// No page is unpinned while a device reaches it.
+    fn withdraw<'a>(&self, range: IovaRange, domains: &(impl Iterator<Item = &'a Domain> + Clone)) {
+        let withdraw = |iova, run: PinnedRun| {
+            for domain in domains.clone() {
+                domain.unmap(iova, run.bytes);
             }
+            self.process.unpin(run);
+        };
+        match (self.backing, domains.clone().next()) {
+            (Backing::Piece(phys), _) => withdraw(range.first(), PinnedRun { phys, bytes: range.bytes() }),
+            // A large page never crosses the end of a piece, for it is one piece itself.
+            (Backing::Pieces, Some(model)) => pieces(model, range).for_each(|piece| withdraw(piece.iova, piece.run)),
+            (Backing::Pieces, None) | (Backing::Unpinned, _) => {}
         }
+    }
+
+    /// Maps what is mapped in `model` into `domain` as well (Vt14.15). On failure a part of it may be there.
+    pub(super) fn replay(&self, range: IovaRange, model: &Domain, domain: &Domain) -> Result<(), MapError> {
+        match self.backing {
+            Backing::Unpinned => Ok(()),
+            Backing::Piece(phys) => domain.map(range.first(), phys, range.bytes(), self.access),
+            Backing::Pieces => pieces(model, range)
+                .try_for_each(|piece| domain.map(piece.iova, piece.run.phys, piece.run.bytes, self.access)),
+        }
+    }
+
+    /// Whether its memory is given away.
+    pub(super) fn is_away(&self) -> bool {
+        self.vaddr == Vaddr::Away
+    }
+
+    /// Its memory goes away for a while (Vt16.11).
+    pub(super) fn give_away(&mut self) {
+        self.vaddr = Vaddr::Away;
+    }
+
+    /// Its memory is there again, at another address or of another process, who answers for the locked pages from now
+    /// on (Vt15.8). A process that has them locked already is not charged again.
+    pub(super) fn take_back(
+        &mut self,
+        range: IovaRange,
+        process: Arc<dyn UserMemory>,
+        addr: UserAddr,
+    ) -> Result<(), OverLimit> {
+        if !Arc::ptr_eq(&self.payer, &process) {
+            if self.backing == Backing::Unpinned {
+                self.process = process.clone();
+            } else {
+                process.charge(Account::Process, pages(range))?;
+                self.payer.uncharge(Account::Process, pages(range));
+            }
+            self.payer = process;
+        }
+        self.vaddr = Vaddr::At(addr);
         Ok(())
     }
 }
@@ -131,20 +196,4 @@ fn map_piece<'a>(
         }
     }
     Ok(run)
-}
-
-fn withdraw<'a>(
-    range: IovaRange,
-    phys: Option<PhysAddr>,
-    process: &Arc<dyn UserMemory>,
-    mut domains: impl Iterator<Item = &'a Domain> + Clone,
-) {
-    match (phys, domains.clone().next()) {
-        (Some(phys), _) => process.unpin(PinnedRun { phys, bytes: range.bytes() }),
-        (None, Some(domain)) => pieces(domain, range).for_each(|piece| process.unpin(piece.run)),
-        (None, None) => {}
-    }
-    domains.by_ref().for_each(|domain| {
-        domain.unmap(range.first(), range.bytes());
-    });
 }
