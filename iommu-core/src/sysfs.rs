@@ -28,7 +28,7 @@ use device_model::pci::{PciAddress, PciFunction, PciTopology};
 pub use self::archive::{ArchiveError, ArchiveErrorReason};
 pub use self::dir::DirTree;
 pub use self::memory::MemoryTree;
-pub use self::tree::{MAX_FILE, Tree, TreeError};
+pub use self::tree::{MAX_FILE, Tree, TreeError, resolve};
 use crate::hardware::DomainKind;
 use crate::reserved::ReservedRegion;
 

@@ -106,6 +106,8 @@ pub enum Standing {
         /// The driver.
         driver: Arc<str>,
     },
+    /// Doubtful: the source does not show whether it has a driver.
+    DriverNotShown,
     /// Doubtful: one device of the group needs a range at all times, and the source does not say which.
     MaybeDirectRegion {
         /// The range.
@@ -119,7 +121,7 @@ impl Standing {
         match self {
             Self::NoDriver | Self::Managed { .. } | Self::NotInUse => Verdict::Viable,
             Self::KernelUse { .. } | Self::DirectRegion { .. } | Self::MaybeDirectRegion { .. } => Verdict::NotViable,
-            Self::UnknownDriver { .. } => Verdict::Unknown,
+            Self::UnknownDriver { .. } | Self::DriverNotShown => Verdict::Unknown,
         }
     }
 }
@@ -141,6 +143,7 @@ impl fmt::Display for Standing {
             Self::UnknownDriver { driver } => {
                 write!(f, "its driver {driver} is not known: unbind it, or ask VFIO for the group's status")
             }
+            Self::DriverNotShown => f.write_str("its driver is not shown"),
             Self::MaybeDirectRegion { region } => write!(
                 f,
                 "firmware needs a device of the group to reach {} to {} at all times; no step clears that",

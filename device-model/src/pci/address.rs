@@ -148,6 +148,34 @@ impl FromStr for PciAddress {
     }
 }
 
+#[cfg(feature = "serde")]
+impl serde::Serialize for PciAddress {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for PciAddress {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl serde::de::Visitor<'_> for Text {
+            type Value = PciAddress;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a PCI address such as 0000:00:04.0")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<PciAddress, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Text)
+    }
+}
+
 fn parse(text: &str) -> Result<PciAddress, AddressFault> {
     let (buses, devfn) = text.rsplit_once(':').ok_or(AddressFault::Form)?;
     let (slot, function) = devfn.split_once('.').ok_or(AddressFault::Form)?;

@@ -74,17 +74,21 @@ impl MemoryTree {
         text
     }
 
+    /// Whether the text begins as an archive does.
+    pub fn is_archive(text: &str) -> bool {
+        text.lines().next().is_some_and(|first| first.trim_end() == HEADER)
+    }
+
     /// Reads what [`to_archive`](Self::to_archive) wrote.
     ///
     /// # Errors
     /// A line is none of an archive.
     pub fn from_archive(text: &str) -> Result<Self, ArchiveError> {
-        let mut lines = (1..).zip(text.lines());
-        if lines.next().is_none_or(|(_, first)| first.trim_end() != HEADER) {
+        if !Self::is_archive(text) {
             return Err(ArchiveError { line: 1, reason: ArchiveErrorReason::NoHeader });
         }
         let mut tree = Self::new();
-        for (line, entry) in lines {
+        for (line, entry) in (1..).zip(text.lines()).skip(1) {
             tree.add_entry(entry).map_err(|reason| ArchiveError { line, reason })?;
         }
         Ok(tree)

@@ -97,6 +97,15 @@ pub(super) fn follow(tree: &dyn Tree, path: &str) -> Result<Destination, TreeErr
     Ok(Destination::Endless)
 }
 
+/// The directory that the link at `path` leads to, or `path` itself if that is a directory.
+pub fn resolve(tree: &dyn Tree, path: &str) -> Option<String> {
+    match follow(tree, path) {
+        Ok(Destination::Directory(target)) => Some(target),
+        Err(_) if tree.list(path).is_ok() => Some(path.to_owned()),
+        Ok(_) | Err(_) => None,
+    }
+}
+
 /// Where `target` leads from the link at `path`. A way out of the tree, or an absolute one, ends at `..`, which no tree has.
 fn join(path: &str, target: &str) -> String {
     let outside = "..".to_owned();

@@ -7,6 +7,8 @@ use alloc::vec::Vec;
 use iommu_core::device_model::pci::{PciDriver, PciFunction, PciId, PortType};
 use iommu_core::device_model::{DeviceGuard, DmaApi, Driver, Errno, ProbeError};
 
+use crate::viability::{DriverDma, dma_of};
+
 /// What a simulated driver demands of a function besides a match.
 #[derive(Debug, Clone, Copy)]
 enum Demands {
@@ -44,9 +46,6 @@ fn is_port(function: &PciFunction) -> bool {
     })
 }
 
-/// Drivers that manage their own DMA, as far as Linux has them in its tree (D64). An out-of-tree driver may do so too.
-const MANAGED: [&str; 2] = ["pcieport", "pci-stub"];
-
 const CLASS_BRIDGE: PciId = PciId::class(0x06_0400, 0xff_ff00);
 
 /// The driver of this name, for the functions that `bound` to it in the tree.
@@ -56,7 +55,20 @@ pub(crate) fn simulated(name: &str, bound: &[&PciFunction]) -> Arc<PciDriver> {
         "pci-stub" => (Demands::Nothing, Vec::new()),
         _ => (Demands::Nothing, ids_of(bound)),
     };
-    let dma_api = if MANAGED.contains(&name) { DmaApi::Managed } else { DmaApi::Kernel };
+    driver(name, demands, ids)
+}
+
+/// The same, but it takes whatever it is bound to by hand, for a tree may not show what it goes by.
+pub(crate) fn obliging(name: &str, bound: &[&PciFunction]) -> Arc<PciDriver> {
+    driver(name, Demands::Nothing, ids_of(bound))
+}
+
+/// A driver that is not known does DMA for the kernel, to be on the safe side.
+fn driver(name: &str, demands: Demands, ids: Vec<PciId>) -> Arc<PciDriver> {
+    let dma_api = match dma_of(name) {
+        DriverDma::Managed | DriverDma::UserSpace => DmaApi::Managed,
+        DriverDma::Kernel | DriverDma::Unknown => DmaApi::Kernel,
+    };
     Arc::new(PciDriver::new(Arc::new(SimulatedDriver { name: name.into(), demands }), ids, dma_api))
 }
 

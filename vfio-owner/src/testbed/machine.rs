@@ -5,13 +5,13 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use iommu_core::device_model::pci::{PciAddress, PciBus, PciFunction, Upstream};
+use iommu_core::device_model::pci::{PciAddress, PciBus, PciDriver, PciFunction, Upstream};
 use iommu_core::device_model::sync::{LockClass, Mutex};
 use iommu_core::device_model::{
-    BindError, BusHandle, Device, DeviceSpec, DriverCore, DriversProbeError, Errno, Unbind, UnbindError,
+    Autoprobe, BindError, BusHandle, Device, DeviceSpec, DriverCore, DriversProbeError, Errno, Unbind, UnbindError,
 };
 use iommu_core::error::SetTypeError;
-use iommu_core::placement::PciPlacing;
+use iommu_core::placement::{GroupKey, PciPlacing, Placement, Placing};
 use iommu_core::software::{Memory, SimulatedDevice, SoftIommu, SoftIommuConfig};
 use iommu_core::sysfs::Snapshot;
 use iommu_core::{Group, Iommu, Member, Observer, TypeRequest, UnknownType};
@@ -21,6 +21,7 @@ use crate::backend::Backend;
 use crate::error::{OpenDeviceError, OpenGroupError};
 use crate::type1::Type1;
 use crate::vfio_pci::{self, VfioPciDriver};
+use crate::viability::{DriverDma, dma_of};
 use crate::{DeviceFile, GroupFile, Vfio};
 
 /// One rescan at a time; before every other lock.
@@ -57,6 +58,40 @@ impl Machine {
     pub fn boot_watched(snapshot: &Snapshot, observer: impl Observer + 'static) -> Self {
         let hardware = SoftIommu::new("dmar0", hardware_config(snapshot));
         let iommu = Iommu::builder(PciPlacing::new(hardware.clone())).observer(observer).build();
+        let machine = Self::assemble(snapshot, hardware, iommu, drivers::simulated);
+        machine.rescan();
+        machine
+    }
+
+    /// Builds the machine of `snapshot` as it was found: each device in the group and on the driver that the tree says,
+    /// whatever topology and ids would make of it. A driver that hands devices out is vfio-pci, whatever its name; one
+    /// that is not known counts as doing DMA for the kernel.
+    pub fn as_found(snapshot: &Snapshot) -> Self {
+        let hardware = SoftIommu::new("dmar0", hardware_config(snapshot));
+        let iommu = Iommu::new(as_listed(snapshot, hardware.clone()));
+        let machine = Self::assemble(snapshot, hardware, iommu, drivers::obliging);
+        machine.pci.set_autoprobe(Autoprobe::Off);
+        machine.rescan();
+        for dev in &snapshot.devices {
+            let name = dev.function.address.to_string();
+            if let Some(driver) = &dev.driver {
+                let driver = if dma_of(driver) == DriverDma::UserSpace { vfio_pci::NAME } else { driver };
+                // Whatever vfio-pci refuses, no machine has on it.
+                let _ = machine.bind(&name, driver);
+            }
+            if let Some(device) = machine.pci.device(&name) {
+                device.set_driver_override(dev.driver_override.as_deref());
+            }
+        }
+        machine
+    }
+
+    fn assemble(
+        snapshot: &Snapshot,
+        hardware: Arc<SoftIommu>,
+        iommu: Iommu,
+        simulate: fn(&str, &[&PciFunction]) -> Arc<PciDriver>,
+    ) -> Self {
         let core = DriverCore::new();
         let pci = core.add_bus(PciBus::new(Arc::new(iommu.clone())));
         pci.subscribe(iommu.clone());
@@ -64,14 +99,12 @@ impl Machine {
         let vfio_pci = VfioPciDriver::new(vfio.clone());
         for (name, functions) in bound_functions(snapshot) {
             // A name is a key of the map, so none is there twice.
-            let _ = pci.add_driver(drivers::simulated(&name, &functions));
+            let _ = pci.add_driver(simulate(&name, &functions));
         }
         let _ = pci.add_driver(Arc::new(vfio_pci.on_pci()));
         let slots = snapshot.devices.iter().map(|dev| (dev.function.address, dev.function.clone())).collect();
         let memory = Memory::new();
-        let machine = Self { core, pci, iommu, hardware, memory, vfio, vfio_pci, slots, rescan: Mutex::of(RESCAN, ()) };
-        machine.rescan();
-        machine
+        Self { core, pci, iommu, hardware, memory, vfio, vfio_pci, slots, rescan: Mutex::of(RESCAN, ()) }
     }
 
     /// The driver core.
@@ -249,6 +282,16 @@ fn hardware_config(snapshot: &Snapshot) -> SoftIommuConfig {
         config.reserved.insert(first.to_string(), own.copied().collect());
     }
     config
+}
+
+/// Groups by the numbers of the tree.
+fn as_listed(snapshot: &Snapshot, hardware: Arc<SoftIommu>) -> impl Placing + 'static {
+    let numbered = snapshot.devices.iter().filter_map(|dev| Some((dev.function.address, dev.group?)));
+    let groups: BTreeMap<PciAddress, u32> = numbered.collect();
+    move |dev: &Device| {
+        let number = groups.get(&dev.details::<PciFunction>()?.address)?;
+        Some(Placement { iommu: hardware.clone(), key: GroupKey::Named(number.to_string().into()) })
+    }
 }
 
 /// Every driver of the machine, with the functions bound to it in the tree.

@@ -1,0 +1,20 @@
+//! `vfio-owner diff`
+
+use std::path::Path;
+
+use anyhow::Result;
+use vfio_owner::host::{Host, changes};
+
+use crate::output::{Outcome, print, print_json};
+
+pub(crate) fn run(before: &Path, after: &Path, json: bool) -> Result<Outcome> {
+    let changes = changes(&Host::open(before)?, &Host::open(after)?);
+    if json {
+        print_json(&changes)?;
+    } else {
+        for change in &changes {
+            print(&format!("{change}\n"))?;
+        }
+    }
+    Ok(if changes.is_empty() { Outcome::Possible } else { Outcome::NotPossible })
+}

@@ -1,0 +1,163 @@
+//! `vfio-owner plan`, `apply`, `undo`
+
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+use vfio_owner::host::{Binding, Done, Host, HostTree, Plan, PlanError, Source, SysfsBindings, carry_out, undo};
+use vfio_owner::iommu_core::device_model::pci::PciAddress;
+
+use crate::output::{BAD, DOUBT, GOOD, Outcome, print, print_json, warn_of};
+
+#[derive(clap::Args)]
+pub(crate) struct Make {
+    /// The devices that user space is to have
+    #[arg(required = true)]
+    devices: Vec<PciAddress>,
+    /// Touch this device although the machine lives on it (may be given again)
+    #[arg(long, value_name = "DEVICE")]
+    allow: Vec<PciAddress>,
+    /// Print a shell script
+    #[arg(long, conflicts_with = "json")]
+    script: bool,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Apply {
+    /// What `plan --json` printed; `-` for standard input
+    plan: PathBuf,
+    #[command(flatten)]
+    journal: JournalFile,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Undo {
+    #[command(flatten)]
+    journal: JournalFile,
+}
+
+#[derive(clap::Args)]
+struct JournalFile {
+    /// Where the journal is, from which `undo` works [default: /run/vfio-owner.journal, or in DIR of `--sysfs DIR`]
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+}
+
+impl JournalFile {
+    /// What was bound does not outlive the running kernel, and neither does `/run`.
+    fn path(&self, tree: &HostTree) -> PathBuf {
+        self.journal.clone().unwrap_or_else(|| match tree.source() {
+            Source::Live => PathBuf::from("/run/vfio-owner.journal"),
+            _ => tree.sysfs().join("vfio-owner.journal"),
+        })
+    }
+}
+
+impl Make {
+    pub(crate) fn run(&self, host: &Host, json: bool) -> Result<Outcome> {
+        let plan = match Plan::make(host, &self.devices, &self.allow) {
+            Ok(plan) => plan,
+            Err(error) => return refuse(&error, json),
+        };
+        if json {
+            print(&(plan.to_json() + "\n"))?;
+        } else if self.script {
+            print(&plan.to_script(host))?;
+        } else {
+            print(&text(&plan)?)?;
+        }
+        Ok(Outcome::Possible)
+    }
+}
+
+fn text(plan: &Plan) -> Result<String> {
+    let mut out = String::new();
+    for caution in &plan.cautions {
+        writeln!(out, "{DOUBT}note:{DOUBT:#} {caution}")?;
+    }
+    if plan.steps.is_empty() {
+        writeln!(out, "nothing to do: it is possible already")?;
+    }
+    for (number, step) in (1..).zip(&plan.steps) {
+        writeln!(out, "{number}. {step}")?;
+    }
+    Ok(out)
+}
+
+fn refuse(error: &PlanError, json: bool) -> Result<Outcome> {
+    #[derive(Serialize)]
+    struct Refusal {
+        error: String,
+    }
+    if json {
+        print_json(&Refusal { error: error.to_string() })?;
+    } else {
+        anstream::eprintln!("{BAD}no plan:{BAD:#} {error}");
+        if let PlanError::Guarded { devices } = error {
+            let allow: Vec<String> = devices.iter().map(|guarded| format!("--allow {}", guarded.device)).collect();
+            anstream::eprintln!("If that is meant, say so: {}", allow.join(" "));
+        }
+    }
+    Ok(match error {
+        PlanError::NoSuchDevice(_) | PlanError::DriversNotShown => Outcome::Unknown,
+        _ => Outcome::NotPossible,
+    })
+}
+
+impl Apply {
+    pub(crate) fn run(&self, tree: &HostTree, json: bool) -> Result<Outcome> {
+        let plan = read_plan(&self.plan)?;
+        let host = Host::of_tree(tree)?;
+        warn_of(&host);
+        if let Err(error) = plan.check(&host) {
+            return refuse(&error, json);
+        }
+        if plan.steps.is_empty() {
+            return Ok(Outcome::Possible);
+        }
+        let journal = self.journal.path(tree);
+        let done = carry_out(&plan, &SysfsBindings::new(tree), &journal, &mut |done| tell(&done));
+        Ok(finish(done.map_err(Into::into)))
+    }
+}
+
+impl Undo {
+    pub(crate) fn run(&self, tree: &HostTree) -> Outcome {
+        let done = undo(&SysfsBindings::new(tree), self.journal.path(tree), &mut |done| tell(&done));
+        finish(done.map_err(Into::into))
+    }
+}
+
+/// What was tried and failed is no bad input.
+fn finish(done: Result<()>) -> Outcome {
+    done.map_or_else(
+        |error| {
+            anstream::eprintln!("{BAD}failed:{BAD:#} {error:#}");
+            Outcome::NotPossible
+        },
+        |()| Outcome::Possible,
+    )
+}
+
+/// Each step as it is done: whoever reads this may be waiting for the next.
+fn tell(done: &Done) {
+    let text = match done {
+        Done::Step(step) => step.to_string(),
+        Done::Restored { device, binding: Binding { driver, .. } } => {
+            format!("{device} is on {} again", driver.as_deref().unwrap_or("no driver"))
+        }
+    };
+    anstream::println!("{GOOD}done:{GOOD:#} {text}");
+}
+
+fn read_plan(path: &Path) -> Result<Plan> {
+    let mut text = String::new();
+    if path == Path::new("-") {
+        std::io::stdin().read_to_string(&mut text).context("standard input")?;
+    } else {
+        text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    }
+    Plan::from_json(&text).with_context(|| path.display().to_string())
+}

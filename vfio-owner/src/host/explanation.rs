@@ -1,0 +1,353 @@
+//! One device: whether it may be given to user space now, what is in the way, and why it shares its group.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+
+use iommu_core::device_model::pci::{HeaderLayout, PciAddress};
+use iommu_core::reserved::{RegionKind, ReservedRegion};
+use iommu_core::sysfs::{SysfsDevice, SysfsGroup};
+use serde::ser::SerializeStruct as _;
+use serde::{Serialize, Serializer};
+
+use super::holder::{HeldFile, Holder, Holders};
+use super::naming::{class_name, device_name};
+use super::tie::{Tie, ties};
+use super::{Host, Source};
+use crate::vfio_pci;
+use crate::viability::{DriverDma, Standing, Verdict, dma_of, of_snapshot};
+
+/// There is no device at the address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("no device {device}")]
+pub struct NoSuchDevice {
+    /// The address.
+    pub device: PciAddress,
+}
+
+/// Whether a device may be given to user space now.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Explanation {
+    /// The device.
+    pub device: PciAddress,
+    /// What kind of device it is.
+    pub class: String,
+    /// Its maker and name.
+    pub name: String,
+    /// The driver that it is on.
+    pub driver: Option<String>,
+    /// The number of its group.
+    pub group: Option<u32>,
+    /// The way of VFIO's groups.
+    pub by_group: Answer,
+    /// The way of iommufd: the device's own file.
+    pub by_device: Answer,
+    /// Every device of the group, itself among them, and how it stands.
+    pub members: Vec<Neighbour>,
+    /// What ties the group together; `None` when the topology that is shown does not explain it.
+    pub ties: Option<Vec<Tie>>,
+}
+
+/// A device of the group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Neighbour {
+    /// The device.
+    pub device: PciAddress,
+    /// What kind of device it is.
+    pub class: String,
+    /// The driver that it is on.
+    pub driver: Option<String>,
+    /// How it stands to a claim of the group.
+    pub standing: Standing,
+}
+
+impl Serialize for Neighbour {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut out = serializer.serialize_struct("Neighbour", 5)?;
+        out.serialize_field("device", &self.device)?;
+        out.serialize_field("class", &self.class)?;
+        out.serialize_field("driver", &self.driver)?;
+        out.serialize_field("in_the_way", in_the_way(self.standing.verdict()))?;
+        out.serialize_field("because", &self.standing.to_string())?;
+        out.end()
+    }
+}
+
+const fn in_the_way(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Viable => "no",
+        Verdict::NotViable => "yes",
+        Verdict::Unknown => "perhaps",
+    }
+}
+
+/// Whether one way is open, and if not, why.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Answer {
+    /// Everything that speaks against it; empty if nothing does.
+    pub reasons: Vec<Reason>,
+}
+
+impl Answer {
+    /// The sum of the reasons.
+    pub fn verdict(&self) -> Verdict {
+        let worst = self.reasons.iter().map(Reason::verdict);
+        if worst.clone().any(|verdict| verdict == Verdict::NotViable) {
+            Verdict::NotViable
+        } else if worst.clone().any(|verdict| verdict == Verdict::Unknown) {
+            Verdict::Unknown
+        } else {
+            Verdict::Viable
+        }
+    }
+}
+
+impl Serialize for Answer {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let possible = match self.verdict() {
+            Verdict::Viable => "yes",
+            Verdict::NotViable => "no",
+            Verdict::Unknown => "unknown",
+        };
+        let mut out = serializer.serialize_struct("Answer", 2)?;
+        out.serialize_field("possible", possible)?;
+        let reasons: Vec<String> = self.reasons.iter().map(ToString::to_string).collect();
+        out.serialize_field("reasons", &reasons)?;
+        out.end()
+    }
+}
+
+/// What speaks against giving a device away now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Reason {
+    /// It is in no group: no IOMMU serves it.
+    NoGroup,
+    /// It is a bridge, which vfio-pci does not take (V60).
+    Bridge,
+    /// vfio-pci does not take it, for users could do harm with it (V60).
+    Denied,
+    /// It has virtual functions, so vfio-pci does not take it (V60).
+    VirtualFunctions {
+        /// How many there are.
+        count: usize,
+    },
+    /// It is on no driver that hands it to user space.
+    NotHandedOut {
+        /// The driver that it is on.
+        driver: Option<String>,
+    },
+    /// A device of the group is in the way, or may be.
+    Neighbour {
+        /// The device.
+        device: PciAddress,
+        /// How it stands.
+        standing: Standing,
+    },
+    /// Firmware needs a device of the group to reach a range at all times (I33).
+    DirectRegion {
+        /// The range.
+        region: ReservedRegion,
+    },
+    /// User space has it, or its group.
+    Held {
+        /// Who.
+        holder: Holder,
+    },
+    /// It is not shown whether user space has the group.
+    PerhapsHeld,
+    /// It has no file of its own: the kernel was built without.
+    NoDeviceFile,
+    /// It is not shown whether it has a file of its own.
+    DeviceFileNotShown,
+}
+
+impl Reason {
+    /// What this alone would come to.
+    pub const fn verdict(&self) -> Verdict {
+        match self {
+            Self::Neighbour { standing, .. } => standing.verdict(),
+            Self::PerhapsHeld | Self::DeviceFileNotShown => Verdict::Unknown,
+            _ => Verdict::NotViable,
+        }
+    }
+
+    /// Whether no step of a plan can clear it.
+    pub const fn is_final(&self) -> bool {
+        match self {
+            Self::NoGroup
+            | Self::Bridge
+            | Self::Denied
+            | Self::VirtualFunctions { .. }
+            | Self::DirectRegion { .. }
+            | Self::Held { .. } => true,
+            Self::Neighbour { .. } => self.is_direct_region(),
+            _ => false,
+        }
+    }
+
+    const fn is_direct_region(&self) -> bool {
+        match self {
+            Self::DirectRegion { .. } => true,
+            Self::Neighbour { standing, .. } => {
+                matches!(standing, Standing::DirectRegion { .. } | Standing::MaybeDirectRegion { .. })
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoGroup => f.write_str("it is in no IOMMU group: there is no IOMMU, or it is switched off"),
+            Self::Bridge => f.write_str("it is a bridge, which vfio-pci does not take"),
+            Self::Denied => f.write_str("vfio-pci does not take it: users could do harm to the machine with it"),
+            Self::VirtualFunctions { count } => {
+                write!(f, "it has {count} virtual functions; remove them first (write 0 to its sriov_numvfs)")
+            }
+            Self::NotHandedOut { driver: Some(driver) } => write!(f, "{driver} does not hand it to user space"),
+            Self::NotHandedOut { driver: None } => f.write_str("it has no driver that hands it to user space"),
+            Self::Neighbour { device, standing } => write!(f, "{device}: {standing}"),
+            Self::DirectRegion { region } => write!(
+                f,
+                "firmware needs a device of the group to reach {} to {} at all times; no step clears that",
+                region.first, region.last
+            ),
+            Self::Held { holder } => write!(f, "{holder} has it"),
+            Self::PerhapsHeld => f.write_str("it is not shown whether user space has the group open"),
+            Self::NoDeviceFile => {
+                f.write_str("it has no file of its own: the kernel has none (CONFIG_VFIO_DEVICE_CDEV)")
+            }
+            Self::DeviceFileNotShown => f.write_str("it is not shown whether it has a file of its own"),
+        }
+    }
+}
+
+impl Explanation {
+    /// Explains a device.
+    ///
+    /// # Errors
+    /// There is none at the address.
+    pub fn of(host: &Host, device: PciAddress) -> Result<Self, NoSuchDevice> {
+        let found = host.device(device)?;
+        let group = found.group.and_then(|number| host.pci.groups.iter().find(|group| group.number == number));
+        let addresses: &[PciAddress] = group.map_or(&[], |group| &group.members);
+        let members = found.group.map_or_else(Vec::new, |number| standings(host, number));
+        let mut common = own_reasons(host, found);
+        common.extend(
+            members
+                .iter()
+                .filter(|member| member.standing.verdict() != Verdict::Viable)
+                .map(|member| Reason::Neighbour { device: member.device, standing: member.standing.clone() }),
+        );
+        let told = common.iter().any(Reason::is_direct_region);
+        common.extend(group.and_then(direct_region).filter(|_| !told).map(|region| Reason::DirectRegion { region }));
+        let mut by_device = common.clone();
+        by_device.extend(device_file_missing(host, found));
+        let held = held(host, found.group, addresses);
+        common.extend(held.clone());
+        by_device.extend(held);
+        Ok(Self {
+            device,
+            class: class_name(&found.function.config),
+            name: device_name(&found.function.config),
+            driver: found.driver.clone(),
+            group: found.group,
+            by_group: Answer { reasons: common },
+            by_device: Answer { reasons: by_device },
+            ties: ties(&host.topology, addresses),
+            members,
+        })
+    }
+}
+
+/// How each device of a group stands.
+pub(super) fn standings(host: &Host, number: u32) -> Vec<Neighbour> {
+    let Some(group) = host.pci.groups.iter().find(|group| group.number == number) else { return Vec::new() };
+    let viability = of_snapshot(&host.pci, number);
+    let devices = viability.map_or_else(Vec::new, |viability| viability.devices);
+    let members = group.members.iter().zip(devices).filter_map(|(address, viability)| {
+        let device = host.pci.device(*address)?;
+        let standing = match viability.standing {
+            Standing::NoDriver if host.source == Source::ListingWithoutDrivers => Standing::DriverNotShown,
+            standing => standing,
+        };
+        let class = class_name(&device.function.config);
+        Some(Neighbour { device: *address, class, driver: device.driver.clone(), standing })
+    });
+    members.collect()
+}
+
+/// The range that firmware needs a device of the group to reach, if there is one.
+pub(super) fn direct_region(group: &SysfsGroup) -> Option<ReservedRegion> {
+    group.reserved.iter().find(|region| region.kind == RegionKind::Direct).copied()
+}
+
+/// What is in the way of a device by itself, whatever its group.
+fn own_reasons(host: &Host, device: &SysfsDevice) -> Vec<Reason> {
+    let mut reasons = Vec::new();
+    if device.group.is_none() {
+        reasons.push(Reason::NoGroup);
+    }
+    let users_driver = device.driver.as_deref().is_some_and(|driver| dma_of(driver) == DriverDma::UserSpace);
+    if users_driver {
+        return reasons;
+    }
+    reasons.extend(refusal(host, device));
+    // One that does DMA for the kernel is told among the devices of the group.
+    let drivers_do_count = device.driver.as_deref().map(dma_of);
+    let shown = host.source != Source::ListingWithoutDrivers;
+    if shown && matches!(drivers_do_count, None | Some(DriverDma::Managed)) || device.group.is_none() {
+        reasons.push(Reason::NotHandedOut { driver: device.driver.clone() });
+    }
+    reasons
+}
+
+/// Why vfio-pci would refuse the device.
+fn refusal(host: &Host, device: &SysfsDevice) -> Option<Reason> {
+    let count = virtual_functions(host, device.function.address);
+    if count > 0 {
+        return Some(Reason::VirtualFunctions { count });
+    }
+    let layout = device.function.config.layout();
+    if layout.is_some_and(|layout| layout != HeaderLayout::Endpoint) {
+        return Some(Reason::Bridge);
+    }
+    match vfio_pci::admits(&device.function) {
+        Err(vfio_pci::VfioPciRefusal::Denied { .. }) => Some(Reason::Denied),
+        _ => None,
+    }
+}
+
+/// How many virtual functions a device has.
+pub(super) fn virtual_functions(host: &Host, device: PciAddress) -> usize {
+    host.pci.devices.iter().filter(|other| other.function.physical_function == Some(device)).count()
+}
+
+fn device_file_missing(host: &Host, device: &SysfsDevice) -> Option<Reason> {
+    let handed_out = device.driver.as_deref().is_some_and(|driver| dma_of(driver) == DriverDma::UserSpace);
+    if !handed_out || host.device_files.contains_key(&device.function.address) {
+        return None;
+    }
+    Some(match host.source {
+        Source::Live | Source::Capture => Reason::NoDeviceFile,
+        Source::Tree | Source::Listing | Source::ListingWithoutDrivers => Reason::DeviceFileNotShown,
+    })
+}
+
+/// Whether user space has a device of the group, or may have.
+pub(super) fn held(host: &Host, group: Option<u32>, members: &[PciAddress]) -> Option<Reason> {
+    let file = group.map(HeldFile::Group);
+    let devices = members.iter().filter_map(|member| host.device_files.get(member).cloned().map(HeldFile::Device));
+    let holder = file.into_iter().chain(devices).find_map(|file| host.holders.of(&file).cloned());
+    if let Some(holder) = holder {
+        return Some(Reason::Held { holder });
+    }
+    let handed_out = |member: &PciAddress| {
+        let driver = host.pci.device(*member).and_then(|device| device.driver.as_deref());
+        driver.is_some_and(|driver| dma_of(driver) == DriverDma::UserSpace)
+    };
+    let all_known = matches!(host.holders, Holders::All(_));
+    (!all_known && members.iter().any(handed_out)).then_some(Reason::PerhapsHeld)
+}
