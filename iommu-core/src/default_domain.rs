@@ -6,7 +6,7 @@ use core::str::FromStr;
 use device_model::Errno;
 use slab::Slab;
 
-use crate::address::{Access, Iova, PhysAddr};
+use crate::address::{Access, Iova, IovaRange, PhysAddr};
 use crate::domain::{Domain, MapError};
 use crate::error::SetTypeError;
 use crate::group::{Current, DefaultDomain, Group, GroupId, GroupState, Record};
@@ -98,9 +98,10 @@ impl GroupState {
             return Ok(());
         }
         let fallback = wanted.is_none();
-        let default = allocate(group, &self.members, kind, fallback)?;
+        let mut default = allocate(group, &self.members, kind, fallback)?;
         for (_, record) in &self.members {
-            map_direct(&default.domain, &record.properties.reserved)
+            default
+                .map_direct(&record.properties.reserved)
                 .map_err(|_| SetTypeError::DirectRegion { device: record.endpoint.name.clone() })?;
         }
         self.switch_default(group, &default.domain).map_err(SetTypeError::Switch)?;
@@ -142,7 +143,11 @@ fn allocate(
 ) -> Result<DefaultDomain, SetTypeError> {
     let (_, first) = members.iter().next().ok_or(SetTypeError::NoDefaultDomain { group })?;
     let domain = |kind: DefaultDomainType| {
-        Domain::allocate(kind.kind(), &first.iommu, &first.endpoint).map(|domain| DefaultDomain { domain, kind })
+        Domain::allocate(kind.kind(), &first.iommu, &first.endpoint).map(|domain| DefaultDomain {
+            domain,
+            kind,
+            direct: Vec::new(),
+        })
     };
     match domain(kind) {
         Err(_) if fallback && kind != DefaultDomainType::Dma => domain(DefaultDomainType::Dma),
@@ -151,34 +156,29 @@ fn allocate(
     .map_err(|cause| SetTypeError::Allocate { group, device: first.endpoint.name.clone(), cause })
 }
 
-/// Maps the regions that must stay 1:1. Pages that another device of the group has mapped so are left alone.
-pub(crate) fn map_direct(domain: &Domain, regions: &[ReservedRegion]) -> Result<(), MapError> {
-    let Some(geometry) = domain.geometry() else { return Ok(()) };
-    let granule = geometry.page_sizes.smallest();
-    let direct =
-        regions.iter().filter(|region| matches!(region.kind, RegionKind::Direct | RegionKind::DirectRelaxable));
-    let ranges: Vec<_> = reserved::merge(direct.map(|region| ReservedRegion { kind: RegionKind::Direct, ..*region }));
-    for region in ranges {
-        let first = region.first.get() & !(granule - 1);
-        let last = region.last.get() | (granule - 1);
-        let size = (last - first).saturating_add(1);
-        let map = |at: u64, size: u64| domain.map(Iova::new(at), PhysAddr::new(at), size, Access::ReadWrite);
-        if map(first, size).is_ok() {
-            continue;
-        }
-        for page in (first..=last).step_by(usize::try_from(granule).unwrap_or(usize::MAX)) {
-            if domain.translate(Iova::new(page)) != Some(PhysAddr::new(page)) {
-                map(page, granule)?;
+impl DefaultDomain {
+    /// Maps the regions that must stay 1:1, but for what is mapped so for another device, one that has left perhaps.
+    fn map_direct(&mut self, regions: &[ReservedRegion]) -> Result<(), MapError> {
+        let Some(geometry) = self.domain.geometry() else { return Ok(()) };
+        let granule = geometry.page_sizes.smallest();
+        let direct =
+            regions.iter().filter(|region| matches!(region.kind, RegionKind::Direct | RegionKind::DirectRelaxable));
+        for region in reserved::merge(direct.map(|region| ReservedRegion { kind: RegionKind::Direct, ..*region })) {
+            let first = region.first.get() & !(granule - 1);
+            let last = region.last.get() | (granule - 1);
+            let Some(range) = IovaRange::new(Iova::new(first), Iova::new(last)) else { continue };
+            for missing in range.without(self.direct.iter().copied()) {
+                let at = missing.first();
+                self.domain.map(at, PhysAddr::new(at.get()), missing.bytes(), Access::ReadWrite)?;
+                self.direct.push(missing);
             }
         }
+        Ok(())
     }
-    Ok(())
-}
 
-/// The default domain's `domain` for a device that joins later (I12).
-pub(crate) fn map_direct_late(default: Option<&DefaultDomain>, regions: &[ReservedRegion]) {
-    if let Some(default) = default {
+    /// For a device that joins later (I12).
+    pub(crate) fn map_direct_late(&mut self, regions: &[ReservedRegion]) {
         // Linux ignores errors here as well: the device joins, and faults where firmware wanted it mapped.
-        let _ = map_direct(&default.domain, regions);
+        let _ = self.map_direct(regions);
     }
 }

@@ -8,6 +8,7 @@ use core::fmt;
 use device_model::sync::{LockClass, Mutex, MutexGuard};
 use slab::Slab;
 
+use crate::address::IovaRange;
 use crate::domain::Domain;
 use crate::error::{InTheWay, SwitchError};
 use crate::hardware::{
@@ -86,6 +87,8 @@ pub(crate) enum Current {
 pub(crate) struct DefaultDomain {
     pub(crate) domain: Arc<Domain>,
     pub(crate) kind: DefaultDomainType,
+    /// What is mapped 1:1 for devices that are here, or were.
+    pub(crate) direct: Vec<IovaRange>,
 }
 
 /// A member's own record: the answer to "who is in the way" without a look at any driver.

@@ -8,7 +8,7 @@ use core::fmt;
 use device_model::sync::{LockClass, Mutex, MutexGuard};
 use device_model::{BusEvent, Device, DeviceGuard, DmaApi, DmaConfigure, DmaUse, Notifier, ProbeError};
 
-use crate::default_domain::{self, TypeRequest};
+use crate::default_domain::TypeRequest;
 use crate::error::{AddError, SetTypeError, SwitchError, UseError};
 use crate::group::{Current, Group, GroupId, GroupState, Reach, Record};
 use crate::hardware::{DefaultDomainType, Endpoint, IommuDriver};
@@ -229,7 +229,9 @@ impl GroupState {
         if blocked && record.needs_direct_mapping() {
             return Err(AddError::DirectRegion { group, device: record.endpoint.name.clone() });
         }
-        default_domain::map_direct_late(self.default.as_ref(), &record.properties.reserved);
+        if let Some(default) = &mut self.default {
+            default.map_direct_late(&record.properties.reserved);
+        }
         let domain = match &self.current {
             Current::Nothing => {
                 return self.set_up_default(group, TypeRequest::Auto, machine).map_err(AddError::DefaultDomain);

@@ -11,7 +11,7 @@
 //!
 //! let plan = Plan::make(&host, &[card], &[])?;
 //! let steps: Vec<String> = plan.steps.iter().map(|step| step.to_string()).collect();
-//! assert_eq!(steps, []);
+//! assert_eq!(steps, ["load vfio-pci", "let only vfio-pci bind to 0000:01:00.0", "bind 0000:01:00.0 to vfio-pci"]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!

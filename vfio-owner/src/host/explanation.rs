@@ -11,6 +11,7 @@ use serde::ser::SerializeStruct as _;
 use serde::{Serialize, Serializer};
 
 use super::holder::{HeldFile, Holder, Holders};
+use super::lifeline::Purpose;
 use super::naming::{class_name, device_name};
 use super::tie::{Tie, ties};
 use super::{Host, Source};
@@ -59,16 +60,19 @@ pub struct Neighbour {
     pub driver: Option<String>,
     /// How it stands to a claim of the group.
     pub standing: Standing,
+    /// What the machine has it for, as far as that is known.
+    pub purposes: Vec<Purpose>,
 }
 
 impl Serialize for Neighbour {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut out = serializer.serialize_struct("Neighbour", 5)?;
+        let mut out = serializer.serialize_struct("Neighbour", 6)?;
         out.serialize_field("device", &self.device)?;
         out.serialize_field("class", &self.class)?;
         out.serialize_field("driver", &self.driver)?;
         out.serialize_field("in_the_way", in_the_way(self.standing.verdict()))?;
         out.serialize_field("because", &self.standing.to_string())?;
+        out.serialize_field("purposes", &self.purposes)?;
         out.end()
     }
 }
@@ -274,7 +278,8 @@ pub(super) fn standings(host: &Host, number: u32) -> Vec<Neighbour> {
             standing => standing,
         };
         let class = class_name(&device.function.config);
-        Some(Neighbour { device: *address, class, driver: device.driver.clone(), standing })
+        let purposes = host.purposes(*address).cloned().collect();
+        Some(Neighbour { device: *address, class, driver: device.driver.clone(), standing, purposes })
     });
     members.collect()
 }

@@ -69,10 +69,12 @@ impl Holders {
 
 /// The holders that the tree shows.
 pub(super) fn holders(tree: &dyn Tree) -> Holders {
-    let Ok(processes) = tree.list(PROC) else { return Holders::default() };
+    let names = tree.list(PROC).unwrap_or_default();
+    let processes: Vec<u32> = names.iter().filter_map(|name| name.parse().ok()).collect();
     let mut holders = Vec::new();
-    let mut hidden = 0;
-    for process in processes.iter().filter_map(|name| name.parse::<u32>().ok()) {
+    // There always is one; a tree without any does not show them.
+    let mut hidden = u32::from(processes.is_empty());
+    for process in processes {
         let folder = format!("{PROC}/{process}/fd");
         let files = match tree.list(&folder) {
             Ok(files) => files,

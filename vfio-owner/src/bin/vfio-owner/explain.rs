@@ -4,11 +4,11 @@ use std::fmt::{self, Write as _};
 
 use anstyle::Style;
 use anyhow::Result;
-use vfio_owner::host::{Answer, Explanation, Host, Neighbour, Tie};
+use vfio_owner::host::{Answer, Explanation, Host, Neighbour, Purpose, Tie};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::viability::Verdict;
 
-use crate::output::{Columns, DIM, Outcome, STRONG, print, print_json, style_of};
+use crate::output::{Columns, DIM, DOUBT, Outcome, STRONG, print, print_json, style_of};
 
 #[derive(clap::Args)]
 pub(crate) struct Explain {
@@ -62,6 +62,9 @@ fn text(out: &mut String, explanation: &Explanation) -> fmt::Result {
         writeln!(out, "    {reason}")?;
     }
     way(out, "through its own file (iommufd)", by_device)?;
+    if by_device.reasons.iter().any(|reason| by_group.reasons.contains(reason)) {
+        writeln!(out, "    for the same reasons")?;
+    }
     for reason in by_device.reasons.iter().filter(|reason| !by_group.reasons.contains(reason)) {
         writeln!(out, "    {reason}")?;
     }
@@ -100,6 +103,7 @@ fn standings(out: &mut String, members: &[Neighbour]) -> fmt::Result {
             (Style::new(), member.class.clone()),
             (style, counts.to_owned()),
             (DIM, member.standing.to_string()),
+            (DOUBT, member.purposes.iter().map(Purpose::to_string).collect::<Vec<_>>().join("; ")),
         ]);
     }
     rows.write(out, "    ", &rows.widths())
