@@ -63,6 +63,12 @@ impl Snapshot {
         self.devices.iter().map(|device| device.function.clone()).collect()
     }
 
+    /// The group of this number.
+    pub fn group(&self, number: u32) -> Option<&SysfsGroup> {
+        let found = self.groups.binary_search_by_key(&number, |group| group.number).ok()?;
+        self.groups.get(found)
+    }
+
     /// The device at `address`.
     pub fn device(&self, address: PciAddress) -> Option<&SysfsDevice> {
         let found = self.devices.binary_search_by_key(&address, |device| device.function.address).ok()?;

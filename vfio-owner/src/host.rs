@@ -72,7 +72,9 @@ pub struct Host {
     /// Its PCI functions, drivers and groups.
     pub pci: Snapshot,
     /// The same functions, joined by bridges.
-    pub topology: PciTopology,
+    topology: PciTopology,
+    /// How many virtual functions each has that has any.
+    virtual_functions: BTreeMap<PciAddress, usize>,
     /// Where this is known from.
     pub source: Source,
     /// What the machine lives on; `None` if the source does not tell.
@@ -104,7 +106,11 @@ impl Host {
     /// A host of which no more is known than a tree says.
     pub fn of_snapshot(pci: Snapshot) -> Self {
         let topology = pci.topology();
-        Self { pci, topology, ..Self::default() }
+        let mut virtual_functions = BTreeMap::new();
+        for owner in pci.devices.iter().filter_map(|device| device.function.physical_function) {
+            *virtual_functions.entry(owner).or_default() += 1;
+        }
+        Self { pci, topology, virtual_functions, ..Self::default() }
     }
 
     /// The device at `address`.
@@ -113,6 +119,11 @@ impl Host {
     /// There is none.
     pub fn device(&self, address: PciAddress) -> Result<&SysfsDevice, NoSuchDevice> {
         self.pci.device(address).ok_or(NoSuchDevice { device: address })
+    }
+
+    /// How many virtual functions a device has.
+    pub fn virtual_functions(&self, device: PciAddress) -> usize {
+        self.virtual_functions.get(&device).copied().unwrap_or(0)
     }
 
     /// What the machine has this device for, as far as it is known.

@@ -229,7 +229,7 @@ pub fn of_group(group: &Group) -> Viability {
 /// The viability of a group as far as a sysfs tree shows it; `None` when the tree has no such group.
 #[cfg(feature = "std")]
 pub fn of_snapshot(snapshot: &Snapshot, number: u32) -> Option<Viability> {
-    let group = snapshot.groups.iter().find(|group| group.number == number)?;
+    let group = snapshot.group(number)?;
     let mut devices: Vec<_> = group
         .members
         .iter()

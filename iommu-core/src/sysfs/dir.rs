@@ -53,11 +53,19 @@ impl Tree for DirTree {
         Ok(names)
     }
 
+    fn is_directory(&self, path: &str) -> bool {
+        self.locate(path)
+            .and_then(|path| fs::symlink_metadata(path).map_err(|error| refusal(&error)))
+            .is_ok_and(|found| found.is_dir())
+    }
+
     fn link(&self, path: &str) -> Result<String, TreeError> {
         let path = self.locate(path)?;
-        if fs::symlink_metadata(&path).map_err(|error| refusal(&error))?.is_symlink() {
-            let target = fs::read_link(&path).map_err(|error| refusal(&error))?;
-            return target.into_os_string().into_string().map_err(|_| TreeError::NotALink);
+        // What is there and is no link is invalid input for the operating system.
+        match fs::read_link(&path) {
+            Ok(target) => return target.into_os_string().into_string().map_err(|_| TreeError::NotALink),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+            Err(error) => return Err(refusal(&error)),
         }
         match read(&path) {
             Ok(contents) => target_in(&contents),
@@ -69,10 +77,12 @@ impl Tree for DirTree {
 
 fn read(path: &Path) -> Result<Vec<u8>, TreeError> {
     // Looked at before it is opened: opening a pipe would wait for its other end.
-    if !fs::symlink_metadata(path).map_err(|error| refusal(&error))?.is_file() {
+    let found = fs::symlink_metadata(path).map_err(|error| refusal(&error))?;
+    if !found.is_file() {
         return Err(TreeError::NotAFile);
     }
-    let mut contents = Vec::new();
+    // Room for the end, too: a file of sysfs has a page at most, whatever it says of its length.
+    let mut contents = Vec::with_capacity(usize::try_from(found.len()).unwrap_or(MAX_FILE).min(MAX_FILE) + 1);
     let file = File::open(path).map_err(|error| refusal(&error))?;
     // One byte more than may be there; that the limit fits into 64 bits is plain.
     file.take(MAX_FILE as u64 + 1).read_to_end(&mut contents).map_err(|error| refusal(&error))?;

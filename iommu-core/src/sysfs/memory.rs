@@ -97,10 +97,6 @@ impl MemoryTree {
         files.chain(directories).map(|rest| rest.split_once('/').map_or(rest, |(name, _)| name))
     }
 
-    fn is_directory(&self, path: &str) -> bool {
-        path.is_empty() || self.directories.contains(path) || self.names_below(path).next().is_some()
-    }
-
     fn file(&self, path: &str) -> Result<&[u8], TreeError> {
         match self.files.get(path) {
             Some(contents) if contents.len() > MAX_FILE => Err(TreeError::TooLong),
@@ -125,6 +121,10 @@ impl Tree for MemoryTree {
         }
         let names: BTreeSet<&str> = self.names_below(path).collect();
         Ok(names.iter().map(ToString::to_string).collect())
+    }
+
+    fn is_directory(&self, path: &str) -> bool {
+        path.is_empty() || self.directories.contains(path) || self.names_below(path).next().is_some()
     }
 
     fn link(&self, path: &str) -> Result<String, TreeError> {

@@ -29,6 +29,11 @@ pub trait Tree {
     /// There is no directory at `path`, or it cannot be read.
     fn list(&self, path: &str) -> Result<Vec<String>, TreeError>;
 
+    /// Whether there is a directory at `path`, and not a link to one.
+    fn is_directory(&self, path: &str) -> bool {
+        self.list(path).is_ok()
+    }
+
     /// Where the link at `path` leads, relative to the directory that it is in. A file whose text looks like the target of
     /// a link, as links are stored in copies of a tree, is one.
     ///
@@ -88,9 +93,11 @@ pub(super) fn follow(tree: &dyn Tree, path: &str) -> Result<Destination, TreeErr
         Err(error) => return Err(error),
     };
     for _ in 0..MAX_LINKS {
+        if tree.is_directory(&at) {
+            return Ok(Destination::Directory(at));
+        }
         match tree.link(&at) {
             Ok(target) => at = join(&at, &target),
-            Err(_) if tree.list(&at).is_ok() => return Ok(Destination::Directory(at)),
             Err(_) => return Ok(Destination::Dangling(at)),
         }
     }
@@ -101,7 +108,7 @@ pub(super) fn follow(tree: &dyn Tree, path: &str) -> Result<Destination, TreeErr
 pub fn resolve(tree: &dyn Tree, path: &str) -> Option<String> {
     match follow(tree, path) {
         Ok(Destination::Directory(target)) => Some(target),
-        Err(_) if tree.list(path).is_ok() => Some(path.to_owned()),
+        Err(_) if tree.is_directory(path) => Some(path.to_owned()),
         Ok(_) | Err(_) => None,
     }
 }

@@ -55,6 +55,27 @@ fn a_group_with_a_direct_region_cannot_be_claimed() {
     assert!(world.group("a0").claim(&owner).is_ok());
 }
 
+/// I12: a region that firmware made up is refused at once, however large; one that another device has a part of is mapped
+/// around that part.
+#[test]
+fn a_direct_region_may_be_of_any_size() {
+    let reserved = [
+        ("aHuge".into(), vec![region(RegionKind::Direct, 0, u64::MAX)]),
+        ("bPage".into(), vec![region(RegionKind::Direct, 0x5000, 0x5fff)]),
+        ("bLarge".into(), vec![region(RegionKind::Direct, 0, (1 << 38) - 1)]),
+    ];
+    let world = World::new(SoftIommuConfig { reserved: reserved.into(), ..SoftIommuConfig::default() });
+    drop([world.plug("aHuge"), world.plug("bPage"), world.plug("bLarge")]);
+    assert!(Iommu::member(&world.bus.device("aHuge").unwrap()).is_none());
+    for device in ["bPage", "bLarge"] {
+        let dev = world.bus.device(device).unwrap();
+        for at in [0, 0x4000, 0x5000, 0x6000, 1 << 37] {
+            let read = world.soft.dma_read(dev.id(), Iova::new(at), &mut [0], &Memory::new());
+            assert!(read.is_ok(), "{device} at {at:#x}: {read:?}");
+        }
+    }
+}
+
 /// I33: a relaxable region is given up for the claim, and there again after it.
 #[test]
 fn a_group_with_a_relaxable_region_can_be_claimed() {

@@ -1,5 +1,6 @@
 //! One device: whether it may be given to user space now, what is in the way, and why it shares its group.
 
+use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
@@ -235,40 +236,74 @@ impl Explanation {
     /// There is none at the address.
     pub fn of(host: &Host, device: PciAddress) -> Result<Self, NoSuchDevice> {
         let found = host.device(device)?;
-        let group = found.group.and_then(|number| host.pci.groups.iter().find(|group| group.number == number));
+        Ok(Self::in_group(host, found, &GroupFacts::of(host, found.group)))
+    }
+
+    /// Explains devices, in their order. What a group has in common is found out once.
+    ///
+    /// # Errors
+    /// There is none at one of the addresses.
+    pub fn of_each(host: &Host, devices: &[PciAddress]) -> Result<Vec<Self>, NoSuchDevice> {
+        let mut groups: BTreeMap<Option<u32>, GroupFacts> = BTreeMap::new();
+        let explain = |device: &PciAddress| {
+            let found = host.device(*device)?;
+            let facts = groups.entry(found.group).or_insert_with(|| GroupFacts::of(host, found.group));
+            Ok(Self::in_group(host, found, facts))
+        };
+        devices.iter().map(explain).collect()
+    }
+
+    fn in_group(host: &Host, device: &SysfsDevice, group: &GroupFacts) -> Self {
+        let own = own_reasons(host, device);
+        let file = device_file_missing(host, device);
+        let answer = |file: Option<Reason>| Answer {
+            reasons: own.iter().chain(&group.in_the_way).chain(&file).chain(&group.held).cloned().collect(),
+        };
+        let (by_group, by_device) = (answer(None), answer(file));
+        Self {
+            device: device.function.address,
+            class: class_name(&device.function.config),
+            name: device_name(&device.function.config),
+            driver: device.driver.clone(),
+            group: device.group,
+            by_group,
+            by_device,
+            members: group.members.clone(),
+            ties: group.ties.clone(),
+        }
+    }
+}
+
+/// What is the same for every device of a group.
+struct GroupFacts {
+    members: Vec<Neighbour>,
+    in_the_way: Vec<Reason>,
+    held: Option<Reason>,
+    ties: Option<Vec<Tie>>,
+}
+
+impl GroupFacts {
+    fn of(host: &Host, number: Option<u32>) -> Self {
+        let group = number.and_then(|number| host.pci.group(number));
         let addresses: &[PciAddress] = group.map_or(&[], |group| &group.members);
-        let members = found.group.map_or_else(Vec::new, |number| standings(host, number));
-        let mut common = own_reasons(host, found);
-        common.extend(
-            members
-                .iter()
-                .filter(|member| member.standing.verdict() != Verdict::Viable)
-                .map(|member| Reason::Neighbour { device: member.device, standing: member.standing.clone() }),
-        );
-        let told = common.iter().any(Reason::is_direct_region);
-        common.extend(group.and_then(direct_region).filter(|_| !told).map(|region| Reason::DirectRegion { region }));
-        let mut by_device = common.clone();
-        by_device.extend(device_file_missing(host, found));
-        let held = held(host, found.group, addresses);
-        common.extend(held.clone());
-        by_device.extend(held);
-        Ok(Self {
-            device,
-            class: class_name(&found.function.config),
-            name: device_name(&found.function.config),
-            driver: found.driver.clone(),
-            group: found.group,
-            by_group: Answer { reasons: common },
-            by_device: Answer { reasons: by_device },
-            ties: ties(&host.topology, addresses),
-            members,
-        })
+        let members = number.map_or_else(Vec::new, |number| standings(host, number));
+        let speaking = members.iter().filter(|member| member.standing.verdict() != Verdict::Viable);
+        let mut in_the_way: Vec<Reason> = speaking
+            .map(|member| Reason::Neighbour { device: member.device, standing: member.standing.clone() })
+            .collect();
+        // A device that is in the way anyhow does not tell its region.
+        if !in_the_way.iter().any(Reason::is_direct_region) {
+            let region = group.and_then(direct_region);
+            in_the_way.extend(region.map(|region| Reason::DirectRegion { region }));
+        }
+        let (held, ties) = (held(host, number, addresses), ties(&host.topology, addresses));
+        Self { members, in_the_way, held, ties }
     }
 }
 
 /// How each device of a group stands.
 pub(super) fn standings(host: &Host, number: u32) -> Vec<Neighbour> {
-    let Some(group) = host.pci.groups.iter().find(|group| group.number == number) else { return Vec::new() };
+    let Some(group) = host.pci.group(number) else { return Vec::new() };
     let viability = of_snapshot(&host.pci, number);
     let devices = viability.map_or_else(Vec::new, |viability| viability.devices);
     let members = group.members.iter().zip(devices).filter_map(|(address, viability)| {
@@ -311,7 +346,7 @@ fn own_reasons(host: &Host, device: &SysfsDevice) -> Vec<Reason> {
 
 /// Why vfio-pci would refuse the device.
 fn refusal(host: &Host, device: &SysfsDevice) -> Option<Reason> {
-    let count = virtual_functions(host, device.function.address);
+    let count = host.virtual_functions(device.function.address);
     if count > 0 {
         return Some(Reason::VirtualFunctions { count });
     }
@@ -323,11 +358,6 @@ fn refusal(host: &Host, device: &SysfsDevice) -> Option<Reason> {
         Err(vfio_pci::VfioPciRefusal::Denied { .. }) => Some(Reason::Denied),
         _ => None,
     }
-}
-
-/// How many virtual functions a device has.
-pub(super) fn virtual_functions(host: &Host, device: PciAddress) -> usize {
-    host.pci.devices.iter().filter(|other| other.function.physical_function == Some(device)).count()
 }
 
 fn device_file_missing(host: &Host, device: &SysfsDevice) -> Option<Reason> {

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use iommu_core::device_model::pci::PciAddress;
-use iommu_core::sysfs::{Snapshot, Tree, resolve};
+use iommu_core::sysfs::{Snapshot, SysfsDevice, Tree, resolve};
 use serde::{Deserialize, Serialize};
 
 use super::source::{PROC, lines, text};
@@ -62,6 +62,9 @@ impl fmt::Display for Purpose {
 
 /// So deep devices are stacked: a file system on an encrypted volume of a volume group on a RAID has four.
 const MOST_STACKED: u32 = 16;
+
+/// The base class of displays, the only ones that say whether they are the first.
+const DISPLAY: u32 = 0x03;
 
 /// Kinds of file systems whose disks sysfs does not show.
 const OPAQUE: [&str; 1] = ["zfs"];
@@ -214,7 +217,9 @@ impl Found<'_> {
     }
 
     fn displays(&mut self, pci: &Snapshot) {
-        for device in &pci.devices {
+        let display =
+            |device: &&SysfsDevice| device.function.config.class().is_some_and(|class| class >> 16 == DISPLAY);
+        for device in pci.devices.iter().filter(display) {
             let first = text(self.tree, &format!("{}/boot_vga", device.path));
             if first.is_some_and(|first| first.trim() == "1") {
                 let lifeline = Lifeline { device: device.function.address, purpose: Purpose::BootDisplay };

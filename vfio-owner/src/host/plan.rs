@@ -10,7 +10,7 @@ use iommu_core::device_model::pci::PciAddress;
 use serde::{Deserialize, Serialize};
 
 use super::binding::{BindingError, Bindings};
-use super::explanation::{Explanation, NoSuchDevice, Reason, virtual_functions};
+use super::explanation::{Explanation, NoSuchDevice, Reason};
 use super::holder::Holders;
 use super::lifeline::Purpose;
 use super::proof::{Proof, ProofError};
@@ -279,7 +279,7 @@ fn possible(host: &Host, target: PciAddress) -> Result<Explanation, PlanError> {
         return Err(PlanError::Impossible { device: target, reasons: last });
     }
     for member in &explanation.members {
-        let count = virtual_functions(host, member.device);
+        let count = host.virtual_functions(member.device);
         if count > 0 && is_in_the_way(&member.standing) {
             return Err(PlanError::LosesVirtualFunctions { device: member.device, count });
         }

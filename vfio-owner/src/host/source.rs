@@ -10,13 +10,14 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use iommu_core::device_model::pci::PciAddress;
-use iommu_core::sysfs::{ArchiveError, DirTree, LoadError, MemoryTree, Snapshot, Tree, TreeError};
+use iommu_core::sysfs::{ArchiveError, DirTree, LoadError, MemoryTree, Snapshot, SysfsDevice, Tree, TreeError};
 
 use super::capture::{CAPTURED_DEVICE_FILES, CAPTURED_HOLDERS, CAPTURED_LIFELINES};
 use super::holder::holders;
 use super::lifeline::lifelines;
 use super::listing::ListingError;
 use super::{Host, Source};
+use crate::viability::{DriverDma, dma_of};
 
 /// Where `/proc` is in the tree of a host, whose root is that of sysfs, which has no such name of its own.
 pub(super) const PROC: &str = "proc";
@@ -73,6 +74,11 @@ impl Tree for HostTree {
     fn list(&self, path: &str) -> Result<Vec<String>, TreeError> {
         let (tree, path) = self.split(path);
         tree.list(path)
+    }
+
+    fn is_directory(&self, path: &str) -> bool {
+        let (tree, path) = self.split(path);
+        tree.is_directory(path)
     }
 
     fn link(&self, path: &str) -> Result<String, TreeError> {
@@ -155,7 +161,8 @@ fn json<T: serde::de::DeserializeOwned>(tree: &dyn Tree, path: &str) -> Option<T
 }
 
 fn device_files(tree: &dyn Tree, pci: &Snapshot) -> BTreeMap<PciAddress, String> {
-    let named = pci.devices.iter().filter_map(|device| {
+    let handed_out = |device: &&SysfsDevice| device.driver.as_deref().map(dma_of) == Some(DriverDma::UserSpace);
+    let named = pci.devices.iter().filter(handed_out).filter_map(|device| {
         let names = tree.list(&format!("{}/vfio-dev", device.path)).ok()?;
         Some((device.function.address, names.into_iter().next()?))
     });

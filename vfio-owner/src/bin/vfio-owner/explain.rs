@@ -20,8 +20,7 @@ impl Explain {
     pub(crate) fn run(&self, host: &Host, json: bool) -> Result<Outcome> {
         let all = || host.pci.devices.iter().map(|device| device.function.address).collect();
         let devices: Vec<PciAddress> = if self.devices.is_empty() { all() } else { self.devices.clone() };
-        let explanations: Vec<Explanation> =
-            devices.iter().map(|device| Explanation::of(host, *device)).collect::<Result<_, _>>()?;
+        let explanations = Explanation::of_each(host, &devices)?;
         if json {
             print_json(&explanations)?;
         } else {
