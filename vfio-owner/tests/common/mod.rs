@@ -2,6 +2,9 @@
 //! driver, a kernel driver, and a container's IOMMU that only attaches.
 #![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of it")]
 
+#[cfg(not(shuttle))]
+pub(crate) mod brittle;
+
 use std::sync::Arc;
 
 use vfio_owner::backend::{Backend, ContainerIommu, DirtyBitmap, DirtyTracking, Extension, IommuInfo, MapDma, Unmap};
@@ -39,9 +42,18 @@ impl World {
 
     /// The same on this hardware, with this IOMMU for containers.
     pub(crate) fn on(hardware: Arc<dyn IommuDriver>, backend: Arc<dyn Backend>, devices: &[&str]) -> Self {
+        Self::on_each(move |_| hardware.clone(), backend, devices)
+    }
+
+    /// The same, where each group may be behind hardware of its own, by the letter.
+    pub(crate) fn on_each(
+        hardware: impl Fn(&str) -> Arc<dyn IommuDriver> + Send + Sync + 'static,
+        backend: Arc<dyn Backend>,
+        devices: &[&str],
+    ) -> Self {
         let iommu = Iommu::new(move |dev: &Device| {
-            let key = GroupKey::Named(dev.name().get(..1)?.into());
-            Some(Placement { iommu: hardware.clone(), key })
+            let letter = dev.name().get(..1)?;
+            Some(Placement { iommu: hardware(letter), key: GroupKey::Named(letter.into()) })
         });
         let core = DriverCore::new();
         let bus = core.add_bus(PlatformBus::new(Arc::new(iommu.clone())));

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use vfio_owner::backend::MapDma;
 use vfio_owner::iommu_core::address::PAGE_SIZE;
@@ -10,52 +9,14 @@ use vfio_owner::iommu_core::device_model::{DeviceId, Errno};
 use vfio_owner::iommu_core::failing::FailingIommu;
 use vfio_owner::iommu_core::hardware::HardwareError;
 use vfio_owner::iommu_core::software::{LockedPages, Memory, Process, SoftIommu, SoftIommuConfig};
-use vfio_owner::iommu_core::user_memory::{Account, BadAddress, OverLimit, PinnedRun, UserMemory};
-use vfio_owner::iommu_core::{Access, Attached, Iova, Ownership, UserAddr};
+use vfio_owner::iommu_core::{Access, Attached, Iova, Ownership, UserAddr, UserMemory as _};
 use vfio_owner::type1::Type1;
 
 use crate::common::World;
+use crate::common::brittle::Brittle;
 
 /// Pages of the user's memory, which are physically apart.
 pub(crate) const PAGES: u64 = 8;
-
-/// Memory of which a pin fails on command.
-#[derive(Debug)]
-pub(crate) struct Brittle {
-    process: Arc<Process>,
-    /// How many pins succeed before one fails; `u64::MAX` for all.
-    left: AtomicU64,
-}
-
-impl UserMemory for Brittle {
-    fn pin(&self, at: UserAddr, _bytes: u64, access: Access) -> Result<PinnedRun, BadAddress> {
-        match self.left.fetch_sub(1, Ordering::Relaxed) {
-            0 => Err(BadAddress { at }),
-            // Page by page, so that there are many pins to fail.
-            _ => self.process.pin(at, PAGE_SIZE, access),
-        }
-    }
-
-    fn unpin(&self, run: PinnedRun) {
-        self.process.unpin(run);
-    }
-
-    fn read(&self, at: UserAddr, into: &mut [u8]) -> Result<(), BadAddress> {
-        self.process.read(at, into)
-    }
-
-    fn write(&self, at: UserAddr, from: &[u8]) -> Result<(), BadAddress> {
-        self.process.write(at, from)
-    }
-
-    fn charge(&self, account: Account, pages: u64) -> Result<(), OverLimit> {
-        self.process.charge(account, pages)
-    }
-
-    fn uncharge(&self, account: Account, pages: u64) {
-        self.process.uncharge(account, pages);
-    }
-}
 
 pub(crate) struct Rig {
     pub(crate) world: World,
@@ -81,7 +42,7 @@ impl Rig {
             let at = UserAddr::new(ram.get() + page * PAGE_SIZE);
             process.write(at, &[page as u8 + 1]).unwrap();
         }
-        let user = Arc::new(Brittle { process: process.clone(), left: AtomicU64::new(u64::MAX) });
+        let user = Brittle::new(process.clone());
         Self { world, hardware, soft, memory, user, process, locked, ram }
     }
 
@@ -114,20 +75,20 @@ impl Rig {
             Fails::Hardware => {
                 self.hardware.fail_nth(n, HardwareError::new(Errno::EIO, "on command"));
             }
-            Fails::Pin => self.user.left.store(n, Ordering::Relaxed),
+            Fails::Pin => self.user.fail_after(n),
         }
     }
 
     pub(crate) fn heal(&self) {
         self.hardware.heal();
-        self.user.left.store(u64::MAX, Ordering::Relaxed);
+        self.user.heal();
     }
 
     /// Whether the call that was to fail was made.
     pub(crate) fn has_failed(&self, what: Fails, calls_before: u64, n: u64) -> bool {
         match what {
             Fails::Hardware => self.hardware.calls() > calls_before + n,
-            Fails::Pin => self.user.left.load(Ordering::Relaxed) > u64::MAX / 2,
+            Fails::Pin => self.user.has_failed(),
         }
     }
 

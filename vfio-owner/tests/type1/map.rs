@@ -1,0 +1,164 @@
+//! Vt15, V48, V49: mapping.
+
+use vfio_owner::backend::{Extension, MapDma};
+use vfio_owner::error::MapDmaError;
+use vfio_owner::iommu_core::address::{PAGE_SIZE, PageSizes};
+use vfio_owner::iommu_core::device_model::Errno;
+use vfio_owner::iommu_core::hardware::HardwareError;
+use vfio_owner::iommu_core::reserved::RegionKind;
+use vfio_owner::iommu_core::software::SoftIommuConfig;
+use vfio_owner::iommu_core::software::page_table::TableFormat;
+use vfio_owner::iommu_core::{Access, Iova, UserAddr};
+use vfio_owner::type1::Type1Config;
+
+use crate::rig::{PAGES, Rig, plain, reserving};
+
+const V2: Extension = Extension::TYPE1_V2;
+
+/// The request is refused with this number, and nothing has changed.
+fn refused(rig: &Rig, request: MapDma, errno: Errno) -> MapDmaError {
+    let before = (rig.pinned(), rig.view("a0"), rig.container.info());
+    let error = rig.container.map(request).unwrap_err();
+    assert_eq!(error.errno(), errno, "{error}");
+    assert_eq!((rig.pinned(), rig.view("a0"), rig.container.info()), before);
+    error
+}
+
+#[test]
+fn vt15_4_whole_pages_and_not_none() {
+    let (rig, _a) = Rig::ready(V2);
+    let good = rig.request(1, 1, 0);
+    for bad in [
+        MapDma { bytes: 0, ..good.clone() },
+        MapDma { bytes: PAGE_SIZE - 1, ..good.clone() },
+        MapDma { iova: Iova::new(PAGE_SIZE + 1), ..good.clone() },
+        MapDma { addr: UserAddr::new(rig.ram.get() + 8), ..good.clone() },
+    ] {
+        assert!(matches!(refused(&rig, bad, Errno::EINVAL), MapDmaError::Misaligned { .. }));
+    }
+    rig.container.map(good).unwrap();
+}
+
+#[test]
+fn vt15_5_nothing_goes_past_the_last_address() {
+    let (rig, _a) = Rig::ready(V2);
+    let good = rig.request(1, 2, 0);
+    let last = u64::MAX - PAGE_SIZE + 1;
+    for bad in [MapDma { iova: Iova::new(last), ..good.clone() }, MapDma { addr: UserAddr::new(last), ..good.clone() }]
+    {
+        assert_eq!(refused(&rig, bad, Errno::EINVAL), MapDmaError::Wraps);
+    }
+}
+
+#[test]
+fn vt15_9_an_overlap_names_the_mapping_that_is_there() {
+    let (rig, _a) = Rig::ready(V2);
+    rig.map(4, 4, 0).unwrap();
+    for (at, pages) in [(4, 4), (3, 2), (7, 2), (5, 1), (2, 9)] {
+        let error = refused(&rig, rig.request(at, pages, 8 - at), Errno::EEXIST);
+        let MapDmaError::Mapped { existing } = error else { panic!("{error}") };
+        assert_eq!((existing.first().get(), existing.bytes()), (4 * PAGE_SIZE, 4 * PAGE_SIZE));
+    }
+    rig.map(3, 1, 4).unwrap();
+    rig.map(8, 1, 5).unwrap();
+}
+
+#[test]
+fn vt15_10_the_budget_of_mappings() {
+    let rig = Rig::with(&[("a", plain())], Type1Config { dma_entry_limit: 2, ..Type1Config::default() });
+    let _a = rig.first("a0", V2);
+    assert_eq!(rig.container.info().unwrap().mappings_left, 2);
+    rig.map(0, 2, 0).unwrap();
+    rig.map(2, 1, 2).unwrap();
+    assert_eq!(refused(&rig, rig.request(3, 1, 3), Errno::ENOSPC), MapDmaError::TooManyMappings);
+    assert_eq!(refused(&rig, rig.request(0, 1, 3), Errno::EEXIST).errno(), Errno::EEXIST, "Vt15.9 comes first");
+    rig.unmap(0, 2).unwrap();
+    rig.map(3, 1, 3).unwrap();
+}
+
+#[test]
+fn vt15_11_within_one_range_of_those_that_are_allowed() {
+    let rig = Rig::new(&[("a", reserving("a0", RegionKind::Reserved, 4, 4))]);
+    let _a = rig.first("a0", V2);
+    for (at, pages) in [(4, 1), (3, 3), (3, 2), (1 << 27, 1)] {
+        assert!(matches!(refused(&rig, rig.request(at, pages, 0), Errno::EINVAL), MapDmaError::NotAllowed { .. }));
+    }
+    rig.map(3, 1, 0).unwrap();
+    rig.map(5, 1, 0).unwrap();
+}
+
+#[test]
+fn vt15_12_the_limit_of_locked_pages() {
+    let (rig, _a) = Rig::ready(V2);
+    rig.map(0, PAGES - 1, 0).unwrap();
+    assert!(matches!(refused(&rig, rig.request(PAGES, 2, 0), Errno::ENOMEM), MapDmaError::OverLimit(_)));
+    rig.map(PAGES, 1, 0).unwrap();
+    assert!(matches!(refused(&rig, rig.request(PAGES + 1, 1, 0), Errno::ENOMEM), MapDmaError::OverLimit(_)));
+}
+
+#[test]
+fn vt15_13_a_bad_address_in_the_middle_unpins_what_came_before() {
+    let (rig, _a) = Rig::ready(V2);
+    assert!(matches!(refused(&rig, rig.request(0, 4, PAGES - 2), Errno::EFAULT), MapDmaError::BadAddress(_)));
+    let read_only = rig.process.allocate(PAGE_SIZE, Access::Read).unwrap();
+    let request = MapDma { addr: read_only, ..rig.request(0, 1, 0) };
+    assert!(matches!(refused(&rig, request.clone(), Errno::EFAULT), MapDmaError::BadAddress(_)));
+    rig.container.map(MapDma { access: Access::Read, ..request }).unwrap();
+}
+
+/// In whichever of two domains, at whichever piece: nothing is mapped in either, and nothing pinned (V48).
+#[test]
+fn vt15_14_hardware_that_fails_in_one_domain_leaves_nothing_in_the_other() {
+    let rig = Rig::new(&[("a", plain()), ("b", plain())]);
+    let _a = rig.first("a0", V2);
+    let _b = rig.join("b0").unwrap();
+    rig.map(9, 1, 9).unwrap();
+    for failing in ["a", "b"] {
+        for piece in 0..4 {
+            rig.hardware[failing].fail_nth(piece, HardwareError::new(Errno::EIO, "on command"));
+            assert!(matches!(refused(&rig, rig.request(0, 4, 0), Errno::EIO), MapDmaError::Domain(_)));
+            assert_eq!(rig.view("a0"), rig.view("b0"));
+        }
+    }
+    rig.map(0, 4, 0).unwrap();
+    assert_eq!((rig.reaches("a0", 3), rig.reaches("b0", 3), rig.pinned()), (Some(4), Some(4), 5));
+}
+
+#[test]
+fn v48_a_pin_that_fails_leaves_nothing_mapped() {
+    let rig = Rig::new(&[("a", plain()), ("b", plain())]);
+    let _a = rig.first("a0", V2);
+    let _b = rig.join("b0").unwrap();
+    for pin in 0..4 {
+        rig.user.fail_after(pin);
+        refused(&rig, rig.request(0, 4, 0), Errno::EFAULT);
+        assert!(rig.view("b0").iter().all(Option::is_none));
+        rig.user.heal();
+    }
+}
+
+#[test]
+fn v49_page_sizes_are_those_that_all_domains_have() {
+    let large = SoftIommuConfig {
+        format: TableFormat::new(39, PageSizes::from_bitmap(0x20_1000).unwrap()).unwrap(),
+        ..plain()
+    };
+    let rig = Rig::new(&[("a", plain()), ("b", large)]);
+    let _a = rig.first("a0", V2);
+    assert_eq!(rig.container.info().unwrap().page_sizes, PageSizes::X86);
+    let b = rig.join("b0").unwrap();
+    assert_eq!(rig.container.info().unwrap().page_sizes.bitmap(), 0x20_1000);
+    b.unset_container().unwrap();
+    assert_eq!(rig.container.info().unwrap().page_sizes, PageSizes::X86);
+}
+
+#[test]
+fn access_is_what_was_asked_for_in_every_domain() {
+    let rig = Rig::new(&[("a", plain()), ("b", plain())]);
+    let _a = rig.first("a0", V2);
+    rig.container.map(MapDma { access: Access::Write, ..rig.request(0, 1, 0) }).unwrap();
+    let _b = rig.join("b0").unwrap();
+    assert_eq!((rig.reaches("a0", 0), rig.reaches("b0", 0)), (None, None), "they read");
+    rig.container.map(MapDma { access: Access::Read, ..rig.request(1, 1, 1) }).unwrap();
+    assert_eq!((rig.reaches("a0", 1), rig.reaches("b0", 1)), (Some(2), Some(2)));
+}
