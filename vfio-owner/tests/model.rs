@@ -1,5 +1,5 @@
 //! Open, close, set a container, get a device, bind, unbind and remove from several threads, under the model checker:
-//! `RUSTFLAGS="--cfg shuttle" cargo test -p vfio-owner --release --test model -- --nocapture`.
+//! `RUSTFLAGS="--cfg shuttle" cargo test -p vfio-owner --features iommufd --release --test model -- --nocapture`.
 //!
 //! A deadlock, such as the one of a call that needs the device lock while an unbind waits for its caller (L35), fails any
 //! scene. Each ends idle, with no claim left.
@@ -172,5 +172,54 @@ fn two_groups_come_into_one_container() {
         for device in ["a1", "b1"] {
             assert_eq!(world.group(device).ownership(), Ownership::Idle);
         }
+    });
+}
+
+/// Both devices are on VFIO; one user takes the group, the other a device, and a kernel driver wants the third.
+#[cfg(feature = "iommufd")]
+#[test]
+fn a_group_and_an_iommufd_want_the_same_devices() {
+    explore("set-container, a bind of a device file to an iommufd, and a kernel driver (Vt13)", || {
+        let world = Arc::new(World::new(&["a1", "a2", "a3"]));
+        world.bind("a1", VFIO);
+        world.bind("a2", VFIO);
+        let (bus, group) = (world.bus.clone(), world.group("a1"));
+        let by_group = {
+            let world = world.clone();
+            thread::spawn(move || use_device(&world.vfio, &world, "a1"))
+        };
+        let binder = thread::spawn(move || bind(&bus, "a3", KERNEL));
+        let context = vfio_owner::iommufd_owner::Context::new("vmm");
+        let file = world.vfio.open_device("a2").unwrap();
+        let by_device = file.bind_iommufd(&context).is_ok();
+        let by_group = by_group.join().unwrap();
+        let kernel = binder.join().unwrap();
+        let winners = [by_group.is_some(), by_device, kernel].into_iter().filter(|has| *has).count();
+        assert!(winners <= 1, "one owner at a time: {} {by_device} {kernel}", by_group.is_some());
+        assert_eq!(group.ownership().is_held(), winners == 1);
+        drop((by_group, file));
+        assert_eq!(group.ownership().is_held(), kernel);
+    });
+}
+
+/// A device is bound to an iommufd, attached and closed, while its neighbour comes in by the group, once that is closed.
+#[cfg(feature = "iommufd")]
+#[test]
+fn a_device_file_closes_while_the_group_is_opened() {
+    explore("closing a device file, and opening its group (Vt13)", || {
+        let world = Arc::new(World::new(&["a1", "a2"]));
+        world.bind("a1", VFIO);
+        world.bind("a2", VFIO);
+        let group = world.group("a1");
+        let context = vfio_owner::iommufd_owner::Context::new("vmm");
+        let file = world.vfio.open_device("a2").unwrap();
+        file.bind_iommufd(&context).unwrap();
+        let closer = thread::spawn(move || drop(file));
+        let user = use_device(&world.vfio, &world, "a1");
+        closer.join().unwrap();
+        assert_eq!(group.ownership().is_held(), user.is_some());
+        drop(user);
+        assert_eq!(group.ownership(), Ownership::Idle);
+        assert!(use_device(&world.vfio, &world, "a1").is_some(), "nothing is left of either");
     });
 }

@@ -152,7 +152,9 @@ fn model(shell: &Shell) -> Result<Verdict> {
         return Ok(Verdict::Skipped("no crate has a tests/model.rs"));
     }
     // A target folder of its own, or each change of RUSTFLAGS builds the world anew.
-    let line = format!("test -p {} --release --test model --target-dir target/shuttle", modelled.join(" -p "));
+    let packages = modelled.join(" -p ");
+    let features = "--features vfio-owner/iommufd";
+    let line = format!("test -p {packages} {features} --release --test model --target-dir target/shuttle");
     shell.cargo(&line, &[("RUSTFLAGS", "--cfg shuttle")])?;
     shell.cargo("run --quiet --package xtask -- explore", &[])?;
     Ok(Verdict::Passed)

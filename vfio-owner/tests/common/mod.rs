@@ -136,7 +136,8 @@ impl IommuDriver for Null {
     }
 
     fn probe(&self, _dev: &Endpoint) -> Result<EndpointProperties, HardwareError> {
-        Ok(EndpointProperties { capabilities: Capabilities::CACHE_COHERENCY, ..EndpointProperties::default() })
+        let capabilities = Capabilities::CACHE_COHERENCY.union(Capabilities::MSI_ISOLATION);
+        Ok(EndpointProperties { capabilities, ..EndpointProperties::default() })
     }
 
     fn release(&self, _dev: &Endpoint) {}
