@@ -19,6 +19,9 @@ fn refused_both_ways(world: &World, device: &str, owner: &Owner) -> ClaimError {
     let by_group = refusal(world, || world.group(device).claim(owner));
     let by_device = refusal(world, || world.member(device).claim(owner));
     assert_eq!(by_group, by_device);
+    if !matches!(by_group, ClaimError::Switch(_) | ClaimError::NoBlockingDomain { .. }) {
+        assert_eq!(world.group(device).check_claim(), Err(by_group.clone()), "it can be told beforehand");
+    }
     by_group
 }
 

@@ -3,7 +3,7 @@
 use iommu_core::address::Iova;
 use iommu_core::device_model::Errno;
 use iommu_core::error::{AddError, ClaimError};
-use iommu_core::hardware::{DomainKind, Endpoint};
+use iommu_core::hardware::{Capabilities, DomainKind, Endpoint};
 use iommu_core::placement::{GroupKey, Placement};
 use iommu_core::reserved::{self, RegionKind, ReservedRegion};
 use iommu_core::software::{Memory, SoftIommuConfig};
@@ -228,4 +228,20 @@ proptest! {
         prop_assert_eq!(&merged, &naive(&regions, base));
         prop_assert_eq!(reserved::merge(merged.iter().copied()), merged, "merging again changes nothing");
     }
+}
+
+/// What a group can do is what each of its devices can.
+#[test]
+fn a_group_can_do_what_all_its_devices_can() {
+    let all = SoftIommuConfig::default().capabilities;
+    let lacking = [("a1".into(), Capabilities::MSI_ISOLATION), ("a2".into(), Capabilities::DIRTY_TRACKING)];
+    let world = World::new(SoftIommuConfig { lacking: lacking.into(), ..SoftIommuConfig::default() });
+    let group = |device: &str| {
+        drop(world.plug(device));
+        world.group("a0")
+    };
+    assert_eq!(group("a0").capabilities(), all);
+    assert_eq!(group("a1").capabilities(), all.without(Capabilities::MSI_ISOLATION));
+    let neither = Capabilities::MSI_ISOLATION.union(Capabilities::DIRTY_TRACKING);
+    assert_eq!(group("a2").capabilities(), all.without(neither));
 }
