@@ -7,6 +7,7 @@
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -18,7 +19,8 @@ use super::binding::{Binding, BindingError, Bindings};
 use super::plan::{Plan, Step, is_driver_name};
 
 /// What has been done.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(tag = "done", rename_all = "kebab-case")]
 pub enum Done {
     /// A step of a plan.
     Step(Step),
@@ -27,8 +29,20 @@ pub enum Done {
         /// The device.
         device: PciAddress,
         /// What it is bound to again.
+        #[serde(flatten)]
         binding: Binding,
     },
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Step(step) => step.fmt(f),
+            Self::Restored { device, binding } => {
+                write!(f, "{device} is on {} again", binding.driver.as_deref().unwrap_or("no driver"))
+            }
+        }
+    }
 }
 
 /// The first line of a journal.

@@ -53,8 +53,9 @@ fn a_plan_is_made_applied_and_undone_on_a_copy() {
     assert_eq!(again.code, 1);
     assert!(again.err.contains("make a new plan"), "{}", again.err);
 
-    let undone = run(&["undo", "--sysfs", dir]);
-    assert_eq!((undone.code, undone.out.lines().count()), (0, 2), "{}{}", undone.out, undone.err);
+    let undone = run(&["undo", "--json", "--sysfs", dir]);
+    let restored = r#"{"done":"restored","device":"0000:01:00.1","driver":"snd_hda_intel","driver_override":null}"#;
+    assert_eq!((undone.code, undone.out.lines().last()), (0, Some(restored)), "{}", undone.err);
     assert_eq!(contents(folder.path()), before);
     let nothing = run(&["undo", "--sysfs", dir]);
     assert!(nothing.code == 1 && nothing.err.contains("nothing to undo"), "{}", nothing.err);

@@ -5,11 +5,11 @@ use std::path::Path;
 use anyhow::Result;
 use vfio_owner::host::{Host, changes};
 
-use crate::output::{Outcome, print, print_json};
+use crate::output::{Format, Outcome, print, print_json};
 
-pub(crate) fn run(before: &Path, after: &Path, json: bool) -> Result<Outcome> {
+pub(crate) fn run(before: &Path, after: &Path, format: Format) -> Result<Outcome> {
     let changes = changes(&Host::open(before)?, &Host::open(after)?);
-    if json {
+    if format == Format::Json {
         print_json(&changes)?;
     } else {
         for change in &changes {

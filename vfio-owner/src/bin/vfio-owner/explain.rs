@@ -8,7 +8,7 @@ use vfio_owner::host::{Answer, Explanation, Host, Neighbour, Purpose, Tie};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::viability::Verdict;
 
-use crate::output::{Columns, DIM, DOUBT, Outcome, STRONG, print, print_json, style_of};
+use crate::output::{Columns, DIM, DOUBT, Format, Outcome, STRONG, print, print_json, style_of};
 
 #[derive(clap::Args)]
 pub(crate) struct Explain {
@@ -17,11 +17,11 @@ pub(crate) struct Explain {
 }
 
 impl Explain {
-    pub(crate) fn run(&self, host: &Host, json: bool) -> Result<Outcome> {
+    pub(crate) fn run(&self, host: &Host, format: Format) -> Result<Outcome> {
         let all = || host.pci.devices.iter().map(|device| device.function.address).collect();
         let devices: Vec<PciAddress> = if self.devices.is_empty() { all() } else { self.devices.clone() };
         let explanations = Explanation::of_each(host, &devices)?;
-        if json {
+        if format == Format::Json {
             print_json(&explanations)?;
         } else {
             let mut out = String::new();

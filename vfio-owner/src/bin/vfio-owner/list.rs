@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use vfio_owner::host::{DeviceEntry, GroupEntry, Host, Possession, Purpose, overview};
 
-use crate::output::{BAD, Columns, DIM, DOUBT, GOOD, Outcome, STRONG, print, print_json};
+use crate::output::{BAD, Columns, DIM, DOUBT, Format, GOOD, Outcome, STRONG, print, print_json};
 
-pub(crate) fn run(host: &Host, json: bool) -> Result<Outcome> {
+pub(crate) fn run(host: &Host, format: Format) -> Result<Outcome> {
     let groups = overview(host);
-    if json {
+    if format == Format::Json {
         print_json(&groups)?;
     } else {
         print(&text(&groups)?)?;

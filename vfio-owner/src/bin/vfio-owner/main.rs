@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use vfio_owner::host::{Host, HostTree, capture};
 
-use output::{BAD, Outcome, print, warn_of};
+use output::{BAD, Format, Outcome, print, warn_of};
 
 /// Says who has which IOMMU group, which device keeps a group from user space, and what to do about it.
 ///
@@ -112,14 +112,15 @@ impl Machine {
 
 impl Arguments {
     fn run(&self) -> Result<Outcome> {
+        let format = if self.json { Format::Json } else { Format::Text };
         match &self.command {
-            Command::List => list::run(&self.machine.host()?, self.json),
-            Command::Explain(explain) => explain.run(&self.machine.host()?, self.json),
-            Command::Plan(make) => make.run(&self.machine.host()?, self.json),
-            Command::Apply(apply) => apply.run(&self.machine.changeable()?, self.json),
-            Command::Undo(undo) => Ok(undo.run(&self.machine.changeable()?)),
+            Command::List => list::run(&self.machine.host()?, format),
+            Command::Explain(explain) => explain.run(&self.machine.host()?, format),
+            Command::Plan(make) => make.run(&self.machine.host()?, format),
+            Command::Apply(apply) => apply.run(&self.machine.changeable()?, format),
+            Command::Undo(undo) => Ok(undo.run(&self.machine.changeable()?, format)),
             Command::Snapshot { output } => snapshot(&self.machine.changeable()?, output.as_ref()),
-            Command::Diff { before, after } => change::run(before, after, self.json),
+            Command::Diff { before, after } => change::run(before, after, format),
             Command::Completions { shell } => {
                 let mut command = Self::command();
                 clap_complete::generate(*shell, &mut command, "vfio-owner", &mut std::io::stdout());

@@ -17,6 +17,13 @@ pub(crate) const DOUBT: Style = AnsiColor::Yellow.on_default();
 pub(crate) const STRONG: Style = Style::new().bold();
 pub(crate) const DIM: Style = Style::new().dimmed();
 
+/// For whom the answer is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    Text,
+    Json,
+}
+
 /// What a run came to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {

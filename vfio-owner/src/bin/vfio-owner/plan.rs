@@ -1,15 +1,15 @@
 //! `vfio-owner plan`, `apply`, `undo`
 
 use std::fmt::Write as _;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
-use vfio_owner::host::{Binding, Done, Host, HostTree, Plan, PlanError, Source, SysfsBindings, carry_out, undo};
+use vfio_owner::host::{Done, Guarded, Host, HostTree, Plan, PlanError, Source, SysfsBindings, carry_out, undo};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
-use crate::output::{BAD, DOUBT, GOOD, Outcome, print, print_json, warn_of};
+use crate::output::{BAD, DOUBT, Format, GOOD, Outcome, print, print_json, warn_of};
 
 #[derive(clap::Args)]
 pub(crate) struct Make {
@@ -56,12 +56,12 @@ impl JournalFile {
 }
 
 impl Make {
-    pub(crate) fn run(&self, host: &Host, json: bool) -> Result<Outcome> {
+    pub(crate) fn run(&self, host: &Host, format: Format) -> Result<Outcome> {
         let plan = match Plan::make(host, &self.devices, &self.allow) {
             Ok(plan) => plan,
-            Err(error) => return refuse(&error, json),
+            Err(error) => return refuse(&error, format),
         };
-        if json {
+        if format == Format::Json {
             print(&(plan.to_json() + "\n"))?;
         } else if self.script {
             print(&plan.to_script(host))?;
@@ -86,17 +86,20 @@ fn text(plan: &Plan) -> Result<String> {
     Ok(out)
 }
 
-fn refuse(error: &PlanError, json: bool) -> Result<Outcome> {
+fn refuse(error: &PlanError, format: Format) -> Result<Outcome> {
     #[derive(Serialize)]
-    struct Refusal {
+    struct Refusal<'a> {
         error: String,
+        /// What the machine lives on and would have to be named.
+        guarded: &'a [Guarded],
     }
-    if json {
-        print_json(&Refusal { error: error.to_string() })?;
+    let guarded: &[Guarded] = if let PlanError::Guarded { devices } = error { devices } else { &[] };
+    if format == Format::Json {
+        print_json(&Refusal { error: error.to_string(), guarded })?;
     } else {
         anstream::eprintln!("{BAD}no plan:{BAD:#} {error}");
-        if let PlanError::Guarded { devices } = error {
-            let allow: Vec<String> = devices.iter().map(|guarded| format!("--allow {}", guarded.device)).collect();
+        if !guarded.is_empty() {
+            let allow: Vec<String> = guarded.iter().map(|guarded| format!("--allow {}", guarded.device)).collect();
             anstream::eprintln!("If that is meant, say so: {}", allow.join(" "));
         }
     }
@@ -107,25 +110,25 @@ fn refuse(error: &PlanError, json: bool) -> Result<Outcome> {
 }
 
 impl Apply {
-    pub(crate) fn run(&self, tree: &HostTree, json: bool) -> Result<Outcome> {
+    pub(crate) fn run(&self, tree: &HostTree, format: Format) -> Result<Outcome> {
         let plan = read_plan(&self.plan)?;
         let host = Host::of_tree(tree)?;
         warn_of(&host);
         if let Err(error) = plan.check(&host) {
-            return refuse(&error, json);
+            return refuse(&error, format);
         }
         if plan.steps.is_empty() {
             return Ok(Outcome::Possible);
         }
         let journal = self.journal.path(tree);
-        let done = carry_out(&plan, &SysfsBindings::new(tree), &journal, &mut |done| tell(&done));
+        let done = carry_out(&plan, &SysfsBindings::new(tree), &journal, &mut |done| tell(&done, format));
         Ok(finish(done.map_err(Into::into)))
     }
 }
 
 impl Undo {
-    pub(crate) fn run(&self, tree: &HostTree) -> Outcome {
-        let done = undo(&SysfsBindings::new(tree), self.journal.path(tree), &mut |done| tell(&done));
+    pub(crate) fn run(&self, tree: &HostTree, format: Format) -> Outcome {
+        let done = undo(&SysfsBindings::new(tree), self.journal.path(tree), &mut |done| tell(&done, format));
         finish(done.map_err(Into::into))
     }
 }
@@ -141,15 +144,13 @@ fn finish(done: Result<()>) -> Outcome {
     )
 }
 
-/// Each step as it is done: whoever reads this may be waiting for the next.
-fn tell(done: &Done) {
-    let text = match done {
-        Done::Step(step) => step.to_string(),
-        Done::Restored { device, binding: Binding { driver, .. } } => {
-            format!("{device} is on {} again", driver.as_deref().unwrap_or("no driver"))
-        }
+/// Each step as it is done, as a line: whoever reads this may be waiting for the next. If nobody reads it, the plan goes on.
+fn tell(done: &Done, format: Format) {
+    let line = match format {
+        Format::Json => serde_json::to_string(done).unwrap_or_default(),
+        Format::Text => format!("{GOOD}done:{GOOD:#} {done}"),
     };
-    anstream::println!("{GOOD}done:{GOOD:#} {text}");
+    let _ = writeln!(anstream::stdout(), "{line}");
 }
 
 fn read_plan(path: &Path) -> Result<Plan> {
