@@ -47,10 +47,10 @@ impl Mortal<'_> {
         let last = self.left.get() == 0;
         self.left.set(self.left.get().wrapping_sub(1));
         match self.end {
-            End::KilledBefore if last => resume_unwind(Box::new("killed")),
+            End::KilledBefore if last => resume_unwind(Box::new(Killed)),
             End::KilledAfter if last => {
                 change()?;
-                resume_unwind(Box::new("killed"))
+                resume_unwind(Box::new(Killed))
             }
             End::Refused if last => Err(BindingError { at: "here".into(), reason: "refused".into() }),
             _ => change(),
@@ -84,9 +84,15 @@ fn state(host: &Host, bindings: &dyn Bindings) -> Vec<Binding> {
     host.pci.devices.iter().map(|device| bindings.binding(device.function.address).unwrap()).collect()
 }
 
-/// Whether the process was killed.
+struct Killed;
+
+/// Whether the process was killed; any other panic goes on.
 fn dies(run: impl FnOnce()) -> bool {
-    catch_unwind(AssertUnwindSafe(run)).is_err()
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(()) => false,
+        Err(panic) if panic.is::<Killed>() => true,
+        Err(panic) => resume_unwind(panic),
+    }
 }
 
 #[test]
