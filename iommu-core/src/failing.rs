@@ -1,4 +1,6 @@
-//! An IOMMU that fails when it is told to.
+//! An IOMMU, and a user's memory, that fail when they are told to.
+
+mod memory;
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -12,6 +14,8 @@ use crate::hardware::{
     Description, DirtyRead, DirtyTracking, DomainKind, Endpoint, EndpointProperties, HardwareDomain, HardwareError,
     IommuDriver, PageAnswer, PageRequestSink, PagingFeatures, UserData,
 };
+
+pub use memory::FailingMemory;
 
 /// Wraps an IOMMU and makes calls of it fail before they reach it, so that every way back can be tested.
 ///

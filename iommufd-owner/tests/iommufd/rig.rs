@@ -2,56 +2,18 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::{DeviceId, Errno};
-use iommu_core::failing::FailingIommu;
+use iommu_core::failing::{FailingIommu, FailingMemory};
 use iommu_core::hardware::{Endpoint, HardwareError, IommuDriver};
 use iommu_core::placement::{AllTogether, GroupKey, Placement};
 use iommu_core::software::{LockedPages, Memory, Process, SimulatedDevice, SoftIommu, SoftIommuConfig};
-use iommu_core::user_memory::{Account, BadAddress, OverLimit, PinnedRun, UserMemory};
-use iommu_core::{Access, Attached, Iommu, Iova, Member, Ownership, UserAddr};
+use iommu_core::{Access, Attached, Iommu, Iova, Member, Ownership, UserAddr, UserMemory as _};
 use iommufd_owner::{Context, MapRequest, ObjectId, Place};
 
 /// Pages of the user's memory.
 pub(crate) const PAGES: u64 = 16;
-
-/// Memory of which a pin fails on command, and that is pinned a page at a time.
-#[derive(Debug)]
-pub(crate) struct Brittle {
-    process: Arc<Process>,
-    left: AtomicU64,
-}
-
-impl UserMemory for Brittle {
-    fn pin(&self, at: UserAddr, _bytes: u64, access: Access) -> Result<PinnedRun, BadAddress> {
-        match self.left.fetch_sub(1, Ordering::Relaxed) {
-            0 => Err(BadAddress { at }),
-            _ => self.process.pin(at, PAGE_SIZE, access),
-        }
-    }
-
-    fn unpin(&self, run: PinnedRun) {
-        self.process.unpin(run);
-    }
-
-    fn read(&self, at: UserAddr, into: &mut [u8]) -> Result<(), BadAddress> {
-        self.process.read(at, into)
-    }
-
-    fn write(&self, at: UserAddr, from: &[u8]) -> Result<(), BadAddress> {
-        self.process.write(at, from)
-    }
-
-    fn charge(&self, account: Account, pages: u64) -> Result<(), OverLimit> {
-        self.process.charge(account, pages)
-    }
-
-    fn uncharge(&self, account: Account, pages: u64) {
-        self.process.uncharge(account, pages);
-    }
-}
 
 /// What is to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +27,7 @@ pub(crate) struct Rig {
     pub(crate) hardware: Arc<FailingIommu>,
     soft: Arc<SoftIommu>,
     memory: Memory,
-    pub(crate) user: Arc<Brittle>,
+    pub(crate) user: Arc<FailingMemory>,
     pub(crate) process: Arc<Process>,
     pub(crate) locked: LockedPages,
     pub(crate) ram: UserAddr,
@@ -99,7 +61,7 @@ impl Rig {
         for page in 0..PAGES {
             process.write(UserAddr::new(ram.get() + page * PAGE_SIZE), &[page as u8 + 1]).unwrap();
         }
-        let user = Arc::new(Brittle { process: process.clone(), left: AtomicU64::new(u64::MAX) });
+        let user = FailingMemory::new(process.clone());
         Self { iommu, hardware, soft, memory, user, process, locked, ram, members }
     }
 
@@ -136,20 +98,20 @@ impl Rig {
     pub(crate) fn fail(&self, what: Fails, n: u64) {
         match what {
             Fails::Hardware => self.hardware.fail_nth(n, HardwareError::new(Errno::EIO, "on command")),
-            Fails::Pin => self.user.left.store(n, Ordering::Relaxed),
+            Fails::Pin => self.user.fail_nth(n),
         }
     }
 
     pub(crate) fn heal(&self) {
         self.hardware.heal();
-        self.user.left.store(u64::MAX, Ordering::Relaxed);
+        self.user.heal();
     }
 
     /// Whether the call that was to fail was made.
     pub(crate) fn has_failed(&self, what: Fails, calls_before: u64, n: u64) -> bool {
         match what {
             Fails::Hardware => self.hardware.calls() > calls_before + n,
-            Fails::Pin => self.user.left.load(Ordering::Relaxed) > u64::MAX / 2,
+            Fails::Pin => self.user.has_failed(),
         }
     }
 

@@ -9,10 +9,11 @@ use iommu_core::sysfs::SysfsGroup;
 use serde::Serialize;
 
 use super::Host;
-use super::explanation::{Reason, direct_region, held, standings};
+use super::explanation::{direct_region, held, standings};
 use super::holder::Holder;
 use super::lifeline::Purpose;
 use super::naming::{class_name, device_name};
+use super::reason::Reason;
 use crate::viability::Standing;
 
 /// A group, or what is in none.

@@ -10,10 +10,11 @@ use iommu_core::device_model::pci::PciAddress;
 use serde::{Deserialize, Serialize};
 
 use super::binding::{BindingError, Bindings};
-use super::explanation::{Explanation, NoSuchDevice, Reason};
+use super::explanation::{Explanation, NoSuchDevice};
 use super::holder::Holders;
 use super::lifeline::Purpose;
 use super::proof::{Proof, ProofError};
+use super::reason::Reason;
 use super::{Host, Source};
 use crate::vfio_pci;
 use crate::viability::{DriverDma, Standing, dma_of};

@@ -12,7 +12,8 @@ use iommu_core::device_model::pci::PciAddress;
 use iommu_core::sysfs::{DirTree, Tree as _, resolve};
 
 use super::binding::{Binding, BindingError, Bindings};
-use super::explanation::{Reason, held};
+use super::explanation::held;
+use super::reason::Reason;
 use super::source::text;
 use super::{Host, HostTree, Source};
 

@@ -2,9 +2,6 @@
 //! driver, a kernel driver, and a container's IOMMU that only attaches.
 #![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of it")]
 
-#[cfg(not(shuttle))]
-pub(crate) mod brittle;
-
 use std::sync::Arc;
 
 use vfio_owner::backend::{Backend, ContainerIommu, DirtyBitmap, DirtyTracking, Extension, IommuInfo, MapDma, Unmap};

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use vfio_owner::backend::MapDma;
 use vfio_owner::iommu_core::address::PAGE_SIZE;
 use vfio_owner::iommu_core::device_model::{DeviceId, Errno};
-use vfio_owner::iommu_core::failing::FailingIommu;
+use vfio_owner::iommu_core::failing::{FailingIommu, FailingMemory};
 use vfio_owner::iommu_core::hardware::HardwareError;
 use vfio_owner::iommu_core::software::{LockedPages, Memory, Process, SoftIommu, SoftIommuConfig};
 use vfio_owner::iommu_core::{Access, Attached, Iova, Ownership, UserAddr, UserMemory as _};
 use vfio_owner::type1::Type1;
 
 use crate::common::World;
-use crate::common::brittle::Brittle;
 
 /// Pages of the user's memory, which are physically apart.
 pub(crate) const PAGES: u64 = 8;
@@ -23,7 +22,7 @@ pub(crate) struct Rig {
     pub(crate) hardware: Arc<FailingIommu>,
     soft: Arc<SoftIommu>,
     memory: Memory,
-    pub(crate) user: Arc<Brittle>,
+    pub(crate) user: Arc<FailingMemory>,
     pub(crate) process: Arc<Process>,
     pub(crate) locked: LockedPages,
     pub(crate) ram: UserAddr,
@@ -42,7 +41,7 @@ impl Rig {
             let at = UserAddr::new(ram.get() + page * PAGE_SIZE);
             process.write(at, &[page as u8 + 1]).unwrap();
         }
-        let user = Brittle::new(process.clone());
+        let user = FailingMemory::new(process.clone());
         Self { world, hardware, soft, memory, user, process, locked, ram }
     }
 
@@ -75,7 +74,7 @@ impl Rig {
             Fails::Hardware => {
                 self.hardware.fail_nth(n, HardwareError::new(Errno::EIO, "on command"));
             }
-            Fails::Pin => self.user.fail_after(n),
+            Fails::Pin => self.user.fail_nth(n),
         }
     }
 

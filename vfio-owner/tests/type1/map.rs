@@ -130,7 +130,7 @@ fn v48_a_pin_that_fails_leaves_nothing_mapped() {
     let _a = rig.first("a0", V2);
     let _b = rig.join("b0").unwrap();
     for pin in 0..4 {
-        rig.user.fail_after(pin);
+        rig.user.fail_nth(pin);
         refused(&rig, rig.request(0, 4, 0), Errno::EFAULT);
         assert!(rig.view("b0").iter().all(Option::is_none));
         rig.user.heal();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use vfio_owner::backend::{Extension, MapDma, Unmap};
 use vfio_owner::error::{MapDmaError, SetContainerError, UnmapDmaError};
 use vfio_owner::iommu_core::address::PAGE_SIZE;
-use vfio_owner::iommu_core::failing::FailingIommu;
+use vfio_owner::iommu_core::failing::{FailingIommu, FailingMemory};
 use vfio_owner::iommu_core::hardware::IommuDriver;
 use vfio_owner::iommu_core::reserved::{RegionKind, ReservedRegion};
 use vfio_owner::iommu_core::software::{LockedPages, Memory, Process, SoftIommu, SoftIommuConfig};
@@ -14,7 +14,6 @@ use vfio_owner::iommu_core::{Access, Iova, UserAddr, UserMemory as _};
 use vfio_owner::type1::{Type1, Type1Config};
 use vfio_owner::{Container, GroupFile};
 
-use crate::common::brittle::Brittle;
 use crate::common::{VFIO, World};
 
 /// Pages of the user's memory. Each is pinned for itself, so that a mapping of several is in pieces.
@@ -25,7 +24,7 @@ pub(crate) struct Rig {
     pub(crate) hardware: BTreeMap<String, Arc<FailingIommu>>,
     soft: BTreeMap<String, Arc<SoftIommu>>,
     memory: Memory,
-    pub(crate) user: Arc<Brittle>,
+    pub(crate) user: Arc<FailingMemory>,
     pub(crate) process: Arc<Process>,
     pub(crate) locked: LockedPages,
     pub(crate) ram: UserAddr,
@@ -74,7 +73,7 @@ impl Rig {
             let at = UserAddr::new(ram.get() + page * PAGE_SIZE);
             process.write(at, &[u8::try_from(page).unwrap() + 1]).unwrap();
         }
-        let user = Brittle::new(process.clone());
+        let user = FailingMemory::new(process.clone());
         let container = world.vfio.open_container();
         Self { world, hardware, soft, memory, user, process, locked, ram, container }
     }

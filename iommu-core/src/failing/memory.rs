@@ -1,0 +1,67 @@
+//! A user's memory that fails when it is told to.
+
+use device_model::sync::Arc;
+use device_model::sync::atomic::{AtomicU64, Ordering};
+
+use crate::address::{Access, PAGE_SIZE, UserAddr};
+use crate::user_memory::{Account, BadAddress, OverLimit, PinnedRun, UserMemory};
+
+/// Wraps a user's memory: makes a pin of it fail, and pins a page at a time, so that what is mapped lies in pieces and
+/// there are many pins to fail.
+#[derive(Debug)]
+pub struct FailingMemory {
+    inner: Arc<dyn UserMemory>,
+    /// How many pins go well before one fails. It wraps when one has failed.
+    left: AtomicU64,
+}
+
+impl FailingMemory {
+    /// Fails nothing yet.
+    pub fn new(inner: Arc<dyn UserMemory>) -> Arc<Self> {
+        Arc::new(Self { inner, left: AtomicU64::new(u64::MAX) })
+    }
+
+    /// Makes the pin fail that comes after `n` others, counted from now; just that one.
+    pub fn fail_nth(&self, n: u64) {
+        self.left.store(n, Ordering::Relaxed);
+    }
+
+    /// Takes back what was told to fail.
+    pub fn heal(&self) {
+        self.fail_nth(u64::MAX);
+    }
+
+    /// Whether the pin that was to fail was asked for, or none was to.
+    pub fn has_failed(&self) -> bool {
+        self.left.load(Ordering::Relaxed) > u64::MAX / 2
+    }
+}
+
+impl UserMemory for FailingMemory {
+    fn pin(&self, at: UserAddr, _bytes: u64, access: Access) -> Result<PinnedRun, BadAddress> {
+        match self.left.fetch_sub(1, Ordering::Relaxed) {
+            0 => Err(BadAddress { at }),
+            _ => self.inner.pin(at, PAGE_SIZE, access),
+        }
+    }
+
+    fn unpin(&self, run: PinnedRun) {
+        self.inner.unpin(run);
+    }
+
+    fn read(&self, at: UserAddr, into: &mut [u8]) -> Result<(), BadAddress> {
+        self.inner.read(at, into)
+    }
+
+    fn write(&self, at: UserAddr, from: &[u8]) -> Result<(), BadAddress> {
+        self.inner.write(at, from)
+    }
+
+    fn charge(&self, account: Account, pages: u64) -> Result<(), OverLimit> {
+        self.inner.charge(account, pages)
+    }
+
+    fn uncharge(&self, account: Account, pages: u64) {
+        self.inner.uncharge(account, pages);
+    }
+}
