@@ -71,8 +71,7 @@ impl Scene {
 
 /// Explores a scene and says how many schedules there were.
 fn explore(title: &str, scene: impl Fn() + Send + Sync + 'static) {
-    let scheduler = DfsScheduler::new(Some(BUDGET), false);
-    let schedules = Runner::new(scheduler, Config::default()).run(scene);
+    let schedules = Runner::new(DfsScheduler::new(Some(BUDGET), false), Config::default()).run(scene);
     let all = if schedules < BUDGET { "all" } else { "the first" };
     println!("{title}: {all} {schedules} schedules");
 }
@@ -95,10 +94,10 @@ fn two_uses_and_a_group_claim_have_one_winner() {
     explore("two uses and a group claim (Lt4.1, Lt4.2)", || {
         let scene = Scene::new();
         let group = scene.group();
-        let users = scene.members.clone().map(|member| thread::spawn(move || kernel_use(&member)));
+        let drivers = scene.members.clone().map(|member| thread::spawn(move || kernel_use(&member)));
         let claimer = group.clone();
         let claim = thread::spawn(move || claimer.claim(&Owner::new("vfio")));
-        let uses = users.map(|user| user.join().unwrap());
+        let uses = drivers.map(|thread| thread.join().unwrap());
         let claim = claim.join().unwrap();
         assert_ne!(uses[0].is_ok(), claim.is_ok());
         assert_ne!(uses[1].is_ok(), claim.is_ok());
@@ -114,9 +113,9 @@ fn a_use_that_ends_and_a_claim() {
         let scene = Scene::new();
         let group = scene.group();
         let member = scene.members[0].clone();
-        let user = thread::spawn(move || kernel_use(&member).is_ok());
+        let driver = thread::spawn(move || kernel_use(&member).is_ok());
         let claim = scene.members[1].claim(&Owner::new("iommufd"));
-        let used = user.join().unwrap();
+        let used = driver.join().unwrap();
         assert!(used || claim.is_ok(), "the first of the two wins");
         assert_consistent(&group);
         drop(claim);

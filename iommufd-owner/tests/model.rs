@@ -142,9 +142,9 @@ fn an_address_space_is_destroyed_while_a_device_attaches() {
         let ioas = scene.ioas(&context);
         let bound = context.bind(&scene.members[0]).unwrap();
         let same = context.clone();
-        let destroyer = thread::spawn(move || same.destroy(ioas).is_ok());
+        let other = thread::spawn(move || same.destroy(ioas).is_ok());
         let attached = bound.attach(ioas).is_ok();
-        let destroyed = destroyer.join().unwrap();
+        let destroyed = other.join().unwrap();
         assert!(!(attached && destroyed), "what is attached is in use");
         drop(bound);
         if !destroyed {

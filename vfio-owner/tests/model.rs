@@ -15,6 +15,8 @@ use shuttle::scheduler::{DfsScheduler, PctScheduler};
 use shuttle::{Config, Runner};
 use vfio_owner::iommu_core::Ownership;
 use vfio_owner::iommu_core::device_model::sync::thread;
+#[cfg(feature = "iommufd")]
+use vfio_owner::iommufd_owner::Context;
 use vfio_owner::{DeviceFile, GroupFile, Vfio};
 
 /// Schedules that the search in depth may take; what it leaves out is sampled.
@@ -189,7 +191,7 @@ fn a_group_and_an_iommufd_want_the_same_devices() {
             thread::spawn(move || use_device(&world.vfio, &world, "a1"))
         };
         let binder = thread::spawn(move || bind(&bus, "a3", KERNEL));
-        let context = vfio_owner::iommufd_owner::Context::new("vmm");
+        let context = Context::new("vmm");
         let file = world.vfio.open_device("a2").unwrap();
         let by_device = file.bind_iommufd(&context).is_ok();
         let by_group = by_group.join().unwrap();
@@ -211,7 +213,7 @@ fn a_device_file_closes_while_the_group_is_opened() {
         world.bind("a1", VFIO);
         world.bind("a2", VFIO);
         let group = world.group("a1");
-        let context = vfio_owner::iommufd_owner::Context::new("vmm");
+        let context = Context::new("vmm");
         let file = world.vfio.open_device("a2").unwrap();
         file.bind_iommufd(&context).unwrap();
         let closer = thread::spawn(move || drop(file));

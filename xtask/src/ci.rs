@@ -152,10 +152,11 @@ fn model(shell: &Shell) -> Result<Verdict> {
         return Ok(Verdict::Skipped("no crate has a tests/model.rs"));
     }
     // A target folder of its own, or each change of RUSTFLAGS builds the world anew.
-    let packages = modelled.join(" -p ");
-    let features = "--features vfio-owner/iommufd";
-    let line = format!("test -p {packages} {features} --release --test model --target-dir target/shuttle");
-    shell.cargo(&line, &[("RUSTFLAGS", "--cfg shuttle")])?;
+    let packages = format!("-p {}", modelled.join(" -p "));
+    let scenes = "--features vfio-owner/iommufd --test model --target-dir target/shuttle";
+    let flags: &[(&str, &str)] = &[("RUSTFLAGS", "--cfg shuttle")];
+    shell.cargo(&format!("clippy {packages} --lib {scenes} -- -D warnings"), flags)?;
+    shell.cargo(&format!("test {packages} --release {scenes}"), flags)?;
     shell.cargo("run --quiet --package xtask -- explore", &[])?;
     Ok(Verdict::Passed)
 }
