@@ -56,7 +56,7 @@ fn fewest_unbound(host: &Host, wanted: &[PciAddress]) -> Option<usize> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_plan_is_longer_than_it_must_be_and_none_touches_a_lifeline((host, wanted) in machine()) {
