@@ -111,6 +111,16 @@ fn registering_a_driver_tries_every_device_and_swallows_every_outcome() {
 }
 
 #[test]
+fn a_device_that_has_a_driver_waits_for_no_other() {
+    let rig = Rig::new();
+    rig.driver(rig.actor("K"));
+    rig.device("A");
+    rig.driver(rig.actor("unsure").matching(|_| Match::Deferred(Awaits::Supplier("nobody".into()))));
+    assert!(rig.deferred().is_empty());
+    assert_eq!(rig.driver_of("A").as_deref(), Some("K"));
+}
+
+#[test]
 fn a_driver_does_not_take_a_device_that_has_one() {
     // Dt3.2: the gate; nothing is touched.
     let rig = Rig::new();
