@@ -180,6 +180,14 @@ pub enum PlanError {
         /// The devices.
         devices: Vec<Guarded>,
     },
+    /// A device's driver, or its override, has a name as none can have, which no step and no script may carry.
+    #[error("{device}: no driver can have the name {name:?}")]
+    DriverName {
+        /// The device.
+        device: PciAddress,
+        /// The name.
+        name: String,
+    },
     /// The source does not show which drivers are in the way.
     #[error("the listing does not show drivers (`lspci -nnk` does)")]
     DriversNotShown,
@@ -213,6 +221,7 @@ impl Plan {
         }
         let steps = steps(host, &explained, &targets);
         guard(host, &steps, allowed, &targets)?;
+        check_names(host, &steps)?;
         Proof::play(host, &steps, &targets)?;
         let cautions = cautions(host);
         let mut allowed: Vec<PciAddress> = allowed.to_vec();
@@ -342,6 +351,18 @@ fn guard(host: &Host, steps: &[Step], allowed: &[PciAddress], targets: &[PciAddr
         .filter(|guarded| !guarded.purposes.is_empty())
         .collect();
     if devices.is_empty() { Ok(()) } else { Err(PlanError::Guarded { devices }) }
+}
+
+/// What is written into files and scripts, now or when it is undone, comes from a tree or a listing that anybody may have
+/// made.
+fn check_names(host: &Host, steps: &[Step]) -> Result<(), PlanError> {
+    for found in steps.iter().filter_map(|step| host.pci.device(step.device()?)) {
+        let mut names = found.driver.iter().chain(&found.driver_override);
+        if let Some(name) = names.find(|name| !is_driver_name(name)) {
+            return Err(PlanError::DriverName { device: found.function.address, name: name.clone() });
+        }
+    }
+    Ok(())
 }
 
 fn cautions(host: &Host) -> Vec<Caution> {

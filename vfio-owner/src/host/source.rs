@@ -119,11 +119,20 @@ impl Host {
             return Self::of_tree(&HostTree::copy(path));
         }
         let text = read_text(path).map_err(|error| OpenHostError::Unreadable { path: path.into(), error })?;
-        if !MemoryTree::is_archive(&text) {
+        Self::of_text(&text, path)
+    }
+
+    /// Reads a capture or a listing from its text; errors call it by `name`.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn of_text(text: &str, name: impl AsRef<Path>) -> Result<Self, OpenHostError> {
+        let path = name.as_ref();
+        if !MemoryTree::is_archive(text) {
             return text.parse().map_err(|source| OpenHostError::Listing { path: path.into(), source });
         }
         let tree =
-            MemoryTree::from_archive(&text).map_err(|source| OpenHostError::Archive { path: path.into(), source })?;
+            MemoryTree::from_archive(text).map_err(|source| OpenHostError::Archive { path: path.into(), source })?;
         let captured = tree.read(CAPTURED_HOLDERS).is_ok();
         let source = if captured { Source::Capture } else { Source::Tree };
         Self::load(&tree, source).map_err(|source| OpenHostError::Tree { path: path.into(), source })

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
-use vfio_owner::host::{Explanation, Host, Plan, Source, capture, changes, overview};
+use vfio_owner::host::{Explanation, Host, Plan, PlanError, Source, capture, changes, overview};
 use vfio_owner::iommu_core::sysfs::MemoryTree;
 
 use crate::disk::{Links, lay};
@@ -27,7 +27,9 @@ fn ask(host: &Host) {
         let device = device.function.address;
         let _ = Explanation::of(host, device);
         if let Ok(plan) = Plan::make(host, &[device], &[]) {
-            let _ = plan.to_script(host);
+            let script = plan.to_script(host);
+            let body = script.rsplit_once("= undo ]").unwrap().1;
+            assert!(!body.contains(['$', '`', '\\', '"']) && body.matches('\'').count() % 2 == 0, "{body}");
             assert_eq!(Plan::from_json(&plan.to_json()).unwrap(), plan);
         }
     }
@@ -140,6 +142,24 @@ fn a_plan_cannot_name_what_is_no_driver() {
     assert!(Plan::from_json(&plan("vfio-pci")).is_ok());
     for name in ["", ".", "..", "../x", "a/b", "a'b", "$(id)", "-x", "a\\nb"] {
         assert!(Plan::from_json(&plan(name)).is_err(), "{name}");
+    }
+}
+
+/// A listing is from somebody else, and what is planned from it may be run by a shell.
+#[test]
+fn no_name_from_outside_gets_into_a_script() {
+    for name in ["'; reboot; '", "$(reboot)", "a`b`", "a\\b", "a\"b"] {
+        let listing = format!("Group 1 01:00.0 VGA [0300]: x [10de:1b80]\n Kernel driver in use: {name}\n");
+        let host: Host = listing.parse().unwrap();
+        let error = Plan::make(&host, &["01:00.0".parse().unwrap()], &[]).unwrap_err();
+        assert!(matches!(error, PlanError::DriverName { .. }), "{name}: {error}");
+
+        let mut tree = tree(MACHINE);
+        tree.insert("devices/pci0000:00/0000:00:01.0/0000:01:00.1/driver_override", format!("{name}\n"));
+        let host = Host::load(&tree, Source::Tree).unwrap();
+        let [audio, card] = ["01:00.1", "01:00.0"].map(|text| text.parse().unwrap());
+        let error = Plan::make(&host, &[audio], &[card]).unwrap_err();
+        assert!(matches!(error, PlanError::DriverName { .. }), "{name}: {error}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! The program as people run it.
 
 use std::fs;
+use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use vfio_owner::host::Plan;
@@ -131,6 +132,24 @@ fn a_snapshot_of_a_copy_answers_as_the_copy() {
     assert_eq!(run(&["diff", dir, file]).code, 0);
     let refused = run(&["apply", "x", "--from", file]);
     assert!(refused.code == 2 && refused.err.contains("a snapshot cannot be changed"), "{}", refused.err);
+}
+
+#[test]
+fn what_people_post_can_be_pasted() {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_vfio-owner"));
+    let mut child = program
+        .args(["explain", "01:00.1", "--from", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let posted =
+        "IOMMU Group 7 01:00.1 Audio device [0403]: NVIDIA [10de:10f0]\n  Kernel driver in use: snd_hda_intel\n";
+    child.stdin.take().unwrap().write_all(posted.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(told.contains("0000:01:00.1: its driver snd_hda_intel does DMA for the kernel"), "{told}");
 }
 
 #[test]

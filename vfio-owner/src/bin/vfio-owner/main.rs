@@ -6,7 +6,8 @@ mod list;
 mod output;
 mod plan;
 
-use std::path::PathBuf;
+use std::io::{read_to_string, stdin};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -28,7 +29,7 @@ Examples:
   vfio-owner plan 01:00.0                  the steps that make it possible
   vfio-owner plan 01:00.0 --json > p.json; sudo vfio-owner apply p.json
   sudo vfio-owner undo                     everything as it was before
-  vfio-owner explain --from posted.txt     from what `lspci -nnk` and a list of groups show
+  vfio-owner explain --from - < posted.txt from what `lspci -nnk` and a list of groups show
 
 Exit codes:
   0  it is possible, or done (diff: no difference)
@@ -48,7 +49,7 @@ struct Arguments {
 #[derive(clap::Args)]
 struct Machine {
     /// Look at this instead of the running machine: a snapshot, a folder with a copy of `/sys`, or a listing of groups and
-    /// `lspci -nnk` as people post it
+    /// `lspci -nnk` as people post it; `-` for standard input
     #[arg(long, global = true, value_name = "FILE", conflicts_with = "sysfs")]
     from: Option<PathBuf>,
     /// Work on a copy of sysfs in this folder, `apply` and `undo` as well
@@ -96,6 +97,7 @@ impl Machine {
     /// The machine, after a word on what its source left out.
     fn host(&self) -> Result<Host> {
         let host = match &self.from {
+            Some(path) if path == Path::new("-") => Host::of_text(&read_to_string(stdin())?, "standard input")?,
             Some(path) => Host::open(path)?,
             None => Host::of_tree(&self.tree())?,
         };

@@ -1,7 +1,7 @@
 //! `vfio-owner plan`, `apply`, `undo`
 
 use std::fmt::Write as _;
-use std::io::{Read as _, Write as _};
+use std::io::{Write as _, read_to_string, stdin};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -104,7 +104,7 @@ fn refuse(error: &PlanError, format: Format) -> Result<Outcome> {
         }
     }
     Ok(match error {
-        PlanError::NoSuchDevice(_) | PlanError::DriversNotShown => Outcome::Unknown,
+        PlanError::NoSuchDevice(_) | PlanError::DriversNotShown | PlanError::DriverName { .. } => Outcome::Unknown,
         _ => Outcome::NotPossible,
     })
 }
@@ -154,11 +154,7 @@ fn tell(done: &Done, format: Format) {
 }
 
 fn read_plan(path: &Path) -> Result<Plan> {
-    let mut text = String::new();
-    if path == Path::new("-") {
-        std::io::stdin().read_to_string(&mut text).context("standard input")?;
-    } else {
-        text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    }
+    let text = if path == Path::new("-") { read_to_string(stdin()) } else { std::fs::read_to_string(path) };
+    let text = text.with_context(|| path.display().to_string())?;
     Plan::from_json(&text).with_context(|| path.display().to_string())
 }
