@@ -63,8 +63,8 @@ impl<V> IovaMap<V> {
     /// # Errors
     /// The lowest range that overlaps `range`.
     pub fn vacant(&mut self, range: IovaRange) -> Result<Vacant<'_, V>, Overlap> {
-        match self.first_in(range) {
-            Some((existing, _)) => Err(Overlap { existing }),
+        match self.first_range_in(range) {
+            Some(existing) => Err(Overlap { existing }),
             None => Ok(Vacant { map: self, range }),
         }
     }
@@ -87,6 +87,11 @@ impl<V> IovaMap<V> {
     /// The lowest range that overlaps `within`.
     pub fn first_in(&self, within: IovaRange) -> Option<(IovaRange, &V)> {
         self.tree.ending_from(within.first()).filter(|(range, _)| range.first() <= within.last())
+    }
+
+    /// The same without its value.
+    pub fn first_range_in(&self, within: IovaRange) -> Option<IovaRange> {
+        self.tree.range_ending_from(within.first()).filter(|range| range.first() <= within.last())
     }
 
     /// The ranges that overlap `within`, ascending.

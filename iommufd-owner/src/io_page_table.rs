@@ -159,7 +159,7 @@ impl IoPageTable {
         placement::place(&self.areas, &self.allowed, &self.reserved, self.alignment(), addr, bytes)
     }
 
-    /// Ft4.10 to Ft4.13.
+    /// Ft4.10 to Ft4.12.
     pub(crate) fn check_fixed(&self, iova: Iova, bytes: u64) -> Result<IovaRange, MapErr> {
         let alignment = self.alignment();
         if !iova.is_aligned(alignment) {
@@ -169,13 +169,15 @@ impl IoPageTable {
         if let Some((reserved, _)) = self.reserved.iter().find(|(reserved, _)| reserved.overlaps(range)) {
             return Err(MapErr::Reserved { range: *reserved });
         }
-        match self.areas.first_in(range) {
-            Some((existing, _)) => Err(MapErr::Mapped { existing }),
-            None => Ok(range),
-        }
+        Ok(range)
     }
 
-    /// Makes an area, in every domain or not at all (F18). The range was checked.
+    /// Ft4.13.
+    pub(crate) fn check_vacant(&self, range: IovaRange) -> Result<(), MapErr> {
+        self.areas.first_range_in(range).map_or(Ok(()), |existing| Err(MapErr::Mapped { existing }))
+    }
+
+    /// Makes an area, in every domain or not at all (F18). The range was checked but for Ft4.13.
     pub(crate) fn add_area(
         &mut self,
         range: IovaRange,
@@ -183,9 +185,10 @@ impl IoPageTable {
         offset: u64,
         access: Access,
     ) -> Result<(), MapErr> {
+        let place = self.areas.vacant(range).map_err(|overlap| MapErr::Mapped { existing: overlap.existing })?;
         let mut area =
             Area { pages, offset, access, storage: Storage::Unpinned, access_pins: 0, accesses: Accesses::Welcome };
-        if self.has_domains() {
+        if !self.domains.is_empty() {
             area.pin(range)?;
             for (done, shown) in self.domains.iter().enumerate() {
                 if let Err(error) = fill(&shown.domain, range, &area, self.large_pages) {
@@ -197,7 +200,8 @@ impl IoPageTable {
                 }
             }
         }
-        self.areas.insert(range, area).map_err(|overlap| MapErr::Mapped { existing: overlap.existing })
+        place.insert(area);
+        Ok(())
     }
 
     /// Unmaps the areas of a range in ascending order; how many bytes (table Ft6, F21). Stops at one that accesses have
@@ -214,6 +218,9 @@ impl IoPageTable {
             }
             self.remove_area(area_range.first());
             *bytes = bytes.saturating_add(area_range.bytes());
+            if area_range.last() == range.last() {
+                break;
+            }
         }
         if found { Ok(()) } else { Err(UnmapErr::NotMapped { range }) }
     }

@@ -129,6 +129,7 @@ impl Ioas {
             Place::Fixed(iova) => table.check_fixed(iova, bytes)?,
         };
         if !(addr % PAGE_SIZE).is_multiple_of(alignment) {
+            table.check_vacant(range)?;
             return Err(MapErr::Misaligned { alignment });
         }
         table.add_area(range, pages, offset, access)?;
@@ -266,6 +267,7 @@ fn check_copy(table: &IoPageTable, pieces: &[CopyPiece], place: Place, bytes: u6
         Place::Anywhere => table.place(first, bytes)?,
         Place::Fixed(iova) => table.check_fixed(iova, bytes)?,
     };
+    table.check_vacant(range)?;
     let misaligned = |piece: &CopyPiece| !(piece.pages.addr(piece.offset).get() % PAGE_SIZE).is_multiple_of(alignment);
     if pieces.iter().any(misaligned) { Err(MapErr::Misaligned { alignment }) } else { Ok(range) }
 }

@@ -281,6 +281,14 @@ impl<V> Tree<V> {
         Some((range, self.values.get(values[place] as usize)?))
     }
 
+    /// As [`ending_from`](Self::ending_from), without the value, which lies somewhere else in memory.
+    #[inline]
+    pub(super) fn range_ending_from(&self, key: Iova) -> Option<IovaRange> {
+        let (leaf, place) = self.find(key.get())?;
+        let Leaf { spans, .. } = &self.leaves[leaf];
+        IovaRange::new(Iova::new(spans.firsts[place]), Iova::new(spans.lasts[place]))
+    }
+
     pub(super) fn ending_from_mut(&mut self, key: Iova) -> Option<(IovaRange, &mut V)> {
         let (leaf, place) = self.find(key.get())?;
         let Leaf { spans, values, .. } = &self.leaves[leaf];
