@@ -43,6 +43,12 @@ impl DmaUse {
     }
 
     /// Whether somebody keeps account of it.
+    ///
+    /// ```
+    /// # use device_model::DmaUse;
+    /// assert!(DmaUse::holding("a guard").is_guarded());
+    /// assert!(!DmaUse::unguarded().is_guarded());
+    /// ```
     pub const fn is_guarded(&self) -> bool {
         self.0.is_some()
     }
