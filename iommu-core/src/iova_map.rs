@@ -81,7 +81,12 @@ impl<V> IovaMap<V> {
 
     /// Takes the range that begins at `first` out.
     pub fn remove(&mut self, first: Iova) -> Option<(IovaRange, V)> {
-        self.tree.remove(first)
+        self.remove_if(first, |_, _| true)
+    }
+
+    /// The same if it is wanted.
+    pub fn remove_if(&mut self, first: Iova, wanted: impl Fn(IovaRange, &V) -> bool) -> Option<(IovaRange, V)> {
+        self.tree.remove_if(first, &wanted)
     }
 
     /// The lowest range that overlaps `within`.

@@ -122,9 +122,6 @@ impl Model {
     fn play(&mut self, op: &Op) -> Option<(Result<(), Errno>, Result<(), Errno>)> {
         match *op {
             Op::Plug(device) if self.drivers[device].is_none() => {
-                if self.members(letter(device)).next().is_none() {
-                    *self.domain(letter(device)) = Domain::Default(DefaultDomainType::Dma);
-                }
                 drop(self.world.plug(NAMES[device]));
                 self.drivers[device] = Some(None);
                 Some((Ok(()), Ok(())))
@@ -137,6 +134,11 @@ impl Model {
             {
                 self.world.unplug(NAMES[device]);
                 self.drivers[device] = None;
+                let group = letter(device);
+                // The next group of that letter is a new one, be it of a device that was here and could not be served.
+                if !self.members(group).any(|member| self.is_present(member)) {
+                    *self.domain(group) = Domain::Default(DefaultDomainType::Dma);
+                }
                 Some((Ok(()), Ok(())))
             }
             Op::Bind(device, driver) if self.drivers[device].is_some() => Some(self.bind(device, driver)),
@@ -336,7 +338,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_stack_does_what_the_reference_does(steps in steps()) {

@@ -207,6 +207,13 @@ impl IoPageTable {
     /// Unmaps the areas of a range in ascending order; how many bytes (table Ft6, F21). Stops at one that accesses have
     /// pinned.
     pub(crate) fn remove_areas(&mut self, range: IovaRange, bytes: &mut u64) -> Result<(), UnmapErr> {
+        // Mostly, what was mapped at once is unmapped at once.
+        let whole = |area_range: IovaRange, area: &Area| area_range == range && area.access_pins == 0;
+        if let Some((_, area)) = self.areas.remove_if(range.first(), whole) {
+            self.end_area(range, area);
+            *bytes = bytes.saturating_add(range.bytes());
+            return Ok(());
+        }
         let mut found = *bytes > 0;
         while let Some((area_range, area)) = self.areas.first_in(range) {
             found = true;
@@ -218,20 +225,22 @@ impl IoPageTable {
             }
             self.remove_area(area_range.first());
             *bytes = bytes.saturating_add(area_range.bytes());
-            if area_range.last() == range.last() {
-                break;
-            }
         }
         if found { Ok(()) } else { Err(UnmapErr::NotMapped { range }) }
     }
 
     fn remove_area(&mut self, first: Iova) {
-        if let Some((range, mut area)) = self.areas.remove(first) {
-            for shown in &self.domains {
-                shown.domain.unmap(range.first(), range.bytes());
-            }
-            area.unpin(range);
+        if let Some((range, area)) = self.areas.remove(first) {
+            self.end_area(range, area);
         }
+    }
+
+    /// Takes an area that is no more out of every domain.
+    fn end_area(&self, range: IovaRange, mut area: Area) {
+        for shown in &self.domains {
+            shown.domain.unmap(range.first(), range.bytes());
+        }
+        area.unpin(range);
     }
 
     /// Cuts an area in two before `at`, if one lies across (F61).

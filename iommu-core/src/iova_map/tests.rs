@@ -81,6 +81,7 @@ fn play(ops: Vec<Op>) {
                 let first = plain.0.keys().nth(n % plain.0.len().max(1)).copied();
                 if let Some(first) = first {
                     plain.0.remove(&first);
+                    assert_eq!(map.remove_if(Iova::new(first), |_, _| false), None);
                     assert!(map.remove(Iova::new(first)).is_some());
                 }
             }
@@ -90,6 +91,7 @@ fn play(ops: Vec<Op>) {
                 assert_eq!(map.get_mut(Iova::new(at)).map(|(range, value)| (range, *value)), expected);
             }
             Op::Overlapping(within) => {
+                assert_eq!(map.first_range_in(within), plain.first_in(within).map(|(found, _)| found));
                 let expected: Vec<_> = plain
                     .0
                     .iter()

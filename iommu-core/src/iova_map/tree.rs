@@ -377,11 +377,11 @@ impl<V> Tree<V> {
     }
 
     /// Takes the range that begins at `first` out.
-    pub(super) fn remove(&mut self, first: Iova) -> Option<(IovaRange, V)> {
+    pub(super) fn remove_if(&mut self, first: Iova, wanted: &impl Fn(IovaRange, &V) -> bool) -> Option<(IovaRange, V)> {
         if self.len() == 0 {
             return None;
         }
-        let taken = self.remove_below(self.root, self.height, first.get()).0;
+        let taken = self.remove_below(self.root, self.height, first.get(), wanted).0;
         while self.height > 0 && self.inner(self.root).spans.len == 1 {
             let old = self.root;
             self.root = self.inner(old).children[0];
@@ -397,7 +397,13 @@ impl<V> Tree<V> {
     }
 
     /// What was taken out below a node, and whether the parent must look at the node again.
-    fn remove_below(&mut self, node: u32, level: usize, first: u64) -> (Option<(IovaRange, u32)>, Look) {
+    fn remove_below(
+        &mut self,
+        node: u32,
+        level: usize,
+        first: u64,
+        wanted: &impl Fn(IovaRange, &V) -> bool,
+    ) -> (Option<(IovaRange, u32)>, Look) {
         if level == 0 {
             let leaf = &mut self.leaves[node as usize];
             let place = leaf.spans.ending_from(first);
@@ -405,15 +411,19 @@ impl<V> Tree<V> {
                 return (None, Look::Away);
             }
             let range = IovaRange::new(Iova::new(first), Iova::new(leaf.spans.lasts[place]));
-            let value = leaf.take(place);
-            return (range.map(|range| (range, value)), Look::Again);
+            let Some(range) = range.filter(|range| {
+                self.values.get(leaf.values[place] as usize).is_some_and(|value| wanted(*range, value))
+            }) else {
+                return (None, Look::Away);
+            };
+            return (Some((range, leaf.take(place))), Look::Again);
         }
         let place = self.inner(node).spans.ending_from(first);
         if place == self.inner(node).spans.len {
             return (None, Look::Away);
         }
         let child = self.inner(node).children[place];
-        let (taken, look) = self.remove_below(child, level - 1, first);
+        let (taken, look) = self.remove_below(child, level - 1, first, wanted);
         if look == Look::Away {
             return (taken, look);
         }

@@ -97,10 +97,15 @@ impl Type1Container {
     }
 
     fn remove(&mut self, range: IovaRange) {
-        if let Some((range, mut mapping)) = self.mappings.remove(range.first()) {
-            self.away -= u32::from(mapping.is_away());
-            mapping.unpin(range, &self.domains.iter().map(|shared| &*shared.domain));
+        if let Some((range, mapping)) = self.mappings.remove(range.first()) {
+            self.end(range, mapping);
         }
+    }
+
+    /// Takes a mapping that is no more out of every domain.
+    fn end(&mut self, range: IovaRange, mut mapping: Mapping) {
+        self.away -= u32::from(mapping.is_away());
+        mapping.unpin(range, &self.domains.iter().map(|shared| &*shared.domain));
     }
 
     fn dirty(&self, range: IovaRange, page_bytes: u64) -> Result<DirtyBitmap, DirtyError> {
@@ -212,9 +217,9 @@ impl ContainerIommu for Type1Container {
         // Mostly, what was mapped at once is unmapped at once.
         if let Unmap::Range { iova, bytes } = what
             && let range = self.span(iova, bytes)?
-            && self.mappings.first_in(range).is_some_and(|(mapping, _)| mapping == range)
+            && let Some((_, mapping)) = self.mappings.remove_if(iova, |mapping, _| mapping == range)
         {
-            self.remove(range);
+            self.end(range, mapping);
             return Ok(bytes);
         }
         Ok(self.concerned(what)?.map_or(0, |range| self.remove_all(range)))
