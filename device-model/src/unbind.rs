@@ -20,7 +20,7 @@ use crate::sync::Users;
 
 /// How long a wait lasts before the driver asks its users again (V13).
 #[cfg(any(feature = "std", shuttle))]
-const ASK_AGAIN: Duration = Duration::from_secs(10);
+const ASK_AGAIN: Duration = if cfg!(test) { Duration::from_millis(1) } else { Duration::from_secs(10) };
 
 /// An unbinding under way; nothing happens until it is driven.
 ///
@@ -235,3 +235,6 @@ fn remove(dev: &Arc<Device>) -> Result<Removed, Arc<Users>> {
     }
     Ok(Removed::Done)
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests;

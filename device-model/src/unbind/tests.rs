@@ -1,0 +1,72 @@
+//! V13: a driver that waits asks its users again and again. Here the user leaves only when asked for the third time.
+
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, Ordering};
+use core::time::Duration;
+
+use crate::platform::{PlatformBus, PlatformDriver};
+use crate::sync::{Mutex, UserGuard, Users};
+use crate::{BusHandle, DeviceGuard, DeviceSpec, DmaApi, Driver, DriverCore, ProbeError, Removal, Unprotected};
+
+struct Asking {
+    name: Arc<str>,
+    users: Arc<Users>,
+    user: Mutex<Option<UserGuard>>,
+    asked: AtomicU32,
+}
+
+impl Driver for Asking {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn probe(&self, _dev: &mut DeviceGuard<'_>) -> Result<(), ProbeError> {
+        Ok(())
+    }
+
+    fn remove(&self, _dev: &mut DeviceGuard<'_>, _attempt: u32) -> Removal {
+        self.users.close();
+        if self.users.inside() == 0 {
+            return Removal::Done;
+        }
+        if self.asked.fetch_add(1, Ordering::Relaxed) == 2 {
+            drop(self.user.lock().take());
+        }
+        Removal::Waiting(self.users.clone())
+    }
+}
+
+/// A device that is in use, and its driver.
+fn scene() -> (DriverCore, BusHandle, Arc<Asking>) {
+    let users = Arc::new(Users::new());
+    let user = Mutex::new(users.enter());
+    let driver = Arc::new(Asking { name: "asking".into(), users, user, asked: AtomicU32::new(0) });
+    let core = DriverCore::new();
+    let bus = core.add_bus(PlatformBus::new(Arc::new(Unprotected)));
+    bus.add_driver(Arc::new(PlatformDriver::new(driver.clone(), DmaApi::Managed))).unwrap();
+    bus.add_device(DeviceSpec::new("asking.0")).unwrap();
+    (core, bus, driver)
+}
+
+#[test]
+fn a_wait_asks_until_the_user_leaves() {
+    let (_core, bus, driver) = scene();
+    bus.unbind("asking", "asking.0").unwrap().wait();
+    assert_eq!(driver.asked.load(Ordering::Relaxed), 3);
+}
+
+#[test]
+fn a_wait_for_some_time_asks_as_well() {
+    let (_core, bus, driver) = scene();
+    bus.unbind("asking", "asking.0").unwrap().wait_for(Duration::MAX).unwrap();
+    assert_eq!(driver.asked.load(Ordering::Relaxed), 3);
+}
+
+#[test]
+fn a_wait_that_is_over_before_asks_once() {
+    let (_core, bus, driver) = scene();
+    let left = bus.unbind("asking", "asking.0").unwrap().wait_for(Duration::ZERO).unwrap_err();
+    assert_eq!(driver.asked.load(Ordering::Relaxed), 1);
+    left.wait();
+    assert_eq!(driver.asked.load(Ordering::Relaxed), 3);
+}
