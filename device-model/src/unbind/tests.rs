@@ -30,13 +30,15 @@ impl Driver for Asking {
             return Removal::Done;
         }
         if self.asked.fetch_add(1, Ordering::Relaxed) == 2 {
-            drop(self.user.lock().take());
+            let user = self.user.lock().take();
+            drop(user);
         }
         Removal::Waiting(self.users.clone())
     }
 }
 
 /// A device that is in use, and its driver.
+#[expect(clippy::unwrap_used, reason = "what a test takes for granted may fail it")]
 fn scene() -> (DriverCore, BusHandle, Arc<Asking>) {
     let users = Arc::new(Users::new());
     let user = Mutex::new(users.enter());
