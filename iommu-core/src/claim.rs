@@ -150,7 +150,7 @@ impl GroupState {
         if self.members.is_empty() {
             return Err(AttachError::Empty { group: group.id() });
         }
-        match self.members.iter().find(|(_, record)| !Arc::ptr_eq(&record.iommu, domain.iommu())) {
+        match self.members.iter().find(|(_, record)| !domain.fits(&record.iommu)) {
             Some((_, record)) => {
                 Err(AttachError::Foreign { device: record.endpoint.name.clone(), iommu: domain.iommu().name().into() })
             }

@@ -7,10 +7,11 @@ use device_model::Errno;
 use slab::Slab;
 
 use crate::address::{Access, Iova, IovaRange, PhysAddr};
-use crate::domain::{Domain, MapError};
+use crate::domain::Domain;
 use crate::error::SetTypeError;
 use crate::group::{Current, DefaultDomain, Group, GroupId, GroupState, Record};
 use crate::hardware::DefaultDomainType;
+use crate::mapping::MapError;
 use crate::ownership::Ownership;
 use crate::reserved::{self, RegionKind, ReservedRegion};
 
@@ -143,7 +144,7 @@ fn allocate(
 ) -> Result<DefaultDomain, SetTypeError> {
     let (_, first) = members.iter().next().ok_or(SetTypeError::NoDefaultDomain { group })?;
     let domain = |kind: DefaultDomainType| {
-        Domain::allocate(kind.kind(), &first.iommu, &first.endpoint).map(|domain| DefaultDomain {
+        Domain::allocate(kind.domain_kind(), &first.iommu, &first.endpoint).map(|domain| DefaultDomain {
             domain,
             kind,
             direct: Vec::new(),

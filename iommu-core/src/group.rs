@@ -12,7 +12,7 @@ use crate::address::IovaRange;
 use crate::domain::Domain;
 use crate::error::{InTheWay, SwitchError};
 use crate::hardware::{
-    Capabilities, DefaultDomainType, Endpoint, EndpointProperties, HardwareError, IommuDriver, PagingFeatures, UserData,
+    Capabilities, DefaultDomainType, Endpoint, EndpointProperties, HardwareError, IommuDriver, PagingFlags, UserData,
 };
 use crate::observer::{Observer, Transition};
 use crate::ownership::{Owner, Ownership};
@@ -136,7 +136,7 @@ impl fmt::Display for Attached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => f.write_str("nothing"),
-            Self::Default(kind) => write!(f, "default domain ({})", kind.kind()),
+            Self::Default(kind) => write!(f, "default domain ({})", kind.domain_kind()),
             Self::Blocking => f.write_str("blocking domain"),
             Self::Own => f.write_str("a domain of its own"),
         }
@@ -237,7 +237,7 @@ impl Group {
     /// # Errors
     /// The group is empty (`ENODEV`), or the IOMMU driver refuses.
     pub fn allocate_paging(&self) -> Result<Arc<Domain>, HardwareError> {
-        self.allocate_for_user(PagingFeatures::default(), None)
+        self.allocate_for_user(PagingFlags::empty(), None)
     }
 
     /// As [`allocate_paging`](Self::allocate_paging), a domain that can do more, or that user space describes.
@@ -246,7 +246,7 @@ impl Group {
     /// As there; `EOPNOTSUPP` when the driver cannot.
     pub fn allocate_for_user(
         &self,
-        features: PagingFeatures,
+        flags: PagingFlags,
         data: Option<UserData<'_>>,
     ) -> Result<Arc<Domain>, HardwareError> {
         let state = self.lock();
@@ -255,7 +255,7 @@ impl Group {
             .iter()
             .next()
             .ok_or_else(|| HardwareError::new(device_model::Errno::ENODEV, "the group is empty"))?;
-        Domain::allocate_for_user(&first.iommu, features, data, &first.endpoint)
+        Domain::allocate_for_user(&first.iommu, flags, data, &first.endpoint)
     }
 
     /// What to compare with once the state has changed; nothing when nobody listens.

@@ -89,25 +89,31 @@ impl Member {
     /// From now on its page requests go to `sink`, for the owner of the group.
     ///
     /// # Errors
-    /// The driver's; `EINVAL` when the claim is of another group, `ENODEV` once the device was removed.
+    /// The driver's; `EOPNOTSUPP` when it delivers none, `EINVAL` when the claim is of another group, `ENODEV` once the
+    /// device was removed.
     pub fn enable_page_requests(&self, claim: &Claim, sink: Arc<dyn PageRequestSink>) -> Result<(), HardwareError> {
         if !Arc::ptr_eq(claim.group(), &self.group) {
             return Err(HardwareError::new(Errno::EINVAL, "the claim is of another group"));
         }
-        self.served()?.enable_page_requests(&self.endpoint, sink)
+        let none = HardwareError::new(Errno::EOPNOTSUPP, "the IOMMU driver delivers no page requests");
+        self.served()?.page_requests().ok_or(none)?.enable(&self.endpoint, sink)
     }
 
     /// Its page requests are answered [`PageAnswer::Invalid`] from now on.
     pub fn disable_page_requests(&self) {
-        if let Some(iommu) = self.iommu() {
-            iommu.disable_page_requests(&self.endpoint);
+        if let Some(iommu) = self.iommu()
+            && let Some(requests) = iommu.page_requests()
+        {
+            requests.disable(&self.endpoint);
         }
     }
 
     /// Answers a page request of it; nothing happens if it was removed.
     pub fn answer_page_request(&self, pasid: Option<u32>, index: u32, answer: PageAnswer) {
-        if let Some(iommu) = self.iommu() {
-            iommu.answer_page_request(&self.endpoint, pasid, index, answer);
+        if let Some(iommu) = self.iommu()
+            && let Some(requests) = iommu.page_requests()
+        {
+            requests.answer(&self.endpoint, pasid, index, answer);
         }
     }
 

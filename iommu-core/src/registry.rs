@@ -14,7 +14,7 @@ use crate::group::{Current, Group, GroupId, GroupState, Reach, Record};
 use crate::hardware::{DefaultDomainType, Endpoint, IommuDriver};
 use crate::kernel_use::KernelUse;
 use crate::member::Member;
-use crate::observer::Observer;
+use crate::observer::{FaultReports, Observer};
 use crate::placement::{GroupKey, Placement, Placing};
 
 const PROBE_LOCK: LockClass = LockClass::new("probe lock", 700);
@@ -29,6 +29,7 @@ pub struct Iommu(Arc<Shared>);
 
 struct Shared {
     placing: Arc<dyn Placing>,
+    faults: Arc<FaultReports>,
     observer: Option<Arc<dyn Observer>>,
     default_domain: DefaultDomainType,
     numbers: Arc<Mutex<Numbers>>,
@@ -64,6 +65,7 @@ impl IommuBuilder {
         let Self { placing, observer, default_domain } = self;
         Iommu(Arc::new(Shared {
             placing,
+            faults: Arc::new(FaultReports(observer.clone())),
             observer,
             default_domain,
             numbers: Arc::default(),
@@ -134,7 +136,7 @@ impl Iommu {
             return Ok(Some(member));
         }
         let Some(placement) = self.0.placing.place(dev) else { return Ok(None) };
-        let endpoint = Endpoint { id: dev.id(), name: dev.name().clone() };
+        let endpoint = Endpoint::new(dev.id(), dev.name().clone());
         let member = self.add(&mut groups, endpoint, placement)?;
         dev.set_dma_record(member.clone());
         Ok(Some(member))
@@ -156,8 +158,9 @@ impl Iommu {
         placement: Placement,
     ) -> Result<Arc<Member>, AddError> {
         let Placement { iommu, key } = placement;
-        let properties =
-            iommu.probe(&endpoint).map_err(|cause| AddError::Probe { device: endpoint.name.clone(), cause })?;
+        let properties = iommu
+            .probe(&endpoint, self.0.faults.clone())
+            .map_err(|cause| AddError::Probe { device: endpoint.name.clone(), cause })?;
         let found = groups.get(&key).and_then(Weak::upgrade).filter(|group| !group.is_empty());
         let group = found.unwrap_or_else(|| {
             let group = Group::new(GroupNumber::take(&self.0.numbers), key.clone(), self.0.observer.clone());

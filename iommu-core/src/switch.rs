@@ -38,7 +38,7 @@ fn move_members(
 
 /// Stops the DMA of a member by force.
 fn stop(record: &mut Record) {
-    record.iommu.block(&record.endpoint);
+    let _ = record.iommu.block(&record.endpoint);
     record.reach = Reach::Nothing;
 }
 
