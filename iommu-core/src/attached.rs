@@ -21,7 +21,7 @@ impl fmt::Display for Attached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nothing => f.write_str("nothing"),
-            Self::Default(kind) => write!(f, "default domain ({})", kind.kind()),
+            Self::Default(kind) => write!(f, "default domain ({})", kind.domain_kind()),
             Self::Blocking => f.write_str("blocking domain"),
             Self::Own => f.write_str("a domain of its own"),
         }

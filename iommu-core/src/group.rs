@@ -13,7 +13,7 @@ use crate::default_domain::DirectMappings;
 use crate::domain::Domain;
 use crate::error::{InTheWay, SwitchError};
 use crate::group_id::GroupId;
-use crate::hardware::{Capabilities, DefaultDomainType, HardwareError, PagingFeatures, UserData};
+use crate::hardware::{Capabilities, DefaultDomainType, HardwareError, PagingFlags, UserData};
 use crate::member::Member;
 use crate::observer::{Observer, Transition};
 use crate::ownership::Ownership;
@@ -23,8 +23,8 @@ use crate::reserved::{self, ReservedRegion};
 
 mod state;
 
-pub(crate) use self::state::{Current, GroupState, Place, Record};
 use self::state::Retired;
+pub(crate) use self::state::{GroupState, Place, Record};
 
 const GROUP_LOCK: LockClass = LockClass::new("group lock", 800);
 const DIRECT_LOCK: LockClass = LockClass::new("direct mappings of a group", 720);
@@ -113,9 +113,8 @@ impl Group {
 
     /// Returns its members, sorted by name.
     pub fn members(&self) -> Vec<MemberState> {
-        let members = self.collect(|state, record| {
-            (record.member().clone(), state.kernel_user(record).cloned(), record.reach())
-        });
+        let members =
+            self.collect(|state, record| (record.member().clone(), state.kernel_user(record).cloned(), record.reach()));
         let mut members: Vec<_> = members
             .into_iter()
             .map(|(member, kernel_user, reach)| MemberState {
@@ -131,9 +130,7 @@ impl Group {
 
     /// Returns the devices that kernel drivers use through the DMA API, with the drivers, sorted by name.
     pub fn blockers(&self) -> Vec<InTheWay> {
-        let users = self.collect(|state, record| {
-            (record.member().name().clone(), state.kernel_user(record).cloned())
-        });
+        let users = self.collect(|state, record| (record.member().name().clone(), state.kernel_user(record).cloned()));
         let mut users: Vec<_> =
             users.into_iter().filter_map(|(device, driver)| Some(InTheWay { device, driver: driver? })).collect();
         users.sort();
@@ -186,7 +183,7 @@ impl Group {
     /// # Errors
     /// The group is empty (`ENODEV`), or the IOMMU driver refuses.
     pub fn allocate_paging(&self) -> Result<Arc<Domain>, HardwareError> {
-        self.allocate_for_user(PagingFeatures::default(), None)
+        self.allocate_for_user(PagingFlags::empty(), None)
     }
 
     /// Makes a paging domain that can do more, or that user space describes.
@@ -195,12 +192,12 @@ impl Group {
     /// The group is empty (`ENODEV`), or the IOMMU driver refuses; `EOPNOTSUPP` when it cannot.
     pub fn allocate_for_user(
         &self,
-        features: PagingFeatures,
+        flags: PagingFlags,
         data: Option<UserData<'_>>,
     ) -> Result<Arc<Domain>, HardwareError> {
         let first = self.lock().records().next().map(|record| record.member().clone());
         let first = first.ok_or_else(|| HardwareError::new(Errno::ENODEV, "the group is empty"))?;
-        Domain::allocate_for_user(&first, features, data)
+        Domain::allocate_for_user(&first, flags, data)
     }
 
     /// Takes the group lock to look, or for what every kernel use does.
@@ -244,10 +241,19 @@ impl Change<'_> {
     /// Unlocks, then tells the observer.
     pub(crate) fn finish(mut self, device: Option<&Arc<str>>, stuck: Option<&SwitchError>) {
         let group = self.group;
-        let Some(before) = self.before.take() else { return };
-        let transition = self.guard.transition(group.id(), device, before, stuck);
+        let Some(transition) = self.transition(device, stuck) else { return };
         drop(self);
         group.tell(&transition);
+    }
+
+    /// What has happened, if somebody is to be told once the lock is free.
+    pub(crate) fn transition<'a>(
+        &mut self,
+        device: Option<&'a Arc<str>>,
+        stuck: Option<&'a SwitchError>,
+    ) -> Option<Transition<'a>> {
+        let before = self.before.take()?;
+        Some(self.guard.transition(self.group.id(), device, before, stuck))
     }
 }
 

@@ -8,7 +8,7 @@ use device_model::{DeviceId, Errno};
 
 use crate::group::{Group, Place};
 use crate::hardware::{
-    Capabilities, Description, Endpoint, EndpointProperties, HardwareError, IommuDriver, PageAnswer,
+    Capabilities, Description, Endpoint, EndpointProperties, FaultSink, HardwareError, IommuDriver, PageAnswer,
 };
 use crate::reserved::{RegionKind, ReservedRegion};
 
@@ -64,6 +64,18 @@ impl Member {
         &self.iommu
     }
 
+    /// Stops its DMA by force.
+    pub(crate) fn block(&self) -> Result<(), HardwareError> {
+        self.iommu.block(&self.endpoint)
+    }
+
+    /// Disables page requests of it, if its IOMMU delivers any.
+    pub(crate) fn disable_page_requests(&self) {
+        if let Some(requests) = self.iommu.page_requests() {
+            requests.disable(&self.endpoint);
+        }
+    }
+
     pub(crate) fn properties(&self) -> &EndpointProperties {
         &self.properties
     }
@@ -97,8 +109,8 @@ impl Member {
 
     /// Answers a page request of it; nothing happens if it was removed.
     pub fn answer_page_request(&self, pasid: Option<u32>, index: u32, answer: PageAnswer) {
-        if let Some(iommu) = self.iommu() {
-            iommu.answer_page_request(&self.endpoint, pasid, index, answer);
+        if let Some(requests) = self.iommu().and_then(|iommu| iommu.page_requests()) {
+            requests.answer(&self.endpoint, pasid, index, answer);
         }
     }
 
@@ -118,34 +130,45 @@ impl fmt::Debug for Member {
     }
 }
 
-/// A device that an IOMMU has begun to serve, without a group yet. Dropping it ends the service.
+/// A device that an IOMMU has begun to serve. Dropping it ends the service: [`IommuDriver::release`] is called once after
+/// each successful probe.
 pub(crate) struct Probed {
     endpoint: Endpoint,
     iommu: Arc<dyn IommuDriver>,
-    properties: EndpointProperties,
 }
 
 impl Probed {
     /// Asks the IOMMU to serve the device. Called with no spinning lock held.
-    pub(crate) fn probe(iommu: Arc<dyn IommuDriver>, endpoint: Endpoint) -> Result<Self, HardwareError> {
-        let properties = iommu.probe(&endpoint)?;
-        Ok(Self { endpoint, iommu, properties })
+    pub(crate) fn probe(
+        iommu: &Arc<dyn IommuDriver>,
+        endpoint: &Endpoint,
+        faults: Arc<dyn FaultSink>,
+    ) -> Result<(Self, EndpointProperties), HardwareError> {
+        let properties = iommu.probe(endpoint, faults)?;
+        Ok((Self { endpoint: endpoint.clone(), iommu: iommu.clone() }, properties))
     }
 }
 
-/// A member that its IOMMU serves. Dropping it ends the service: [`IommuDriver::release`] is called once after each
-/// successful probe.
-#[derive(Debug)]
-pub(crate) struct Served(Arc<Member>);
+impl Drop for Probed {
+    fn drop(&mut self) {
+        self.iommu.release(&self.endpoint);
+    }
+}
+
+/// A member that its IOMMU serves until this is dropped.
+pub(crate) struct Served {
+    member: Arc<Member>,
+    _probed: Probed,
+}
 
 impl Served {
-    pub(crate) fn member(&self) -> &Arc<Member> {
-        &self.0
+    pub(crate) fn new(probed: Probed, properties: EndpointProperties, group: Arc<Group>, place: Place) -> Self {
+        let member =
+            Member { group, place, endpoint: probed.endpoint.clone(), iommu: probed.iommu.clone(), properties };
+        Self { member: Arc::new(member), _probed: probed }
     }
-}
 
-impl Drop for Served {
-    fn drop(&mut self) {
-        self.0.iommu.release(&self.0.endpoint);
+    pub(crate) fn member(&self) -> &Arc<Member> {
+        &self.member
     }
 }

@@ -1,10 +1,12 @@
 //! Hearing of every change of ownership.
 
 use alloc::sync::Arc;
+use core::fmt;
 
 use crate::attached::Attached;
 use crate::error::SwitchError;
 use crate::group_id::GroupId;
+use crate::hardware::{Fault, FaultSink};
 use crate::ownership::Ownership;
 
 /// A group changed hands or domains, or hardware failed in a way that cannot be refused.
@@ -37,6 +39,29 @@ pub struct Transition<'a> {
 pub trait Observer: Send + Sync {
     /// Called after `transition` has happened.
     fn transition(&self, transition: &Transition<'_>);
+
+    /// Takes note of an unrecoverable fault of a device. By default it does nothing. The IOMMU driver calls it, perhaps
+    /// from an interrupt handler: it must not sleep.
+    fn fault(&self, fault: &Fault) {
+        let _ = fault;
+    }
+}
+
+/// Passes faults on to the observer.
+pub(crate) struct FaultReports(pub(crate) Option<Arc<dyn Observer>>);
+
+impl FaultSink for FaultReports {
+    fn report(&self, fault: &Fault) {
+        if let Some(observer) = &self.0 {
+            observer.fault(fault);
+        }
+    }
+}
+
+impl fmt::Debug for FaultReports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FaultReports")
+    }
 }
 
 impl<F: Fn(&Transition<'_>) + Send + Sync> Observer for F {

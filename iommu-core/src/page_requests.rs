@@ -13,9 +13,9 @@ use crate::member::{Member, removed};
 /// [`PageAnswer::Invalid`](crate::hardware::PageAnswer::Invalid) then.
 #[derive(Debug)]
 #[must_use = "dropping it disables page requests"]
-pub struct PageRequests {
+pub struct PageRequestDelivery {
     member: Arc<Member>,
-    claim: u64,
+    serial: u64,
     /// Dropped here, after the group lock was released.
     _sink: Arc<dyn PageRequestSink>,
 }
@@ -29,19 +29,19 @@ impl Claim {
         &self,
         member: &Arc<Member>,
         sink: Arc<dyn PageRequestSink>,
-    ) -> Result<PageRequests, HardwareError> {
+    ) -> Result<PageRequestDelivery, HardwareError> {
         if !Arc::ptr_eq(member.group(), self.group()) {
             return Err(HardwareError::new(Errno::EINVAL, "the claim is of another group"));
         }
         let mut change = self.group().change();
-        change.enable_page_requests(member, self.serial(), sink.clone()).ok_or_else(removed)??;
+        let serial = change.enable_page_requests(member, self.serial(), sink.clone()).ok_or_else(removed)??;
         drop(change);
-        Ok(PageRequests { member: member.clone(), claim: self.serial(), _sink: sink })
+        Ok(PageRequestDelivery { member: member.clone(), serial, _sink: sink })
     }
 }
 
-impl Drop for PageRequests {
+impl Drop for PageRequestDelivery {
     fn drop(&mut self) {
-        self.member.group().change().disable_page_requests(&self.member, self.claim);
+        self.member.group().change().disable_page_requests(&self.member, self.serial);
     }
 }

@@ -8,6 +8,7 @@
 
 mod attach;
 mod claim;
+mod default_type;
 mod kernel_use;
 mod membership;
 mod switch;
@@ -15,7 +16,7 @@ mod switch;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-pub(crate) use self::membership::{Left, Place};
+pub(crate) use self::membership::Place;
 use crate::attached::{Attached, Reach};
 use crate::domain::Domain;
 use crate::error::{FirstFew, InTheWay, SwitchError};
@@ -44,13 +45,15 @@ pub(crate) struct GroupState {
     /// Indexed by place.
     records: Vec<Option<Record>>,
     vacant: Vec<u32>,
-    next_serial: u64,
+    /// How many members there ever were.
+    members: u64,
     pasids: Vec<(u32, Arc<Domain>)>,
     /// Domains that members of unknown reach may still reach.
     quarantine: Vec<Arc<Domain>>,
     /// Who left last, kept for when it comes back: that costs no count of references.
     last_owner: Option<Owner>,
-    claims: u64,
+    /// How many claims and deliveries of page requests there ever were.
+    serials: u64,
     /// How many members deliver page requests to an owner.
     page_requests: u32,
     transitions: u64,
@@ -100,12 +103,18 @@ struct Use {
 }
 
 /// What the group knows of a member besides its use. Dropping it ends the service of the IOMMU.
-#[derive(Debug)]
 pub(crate) struct Record {
     served: Served,
     reach: Reach,
-    /// The claim that page requests are delivered for.
-    page_requests: Option<u64>,
+    page_requests: Option<Delivery>,
+}
+
+/// Page requests of a member are delivered to an owner.
+#[derive(Debug, Clone, Copy)]
+struct Delivery {
+    /// The claim that enabled them.
+    claim: u64,
+    serial: u64,
 }
 
 /// What a change has set free. It is dropped without the group lock: freeing page tables takes time, and names may be
@@ -159,11 +168,11 @@ impl GroupState {
             blocking: None,
             records: Vec::new(),
             vacant: Vec::new(),
-            next_serial: 1,
+            members: 0,
             pasids: Vec::new(),
             quarantine: Vec::new(),
             last_owner: None,
-            claims: 0,
+            serials: 0,
             page_requests: 0,
             transitions: 0,
             moved: false,
@@ -257,7 +266,8 @@ impl GroupState {
     pub(crate) fn settle(&mut self) -> Retired {
         let mut retired = core::mem::take(&mut self.retired);
         if core::mem::take(&mut self.moved) {
-            self.astray = self.records().any(|record| record.reach != Reach::Attached);
+            let astray = self.records().any(|record| record.reach != Reach::Attached);
+            self.astray = astray;
             if !self.is_reach_unknown() {
                 retired.quarantine = core::mem::take(&mut self.quarantine);
             }

@@ -4,7 +4,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem;
 
-use super::{Current, GroupState};
+use device_model::Errno;
+
+use super::{Current, Delivery, GroupState};
 use crate::domain::Domain;
 use crate::error::{AttachError, SwitchError};
 use crate::group_id::GroupId;
@@ -17,11 +19,10 @@ impl GroupState {
         if self.len() == 0 {
             return Err(AttachError::Empty { group });
         }
-        match self.records().find(|record| !domain.accepts(record.member())) {
-            Some(record) => Err(AttachError::Foreign {
-                device: record.member().name().clone(),
-                iommu: domain.iommu_name().clone(),
-            }),
+        match self.records().find(|record| !domain.fits(record.member().served_by())) {
+            Some(record) => {
+                Err(AttachError::Foreign { device: record.member().name().clone(), iommu: domain.iommu_name().clone() })
+            }
             None => Ok(()),
         }
     }
@@ -84,7 +85,11 @@ impl GroupState {
     }
 
     /// Brings the group home from a domain of a driver's, if it is attached to that.
-    pub(crate) fn detach_for_driver(&mut self, group: GroupId, domain: &Arc<Domain>) -> Option<Result<(), SwitchError>> {
+    pub(crate) fn detach_for_driver(
+        &mut self,
+        group: GroupId,
+        domain: &Arc<Domain>,
+    ) -> Option<Result<(), SwitchError>> {
         self.is_attached_to(domain).then(|| self.go_home(group))
     }
 
@@ -149,28 +154,38 @@ impl GroupState {
         });
     }
 
-    /// Delivers page requests of a member to `sink`, for the owner that has this claim.
+    /// Delivers page requests of a member to `sink`, for the owner that has this claim; the serial of the delivery, or
+    /// `None` if the member has left.
     pub(crate) fn enable_page_requests(
         &mut self,
         member: &Member,
         claim: u64,
         sink: Arc<dyn PageRequestSink>,
-    ) -> Option<Result<(), HardwareError>> {
-        let record = self.record_mut(member)?;
-        let result = member.served_by().enable_page_requests(member.endpoint(), sink);
-        if result.is_ok() && record.page_requests.replace(claim).is_none() {
-            self.page_requests += 1;
+    ) -> Option<Result<u64, HardwareError>> {
+        self.record(member)?;
+        let Some(requests) = member.served_by().page_requests() else {
+            return Some(Err(HardwareError::new(Errno::EOPNOTSUPP, "the IOMMU driver delivers no page requests")));
+        };
+        let serial = self.next_serial();
+        // Before the IOMMU driver is asked, so that they end with the claim even if it unwinds.
+        let delivery = Delivery { claim, serial };
+        let before = self.record_mut(member)?.page_requests.replace(delivery);
+        self.page_requests += u32::from(before.is_none());
+        let result = requests.enable(member.endpoint(), sink);
+        if result.is_err() {
+            self.page_requests -= u32::from(before.is_none());
+            self.record_mut(member)?.page_requests = before;
         }
-        Some(result)
+        Some(result.map(|()| serial))
     }
 
-    /// Ends the page requests of a member that this claim has enabled.
-    pub(crate) fn disable_page_requests(&mut self, member: &Member, claim: u64) {
+    /// Ends a delivery of page requests, if it has not ended.
+    pub(crate) fn disable_page_requests(&mut self, member: &Member, serial: u64) {
         let Some(record) = self.record_mut(member) else { return };
-        if record.page_requests == Some(claim) {
+        if record.page_requests.is_some_and(|delivery| delivery.serial == serial) {
             record.page_requests = None;
             self.page_requests -= 1;
-            member.served_by().disable_page_requests(member.endpoint());
+            member.disable_page_requests();
         }
     }
 
@@ -179,11 +194,12 @@ impl GroupState {
         if self.page_requests == 0 {
             return;
         }
-        for record in self.records.iter_mut().flatten().filter(|record| record.page_requests == Some(claim)) {
-            record.page_requests = None;
-            self.page_requests -= 1;
-            let member = record.member();
-            member.served_by().disable_page_requests(member.endpoint());
+        for record in self.records.iter_mut().flatten() {
+            if record.page_requests.is_some_and(|delivery| delivery.claim == claim) {
+                record.page_requests = None;
+                self.page_requests -= 1;
+                record.member().disable_page_requests();
+            }
         }
     }
 }
@@ -202,9 +218,9 @@ impl AttachingPasid<'_> {
         let members = self.state.records.iter().flatten().map(|record| record.member());
         for member in members.filter(|member| member.properties().max_pasids > 0) {
             self.tried += 1;
-            self.domain.attach_pasid(member.endpoint(), self.pasid).map_err(|cause| {
-                AttachError::Switch(SwitchError { group, device: member.name().clone(), cause })
-            })?;
+            self.domain
+                .attach_pasid(member.endpoint(), self.pasid)
+                .map_err(|cause| AttachError::Switch(SwitchError { group, device: member.name().clone(), cause }))?;
         }
         Ok(())
     }

@@ -1,13 +1,13 @@
 //! User-space owners come and go.
 
+use alloc::sync::Arc;
+
 use super::{Current, GroupState};
 use crate::domain::Domain;
 use crate::error::{ClaimError, SwitchError};
 use crate::group_id::GroupId;
-use crate::hardware::RegionKind;
 use crate::member::Member;
 use crate::ownership::{Owner, Ownership};
-use alloc::sync::Arc;
 
 impl GroupState {
     /// What stands against a first claim (It4.1).
@@ -57,7 +57,7 @@ impl GroupState {
             }
         };
         self.ownership.claim(owner);
-        Ok(self.next_claim())
+        Ok(self.next_serial())
     }
 
     /// A claim of a device (table It6): a further one of the owner, or the first; its serial.
@@ -69,12 +69,12 @@ impl GroupState {
             return self.claim(group, owner);
         }
         self.ownership.claim_again(owner).map_err(|_| ClaimError::TooManyClaims { group })?;
-        Ok(self.next_claim())
+        Ok(self.next_serial())
     }
 
-    fn next_claim(&mut self) -> u64 {
-        self.claims += 1;
-        self.claims
+    pub(super) fn next_serial(&mut self) -> u64 {
+        self.serials += 1;
+        self.serials
     }
 
     /// Ends the claim with this serial. After the last of its owner the group goes home; why it could not, if it could

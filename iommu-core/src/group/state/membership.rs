@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem;
 
-use super::{Current, DefaultDomain, GroupState, Record, Use, Uses};
+use super::{Current, DefaultDomain, GroupState, Record, Use};
 use crate::attached::Reach;
 use crate::domain::Domain;
 use crate::error::{AddError, SetTypeError, SwitchError};
@@ -30,7 +30,8 @@ pub(crate) struct Room {
 impl Room {
     fn new(members: usize) -> Result<Self, TryReserveError> {
         let mut room = Self { uses: Vec::new(), records: Vec::new(), vacant: Vec::new() };
-        room.uses.try_reserve_exact(members)?;
+        // The use of the first member is inline.
+        room.uses.try_reserve_exact(members - 1)?;
         room.records.try_reserve_exact(members)?;
         room.vacant.try_reserve_exact(members)?;
         Ok(room)
@@ -78,19 +79,14 @@ impl GroupState {
 
     /// The place where the next member will be. It stays free while the caller holds the probe lock.
     pub(crate) fn next_place(&mut self) -> Place {
-        let serial = self.next_serial;
-        self.next_serial += 1;
+        self.members += 1;
         let place = self.vacant.last().copied();
-        Place { place: place.unwrap_or_else(|| u32::try_from(self.records.len()).unwrap_or(u32::MAX)), serial }
+        let end = u32::try_from(self.records.len()).unwrap_or(u32::MAX);
+        Place { place: place.unwrap_or(end), serial: self.members }
     }
 
     /// Gives a new group its domains, before its first member joins.
-    pub(crate) fn set_up(
-        &mut self,
-        default: Arc<Domain>,
-        kind: DefaultDomainType,
-        blocking: Option<Arc<Domain>>,
-    ) {
+    pub(crate) fn set_up(&mut self, default: Arc<Domain>, kind: DefaultDomainType, blocking: Option<Arc<Domain>>) {
         self.default = Some(DefaultDomain { domain: default, kind });
         self.blocking = blocking;
     }
@@ -194,7 +190,7 @@ impl Record {
     fn leave_all(&mut self, pasids: &[(u32, Arc<Domain>)]) {
         let member = self.member().clone();
         self.stop();
-        member.served_by().disable_page_requests(member.endpoint());
+        member.disable_page_requests();
         if member.properties().max_pasids > 0 {
             pasids.iter().for_each(|(pasid, domain)| domain.detach_pasid(member.endpoint(), *pasid));
         }

@@ -72,7 +72,7 @@ impl Drop for StopAll<'_> {
 impl GroupState {
     /// Runs `change`, which may attach members to `reached`; if the IOMMU driver unwinds in it, every member is stopped and
     /// the group is blocked.
-    fn stopping_all_on_unwind<T>(
+    pub(super) fn stopping_all_on_unwind<T>(
         &mut self,
         reached: Option<&Arc<Domain>>,
         change: impl FnOnce(&mut Self) -> T,
@@ -190,7 +190,7 @@ impl GroupState {
         }
     }
 
-    fn is_reach_unknown(&self) -> bool {
+    pub(super) fn is_reach_unknown(&self) -> bool {
         self.records().any(|record| record.reach == Reach::Unknown)
     }
 
