@@ -275,7 +275,7 @@ impl Shared {
         let mut change = group.change();
         let left = change.leave(member);
         let ended_uses = left.as_ref().is_some_and(|left| left.uses > 0);
-        let transition = change.transition(Some(member.name()), None).filter(|_| ended_uses);
+        let transition = if ended_uses { change.transition(Some(member.name()), None) } else { None };
         drop(change);
         drop(forgotten);
         drop(left);
