@@ -41,5 +41,6 @@ pub(crate) use backend::Deadline;
 #[cfg(any(feature = "std", shuttle))]
 pub use backend::thread;
 pub use backend::{Condvar, Mutex, MutexGuard, atomic};
+pub use backend::{Mutex as SpinMutex, MutexGuard as SpinMutexGuard};
 pub use order::LockClass;
 pub use users::{UserGuard, Users};
