@@ -40,6 +40,7 @@ pub use alloc::sync::{Arc, Weak};
 pub(crate) use backend::Deadline;
 #[cfg(any(feature = "std", shuttle))]
 pub use backend::thread;
-pub use backend::{Condvar, Mutex, Mutex as SpinMutex, MutexGuard, MutexGuard as SpinMutexGuard, atomic};
+pub use backend::{Condvar, Mutex, MutexGuard, atomic};
+pub use backend::{Mutex as SpinMutex, MutexGuard as SpinMutexGuard};
 pub use order::LockClass;
 pub use users::{UserGuard, Users};
