@@ -71,7 +71,9 @@ fn read(shell: &Shell, package: &str) -> Result<Option<PublicApi>> {
 }
 
 fn listing(api: &PublicApi) -> String {
-    api.items().map(|item| format!("{item}\n")).collect()
+    let mut lines: Vec<String> = api.items().map(ToString::to_string).collect();
+    lines.push(String::new());
+    lines.join("\n")
 }
 
 fn snapshot(package: &str) -> String {

@@ -1,5 +1,6 @@
 //! The steps of `cargo xtask ci`, cheapest first.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -176,7 +177,7 @@ fn test_packed(shell: &Shell, folder: &str) -> Result<()> {
         let archive = format!("{folder}/package/{name}.crate");
         // With the time of now: cargo takes what is older than its last build for unchanged.
         shell.run("tar", &["--extract", "--touch", "--file", &archive, "--directory", UNPACKED], &[])?;
-        workspace += &format!("{package} = {{ path = \"{name}\" }}\n");
+        writeln!(workspace, "{package} = {{ path = \"{name}\" }}")?;
     }
     std::fs::write(Path::new(UNPACKED).join("Cargo.toml"), workspace)?;
     std::fs::copy("Cargo.lock", Path::new(UNPACKED).join("Cargo.lock"))?;
@@ -225,9 +226,7 @@ fn deny(shell: &Shell) -> Result<Verdict> {
 fn miri(shell: &Shell) -> Result<Verdict> {
     let nightly = ["run", "nightly", "cargo", "miri"];
     let component = ["component", "add", "miri", "rust-src", "--toolchain", "nightly"];
-    if !succeeds("rustup", &[&nightly[..], &["--version"]].concat())
-        && !(succeeds("rustup", &["run", "nightly", "cargo", "--version"]) && succeeds("rustup", &component))
-    {
+    if !succeeds("rustup", &[&nightly[..], &["--version"]].concat()) && !succeeds("rustup", &component) {
         return Ok(Verdict::Skipped("no nightly with miri here".to_owned()));
     }
     for tests in ["-p dma-locks --all-features --tests", "-p device-model --lib"] {
