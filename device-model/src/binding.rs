@@ -190,10 +190,7 @@ fn probe_or_defer<B: Bus>(
 }
 
 /// The gate (Dt3) and the sequence (Dt5).
-pub(crate) fn probe<B: Bus>(
-    driver: &Arc<Registration<B>>,
-    guard: &mut DeviceGuard<'_, B>,
-) -> Result<(), FailureOf<B>> {
+pub(crate) fn probe<B: Bus>(driver: &Arc<Registration<B>>, guard: &mut DeviceGuard<'_, B>) -> Result<(), FailureOf<B>> {
     gate(guard)?;
     let dev = guard.device();
     let place = driver.enlist(dev).ok_or(ProbeFailure::DriverGone)?;
@@ -296,11 +293,7 @@ pub(crate) fn repeat<B: Bus>(dev: &Arc<Device<B>>) {
 
 impl<B: Bus> BusShared<B> {
     /// Binds `driver` to `dev` if it matches (D30, D48); waits for the device lock.
-    pub(crate) fn bind(
-        &self,
-        driver: &Arc<Registration<B>>,
-        dev: &Arc<Device<B>>,
-    ) -> Result<(), Option<FailureOf<B>>> {
+    pub(crate) fn bind(&self, driver: &Arc<Registration<B>>, dev: &Arc<Device<B>>) -> Result<(), Option<FailureOf<B>>> {
         // A match that cannot tell counts as one (Dt9.3).
         if self.bus.matches(dev, &driver.driver) == Match::No {
             return Err(None);

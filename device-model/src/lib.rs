@@ -6,6 +6,9 @@ extern crate alloc;
 #[cfg(all(feature = "std", not(shuttle)))]
 extern crate std;
 
+#[cfg(all(test, not(feature = "std"), not(shuttle)))]
+dma_locks::provide!(dma_locks::Spinning);
+
 mod any_device;
 mod binding;
 mod bound;
@@ -38,9 +41,7 @@ pub use bus_handle::{AddDeviceError, AddDriverError, BindError, BusHandle, Unbin
 pub use deferred::ProbeHold;
 pub use device::{Device, DeviceGuard, DeviceSpec};
 pub use device_id::DeviceId;
-pub use dma::{
-    DmaApi, DmaConfigure, DmaDevice, DmaError, DmaRight, DriverDma, DriverManaged, Unguarded, Unprotected,
-};
+pub use dma::{DmaApi, DmaConfigure, DmaDevice, DmaError, DmaRight, DriverDma, DriverManaged, Unguarded, Unprotected};
 pub use driver::{AnyDriver, Awaits, BoundTo, Driver, ProbeError, Removal};
 pub use driver_core::{DriverCore, Repeats};
 pub use driver_override::{Override, OverrideTooLong};
