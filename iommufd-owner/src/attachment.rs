@@ -8,7 +8,7 @@ use iommu_core::reserved::RegionKind;
 use iommu_core::{Claim, Group, IovaRange, Member};
 
 use crate::error::{AttachErr, NoObject};
-use crate::fault_queue::{Listener, Queue};
+use crate::fault_queue::{Listening, Queue};
 use crate::hwpt::Hwpt;
 use crate::io_page_table::ReservedFor;
 use crate::ioas::Ioas;
@@ -40,8 +40,8 @@ struct Attached {
     regions: Vec<IovaRange>,
     /// Keeps the page table from being destroyed.
     hwpt_use: Use,
-    /// Leads its page requests to the queue of the page table, if that has one.
-    listener: Option<Arc<Listener>>,
+    /// Delivers its page requests to the queue of the page table, if that has one.
+    listening: Option<Listening>,
 }
 
 /// Who attaches: a bound device.
@@ -100,15 +100,15 @@ impl ContextGroup {
         let whose = ReservedFor::Device(bound.id);
         let reserve = hwpt.ioas.lock_table().reserve_all(regions.iter().copied(), whose);
         reserve.map_err(|in_the_way| AttachErr::Reserved { device: bound.name(), in_the_way })?;
-        let listener = match state.enter(bound, hwpt) {
-            Ok(listener) => listener,
+        let listening = match state.enter(bound, hwpt) {
+            Ok(listening) => listening,
             Err(error) => {
                 hwpt.ioas.lock_table().unreserve(whose);
                 return Err(error);
             }
         };
         state.hwpt = Some(hwpt.clone());
-        state.devices.push(Attached { id: bound.id, member: bound.member.clone(), regions, hwpt_use, listener });
+        state.devices.push(Attached { id: bound.id, member: bound.member.clone(), regions, hwpt_use, listening });
         Ok(())
     }
 
@@ -159,9 +159,7 @@ impl ContextGroup {
             bound.claim.detach();
             state.hwpt = None;
         }
-        if let Some(listener) = &device.listener {
-            listener.stop();
-        }
+        drop(device);
         hwpt.ioas.lock_table().unreserve(ReservedFor::Device(bound.id));
         Some(hwpt)
     }
@@ -169,53 +167,36 @@ impl ContextGroup {
 
 impl Attachment {
     /// Ft9.4: listens to the device and moves the group, or neither.
-    fn enter(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<Option<Arc<Listener>>, AttachErr> {
-        let start = |queue| Listener::start(bound.id, bound.member, bound.claim, queue);
-        let listener = hwpt.queue().map(start).transpose().map_err(AttachErr::PageRequests)?;
-        if self.hwpt.is_none()
-            && let Err(error) = bound.claim.attach(&hwpt.domain)
-        {
-            if let Some(listener) = listener {
-                listener.stop();
-            }
-            return Err(error.into());
+    fn enter(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<Option<Listening>, AttachErr> {
+        let start = |queue| Listening::start(bound.id, bound.member, bound.claim, queue);
+        let listening = hwpt.queue().map(start).transpose().map_err(AttachErr::PageRequests)?;
+        if self.hwpt.is_none() {
+            bound.claim.attach(&hwpt.domain)?;
         }
-        Ok(listener)
+        Ok(listening)
     }
 
     /// Ft10.6: listens to every device to which nobody listens yet, and moves the group; or nothing of it.
-    fn move_all(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<Vec<Arc<Listener>>, AttachErr> {
-        let mut listeners: Vec<Arc<Listener>> = Vec::new();
-        let result = hwpt
-            .queue()
-            .into_iter()
-            .flat_map(|queue| self.devices.iter().filter(|device| device.listener.is_none()).map(move |d| (d, queue)))
-            .try_for_each(|(device, queue)| {
-                let listener = Listener::start(device.id, &device.member, bound.claim, queue);
-                listeners.push(listener.map_err(AttachErr::PageRequests)?);
-                Ok(())
-            })
-            .and_then(|()| Ok(bound.claim.replace(&hwpt.domain)?));
-        if result.is_err() {
-            for listener in &listeners {
-                listener.stop();
-            }
-        }
-        result.map(|()| listeners)
+    fn move_all(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<Vec<Listening>, AttachErr> {
+        let silent = || self.devices.iter().filter(|device| device.listening.is_none());
+        let start = |(device, queue): (&Attached, &Arc<Queue>)| {
+            Listening::start(device.id, &device.member, bound.claim, queue).map_err(AttachErr::PageRequests)
+        };
+        let queues = hwpt.queue().into_iter();
+        let fresh = queues.flat_map(|queue| silent().map(move |device| (device, queue))).map(start);
+        let fresh = fresh.collect::<Result<Vec<_>, _>>()?;
+        bound.claim.replace(&hwpt.domain)?;
+        Ok(fresh)
     }
 }
 
 impl Attached {
-    /// Leads its page requests to a queue, or to none. `fresh` are listeners for those devices that had none.
-    fn listen_to(&mut self, queue: Option<&Arc<Queue>>, fresh: &mut impl Iterator<Item = Arc<Listener>>) {
-        match (queue, &self.listener) {
-            (Some(queue), Some(listener)) => listener.turn_to(queue),
-            (Some(_), None) => self.listener = fresh.next(),
-            (None, Some(listener)) => {
-                listener.stop();
-                self.listener = None;
-            }
-            (None, None) => {}
+    /// Delivers its page requests to a queue, or to none. `fresh` is for those devices that delivered nowhere.
+    fn listen_to(&mut self, queue: Option<&Arc<Queue>>, fresh: &mut impl Iterator<Item = Listening>) {
+        match (queue, &self.listening) {
+            (Some(queue), Some(listening)) => listening.turn_to(queue),
+            (Some(_), None) => self.listening = fresh.next(),
+            (None, _) => self.listening = None,
         }
     }
 }

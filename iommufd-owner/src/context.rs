@@ -8,7 +8,7 @@ use core::fmt;
 
 use iommu_core::device_model::sync::Mutex;
 use iommu_core::user_memory::Account;
-use iommu_core::{Group, Iova, IovaRange, Member, Owner};
+use iommu_core::{Group, Iova, IovaRange, Member, Owner, PhysicalMemory};
 
 use crate::access::IoasAccess;
 use crate::attachment::ContextGroup;
@@ -27,6 +27,7 @@ pub struct Context(Arc<Shared>);
 
 struct Shared {
     owner: Owner,
+    memory: PhysicalMemory,
     objects: ObjectTable,
     /// Leaf lock: groups with a bound device (F32), by where the group lies in memory; several machines may have one of
     /// the same number.
@@ -45,16 +46,17 @@ pub struct IovaRanges {
 }
 
 impl Context {
-    /// A context without objects. The name is for messages (`"iommufd of qemu"`).
-    pub fn new(name: impl Into<Arc<str>>) -> Self {
-        Self::with_account(name, Account::User)
+    /// Returns a context without objects, whose mappings `memory` permits. The name is for messages (`"iommufd of qemu"`).
+    pub fn new(name: impl Into<Arc<str>>, memory: &PhysicalMemory) -> Self {
+        Self::with_account(name, memory, Account::User)
     }
 
     /// As [`new`](Self::new), with who answers for locked pages: the process where the context stands in for
     /// `/dev/vfio/vfio` (F62).
-    pub fn with_account(name: impl Into<Arc<str>>, account: Account) -> Self {
+    pub fn with_account(name: impl Into<Arc<str>>, memory: &PhysicalMemory, account: Account) -> Self {
         Self(Arc::new(Shared {
             owner: Owner::new(name),
+            memory: memory.clone(),
             objects: ObjectTable::default(),
             groups: Mutex::default(),
             account: Mutex::new(account),
@@ -127,7 +129,7 @@ impl Context {
     /// # Errors
     /// There is no id left.
     pub fn ioas_alloc(&self) -> Result<ObjectId, IoasError> {
-        Ok(self.objects().reserve()?.publish(Object::Ioas(Ioas::new())))
+        Ok(self.objects().reserve()?.publish(Object::Ioas(Ioas::new(self.0.memory.clone()))))
     }
 
     /// `IOMMU_IOAS_MAP` (table Ft4); where it was mapped. Memory is pinned at once if a device is attached, else when one

@@ -31,10 +31,10 @@ impl BoundDevice {
     /// Table Ft8.
     pub(crate) fn bind(context: &Context, member: &Arc<Member>) -> Result<Self, BindError> {
         let group = member.group();
-        if !member.capabilities().has(Capabilities::CACHE_COHERENCY) {
+        if !member.capabilities().contains(Capabilities::CACHE_COHERENCY) {
             return Err(BindError::NotCoherent { device: member.name().clone() });
         }
-        if !group.capabilities().has(Capabilities::MSI_ISOLATION) {
+        if !group.capabilities().contains(Capabilities::MSI_ISOLATION) {
             return Err(BindError::UnsafeInterrupts { group: group.id() });
         }
         let claim = member.claim(context.owner())?;

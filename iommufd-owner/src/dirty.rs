@@ -3,8 +3,8 @@
 use alloc::sync::Arc;
 
 use iommu_core::device_model::Errno;
-use iommu_core::hardware::{DirtyRead, DirtySupport, DirtyTracking, HardwareError};
-use iommu_core::{Iova, IovaRange};
+use iommu_core::hardware::{DirtyFlags, HardwareError, PagingFlags};
+use iommu_core::{Domain, Iova, IovaRange};
 
 use crate::context::Context;
 use crate::error::NoObject;
@@ -21,7 +21,7 @@ pub struct DirtyRequest {
     /// How much one bit stands for; a power of two.
     pub page_size: u64,
     /// Whether what is told is forgotten.
-    pub read: DirtyRead,
+    pub flags: DirtyFlags,
 }
 
 /// Why it is not told which pages were written.
@@ -87,12 +87,28 @@ impl Context {
     ///
     /// # Errors
     /// There is no such page table, or it cannot.
-    pub fn hwpt_set_dirty_tracking(&self, hwpt: ObjectId, tracking: DirtyTracking) -> Result<(), DirtyError> {
+    pub fn hwpt_start_dirty_tracking(&self, hwpt: ObjectId) -> Result<(), DirtyError> {
+        self.change_dirty_tracking(hwpt, Domain::start_dirty_tracking)
+    }
+
+    /// `IOMMU_HWPT_SET_DIRTY_TRACKING` without `ENABLE`: ends tracking.
+    ///
+    /// # Errors
+    /// As for [`hwpt_start_dirty_tracking`](Self::hwpt_start_dirty_tracking).
+    pub fn hwpt_stop_dirty_tracking(&self, hwpt: ObjectId) -> Result<(), DirtyError> {
+        self.change_dirty_tracking(hwpt, Domain::stop_dirty_tracking)
+    }
+
+    fn change_dirty_tracking(
+        &self,
+        hwpt: ObjectId,
+        change: fn(&Domain) -> Result<(), HardwareError>,
+    ) -> Result<(), DirtyError> {
         let (hwpt, _used) = self.paging_hwpt(hwpt)?;
         tracked(&hwpt)?;
         // No mapping comes or goes meanwhile.
         let _table = hwpt.ioas.lock_table();
-        hwpt.domain.set_dirty_tracking(tracking).map_err(DirtyError::Hardware)
+        change(&hwpt.domain).map_err(DirtyError::Hardware)
     }
 
     /// `IOMMU_HWPT_GET_DIRTY_BITMAP`: sets the bit of each page that was written since it was last forgotten; other bits
@@ -106,7 +122,7 @@ impl Context {
         request: DirtyRequest,
         bitmap: &mut [u8],
     ) -> Result<(), DirtyError> {
-        let DirtyRequest { iova, bytes, page_size, read } = request;
+        let DirtyRequest { iova, bytes, page_size, flags } = request;
         let (hwpt, _used) = self.paging_hwpt(hwpt)?;
         let table = hwpt.ioas.lock_table();
         let alignment = table.alignment();
@@ -130,16 +146,13 @@ impl Context {
                 set_bits(bitmap, bit(page.first()), bit(page.last()));
             }
         };
-        let _ = hwpt.domain.read_dirty(iova, bytes, read, set);
+        let _ = hwpt.domain.read_dirty(range, flags, set);
         Ok(())
     }
 }
 
 fn tracked(hwpt: &Hwpt) -> Result<(), DirtyError> {
-    match hwpt.features.dirty_tracking {
-        DirtySupport::Required => Ok(()),
-        DirtySupport::No => Err(DirtyError::NotTracked { hwpt: hwpt.id }),
-    }
+    if hwpt.flags.contains(PagingFlags::DIRTY_TRACKING) { Ok(()) } else { Err(DirtyError::NotTracked { hwpt: hwpt.id }) }
 }
 
 /// Sets the bits from `first` to `last`, as far as the bitmap goes.

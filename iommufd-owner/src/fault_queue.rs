@@ -8,7 +8,7 @@ use core::fmt;
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::Mutex;
 use iommu_core::hardware::{HardwareError, PageAnswer, PageRequest, PageRequestSink};
-use iommu_core::{Access, Claim, Iova, Member};
+use iommu_core::{Access, Claim, Iova, Member, PageRequestDelivery};
 
 use crate::context::Context;
 use crate::error::NoIds;
@@ -252,9 +252,17 @@ impl Queue {
     }
 }
 
-/// Leads the page requests of an attached device to the queue of its page table.
+/// Delivers the page requests of an attached device to the queue of its page table. Dropping it ends that, and answers
+/// those that came.
 #[derive(Debug)]
-pub(crate) struct Listener {
+pub(crate) struct Listening {
+    /// `None` once it has ended.
+    delivery: Option<PageRequestDelivery>,
+    listener: Arc<Listener>,
+}
+
+#[derive(Debug)]
+struct Listener {
     device: ObjectId,
     member: Arc<Member>,
     /// Leaf lock.
@@ -277,30 +285,35 @@ impl Subscription {
     }
 }
 
-impl Listener {
+impl Listening {
     /// Begins to listen; a device that makes no page requests is an error.
     pub(crate) fn start(
         device: ObjectId,
         member: &Arc<Member>,
         claim: &Claim,
         queue: &Arc<Queue>,
-    ) -> Result<Arc<Self>, HardwareError> {
+    ) -> Result<Self, HardwareError> {
         let to = Mutex::new(Some(Subscription::new(queue)));
-        let listener = Arc::new(Self { device, member: member.clone(), to });
-        member.enable_page_requests(claim, listener.clone()).inspect_err(|_| listener.turn(None))?;
-        Ok(listener)
+        let mut listening =
+            Self { delivery: None, listener: Arc::new(Listener { device, member: member.clone(), to }) };
+        listening.delivery = Some(claim.enable_page_requests(member, listening.listener.clone())?);
+        Ok(listening)
     }
 
     /// What comes from now on goes to `queue`; what has come is answered.
     pub(crate) fn turn_to(&self, queue: &Arc<Queue>) {
-        self.turn(Some(Subscription::new(queue)));
+        self.listener.turn(Some(Subscription::new(queue)));
     }
+}
 
-    pub(crate) fn stop(&self) {
-        self.member.disable_page_requests();
-        self.turn(None);
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.delivery = None;
+        self.listener.turn(None);
     }
+}
 
+impl Listener {
     fn turn(&self, to: Option<Subscription>) {
         let old = core::mem::replace(&mut *self.to.lock(), to);
         if let Some(old) = old {

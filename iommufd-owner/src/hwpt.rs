@@ -3,7 +3,7 @@
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
-use iommu_core::hardware::{Capabilities, Description, DirtySupport, Nesting, PagingFeatures, UserData};
+use iommu_core::hardware::{Capabilities, Description, PagingFlags, UserData};
 use iommu_core::{Domain, Member};
 
 use crate::context::Context;
@@ -20,7 +20,7 @@ pub(crate) struct Hwpt {
     /// What it shows; for a nested one, what its parent does.
     pub(crate) ioas: Arc<Ioas>,
     pub(crate) made: Made,
-    pub(crate) features: PagingFeatures,
+    pub(crate) flags: PagingFlags,
     pub(crate) coherency: Coherency,
     /// Where page faults of its devices go.
     pub(crate) faults: Option<(Arc<Queue>, Use)>,
@@ -76,21 +76,21 @@ impl NewHwpt {
         made: Made,
         request: HwptRequest<'_>,
     ) -> Result<Self, HwptError> {
-        let HwptRequest { features, data, .. } = request;
+        let HwptRequest { flags, data, .. } = request;
         let capabilities = member.capabilities();
-        if features.dirty_tracking == DirtySupport::Required && !capabilities.has(Capabilities::DIRTY_TRACKING) {
+        if flags.contains(PagingFlags::DIRTY_TRACKING) && !capabilities.contains(Capabilities::DIRTY_TRACKING) {
             return Err(HwptError::NoDirtyTracking);
         }
         let reserved = objects.reserve()?;
-        let domain = member.group().allocate_for_user(features, data).map_err(HwptError::Hardware)?;
-        let coherency = if capabilities.has(Capabilities::ENFORCED_COHERENCY) {
+        let domain = member.group().allocate_for_user(flags, data).map_err(HwptError::Hardware)?;
+        let coherency = if capabilities.contains(Capabilities::ENFORCED_COHERENCY) {
             domain.enforce_coherency().map_err(HwptError::NotCoherent)?;
             Coherency::Enforced
         } else {
             Coherency::UpToDevice
         };
         let (id, ioas) = (reserved.id(), ioas.clone());
-        let hwpt = Hwpt { id, domain, ioas, made, features, coherency, faults: None, _below: ioas_use };
+        let hwpt = Hwpt { id, domain, ioas, made, flags, coherency, faults: None, _below: ioas_use };
         Ok(Self::hidden(hwpt, reserved))
     }
 
@@ -102,9 +102,9 @@ impl NewHwpt {
         parent_use: Use,
         request: HwptRequest<'_>,
     ) -> Result<Self, HwptError> {
-        let HwptRequest { features, faults, data } = request;
-        let Some(data) = data.filter(|_| features.is_plain()) else { return Err(HwptError::NoNesting) };
-        if parent.made == Made::Automatically || parent.features.nesting == Nesting::No {
+        let HwptRequest { flags, faults, data } = request;
+        let Some(data) = data.filter(|_| flags.is_empty()) else { return Err(HwptError::NoNesting) };
+        if parent.made == Made::Automatically || !parent.flags.contains(PagingFlags::NEST_PARENT) {
             return Err(HwptError::WrongParent { id: parent.id });
         }
         let reserved = context.objects().reserve()?;
@@ -119,7 +119,7 @@ impl NewHwpt {
             domain,
             ioas: parent.ioas.clone(),
             made: Made::ByHand,
-            features,
+            flags,
             coherency: parent.coherency,
             faults,
             _below: parent_use,
@@ -159,7 +159,7 @@ impl NewHwpt {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct HwptRequest<'a> {
     /// What it must be able to do (`NEST_PARENT`, `DIRTY_TRACKING`); nothing for a nested one.
-    pub features: PagingFeatures,
+    pub flags: PagingFlags,
     /// Where page faults go (`FAULT_ID_VALID`); for a nested one only (Ft11.7).
     pub faults: Option<ObjectId>,
     /// What the IOMMU driver needs to know; a nested one cannot do without.

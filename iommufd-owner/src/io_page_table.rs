@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use iommu_core::address::PAGE_SIZE;
-use iommu_core::{Access, Domain, Iova, IovaMap, IovaRange, MapError, PhysAddr};
+use iommu_core::{Access, Domain, Iova, IovaMap, IovaRange, MapError, PhysAddr, PhysicalMemory};
 
 use crate::error::{AddDomainError, InTheWay, MapErr, UnmapErr};
 use crate::hwpt::Coherency;
@@ -69,8 +69,9 @@ struct Shown {
 }
 
 /// What an IOAS guards with its innermost lock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct IoPageTable {
+    memory: PhysicalMemory,
     pub(crate) areas: IovaMap<Area>,
     reserved: Vec<(IovaRange, ReservedFor)>,
     /// Ascending; empty for no restriction (F14).
@@ -82,6 +83,18 @@ pub(crate) struct IoPageTable {
 }
 
 impl IoPageTable {
+    pub(crate) fn new(memory: PhysicalMemory) -> Self {
+        Self {
+            memory,
+            areas: IovaMap::default(),
+            reserved: Vec::new(),
+            allowed: Vec::new(),
+            domains: Vec::new(),
+            pinning_accesses: 0,
+            large_pages: LargePages::default(),
+        }
+    }
+
     /// What addresses and lengths must be multiples of (F13).
     pub(crate) fn alignment(&self) -> u64 {
         let domains = self.domains.iter().filter_map(|shown| Some(shown.domain.geometry()?.page_sizes.smallest()));
@@ -191,9 +204,9 @@ impl IoPageTable {
         if !self.domains.is_empty() {
             area.pin(range)?;
             for (done, shown) in self.domains.iter().enumerate() {
-                if let Err(error) = fill(&shown.domain, range, &area, self.large_pages) {
+                if let Err(error) = fill(&self.memory, &shown.domain, range, &area, self.large_pages) {
                     for shown in self.domains.iter().take(done) {
-                        shown.domain.unmap(range.first(), range.bytes());
+                        area.unmap(&shown.domain, range);
                     }
                     area.unpin(range);
                     return Err(error.into());
@@ -238,7 +251,7 @@ impl IoPageTable {
     /// Takes an area that is no more out of every domain.
     fn end_area(&self, range: IovaRange, mut area: Area) {
         for shown in &self.domains {
-            shown.domain.unmap(range.first(), range.bytes());
+            area.unmap(&shown.domain, range);
         }
         area.unpin(range);
     }
@@ -294,15 +307,16 @@ impl IoPageTable {
         for (done, range) in ranges.iter().enumerate() {
             let Some((_, area)) = self.areas.get_mut(range.first()) else { continue };
             let was = area.storage;
-            let result = area.pin(*range).and_then(|()| Ok(fill(domain, *range, area, self.large_pages)?));
+            let result = area.pin(*range).and_then(|()| Ok(fill(&self.memory, domain, *range, area, self.large_pages)?));
             if let Err(error) = result {
                 if was == Storage::Unpinned {
                     area.unpin(*range);
                 }
                 let last_domain = self.domains.is_empty();
                 for range in ranges.iter().take(done) {
-                    domain.unmap(range.first(), range.bytes());
-                    if let Some((_, area)) = self.areas.get_mut(range.first()).filter(|_| last_domain) {
+                    let Some((_, area)) = self.areas.get_mut(range.first()) else { continue };
+                    area.unmap(domain, *range);
+                    if last_domain {
                         area.unpin(*range);
                     }
                 }
@@ -320,8 +334,9 @@ impl IoPageTable {
         let last = self.domains.is_empty();
         let ranges: Vec<IovaRange> = self.areas.iter().map(|(range, _)| range).collect();
         for range in ranges {
-            domain.unmap(range.first(), range.bytes());
-            if let Some((_, area)) = self.areas.get_mut(range.first()).filter(|_| last) {
+            let Some((_, area)) = self.areas.get_mut(range.first()) else { continue };
+            area.unmap(&domain, range);
+            if last {
                 area.unpin(range);
             }
         }
@@ -350,6 +365,18 @@ impl Area {
         Ok(())
     }
 
+    /// Takes the area out of a domain. What hardware refuses to unmap, a device may still reach: its memory stays pinned
+    /// for as long as the domain exists.
+    fn unmap(&self, domain: &Domain, range: IovaRange) {
+        if domain.unmap(range.first(), range.bytes()).is_err() {
+            let kept = Kept { pages: self.pages.clone(), slice: self.slice(range) };
+            // Pinned already, so that it is only counted.
+            if kept.pages.pin(kept.slice).is_ok() {
+                domain.quarantine(kept);
+            }
+        }
+    }
+
     fn unpin(&mut self, range: IovaRange) {
         if self.storage == Storage::Pinned {
             self.pages.unpin(self.slice(range));
@@ -358,9 +385,27 @@ impl Area {
     }
 }
 
+/// Memory that a device may still reach.
+struct Kept {
+    pages: Arc<Pages>,
+    slice: Slice,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.pages.unpin(self.slice);
+    }
+}
+
 /// Maps a pinned area into a domain, or nothing of it: each run of memory as a whole, so that large pages can be used, or
 /// page by page.
-fn fill(domain: &Domain, range: IovaRange, area: &Area, large_pages: LargePages) -> Result<(), MapError> {
+fn fill(
+    memory: &PhysicalMemory,
+    domain: &Domain,
+    range: IovaRange,
+    area: &Area,
+    large_pages: LargePages,
+) -> Result<(), MapError> {
     let most = if large_pages == LargePages::Disabled { PAGE_SIZE } else { u64::MAX };
     // With pages smaller than those of the CPU an area may begin and end inside of one.
     let mut skip = area.offset % PAGE_SIZE;
@@ -371,9 +416,9 @@ fn fill(domain: &Domain, range: IovaRange, area: &Area, large_pages: LargePages)
         while phys < end && done < range.bytes() {
             let bytes = (end - phys).min(most).min(range.bytes() - done);
             let at = Iova::new(range.first().get() + done);
-            if let Err(error) = domain.map(at, PhysAddr::new(phys), bytes, area.access) {
-                if done > 0 {
-                    domain.unmap(range.first(), done);
+            if let Err(error) = domain.map(memory, at, PhysAddr::new(phys), bytes, area.access) {
+                if let Some(done) = IovaRange::sized(range.first(), done) {
+                    area.unmap(domain, done);
                 }
                 return Err(error);
             }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::sync::{LockClass, Mutex, MutexGuard};
 use iommu_core::user_memory::Account;
-use iommu_core::{Access, Iova, IovaRange, UserAddr, UserMemory};
+use iommu_core::{Access, Iova, IovaRange, PhysicalMemory, UserAddr, UserMemory};
 
 use crate::access::AccessState;
 use crate::error::{InTheWay, IoasError, MapErr, UnmapErr};
@@ -69,10 +69,10 @@ pub(crate) struct Ioas {
 }
 
 impl Ioas {
-    pub(crate) fn new() -> Arc<Self> {
+    pub(crate) fn new(memory: PhysicalMemory) -> Arc<Self> {
         Arc::new(Self {
             hwpts: Mutex::of(HWPTS_LOCK, Vec::new()),
-            table: Mutex::of(AREAS_LOCK, IoPageTable::default()),
+            table: Mutex::of(AREAS_LOCK, IoPageTable::new(memory)),
             accesses: Mutex::default(),
         })
     }
