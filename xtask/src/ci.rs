@@ -12,7 +12,10 @@ use anyhow::{Result, bail, ensure};
 
 use shell::{Shell, succeeds};
 
+/// What runs without an operating system.
 const LIBRARIES: [&str; 4] = ["device-model", "iommu-core", "iommufd-owner", "vfio-owner"];
+/// What is published besides.
+const PROGRAMS: [&str; 1] = ["vfio-host"];
 const BARE_TARGET: &str = "x86_64-unknown-none";
 
 const GOOD: Style = AnsiColor::Green.on_default();
@@ -118,7 +121,7 @@ fn format(shell: &Shell) -> Result<Verdict> {
 
 fn clippy(shell: &Shell) -> Result<Verdict> {
     shell.cargo("clippy --workspace --all-targets --all-features -- -D warnings", &[])?;
-    for library in LIBRARIES {
+    for library in LIBRARIES.into_iter().chain(PROGRAMS) {
         shell.cargo(&format!("clippy -p {library} --no-default-features -- -D warnings"), &[])?;
     }
     Ok(Verdict::Passed)
@@ -180,10 +183,10 @@ fn bench(shell: &Shell) -> Result<Verdict> {
 
 /// Builds every crate from its archive, and looks that the archive has what its reader needs.
 fn package(shell: &Shell) -> Result<Verdict> {
-    for library in LIBRARIES {
-        let packed = shell.cargo(&format!("package -p {library} --allow-dirty --list"), &[])?;
+    for package in LIBRARIES.into_iter().chain(PROGRAMS) {
+        let packed = shell.cargo(&format!("package -p {package} --allow-dirty --list"), &[])?;
         for file in ["README.md", "LICENSE-MIT", "LICENSE-APACHE"] {
-            ensure!(packed.lines().any(|line| line == file), "{library}: no {file} in the package");
+            ensure!(packed.lines().any(|line| line == file), "{package}: no {file} in the package");
         }
     }
     // A version of a crate never changes, cargo holds: in a folder where it has verified this one before, it would build
