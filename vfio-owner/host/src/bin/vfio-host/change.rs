@@ -1,0 +1,20 @@
+//! `vfio-host diff`
+
+use std::path::Path;
+
+use anyhow::Result;
+use vfio_host::{Host, changes};
+
+use crate::output::{Format, Outcome, print, print_json};
+
+pub(crate) fn run(before: &Path, after: &Path, format: Format) -> Result<Outcome> {
+    let changes = changes(&Host::open(before)?, &Host::open(after)?);
+    if format == Format::Json {
+        print_json(&changes)?;
+    } else {
+        for change in &changes {
+            print(&format!("{change}\n"))?;
+        }
+    }
+    Ok(if changes.is_empty() { Outcome::Possible } else { Outcome::NotPossible })
+}

@@ -1,0 +1,160 @@
+//! `vfio-host plan`, `apply`, `undo`
+
+use std::fmt::Write as _;
+use std::io::{Write as _, read_to_string, stdin};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+use vfio_host::{Done, Guarded, Host, HostTree, Plan, PlanError, Source, SysfsBindings, carry_out, undo};
+use vfio_owner::iommu_core::device_model::pci::PciAddress;
+
+use crate::output::{BAD, DOUBT, Format, GOOD, Outcome, print, print_json, warn_of};
+
+#[derive(clap::Args)]
+pub(crate) struct Make {
+    /// The devices that user space is to have
+    #[arg(required = true)]
+    devices: Vec<PciAddress>,
+    /// Touch this device although the machine lives on it (may be given again)
+    #[arg(long, value_name = "DEVICE")]
+    allow: Vec<PciAddress>,
+    /// Print a shell script
+    #[arg(long, conflicts_with = "json")]
+    script: bool,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Apply {
+    /// What `plan --json` printed; `-` for standard input
+    plan: PathBuf,
+    #[command(flatten)]
+    journal: JournalFile,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Undo {
+    #[command(flatten)]
+    journal: JournalFile,
+}
+
+#[derive(clap::Args)]
+struct JournalFile {
+    /// Where the journal is, from which `undo` works [default: /run/vfio-host.journal, or in DIR of `--sysfs DIR`]
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
+}
+
+impl JournalFile {
+    /// What was bound does not outlive the running kernel, and neither does `/run`.
+    fn path(&self, tree: &HostTree) -> PathBuf {
+        self.journal.clone().unwrap_or_else(|| match tree.source() {
+            Source::Live => PathBuf::from("/run/vfio-host.journal"),
+            _ => tree.sysfs().join("vfio-host.journal"),
+        })
+    }
+}
+
+impl Make {
+    pub(crate) fn run(&self, host: &Host, format: Format) -> Result<Outcome> {
+        let plan = match Plan::make(host, &self.devices, &self.allow) {
+            Ok(plan) => plan,
+            Err(error) => return refuse(&error, format),
+        };
+        if format == Format::Json {
+            print(&(plan.to_json() + "\n"))?;
+        } else if self.script {
+            print(&plan.to_script(host))?;
+        } else {
+            print(&text(&plan)?)?;
+        }
+        Ok(Outcome::Possible)
+    }
+}
+
+fn text(plan: &Plan) -> Result<String> {
+    let mut out = String::new();
+    for caution in &plan.cautions {
+        writeln!(out, "{DOUBT}note:{DOUBT:#} {caution}")?;
+    }
+    if plan.steps.is_empty() {
+        writeln!(out, "nothing to do: it is possible already")?;
+    }
+    for (number, step) in (1..).zip(&plan.steps) {
+        writeln!(out, "{number}. {step}")?;
+    }
+    Ok(out)
+}
+
+fn refuse(error: &PlanError, format: Format) -> Result<Outcome> {
+    #[derive(Serialize)]
+    struct Refusal<'a> {
+        error: String,
+        /// What the machine lives on and would have to be named.
+        guarded: &'a [Guarded],
+    }
+    let guarded: &[Guarded] = if let PlanError::Guarded { devices } = error { devices } else { &[] };
+    if format == Format::Json {
+        print_json(&Refusal { error: error.to_string(), guarded })?;
+    } else {
+        anstream::eprintln!("{BAD}no plan:{BAD:#} {error}");
+        if !guarded.is_empty() {
+            let allow: Vec<String> = guarded.iter().map(|guarded| format!("--allow {}", guarded.device)).collect();
+            anstream::eprintln!("If that is meant, say so: {}", allow.join(" "));
+        }
+    }
+    Ok(match error {
+        PlanError::NoSuchDevice(_) | PlanError::DriversNotShown | PlanError::DriverName { .. } => Outcome::Unknown,
+        _ => Outcome::NotPossible,
+    })
+}
+
+impl Apply {
+    pub(crate) fn run(&self, tree: &HostTree, format: Format) -> Result<Outcome> {
+        let plan = read_plan(&self.plan)?;
+        let host = Host::of_tree(tree)?;
+        warn_of(&host);
+        if let Err(error) = plan.check(&host) {
+            return refuse(&error, format);
+        }
+        if plan.steps.is_empty() {
+            return Ok(Outcome::Possible);
+        }
+        let journal = self.journal.path(tree);
+        let done = carry_out(&plan, &SysfsBindings::new(tree), &journal, &mut |done| tell(&done, format));
+        Ok(finish(done.map_err(Into::into)))
+    }
+}
+
+impl Undo {
+    pub(crate) fn run(&self, tree: &HostTree, format: Format) -> Outcome {
+        let done = undo(&SysfsBindings::new(tree), self.journal.path(tree), &mut |done| tell(&done, format));
+        finish(done.map_err(Into::into))
+    }
+}
+
+/// What was tried and failed is no bad input.
+fn finish(done: Result<()>) -> Outcome {
+    done.map_or_else(
+        |error| {
+            anstream::eprintln!("{BAD}failed:{BAD:#} {error:#}");
+            Outcome::NotPossible
+        },
+        |()| Outcome::Possible,
+    )
+}
+
+/// Each step as it is done, as a line: whoever reads this may be waiting for the next. If nobody reads it, the plan goes on.
+fn tell(done: &Done, format: Format) {
+    let line = match format {
+        Format::Json => serde_json::to_string(done).unwrap_or_default(),
+        Format::Text => format!("{GOOD}done:{GOOD:#} {done}"),
+    };
+    let _ = writeln!(anstream::stdout(), "{line}");
+}
+
+fn read_plan(path: &Path) -> Result<Plan> {
+    let text = if path == Path::new("-") { read_to_string(stdin()) } else { std::fs::read_to_string(path) };
+    let text = text.with_context(|| path.display().to_string())?;
+    Plan::from_json(&text).with_context(|| path.display().to_string())
+}

@@ -1,0 +1,58 @@
+//! A host in one file, with nothing secret in it.
+
+use vfio_owner::iommu_core::device_model::pci::ConfigSpace;
+use vfio_owner::iommu_core::sysfs::{LoadError, MemoryTree, Tree};
+
+use crate::{Host, Source};
+
+pub(super) const CAPTURED_LIFELINES: &str = "captured/lifelines";
+pub(super) const CAPTURED_HOLDERS: &str = "captured/holders";
+pub(super) const CAPTURED_DEVICE_FILES: &str = "captured/device_files";
+
+/// Where a device's serial number is, which often is its MAC address.
+const SERIAL_NUMBER: u16 = 0x03;
+const SERIAL_NUMBER_AT: u16 = 4;
+const SERIAL_NUMBER_BYTES: u16 = 8;
+/// A window into the vital product data, with what was read through it last.
+const VITAL_DATA: u16 = 0x03;
+const VITAL_DATA_AT: u16 = 4;
+const VITAL_DATA_BYTES: u16 = 4;
+
+/// Captures the host of a tree: what the loader reads, what the machine lives on, and who has files of VFIO open. Serial
+/// numbers, MAC addresses and names of interfaces are left out; mount points and names of processes that use VFIO are in.
+///
+/// # Errors
+/// The tree has no list of PCI devices.
+pub fn capture(tree: &dyn Tree) -> Result<MemoryTree, LoadError> {
+    let host = Host::load(tree, Source::Live)?;
+    let mut copy = MemoryTree::capture(tree);
+    let configs = copy.files().filter(|(path, _)| path.ends_with("/config"));
+    let bare = configs.map(|(path, bytes)| (String::from(path), without_serials(bytes)));
+    for (path, bytes) in bare.collect::<Vec<_>>() {
+        copy.insert(&path, bytes);
+    }
+    for (path, text) in [
+        (CAPTURED_LIFELINES, host.lifelines.map(|lifelines| serde_json::to_string(&lifelines))),
+        (CAPTURED_HOLDERS, Some(serde_json::to_string(&host.holders))),
+        (CAPTURED_DEVICE_FILES, Some(serde_json::to_string(&host.device_files))),
+    ] {
+        // None of these can fail to be written: their keys are texts.
+        if let Some(Ok(text)) = text {
+            copy.insert(path, text);
+        }
+    }
+    Ok(copy)
+}
+
+fn without_serials(config: &[u8]) -> Vec<u8> {
+    let mut bytes = config.to_vec();
+    let space = ConfigSpace::new(bytes.clone());
+    let serial = space.extended_capabilities().filter(|found| found.id == SERIAL_NUMBER);
+    let serial = serial.map(|found| (found.offset + SERIAL_NUMBER_AT, SERIAL_NUMBER_BYTES));
+    let vital = space.capabilities().filter(|found| found.id == VITAL_DATA);
+    let vital = vital.map(|found| (found.offset + VITAL_DATA_AT, VITAL_DATA_BYTES));
+    for (at, length) in serial.chain(vital) {
+        bytes.iter_mut().skip(at.into()).take(length.into()).for_each(|byte| *byte = 0);
+    }
+    bytes
+}

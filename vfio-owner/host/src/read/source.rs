@@ -1,0 +1,232 @@
+//! Where hosts are read from: the running kernel, trees, captures, listings.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use vfio_owner::iommu_core::device_model::pci::PciAddress;
+use vfio_owner::iommu_core::sysfs::{
+    ArchiveError, DirTree, LoadError, MemoryTree, Snapshot, SysfsDevice, Tree, TreeError,
+};
+use vfio_owner::viability::{DriverDma, dma_of};
+
+use super::capture::{CAPTURED_DEVICE_FILES, CAPTURED_HOLDERS, CAPTURED_LIFELINES};
+use super::holder::holders;
+use super::lifeline::lifelines;
+use super::listing::ListingError;
+use crate::Host;
+
+/// Where `/proc` is in the tree of a host, whose root is that of sysfs, which has no such name of its own.
+pub(super) const PROC: &str = "proc";
+
+/// Longest capture or listing that is read: a machine of a thousand devices has one of a megabyte.
+const LONGEST_FILE: u64 = 64 << 20;
+
+/// Where a host is known from; what is not shown means more in some sources than in others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// The running kernel.
+    Live,
+    /// A capture of a running kernel.
+    Capture,
+    /// A copy of a sysfs tree, which may leave anything out.
+    #[default]
+    Tree,
+    /// A listing that shows groups, ids and drivers.
+    Listing,
+    /// A listing that shows groups and ids, but no drivers.
+    ListingWithoutDrivers,
+}
+
+/// The tree of a host on disk: sysfs, and what `/proc` adds to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostTree {
+    sysfs: DirTree,
+    proc: DirTree,
+    source: Source,
+}
+
+impl HostTree {
+    /// The running kernel: `/sys` and `/proc`.
+    pub fn live() -> Self {
+        Self { sysfs: DirTree::new("/sys"), proc: DirTree::new("/proc"), source: Source::Live }
+    }
+
+    /// A copy: `sys` and, if it is there, `proc` in `folder`, or a sysfs tree alone that is `folder` itself.
+    pub fn copy(folder: impl AsRef<Path>) -> Self {
+        let folder = folder.as_ref();
+        Self { sysfs: DirTree::new(folder), proc: DirTree::new(folder.join(PROC)), source: Source::Tree }
+    }
+
+    /// Where sysfs is.
+    pub fn sysfs(&self) -> &Path {
+        self.sysfs.root()
+    }
+
+    /// Whether this is the running kernel.
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    /// The tree that `path` is in, and what it is called there.
+    fn split<'a>(&'a self, path: &'a str) -> (&'a DirTree, &'a str) {
+        match path.strip_prefix(PROC) {
+            Some("") => (&self.proc, ""),
+            Some(rest) if rest.starts_with('/') => (&self.proc, rest.trim_start_matches('/')),
+            _ => (&self.sysfs, path),
+        }
+    }
+}
+
+impl Tree for HostTree {
+    fn read(&self, path: &str) -> Result<Vec<u8>, TreeError> {
+        let (tree, path) = self.split(path);
+        tree.read(path)
+    }
+
+    fn list(&self, path: &str) -> Result<Vec<String>, TreeError> {
+        let (tree, path) = self.split(path);
+        tree.list(path)
+    }
+
+    fn is_directory(&self, path: &str) -> bool {
+        let (tree, path) = self.split(path);
+        tree.is_directory(path)
+    }
+
+    fn link(&self, path: &str) -> Result<String, TreeError> {
+        let (tree, path) = self.split(path);
+        tree.link(path)
+    }
+}
+
+impl Host {
+    /// Reads a tree.
+    ///
+    /// # Errors
+    /// The tree has no list of PCI devices.
+    pub fn load(tree: &dyn Tree, source: Source) -> Result<Self, LoadError> {
+        let pci = Snapshot::load(tree)?;
+        let captured = json(tree, CAPTURED_LIFELINES);
+        let lifelines = captured.or_else(|| lifelines(tree, &pci));
+        let holders = json(tree, CAPTURED_HOLDERS).unwrap_or_else(|| holders(tree));
+        let device_files = json(tree, CAPTURED_DEVICE_FILES).unwrap_or_else(|| device_files(tree, &pci));
+        Ok(Self { source, lifelines, holders, device_files, ..Self::of_snapshot(pci) })
+    }
+
+    /// Reads the tree of a host.
+    ///
+    /// # Errors
+    /// It has no list of PCI devices.
+    pub fn of_tree(tree: &HostTree) -> Result<Self, OpenHostError> {
+        Self::load(tree, tree.source).map_err(|source| OpenHostError::Tree { path: tree.sysfs().into(), source })
+    }
+
+    /// Reads what is at `path`: a folder with a copy of a tree, a capture, or a listing.
+    ///
+    /// # Errors
+    /// It cannot be read, or is none of these.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenHostError> {
+        let path = path.as_ref();
+        if path.is_dir() {
+            return Self::of_tree(&HostTree::copy(path));
+        }
+        let text = read_text(path).map_err(|error| OpenHostError::Unreadable { path: path.into(), error })?;
+        Self::of_text(&text, path)
+    }
+
+    /// Reads a capture or a listing from its text; errors call it by `name`.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn of_text(text: &str, name: impl AsRef<Path>) -> Result<Self, OpenHostError> {
+        let path = name.as_ref();
+        if !MemoryTree::is_archive(text) {
+            return text.parse().map_err(|source| OpenHostError::Listing { path: path.into(), source });
+        }
+        let tree =
+            MemoryTree::from_archive(text).map_err(|source| OpenHostError::Archive { path: path.into(), source })?;
+        let captured = tree.read(CAPTURED_HOLDERS).is_ok();
+        let source = if captured { Source::Capture } else { Source::Tree };
+        Self::load(&tree, source).map_err(|source| OpenHostError::Tree { path: path.into(), source })
+    }
+}
+
+/// The text of a file; one that is no text at all is an error, single bytes that are not are replaced.
+fn read_text(path: &Path) -> io::Result<String> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is neither a file nor a folder"));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(LONGEST_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LONGEST_FILE {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is longer than any capture"));
+    }
+    if bytes.contains(&0) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no text"));
+    }
+    Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+}
+
+/// The text of a file of the tree, if it is there and is text.
+pub(crate) fn text(tree: &dyn Tree, path: &str) -> Option<String> {
+    String::from_utf8(tree.read(path).ok()?).ok()
+}
+
+/// Its lines; none if it is not there.
+pub(super) fn lines(tree: &dyn Tree, path: &str) -> Vec<String> {
+    text(tree, path).unwrap_or_default().lines().map(ToOwned::to_owned).collect()
+}
+
+fn json<T: serde::de::DeserializeOwned>(tree: &dyn Tree, path: &str) -> Option<T> {
+    serde_json::from_slice(&tree.read(path).ok()?).ok()
+}
+
+fn device_files(tree: &dyn Tree, pci: &Snapshot) -> BTreeMap<PciAddress, String> {
+    let handed_out = |device: &&SysfsDevice| device.driver.as_deref().map(dma_of) == Some(DriverDma::UserSpace);
+    let named = pci.devices.iter().filter(handed_out).filter_map(|device| {
+        let names = tree.list(&format!("{}/vfio-dev", device.path)).ok()?;
+        Some((device.function.address, names.into_iter().next()?))
+    });
+    named.collect()
+}
+
+/// A host could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenHostError {
+    /// It cannot be read.
+    #[error("{}: {error}", path.display())]
+    Unreadable {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// It is no tree of sysfs.
+    #[error("{}: {source}", path.display())]
+    Tree {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        source: LoadError,
+    },
+    /// It begins as a capture, but is none.
+    #[error("{}: {source}", path.display())]
+    Archive {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        source: ArchiveError,
+    },
+    /// It is neither a capture nor a listing.
+    #[error("{}: {source}", path.display())]
+    Listing {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        source: ListingError,
+    },
+}

@@ -1,0 +1,45 @@
+//! What changed between two machines.
+
+use vfio_host::changes;
+
+use crate::layout::host;
+
+#[test]
+fn grouping_drivers_and_verdicts_that_changed_are_told_and_nothing_else() {
+    let before = host(
+        "00:01.0 root-port>01 pcieport 1
+         01:00.0 vga vfio-pci 1
+         01:00.1 audio - 1
+         00:03.0 root-port+acs>03 pcieport 2
+         03:00.0 nvme nvme 3
+         00:1f.4 smbus i801_smbus 4",
+    );
+    let after = host(
+        "00:01.0 root-port>01 pcieport 1
+         01:00.0 vga vfio-pci 1
+         01:00.1 audio snd_hda_intel 1
+         00:03.0 root-port>03 pcieport 2
+         03:00.0 nvme nvme 2
+         00:1f.5 spi - 4",
+    );
+    assert_eq!(changes(&before, &before), []);
+    let told: Vec<String> = changes(&before, &after).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "0000:00:1f.5 is new",
+            "0000:00:1f.4 has gone",
+            "0000:00:03.0 now shares its group with 0000:03:00.0",
+            "0000:03:00.0 now shares its group with 0000:00:03.0",
+            "0000:01:00.1 was on no driver, is on snd_hda_intel",
+            "may 0000:01:00.0 be given to user space: was unknown, is no",
+        ]
+    );
+}
+
+#[test]
+fn a_group_of_another_number_is_the_same_group() {
+    let table = "00:03.0 root-port+acs>03 pcieport 2\n03:00.0 nvme nvme 3";
+    let told = changes(&host(table), &host(&table.replace(" 3", " 9")));
+    assert_eq!(told.iter().map(ToString::to_string).collect::<Vec<_>>(), ["group 3 is group 9"]);
+}

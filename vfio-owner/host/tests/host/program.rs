@@ -1,0 +1,163 @@
+//! The program as people run it.
+
+use std::fs;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use vfio_host::Plan;
+
+use crate::disk::{Links, contents, lay};
+use crate::layout::tree;
+
+/// What a run printed, and its exit code.
+pub(crate) struct Run {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+pub(crate) fn run(arguments: &[&str]) -> Run {
+    let output = Command::new(env!("CARGO_BIN_EXE_vfio-host")).args(arguments).stdin(Stdio::null()).output().unwrap();
+    let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    Run { code: output.status.code().unwrap(), out, err }
+}
+
+const CARD: &str = "
+    proc
+    00:01.0 root-port>01 pcieport 1
+    01:00.0 vga nouveau 1
+    01:00.1 audio snd_hda_intel 1
+    00:17.0 sata ahci 4 on=/";
+
+#[test]
+fn a_plan_is_made_applied_and_undone_on_a_copy() {
+    let folder = lay(&tree(CARD), Links::Symbolic);
+    let dir = folder.path().to_str().unwrap();
+    let before = contents(folder.path());
+    let plan = run(&["plan", "01:00.0", "--json", "--sysfs", dir]);
+    assert_eq!((plan.code, &*plan.err), (0, ""));
+    let scratch = tempfile::TempDir::new().unwrap();
+    let file = scratch.path().join("plan.json");
+    fs::write(&file, &plan.out).unwrap();
+
+    let explain = || run(&["explain", "01:00.0", "--sysfs", dir]).code;
+    assert_eq!(explain(), 1);
+    let applied = run(&["apply", file.to_str().unwrap(), "--sysfs", dir]);
+    assert_eq!((applied.code, applied.out.lines().count()), (0, 5), "{}{}", applied.out, applied.err);
+    // Nothing in a copy says whether user space has the group.
+    assert_eq!(explain(), 2);
+    assert_eq!(
+        run(&["plan", "01:00.0", "--sysfs", dir]).out.lines().last(),
+        Some("nothing to do: it is possible already")
+    );
+    let again = run(&["apply", file.to_str().unwrap(), "--sysfs", dir]);
+    assert_eq!(again.code, 1);
+    assert!(again.err.contains("make a new plan"), "{}", again.err);
+
+    let undone = run(&["undo", "--json", "--sysfs", dir]);
+    let restored = r#"{"done":"restored","device":"0000:01:00.1","driver":"snd_hda_intel","driver_override":null}"#;
+    assert_eq!((undone.code, undone.out.lines().last()), (0, Some(restored)), "{}", undone.err);
+    assert_eq!(contents(folder.path()), before);
+    let nothing = run(&["undo", "--sysfs", dir]);
+    assert!(nothing.code == 1 && nothing.err.contains("nothing to undo"), "{}", nothing.err);
+}
+
+#[test]
+fn what_the_machine_lives_on_is_refused_and_named() {
+    let folder = lay(&tree(CARD), Links::Text);
+    let dir = folder.path().to_str().unwrap();
+    let refused = run(&["plan", "00:17.0", "--sysfs", dir]);
+    assert_eq!((refused.code, &*refused.out), (1, ""));
+    assert!(refused.err.contains("0000:00:17.0: / is mounted from it"), "{}", refused.err);
+    assert!(refused.err.contains("--allow 0000:00:17.0"), "{}", refused.err);
+    let allowed = run(&["plan", "00:17.0", "--allow", "00:17.0", "--json", "--sysfs", dir]);
+    assert_eq!(allowed.code, 0);
+    // The plan says what was allowed, so applying it does not ask again.
+    assert_eq!(Plan::from_json(&allowed.out).unwrap().allowed.len(), 1);
+}
+
+#[test]
+fn a_script_stops_at_the_step_that_does_nothing() {
+    let folder = lay(&tree(CARD), Links::Symbolic);
+    let dir = folder.path().to_str().unwrap();
+    let script = run(&["plan", "01:00.0", "--script", "--sysfs", dir]).out;
+    let sys = folder.path().join("sys");
+    fs::create_dir_all(sys.join("bus/pci/drivers/vfio-pci")).unwrap();
+    let file = folder.path().join("script");
+    fs::write(&file, script).unwrap();
+    // No kernel answers to what is written into a copy.
+    let output = Command::new("sh").arg(&file).env("SYSFS", &sys).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && told.contains("0000:01:00.1 is on 'snd_hda_intel', not on 'no driver'"),
+        "{told}"
+    );
+}
+
+#[test]
+fn exit_codes_tell_possible_from_not_and_from_unknown() {
+    let folder = lay(&tree("00:01.0 root-port+acs>01 pcieport 1\n01:00.0 nvme nvme 2\nproc"), Links::Text);
+    let dir = folder.path().to_str().unwrap();
+    for (arguments, code) in [
+        (&["list"][..], 0),
+        (&["explain", "01:00.0"], 1),
+        (&["plan", "01:00.0"], 0),
+        (&["explain", "02:00.0"], 2),
+        (&["plan", "02:00.0"], 2),
+        (&["plan", "00:01.0"], 1),
+        (&["explain", "nonsense"], 2),
+        (&["apply", "/nonexistent"], 2),
+        (&["frobnicate"], 2),
+    ] {
+        let result = run(&[arguments, &["--sysfs", dir]].concat());
+        assert_eq!(result.code, code, "{arguments:?}: {}", result.err);
+        assert!(code != 2 || !result.err.is_empty() && result.out.is_empty(), "{arguments:?}");
+    }
+    assert_eq!(run(&["diff", dir, dir]).code, 0);
+    let other = lay(&tree("00:01.0 root-port+acs>01 pcieport 1"), Links::Text);
+    let diff = run(&["diff", dir, other.path().to_str().unwrap()]);
+    assert_eq!((diff.code, &*diff.out), (1, "0000:01:00.0 has gone\n"));
+}
+
+#[test]
+fn a_snapshot_of_a_copy_answers_as_the_copy() {
+    let folder = lay(&tree(CARD), Links::Symbolic);
+    let dir = folder.path().to_str().unwrap();
+    let file = folder.path().join("snapshot");
+    let file = file.to_str().unwrap();
+    assert_eq!(run(&["snapshot", "-o", file, "--sysfs", dir]).code, 0);
+    let [from_copy, from_file] =
+        [["list", "--sysfs", dir], ["list", "--from", file]].map(|arguments| run(&arguments).out);
+    assert_eq!(from_copy, from_file);
+    assert_eq!(run(&["diff", dir, file]).code, 0);
+    let refused = run(&["apply", "x", "--from", file]);
+    assert!(refused.code == 2 && refused.err.contains("a snapshot cannot be changed"), "{}", refused.err);
+}
+
+#[test]
+fn what_people_post_can_be_pasted() {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_vfio-host"));
+    let mut child = program
+        .args(["explain", "01:00.1", "--from", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let posted =
+        "IOMMU Group 7 01:00.1 Audio device [0403]: NVIDIA [10de:10f0]\n  Kernel driver in use: snd_hda_intel\n";
+    child.stdin.take().unwrap().write_all(posted.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(told.contains("0000:01:00.1: its driver snd_hda_intel does DMA for the kernel"), "{told}");
+}
+
+#[test]
+fn no_colour_goes_into_a_pipe_and_completions_come_for_every_shell() {
+    let folder = lay(&tree(CARD), Links::Text);
+    let dir = folder.path().to_str().unwrap();
+    assert!(!run(&["explain", "--sysfs", dir]).out.contains('\x1b'));
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(run(&["completions", shell]).out.contains("explain"), "{shell}");
+    }
+}
