@@ -152,7 +152,11 @@ impl Context {
 }
 
 fn tracked(hwpt: &Hwpt) -> Result<(), DirtyError> {
-    if hwpt.flags.contains(PagingFlags::DIRTY_TRACKING) { Ok(()) } else { Err(DirtyError::NotTracked { hwpt: hwpt.id }) }
+    if hwpt.flags.contains(PagingFlags::DIRTY_TRACKING) {
+        Ok(())
+    } else {
+        Err(DirtyError::NotTracked { hwpt: hwpt.id })
+    }
 }
 
 /// Sets the bits from `first` to `last`, as far as the bitmap goes.

@@ -307,7 +307,8 @@ impl IoPageTable {
         for (done, range) in ranges.iter().enumerate() {
             let Some((_, area)) = self.areas.get_mut(range.first()) else { continue };
             let was = area.storage;
-            let result = area.pin(*range).and_then(|()| Ok(fill(&self.memory, domain, *range, area, self.large_pages)?));
+            let result =
+                area.pin(*range).and_then(|()| Ok(fill(&self.memory, domain, *range, area, self.large_pages)?));
             if let Err(error) = result {
                 if was == Storage::Unpinned {
                     area.unpin(*range);

@@ -17,9 +17,9 @@ use core::fmt;
 
 use iommu_core::device_model::pci::{Bar, BarKind, ConfigSpace, PciFunction};
 use iommu_core::device_model::sync::{LockClass, Mutex, Users};
-use iommu_core::device_model::{Device, Errno};
+use iommu_core::device_model::{AnyDevice, Errno};
 
-pub use self::admission::{DMA_API, IDS, NAME, VfioPciRefusal, admits};
+pub use self::admission::{IDS, NAME, VfioPciRefusal, admits};
 use self::config::VirtualConfig;
 pub use self::driver::VfioPciDriver;
 pub use self::interrupts::Raised;
@@ -51,7 +51,7 @@ pub struct VfioPciDevice {
     irqs: Available,
     model: Arc<dyn FunctionModel>,
     /// The bridge whose reset resets it.
-    bridge: Option<Weak<Device>>,
+    bridge: Option<Weak<dyn AnyDevice>>,
     /// The function's lock: the innermost but for leaf locks; no trigger and no model is called under it.
     state: Mutex<State>,
 }
@@ -92,7 +92,7 @@ impl VfioPciDevice {
 
     /// The same, reset with all that is below `bridge`.
     #[must_use]
-    pub fn below(self, bridge: Option<Weak<Device>>) -> Self {
+    pub fn below(self, bridge: Option<Weak<dyn AnyDevice>>) -> Self {
         Self { bridge, ..self }
     }
 

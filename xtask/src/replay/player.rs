@@ -145,7 +145,7 @@ impl Player {
     fn opened(&mut self, what: &Open) -> Result<Name, Answer> {
         let file = match what {
             Open::Container => File::Container(self.machine.vfio().open_container()),
-            Open::Iommufd => File::Iommufd(Context::new("iommufd")),
+            Open::Iommufd => File::Iommufd(self.machine.open_iommufd("iommufd")),
             Open::Group { device } => {
                 lookup(self.machine.open_group(device)).map(File::Group).map_err(|error| refused(error.errno()))?
             }
@@ -351,11 +351,9 @@ impl Player {
                 let names: Vec<_> = group.members().into_iter().map(|member| member.device.to_string()).collect();
                 names.join(" ")
             })),
-            MachineStep::Type { device } => value(
-                machine
-                    .group(device)
-                    .map(|group| group.default_domain_type().map_or("unknown", |kind| kind.kind().name()).to_owned()),
-            ),
+            MachineStep::Type { device } => value(machine.group(device).map(|group| {
+                group.default_domain_type().map_or("unknown", |kind| kind.domain_kind().name()).to_owned()
+            })),
             MachineStep::Unbind { device } => self.start(machine.unbind(device)),
             MachineStep::Remove { device } => self.start(machine.remove(device)),
             MachineStep::Rescan => {

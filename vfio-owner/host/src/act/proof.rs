@@ -6,7 +6,6 @@ use vfio_owner::GroupFile;
 use vfio_owner::backend::Extension;
 use vfio_owner::iommu_core::device_model::Progress;
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
-use vfio_owner::iommufd_owner::Context;
 use vfio_owner::testbed::Machine;
 use vfio_owner::vfio_pci;
 
@@ -50,7 +49,7 @@ impl Bindings for ModelBindings {
     }
 
     fn unbind(&self, device: PciAddress, driver: &str) -> Result<(), BindingError> {
-        let unbind = self.0.pci().unbind(driver, &device.to_string());
+        let unbind = self.0.pci().sysfs().unbind(driver, &device.to_string());
         match unbind.map_err(|error| BindingError::new(device, error))?.try_finish() {
             Progress::Done => Ok(()),
             Progress::Waiting { .. } => Err(BindingError::new(device, "it is in use")),
@@ -58,7 +57,7 @@ impl Bindings for ModelBindings {
     }
 
     fn bind(&self, device: PciAddress, driver: &str) -> Result<(), BindingError> {
-        self.0.pci().bind(driver, &device.to_string()).map_err(|error| BindingError::new(device, error))
+        self.0.pci().sysfs().bind(driver, &device.to_string()).map_err(|error| BindingError::new(device, error))
     }
 }
 
@@ -161,7 +160,7 @@ fn by_group(machine: &Machine, targets: &[PciAddress]) -> Result<(), ProofError>
 }
 
 fn by_device(machine: &Machine, targets: &[PciAddress]) -> Result<(), ProofError> {
-    let context = Context::new("proof");
+    let context = machine.open_iommufd("proof");
     let mut ioas = None;
     let mut devices = Vec::new();
     for target in targets {
