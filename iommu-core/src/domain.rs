@@ -7,8 +7,8 @@ use device_model::Errno;
 
 use crate::address::{Iova, IovaRange};
 use crate::hardware::{
-    DirtyFlags, DirtyTracking, DomainKind, Endpoint, Gather, HardwareDomain, HardwareError, IommuDriver, Nested,
-    PagingFlags, UserData,
+    DirtyFlags, DirtyTracking, DomainKind, Endpoint, Gather, HardwareDomain, HardwareError, IommuDriver, PagingFlags,
+    UserData,
 };
 use crate::member::Member;
 

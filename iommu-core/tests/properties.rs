@@ -56,10 +56,10 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// An operation, and which hardware call fails in it, if any.
-type Step = (Op, Option<u64>);
+type Step = (Op, Option<u32>);
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    proptest::collection::vec((op(), prop_oneof![4 => Just(None), 1 => (0..4_u64).prop_map(Some)]), 1..40)
+    proptest::collection::vec((op(), prop_oneof![4 => Just(None), 1 => (0..4_u32).prop_map(Some)]), 1..40)
 }
 
 /// The reference for one group.

@@ -124,7 +124,7 @@ fn default_domain_type() {
 fn hot_add_into_every_state() {
     fn add(world: &World) -> Result<(), iommu_core::error::AddError> {
         // Without the notifier, which swallows the error.
-        let endpoint = iommu_core::hardware::Endpoint { id: DeviceId::new(1000), name: "late".into() };
+        let endpoint = iommu_core::hardware::Endpoint::new(DeviceId::new(1000), "late");
         let iommu: Arc<dyn iommu_core::hardware::IommuDriver> = world.hardware.clone();
         let key = iommu_core::placement::GroupKey::Named("a".into());
         world.iommu.add_endpoint(endpoint, iommu_core::placement::Placement { iommu, key }).map(std::mem::forget)

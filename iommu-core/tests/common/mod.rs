@@ -44,7 +44,7 @@ pub(crate) struct World {
     pub(crate) other: Arc<FailingIommu>,
     pub(crate) soft: Arc<SoftIommu>,
     pub(crate) memory: Memory,
-    failures: Cell<Option<u64>>,
+    failures: Cell<Option<u32>>,
 }
 
 /// What a device reads at [`BUFFER`], or at the physical address of the kernel's page.
@@ -126,7 +126,7 @@ impl World {
     /// Lets the kernel's page be reached through the default domain, as its DMA API would.
     pub(crate) fn map_kernel_page(group: &Group) {
         let Some(domain) = group.default_domain() else { return };
-        if domain.kind().is_paging() && domain.translate(BUFFER).is_none() {
+        if domain.kind().is_paging() && domain.iova_to_phys(BUFFER).is_none() {
             domain.map(BUFFER, KERNEL_PAGE, 0x1000, Access::ReadWrite).unwrap();
         }
     }
@@ -167,7 +167,7 @@ impl World {
     }
 
     /// The n-th hardware call from now on fails, for one time.
-    pub(crate) fn fail_nth(&self, n: u64) {
+    pub(crate) fn fail_nth(&self, n: u32) {
         self.hardware.fail_nth(n, HardwareError::new(Errno::EIO, "on command"));
     }
 

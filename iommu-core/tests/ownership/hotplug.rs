@@ -66,7 +66,7 @@ fn adding_twice_changes_nothing() {
 }
 
 fn add(world: &World, device: u64) -> Result<Arc<Member>, AddError> {
-    let endpoint = Endpoint { id: DeviceId::new(device), name: "late".into() };
+    let endpoint = Endpoint::new(DeviceId::new(device), "late");
     let placement = Placement { iommu: world.hardware.clone(), key: GroupKey::Named("a".into()) };
     world.iommu.add_endpoint(endpoint, placement)
 }

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use iommu_core::address::{Access, Geometry, Iova, PhysAddr};
 use iommu_core::device_model::sync::Mutex;
 use iommu_core::device_model::{DeviceId, Errno};
 use iommu_core::error::{AttachError, ClaimError, SetTypeError, SwitchError, UseError};
-use iommu_core::hardware::{DomainKind, Endpoint, EndpointProperties, HardwareDomain, HardwareError, IommuDriver};
+use iommu_core::hardware::{
+    DomainKind, Endpoint, EndpointProperties, FaultSink, HardwareDomain, HardwareError, IommuDriver, Paging,
+};
 use iommu_core::placement::{AllTogether, GroupKey, Placement};
 use iommu_core::software::{Memory, Requester, SoftIommu, SoftIommuConfig};
 use iommu_core::{Attached, DefaultDomainType, Domain, Iommu, KernelUse, Member, Owner, Ownership, TypeRequest};
@@ -186,9 +187,9 @@ impl IommuDriver for Uneven {
     fn name(&self) -> &str {
         self.soft.name()
     }
-    fn probe(&self, dev: &Endpoint) -> Result<EndpointProperties, HardwareError> {
+    fn probe(&self, dev: &Endpoint, faults: Arc<dyn FaultSink>) -> Result<EndpointProperties, HardwareError> {
         let max_pasids = dev.name.split(' ').next().unwrap().parse().unwrap();
-        Ok(EndpointProperties { max_pasids, ..self.soft.probe(dev)? })
+        Ok(EndpointProperties { max_pasids, ..self.soft.probe(dev, faults)? })
     }
     fn release(&self, dev: &Endpoint) {
         self.gone.lock().push(format!("{} is released", dev.name));
@@ -197,8 +198,8 @@ impl IommuDriver for Uneven {
     fn allocate(&self, kind: DomainKind, dev: &Endpoint) -> Result<Box<dyn HardwareDomain>, HardwareError> {
         Ok(Box::new(Remembering { inner: self.soft.allocate(kind, dev)?, gone: self.gone.clone() }))
     }
-    fn block(&self, dev: &Endpoint) {
-        self.soft.block(dev);
+    fn block(&self, dev: &Endpoint) -> Result<(), HardwareError> {
+        self.soft.block(dev)
     }
 }
 
@@ -219,11 +220,8 @@ impl HardwareDomain for Remembering {
         self.gone.lock().push(format!("{} loses {pasid}", dev.name));
         self.inner.detach_pasid(dev, pasid);
     }
-    fn geometry(&self) -> Option<Geometry> {
-        self.inner.geometry()
-    }
-    fn map(&self, iova: Iova, phys: PhysAddr, size: u64, access: Access) -> Result<(), HardwareError> {
-        self.inner.map(iova, phys, size, access)
+    fn paging(&self) -> Option<&dyn Paging> {
+        self.inner.paging()
     }
 }
 
@@ -236,7 +234,7 @@ fn the_tightest_device_with_pasids_counts() {
     let iommu = Iommu::new(AllTogether(hardware.clone()));
     let names = ["16 many", "0 none", "4 few"];
     let [many, none, few]: [Arc<Member>; 3] = [0, 1, 2].map(|n| {
-        let endpoint = Endpoint { id: DeviceId::new(n + 1), name: names[usize::try_from(n).unwrap()].into() };
+        let endpoint = Endpoint::new(DeviceId::new(n + 1), names[usize::try_from(n).unwrap()]);
         iommu.add_endpoint(endpoint, Placement { iommu: hardware.clone(), key: GroupKey::Named("g".into()) }).unwrap()
     });
     let domain = World::user_domain(many.group()).unwrap();

@@ -122,7 +122,7 @@ fn a_direct_region_comes_into_no_owned_or_blocked_group() {
             for driver in ["kernel", "managed"] {
                 assert_eq!(refusal(&world, || world.bind("aD", driver)), Errno::EINVAL);
             }
-            let endpoint = Endpoint { id: late.id(), name: late.name().clone() };
+            let endpoint = Endpoint::new(late.id(), late.name().clone());
             let placement = Placement { iommu: world.hardware.clone(), key: GroupKey::Named("a".into()) };
             let error = refusal(&world, || world.iommu.add_endpoint(endpoint, placement));
             assert_eq!(error, AddError::DirectRegion { device: "aD".into(), group: GROUP });
@@ -241,7 +241,7 @@ fn a_group_can_do_what_all_its_devices_can() {
         world.group("a0")
     };
     assert_eq!(group("a0").capabilities(), all);
-    assert_eq!(group("a1").capabilities(), all.without(Capabilities::MSI_ISOLATION));
+    assert_eq!(group("a1").capabilities(), all.difference(Capabilities::MSI_ISOLATION));
     let neither = Capabilities::MSI_ISOLATION.union(Capabilities::DIRTY_TRACKING);
-    assert_eq!(group("a2").capabilities(), all.without(neither));
+    assert_eq!(group("a2").capabilities(), all.difference(neither));
 }

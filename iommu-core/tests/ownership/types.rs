@@ -30,8 +30,8 @@ fn type_of(world: &World) -> DefaultDomainType {
 #[test]
 fn four_words_can_be_written() {
     for kind in TYPES {
-        assert_eq!(kind.kind().name().parse(), Ok(Explicit(kind)));
-        assert_eq!(format!("{}\n", kind.kind()).parse(), Ok(Explicit(kind)));
+        assert_eq!(kind.domain_kind().name().parse(), Ok(Explicit(kind)));
+        assert_eq!(format!("{}\n", kind.domain_kind()).parse(), Ok(Explicit(kind)));
     }
     assert_eq!(("auto".parse(), "auto\n".parse()), (Ok(Auto), Ok(Auto)));
     for text in ["", "\n", "dma", "DMA\n\n", " DMA", "DMA ", "DMA-fq", "Identity", "AUTO", "blocked", "unmanaged"] {
@@ -236,9 +236,9 @@ fn direct_regions_are_in_every_translated_default_domain() {
         set(&world, Explicit(kind)).unwrap();
         let domain = world.group("a0").default_domain().unwrap();
         for page in [0x5000, 0x6000, 0x7000] {
-            assert_eq!(domain.translate(Iova::new(page)), Some(PhysAddr::new(page)), "{kind:?}");
+            assert_eq!(domain.iova_to_phys(Iova::new(page)), Some(PhysAddr::new(page)), "{kind:?}");
         }
-        let outside = domain.translate(Iova::new(0x8000)).is_some();
+        let outside = domain.iova_to_phys(Iova::new(0x8000)).is_some();
         assert_eq!(outside, kind == Identity);
     }
 }
