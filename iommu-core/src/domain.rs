@@ -2,8 +2,11 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::any::Any;
 
 use device_model::Errno;
+use device_model::sync::SpinMutex;
 
 use crate::address::{Iova, IovaRange};
 use crate::hardware::{
@@ -11,69 +14,102 @@ use crate::hardware::{
     UserData,
 };
 use crate::member::Member;
+use crate::physical_memory::PhysicalMemory;
 
 /// A set of translations that devices can be attached to.
+///
+/// It is freed when nobody holds it any more: a group holds the domains that its devices are attached to, and those that
+/// they may still reach because hardware failed.
 #[derive(Debug)]
 pub struct Domain {
     kind: DomainKind,
     iommu: Arc<dyn IommuDriver>,
+    iommu_name: Arc<str>,
+    /// Which right to map physical memory it takes.
+    memory: PhysicalMemory,
     hardware: Box<dyn HardwareDomain>,
-    /// What a nested domain leads into; dropped after it.
+    /// What a nested domain is translated by; dropped after it.
     parent: Option<Arc<Self>>,
+    /// What is still mapped although its owner wanted it unmapped; dropped after the page tables.
+    quarantine: SpinMutex<Vec<Quarantined>>,
 }
 
+/// Whatever keeps memory from being reused.
+type Quarantined = Box<dyn Any + Send + Sync>;
+
 impl Domain {
-    pub(crate) fn allocate(
+    fn new(
         kind: DomainKind,
-        iommu: &Arc<dyn IommuDriver>,
-        representative: &Endpoint,
-    ) -> Result<Arc<Self>, HardwareError> {
-        let hardware = iommu.allocate(kind, representative)?;
-        Ok(Arc::new(Self { kind, iommu: iommu.clone(), hardware, parent: None }))
+        member: &Member,
+        hardware: Box<dyn HardwareDomain>,
+        parent: Option<Arc<Self>>,
+    ) -> Arc<Self> {
+        let iommu = member.served_by().clone();
+        Arc::new(Self {
+            kind,
+            iommu_name: iommu.name().into(),
+            iommu,
+            memory: member.group().memory().clone(),
+            hardware,
+            parent,
+            quarantine: SpinMutex::default(),
+        })
+    }
+
+    pub(crate) fn allocate(kind: DomainKind, member: &Member) -> Result<Arc<Self>, HardwareError> {
+        let hardware = member.served_by().allocate(kind, member.endpoint())?;
+        Ok(Self::new(kind, member, hardware, None))
     }
 
     /// The blocking domain: a driver without one gets an empty paging domain in its place (It4.2).
-    pub(crate) fn allocate_blocking(
-        iommu: &Arc<dyn IommuDriver>,
-        representative: &Endpoint,
-    ) -> Result<Arc<Self>, HardwareError> {
-        let hardware = iommu
-            .allocate(DomainKind::Blocking, representative)
-            .or_else(|_| iommu.allocate(DomainKind::Paging, representative))?;
-        Ok(Arc::new(Self { kind: DomainKind::Blocking, iommu: iommu.clone(), hardware, parent: None }))
+    pub(crate) fn allocate_blocking(member: &Member) -> Result<Arc<Self>, HardwareError> {
+        let (iommu, endpoint) = (member.served_by(), member.endpoint());
+        let hardware =
+            iommu.allocate(DomainKind::Blocking, endpoint).or_else(|_| iommu.allocate(DomainKind::Paging, endpoint))?;
+        Ok(Self::new(DomainKind::Blocking, member, hardware, None))
     }
 
     /// A paging domain that can do more, or that user space describes.
     pub(crate) fn allocate_for_user(
-        iommu: &Arc<dyn IommuDriver>,
+        member: &Member,
         flags: PagingFlags,
         data: Option<UserData<'_>>,
-        representative: &Endpoint,
     ) -> Result<Arc<Self>, HardwareError> {
         if flags.is_empty() && data.is_none() {
-            return Self::allocate(DomainKind::Paging, iommu, representative);
+            return Self::allocate(DomainKind::Paging, member);
         }
-        let hardware = iommu.allocate_for_user(flags, data, representative)?;
-        Ok(Arc::new(Self { kind: DomainKind::Paging, iommu: iommu.clone(), hardware, parent: None }))
+        let hardware = member.served_by().allocate_for_user(flags, data, member.endpoint())?;
+        Ok(Self::new(DomainKind::Paging, member, hardware, None))
     }
 
-    /// A domain of `device`'s IOMMU with page tables of user space, nested on this one, which lives as long (Ft11.13).
-    /// Takes the group lock.
+    /// Makes a domain of `device`'s IOMMU with page tables of user space, nested on this one, which lives as long. Takes
+    /// the group lock.
     ///
     /// # Errors
     /// `EINVAL` when this is no paging domain, or one of another IOMMU than the device's; else the driver's.
     pub fn nest(self: &Arc<Self>, device: &Member, data: UserData<'_>) -> Result<Arc<Self>, HardwareError> {
-        let served = device.iommu().is_some_and(|iommu| Arc::ptr_eq(&iommu, &self.iommu));
+        let served = device.iommu().is_some_and(|iommu| self.fits(iommu));
         if self.kind != DomainKind::Paging || !served {
             return Err(HardwareError::new(Errno::EINVAL, "the parent is no paging domain of the device's IOMMU"));
         }
         let none = HardwareError::new(Errno::EINVAL, "the domain was not made to be a parent");
         let hardware = self.hardware.nesting_parent().ok_or(none)?.nest(data, device.endpoint())?;
-        let parent = Some(self.clone());
-        Ok(Arc::new(Self { kind: DomainKind::Nested, iommu: self.iommu.clone(), hardware, parent }))
+        Ok(Self::new(DomainKind::Nested, device, hardware, Some(self.clone())))
     }
 
-    /// What a nested domain leads into.
+    /// Keeps `memory` for as long as the domain exists. For what hardware refused to unmap or to flush: a device may still
+    /// reach it through this domain, so that whatever pins it must not be dropped.
+    pub fn quarantine(&self, memory: impl Any + Send + Sync) {
+        let memory: Quarantined = Box::new(memory);
+        self.quarantine.lock().push(memory);
+    }
+
+    /// Returns how many pieces of memory are in quarantine.
+    pub fn quarantined(&self) -> usize {
+        self.quarantine.lock().len()
+    }
+
+    /// Returns the domain that a nested one is nested on.
     pub fn parent(&self) -> Option<&Arc<Self>> {
         self.parent.as_ref()
     }
@@ -129,7 +165,7 @@ impl Domain {
         self.hardware.nested().ok_or(none)?.invalidate(entry)
     }
 
-    /// What the domain is for.
+    /// Returns what the domain is for.
     pub fn kind(&self) -> DomainKind {
         self.kind
     }
@@ -140,9 +176,18 @@ impl Domain {
         Arc::ptr_eq(unit, &self.iommu) || unit.accepts(&*self.iommu)
     }
 
-    /// The IOMMU whose devices can be attached.
+    /// Returns the IOMMU that made the domain.
     pub fn iommu(&self) -> &Arc<dyn IommuDriver> {
         &self.iommu
+    }
+
+    pub(crate) fn iommu_name(&self) -> &Arc<str> {
+        &self.iommu_name
+    }
+
+    /// Whether this right covers the domain.
+    pub(crate) fn is_covered_by(&self, memory: &PhysicalMemory) -> bool {
+        self.memory.is_same(memory)
     }
 
     pub(crate) fn hardware(&self) -> &dyn HardwareDomain {

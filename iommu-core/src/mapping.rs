@@ -5,6 +5,7 @@ use device_model::Errno;
 use crate::address::{Geometry, Iova, IovaRange, PhysAddr, Protection};
 use crate::domain::Domain;
 use crate::hardware::{DomainKind, Gather, HardwareError, Paging};
+use crate::physical_memory::PhysicalMemory;
 
 impl Domain {
     /// Returns what can be mapped, or `None` without page tables.
@@ -21,6 +22,21 @@ impl Domain {
     /// # Errors
     /// Nothing of the range is mapped then that was not before, unless hardware refuses to unmap what it has mapped.
     pub fn map(
+        &self,
+        memory: &PhysicalMemory,
+        iova: Iova,
+        phys: PhysAddr,
+        size: u64,
+        protection: impl Into<Protection>,
+    ) -> Result<(), MapError> {
+        if !self.is_covered_by(memory) {
+            return Err(MapError::NoRight);
+        }
+        self.map_trusted(iova, phys, size, protection)
+    }
+
+    /// As [`map`](Self::map), where whoever called has the right in another form.
+    pub(crate) fn map_trusted(
         &self,
         iova: Iova,
         phys: PhysAddr,
@@ -201,16 +217,20 @@ pub enum MapError {
     /// The protection permits neither reads nor writes.
     #[error("the mapping would permit neither reads nor writes")]
     NoAccess,
+    /// The right to map physical memory is one of another subsystem.
+    #[error("the right to map physical memory does not cover this domain")]
+    NoRight,
     /// The IOMMU driver refused.
     #[error("the IOMMU refused the mapping")]
     Hardware(#[source] HardwareError),
 }
 
 impl MapError {
-    /// Returns `EINVAL`, or the driver's number.
+    /// Returns `EINVAL`, `EPERM` without the right, or the driver's number.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::Hardware(error) => error.errno,
+            Self::NoRight => Errno::EPERM,
             _ => Errno::EINVAL,
         }
     }

@@ -2,6 +2,9 @@
 #![cfg(not(shuttle))]
 #![expect(clippy::expect_used, reason = "a broken expectation is how a test fails")]
 
+#[cfg(not(feature = "std"))]
+dma_locks::provide!(dma_locks::Spinning);
+
 mod by_hand;
 mod deferral;
 mod drivers;
