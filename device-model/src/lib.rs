@@ -38,9 +38,7 @@ pub use bus_handle::{AddDeviceError, AddDriverError, BindError, BusHandle, Unbin
 pub use deferred::ProbeHold;
 pub use device::{Device, DeviceGuard, DeviceSpec};
 pub use device_id::DeviceId;
-pub use dma::{
-    DmaApi, DmaConfigure, DmaDevice, DmaError, DmaRight, DriverDma, DriverManaged, Unguarded, Unprotected,
-};
+pub use dma::{DmaApi, DmaConfigure, DmaDevice, DmaError, DmaRight, DriverDma, DriverManaged, Unguarded, Unprotected};
 pub use driver::{AnyDriver, Awaits, BoundTo, Driver, ProbeError, Removal};
 pub use driver_core::{DriverCore, Repeats};
 pub use driver_override::{Override, OverrideTooLong};

@@ -29,8 +29,7 @@ impl<B: Bus> Sysfs<'_, B> {
     /// The device is as it was.
     pub fn bind(&self, driver: &str, device: &str) -> Result<(), SysfsBindError<DmaErrorOf<B>>> {
         // Opening the file comes before writing to it.
-        let driver =
-            self.0.driver(driver).ok_or_else(|| SysfsBindError::NoDriver { driver: driver.into() })?;
+        let driver = self.0.driver(driver).ok_or_else(|| SysfsBindError::NoDriver { driver: driver.into() })?;
         let dev = self.0.device(device).ok_or_else(|| SysfsBindError::NoDevice { device: device.into() })?;
         self.0.bind(&driver, &dev).map_err(SysfsBindError::Bind)
     }
@@ -51,9 +50,7 @@ impl<B: Bus> Sysfs<'_, B> {
     /// No such device, or the core refused a driver that matches.
     pub fn drivers_probe(&self, device: &str) -> Result<(), DriversProbeError<DmaErrorOf<B>>> {
         let dev = self.0.device(device).ok_or_else(|| DriversProbeError::NoDevice { device: device.into() })?;
-        self.0
-            .drivers_probe(&dev)
-            .map_err(|cause| DriversProbeError::Refused { device: dev.name().clone(), cause })
+        self.0.drivers_probe(&dev).map_err(|cause| DriversProbeError::Refused { device: dev.name().clone(), cause })
     }
 }
 

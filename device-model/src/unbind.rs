@@ -39,11 +39,20 @@ pub struct Unbind(Task);
 
 enum Task {
     /// Lets the driver go if it is still this one (D42).
-    Release { dev: Arc<dyn AnyDevice>, registration: Arc<dyn AnyRegistration> },
+    Release {
+        dev: Arc<dyn AnyDevice>,
+        registration: Arc<dyn AnyRegistration>,
+    },
     /// Lets the driver's devices go, the last bound first, and then the driver.
-    Unregister { registration: Arc<dyn AnyRegistration>, at: Option<Arc<dyn AnyDevice>> },
+    Unregister {
+        registration: Arc<dyn AnyRegistration>,
+        at: Option<Arc<dyn AnyDevice>>,
+    },
     /// Removes `root` and all below it; `at` is what goes next.
-    Remove { root: Arc<dyn AnyDevice>, at: Arc<dyn AnyDevice> },
+    Remove {
+        root: Arc<dyn AnyDevice>,
+        at: Arc<dyn AnyDevice>,
+    },
     Done,
 }
 

@@ -2,7 +2,6 @@
 #![cfg(not(shuttle))]
 #![expect(clippy::expect_used, reason = "a broken expectation is how a test fails")]
 
-mod by_hand;
 mod deferral;
 mod drivers;
 mod hotplug;
@@ -10,4 +9,5 @@ mod matching;
 mod platform;
 mod rig;
 mod sequence;
+mod sysfs;
 mod waiting;
