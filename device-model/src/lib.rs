@@ -6,6 +6,9 @@ extern crate alloc;
 #[cfg(all(feature = "std", not(shuttle)))]
 extern crate std;
 
+#[cfg(all(test, not(feature = "std"), not(shuttle)))]
+dma_locks::provide!(dma_locks::Spinning);
+
 mod any_device;
 mod binding;
 mod bound;

@@ -5,6 +5,9 @@
 #![cfg(not(shuttle))]
 #![expect(clippy::expect_used, reason = "a broken expectation is how a test fails")]
 
+#[cfg(not(feature = "std"))]
+dma_locks::provide!(dma_locks::Spinning);
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

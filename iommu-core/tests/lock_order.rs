@@ -1,5 +1,5 @@
 //! The lock order is watched: a device lock taken under a group lock is seen, though nothing deadlocks in this run (L33).
-#![cfg(all(feature = "lock-order", not(shuttle)))]
+#![cfg(lock_order)]
 
 use std::sync::{Arc, OnceLock};
 

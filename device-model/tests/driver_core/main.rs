@@ -2,6 +2,9 @@
 #![cfg(not(shuttle))]
 #![expect(clippy::expect_used, reason = "a broken expectation is how a test fails")]
 
+#[cfg(not(feature = "std"))]
+device_model::sync::dma_locks::provide!(device_model::sync::dma_locks::Spinning);
+
 mod deferral;
 mod drivers;
 mod hotplug;
