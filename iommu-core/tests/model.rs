@@ -1,4 +1,4 @@
-//! Small interleavings of ownership, explored by the model checker: every schedule where their number allows it.
+//! Small interleavings of ownership, explored by the model checker: every schedule.
 //!
 //! Each scene ends with the invariants of its title; all end with an idle group. `cargo xtask ci --only model` runs them
 //! and shows how many schedules each explored.
@@ -17,7 +17,7 @@ use iommu_core::{
 use shuttle::scheduler::DfsScheduler;
 use shuttle::{Config, Runner};
 
-/// How many schedules a scene may have, or is sampled with.
+/// How many schedules a scene may have.
 const BUDGET: usize = 200_000;
 
 #[derive(Debug)]
@@ -74,12 +74,6 @@ fn explore(title: &str, scene: impl Fn() + Send + Sync + 'static) {
     let schedules = Runner::new(DfsScheduler::new(Some(BUDGET), false), Config::default()).run(scene);
     assert!(schedules < BUDGET, "{title}: more than {BUDGET} schedules, so that not all were explored");
     println!("{title}: all {schedules} schedules");
-}
-
-/// Explores the first schedules of a scene that has too many.
-fn sample(title: &str, scene: impl Fn() + Send + Sync + 'static) {
-    let schedules = Runner::new(DfsScheduler::new(Some(BUDGET), false), Config::default()).run(scene);
-    println!("{title}: the first {schedules} schedules");
 }
 
 fn kernel_use(member: &Arc<Member>) -> Result<KernelUse, iommu_core::UseError> {
