@@ -1,7 +1,11 @@
 //! The kernel's use of a device through the DMA API.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 
+use once_cell::race::OnceBox;
+
+use crate::dma_api::{Dma, DmaMapError};
 use crate::error::UseError;
 use crate::group::Group;
 use crate::member::Member;
@@ -11,7 +15,11 @@ use crate::member::Member;
 /// While it lives no user-space owner gets the group.
 #[derive(Debug)]
 #[must_use = "dropping the use ends it"]
-pub struct KernelUse(Arc<Member>);
+pub struct KernelUse {
+    member: Arc<Member>,
+    /// What the driver maps, once it asks for it. Revoked before the use ends.
+    dma: OnceBox<Dma>,
+}
 
 impl KernelUse {
     /// Begins a use by `driver`, whose name is for those who will be refused. Takes the group lock; the caller holds the
@@ -26,50 +34,77 @@ impl KernelUse {
     pub fn begin(member: Arc<Member>, driver: &Arc<str>) -> Result<Self, UseError> {
         let group = &**member.group();
         let mut state = group.lock();
-        if !state.is_ready() || state.is_observed() {
+        if !state.is_ready() {
             drop(state);
-            return Self::begin_with_care(member, driver);
+            return Self::begin_in_any_state(member, driver);
         }
+        let before = state.before();
         let displaced = state.begin_use(group.id(), &member, driver)?;
+        let transition = before.map(|before| state.transition(group.id(), Some(member.name()), before, None));
         drop(state);
         drop(displaced);
-        Ok(Self(member))
+        if let Some(transition) = transition {
+            let undo = Uncounted(&member);
+            group.tell(&transition);
+            core::mem::forget(undo);
+        }
+        Ok(Self { member, dma: OnceBox::new() })
     }
 
-    /// As [`begin`](Self::begin), in any state, and with an observer to be told.
-    fn begin_with_care(member: Arc<Member>, driver: &Arc<str>) -> Result<Self, UseError> {
+    #[cold]
+    fn begin_in_any_state(member: Arc<Member>, driver: &Arc<str>) -> Result<Self, UseError> {
         let group = &**member.group();
         let mut change = group.change();
-        if !change.is_ready() {
-            change.allow_use(group.id(), &member)?;
-        }
+        change.allow_use(group.id(), &member)?;
         let displaced = change.begin_use(group.id(), &member, driver)?;
         let undo = Uncounted(&member);
         change.finish(Some(member.name()), None);
         core::mem::forget(undo);
         drop(displaced);
-        Ok(Self(member))
+        Ok(Self { member, dma: OnceBox::new() })
     }
 
     /// Returns the device that is used.
     pub fn member(&self) -> &Arc<Member> {
-        &self.0
+        &self.member
+    }
+
+    /// Returns the DMA API for this device. Takes the group lock, and allocates, the first time.
+    ///
+    /// # Errors
+    /// The device was removed.
+    pub fn dma(&self) -> Result<&Dma, DmaMapError> {
+        self.dma.get_or_try_init(|| Dma::of(self).map(Box::new))
     }
 }
 
 impl Drop for KernelUse {
     #[inline]
     fn drop(&mut self) {
+        let use_of = Counted(&self.member);
+        // The use ends even if the IOMMU driver unwinds here.
+        if let Some(dma) = self.dma.get() {
+            dma.revoke();
+        }
+        drop(use_of);
+    }
+}
+
+/// A use that is counted. Dropping it ends the use.
+struct Counted<'a>(&'a Arc<Member>);
+
+impl Drop for Counted<'_> {
+    #[inline]
+    fn drop(&mut self) {
         let group: &Group = self.0.group();
         let mut state = group.lock();
-        if state.is_observed() {
+        let before = state.before();
+        if state.end_use(self.0)
+            && let Some(before) = before
+        {
+            let transition = state.transition(group.id(), Some(self.0.name()), before, None);
             drop(state);
-            let mut change = group.change();
-            if change.end_use(&self.0) {
-                change.finish(Some(self.0.name()), None);
-            }
-        } else {
-            state.end_use(&self.0);
+            group.tell(&transition);
         }
     }
 }

@@ -75,19 +75,19 @@ struct Table {
 }
 
 impl PageTable {
-    /// Tables of this format in which nothing is mapped.
+    /// Creates tables of this format in which nothing is mapped.
     pub fn new(format: TableFormat) -> Self {
         let mut page_table = Self { format, tables: Slab::new(), root: 0 };
         page_table.root = page_table.add_table();
         page_table
     }
 
-    /// The format.
+    /// Returns the format.
     pub fn format(&self) -> TableFormat {
         self.format
     }
 
-    /// How many tables there are, the topmost included.
+    /// Returns how many tables there are, the topmost included.
     pub fn tables(&self) -> usize {
         self.tables.len()
     }
@@ -104,11 +104,8 @@ impl PageTable {
             return Err(TableError::Misaligned);
         }
         let mut done = 0;
-        while done < size {
-            let (Some(at), Some(to)) = (iova.checked_add(done), phys.checked_add(done)) else {
-                self.unmap(iova, done);
-                return Err(TableError::OutOfRange);
-            };
+        self.check_range(iova, phys, size)?;
+        while let (true, Some(at), Some(to)) = (done < size, iova.checked_add(done), phys.checked_add(done)) {
             let (page, count) = sizes.first_run(at.get() | to.get(), at.get() ^ to.get(), size - done);
             match self.map_pages(at, to, page, count, protection) {
                 Ok(pages) => done += page * pages as u64,
@@ -119,6 +116,12 @@ impl PageTable {
             }
         }
         Ok(())
+    }
+
+    fn check_range(&self, iova: Iova, phys: PhysAddr, size: u64) -> Result<(), TableError> {
+        let span = size.saturating_sub(1);
+        let last = iova.checked_add(span).filter(|last| size == 0 || *last <= self.format.last());
+        if last.is_some() && phys.checked_add(span).is_some() { Ok(()) } else { Err(TableError::OutOfRange) }
     }
 
     /// Maps pages of one size that lie side by side in one table, and returns how many: at least one and at most `count`.
@@ -138,11 +141,7 @@ impl PageTable {
         if !(iova.is_aligned(page_size) && phys.is_aligned(page_size)) || count == 0 || protection.is_empty() {
             return Err(TableError::Misaligned);
         }
-        let span = page_size.checked_mul(count as u64).ok_or(TableError::OutOfRange)? - 1;
-        let last = iova.checked_add(span).filter(|last| *last <= self.format.last());
-        if last.is_none() || phys.checked_add(span).is_none() {
-            return Err(TableError::OutOfRange);
-        }
+        self.check_range(iova, phys, page_size.checked_mul(count as u64).ok_or(TableError::OutOfRange)?)?;
         let (iova, phys) = (iova.get(), phys.get());
         let table = self.table_for(iova, level).map_err(|Occupied| TableError::Overlap(Iova::new(iova)))?;
         let count = count.min(512 - format::index(iova, level));
@@ -181,8 +180,7 @@ impl PageTable {
         Ok(table)
     }
 
-    /// Unmaps from `iova` on until `size` bytes are unmapped or a hole is met; how many bytes were mapped before and
-    /// are not any more (I38).
+    /// Unmaps from `iova` on until `size` bytes are unmapped or a hole is met, and returns how many bytes were unmapped.
     ///
     /// Pages are not split. A larger page across the end of the range goes as a whole, and so does one across its
     /// start: an address that was to be unmapped is never left mapped. With `iova` or `size` no multiple of the
@@ -221,7 +219,7 @@ impl PageTable {
         }
     }
 
-    /// Where `iova` leads, whatever the access.
+    /// Returns where `iova` leads, whatever the access.
     ///
     /// # Errors
     /// [`FaultReason::BeyondAperture`] or [`FaultReason::NotMapped`].
@@ -245,7 +243,7 @@ impl PageTable {
         Err(FaultReason::NotMapped)
     }
 
-    /// Where an access to `iova` that needs `wanted` goes.
+    /// Returns where an access to `iova` that needs `wanted` goes.
     ///
     /// # Errors
     /// As [`lookup`](Self::lookup), or [`FaultReason::NotPermitted`].
@@ -254,7 +252,7 @@ impl PageTable {
         if translation.protection.permits(wanted) { Ok(translation) } else { Err(FaultReason::NotPermitted) }
     }
 
-    /// Notes that the page at `iova` was written; nothing happens where none is mapped.
+    /// Marks the page at `iova` as dirty, if one is mapped there.
     pub fn mark_dirty(&mut self, iova: Iova) {
         if iova > self.format.last() {
             return;

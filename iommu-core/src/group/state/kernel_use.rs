@@ -17,9 +17,10 @@ impl GroupState {
         self.ready
     }
 
+    /// Who holds the group, to compare with once that has changed; nothing when nobody hears of it.
     #[inline]
-    pub(crate) fn is_observed(&self) -> bool {
-        self.observed
+    pub(crate) fn before(&self) -> Option<Ownership> {
+        self.observed.then(|| self.ownership.clone())
     }
 
     /// Counts one use more by `driver`; the name that it displaces.
@@ -32,10 +33,10 @@ impl GroupState {
     ) -> Result<Option<Arc<str>>, UseError> {
         let uses = self.uses.get_mut(member.place()).filter(|uses| uses.serial == member.serial());
         let Some(uses) = uses else { return Err(gone(member)) };
-        let (Some(users), Ok(())) = (uses.users.checked_add(1), self.ownership.begin_kernel_use()) else {
+        let (Some(more), Ok(())) = (uses.users.checked_add(1), self.ownership.begin_kernel_use()) else {
             return Err(UseError::TooManyUsers { group });
         };
-        uses.users = users;
+        uses.users = more;
         match &uses.driver {
             Some(last) if Arc::ptr_eq(last, driver) => Ok(None),
             _ => Ok(uses.driver.replace(driver.clone())),
