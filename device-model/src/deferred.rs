@@ -329,3 +329,6 @@ impl fmt::Debug for ProbeHold {
         f.write_str("ProbeHold")
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod tests;

@@ -86,11 +86,7 @@ impl DriverCore {
 
     /// Makes a core without buses.
     pub fn with_repeats(repeats: Repeats) -> Self {
-        Self(Arc::new(CoreShared {
-            next_device: Mutex::new(1),
-            buses: Mutex::new(Vec::new()),
-            deferral: Deferral::new(repeats),
-        }))
+        Self(Arc::new(CoreShared::new(repeats)))
     }
 
     /// Adds a bus, which lives for as long as one of its handles; see [`BusHandle`].
@@ -131,6 +127,10 @@ impl fmt::Debug for DriverCore {
 }
 
 impl CoreShared {
+    pub(crate) fn new(repeats: Repeats) -> Self {
+        Self { next_device: Mutex::new(1), buses: Mutex::new(Vec::new()), deferral: Deferral::new(repeats) }
+    }
+
     pub(crate) fn next_device_id(&self) -> DeviceId {
         let mut next = self.next_device.lock();
         *next += 1;
