@@ -159,21 +159,63 @@ impl fmt::Debug for IovaRange {
     }
 }
 
-/// What a mapping lets a device do.
+/// Directions of an access: what a device does, or what memory is used for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Access {
-    /// The device may read memory.
+    /// The device reads memory.
     Read,
-    /// The device may write memory.
+    /// The device writes memory.
     Write,
     /// Both.
     ReadWrite,
 }
 
 impl Access {
-    /// Whether a mapping that permits `self` lets an access that needs `wanted` pass.
+    /// Returns whether what permits `self` lets an access pass that needs `wanted`.
     pub const fn permits(self, wanted: Self) -> bool {
         matches!((self, wanted), (Self::ReadWrite, _) | (Self::Read, Self::Read) | (Self::Write, Self::Write))
+    }
+}
+
+bitflags::bitflags! {
+    /// What a mapping permits, and how accesses through it behave.
+    ///
+    /// An [`Access`] converts into the flags [`READ`](Self::READ), [`WRITE`](Self::WRITE), or both.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+    pub struct Protection: u32 {
+        /// The device may read.
+        const READ = 1 << 0;
+        /// The device may write.
+        const WRITE = 1 << 1;
+        /// Accesses are coherent with CPU caches.
+        const CACHE = 1 << 2;
+        /// The device may not fetch instructions.
+        const NOEXEC = 1 << 3;
+        /// What is mapped is not memory, but registers of a device.
+        const MMIO = 1 << 4;
+        /// Only privileged accesses of the device pass.
+        const PRIV = 1 << 5;
+    }
+}
+
+impl Protection {
+    /// Returns whether a plain access passes.
+    pub const fn permits(self, wanted: Access) -> bool {
+        self.contains(Self::of(wanted))
+    }
+
+    const fn of(access: Access) -> Self {
+        match access {
+            Access::Read => Self::READ,
+            Access::Write => Self::WRITE,
+            Access::ReadWrite => Self::READ.union(Self::WRITE),
+        }
+    }
+}
+
+impl From<Access> for Protection {
+    fn from(access: Access) -> Self {
+        Self::of(access)
     }
 }
 
@@ -200,6 +242,25 @@ impl PageSizes {
         1 << self.0.trailing_zeros()
     }
 
+    /// Splits off the first part of a range that is mapped in pages of one size: returns the largest size that the low bits
+    /// of `addresses` and `bytes` allow, and how many pages of it come before a larger one fits.
+    ///
+    /// `offsets` are the bits in which the two addresses of a mapping differ, 0 for a single address. `bytes` is a
+    /// multiple of the smallest size, and not 0.
+    pub(crate) fn first_run(self, addresses: u64, offsets: u64, bytes: u64) -> (u64, usize) {
+        let fits = |size: &u64| addresses & (size - 1) == 0 && *size <= bytes;
+        let size = self.largest_first().find(fits).unwrap_or(self.smallest());
+        let larger = self.largest_first().take_while(|larger| *larger > size).last();
+        let until_larger =
+            larger.filter(|larger| offsets & (larger - 1) == 0).map(|larger| larger - (addresses & (larger - 1)));
+        // No detour for a larger page that does not fit behind.
+        let run = match (until_larger, larger) {
+            (Some(before), Some(larger)) if before < bytes && larger <= bytes - before => before,
+            _ => bytes,
+        };
+        (size, usize::try_from(run / size).unwrap_or(usize::MAX))
+    }
+
     /// The sizes, largest first.
     pub fn largest_first(self) -> impl Iterator<Item = u64> {
         (0..u64::BITS).rev().map(|bit| 1 << bit).filter(move |size| self.0 & size != 0)
@@ -221,4 +282,10 @@ pub struct Geometry {
     pub first: Iova,
     /// Highest address that can be mapped, inclusive.
     pub last: Iova,
+}
+
+impl Geometry {
+    /// A single page at address 0: what is left of tables that are not there.
+    pub(crate) const NOTHING: Self =
+        Self { page_sizes: PageSizes(PAGE_SIZE), first: Iova::new(0), last: Iova::new(PAGE_SIZE - 1) };
 }

@@ -44,11 +44,13 @@ pub mod nested;
 mod page_request;
 pub mod page_table;
 mod process;
+mod tlb;
+mod unit;
 
 pub use config::SoftIommuConfig;
 pub use context::Requester;
 pub use device::SimulatedDevice;
-pub use fault::{FAULT_LOG_CAPACITY, Fault, FaultReason};
+pub use fault::FAULT_LOG_CAPACITY;
 pub use iommu::SoftIommu;
 pub use memory::Memory;
 use nested::STAGE_1_FORMAT;

@@ -4,9 +4,9 @@ use alloc::vec::Vec;
 
 use device_model::sync::Arc;
 
-use super::{AnsweredRequest, Fault, Memory, Requester, SoftIommu};
+use super::{AnsweredRequest, Memory, Requester, SoftIommu};
 use crate::address::Iova;
-use crate::hardware::{Endpoint, WantedPage};
+use crate::hardware::{Endpoint, Fault, WantedPage};
 
 /// The bus-master side of a device: lets a test see what the device reaches, and what it does not.
 ///

@@ -11,13 +11,13 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use device_model::Errno;
-use device_model::sync::{Arc, LockClass, Mutex};
+use device_model::sync::{Arc, LockClass, SpinMutex};
 
+use super::Memory;
 use super::domain::Translator;
 use super::page_table::Translation;
-use super::{FaultReason, Memory};
 use crate::address::{Access, Iova, PAGE_SIZE};
-use crate::hardware::{HardwareError, UserData};
+use crate::hardware::{FaultReason, HardwareError, UserData};
 
 const STAGE_1_CACHE: LockClass = LockClass::new("cache of page tables of user space", 915);
 
@@ -95,13 +95,13 @@ pub(super) struct NestedTable {
     parent: Arc<Translator>,
     stage1: Stage1,
     /// Held for the whole of an access, so that none under an old entry is on its way when an invalidation returns.
-    cache: Mutex<BTreeMap<u64, u64>>,
+    cache: SpinMutex<BTreeMap<u64, u64>>,
 }
 
 impl NestedTable {
     pub(super) fn new(parent: Arc<Translator>, data: UserData<'_>) -> Result<Self, HardwareError> {
         let stage1 = Stage1::parse(data)?;
-        Ok(Self { parent, stage1, cache: Mutex::of(STAGE_1_CACHE, BTreeMap::new()) })
+        Ok(Self { parent, stage1, cache: SpinMutex::of(STAGE_1_CACHE, BTreeMap::new()) })
     }
 
     pub(super) fn invalidate(&self, entry: UserData<'_>) -> Result<(), HardwareError> {

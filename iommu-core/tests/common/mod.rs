@@ -11,10 +11,10 @@ use iommu_core::device_model::{
     Autoprobe, BusHandle, Device, DeviceGuard, DeviceSpec, DmaApi, Driver, DriverCore, Errno, ProbeError,
 };
 use iommu_core::failing::FailingIommu;
+use iommu_core::hardware::Endpoint;
 use iommu_core::hardware::{HardwareError, IommuDriver};
-use iommu_core::placement::{GroupKey, Placement};
 use iommu_core::software::{Memory, SoftIommu, SoftIommuConfig};
-use iommu_core::{Domain, Group, Iommu, IommuBuilder, Member};
+use iommu_core::{DeviceGroup, Domain, Group, IommuBuilder, IommuSubsystem, Member, PhysicalMemory};
 
 /// Both parties use this address, so that what is read there tells who was reached.
 pub(crate) const BUFFER: Iova = Iova::new(0x10_0000);
@@ -38,13 +38,14 @@ impl Driver for Named {
 pub(crate) struct World {
     pub(crate) core: DriverCore,
     pub(crate) bus: BusHandle,
-    pub(crate) iommu: Iommu,
+    pub(crate) iommu: IommuSubsystem,
+    pub(crate) right: PhysicalMemory,
     pub(crate) hardware: Arc<FailingIommu>,
     /// Serves the devices whose name ends in a prime.
     pub(crate) other: Arc<FailingIommu>,
     pub(crate) soft: Arc<SoftIommu>,
     pub(crate) memory: Memory,
-    failures: Cell<Option<u64>>,
+    failures: Cell<Option<u32>>,
 }
 
 /// What a device reads at [`BUFFER`], or at the physical address of the kernel's page.
@@ -68,9 +69,9 @@ impl World {
         let soft = SoftIommu::new("soft", config);
         let [hardware, other] = [(); 2].map(|()| FailingIommu::new(soft.clone()));
         let placed: [Arc<dyn IommuDriver>; 2] = [hardware.clone(), other.clone()];
-        let iommu = say(Iommu::builder(move |dev: &Device| {
-            let key = GroupKey::Named(dev.name().get(..1)?.into());
-            Some(Placement { iommu: placed[usize::from(dev.name().ends_with('\''))].clone(), key })
+        let (iommu, right) = say(IommuSubsystem::builder(move |dev: &Endpoint| {
+            let iommu = &placed[usize::from(dev.name.ends_with('\''))];
+            Some(DeviceGroup::named(iommu, dev.name.get(..1)?))
         }))
         .build();
         let core = DriverCore::new();
@@ -83,7 +84,7 @@ impl World {
         let memory = Memory::new();
         memory.write(KERNEL_PAGE, &KERNEL_TEXT);
         memory.write(USER_PAGE, &USER_TEXT);
-        Self { core, bus, iommu, hardware, other, soft, memory, failures: Cell::new(None) }
+        Self { core, bus, iommu, right, hardware, other, soft, memory, failures: Cell::new(None) }
     }
 
     pub(crate) fn with_devices(names: &[&str]) -> Self {
@@ -103,7 +104,7 @@ impl World {
     }
 
     pub(crate) fn member(&self, name: &str) -> Arc<Member> {
-        Iommu::member(&self.bus.device(name).unwrap()).unwrap()
+        self.iommu.member(self.bus.device(name).unwrap().id()).unwrap()
     }
 
     pub(crate) fn group(&self, name: &str) -> Arc<Group> {
@@ -124,17 +125,17 @@ impl World {
     }
 
     /// Lets the kernel's page be reached through the default domain, as its DMA API would.
-    pub(crate) fn map_kernel_page(group: &Group) {
+    pub(crate) fn map_kernel_page(&self, group: &Group) {
         let Some(domain) = group.default_domain() else { return };
-        if domain.kind().is_paging() && domain.translate(BUFFER).is_none() {
-            domain.map(BUFFER, KERNEL_PAGE, 0x1000, Access::ReadWrite).unwrap();
+        if domain.kind().is_paging() && domain.iova_to_phys(BUFFER).is_none() {
+            domain.map(&self.right, BUFFER, KERNEL_PAGE, 0x1000, Access::ReadWrite).unwrap();
         }
     }
 
     /// A domain of user space with its page at [`BUFFER`].
-    pub(crate) fn user_domain(group: &Group) -> Result<Arc<Domain>, HardwareError> {
+    pub(crate) fn user_domain(&self, group: &Group) -> Result<Arc<Domain>, HardwareError> {
         let domain = group.allocate_paging()?;
-        match domain.map(BUFFER, USER_PAGE, 0x1000, Access::ReadWrite) {
+        match domain.map(&self.right, BUFFER, USER_PAGE, 0x1000, Access::ReadWrite) {
             Err(iommu_core::MapError::Hardware(error)) => Err(error),
             other => Ok(other.map(|()| domain).unwrap()),
         }
@@ -167,7 +168,7 @@ impl World {
     }
 
     /// The n-th hardware call from now on fails, for one time.
-    pub(crate) fn fail_nth(&self, n: u64) {
+    pub(crate) fn fail_nth(&self, n: u32) {
         self.hardware.fail_nth(n, HardwareError::new(Errno::EIO, "on command"));
     }
 

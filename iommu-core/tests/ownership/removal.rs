@@ -107,7 +107,7 @@ fn a_device_in_the_place_of_another_is_another() {
 
 fn remove_iommu(world: &World, iommu: &Arc<iommu_core::failing::FailingIommu>) {
     let iommu: Arc<dyn IommuDriver> = iommu.clone();
-    world.iommu.remove_iommu(&iommu, world.bus.devices());
+    world.iommu.remove_iommu(&iommu);
 }
 
 /// I19 for an IOMMU: its devices go, drivers stay bound, and nothing is wrong when they let go.

@@ -67,14 +67,11 @@ impl TableFormat {
         Geometry { page_sizes: self.page_sizes, first: Iova::new(0), last: self.last() }
     }
 
-    /// The level of the largest page that fits `size` bytes at addresses of these low bits; that of the smallest page
-    /// when none fits.
-    pub(super) fn largest_level(self, address: u64, size: u64) -> u32 {
-        let fits = |level: &u32| {
-            let page = coverage(*level);
-            self.page_sizes.bitmap() & page != 0 && address & (page - 1) == 0 && page <= size
-        };
-        let smallest = (self.page_sizes.smallest().trailing_zeros() - PAGE_SHIFT) / INDEX_BITS;
-        (smallest..self.levels()).rev().find(fits).unwrap_or(smallest)
+    /// The level at which pages of this size lie, if there are any.
+    pub(super) const fn level_of(self, page_size: u64) -> Option<u32> {
+        if !page_size.is_power_of_two() || self.page_sizes.bitmap() & page_size == 0 {
+            return None;
+        }
+        Some((page_size.trailing_zeros() - PAGE_SHIFT) / INDEX_BITS)
     }
 }
