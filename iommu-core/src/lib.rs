@@ -40,6 +40,7 @@ pub mod user_memory;
 
 pub use address::{Access, Iova, IovaRange, PhysAddr, Protection, UserAddr};
 pub use attached::{Attached, Reach};
+pub use bus::{DmaRefusal, MemberSlot};
 pub use claim::Claim;
 pub use default_domain::{TypeRequest, UnknownType};
 pub use device_group::{DeviceGroup, PciGroups, Placement, generic_device_group, generic_single_device_group};
