@@ -2,7 +2,8 @@
 
 use alloc::sync::Arc;
 
-use device_model::{AnyDriver, BoundTo, Bus, Device, DmaApi, Driver, Match, ProbeError};
+use device_model::sync::Users;
+use device_model::{AnyDriver, BoundTo, Bus, Device, DmaApi, Driver, Match, ProbeError, Removal};
 use iommu_core::IommuSubsystem;
 
 use crate::line;
@@ -61,7 +62,19 @@ impl Driver<Board> for ChipDriver {
     }
 
     fn probe(&self, dev: &mut BoundTo<'_, Board, DmaApi>) -> Result<(), ProbeError> {
+        // Those who have the chip open.
+        dev.manage(Arc::new(Users::new()));
         line!("{}: {} is its driver", dev.device().name(), self.name);
         Ok(())
+    }
+
+    fn remove(&self, dev: &mut BoundTo<'_, Board, DmaApi>, _attempt: u32) -> Removal {
+        let Some(users) = dev.resource::<Arc<Users>>() else { return Removal::Done };
+        users.close();
+        if users.inside() == 0 {
+            return Removal::Done;
+        }
+        line!("{}: {} waits until nobody has it open", dev.device().name(), self.name);
+        Removal::Waiting(users.clone())
     }
 }

@@ -16,17 +16,19 @@ mod boot;
 mod iommu;
 mod locks;
 mod memory;
+mod threads;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::error::Error;
 
-use device_model::{Device, DeviceSpec, DriverCore};
+use device_model::sync::{SpinMutex, UserGuard, Users};
+use device_model::{BindError, Device, DeviceSpec, DriverCore, Errno};
 use iommu_core::hardware::{DefaultDomainType, Endpoint, IommuDriver};
-use iommu_core::{IommuSubsystem, Owner, generic_single_device_group};
+use iommu_core::{ClaimError, IommuSubsystem, Owner, generic_single_device_group};
 
 use board::{Board, Chip, ChipDriver};
-use iommu::{Gate, Table};
+use iommu::Gate;
 
 extern "C" fn main() -> ! {
     match play() {
@@ -37,10 +39,8 @@ extern "C" fn main() -> ! {
 
 fn play() -> Result<(), Box<dyn Error>> {
     // The IOMMU, with one group for all devices behind it; their default domain lets DMA pass.
-    let gate = Gate::new();
-    let table = gate.0.clone();
-    let unit: Arc<dyn IommuDriver> = Arc::new(gate);
-    let (iommu, _) = IommuSubsystem::builder(move |_: &Endpoint| Some(generic_single_device_group(&unit)))
+    let gate: Arc<dyn IommuDriver> = Arc::new(Gate);
+    let (iommu, _) = IommuSubsystem::builder(move |_: &Endpoint| Some(generic_single_device_group(&gate)))
         .default_domain(DefaultDomainType::Identity)
         .build();
 
@@ -51,44 +51,63 @@ fn play() -> Result<(), Box<dyn Error>> {
     let disk = board.add_device(DeviceSpec::new("disk.0", Chip { kind: "disk", requester: 2 }))?;
     let nic_driver = board.add_driver(ChipDriver::new("ether", "nic"))?;
     let disk_driver = board.add_driver(ChipDriver::new("sata", "disk"))?;
-    show(&table, [&nic, &disk]);
+    show([&nic, &disk]);
+
+    // Somebody opens a device.
+    let users = nic.lock().resource::<Arc<Users>>().cloned().ok_or("no driver")?;
+    *OPEN.lock() = users.enter();
+    threads::start(close);
 
     // User space asks for the group, which it cannot have while a driver uses any of its devices.
     let group = iommu.groups().pop().ok_or("no group")?;
     let vmm = Owner::new("vmm");
-    refused(group.claim(&vmm));
+    refused(group.claim(&vmm), ClaimError::errno);
     board.unbind(&nic_driver, &nic)?.wait();
-    refused(group.claim(&vmm));
+    refused(group.claim(&vmm), ClaimError::errno);
 
     // Now it has it, and no driver can have any of its devices.
     board.unbind(&disk_driver, &disk)?.wait();
     let claim = group.claim(&vmm)?;
     line!("claimed: {:?}", group.ownership());
-    show(&table, [&nic, &disk]);
-    refused(board.bind(&nic_driver, &nic));
+    show([&nic, &disk]);
+    refused(board.bind(&nic_driver, &nic), BindError::errno);
 
     // Until it gives it back.
     drop(claim);
     line!("released: {:?}", group.ownership());
     board.bind(&nic_driver, &nic)?;
-    show(&table, [&nic, &disk]);
+    show([&nic, &disk]);
     line!("done");
     Ok(())
 }
 
-fn refused<T, E: Error>(result: Result<T, E>) {
-    match result {
-        Ok(_) => panic!("this must be refused"),
-        Err(error) => {
-            line!("refused: {error}");
-        }
+/// Who has the first device open.
+static OPEN: SpinMutex<Option<UserGuard>> = SpinMutex::new(None);
+
+/// The other thread: has its turn when the first one waits, for the device to be closed.
+extern "C" fn close() -> ! {
+    line!("nic.0: is closed");
+    let user = OPEN.lock().take();
+    // Not under the spinning lock: leaving takes a lock that sleeps.
+    drop(user);
+    loop {
+        threads::yield_now();
+    }
+}
+
+fn refused<T, E: Error>(result: Result<T, E>, errno: impl Fn(&E) -> Errno) {
+    let Err(error) = result else { panic!("this must be refused") };
+    let number = errno(&error).name().unwrap_or_default();
+    line!("refused with {number}: {error}");
+    if let Some(cause) = error.source() {
+        line!("    {cause}");
     }
 }
 
 /// Lets each device try a transaction.
-fn show(table: &Table, devices: [&Device<Board>; 2]) {
+fn show(devices: [&Device<Board>; 2]) {
     for dev in devices {
-        let does = if table.passes(dev.description().requester) { "passes" } else { "is blocked" };
+        let does = if iommu::passes(dev.description().requester) { "passes" } else { "is blocked" };
         line!("{}: its DMA {does}", dev.name());
     }
 }
