@@ -6,7 +6,7 @@ use scopeguard::ScopeGuard;
 
 use crate::any_device::AnyDevice;
 use crate::bus::{Bus, DmaErrorOf, Match};
-use crate::deferred::Ticket;
+use crate::deferred::Search;
 use crate::device::{Attached, Binding, Device, DeviceGuard, Left, Life, Link, ShownDriver};
 use crate::dma::{DmaConfigure, DmaError, DmaRight, DriverManaged};
 use crate::driver::{AnyDriver, AnyRight, Awaits, ProbeError};
@@ -99,18 +99,18 @@ pub(crate) fn search<B: Bus>(guard: &mut DeviceGuard<'_, B>) -> Result<(), Searc
     if matches!(guard.state().life, Life::Dying | Life::Gone) || guard.link().is_some() {
         return Ok(());
     }
-    let began = bus.core.deferral.begin();
+    let search = bus.core.deferral.search();
     let mut serial = None;
     while let Some(driver) = bus.driver_after(serial) {
         serial = Some(driver.serial);
         match bus.bus.matches(dev, &driver.driver) {
             Match::No => {}
             Match::Deferred(awaits) => {
-                defer(dev, &awaits, began);
+                defer(dev, &awaits, &search);
                 return Err(SearchError::MatchDeferred(awaits));
             }
             Match::Failed(errno) => return Err(SearchError::MatchFailed(errno)),
-            Match::Yes => match probe_or_defer(&driver, guard, began) {
+            Match::Yes => match probe_or_defer(&driver, guard, &search) {
                 Ok(()) => return Ok(()),
                 Err(ProbeFailure::Callback(_) | ProbeFailure::DriverGone) => {}
                 Err(failure) => return Err(SearchError::Refused(failure)),
@@ -143,35 +143,33 @@ pub(crate) fn try_on_all<B: Bus>(driver: &Arc<Registration<B>>) {
 
 fn try_on<B: Bus>(driver: &Arc<Registration<B>>, dev: &Arc<Device<B>>) {
     let bus = &driver.bus;
-    let began = bus.core.deferral.begin();
+    let search = bus.core.deferral.search();
     match bus.bus.matches(dev, &driver.driver) {
         Match::No | Match::Failed(_) => {}
         Match::Deferred(awaits) => {
             // A device that is going, or has a driver, waits for nothing.
             let guard = dev.raw_lock();
             if matches!(guard.state().life, Life::Arriving | Life::Ready) && guard.link().is_none() {
-                defer(dev, &awaits, began);
+                defer(dev, &awaits, &search);
             }
         }
         Match::Yes => {
             let mut guard = dev.raw_lock();
-            let began = bus.core.deferral.begin();
-            let _ = probe_or_defer(driver, &mut guard, began);
+            let _ = probe_or_defer(driver, &mut guard, &search);
         }
     }
 }
 
-fn defer<B: Bus>(dev: &Arc<Device<B>>, awaits: &Awaits, began: Ticket) {
+fn defer<B: Bus>(dev: &Arc<Device<B>>, awaits: &Awaits, search: &Search<'_>) {
     let any: Arc<dyn AnyDevice> = dev.clone();
-    let core = &dev.bus().core;
-    core.deferral.defer(core, &any, awaits, began);
+    search.defer(&dev.bus().core, &any, awaits);
 }
 
 /// D24: a deferral puts the device on a list.
 fn probe_or_defer<B: Bus>(
     driver: &Arc<Registration<B>>,
     guard: &mut DeviceGuard<'_, B>,
-    began: Ticket,
+    search: &Search<'_>,
 ) -> Result<(), FailureOf<B>> {
     let result = probe(driver, guard);
     match &result {
@@ -181,7 +179,7 @@ fn probe_or_defer<B: Bus>(
         }
         Err(failure) => {
             if let Some(awaits) = failure.awaits() {
-                defer(guard.device(), awaits, began);
+                defer(guard.device(), awaits, search);
             }
         }
         Ok(()) => {}

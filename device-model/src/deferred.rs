@@ -4,9 +4,9 @@
 //! whenever anything binds (D54). A trigger moves devices to the list of those that are due, and no more: who works that
 //! list off says [`Repeats`].
 //!
-//! A bind that nobody waits for reads one word that no bind writes. So a probe that defers cannot learn from a counter
-//! whether something bound while it ran, if nobody was on a list when it began; it is made due at once, and counts as
-//! waiting while it is repeated, so that from then on every bind counts (D56).
+//! A bind that concerns nobody reads two words that no bind writes: how many devices are listed, and how many searches
+//! for a driver are under way, which may end in a deferral. Only if there are any does it count as a trigger, so that a
+//! search that defers learns from the count of triggers whether something bound meanwhile (D56).
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::{Arc, Weak};
@@ -27,7 +27,9 @@ pub(crate) struct Deferral {
     listed: AtomicUsize,
     /// Devices that are due.
     due: AtomicUsize,
-    /// Changes whenever something binds while devices are listed, and when the last one leaves the list.
+    /// Searches for a driver under way.
+    searches: AtomicUsize,
+    /// Changes whenever something binds while devices are listed or searches are under way.
     triggers: AtomicUsize,
     holds: AtomicUsize,
     /// Leaf lock.
@@ -115,12 +117,33 @@ impl Lists {
     }
 }
 
-/// What was known when a probe began.
-#[derive(Clone, Copy)]
-pub(crate) struct Ticket {
+/// A search for a driver under way, which may end in a deferral.
+pub(crate) struct Search<'a> {
+    deferral: &'a Deferral,
+    /// The count of triggers when it began.
     triggers: usize,
-    /// Whether a bind could have been missed, since no device was on a list.
-    unwatched: bool,
+}
+
+impl Drop for Search<'_> {
+    fn drop(&mut self) {
+        self.deferral.searches.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Search<'_> {
+    /// `dev` waits. If what it waits for may have come since the search began, it is due at once (D56).
+    pub(crate) fn defer(&self, core: &CoreShared, dev: &Arc<dyn AnyDevice>, awaits: &Awaits) {
+        self.deferral.change(|lists| lists.wait(dev, awaits.clone()));
+        fence(Ordering::SeqCst);
+        let missed = self.deferral.triggers.load(Ordering::SeqCst) != self.triggers
+            && match awaits {
+                Awaits::Anything => true,
+                Awaits::Supplier(name) => core.has_driver(name),
+            };
+        if missed {
+            self.deferral.make_due(dev.id());
+        }
+    }
 }
 
 impl Deferral {
@@ -129,6 +152,7 @@ impl Deferral {
             repeats,
             listed: AtomicUsize::new(0),
             due: AtomicUsize::new(0),
+            searches: AtomicUsize::new(0),
             triggers: AtomicUsize::new(0),
             holds: AtomicUsize::new(0),
             lists: Mutex::new(Lists::default()),
@@ -150,49 +174,31 @@ impl Deferral {
     /// Changes the lists and keeps the counts in step.
     fn change<R>(&self, change: impl FnOnce(&mut Lists) -> R) -> R {
         let mut lists = self.lists.lock();
-        let before = lists.devices.len();
         let result = change(&mut lists);
-        if before > 0 && lists.devices.is_empty() {
-            lists.triggers = lists.triggers.wrapping_add(1);
-        }
         self.triggers.store(lists.triggers, Ordering::SeqCst);
         self.listed.store(lists.devices.len(), Ordering::SeqCst);
         self.due.store(lists.due.len(), Ordering::SeqCst);
         result
     }
 
-    /// A probe begins.
-    pub(crate) fn begin(&self) -> Ticket {
+    /// A search for a driver begins.
+    pub(crate) fn search(&self) -> Search<'_> {
+        self.searches.fetch_add(1, Ordering::SeqCst);
         let triggers = self.triggers.load(Ordering::SeqCst);
-        let unwatched = self.listed.load(Ordering::SeqCst) == 0;
-        if !unwatched {
-            fence(Ordering::SeqCst);
-        }
-        Ticket { triggers, unwatched }
+        // Against the fence of whoever binds: either the search sees what was bound, or the bind sees the search.
+        fence(Ordering::SeqCst);
+        Search { deferral: self, triggers }
     }
 
     /// `dev` is bound, for all to see: it waits no more, and who waited for it is due.
     pub(crate) fn bound(&self, id: DeviceId, name: &Arc<str>) {
-        // Against the fence of whoever has listed a device and looks again whether something was missed.
         fence(Ordering::SeqCst);
-        if self.listed.load(Ordering::Relaxed) > 0 {
+        let concerned = [&self.listed, &self.searches].into_iter().any(|count| count.load(Ordering::SeqCst) > 0);
+        if concerned {
             self.change(|lists| {
                 lists.take(id);
                 lists.trigger(Some(name));
             });
-        }
-    }
-
-    /// `dev` waits. If what it waits for may have come while the probe ran, it is due at once (D56).
-    pub(crate) fn defer(&self, core: &CoreShared, dev: &Arc<dyn AnyDevice>, awaits: &Awaits, began: Ticket) {
-        self.change(|lists| lists.wait(dev, awaits.clone()));
-        fence(Ordering::SeqCst);
-        let missed = match awaits {
-            Awaits::Anything => began.unwatched || self.triggers.load(Ordering::SeqCst) != began.triggers,
-            Awaits::Supplier(name) => core.has_driver(name),
-        };
-        if missed {
-            self.make_due(dev.id());
         }
     }
 

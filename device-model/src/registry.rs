@@ -124,11 +124,15 @@ impl<B: Bus> BusShared<B> {
 
     /// The device is gone, and its name free (Dt2, step 9).
     pub(crate) fn forget(&self, dev: &Device<B>) {
-        let mut devices = self.devices.lock();
-        let known = devices.in_order.remove(&dev.id());
-        if known.is_some() {
-            devices.by_name.remove(dev.name());
-        }
+        let known = {
+            let mut devices = self.devices.lock();
+            let known = devices.in_order.remove(&dev.id());
+            if known.is_some() {
+                devices.by_name.remove(dev.name());
+            }
+            known
+        };
+        drop(known);
     }
 
     // Drivers.
@@ -165,16 +169,24 @@ impl<B: Bus> BusShared<B> {
     }
 
     pub(crate) fn unregister(&self, driver: &Registration<B>) {
-        let mut drivers = self.drivers.lock();
-        let known = drivers.in_order.remove(&driver.serial);
-        if known.is_some() {
-            drivers.by_name.remove(&driver.name);
-        }
+        let known = {
+            let mut drivers = self.drivers.lock();
+            let known = drivers.in_order.remove(&driver.serial);
+            if known.is_some() {
+                drivers.by_name.remove(&driver.name);
+            }
+            known
+        };
+        drop(known);
     }
 
     /// Drops the drivers and the notifiers: nobody has a handle of the bus any more.
     pub(crate) fn clear(&self) {
-        let drivers = core::mem::take(&mut self.drivers.lock().in_order);
+        let drivers = {
+            let mut drivers = self.drivers.lock();
+            drivers.by_name.clear();
+            core::mem::take(&mut drivers.in_order)
+        };
         let notifiers = core::mem::take(&mut self.notifiers.lock().in_order);
         drop((drivers, notifiers));
     }

@@ -3,9 +3,8 @@
 #![expect(clippy::expect_used, reason = "a broken expectation is how a test fails")]
 
 #[cfg(not(feature = "std"))]
-dma_locks::provide!(dma_locks::Spinning);
+device_model::sync::dma_locks::provide!(device_model::sync::dma_locks::Spinning);
 
-mod by_hand;
 mod deferral;
 mod drivers;
 mod hotplug;
@@ -13,4 +12,5 @@ mod matching;
 mod platform;
 mod rig;
 mod sequence;
+mod sysfs;
 mod waiting;
