@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use iommu_core::device_model::Errno;
+use iommu_core::device_model::{DeviceId, Errno};
 use iommu_core::error::AttachError;
-use iommu_core::hardware::{DomainKind, HardwareError};
-use iommu_core::software::SoftIommuConfig;
-use iommu_core::{Attached, Claim, Domain, Reach};
+use iommu_core::hardware::{DomainKind, Endpoint, HardwareError, IommuDriver};
+use iommu_core::software::{SoftIommu, SoftIommuConfig};
+use iommu_core::{Attached, Claim, Domain, IommuSubsystem, Owner, Reach, generic_device_group};
 
 use crate::common::{Seen, World};
 use crate::{GROUP, attached, claim, refusal, refused_by};
@@ -69,17 +69,37 @@ fn replace_needs_no_detach() {
 /// It8.5: the first device that the domain's IOMMU does not serve.
 #[test]
 fn a_domain_of_another_iommu_is_refused() {
-    let world = World::with_devices(&["a0", "a1'", "b0'"]);
+    let world = World::with_devices(&["a0", "b0'"]);
     let claim = claim(&world, "a0");
     let foreign = world.group("b0'").allocate_paging().unwrap();
-    let mixed = claim.group().allocate_paging().unwrap();
     for attach in BOTH {
         let error = refusal(&world, || attach(&claim, &foreign));
-        assert_eq!(error, AttachError::Foreign { device: "a0".into(), iommu: "soft".into() });
+        assert_eq!(error, AttachError::Foreign { device: "a0".into(), iommu: "other".into() });
         assert_eq!(error.errno(), Errno::EINVAL);
-        assert_eq!(error.to_string(), "the domain belongs to soft, which does not serve a0");
-        let error = refusal(&world, || attach(&claim, &mixed));
-        assert_eq!(error, AttachError::Foreign { device: "a1'".into(), iommu: "soft".into() });
+        assert_eq!(error.to_string(), "the domain belongs to other, which does not serve a0");
+    }
+}
+
+/// It8.5: units of one driver share domains, if the driver says so.
+#[test]
+fn a_domain_may_serve_several_units_of_one_driver() {
+    let units = SoftIommu::units(["dmar0", "dmar1"].map(|name| (name, SoftIommuConfig::default())));
+    let served: Vec<Arc<dyn IommuDriver>> = units.iter().map(|unit| unit.clone() as Arc<dyn IommuDriver>).collect();
+    let (iommu, _) = IommuSubsystem::builder(move |dev: &Endpoint| {
+        Some(generic_device_group(&served[usize::from(&*dev.name == "b")]))
+    })
+    .build();
+    let [a, b] = ["a", "b"].map(|name| {
+        let id = DeviceId::new(u64::from(name.as_bytes()[0]));
+        iommu.add_device(&Endpoint::new(id, name)).unwrap().unwrap()
+    });
+    assert_ne!(a.group().id(), b.group().id());
+    let owner = Owner::new("vm");
+    let claims = [a.claim(&owner).unwrap(), b.claim(&owner).unwrap()];
+    let domain = a.group().allocate_paging().unwrap();
+    for claim in &claims {
+        claim.attach(&domain).unwrap();
+        assert_eq!(claim.group().attached(), Attached::Own);
     }
 }
 

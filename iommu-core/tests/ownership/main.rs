@@ -27,8 +27,8 @@ use std::any::Any;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use common::{Seen, World};
-use iommu_core::device_model::{Device, Errno};
+use common::{Dev, Seen, World};
+use iommu_core::device_model::Errno;
 use iommu_core::error::{FirstFew, InTheWay, SwitchError};
 use iommu_core::hardware::HardwareError;
 use iommu_core::software::SoftIommuConfig;
@@ -92,7 +92,7 @@ fn user(owner: &Owner, claims: u32) -> Ownership {
 }
 
 /// The device and its group, when it is in none any more.
-fn removed(world: &World, device: &str) -> (Arc<Device>, Arc<Member>) {
+fn removed(world: &World, device: &str) -> (Arc<Dev>, Arc<Member>) {
     let gone = (world.bus.device(device).unwrap(), world.member(device));
     world.unplug(device);
     gone
