@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use device_model::DeviceId;
-use iommu_core::hardware::{Endpoint, EndpointProperties, HardwareDomain, HardwareError, IommuDriver};
+use iommu_core::hardware::{Endpoint, EndpointProperties, FaultSink, HardwareDomain, HardwareError, IommuDriver};
 use iommu_core::placement::{GroupKey, OneEach, Placement};
 use iommu_core::{Claim, DomainKind, Iommu, KernelUse, Member, Owner};
 
@@ -20,7 +20,7 @@ impl IommuDriver for Null {
         "null"
     }
 
-    fn probe(&self, _dev: &Endpoint) -> Result<EndpointProperties, HardwareError> {
+    fn probe(&self, _dev: &Endpoint, _faults: Arc<dyn FaultSink>) -> Result<EndpointProperties, HardwareError> {
         Ok(EndpointProperties::default())
     }
 
@@ -30,7 +30,9 @@ impl IommuDriver for Null {
         Ok(Box::new(Self))
     }
 
-    fn block(&self, _dev: &Endpoint) {}
+    fn block(&self, _dev: &Endpoint) -> Result<(), HardwareError> {
+        Ok(())
+    }
 }
 
 impl HardwareDomain for Null {
@@ -48,7 +50,7 @@ fn machine(groups: u64, size: u64) -> (Iommu, Vec<Arc<Member>>) {
 }
 
 fn add(iommu: &Iommu, hardware: &Arc<dyn IommuDriver>, number: u64, group: u64) -> Arc<Member> {
-    let endpoint = Endpoint { id: DeviceId::new(number), name: format!("device {number}").into() };
+    let endpoint = Endpoint::new(DeviceId::new(number), format!("device {number}"));
     let placement = Placement { iommu: hardware.clone(), key: GroupKey::Device(DeviceId::new(group)) };
     iommu.add_endpoint(endpoint, placement).expect("null hardware refuses nothing")
 }

@@ -21,7 +21,7 @@ pub use memory::FailingMemory;
 
 /// Wraps an IOMMU and makes calls of it fail or panic before they reach it, so that every rollback can be tested.
 ///
-/// All calls are counted but those that only look: the description, what is translated or read, and what is invalidated. A
+/// Calls are counted but for those that only look: the description, what is translated or read, and what is invalidated. A
 /// call that is made to fail or to panic never reaches the IOMMU below, so it has no effect; all others go through
 /// unchanged. To fail a pair of calls, order two.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl Operation {
 /// A call that was made to fail or to panic.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FailedCall {
-    /// Its number among all that are counted, from 0.
+    /// Its number, from 0: among the calls that can fail, or among all of them if it panicked.
     pub number: u32,
     /// What it was to do.
     pub operation: Operation,
@@ -91,18 +91,18 @@ impl FailingIommu {
         Arc::new(Self { inner, plan: Arc::default() })
     }
 
-    /// Makes the call fail that comes after `n` others, counted from now; just that one. Several can be told to fail. A call
-    /// that [cannot fail](Operation::can_fail) goes through.
+    /// Makes the call fail that comes after `n` others that [can fail](Operation::can_fail), counted from now; just that one.
+    /// Several can be told to fail.
     pub fn fail_nth(&self, n: u32, error: HardwareError) {
         let mut orders = self.plan.0.lock();
-        let number = orders.calls.saturating_add(n);
+        let number = orders.fallible.saturating_add(n);
         orders.failures.insert(number, error);
     }
 
-    /// Makes the call panic that comes after `n` others, counted from now, whether it can fail or not; just that one.
+    /// Makes the call panic that comes after `n` others of any kind, counted from now; just that one.
     pub fn panic_nth(&self, n: u32) {
         let mut orders = self.plan.0.lock();
-        let number = orders.calls.saturating_add(n);
+        let number = orders.all.saturating_add(n);
         orders.panics.insert(number);
     }
 
@@ -120,13 +120,19 @@ impl FailingIommu {
     /// Cancels all orders.
     pub fn heal(&self) {
         let mut orders = self.plan.0.lock();
-        let (calls, last_failed) = (orders.calls, orders.last_failed.take());
-        *orders = Orders { calls, last_failed, ..Orders::default() };
+        let Orders { fallible, all, .. } = *orders;
+        let last_failed = orders.last_failed.take();
+        *orders = Orders { fallible, all, last_failed, ..Orders::default() };
     }
 
-    /// Returns how many calls were counted so far, those that failed included.
+    /// Returns how many calls that can fail were made so far, those that did fail included.
     pub fn calls(&self) -> u32 {
-        self.plan.0.lock().calls
+        self.plan.0.lock().fallible
+    }
+
+    /// Returns how many calls of any kind were made so far.
+    pub fn all_calls(&self) -> u32 {
+        self.plan.0.lock().all
     }
 
     /// Returns the last call that was made to fail or to panic; not one that the IOMMU below failed.
@@ -141,7 +147,8 @@ struct Plan(SpinMutex<Orders>);
 
 #[derive(Debug, Default)]
 struct Orders {
-    calls: u32,
+    fallible: u32,
+    all: u32,
     failures: BTreeMap<u32, HardwareError>,
     panics: BTreeSet<u32>,
     refused_attaches: Vec<(Arc<str>, Option<DomainKind>)>,
@@ -153,14 +160,19 @@ impl Plan {
     /// Counts a call; whether it is to go through.
     fn admit(&self, operation: Operation, device: Option<&Endpoint>) -> Result<(), HardwareError> {
         let mut orders = self.0.lock();
-        let number = orders.calls;
-        orders.calls = number.wrapping_add(1);
-        let panics = orders.panics.remove(&number);
-        let error = orders.failures.remove(&number).or_else(|| orders.refusal(operation, device));
-        let error = error.filter(|_| operation.can_fail() && !panics);
+        let Orders { fallible, all, .. } = *orders;
+        orders.all = all.wrapping_add(1);
+        let panics = orders.panics.remove(&all);
+        let error = if operation.can_fail() {
+            orders.fallible = fallible.wrapping_add(1);
+            orders.failures.remove(&fallible).or_else(|| orders.refusal(operation, device)).filter(|_| !panics)
+        } else {
+            None
+        };
         if !panics && error.is_none() {
             return Ok(());
         }
+        let number = if panics { all } else { fallible };
         orders.last_failed = Some(FailedCall { number, operation, device: device.cloned(), error: error.clone() });
         drop(orders);
         #[expect(clippy::panic, reason = "a test ordered it")]

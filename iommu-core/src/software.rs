@@ -6,20 +6,26 @@
 //! ```
 //! use std::sync::Arc;
 //!
-//! use iommu_core::address::{Access, Iova, PhysAddr};
 //! use iommu_core::device_model::DeviceId;
-//! use iommu_core::hardware::{DomainKind, Endpoint, IommuDriver};
-//! use iommu_core::software::{FaultReason, Memory, SimulatedDevice, SoftIommu, SoftIommuConfig};
+//! use iommu_core::hardware::{Endpoint, FaultReason};
+//! use iommu_core::placement::AllTogether;
+//! use iommu_core::software::{Memory, SimulatedDevice, SoftIommu, SoftIommuConfig};
+//! use iommu_core::{Access, Iommu, Iova, Owner, PhysAddr};
+//! # use iommu_core::placement::{GroupKey, Placement};
 //!
-//! let iommu = SoftIommu::new("dmar0", SoftIommuConfig::default());
-//! let nic = Endpoint { id: DeviceId::new(1), name: Arc::from("0000:01:00.0") };
-//! iommu.probe(&nic)?;
-//! let domain = iommu.allocate(DomainKind::Paging, &nic)?;
+//! let hardware = SoftIommu::new("dmar0", SoftIommuConfig::default());
+//! let iommu = Iommu::new(AllTogether(hardware.clone()));
+//! let nic = Endpoint::new(DeviceId::new(1), "0000:01:00.0");
+//! # let placement = Placement { iommu: hardware.clone(), key: GroupKey::Device(nic.id) };
+//! let member = iommu.add_endpoint(nic.clone(), placement)?;
+//!
+//! let claim = member.claim(&Owner::new("vm"))?;
+//! let domain = claim.group().allocate_paging()?;
 //! domain.map(Iova::new(0x10_0000), PhysAddr::new(0x8000), 0x1000, Access::Write)?;
-//! domain.attach(&nic)?;
+//! claim.attach(&domain)?;
 //!
 //! let memory = Memory::new();
-//! let device = SimulatedDevice::new(nic, iommu, memory.clone());
+//! let device = SimulatedDevice::new(nic, hardware, memory.clone());
 //! device.write(Iova::new(0x10_0010), b"packet")?;
 //! assert_eq!(&memory.bytes::<6>(PhysAddr::new(0x8010)), b"packet");
 //! let fault = device.read(Iova::new(0x10_0010), &mut [0; 6]).unwrap_err();
@@ -44,6 +50,8 @@ pub mod nested;
 mod page_request;
 pub mod page_table;
 mod process;
+#[cfg(test)]
+pub(crate) mod role;
 mod tlb;
 mod unit;
 

@@ -59,7 +59,7 @@ impl Scene {
     }
 
     fn plug(iommu: &Iommu, hardware: &Arc<dyn IommuDriver>, number: u64) -> Arc<Member> {
-        let endpoint = Endpoint { id: DeviceId::new(number), name: format!("dev{number}").into() };
+        let endpoint = Endpoint::new(DeviceId::new(number), format!("dev{number}"));
         let placement = Placement { iommu: hardware.clone(), key: GroupKey::Named("group".into()) };
         iommu.add_endpoint(endpoint, placement).unwrap()
     }

@@ -104,11 +104,8 @@ impl PageTable {
             return Err(TableError::Misaligned);
         }
         let mut done = 0;
-        while done < size {
-            let (Some(at), Some(to)) = (iova.checked_add(done), phys.checked_add(done)) else {
-                self.unmap(iova, done);
-                return Err(TableError::OutOfRange);
-            };
+        self.check_range(iova, phys, size)?;
+        while let (true, Some(at), Some(to)) = (done < size, iova.checked_add(done), phys.checked_add(done)) {
             let (page, count) = sizes.first_run(at.get() | to.get(), at.get() ^ to.get(), size - done);
             match self.map_pages(at, to, page, count, protection) {
                 Ok(pages) => done += page * pages as u64,
@@ -119,6 +116,12 @@ impl PageTable {
             }
         }
         Ok(())
+    }
+
+    fn check_range(&self, iova: Iova, phys: PhysAddr, size: u64) -> Result<(), TableError> {
+        let span = size.saturating_sub(1);
+        let last = iova.checked_add(span).filter(|last| size == 0 || *last <= self.format.last());
+        if last.is_some() && phys.checked_add(span).is_some() { Ok(()) } else { Err(TableError::OutOfRange) }
     }
 
     /// Maps pages of one size that lie side by side in one table, and returns how many: at least one and at most `count`.
@@ -138,11 +141,7 @@ impl PageTable {
         if !(iova.is_aligned(page_size) && phys.is_aligned(page_size)) || count == 0 || protection.is_empty() {
             return Err(TableError::Misaligned);
         }
-        let span = page_size.checked_mul(count as u64).ok_or(TableError::OutOfRange)? - 1;
-        let last = iova.checked_add(span).filter(|last| *last <= self.format.last());
-        if last.is_none() || phys.checked_add(span).is_none() {
-            return Err(TableError::OutOfRange);
-        }
+        self.check_range(iova, phys, page_size.checked_mul(count as u64).ok_or(TableError::OutOfRange)?)?;
         let (iova, phys) = (iova.get(), phys.get());
         let table = self.table_for(iova, level).map_err(|Occupied| TableError::Overlap(Iova::new(iova)))?;
         let count = count.min(512 - format::index(iova, level));
