@@ -280,6 +280,7 @@ impl Rig {
         *self.dma.answer.lock() = error;
     }
 
+    #[cfg(feature = "std")]
     pub(crate) fn tombstone(&self, text: &str) -> Tombstone {
         Tombstone::new(&self.trace, text)
     }
