@@ -124,8 +124,12 @@ impl Choice {
 pub(crate) struct DirectMappings(Vec<IovaRange>);
 
 impl DirectMappings {
-    /// Maps the regions that must stay 1:1, but for what is mapped so for another device.
+    /// Maps the regions that must stay 1:1, but for what is mapped so for another device; and keeps the DMA API from using
+    /// any region.
     pub(crate) fn map(&mut self, domain: &Domain, regions: &[ReservedRegion]) -> Result<(), MapError> {
+        if let Some(space) = domain.dma_space() {
+            space.reserve(regions);
+        }
         let Some(geometry) = domain.geometry() else { return Ok(()) };
         let granule = geometry.page_sizes.smallest();
         let direct =

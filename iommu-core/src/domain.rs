@@ -9,6 +9,7 @@ use device_model::Errno;
 use device_model::sync::SpinMutex;
 
 use crate::address::{Iova, IovaRange};
+use crate::dma_api::DmaSpace;
 use crate::hardware::{
     DirtyFlags, DirtyTracking, DomainKind, Endpoint, Gather, HardwareDomain, HardwareError, IommuDriver, PagingFlags,
     UserData,
@@ -30,6 +31,8 @@ pub struct Domain {
     hardware: Box<dyn HardwareDomain>,
     /// What a nested domain is translated by; dropped after it.
     parent: Option<Arc<Self>>,
+    /// The addresses that the DMA API allocates, in domains that it maps into.
+    dma_space: Option<DmaSpace>,
     /// What is still mapped although its owner wanted it unmapped; dropped after the page tables.
     quarantine: SpinMutex<Vec<Quarantined>>,
 }
@@ -52,6 +55,7 @@ impl Domain {
             memory: member.group().memory().clone(),
             hardware,
             parent,
+            dma_space: DmaSpace::new(kind),
             quarantine: SpinMutex::default(),
         })
     }
@@ -188,6 +192,10 @@ impl Domain {
     /// Whether this right covers the domain.
     pub(crate) fn is_covered_by(&self, memory: &PhysicalMemory) -> bool {
         self.memory.is_same(memory)
+    }
+
+    pub(crate) fn dma_space(&self) -> Option<&DmaSpace> {
+        self.dma_space.as_ref()
     }
 
     pub(crate) fn hardware(&self) -> &dyn HardwareDomain {

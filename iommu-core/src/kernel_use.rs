@@ -1,7 +1,11 @@
 //! The kernel's use of a device through the DMA API.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 
+use once_cell::race::OnceBox;
+
+use crate::dma_api::{Dma, DmaMapError};
 use crate::error::UseError;
 use crate::group::Group;
 use crate::member::Member;
@@ -11,7 +15,11 @@ use crate::member::Member;
 /// While it lives no user-space owner gets the group.
 #[derive(Debug)]
 #[must_use = "dropping the use ends it"]
-pub struct KernelUse(Arc<Member>);
+pub struct KernelUse {
+    member: Arc<Member>,
+    /// What the driver maps, once it asks for it. Revoked before the use ends.
+    dma: OnceBox<Dma>,
+}
 
 impl KernelUse {
     /// Begins a use by `driver`, whose name is for those who will be refused. Takes the group lock; the caller holds the
@@ -33,7 +41,7 @@ impl KernelUse {
         let displaced = state.begin_use(group.id(), &member, driver)?;
         drop(state);
         drop(displaced);
-        Ok(Self(member))
+        Ok(Self { member, dma: OnceBox::new() })
     }
 
     /// As [`begin`](Self::begin), in any state, and with an observer to be told.
@@ -48,16 +56,39 @@ impl KernelUse {
         change.finish(Some(member.name()), None);
         core::mem::forget(undo);
         drop(displaced);
-        Ok(Self(member))
+        Ok(Self { member, dma: OnceBox::new() })
     }
 
     /// Returns the device that is used.
     pub fn member(&self) -> &Arc<Member> {
-        &self.0
+        &self.member
+    }
+
+    /// Returns the DMA API for this device. Takes the group lock, and allocates, the first time.
+    ///
+    /// # Errors
+    /// The device was removed.
+    pub fn dma(&self) -> Result<&Dma, DmaMapError> {
+        self.dma.get_or_try_init(|| Dma::of(self).map(Box::new))
     }
 }
 
 impl Drop for KernelUse {
+    #[inline]
+    fn drop(&mut self) {
+        let use_of = Counted(&self.member);
+        // The use ends even if the IOMMU driver unwinds here.
+        if let Some(dma) = self.dma.get() {
+            dma.revoke();
+        }
+        drop(use_of);
+    }
+}
+
+/// A use that is counted. Dropping it ends the use.
+struct Counted<'a>(&'a Arc<Member>);
+
+impl Drop for Counted<'_> {
     #[inline]
     fn drop(&mut self) {
         let group: &Group = self.0.group();
@@ -65,11 +96,11 @@ impl Drop for KernelUse {
         if state.is_observed() {
             drop(state);
             let mut change = group.change();
-            if change.end_use(&self.0) {
+            if change.end_use(self.0) {
                 change.finish(Some(self.0.name()), None);
             }
         } else {
-            state.end_use(&self.0);
+            state.end_use(self.0);
         }
     }
 }

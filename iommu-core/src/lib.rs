@@ -1,4 +1,5 @@
-#![doc = include_str!("../README.md")]
+#![cfg_attr(feature = "software", doc = include_str!("../README.md"))]
+#![cfg_attr(not(feature = "software"), doc = "IOMMU groups, domains and DMA ownership.")]
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -17,9 +18,11 @@ mod bus;
 mod claim;
 mod default_domain;
 pub mod device_group;
+pub mod dma_api;
 mod domain;
 mod driver_domain;
 pub mod error;
+#[cfg(feature = "software")]
 pub mod failing;
 mod group;
 mod group_id;
@@ -35,9 +38,10 @@ mod page_requests;
 mod physical_memory;
 mod registry;
 pub mod reserved;
+#[cfg(feature = "software")]
 pub mod software;
 mod subsystem;
-#[cfg(feature = "std")]
+#[cfg(feature = "sysfs")]
 pub mod sysfs;
 pub mod user_memory;
 
@@ -47,6 +51,7 @@ pub use bus::{DmaRefusal, MemberSlot};
 pub use claim::Claim;
 pub use default_domain::{TypeRequest, UnknownType};
 pub use device_group::{DeviceGroup, PciGroups, Placement, generic_device_group, generic_single_device_group};
+pub use dma_api::{Dma, DmaMapping};
 pub use domain::Domain;
 pub use driver_domain::{DriverDomain, PasidAttachment};
 pub use error::{AttachError, ClaimError, UseError};

@@ -20,7 +20,7 @@ impl Domain {
     /// Maps `size` bytes at `iova` to `phys`, in the largest pages that fit. Takes locks of the IOMMU driver only.
     ///
     /// # Errors
-    /// Nothing of the range is mapped then that was not before, unless hardware refuses to unmap what it has mapped.
+    /// Nothing of the range is mapped then that was not before, except for [`MapError::Reachable`].
     pub fn map(
         &self,
         memory: &PhysicalMemory,
@@ -70,10 +70,9 @@ impl Domain {
                 Err(cause) => break Err(cause),
             }
         };
-        mapped.map_err(|cause| {
-            // Hardware that refuses this as well leaves the start of the range mapped; no caller has been told that it is.
-            let _ = self.unmap(iova, done);
-            MapError::Hardware(cause)
+        mapped.map_err(|cause| match self.unmap(iova, done) {
+            Ok(unmapped) if unmapped >= done => MapError::Hardware(cause),
+            _ => MapError::Reachable { range, cause },
         })
     }
 
@@ -223,13 +222,23 @@ pub enum MapError {
     /// The IOMMU driver refused.
     #[error("the IOMMU refused the mapping")]
     Hardware(#[source] HardwareError),
+    /// The IOMMU driver refused, and to unmap what it had mapped by then. Devices may reach any of the range: its memory must
+    /// be kept in [quarantine](Domain::quarantine).
+    #[error("the IOMMU refused the mapping, and to undo it: devices may reach {range}")]
+    Reachable {
+        /// The range that was to be mapped.
+        range: IovaRange,
+        /// Why it refused the mapping.
+        #[source]
+        cause: HardwareError,
+    },
 }
 
 impl MapError {
     /// Returns `EINVAL`, `EPERM` without the right, or the driver's number.
     pub const fn errno(&self) -> Errno {
         match self {
-            Self::Hardware(error) => error.errno,
+            Self::Hardware(error) | Self::Reachable { cause: error, .. } => error.errno,
             Self::NoRight => Errno::EPERM,
             _ => Errno::EINVAL,
         }

@@ -122,6 +122,14 @@ impl Gather {
         self.page_size = if self.page_size == 0 { page_size } else { self.page_size.min(page_size) };
     }
 
+    /// Adds all that another gather has.
+    pub(crate) fn absorb(&mut self, mut other: Self) {
+        if let Some(range) = other.range {
+            self.add(range, other.page_size);
+        }
+        self.tables.append(&mut other.tables);
+    }
+
     /// Keeps a page table that became empty until the flush, for hardware may still walk it.
     pub fn retire(&mut self, table: Box<dyn Any + Send>) {
         self.tables.push(table);

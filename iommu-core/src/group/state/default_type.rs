@@ -15,6 +15,9 @@ impl GroupState {
         let turns = request == lazy && default.kind == DefaultDomainType::Dma;
         if turns {
             default.kind = DefaultDomainType::DmaLazy;
+            if let Some(space) = default.domain.dma_space() {
+                space.turn_lazy();
+            }
         }
         Ok(turns)
     }
