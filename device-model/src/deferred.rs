@@ -193,8 +193,8 @@ impl Deferral {
     /// `dev` is bound, for all to see: it waits no more, and who waited for it is due.
     pub(crate) fn bound(&self, id: DeviceId, name: &Arc<str>) {
         fence(Ordering::SeqCst);
-        let concerned = [&self.listed, &self.searches].into_iter().any(|count| count.load(Ordering::SeqCst) > 0);
-        if concerned {
+        // In this order: a search that ends in a deferral lists its device before it is over.
+        if self.searches.load(Ordering::SeqCst) > 0 || self.listed.load(Ordering::SeqCst) > 0 {
             self.change(|lists| {
                 lists.take(id);
                 lists.trigger(Some(name));
@@ -329,3 +329,6 @@ impl fmt::Debug for ProbeHold {
         f.write_str("ProbeHold")
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod tests;
