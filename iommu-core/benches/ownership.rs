@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use device_model::DeviceId;
-use iommu_core::hardware::{
-    Endpoint, EndpointProperties, FaultSink, HardwareDomain, HardwareError, IommuDriver,
-};
+use iommu_core::hardware::{Endpoint, EndpointProperties, FaultSink, HardwareDomain, HardwareError, IommuDriver};
 use iommu_core::{
     DeviceGroup, DomainKind, GroupId, IommuSubsystem, KernelUse, Member, Owner, Transition, generic_device_group,
 };

@@ -34,6 +34,25 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! A driver that manages its own DMA holds no use:
+//!
+//! ```
+//! use iommu_core::device_model::{Bound, platform::PlatformBus};
+//! use iommu_core::{Dma, IommuSubsystem, KernelUse};
+//!
+//! fn probe<'b>(bound: &'b Bound<'_, PlatformBus<IommuSubsystem>, Option<KernelUse>>) -> Option<&'b Dma> {
+//!     bound.dma().as_ref()?.dma().ok()
+//! }
+//! ```
+//! ```compile_fail,E0599
+//! use iommu_core::device_model::{Bound, DriverManaged, platform::PlatformBus};
+//! use iommu_core::{Dma, IommuSubsystem};
+//!
+//! fn probe<'b>(bound: &'b Bound<'_, PlatformBus<IommuSubsystem>, DriverManaged>) -> Option<&'b Dma> {
+//!     bound.dma().as_ref()?.dma().ok()
+//! }
+//! ```
+//!
 //! # Strict and lazy
 //! In a strict domain ([`DomainKind::Dma`]) the device cannot reach memory any more when it is unmapped. In a lazy one
 //! ([`DomainKind::DmaLazy`]) it may until the next flush, which comes when enough unmaps wait for it, when the driver is

@@ -209,7 +209,7 @@ impl Group {
     /// Takes the group lock to change what is attached or who holds the group.
     pub(crate) fn change(&self) -> Change<'_> {
         let guard = self.state.lock();
-        let before = self.observer.as_ref().map(|_| guard.ownership().clone());
+        let before = guard.before();
         Change { guard, retired: Retired::default(), before, group: self }
     }
 

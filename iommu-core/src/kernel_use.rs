@@ -34,23 +34,28 @@ impl KernelUse {
     pub fn begin(member: Arc<Member>, driver: &Arc<str>) -> Result<Self, UseError> {
         let group = &**member.group();
         let mut state = group.lock();
-        if !state.is_ready() || state.is_observed() {
+        if !state.is_ready() {
             drop(state);
-            return Self::begin_with_care(member, driver);
+            return Self::begin_in_any_state(member, driver);
         }
+        let before = state.before();
         let displaced = state.begin_use(group.id(), &member, driver)?;
+        let transition = before.map(|before| state.transition(group.id(), Some(member.name()), before, None));
         drop(state);
         drop(displaced);
+        if let Some(transition) = transition {
+            let undo = Uncounted(&member);
+            group.tell(&transition);
+            core::mem::forget(undo);
+        }
         Ok(Self { member, dma: OnceBox::new() })
     }
 
-    /// As [`begin`](Self::begin), in any state, and with an observer to be told.
-    fn begin_with_care(member: Arc<Member>, driver: &Arc<str>) -> Result<Self, UseError> {
+    #[cold]
+    fn begin_in_any_state(member: Arc<Member>, driver: &Arc<str>) -> Result<Self, UseError> {
         let group = &**member.group();
         let mut change = group.change();
-        if !change.is_ready() {
-            change.allow_use(group.id(), &member)?;
-        }
+        change.allow_use(group.id(), &member)?;
         let displaced = change.begin_use(group.id(), &member, driver)?;
         let undo = Uncounted(&member);
         change.finish(Some(member.name()), None);
@@ -93,14 +98,13 @@ impl Drop for Counted<'_> {
     fn drop(&mut self) {
         let group: &Group = self.0.group();
         let mut state = group.lock();
-        if state.is_observed() {
+        let before = state.before();
+        if state.end_use(&self.0)
+            && let Some(before) = before
+        {
+            let transition = state.transition(group.id(), Some(self.0.name()), before, None);
             drop(state);
-            let mut change = group.change();
-            if change.end_use(self.0) {
-                change.finish(Some(self.0.name()), None);
-            }
-        } else {
-            state.end_use(self.0);
+            group.tell(&transition);
         }
     }
 }

@@ -99,8 +99,9 @@ impl Registry {
         self.members.values().filter(|member| Arc::ptr_eq(member.served_by(), unit)).cloned().collect()
     }
 
-    pub(crate) fn any_member(&self) -> Option<Arc<Member>> {
-        self.members.values().next().cloned()
+    /// All members, which it forgets.
+    pub(crate) fn take_members(&mut self) -> impl Iterator<Item = Arc<Member>> {
+        core::mem::take(&mut self.members).into_values()
     }
 }
 

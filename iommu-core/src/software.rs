@@ -1,27 +1,28 @@
 //! An IOMMU in software: real page tables, real translation, and a memory to see what a device reached.
 //!
 //! A [`SoftIommu`] is an [`IommuDriver`](crate::hardware::IommuDriver) like any other. A [`SimulatedDevice`] is the
-//! bus-master side of a device: its reads and writes go through the IOMMU to a [`Memory`], or end in a [`Fault`].
+//! bus-master side of a device: its reads and writes go through the IOMMU to a [`Memory`], or end in a
+//! [`Fault`](crate::hardware::Fault). With [`SoftIommuConfig::iotlb`] translations are cached until they are flushed, so that
+//! a missing flush shows.
 //!
 //! ```
 //! use std::sync::Arc;
 //!
 //! use iommu_core::device_model::DeviceId;
-//! use iommu_core::hardware::{Endpoint, FaultReason};
-//! use iommu_core::placement::AllTogether;
+//! use iommu_core::hardware::{Endpoint, FaultReason, IommuDriver};
 //! use iommu_core::software::{Memory, SimulatedDevice, SoftIommu, SoftIommuConfig};
-//! use iommu_core::{Access, Iommu, Iova, Owner, PhysAddr};
-//! # use iommu_core::placement::{GroupKey, Placement};
+//! use iommu_core::{Access, IommuSubsystem, Iova, Owner, PhysAddr, generic_device_group};
 //!
 //! let hardware = SoftIommu::new("dmar0", SoftIommuConfig::default());
-//! let iommu = Iommu::new(AllTogether(hardware.clone()));
+//! let driver: Arc<dyn IommuDriver> = hardware.clone();
+//! let placement = move |_: &Endpoint| Some(generic_device_group(&driver));
+//! let (subsystem, physical_memory) = IommuSubsystem::builder(placement).build();
 //! let nic = Endpoint::new(DeviceId::new(1), "0000:01:00.0");
-//! # let placement = Placement { iommu: hardware.clone(), key: GroupKey::Device(nic.id) };
-//! let member = iommu.add_endpoint(nic.clone(), placement)?;
+//! let member = subsystem.add_device(&nic)?.expect("its IOMMU serves it");
 //!
 //! let claim = member.claim(&Owner::new("vm"))?;
 //! let domain = claim.group().allocate_paging()?;
-//! domain.map(Iova::new(0x10_0000), PhysAddr::new(0x8000), 0x1000, Access::Write)?;
+//! domain.map(&physical_memory, Iova::new(0x10_0000), PhysAddr::new(0x8000), 0x1000, Access::Write)?;
 //! claim.attach(&domain)?;
 //!
 //! let memory = Memory::new();

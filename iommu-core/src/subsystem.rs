@@ -303,13 +303,28 @@ impl Drop for Forgotten<'_> {
     }
 }
 
+/// Nobody holds the subsystem any more, and so nobody waits for its locks.
 impl Drop for Shared {
     fn drop(&mut self) {
-        loop {
-            let member = self.registry.lock().any_member();
-            let Some(member) = member else { break };
-            self.remove(&member);
+        remove_all(&mut self.registry.get_mut().take_members());
+    }
+}
+
+fn remove_all(members: &mut dyn Iterator<Item = Arc<Member>>) {
+    /// Removes the others as well, if the IOMMU driver unwinds.
+    struct Others<'a>(&'a mut dyn Iterator<Item = Arc<Member>>);
+
+    impl Drop for Others<'_> {
+        fn drop(&mut self) {
+            remove_all(self.0);
         }
+    }
+
+    while let Some(member) = members.next() {
+        let others = Others(&mut *members);
+        let left = member.group().change().leave(&member);
+        drop(left);
+        core::mem::forget(others);
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the hardware trait asks of an IOMMU driver: a suite that any driver can be run through, and what a missing flush does.
 #![cfg(not(shuttle))]
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what a test takes for granted may fail it")]
+#![expect(clippy::unwrap_used, reason = "what a test takes for granted may fail it")]
 
 #[cfg(not(feature = "std"))]
 iommu_core::device_model::sync::dma_locks::provide!(iommu_core::device_model::sync::dma_locks::Spinning);

@@ -81,7 +81,7 @@ impl DmaSpace {
     /// When hardware refuses, the range stays taken for ever.
     pub(crate) fn unmap(&self, domain: &Domain, range: IovaRange) -> Result<(), HardwareError> {
         if !self.lazy.load(Ordering::Acquire) {
-            unmap_whole(domain, range, |domain, gather| domain.flush(gather))?;
+            unmap_whole(domain, range, Domain::flush)?;
             self.free(range);
             return Ok(());
         }

@@ -57,7 +57,7 @@ pub(crate) struct GroupState {
     /// How many members deliver page requests to an owner.
     page_requests: u32,
     transitions: u64,
-    /// Whether members may have come, gone or moved in this change.
+    /// Whether this change may have let members come, go or move, attached or detached something, or retired something.
     moved: bool,
     /// Whether a member is not where the group is.
     astray: bool,
@@ -76,7 +76,7 @@ pub(crate) enum Current {
 }
 
 /// The kernel's domain for the group. Its type is not always the domain's kind: DMA turns lazy in place.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct DefaultDomain {
     domain: Arc<Domain>,
     kind: DefaultDomainType,
@@ -263,19 +263,25 @@ impl GroupState {
     }
 
     /// Ends a change: what it has set free.
+    #[inline]
     pub(crate) fn settle(&mut self) -> Retired {
-        let mut retired = core::mem::take(&mut self.retired);
-        if core::mem::take(&mut self.moved) {
-            let astray = self.records().any(|record| record.reach != Reach::Attached);
-            self.astray = astray;
-            if !self.is_reach_unknown() {
-                retired.quarantine = core::mem::take(&mut self.quarantine);
-            }
+        if self.moved { self.settle_members() } else { Retired::default() }
+    }
+
+    fn settle_members(&mut self) -> Retired {
+        self.moved = false;
+        let (mut astray, mut unknown) = (false, false);
+        for record in self.records.iter().flatten() {
+            astray |= record.reach != Reach::Attached;
+            unknown |= record.reach == Reach::Unknown;
         }
-        self.ready = matches!(self.current, Current::Default)
-            && self.default.is_some()
-            && self.pasids.is_empty()
-            && !self.astray;
+        self.astray = astray;
+        self.ready =
+            matches!(self.current, Current::Default) && self.default.is_some() && self.pasids.is_empty() && !astray;
+        let mut retired = core::mem::take(&mut self.retired);
+        if !unknown {
+            retired.quarantine = core::mem::take(&mut self.quarantine);
+        }
         retired
     }
 }

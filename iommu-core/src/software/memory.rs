@@ -5,7 +5,7 @@ use alloc::collections::BTreeMap;
 use core::fmt;
 use core::ops::Range;
 
-use device_model::sync::{Arc, Mutex};
+use device_model::sync::{Arc, SpinMutex};
 
 use crate::address::PhysAddr;
 
@@ -25,7 +25,7 @@ struct Contents {
 /// A handle: clones share the memory, which is freed with the last of them. Frames of 4 KiB come into being when they
 /// are first written. One lock guards all of it, so an access within one frame is atomic; it is the innermost lock.
 #[derive(Clone, Default)]
-pub struct Memory(Arc<Mutex<Contents>>);
+pub struct Memory(Arc<SpinMutex<Contents>>);
 
 impl Memory {
     /// Memory that nobody has written.

@@ -21,6 +21,10 @@ use super::tree::{MAX_FILE, target_in};
 
 const HEADER: &str = "dma-ownership tree 1";
 
+/// How many zero bytes an archive may write as counts: all else in a tree takes as many bytes of text, so this bounds what a
+/// small text can become. The configuration spaces of 16,384 functions fit.
+pub const MAX_ZEROS: usize = 64 << 20;
+
 /// What is wrong with an archive.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("line {line}: {reason}")]
@@ -44,6 +48,9 @@ pub enum ArchiveErrorReason {
     /// An escape is none of Rust's.
     #[error("a backslash must begin one of \\n, \\r, \\t, \\\\, \\', \\\", \\xNN")]
     BadEscape,
+    /// The zeros that stand in the archive as `+COUNT` come to more than [`MAX_ZEROS`] in all.
+    #[error("the archive has more than {MAX_ZEROS} zeros as `+COUNT`")]
+    TooManyZeros,
     /// The bytes are no hex digits in pairs, with perhaps `+COUNT` behind.
     #[error("bytes are pairs of hex digits, with perhaps `+COUNT` zeros behind, {MAX_FILE} in all at most")]
     BadBytes,
@@ -87,14 +94,15 @@ impl MemoryTree {
         if !Self::is_archive(text) {
             return Err(ArchiveError { line: 1, reason: ArchiveErrorReason::NoHeader });
         }
-        let mut tree = Self::new();
+        let (mut tree, mut zeros) = (Self::new(), MAX_ZEROS);
         for (line, entry) in (1..).zip(text.lines()).skip(1) {
-            tree.add_entry(entry).map_err(|reason| ArchiveError { line, reason })?;
+            tree.add_entry(entry, &mut zeros).map_err(|reason| ArchiveError { line, reason })?;
         }
         Ok(tree)
     }
 
-    fn add_entry(&mut self, entry: &str) -> Result<(), ArchiveErrorReason> {
+    /// Adds what a line says, which may have as many counted zeros as are left.
+    fn add_entry(&mut self, entry: &str, zeros: &mut usize) -> Result<(), ArchiveErrorReason> {
         if entry.trim().is_empty() {
             return Ok(());
         }
@@ -108,7 +116,7 @@ impl MemoryTree {
             }
             "=" => unescape(value)?,
             "->" => value.as_bytes().to_vec(),
-            ":" => bytes(value).ok_or(ArchiveErrorReason::BadBytes)?,
+            ":" => bytes(value, zeros)?,
             _ => return Err(ArchiveErrorReason::NotAnEntry),
         };
         match self.insert(&path, contents) {
@@ -164,19 +172,20 @@ fn hex(contents: &[u8]) -> String {
     text
 }
 
-fn bytes(value: &str) -> Option<Vec<u8>> {
+fn bytes(value: &str, zeros_left: &mut usize) -> Result<Vec<u8>, ArchiveErrorReason> {
     let (digits, zeros) = value.split_once('+').unwrap_or((value, "0"));
-    let zeros: usize = zeros.parse().ok()?;
+    let zeros: usize = zeros.parse().map_err(|_| ArchiveErrorReason::BadBytes)?;
     let pairs = digits.as_bytes().chunks(2);
-    let mut out = pairs
-        .map(|digits| match digits {
-            [high, low] => pair(*high, *low),
-            _ => None,
-        })
-        .collect::<Option<Vec<u8>>>()?;
-    let length = out.len().checked_add(zeros).filter(|length| *length <= MAX_FILE)?;
+    let out = pairs.map(|digits| match digits {
+        [high, low] => pair(*high, *low),
+        _ => None,
+    });
+    let mut out = out.collect::<Option<Vec<u8>>>().ok_or(ArchiveErrorReason::BadBytes)?;
+    let length = out.len().checked_add(zeros).filter(|length| *length <= MAX_FILE);
+    let length = length.ok_or(ArchiveErrorReason::BadBytes)?;
+    *zeros_left = zeros_left.checked_sub(zeros).ok_or(ArchiveErrorReason::TooManyZeros)?;
     out.resize(length, 0);
-    Some(out)
+    Ok(out)
 }
 
 fn pair(high: u8, low: u8) -> Option<u8> {
@@ -219,6 +228,17 @@ mod tests {
             let error = error(&format!("{HEADER}\n\nb = 0\n{entry}"));
             assert_eq!((error.line, error.reason), (4, reason), "{entry}");
         }
+    }
+
+    /// Q6: a small archive cannot become much memory, and what a large machine has fits.
+    #[test]
+    fn a_small_archive_stays_small() {
+        let zeros = |each: usize, files: usize| {
+            (0..files).fold(format!("{HEADER}\n"), |text, n| text + &format!("{n} : 00+{each}\n"))
+        };
+        let error = MemoryTree::from_archive(&zeros(MAX_FILE - 1, 65)).unwrap_err();
+        assert_eq!((error.line, error.reason), (66, ArchiveErrorReason::TooManyZeros));
+        assert!(MemoryTree::from_archive(&zeros(4095, 16_384)).is_ok());
     }
 
     proptest! {

@@ -136,6 +136,7 @@ impl GroupState {
         attaching.attach(group)?;
         mem::forget(attaching);
         self.pasids.push((pasid, domain.clone()));
+        self.moved = true;
         Ok(())
     }
 

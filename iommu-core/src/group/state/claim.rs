@@ -83,6 +83,7 @@ impl GroupState {
         self.end_page_requests(claim);
         let owner = self.ownership.end_claim()?;
         self.retired.owner = self.last_owner.replace(owner);
+        self.moved = true;
         self.go_home(group).err()
     }
 }

@@ -17,9 +17,10 @@ impl GroupState {
         self.ready
     }
 
+    /// Who holds the group, to compare with once that has changed; nothing when nobody hears of it.
     #[inline]
-    pub(crate) fn is_observed(&self) -> bool {
-        self.observed
+    pub(crate) fn before(&self) -> Option<Ownership> {
+        self.observed.then(|| self.ownership.clone())
     }
 
     /// Counts one use more by `driver`; the name that it displaces.

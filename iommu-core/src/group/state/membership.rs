@@ -3,7 +3,7 @@
 use alloc::collections::TryReserveError;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::mem;
+use core::mem::{self, ManuallyDrop};
 
 use super::{Current, DefaultDomain, GroupState, Record, Use};
 use crate::attached::Reach;
@@ -39,19 +39,34 @@ impl Room {
 }
 
 /// What a member left behind. Dropping it ends the service of the IOMMU, then frees what the member may have reached until
-/// then.
+/// then; if the IOMMU driver unwinds, and has not stopped the member before, what it may reach is kept for ever.
 pub(crate) struct Left {
-    // Dropped in this order.
     record: Option<Record>,
+    reached: Reached,
+    /// How many kernel uses it took along.
+    pub(crate) uses: u32,
+    /// Whether it was the last.
+    pub(crate) emptied: bool,
+}
+
+#[derive(Default)]
+struct Reached {
     default: Option<DefaultDomain>,
     blocking: Option<Arc<Domain>>,
     current: Option<Arc<Domain>>,
     pasids: Vec<(u32, Arc<Domain>)>,
     quarantine: Vec<Arc<Domain>>,
-    /// How many kernel uses it took along.
-    pub(crate) uses: u32,
-    /// Whether it was the last.
-    pub(crate) emptied: bool,
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        let Some(record) = self.record.take() else { return };
+        if record.reach == Reach::Unknown {
+            let reached = ManuallyDrop::new(mem::take(&mut self.reached));
+            drop(record);
+            drop(ManuallyDrop::into_inner(reached));
+        }
+    }
 }
 
 impl GroupState {
@@ -152,33 +167,27 @@ impl GroupState {
         let uses = self.end_all_uses(member);
         let record = self.records.get_mut(member.place() as usize).and_then(Option::take);
         self.vacant.push(member.place());
-        let mut left = Left {
-            record,
-            default: None,
-            blocking: None,
-            current: None,
-            pasids: Vec::new(),
-            quarantine: Vec::new(),
-            uses,
-            emptied: self.len() == 0,
-        };
+        let mut left = Left { record, reached: Reached::default(), uses, emptied: self.len() == 0 };
+        let reached = &mut left.reached;
         if left.emptied {
-            left.default = self.default.take();
-            left.blocking = self.blocking.take();
-            left.pasids = mem::take(&mut self.pasids);
-            left.quarantine = mem::take(&mut self.quarantine);
+            reached.default = self.default.take();
+            reached.blocking = self.blocking.take();
+            reached.pasids = mem::take(&mut self.pasids);
+            reached.quarantine = mem::take(&mut self.quarantine);
             if let Current::Own(domain) = mem::replace(&mut self.current, Current::Nothing) {
-                left.current = Some(domain);
+                reached.current = Some(domain);
             }
         } else if let Current::Own(domain) = &self.current {
-            left.current = Some(domain.clone());
+            reached.current = Some(domain.clone());
         }
         if let Some(record) = &mut left.record {
             self.page_requests -= u32::from(record.page_requests.take().is_some());
-            let pasids = if left.emptied { &left.pasids } else { &self.pasids };
+            let pasids = if left.emptied { &left.reached.pasids } else { &self.pasids };
             record.leave_all(pasids);
             if record.reach == Reach::Unknown && !left.emptied {
-                left.quarantine.clone_from(&self.quarantine);
+                left.reached.quarantine.clone_from(&self.quarantine);
+                left.reached.default = self.default.clone();
+                left.reached.blocking.clone_from(&self.blocking);
             }
         }
         Some(left)

@@ -19,7 +19,7 @@ const TABLE: u64 = 1 << 10;
 const DIRTY: u64 = 1 << 11;
 const ADDRESS_SHIFT: u32 = 12;
 
-const _: () = assert!(Protection::all().bits() < TABLE as u32, "protection, table and dirty bits are apart");
+const _: () = assert!((Protection::all().bits() as u64) < TABLE, "protection, table and dirty bits are apart");
 
 impl Entry {
     pub(super) const EMPTY: Self = Self(0);
