@@ -127,8 +127,6 @@ enum State {
     Direct,
     /// The driver was unbound.
     Revoked,
-    /// Hardware refused to unmap it.
-    Refused,
 }
 
 impl Dma {
@@ -174,7 +172,7 @@ impl Dma {
         self.0.flush()
     }
 
-    /// Unmaps all that is left, for the driver is unbound. Mappings that hardware refuses to unmap stay in quarantine.
+    /// Unmaps all that is left, for the driver is unbound.
     pub(crate) fn revoke(&self) {
         self.0.revoke();
     }
@@ -224,15 +222,13 @@ impl DeviceDma {
 
     fn unmap(&self, key: usize) -> Result<(), HardwareError> {
         let state = self.mappings.lock().live.try_remove(key);
-        match state {
-            Some(State::Mapped(range)) => match self.domain.dma_space() {
-                Some(space) => space.unmap(&self.domain, range),
-                None => Ok(()),
-            },
-            Some(State::Refused) => {
-                Err(HardwareError::new(Errno::EIO, "the IOMMU refused to unmap when the driver was unbound"))
-            }
-            Some(State::Direct | State::Revoked) | None => Ok(()),
+        state.map_or(Ok(()), |state| self.unmap_state(&state))
+    }
+
+    fn unmap_state(&self, state: &State) -> Result<(), HardwareError> {
+        match (state, self.domain.dma_space()) {
+            (State::Mapped(range), Some(space)) => space.unmap(&self.domain, *range),
+            _ => Ok(()),
         }
     }
 
@@ -241,26 +237,23 @@ impl DeviceDma {
     }
 
     fn revoke(&self) {
-        let Some(space) = self.domain.dma_space() else { return };
         let mut mappings = self.mappings.lock();
         for (_, state) in &mut mappings.live {
-            let State::Mapped(range) = *state else { continue };
-            // So it is taken until hardware has said otherwise.
-            *state = State::Refused;
-            if space.unmap(&self.domain, range).is_ok() {
+            // What hardware refuses is tried again when the mapping ends.
+            if self.unmap_state(state).is_ok() {
                 *state = State::Revoked;
             }
         }
         drop(mappings);
         // Nobody is left to tell; the addresses are not used again.
-        let _ = space.flush(&self.domain);
+        let _ = self.flush();
     }
 }
 
 /// Memory that a device can reach. Dropping it unmaps, and then drops the memory; if hardware refuses, the memory goes into
 /// quarantine.
 ///
-/// When the driver is unbound the device cannot reach it any more, whoever holds it.
+/// It is unmapped when the driver is unbound, whoever holds it.
 #[must_use = "dropping it unmaps"]
 pub struct DmaMapping<M: Any + Send + Sync> {
     dma: Arc<DeviceDma>,
@@ -286,7 +279,7 @@ impl<M: Any + Send + Sync> DmaMapping<M> {
         self.memory.as_ref()
     }
 
-    /// Returns whether the device can still reach it: the driver is bound.
+    /// Returns whether the device can still reach it: the driver is bound, or hardware refused to unmap it.
     pub fn is_live(&self) -> bool {
         let mappings = self.dma.mappings.lock();
         matches!(mappings.live.get(self.key), Some(State::Mapped(_) | State::Direct))

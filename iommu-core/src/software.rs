@@ -35,10 +35,11 @@
 //! ```
 //!
 //! # Locks
-//! In the order in which they are taken, all of them inside every lock of the core: one lock of the context table (it has
-//! many, picked by the device's number, so that devices seldom share one), for a nested domain that of its cache, the lock of
-//! a domain's page tables, the lock of the [`Memory`]. DMA holds the first two or three while it touches memory, a page at a time. So when an attach, a block, a
-//! release or an unmap returns, no access under the old state is still on its way. The fault log's lock is taken alone.
+//! All of them spin, and are taken inside every lock of the core, in this order: one lock of the context table (it has many,
+//! picked by the device's number, so that devices seldom share one), for a nested domain that of its cache, the lock of a
+//! domain's page tables, the lock of the [`Memory`]. DMA holds the first two or three while it touches memory, a page at a
+//! time. So when an attach, a block, a release or a flush returns, no access under the old state is still on its way; nor
+//! when an unmap returns, if translations are not cached. The fault log's lock is taken alone.
 
 mod config;
 mod context;
@@ -52,7 +53,7 @@ mod page_request;
 pub mod page_table;
 mod process;
 #[cfg(test)]
-pub(crate) mod role;
+pub(crate) mod testing;
 mod tlb;
 mod unit;
 

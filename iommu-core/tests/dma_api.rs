@@ -196,6 +196,21 @@ fn memory_that_hardware_does_not_let_go_is_kept() {
     }
 }
 
+#[test]
+fn what_was_refused_at_the_unbind_is_tried_again() {
+    let world = World::of(DefaultDomainType::Dma);
+    let kernel_use = world.bind();
+    let buffer = Buffer::default();
+    let mapping = world.map(kernel_use.dma().unwrap(), 0x8000, PAGE, &buffer).unwrap();
+    let at = mapping.iova();
+    world.hardware.refuse(Operation::Unmap);
+    drop(kernel_use);
+    world.hardware.heal();
+    assert!(mapping.is_live() && world.reaches(at, 0x8000));
+    drop(mapping);
+    assert!(is_given_back(&buffer) && !world.reaches(at, 0x8000));
+}
+
 /// A mapping that fails half-way, and cannot be undone.
 #[test]
 fn what_may_be_mapped_in_part_is_kept() {
@@ -290,6 +305,8 @@ fn without_translation_addresses_are_physical() {
     assert!(world.reaches(mapping.iova(), 0x8008));
     dma.set_mask(0xffff_ffff);
     assert_eq!(world.map(dma, 1 << 32, 8, &buffer).unwrap_err().errno(), Errno::ENOSPC);
+    drop(kernel_use);
+    assert!(!mapping.is_live());
     drop(mapping);
     assert!(is_given_back(&buffer));
 }

@@ -1,4 +1,4 @@
-//! A user's memory that fails when it is told to.
+//! Fault injection for a user's memory.
 
 use device_model::sync::Arc;
 use device_model::sync::atomic::{AtomicU32, Ordering};
@@ -16,7 +16,7 @@ pub struct FailingMemory {
 }
 
 impl FailingMemory {
-    /// Fails nothing yet.
+    /// Wraps `inner`, and fails nothing yet.
     pub fn new(inner: Arc<dyn UserMemory>) -> Arc<Self> {
         Arc::new(Self { inner, left: AtomicU32::new(u32::MAX) })
     }
@@ -26,12 +26,12 @@ impl FailingMemory {
         self.left.store(n, Ordering::Relaxed);
     }
 
-    /// Takes back what was told to fail.
+    /// Cancels the order.
     pub fn heal(&self) {
         self.fail_nth(u32::MAX);
     }
 
-    /// Whether the pin that was to fail was asked for, or none was to.
+    /// Returns whether the pin that was to fail was asked for, or none was to.
     pub fn has_failed(&self) -> bool {
         self.left.load(Ordering::Relaxed) > u32::MAX / 2
     }

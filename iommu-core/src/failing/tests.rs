@@ -5,7 +5,7 @@ use device_model::DeviceId;
 use super::*;
 use crate::address::Access;
 use crate::hardware::FaultReason;
-use crate::software::role::{Map, unheard};
+use crate::software::testing::{Map, unheard};
 use crate::software::{Memory, SoftIommu, SoftIommuConfig};
 
 fn endpoint(id: u64) -> Endpoint {

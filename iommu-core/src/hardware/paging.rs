@@ -177,3 +177,49 @@ pub trait DirtyTracking {
         dirty: &mut dyn FnMut(Iova, u64),
     ) -> Result<(), HardwareError>;
 }
+
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod tests {
+    use device_model::sync::Arc;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn range(first: u64, pages: u64) -> IovaRange {
+        IovaRange::sized(Iova::new(first << 12), pages << 12).unwrap()
+    }
+
+    proptest! {
+        /// Whatever is added, in one gather or in several: all of it is covered, in steps of the smallest page.
+        #[test]
+        fn a_gather_covers_all_that_was_added(
+            added in prop::collection::vec((0..1_u64 << 50, 1..1000_u64, 12..31_u32, any::<bool>()), 0..12),
+        ) {
+            let (mut gather, mut other) = (Gather::new(), Gather::new());
+            for (first, pages, bits, aside) in &added {
+                let to = if *aside { &mut other } else { &mut gather };
+                to.add(range(*first, *pages), 1 << bits);
+            }
+            gather.absorb(other);
+            prop_assert_eq!(gather.range().is_none(), added.is_empty());
+            for (first, pages, ..) in &added {
+                prop_assert!(gather.range().is_some_and(|all| all.covers(range(*first, *pages))));
+            }
+            let smallest = added.iter().map(|(_, _, bits, _)| 1_u64 << bits).min();
+            prop_assert_eq!(gather.page_size(), smallest.unwrap_or(0));
+        }
+    }
+
+    /// Hardware may walk a table until the flush.
+    #[test]
+    fn retired_tables_live_as_long_as_the_gather() {
+        let table = Arc::new(());
+        let (mut gather, mut other) = (Gather::new(), Gather::new());
+        other.retire(Box::new(table.clone()));
+        gather.absorb(other);
+        assert_eq!(Arc::strong_count(&table), 2);
+        drop(gather);
+        assert_eq!(Arc::strong_count(&table), 1);
+    }
+}

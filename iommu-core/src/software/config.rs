@@ -19,18 +19,18 @@ pub struct SoftIommuConfig {
     pub interrupt_window: Option<RangeInclusive<Iova>>,
     /// Further reserved regions, by the name of the device.
     pub reserved: BTreeMap<String, Vec<ReservedRegion>>,
-    /// The only default domain that a device can live with, by its name.
+    /// Required default domain types, by the name of the device.
     pub default_domains: BTreeMap<String, DefaultDomainType>,
     /// Kinds of domains that this IOMMU does not have: allocating one fails with `EOPNOTSUPP`.
     pub absent: Vec<DomainKind>,
     /// PASIDs that each device has: 1 to one less than this. 0 for none at all.
     pub max_pasids: u32,
-    /// What it can do, by default everything.
+    /// What it can do for devices.
     pub capabilities: Capabilities,
-    /// Whether it caches translations, and serves them until they are flushed however long that takes. Off by default: an
-    /// unmap takes effect at once. With it, a missing flush always shows.
+    /// Whether it has a translation cache (IOTLB), which serves what it holds until it is flushed. Off by default: an unmap
+    /// takes effect at once. With it, a missing flush always shows.
     pub iotlb: bool,
-    /// What it can do for a device less than for others, by the device's name.
+    /// Capabilities that it lacks for single devices, by the device's name.
     pub lacking: BTreeMap<String, Capabilities>,
 }
 

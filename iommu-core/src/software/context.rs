@@ -10,7 +10,7 @@ use super::domain::Translator;
 use super::page_request::Requests;
 use crate::hardware::{Capabilities, Endpoint, FaultReason, FaultSink, HardwareError};
 
-/// Who puts an access on the bus: a device, or one address space of it.
+/// Identifies who puts an access on the bus: a device, or one address space of it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Requester {
     /// The device.

@@ -6,7 +6,7 @@ use device_model::sync::SpinMutex;
 
 use crate::hardware::Fault;
 
-/// How many faults a [`SoftIommu`](super::SoftIommu) keeps until they are taken; later ones are only counted, as
+/// Number of faults that a [`SoftIommu`](super::SoftIommu) keeps until they are taken. Later ones are only counted, as
 /// hardware does when its fault registers are full.
 pub const FAULT_LOG_CAPACITY: usize = 256;
 

@@ -56,13 +56,13 @@ impl SoftIommu {
         &self.unit().config
     }
 
-    /// A device, or one PASID of it, reads `into.len()` bytes of `memory` from `iova` on.
+    /// Lets a device, or one PASID of it, read `into.len()` bytes of `memory` from `iova` on.
     ///
     /// The access goes page by page, and each page is translated and read in one step: a change of the domain's
     /// mappings, or of what the device is attached to, comes before it or after it.
     ///
     /// # Errors
-    /// The fault, which is recorded as well. Pages before the one that faulted were read.
+    /// Returns the fault, which is recorded and reported as well. Pages before the one that faulted were read.
     pub fn dma_read(
         &self,
         from: impl Into<Requester>,
@@ -75,11 +75,11 @@ impl SoftIommu {
         })
     }
 
-    /// A device, or one PASID of it, writes `bytes` to `memory` at `iova`; page by page, as [`dma_read`](Self::dma_read)
-    /// does.
+    /// Lets a device, or one PASID of it, write `bytes` to `memory` at `iova`; page by page, as
+    /// [`dma_read`](Self::dma_read) does.
     ///
     /// # Errors
-    /// The fault, which is recorded as well. Pages before the one that faulted were written.
+    /// Returns the fault, which is recorded and reported as well. Pages before the one that faulted were written.
     pub fn dma_write(
         &self,
         from: impl Into<Requester>,
@@ -92,12 +92,12 @@ impl SoftIommu {
         })
     }
 
-    /// The faults since they were last taken, oldest first; at most [`FAULT_LOG_CAPACITY`](super::FAULT_LOG_CAPACITY).
+    /// Takes the faults since they were last taken, oldest first; at most [`FAULT_LOG_CAPACITY`](super::FAULT_LOG_CAPACITY).
     pub fn take_faults(&self) -> Vec<Fault> {
         self.unit().faults.take()
     }
 
-    /// How many faults were not recorded, ever, because nobody had taken the earlier ones.
+    /// Returns how many faults were never recorded because nobody had taken the earlier ones.
     pub fn dropped_faults(&self) -> u64 {
         self.unit().faults.dropped()
     }

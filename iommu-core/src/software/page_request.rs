@@ -1,4 +1,4 @@
-//! Devices that ask for pages that are not mapped.
+//! Page requests of simulated devices.
 
 use alloc::vec::Vec;
 
@@ -29,8 +29,8 @@ pub struct AnsweredRequest {
 }
 
 impl SoftIommu {
-    /// A device, or one PASID of it, asks for pages; the answer comes [later](Self::take_answers). It is
-    /// [`PageAnswer::Invalid`] at once where nobody listens. A device that is not served gets none.
+    /// Lets a device, or one PASID of it, request pages; the answer comes [later](Self::take_answers). It is
+    /// [`PageAnswer::Invalid`] at once if page requests are not enabled. A device that is not served gets none.
     pub fn request_pages(&self, from: impl Into<Requester>, index: u32, pages: Vec<WantedPage>) {
         let Requester { device, pasid } = from.into();
         let sink = self.contexts().of(device, |context| context.requests.sink.clone()).flatten();
@@ -45,7 +45,7 @@ impl SoftIommu {
         }
     }
 
-    /// The answers that a device got since they were last taken, oldest first.
+    /// Takes the answers that a device got since they were last taken, oldest first.
     pub fn take_answers(&self, from: impl Into<Requester>) -> Vec<AnsweredRequest> {
         let device = from.into().device;
         self.contexts().of(device, |context| core::mem::take(&mut context.requests.answers)).unwrap_or_default()

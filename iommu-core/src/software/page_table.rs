@@ -75,19 +75,19 @@ struct Table {
 }
 
 impl PageTable {
-    /// Tables of this format in which nothing is mapped.
+    /// Creates tables of this format in which nothing is mapped.
     pub fn new(format: TableFormat) -> Self {
         let mut page_table = Self { format, tables: Slab::new(), root: 0 };
         page_table.root = page_table.add_table();
         page_table
     }
 
-    /// The format.
+    /// Returns the format.
     pub fn format(&self) -> TableFormat {
         self.format
     }
 
-    /// How many tables there are, the topmost included.
+    /// Returns how many tables there are, the topmost included.
     pub fn tables(&self) -> usize {
         self.tables.len()
     }
@@ -180,8 +180,7 @@ impl PageTable {
         Ok(table)
     }
 
-    /// Unmaps from `iova` on until `size` bytes are unmapped or a hole is met; how many bytes were mapped before and
-    /// are not any more (I38).
+    /// Unmaps from `iova` on until `size` bytes are unmapped or a hole is met, and returns how many bytes were unmapped.
     ///
     /// Pages are not split. A larger page across the end of the range goes as a whole, and so does one across its
     /// start: an address that was to be unmapped is never left mapped. With `iova` or `size` no multiple of the
@@ -220,7 +219,7 @@ impl PageTable {
         }
     }
 
-    /// Where `iova` leads, whatever the access.
+    /// Returns where `iova` leads, whatever the access.
     ///
     /// # Errors
     /// [`FaultReason::BeyondAperture`] or [`FaultReason::NotMapped`].
@@ -244,7 +243,7 @@ impl PageTable {
         Err(FaultReason::NotMapped)
     }
 
-    /// Where an access to `iova` that needs `wanted` goes.
+    /// Returns where an access to `iova` that needs `wanted` goes.
     ///
     /// # Errors
     /// As [`lookup`](Self::lookup), or [`FaultReason::NotPermitted`].
@@ -253,7 +252,7 @@ impl PageTable {
         if translation.protection.permits(wanted) { Ok(translation) } else { Err(FaultReason::NotPermitted) }
     }
 
-    /// Notes that the page at `iova` was written; nothing happens where none is mapped.
+    /// Marks the page at `iova` as dirty, if one is mapped there.
     pub fn mark_dirty(&mut self, iova: Iova) {
         if iova > self.format.last() {
             return;

@@ -21,7 +21,7 @@ use super::tree::{MAX_FILE, target_in};
 
 const HEADER: &str = "dma-ownership tree 1";
 
-/// How many zero bytes an archive may write as counts: all else in a tree takes as many bytes of text, so this bounds what a
+/// Number of zero bytes that an archive may write as counts: all else in a tree takes as many bytes of text, so this bounds what a
 /// small text can become. The configuration spaces of 16,384 functions fit.
 pub const MAX_ZEROS: usize = 64 << 20;
 
@@ -29,38 +29,38 @@ pub const MAX_ZEROS: usize = 64 << 20;
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct ArchiveError {
-    /// Which line, counted from 1.
+    /// The line, counted from 1.
     pub line: usize,
     /// Why.
     pub reason: ArchiveErrorReason,
 }
 
-/// Why a line of an archive is none.
+/// Why a line of an archive was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArchiveErrorReason {
-    /// The first line is another.
+    /// The first line is not the header.
     #[error("an archive begins with `{HEADER}`")]
     NoHeader,
-    /// It is no entry.
+    /// The line is not an entry.
     #[error("not `PATH = TEXT`, `PATH : HEX`, `PATH -> TARGET` or `PATH /`")]
     NotAnEntry,
-    /// An escape is none of Rust's.
+    /// An escape is not one of Rust's.
     #[error("a backslash must begin one of \\n, \\r, \\t, \\\\, \\', \\\", \\xNN")]
     BadEscape,
-    /// The zeros that stand in the archive as `+COUNT` come to more than [`MAX_ZEROS`] in all.
+    /// The zeros that the archive writes as `+COUNT` are more than [`MAX_ZEROS`] in all.
     #[error("the archive has more than {MAX_ZEROS} zeros as `+COUNT`")]
     TooManyZeros,
-    /// The bytes are no hex digits in pairs, with perhaps `+COUNT` behind.
+    /// The bytes are not pairs of hex digits, optionally followed by `+COUNT`.
     #[error("bytes are pairs of hex digits, with perhaps `+COUNT` zeros behind, {MAX_FILE} in all at most")]
     BadBytes,
-    /// A path is there twice.
+    /// A path occurs twice.
     #[error("the path was there before")]
     Twice,
 }
 
 impl MemoryTree {
-    /// The tree as text; [`from_archive`](Self::from_archive) reads it back.
+    /// Returns the tree as text; [`from_archive`](Self::from_archive) reads it back.
     pub fn to_archive(&self) -> String {
         let mut text = format!("{HEADER}\n");
         for path in self.directories() {
@@ -81,7 +81,7 @@ impl MemoryTree {
         text
     }
 
-    /// Whether the text begins as an archive does.
+    /// Returns whether the text begins as an archive does.
     pub fn is_archive(text: &str) -> bool {
         text.lines().next().is_some_and(|first| first.trim_end() == HEADER)
     }
@@ -89,7 +89,7 @@ impl MemoryTree {
     /// Reads what [`to_archive`](Self::to_archive) wrote.
     ///
     /// # Errors
-    /// A line is none of an archive.
+    /// A line is not one of an archive.
     pub fn from_archive(text: &str) -> Result<Self, ArchiveError> {
         if !Self::is_archive(text) {
             return Err(ArchiveError { line: 1, reason: ArchiveErrorReason::NoHeader });

@@ -5,7 +5,7 @@ use device_model::sync::thread;
 
 use super::*;
 use crate::software::SimulatedDevice;
-use crate::software::role::{Map, unheard};
+use crate::software::testing::{Map, unheard};
 
 /// With `--cfg shuttle` every run takes another order that the model checker chose; otherwise, whatever comes.
 fn explore(run: impl Fn() + Send + Sync + 'static) {

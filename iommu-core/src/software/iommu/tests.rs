@@ -9,7 +9,7 @@ use crate::address::PageSizes;
 use crate::hardware::DefaultDomainType;
 use crate::reserved::{RegionKind, ReservedRegion};
 use crate::software::page_table::TableFormat;
-use crate::software::role::{Map, unheard};
+use crate::software::testing::{Map, unheard};
 use crate::software::{FAULT_LOG_CAPACITY, SimulatedDevice};
 
 const ALL_KINDS: [DomainKind; 5] =

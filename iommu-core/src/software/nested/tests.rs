@@ -1,6 +1,6 @@
 use super::*;
 use crate::hardware::{DirtyFlags, Endpoint, Gather, IommuDriver, PagingFlags};
-use crate::software::role::{Map, unheard};
+use crate::software::testing::{Map, unheard};
 use crate::software::{SimulatedDevice, SoftIommu, SoftIommuConfig};
 use crate::{IovaRange, PhysAddr, hardware::Capabilities, hardware::HardwareDomain};
 
