@@ -12,5 +12,6 @@ mod matching;
 mod platform;
 mod rig;
 mod sequence;
+mod strangers;
 mod sysfs;
 mod waiting;
