@@ -27,9 +27,10 @@ impl Member {
     pub fn attach_domain(self: &Arc<Self>, domain: &Arc<Domain>) -> Result<DriverDomain, AttachError> {
         let mut change = self.group().change();
         change.attach_for_driver(self.group().id(), self, domain)?;
-        let attached = DriverDomain { member: self.clone(), domain: domain.clone() };
+        let undo = Unattached { member: self, domain };
         change.finish(Some(self.name()), None);
-        Ok(attached)
+        core::mem::forget(undo);
+        Ok(DriverDomain { member: self.clone(), domain: domain.clone() })
     }
 
     /// Attaches `domain` to every device of the group that has PASIDs, under `pasid`. Takes the group lock.
@@ -60,6 +61,19 @@ impl Drop for DriverDomain {
         if let Some(result) = change.detach_for_driver(group.id(), &self.domain) {
             change.finish(Some(self.member.name()), result.err().as_ref());
         }
+    }
+}
+
+/// Detaches a domain that the observer unwound on, without telling it.
+struct Unattached<'a> {
+    member: &'a Member,
+    domain: &'a Arc<Domain>,
+}
+
+impl Drop for Unattached<'_> {
+    fn drop(&mut self) {
+        let group = self.member.group();
+        group.change().detach_for_driver(group.id(), self.domain);
     }
 }
 

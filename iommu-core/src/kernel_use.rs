@@ -99,7 +99,7 @@ impl Drop for Counted<'_> {
         let group: &Group = self.0.group();
         let mut state = group.lock();
         let before = state.before();
-        if state.end_use(&self.0)
+        if state.end_use(self.0)
             && let Some(before) = before
         {
             let transition = state.transition(group.id(), Some(self.0.name()), before, None);

@@ -130,7 +130,7 @@ impl IommuSubsystem {
     pub fn set_default_domain_type(&self, group: &Group, request: TypeRequest) -> Result<(), SetTypeError> {
         let _probing = self.0.probing.lock();
         let id = group.id();
-        if !self.0.registry.lock().group(id).is_some_and(|known| core::ptr::eq(&**known, group)) {
+        if !self.0.registry.lock().group(id).is_some_and(|known| core::ptr::eq(Arc::as_ptr(known), group)) {
             return Err(SetTypeError::NoDefaultDomain { group: id });
         }
         if group.change().turn_lazy(id, request)? {
@@ -230,7 +230,7 @@ impl IommuSubsystem {
         let mut change = group.change();
         let result = change.join(group.id(), served);
         drop(change);
-        result.map_err(|(error, _served)| error)
+        result
     }
 
     /// Takes a device out of its group; its DMA is blocked from now on. The group's ownership stays as it is, but for
@@ -268,7 +268,8 @@ impl Shared {
     fn remove(&self, member: &Member) {
         let group = member.group();
         let probing = self.probing.lock();
-        if !self.registry.lock().member(member.device()).is_some_and(|known| core::ptr::eq(&**known, member)) {
+        if !self.registry.lock().member(member.device()).is_some_and(|known| core::ptr::eq(Arc::as_ptr(known), member))
+        {
             return;
         }
         let forgotten = Forgotten { shared: self, member };

@@ -4,7 +4,7 @@
 //! may still reach is kept; nobody holds the group but who was told so; and once hardware works again, a kernel driver gets
 //! each device on its default domain. No lock is left held, or the next step would hang.
 #![cfg(not(shuttle))]
-#![expect(clippy::unwrap_used, reason = "what a test takes for granted may fail it")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "what a test takes for granted may fail it")]
 
 mod common;
 
@@ -215,7 +215,9 @@ fn play(setup: (&str, Setup), operation: (&str, Operation), orders: &[Order]) ->
     let when = format!("{} when {}, {orders:?}", operation.0, setup.0);
     let mut scene = Scene::new(setup.1);
     let before = scene.world.hardware.calls();
-    orders.iter().for_each(|order| order.give(&scene.world));
+    for order in orders {
+        order.give(&scene.world);
+    }
     let unwound = catch_unwind(AssertUnwindSafe(|| (operation.1)(&scene.world, &mut scene.held))).is_err();
     assert!(!unwound || orders.iter().any(|order| matches!(order, Order::Panic(_))), "{when}");
     let calls = scene.world.hardware.calls() - before;

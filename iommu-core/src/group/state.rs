@@ -126,6 +126,7 @@ pub(crate) struct Retired {
     quarantine: Vec<Arc<Domain>>,
     pasid: Option<Arc<Domain>>,
     owner: Option<Owner>,
+    served: Option<Served>,
 }
 
 impl Uses {

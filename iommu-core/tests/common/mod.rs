@@ -1,5 +1,10 @@
 //! A small machine: platform devices in two groups, drivers of both kinds, and hardware that fails on command.
-#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of it")]
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    clippy::needless_pass_by_value,
+    reason = "each test file uses a part of it"
+)]
 
 use std::cell::Cell;
 use std::fmt::Write as _;
@@ -85,7 +90,8 @@ impl World {
         let [hardware, other] = [&soft, &other_soft].map(|soft| FailingIommu::new(soft.clone()));
         let placed: [Arc<dyn IommuDriver>; 2] = [hardware.clone(), other.clone()];
         let (iommu, right) = say(IommuSubsystem::builder(move |dev: &Endpoint| {
-            let iommu = &placed[usize::from(dev.name.ends_with('\''))];
+            let [iommu, other] = &placed;
+            let iommu = if dev.name.ends_with('\'') { other } else { iommu };
             Some(DeviceGroup::named(iommu, dev.name.get(..1)?))
         }))
         .build();

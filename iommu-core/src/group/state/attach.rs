@@ -6,7 +6,7 @@ use core::mem;
 
 use device_model::Errno;
 
-use super::{Current, Delivery, GroupState};
+use super::{Current, Delivery, GroupState, Record};
 use crate::domain::Domain;
 use crate::error::{AttachError, SwitchError};
 use crate::group_id::GroupId;
@@ -121,7 +121,7 @@ impl GroupState {
     ) -> Result<(), AttachError> {
         self.check_free_for_driver(group, member)?;
         self.check_domain(group, domain)?;
-        let tight = self.records().map(|record| record.member()).find(|member| {
+        let tight = self.records().map(Record::member).find(|member| {
             let max = member.properties().max_pasids;
             max > 0 && pasid >= max
         });
@@ -216,7 +216,7 @@ struct AttachingPasid<'a> {
 
 impl AttachingPasid<'_> {
     fn attach(&mut self, group: GroupId) -> Result<(), AttachError> {
-        let members = self.state.records.iter().flatten().map(|record| record.member());
+        let members = self.state.records.iter().flatten().map(Record::member);
         for member in members.filter(|member| member.properties().max_pasids > 0) {
             self.tried += 1;
             self.domain

@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 
-use super::{Current, GroupState};
+use super::{Current, GroupState, Record};
 use crate::domain::Domain;
 use crate::error::{ClaimError, SwitchError};
 use crate::group_id::GroupId;
@@ -31,7 +31,7 @@ impl GroupState {
         if self.blocking.is_some() {
             return None;
         }
-        self.records().next().map(|record| record.member())
+        self.records().next().map(Record::member)
     }
 
     /// Keeps a blocking domain, unless there is one.

@@ -33,10 +33,10 @@ impl GroupState {
     ) -> Result<Option<Arc<str>>, UseError> {
         let uses = self.uses.get_mut(member.place()).filter(|uses| uses.serial == member.serial());
         let Some(uses) = uses else { return Err(gone(member)) };
-        let (Some(users), Ok(())) = (uses.users.checked_add(1), self.ownership.begin_kernel_use()) else {
+        let (Some(more), Ok(())) = (uses.users.checked_add(1), self.ownership.begin_kernel_use()) else {
             return Err(UseError::TooManyUsers { group });
         };
-        uses.users = users;
+        uses.users = more;
         match &uses.driver {
             Some(last) if Arc::ptr_eq(last, driver) => Ok(None),
             _ => Ok(uses.driver.replace(driver.clone())),

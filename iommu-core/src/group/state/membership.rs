@@ -107,13 +107,14 @@ impl GroupState {
     }
 
     /// A member comes in and is attached where the group is (table It1); on an error it is not there, and stopped.
-    pub(crate) fn join(&mut self, group: GroupId, served: Served) -> Result<(), (AddError, Served)> {
+    pub(crate) fn join(&mut self, group: GroupId, served: Served) -> Result<(), AddError> {
         let member = served.member().clone();
         // Blocked without an owner: hardware refused the way home.
         let blocked = self.ownership.owner().is_some() || matches!(self.current, Current::Blocking);
         if blocked && member.needs_direct_mapping() {
             let device = member.name().clone();
-            return Err((AddError::DirectRegion { device, group }, served));
+            self.retire(served);
+            return Err(AddError::DirectRegion { device, group });
         }
         let domain = match &self.current {
             Current::Nothing | Current::Default => self.default.as_ref().map(|default| &default.domain),
@@ -121,7 +122,8 @@ impl GroupState {
             Current::Own(domain) => Some(domain),
         };
         let Some(domain) = domain else {
-            return Err((AddError::DefaultDomain(SetTypeError::NoDefaultDomain { group }), served));
+            self.retire(served);
+            return Err(AddError::DefaultDomain(SetTypeError::NoDefaultDomain { group }));
         };
         let mut record = Record { served, reach: Reach::Unknown, page_requests: None };
         let result = record.attach(domain);
@@ -132,13 +134,20 @@ impl GroupState {
                 Current::Nothing => AddError::DefaultDomain(SetTypeError::Switch(switch)),
                 _ => AddError::Switch(switch),
             };
-            return Err((error, record.served));
+            self.retire(record.served);
+            return Err(error);
         }
         if matches!(self.current, Current::Nothing) {
             self.current = Current::Default;
         }
         self.take_place(&member, record);
         Ok(())
+    }
+
+    /// Ends the service of a device that could not join, once the lock is free.
+    fn retire(&mut self, served: Served) {
+        self.moved = true;
+        self.retired.served = Some(served);
     }
 
     fn take_place(&mut self, member: &Member, record: Record) {
@@ -186,7 +195,7 @@ impl GroupState {
             record.leave_all(pasids);
             if record.reach == Reach::Unknown && !left.emptied {
                 left.reached.quarantine.clone_from(&self.quarantine);
-                left.reached.default = self.default.clone();
+                left.reached.default.clone_from(&self.default);
                 left.reached.blocking.clone_from(&self.blocking);
             }
         }
@@ -201,7 +210,9 @@ impl Record {
         self.stop();
         member.disable_page_requests();
         if member.properties().max_pasids > 0 {
-            pasids.iter().for_each(|(pasid, domain)| domain.detach_pasid(member.endpoint(), *pasid));
+            for (pasid, domain) in pasids {
+                domain.detach_pasid(member.endpoint(), *pasid);
+            }
         }
     }
 }

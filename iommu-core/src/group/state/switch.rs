@@ -154,7 +154,7 @@ impl GroupState {
         }
         let Some(error) = failed else { return Ok(()) };
         for record in records.iter_mut().take(moved).rev().flatten() {
-            if !from.is_some_and(|from| record.attach_undecided(from).is_ok()) {
+            if from.is_none_or(|from| record.attach_undecided(from).is_err()) {
                 record.stop();
             }
         }
