@@ -316,7 +316,7 @@ mod tests {
                 let run = page * count as u64;
                 prop_assert!(bitmap & page != 0 && (at | to) & (page - 1) == 0);
                 prop_assert!(count > 0 && run <= bytes - done);
-                let larger = |n: u64| sizes.largest_first().find(|size| (at + n | to + n) & (size - 1) == 0 && *size <= bytes - done - n);
+                let larger = |n: u64| sizes.largest_first().find(|size| ((at + n) | (to + n)) & (size - 1) == 0 && *size <= bytes - done - n);
                 prop_assert_eq!(larger(0), Some(page), "the largest page");
                 // Sampled, for a range has many pages.
                 for n in [1, 2, count as u64 / 2, count as u64 - 1].into_iter().filter(|n| *n < count as u64) {

@@ -26,7 +26,7 @@ const SAYS: &[&str] = &[
     "refused with EPERM: group 0 is used by kernel drivers: disk.0 (sata)",
     "claimed: User { owner: Owner(vmm), claims: 1 }",
     "disk.0: its DMA is blocked",
-    "refused with EBUSY: cannot bind ether to nic.0: DMA is not allowed",
+    "refused with EBUSY: cannot bind ether to nic.0",
     "    group 0 belongs to vmm",
     "released: Idle",
     "nic.0: ether is its driver",

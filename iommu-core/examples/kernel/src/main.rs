@@ -99,8 +99,10 @@ fn refused<T, E: Error>(result: Result<T, E>, errno: impl Fn(&E) -> Errno) {
     let Err(error) = result else { panic!("this must be refused") };
     let number = errno(&error).name().unwrap_or_default();
     line!("refused with {number}: {error}");
-    if let Some(cause) = error.source() {
-        line!("    {cause}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line!("    {error}");
+        cause = error.source();
     }
 }
 
