@@ -11,7 +11,7 @@ use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::DeviceId;
 use iommu_core::hardware::{Endpoint, IommuDriver};
 use iommu_core::software::{LockedPages, Memory, Process, SoftIommu, SoftIommuConfig};
-use iommu_core::{Access, IommuSubsystem, Iova, Member, PhysicalMemory, UserAddr, generic_device_group};
+use iommu_core::{Access, IommuSubsystem, Iova, Member, PhysicalMemory, UserAddr, generic_single_device_group};
 use iommufd_owner::{Context, CopyRequest, MapRequest, ObjectId, Place};
 use rangemap::RangeMap;
 
@@ -211,7 +211,8 @@ fn attached(c: &mut Criterion) {
 
 fn group_of(devices: u64) -> (IommuSubsystem, PhysicalMemory, Vec<Arc<Member>>) {
     let hardware: Arc<dyn IommuDriver> = SoftIommu::new("soft", SoftIommuConfig::default());
-    let (iommu, physical) = IommuSubsystem::builder(move |_: &Endpoint| Some(generic_device_group(&hardware))).build();
+    let (iommu, physical) =
+        IommuSubsystem::builder(move |_: &Endpoint| Some(generic_single_device_group(&hardware))).build();
     let plug = |number| {
         let endpoint = Endpoint::new(DeviceId::new(number), format!("dev{number}"));
         iommu.add_device(&endpoint).expect("it can be served").expect("it is served")

@@ -11,7 +11,7 @@ use iommu_core::hardware::{Endpoint, IommuDriver};
 use iommu_core::software::{LockedPages, Memory, Process, SoftIommu, SoftIommuConfig};
 use iommu_core::{
     Access, Attached, IommuSubsystem, Iova, KernelUse, Member, Ownership, PhysicalMemory, UserAddr,
-    generic_device_group,
+    generic_single_device_group,
 };
 use iommufd_owner::{Context, MapRequest, ObjectId, Place};
 use shuttle::scheduler::{DfsScheduler, PctScheduler};
@@ -46,7 +46,7 @@ impl Scene {
         let hardware: Arc<dyn IommuDriver> = SoftIommu::new("soft", SoftIommuConfig::default());
         // One group for all.
         let (iommu, physical) =
-            IommuSubsystem::builder(move |_: &Endpoint| Some(generic_device_group(&hardware))).build();
+            IommuSubsystem::builder(move |_: &Endpoint| Some(generic_single_device_group(&hardware))).build();
         let members = [1, 2].map(|number| {
             let endpoint = Endpoint::new(DeviceId::new(number), format!("dev{number}"));
             iommu.add_device(&endpoint).unwrap().unwrap()
