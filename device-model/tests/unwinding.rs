@@ -1,10 +1,6 @@
 //! Callbacks that unwind: each of them once, at each place; the device is as good as before.
 #![cfg(all(not(shuttle), feature = "std"))]
-#![expect(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a broken expectation is how a test fails, and a panic its subject"
-)]
+#![expect(clippy::expect_used, reason = "a broken expectation is how a test fails")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -113,7 +113,9 @@ fn adding_a_device_under_the_parents_lock_takes_no_other_devices_lock() {
     let ready = ["parent", "sibling"].map(|name| one_that_waits(&rig, name));
     rig.driver(rig.actor("child").fits(&["child"]));
     let (parent, sibling) = (rig.device("parent"), rig.device("sibling"));
-    ready.iter().for_each(|ready| ready.store(true, Ordering::SeqCst));
+    for ready in ready {
+        ready.store(true, Ordering::SeqCst);
+    }
     let guard = parent.lock();
     let child = rig.child("child", &parent);
     assert!(child.lock().is_bound());
@@ -165,7 +167,7 @@ fn twelve_threads_do_all_there_is_to_do() {
         // Every other one waits for the device of its number.
         let name = dev.device().name();
         let number: usize = name[6..].parse().expect("a number follows");
-        if number % 2 == 0 { Err(anything()) } else { Err(supplier(&format!("dev.{number}"))) }
+        if number.is_multiple_of(2) { Err(anything()) } else { Err(supplier(&format!("dev.{number}"))) }
     }));
     for name in ["dev", "other"] {
         rig.driver(rig.actor(name).matching(move |dev| dev.name().starts_with("dev").into()));
