@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::thread;
 
-use device_model::sync::{Arc, Mutex, thread};
+use device_model::sync::{Arc, Mutex};
 use device_model::{DeviceSpec, DriverCore, Repeats};
 
 use crate::rig::{Rig, anything, supplier};
