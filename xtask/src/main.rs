@@ -4,6 +4,7 @@
 mod ci;
 mod demo;
 mod explore;
+mod live;
 mod mutants;
 mod replay;
 
@@ -21,6 +22,8 @@ enum Command {
     Demo,
     /// Play both designs of DMA ownership in every interleaving, and show what goes wrong
     Explore(explore::Explore),
+    /// Boot real kernels in QEMU and compare what vfio-host says and does with what they do
+    Live(live::Live),
     /// Break the rules on purpose, one at a time, and look that the tests notice
     Mutants(mutants::Mutants),
     /// Play scenarios and compare with what a real kernel answered
@@ -32,6 +35,7 @@ fn main() -> Result<ExitCode> {
         Command::Ci(ci) => ci.run()?,
         Command::Demo => demo::run().map(|()| true)?,
         Command::Explore(explore) => explore.run()?,
+        Command::Live(live) => live.run()?,
         Command::Mutants(mutants) => mutants.run()?,
         Command::Replay(replay) => replay.run()?,
     };
