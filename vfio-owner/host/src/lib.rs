@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod act;
+mod draw;
 mod host;
 mod judge;
 mod read;
@@ -10,6 +11,7 @@ pub use act::{
     Binding, BindingError, Bindings, Caution, Done, ExecutionError, Guarded, Journal, JournalError, ModelBindings,
     Plan, PlanError, PlanFileError, Proof, ProofError, Step, SysfsBindings, UndoError, carry_out, undo,
 };
+pub use draw::draw;
 pub use host::{Host, NoSuchDevice};
 pub use judge::{
     Answer, Change, DeviceEntry, Explanation, GroupEntry, Neighbour, Possession, Reason, Remedy, Tie, changes,

@@ -35,10 +35,6 @@ fn main() -> Result<()> {
     machine::mount_kernel_file_systems()?;
     let port = OpenOptions::new().write(true).open(REPORTS).context(REPORTS)?;
     let mut reporter = Reporter(port);
-    std::thread::spawn(|| { loop { std::thread::sleep(std::time::Duration::from_secs(40));
-        for e in fs::read_dir("/proc").unwrap().flatten() { let p = e.path(); if let Ok(c) = fs::read_to_string(p.join("cmdline")) && !c.is_empty() { 
-            eprintln!("PROC {} {} {} {} {}", p.display(), c.replace('\0', " "), fs::read_to_string(p.join("wchan")).unwrap_or_default(), fs::read_to_string(p.join("syscall")).unwrap_or_default(), fs::read_to_string(p.join("stack")).unwrap_or_default());
-            eprintln!("{}", fs::read_to_string(p.join("status")).unwrap_or_default().lines().filter(|l| l.contains("State") || l.contains("Tracer")).collect::<Vec<_>>().join(";")); } } } });
     if let Err(error) = work(&mut reporter) {
         reporter.tell(&Report::Failed { reason: format!("{error:#}") })?;
     }

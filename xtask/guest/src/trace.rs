@@ -1,6 +1,9 @@
-//! The program killed as it is about to change something, by tracing its system calls.
+//! The program killed as it is about to change something.
+//!
+//! It runs under a filter of system calls that stops it at those that change something, and at no other: an emulated
+//! processor is slow.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
@@ -11,11 +14,30 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
 
 use crate::program::PROGRAM;
 
 /// The first argument of a process of ours that is to be traced and to become the program.
 const TRACED: &str = "traced";
+
+/// System calls that change something whatever their arguments.
+const CHANGES: &[(libc::c_long, &str)] = &[
+    (libc::SYS_pwrite64, "pwrite"),
+    (libc::SYS_fsync, "sync"),
+    (libc::SYS_fdatasync, "sync"),
+    (libc::SYS_truncate, "truncate"),
+    (libc::SYS_ftruncate, "truncate"),
+    (libc::SYS_unlink, "unlink"),
+    (libc::SYS_unlinkat, "unlink"),
+    (libc::SYS_rename, "rename"),
+    (libc::SYS_renameat, "rename"),
+    (libc::SYS_renameat2, "rename"),
+    (libc::SYS_mkdir, "mkdir"),
+    (libc::SYS_mkdirat, "mkdir"),
+];
 
 /// A process that becomes the program under its parent's eyes.
 pub(crate) struct Traced(Vec<String>);
@@ -31,8 +53,24 @@ impl Traced {
     pub(crate) fn become_program(self) -> Result<()> {
         ptrace::traceme()?;
         raise(Signal::SIGSTOP)?;
+        seccompiler::apply_filter(&filter()?)?;
         Err(Command::new(PROGRAM).args(self.0).exec()).context(PROGRAM)
     }
+}
+
+/// What stops a process at each change.
+fn filter() -> Result<BpfProgram> {
+    let when = |argument, operator, value: i32| -> Result<SeccompRule> {
+        let value = value.try_into()?;
+        Ok(SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?])?)
+    };
+    let has = |flag: i32| Ok(SeccompCmpOp::MaskedEq(u64::try_from(flag)?)).and_then(|masked| when(2, masked, flag));
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = CHANGES.iter().map(|(call, _)| (*call, Vec::new())).collect();
+    // What it prints changes nothing.
+    rules.insert(libc::SYS_write, vec![when(0, SeccompCmpOp::Gt, libc::STDERR_FILENO)?]);
+    rules.insert(libc::SYS_openat, vec![has(libc::O_WRONLY)?, has(libc::O_RDWR)?, has(libc::O_CREAT)?]);
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Trace(0), TargetArch::x86_64)?;
+    Ok(filter.try_into()?)
 }
 
 /// How a traced run ended.
@@ -50,120 +88,75 @@ pub(crate) enum Ended {
 pub(crate) fn kill_before(change: usize, arguments: &[&str]) -> Result<Ended> {
     let mut child = Command::new("/proc/self/exe");
     child.arg(TRACED).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let child = child.spawn()?;
-    let first = Pid::from_raw(child.id().try_into()?);
+    let first = Pid::from_raw(child.spawn()?.id().try_into()?);
     waitpid(first, None)?;
     ptrace::setoptions(
         first,
-        Options::PTRACE_O_TRACESYSGOOD
+        Options::PTRACE_O_TRACESECCOMP
             | Options::PTRACE_O_TRACEFORK
             | Options::PTRACE_O_TRACEVFORK
             | Options::PTRACE_O_TRACECLONE
             | Options::PTRACE_O_EXITKILL,
     )?;
-    let mut traced = Tracees { alive: BTreeSet::from([first]), entered: BTreeSet::new(), changes: 0 };
-    let mut next = Some((first, None));
-    while !traced.alive.is_empty() {
-        if let Some((process, signal)) = next.take() {
-            go_on(process, signal)?;
-        }
-        let stop = waitpid(Pid::from_raw(-1), Some(WaitPidFlag::__WALL))?;
-        if let Some(before) = traced.seen(&stop)?
-            && traced.changes == change
-        {
-            traced.kill_all();
-            return Ok(Ended::Killed { before });
-        }
-        next = match stop {
-            // These two are of the tracing.
-            WaitStatus::Stopped(process, signal) if ![Signal::SIGSTOP, Signal::SIGTRAP].contains(&signal) => {
-                Some((process, Some(signal)))
+    go_on(first, None)?;
+    let mut alive = BTreeSet::from([first]);
+    let mut changes = 0;
+    while !alive.is_empty() {
+        match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::__WALL))? {
+            WaitStatus::Exited(process, _) | WaitStatus::Signaled(process, ..) => {
+                alive.remove(&process);
             }
-            WaitStatus::Stopped(process, _)
-            | WaitStatus::PtraceEvent(process, ..)
-            | WaitStatus::PtraceSyscall(process) => Some((process, None)),
-            _ => None,
-        };
+            WaitStatus::PtraceEvent(process, _, libc::PTRACE_EVENT_SECCOMP) => {
+                changes += 1;
+                if changes == change {
+                    let before = told(process)?;
+                    kill_all(&alive);
+                    return Ok(Ended::Killed { before });
+                }
+                go_on(process, None)?;
+            }
+            WaitStatus::PtraceEvent(process, ..) => go_on(process, None)?,
+            WaitStatus::Stopped(process, signal) => {
+                // These two are of the tracing: a new child begins with the one.
+                let own = [Signal::SIGSTOP, Signal::SIGTRAP].contains(&signal);
+                alive.insert(process);
+                go_on(process, (!own).then_some(signal))?;
+            }
+            _ => {}
+        }
     }
     Ok(Ended::Whole)
 }
 
 /// A process may be killed while it is stopped.
 fn go_on(process: Pid, signal: Option<Signal>) -> Result<()> {
-    match ptrace::syscall(process, signal) {
+    match ptrace::cont(process, signal) {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
         Err(error) => bail!("ptrace: {error}"),
     }
 }
 
-/// The program and its children.
-struct Tracees {
-    alive: BTreeSet<Pid>,
-    /// Those that are inside a system call.
-    entered: BTreeSet<Pid>,
-    changes: usize,
-}
-
-impl Tracees {
-    /// Takes note of a stop; what is about to be changed, if anything.
-    fn seen(&mut self, stop: &WaitStatus) -> Result<Option<String>> {
-        match stop {
-            WaitStatus::Exited(process, _) | WaitStatus::Signaled(process, ..) => {
-                self.alive.remove(process);
-                self.entered.remove(process);
-            }
-            WaitStatus::Stopped(process, _) | WaitStatus::PtraceEvent(process, ..) => {
-                self.alive.insert(*process);
-            }
-            WaitStatus::PtraceSyscall(process) => {
-                if self.entered.remove(process) {
-                    return Ok(None);
-                }
-                self.entered.insert(*process);
-                let change = change(*process)?;
-                self.changes += usize::from(change.is_some());
-                return Ok(change);
-            }
-            _ => {}
-        }
-        Ok(None)
+fn kill_all(processes: &BTreeSet<Pid>) {
+    for process in processes {
+        // It may have ended.
+        let _ = kill(*process, Signal::SIGKILL);
     }
-
-    fn kill_all(&self) {
-        for process in &self.alive {
-            let _ = kill(*process, Signal::SIGKILL);
-        }
-        for process in &self.alive {
-            while !matches!(
-                waitpid(*process, Some(WaitPidFlag::__WALL)),
-                Ok(WaitStatus::Signaled(..) | WaitStatus::Exited(..)) | Err(_)
-            ) {}
-        }
+    for process in processes {
+        let ended = |stop| matches!(stop, Ok(WaitStatus::Signaled(..) | WaitStatus::Exited(..)) | Err(_));
+        while !ended(waitpid(*process, Some(WaitPidFlag::__WALL))) {}
     }
 }
 
-/// The change that a process is about to make, if the system call that it enters makes one.
-fn change(process: Pid) -> Result<Option<String>> {
+/// The change that a process is about to make.
+fn told(process: Pid) -> Result<String> {
     let registers = ptrace::getregs(process)?;
-    let call = i64::try_from(registers.orig_rax).unwrap_or(-1);
-    let name = match call {
-        // What it prints changes nothing.
-        libc::SYS_write if registers.rdi > 2 => "write",
-        libc::SYS_pwrite64 => "pwrite",
-        libc::SYS_fsync | libc::SYS_fdatasync => "sync",
-        libc::SYS_ftruncate | libc::SYS_truncate => "truncate",
-        libc::SYS_unlink | libc::SYS_unlinkat => "unlink",
-        libc::SYS_rename | libc::SYS_renameat | libc::SYS_renameat2 => "rename",
-        libc::SYS_mkdir | libc::SYS_mkdirat => "mkdir",
-        libc::SYS_openat if registers.rdx & WRITING != 0 => {
-            return Ok(Some(format!("open {}", text(process, registers.rsi)?)));
-        }
-        _ => return Ok(None),
-    };
-    Ok(Some(name.to_owned()))
+    let call = registers.orig_rax.cast_signed();
+    if call == libc::SYS_openat {
+        return Ok(format!("open {}", text(process, registers.rsi)?));
+    }
+    let name = CHANGES.iter().find(|(number, _)| *number == call).map_or("write", |(_, name)| *name);
+    Ok(name.to_owned())
 }
-
-const WRITING: u64 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT) as u64;
 
 /// The longest path.
 const LONGEST_TEXT: u64 = 4096;

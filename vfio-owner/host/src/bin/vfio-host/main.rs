@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser, Subcommand};
-use vfio_host::{Host, HostTree, capture};
+use vfio_host::{Host, HostTree, capture, draw};
 
 use output::{BAD, Format, Outcome, print, warn_of};
 
@@ -69,6 +69,12 @@ enum Command {
     Apply(plan::Apply),
     /// Bring everything back to what it was before `apply`, interrupted or not
     Undo(plan::Undo),
+    /// Draw the machine as SVG: bridges as a tree, groups as areas, and what is in the way
+    Draw {
+        /// Where to write it, instead of standard output
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Capture this machine in one file for `--from`, without serial numbers and MAC addresses
     Snapshot {
         /// Where to write it, instead of standard output
@@ -121,7 +127,8 @@ impl Arguments {
             Command::Plan(make) => make.run(&self.machine.host()?, format),
             Command::Apply(apply) => apply.run(&self.machine.changeable()?, format),
             Command::Undo(undo) => Ok(undo.run(&self.machine.changeable()?, format)),
-            Command::Snapshot { output } => snapshot(&self.machine.changeable()?, output.as_ref()),
+            Command::Draw { output } => write_out(&draw(&self.machine.host()?), output.as_deref()),
+            Command::Snapshot { output } => snapshot(&self.machine.changeable()?, output.as_deref()),
             Command::Diff { before, after } => change::run(before, after, format),
             Command::Completions { shell } => {
                 let mut command = Self::command();
@@ -132,11 +139,14 @@ impl Arguments {
     }
 }
 
-fn snapshot(tree: &HostTree, output: Option<&PathBuf>) -> Result<Outcome> {
-    let archive = capture(tree).with_context(|| tree.sysfs().display().to_string())?.to_archive();
+fn snapshot(tree: &HostTree, output: Option<&Path>) -> Result<Outcome> {
+    write_out(&capture(tree).with_context(|| tree.sysfs().display().to_string())?.to_archive(), output)
+}
+
+fn write_out(text: &str, output: Option<&Path>) -> Result<Outcome> {
     match output {
-        Some(path) => std::fs::write(path, archive).with_context(|| path.display().to_string())?,
-        None => print(&archive)?,
+        Some(path) => std::fs::write(path, text).with_context(|| path.display().to_string())?,
+        None => print(text)?,
     }
     Ok(Outcome::Possible)
 }
