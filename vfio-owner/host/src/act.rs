@@ -3,6 +3,7 @@
 mod binding;
 mod execution;
 mod journal;
+mod persistence;
 mod plan;
 mod proof;
 mod script;
@@ -11,6 +12,7 @@ mod sysfs_binding;
 pub use binding::{Binding, BindingError, Bindings};
 pub use execution::{Done, ExecutionError, UndoError, carry_out, undo};
 pub use journal::{Journal, JournalError};
+pub use persistence::{Persistence, PersistenceError, PersistentFile};
 pub use plan::{Caution, Guarded, Plan, PlanError, PlanFileError, Step};
 pub use proof::{ModelBindings, Proof, ProofError};
 pub use sysfs_binding::SysfsBindings;

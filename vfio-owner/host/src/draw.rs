@@ -35,7 +35,8 @@ const SMALL: Font = Font { size: 11.5, bold: false, mono: false };
 pub fn draw(host: &Host) -> String {
     let mut svg = Svg::default();
     let groups = host.pci.groups.iter().filter(|group| !group.members.is_empty()).count();
-    let title = format!("{} devices in {groups} IOMMU groups", host.pci.devices.len());
+    let count = |number, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
+    let title = format!("{} in {}", count(host.pci.devices.len(), "device"), count(groups, "IOMMU group"));
     svg.text(MARGIN, 34.0, TITLE, Colour::INK, &title);
     legend(&mut svg);
     let mut y = 76.0;
@@ -52,8 +53,8 @@ fn legend(svg: &mut Svg) {
     let mut x = MARGIN;
     for (colour, meaning) in [
         (Colour::RED, "keeps the group from user space"),
-        (Colour::AMBER, "perhaps"),
-        (Colour::GREEN, "does not"),
+        (Colour::AMBER, "may keep it"),
+        (Colour::GREEN, "does not keep it"),
         (Colour::GREY, "no driver"),
     ] {
         svg.pill(x, 46.0, 14.0, 14.0, colour);
@@ -74,7 +75,7 @@ fn draw_card(svg: &mut Svg, card: &Card, top: f64, places: &mut Vec<Place>) -> f
     let width = WIDTH - MARGIN - x;
     if let Some(bus) = &card.bus {
         svg.text(x, top + 15.0, STRONG, Colour::INK, bus);
-        places.push(Place { depth: 0, x: x - 4.0, y: top + 11.0 });
+        places.push(Place { depth: 0, x, y: top + 14.0 });
         return top + 20.0;
     }
     let mut inside = Svg::default();
@@ -90,26 +91,38 @@ fn draw_card(svg: &mut Svg, card: &Card, top: f64, places: &mut Vec<Place>) -> f
         y = draw_row(&mut inside, row, left, y, x + width - PADDING);
     }
     for tie in &card.ties {
-        for (place, line) in SMALL.wrap(&tie.cause, width - 2.0 * PADDING - 18.0).iter().enumerate() {
-            let mark = if place == 0 { "\u{25b2}" } else { "" };
-            inside.text(x + PADDING, y + 13.0, SMALL, Colour::AMBER, mark);
-            inside.text(x + PADDING + 18.0, y + 13.0, SMALL, Colour::INK, line);
-            y += 16.0;
+        for cause in &tie.causes {
+            inside.text(x + PADDING, y + 13.0, SMALL, Colour::AMBER, "\u{25b2}");
+            y = lines(&mut inside, x + PADDING + 18.0, y, Colour::INK, cause, x + width - PADDING);
         }
-        for line in SMALL.wrap(&format!("to split them: {}", tie.remedy), width - 2.0 * PADDING - 34.0) {
-            inside.text(x + PADDING + 34.0, y + 13.0, SMALL, Colour::FAINT, &line);
-            y += 16.0;
-        }
-        y += 3.0;
+        let remedy = format!("to split them: {}", tie.remedy);
+        y = lines(&mut inside, x + PADDING + 34.0, y, Colour::FAINT, &remedy, x + width - PADDING) + 3.0;
+    }
+    if card.unexplained {
+        let told = "why they are together does not follow from what is shown of their configuration";
+        y = lines(&mut inside, x + PADDING, y, Colour::FAINT, told, x + width - PADDING);
     }
     let bottom = y + 6.0;
     svg.area(x, top, width, bottom - top, card.hue);
-    svg.append(inside);
+    svg.append(&inside);
     bottom
 }
 
-fn draw_row(svg: &mut Svg, row: &card::Row, x: f64, top: f64, right: f64) -> f64 {
+/// A text in as many lines as it takes; where the next one goes.
+fn lines(svg: &mut Svg, x: f64, top: f64, colour: Colour, text: &str, right: f64) -> f64 {
+    let mut y = top;
+    for line in SMALL.wrap(text, right - x) {
+        svg.text(x, y + 13.0, SMALL, colour, &line);
+        y += 16.0;
+    }
+    y
+}
+
+fn draw_row(svg: &mut Svg, row: &card::Row, left: f64, top: f64, right: f64) -> f64 {
     let mut y = top + 15.0;
+    svg.pill(left, y - 8.0, 8.0, 8.0, Colour::LINE);
+    // Beside the line that leads down to what is behind a bridge.
+    let x = left + 17.0;
     svg.text(x, y, ADDRESS, Colour::INK, &row.address);
     let mut at = x + ADDRESS.width(&row.address) + 12.0;
     let driver_at = right - DRIVERS;
@@ -129,11 +142,11 @@ fn draw_row(svg: &mut Svg, row: &card::Row, x: f64, top: f64, right: f64) -> f64
         y += 16.0;
         svg.text(x, y, SMALL, Colour::FAINT, &SMALL.cut(&row.name, right - x));
     }
-    for remark in row.remarks.iter().flat_map(|remark| SMALL.wrap(remark, right - x)) {
-        y += 15.0;
-        svg.text(x, y, SMALL, Colour::RED, &remark);
+    y += 3.0;
+    for remark in &row.remarks {
+        y = lines(svg, x, y, Colour::RED, remark, right);
     }
-    y + 9.0
+    y + 6.0
 }
 
 /// Lines from each device or bus to what is right below it.
@@ -141,8 +154,8 @@ fn connect(svg: &mut Svg, places: &[Place]) {
     for (index, place) in places.iter().enumerate() {
         let Some(above) = places.iter().take(index).rev().find(|above| above.depth < place.depth) else { continue };
         let x = above.x + 4.0;
-        svg.line(x, above.y + 8.0, x, place.y);
-        svg.line(x, place.y, place.x - 5.0, place.y);
+        svg.line(x, above.y + 5.0, x, place.y);
+        svg.line(x, place.y, place.x, place.y);
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Host {
     pub holders: Holders,
     /// The files that VFIO has for devices themselves (`vfio3`), by device.
     pub device_files: BTreeMap<PciAddress, String>,
+    /// The interfaces and disks by name, and the device that each is on.
+    pub(crate) names: BTreeMap<String, PciAddress>,
 }
 
 impl Host {

@@ -2,23 +2,30 @@
 #![forbid(unsafe_code)]
 
 mod act;
+mod candidate;
 mod draw;
 mod host;
 mod judge;
+mod next_tool;
 mod read;
+mod selector;
 
 pub use act::{
     Binding, BindingError, Bindings, Caution, Done, ExecutionError, Guarded, Journal, JournalError, ModelBindings,
-    Plan, PlanError, PlanFileError, Proof, ProofError, Step, SysfsBindings, UndoError, carry_out, undo,
+    Persistence, PersistenceError, PersistentFile, Plan, PlanError, PlanFileError, Proof, ProofError, Step,
+    SysfsBindings, UndoError, carry_out, undo,
 };
+pub use candidate::{Candidate, candidates};
 pub use draw::draw;
 pub use host::{Host, NoSuchDevice};
 pub use judge::{
     Answer, Change, DeviceEntry, Explanation, GroupEntry, Neighbour, Possession, Reason, Remedy, Tie, changes,
     class_name, device_name, overview,
 };
+pub use next_tool::NextTool;
 pub use read::{
-    HeldFile, Holder, Holders, HostTree, Lifeline, ListingError, ListingErrorReason, OpenHostError, Purpose, Source,
-    capture,
+    Check, HeldFile, Holder, Holders, HostTree, Lifeline, ListingError, ListingErrorReason, OpenHostError, Purpose,
+    Source, State, Subject, capture, readiness,
 };
+pub use selector::{NoneSelected, ParseSelectorError, Selector};
 pub use vfio_owner;

@@ -8,7 +8,7 @@ use vfio_owner::viability::Verdict;
 use super::Acs;
 use super::svg::{Colour, Hue};
 use super::tree::{Node, in_order};
-use crate::judge::{Explanation, GroupEntry, Neighbour, Possession, overview};
+use crate::judge::{Explanation, GroupEntry, Neighbour, Possession, Tie, overview};
 use crate::{Host, Source};
 
 /// An area.
@@ -20,6 +20,8 @@ pub(super) struct Card {
     pub(super) rows: Vec<Row>,
     /// Told in the last area of a group.
     pub(super) ties: Vec<TieText>,
+    /// Whether it is not known why the devices are together.
+    pub(super) unexplained: bool,
     /// In place of all that: the name of a bus that no bridge is above.
     pub(super) bus: Option<String>,
 }
@@ -37,9 +39,9 @@ pub(super) struct Row {
     pub(super) remarks: Vec<String>,
 }
 
-/// Why the devices of a group are together.
+/// Why the devices of a group are together: what one thing would split.
 pub(super) struct TieText {
-    pub(super) cause: String,
+    pub(super) causes: Vec<String>,
     pub(super) remedy: String,
 }
 
@@ -106,7 +108,7 @@ fn bus_card(device: PciAddress) -> Card {
     let bus = Some(format!("bus {:04x}:{:02x}", device.domain(), device.bus()));
     let (title, possession) = (String::new(), String::new());
     let (colour, hue) = (Colour::INK, Hue::of(0));
-    Card { title, possession, colour, hue, rows: Vec::new(), ties: Vec::new(), bus }
+    Card { title, possession, colour, hue, rows: Vec::new(), ties: Vec::new(), unexplained: false, bus }
 }
 
 fn card(host: &Host, entry: &GroupEntry, run: &Run, again: bool, last: bool) -> Card {
@@ -121,10 +123,32 @@ fn card(host: &Host, entry: &GroupEntry, run: &Run, again: bool, last: bool) -> 
     let members = explanation.as_ref().map_or(&[][..], |explanation| &explanation.members);
     let rows = run.nodes.iter().filter_map(|node| row(host, entry, members, *node)).collect();
     let together = explanation.as_ref().filter(|explanation| last && explanation.members.len() > 1);
+    let unexplained = together.is_some_and(|explanation| explanation.ties.is_none());
     let ties = together.and_then(|explanation| explanation.ties.as_ref()).into_iter().flatten();
-    let ties = ties.map(|tie| TieText { cause: tie.cause.to_string(), remedy: tie.remedy.to_string() });
     let hue = Hue::of(entry.group.and_then(|number| usize::try_from(number).ok()).unwrap_or(5));
-    Card { title, possession: entry.possession.to_string(), colour, hue, rows, ties: ties.collect(), bus: None }
+    Card {
+        title,
+        possession: entry.possession.to_string(),
+        colour,
+        hue,
+        rows,
+        ties: told(ties),
+        unexplained,
+        bus: None,
+    }
+}
+
+/// What has the same remedy is told together.
+fn told<'a>(ties: impl Iterator<Item = &'a Tie>) -> Vec<TieText> {
+    let mut texts: Vec<TieText> = Vec::new();
+    for tie in ties {
+        let (cause, remedy) = (tie.cause.to_string(), tie.remedy.to_string());
+        match texts.iter_mut().find(|text| text.remedy == remedy) {
+            Some(text) => text.causes.push(cause),
+            None => texts.push(TieText { causes: vec![cause], remedy }),
+        }
+    }
+    texts
 }
 
 fn row(host: &Host, entry: &GroupEntry, members: &[Neighbour], node: Node) -> Option<Row> {
@@ -132,19 +156,18 @@ fn row(host: &Host, entry: &GroupEntry, members: &[Neighbour], node: Node) -> Op
     let standing = members.iter().find(|member| member.device == node.device).map(|member| member.standing.verdict());
     let colour = match (standing, &device.driver) {
         (Some(Verdict::NotViable), _) => Colour::RED,
-        (Some(Verdict::Unknown), _) => Colour::AMBER,
-        (_, None) => Colour::GREY,
+        (Some(Verdict::Viable) | None, None) => Colour::GREY,
         (Some(Verdict::Viable), Some(_)) => Colour::GREEN,
-        (None, Some(_)) => Colour::AMBER,
+        (Some(Verdict::Unknown), _) | (None, Some(_)) => Colour::AMBER,
     };
     let shown = host.source != Source::ListingWithoutDrivers;
-    let none = if shown { "no driver" } else { "driver not shown" };
+    let without = if shown { "no driver" } else { "driver not shown" };
     Some(Row {
         depth: node.depth,
         address: device.device.to_string(),
         class: device.class.clone(),
         name: device.name.clone(),
-        driver: device.driver.clone().unwrap_or_else(|| none.to_owned()),
+        driver: device.driver.clone().unwrap_or_else(|| without.to_owned()),
         colour,
         acs: host.topology.get(node.device).and_then(Acs::of),
         remarks: device.purposes.iter().map(ToString::to_string).collect(),

@@ -133,7 +133,7 @@ impl Svg {
     }
 
     /// Puts another picture on top of this one.
-    pub(super) fn append(&mut self, other: Self) {
+    pub(super) fn append(&mut self, other: &Self) {
         self.0.push_str(&other.0);
     }
 

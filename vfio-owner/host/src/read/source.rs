@@ -16,6 +16,7 @@ use super::holder::holders;
 use super::lifeline::lifelines;
 use super::listing::ListingError;
 use crate::Host;
+use crate::selector::names;
 
 /// Where `/proc` is in the tree of a host, whose root is that of sysfs, which has no such name of its own.
 pub(super) const PROC: &str = "proc";
@@ -113,7 +114,8 @@ impl Host {
         let lifelines = captured.or_else(|| lifelines(tree, &pci));
         let holders = json(tree, CAPTURED_HOLDERS).unwrap_or_else(|| holders(tree));
         let device_files = json(tree, CAPTURED_DEVICE_FILES).unwrap_or_else(|| device_files(tree, &pci));
-        Ok(Self { source, lifelines, holders, device_files, ..Self::of_snapshot(pci) })
+        let names = names(tree);
+        Ok(Self { source, lifelines, holders, device_files, names, ..Self::of_snapshot(pci) })
     }
 
     /// Reads the tree of a host.

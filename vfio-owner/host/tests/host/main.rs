@@ -2,15 +2,18 @@
 #![cfg(feature = "cli")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod asked_for;
 mod captures;
 mod changes;
 mod corpus;
 mod disk;
 mod execution;
+mod for_programs;
 mod garbage;
 mod golden;
 mod layout;
 mod lifelines;
 mod listings;
 mod minimal;
+mod pictures;
 mod program;

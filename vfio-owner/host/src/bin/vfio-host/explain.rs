@@ -4,22 +4,23 @@ use std::fmt::{self, Write as _};
 
 use anstyle::Style;
 use anyhow::Result;
-use vfio_host::{Answer, Explanation, Host, Neighbour, Purpose, Tie};
+use vfio_host::{Answer, Explanation, Host, Neighbour, Purpose, Selector, Tie};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::viability::Verdict;
 
-use crate::output::{Columns, DIM, DOUBT, Format, Outcome, STRONG, print, print_json, style_of};
+use crate::output::{Columns, DIM, DOUBT, Format, Outcome, STRONG, print_json, print_text, style_of};
+use crate::selection::select;
 
 #[derive(clap::Args)]
 pub(crate) struct Explain {
-    /// The devices, such as 0000:01:00.0 or 01:00.0; all without one
-    devices: Vec<PciAddress>,
+    /// The devices: address (01:00.0), slot (01:00), ids (10de:1b80), group:N, interface, disk or class; all without one
+    devices: Vec<Selector>,
 }
 
 impl Explain {
     pub(crate) fn run(&self, host: &Host, format: Format) -> Result<Outcome> {
         let all = || host.pci.devices.iter().map(|device| device.function.address).collect();
-        let devices: Vec<PciAddress> = if self.devices.is_empty() { all() } else { self.devices.clone() };
+        let devices: Vec<PciAddress> = if self.devices.is_empty() { all() } else { select(host, &self.devices)? };
         let explanations = Explanation::of_each(host, &devices)?;
         if format == Format::Json {
             print_json(&explanations)?;
@@ -29,7 +30,7 @@ impl Explain {
                 out.push_str(if place > 0 { "\n" } else { "" });
                 text(&mut out, explanation)?;
             }
-            print(&out)?;
+            print_text(&out)?;
         }
         let possible = explanations.iter().map(best);
         Ok(if possible.clone().any(|verdict| verdict == Verdict::NotViable) {

@@ -3,18 +3,31 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use vfio_host::{DeviceEntry, GroupEntry, Host, Possession, Purpose, overview};
+use vfio_host::{DeviceEntry, GroupEntry, Host, Possession, Purpose, Selector, overview};
 
-use crate::output::{BAD, Columns, DIM, DOUBT, Format, GOOD, Outcome, STRONG, print, print_json};
+use crate::output::{BAD, Columns, DIM, DOUBT, Format, GOOD, Outcome, STRONG, print_json, print_text};
+use crate::selection::select;
 
-pub(crate) fn run(host: &Host, format: Format) -> Result<Outcome> {
-    let groups = overview(host);
-    if format == Format::Json {
-        print_json(&groups)?;
-    } else {
-        print(&text(&groups)?)?;
+#[derive(clap::Args)]
+pub(crate) struct List {
+    /// Only groups with one of these: address, slot, ids, group:N, interface, disk, class or driver
+    devices: Vec<Selector>,
+}
+
+impl List {
+    pub(crate) fn run(&self, host: &Host, format: Format) -> Result<Outcome> {
+        let mut groups = overview(host);
+        if !self.devices.is_empty() {
+            let wanted = select(host, &self.devices)?;
+            groups.retain(|group| group.devices.iter().any(|entry| wanted.contains(&entry.device)));
+        }
+        if format == Format::Json {
+            print_json(&groups)?;
+        } else {
+            print_text(&text(&groups)?)?;
+        }
+        Ok(Outcome::Possible)
     }
-    Ok(Outcome::Possible)
 }
 
 fn text(groups: &[GroupEntry]) -> Result<String> {

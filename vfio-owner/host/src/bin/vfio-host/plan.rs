@@ -6,19 +6,20 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
-use vfio_host::{Done, Guarded, Host, HostTree, Plan, PlanError, Source, SysfsBindings, carry_out, undo};
-use vfio_owner::iommu_core::device_model::pci::PciAddress;
+use vfio_host::{Done, Guarded, Host, HostTree, Plan, PlanError, Selector, Source, SysfsBindings, carry_out, undo};
 
-use crate::output::{BAD, DOUBT, Format, GOOD, Outcome, print, print_json, warn_of};
+use crate::output::{BAD, DOUBT, Format, GOOD, Outcome, complain, print, print_json, print_text, warn_of};
+use crate::selection::select;
 
 #[derive(clap::Args)]
 pub(crate) struct Make {
-    /// The devices that user space is to have
+    /// The devices that user space is to have: address (01:00.0), a whole card (01:00), a whole group (group:4), ids, interface,
+    /// disk or class
     #[arg(required = true)]
-    devices: Vec<PciAddress>,
+    devices: Vec<Selector>,
     /// Touch this device although the machine lives on it (may be given again)
     #[arg(long, value_name = "DEVICE")]
-    allow: Vec<PciAddress>,
+    allow: Vec<Selector>,
     /// Print a shell script
     #[arg(long, conflicts_with = "json")]
     script: bool,
@@ -57,7 +58,7 @@ impl JournalFile {
 
 impl Make {
     pub(crate) fn run(&self, host: &Host, format: Format) -> Result<Outcome> {
-        let plan = match Plan::make(host, &self.devices, &self.allow) {
+        let plan = match Plan::make(host, &select(host, &self.devices)?, &select(host, &self.allow)?) {
             Ok(plan) => plan,
             Err(error) => return refuse(&error, format),
         };
@@ -66,7 +67,7 @@ impl Make {
         } else if self.script {
             print(&plan.to_script(host))?;
         } else {
-            print(&text(&plan)?)?;
+            print_text(&text(&plan)?)?;
         }
         Ok(Outcome::Possible)
     }
@@ -86,7 +87,7 @@ fn text(plan: &Plan) -> Result<String> {
     Ok(out)
 }
 
-fn refuse(error: &PlanError, format: Format) -> Result<Outcome> {
+pub(crate) fn refuse(error: &PlanError, format: Format) -> Result<Outcome> {
     #[derive(Serialize)]
     struct Refusal<'a> {
         error: String,
@@ -122,22 +123,22 @@ impl Apply {
         }
         let journal = self.journal.path(tree);
         let done = carry_out(&plan, &SysfsBindings::new(tree), &journal, &mut |done| tell(&done, format));
-        Ok(finish(done.map_err(Into::into)))
+        Ok(finish(done.map_err(Into::into), format))
     }
 }
 
 impl Undo {
     pub(crate) fn run(&self, tree: &HostTree, format: Format) -> Outcome {
         let done = undo(&SysfsBindings::new(tree), self.journal.path(tree), &mut |done| tell(&done, format));
-        finish(done.map_err(Into::into))
+        finish(done.map_err(Into::into), format)
     }
 }
 
 /// What was tried and failed is no bad input.
-fn finish(done: Result<()>) -> Outcome {
+fn finish(done: Result<()>, format: Format) -> Outcome {
     done.map_or_else(
         |error| {
-            anstream::eprintln!("{BAD}failed:{BAD:#} {error:#}");
+            complain("failed", &error, format);
             Outcome::NotPossible
         },
         |()| Outcome::Possible,
