@@ -68,7 +68,7 @@ fn every_device_is_there_once_and_no_text_is_over_another() {
 fn colour_behind(picture: &Document<'_>, words: &str) -> String {
     let nodes: Vec<Node<'_, '_>> = picture.descendants().filter(Node::is_element).collect();
     let place = nodes.iter().position(|node| node.text() == Some(words)).unwrap();
-    nodes[place - 1].attribute("fill").unwrap().to_owned()
+    nodes.get(place - 1).unwrap().attribute("fill").unwrap().to_owned()
 }
 
 #[test]
