@@ -20,6 +20,7 @@
 //! cannot know it calls unknown, with the reason.
 
 mod drivers;
+mod in_tree;
 
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -31,7 +32,7 @@ use iommu_core::reserved::{RegionKind, ReservedRegion};
 use iommu_core::sysfs::{Snapshot, SysfsGroup};
 use iommu_core::{ClaimError, Group, GroupId};
 
-pub use drivers::{DriverDma, dma_of};
+pub use drivers::{DmaBus, DriverDma, dma_of, dma_on};
 
 /// Whether a group can be claimed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -3,6 +3,7 @@
 
 mod ci;
 mod demo;
+mod drivers;
 mod explore;
 mod mutants;
 mod replay;
@@ -19,6 +20,8 @@ enum Command {
     Ci(ci::Ci),
     /// Boot the snapshot of a real machine and tell the story of one card
     Demo,
+    /// List the drivers of a source tree of Linux by name, for the verdicts from names
+    Drivers(drivers::Drivers),
     /// Play both designs of DMA ownership in every interleaving, and show what goes wrong
     Explore(explore::Explore),
     /// Break the rules on purpose, one at a time, and look that the tests notice
@@ -31,6 +34,7 @@ fn main() -> Result<ExitCode> {
     let success = match Command::parse() {
         Command::Ci(ci) => ci.run()?,
         Command::Demo => demo::run().map(|()| true)?,
+        Command::Drivers(drivers) => drivers.run().map(|()| true)?,
         Command::Explore(explore) => explore.run()?,
         Command::Mutants(mutants) => mutants.run()?,
         Command::Replay(replay) => replay.run()?,
