@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod act;
+mod fact;
 mod host;
 mod judge;
 mod read;
@@ -10,13 +11,14 @@ pub use act::{
     Binding, BindingError, Bindings, Caution, Done, ExecutionError, Guarded, Journal, JournalError, ModelBindings,
     Plan, PlanError, PlanFileError, Proof, ProofError, Step, SysfsBindings, UndoError, carry_out, undo,
 };
+pub use fact::Fact;
 pub use host::{Host, NoSuchDevice};
 pub use judge::{
-    Answer, Change, DeviceEntry, Explanation, GroupEntry, Neighbour, Possession, Reason, Remedy, Tie, changes,
-    class_name, device_name, overview,
+    Advice, Answer, Change, DeviceEntry, Explanation, GroupEntry, Ids, Neighbour, Part, Possession, Reason, Remedy,
+    SCHEMA, Tie, changes, class_name, device_name, overview,
 };
 pub use read::{
-    HeldFile, Holder, Holders, HostTree, Lifeline, ListingError, ListingErrorReason, OpenHostError, Purpose, Source,
-    capture,
+    HeldFile, Holder, Holders, HostTree, IommuState, Lifeline, ListingError, ListingErrorReason, OpenHostError, Origin,
+    OtherMember, Purpose, Source, capture,
 };
 pub use vfio_owner;

@@ -7,7 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::vfio_pci;
-use vfio_owner::viability::{DriverDma, Standing, dma_of};
+use vfio_owner::viability::Standing;
 
 use super::binding::{BindingError, Bindings};
 use super::proof::{Proof, ProofError};
@@ -186,9 +186,14 @@ pub enum PlanError {
         /// The name.
         name: String,
     },
-    /// The source does not show which drivers are in the way.
-    #[error("the listing does not show drivers (`lspci -nnk` does)")]
-    DriversNotShown,
+    /// The source does not show what is in the way.
+    #[error("it is not shown what is in the way of {device}: {}", listed(reasons))]
+    NotShown {
+        /// The device.
+        device: PciAddress,
+        /// What is not shown.
+        reasons: Vec<Reason>,
+    },
     /// The machine is not as it was when the plan was made.
     #[error("the machine is not as it was when the plan was made, and needs other steps now: make a new plan")]
     Stale,
@@ -213,9 +218,6 @@ impl Plan {
         let mut explained = Vec::new();
         for target in &targets {
             explained.push(possible(host, *target)?);
-        }
-        if host.source == Source::ListingWithoutDrivers {
-            return Err(PlanError::DriversNotShown);
         }
         let steps = steps(host, &explained, &targets);
         guard(host, &steps, allowed, &targets)?;
@@ -286,7 +288,11 @@ fn possible(host: &Host, target: PciAddress) -> Result<Explanation, PlanError> {
     if !last.is_empty() {
         return Err(PlanError::Impossible { device: target, reasons: last });
     }
-    for member in &explanation.members {
+    let not_shown: Vec<Reason> = reasons.iter().filter(|reason| reason.is_not_shown()).cloned().collect();
+    if !not_shown.is_empty() {
+        return Err(PlanError::NotShown { device: target, reasons: not_shown });
+    }
+    for member in explanation.members.iter() {
         let count = host.virtual_functions(member.device);
         if count > 0 && is_in_the_way(&member.standing) {
             return Err(PlanError::LosesVirtualFunctions { device: member.device, count });
@@ -304,7 +310,7 @@ fn steps(host: &Host, explained: &[Explanation], targets: &[PciAddress]) -> Vec<
     let mut steps = Vec::new();
     let others: BTreeSet<PciAddress> = explained
         .iter()
-        .flat_map(|explanation| &explanation.members)
+        .flat_map(|explanation| explanation.members.iter())
         .filter(|member| is_in_the_way(&member.standing) && !targets.contains(&member.device))
         .map(|member| member.device)
         .collect();
@@ -313,7 +319,7 @@ fn steps(host: &Host, explained: &[Explanation], targets: &[PciAddress]) -> Vec<
     }
     for target in targets {
         let Some(found) = host.pci.device(*target) else { continue };
-        if found.driver.as_deref().is_some_and(|driver| dma_of(driver) == DriverDma::UserSpace) {
+        if host.is_handed_out(*target) {
             continue;
         }
         let (device, driver) = (*target, vfio_pci::NAME.to_string());
@@ -371,7 +377,7 @@ fn cautions(host: &Host) -> Vec<Caution> {
     if matches!(host.holders, Holders::Some(_)) {
         cautions.push(Caution::HoldersNotShown);
     }
-    if matches!(host.source, Source::Listing | Source::ListingWithoutDrivers) {
+    if host.source == Source::Listing {
         cautions.push(Caution::ReservedRegionsNotShown);
     }
     cautions

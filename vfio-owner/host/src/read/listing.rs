@@ -118,7 +118,7 @@ impl Listing {
             groups.into_iter().map(|(number, members)| SysfsGroup { number, members, ..SysfsGroup::default() });
         let drivers = drivers.into_iter().map(|(name, devices)| SysfsDriver { name, devices });
         let pci = Snapshot { devices, drivers: drivers.collect(), groups: groups.collect(), warnings: Vec::new() };
-        let source = if self.shows_drivers { Source::Listing } else { Source::ListingWithoutDrivers };
+        let source = Source::Listing;
         Host { source, ..Host::of_snapshot(pci) }
     }
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use serde::Serialize;
-use vfio_host::Host;
+use vfio_host::{Fact, Host, SCHEMA};
 use vfio_owner::viability::Verdict;
 
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
@@ -65,8 +65,10 @@ pub(crate) fn print(text: &str) -> Result<()> {
     Ok(anstream::stdout().write_all(text.as_bytes())?)
 }
 
-pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
-    print(&(serde_json::to_string_pretty(value)? + "\n"))
+/// Prints `{"schema": …, NAME: VALUE}`.
+pub(crate) fn print_json(name: &str, value: &impl Serialize) -> Result<()> {
+    let value = BTreeMap::from([("schema", serde_json::to_value(SCHEMA)?), (name, serde_json::to_value(value)?)]);
+    print(&(serde_json::to_string_pretty(&value)? + "\n"))
 }
 
 /// Whoever read our output has had enough of it.
@@ -116,6 +118,15 @@ impl Columns {
     }
 }
 
+/// A driver in a column.
+pub(crate) fn driver_of(driver: &Fact<String>) -> String {
+    match driver {
+        Fact::Is(driver) => driver.clone(),
+        Fact::Absent => "-".to_owned(),
+        Fact::Unknown => "?".to_owned(),
+    }
+}
+
 /// What the source left out or got wrong, each kind once.
 pub(crate) fn warn_of(host: &Host) {
     let mut kinds: BTreeMap<String, (&str, usize)> = BTreeMap::new();
@@ -126,5 +137,10 @@ pub(crate) fn warn_of(host: &Host) {
     for (reason, (path, count)) in kinds {
         let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
         anstream::eprintln!("{DOUBT}note:{DOUBT:#} {path}{more}: {reason}");
+    }
+    let skipped = host.skipped_lines();
+    if skipped > 0 {
+        let lines = if skipped == 1 { "1 line was".to_owned() } else { format!("{skipped} lines were") };
+        anstream::eprintln!("{DOUBT}note:{DOUBT:#} {lines} not understood and passed over");
     }
 }

@@ -95,7 +95,7 @@ fn refuse(error: &PlanError, format: Format) -> Result<Outcome> {
     }
     let guarded: &[Guarded] = if let PlanError::Guarded { devices } = error { devices } else { &[] };
     if format == Format::Json {
-        print_json(&Refusal { error: error.to_string(), guarded })?;
+        print_json("refusal", &Refusal { error: error.to_string(), guarded })?;
     } else {
         anstream::eprintln!("{BAD}no plan:{BAD:#} {error}");
         if !guarded.is_empty() {
@@ -104,7 +104,7 @@ fn refuse(error: &PlanError, format: Format) -> Result<Outcome> {
         }
     }
     Ok(match error {
-        PlanError::NoSuchDevice(_) | PlanError::DriversNotShown | PlanError::DriverName { .. } => Outcome::Unknown,
+        PlanError::NoSuchDevice(_) | PlanError::NotShown { .. } | PlanError::DriverName { .. } => Outcome::Unknown,
         _ => Outcome::NotPossible,
     })
 }
