@@ -11,6 +11,6 @@ mod sysfs_binding;
 pub use binding::{Binding, BindingError, Bindings};
 pub use execution::{Done, ExecutionError, UndoError, carry_out, undo};
 pub use journal::{Journal, JournalError};
-pub use plan::{Caution, Guarded, Plan, PlanError, PlanFileError, Step};
+pub use plan::{Caution, Guarded, Need, Plan, PlanError, PlanFileError, Step};
 pub use proof::{ModelBindings, Proof, ProofError};
 pub use sysfs_binding::SysfsBindings;

@@ -9,7 +9,7 @@ mod read;
 
 pub use act::{
     Binding, BindingError, Bindings, Caution, Done, ExecutionError, Guarded, Journal, JournalError, ModelBindings,
-    Plan, PlanError, PlanFileError, Proof, ProofError, Step, SysfsBindings, UndoError, carry_out, undo,
+    Need, Plan, PlanError, PlanFileError, Proof, ProofError, Step, SysfsBindings, UndoError, carry_out, undo,
 };
 pub use fact::Fact;
 pub use host::{Host, NoSuchDevice};
@@ -18,7 +18,7 @@ pub use judge::{
     SCHEMA, Tie, changes, class_name, device_name, overview,
 };
 pub use read::{
-    HeldFile, Holder, Holders, HostTree, IommuState, Lifeline, ListingError, ListingErrorReason, OpenHostError, Origin,
-    OtherMember, Purpose, Source, capture,
+    Claim, HeldFile, Holder, Holders, HostTree, IommuState, Lifeline, ListingError, ListingErrorReason, OpenHostError,
+    Origin, OtherMember, Purpose, Source, capture,
 };
 pub use vfio_owner;

@@ -13,7 +13,7 @@ pub use capture::capture;
 pub use holder::{HeldFile, Holder, Holders};
 pub use iommu_state::IommuState;
 pub use lifeline::{Lifeline, Purpose};
-pub use listing::{ListingError, ListingErrorReason};
+pub use listing::{Claim, ListingError, ListingErrorReason};
 pub use origin::Origin;
 pub use other_member::OtherMember;
 pub(crate) use source::text;

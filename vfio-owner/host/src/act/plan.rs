@@ -115,6 +115,13 @@ impl Step {
 pub enum Caution {
     /// What the machine lives on.
     LifelinesNotShown,
+    /// What the machine lives on; and a device of this kind is often needed.
+    PerhapsNeeded {
+        /// The device.
+        device: PciAddress,
+        /// What it may be needed for.
+        need: Need,
+    },
     /// Whether user space has a device of the groups.
     HoldersNotShown,
     /// Regions that firmware needs.
@@ -127,8 +134,44 @@ impl fmt::Display for Caution {
             Self::LifelinesNotShown => {
                 "it is not shown what the machine lives on: look for disks, network and display among the devices"
             }
+            Self::PerhapsNeeded { device, need } => return write!(f, "{device}: {need}"),
             Self::HoldersNotShown => "it is not shown whether user space has one of these groups open",
             Self::ReservedRegionsNotShown => "it is not shown whether firmware needs these devices",
+        })
+    }
+}
+
+/// What a machine often needs a device of a kind for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Need {
+    /// Its disks.
+    Disks,
+    /// Its network.
+    Network,
+    /// Its display.
+    Display,
+}
+
+impl Need {
+    /// Returns what devices of a class are needed for.
+    fn of_class(class: u32) -> Option<Self> {
+        match class >> 16 {
+            0x01 => Some(Self::Disks),
+            0x02 => Some(Self::Network),
+            0x03 => Some(Self::Display),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Disks => "the system's disk may be behind it: look before you unbind it",
+            Self::Network => "the machine's network may go over it: look before you unbind it",
+            Self::Display => "it may be the machine's display",
         })
     }
 }
@@ -223,7 +266,7 @@ impl Plan {
         guard(host, &steps, allowed, &targets)?;
         check_names(host, &steps)?;
         Proof::play(host, &steps, &targets)?;
-        let cautions = cautions(host);
+        let cautions = cautions(host, &steps);
         let mut allowed: Vec<PciAddress> = allowed.to_vec();
         allowed.sort_unstable();
         allowed.dedup();
@@ -369,10 +412,15 @@ fn check_names(host: &Host, steps: &[Step]) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn cautions(host: &Host) -> Vec<Caution> {
+fn cautions(host: &Host, steps: &[Step]) -> Vec<Caution> {
     let mut cautions = Vec::new();
     if host.lifelines.is_none() {
         cautions.push(Caution::LifelinesNotShown);
+        cautions.extend(steps.iter().filter_map(|step| {
+            let Step::Unbind { device, .. } = step else { return None };
+            let need = Need::of_class(host.pci.device(*device)?.function.config.class()?)?;
+            Some(Caution::PerhapsNeeded { device: *device, need })
+        }));
     }
     if matches!(host.holders, Holders::Some(_)) {
         cautions.push(Caution::HoldersNotShown);

@@ -32,8 +32,11 @@ impl fmt::Display for Advice {
     }
 }
 
-/// Returns what to run next so that these reasons get certain.
+/// Returns what to run next so that these reasons get certain; nothing if one of them cannot be cleared.
 pub(super) fn advice(reasons: &[Reason], source: Source) -> Vec<Advice> {
+    if reasons.iter().any(Reason::is_final) {
+        return Vec::new();
+    }
     let mut advice: Vec<Advice> = reasons
         .iter()
         .filter_map(|reason| match reason {

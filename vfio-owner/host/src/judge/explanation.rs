@@ -54,6 +54,8 @@ pub struct Explanation {
     pub members: Arc<[Neighbour]>,
     /// The members of the group that are no PCI functions.
     pub other_members: Vec<OtherMember>,
+    /// The other functions of the same card, if its group is not shown: they share it unless ACS isolates them.
+    pub same_card: Vec<Neighbour>,
     /// Devices of other groups that are reset along with it.
     pub reset_partners: Vec<PciAddress>,
     /// Devices of the same kind that share their groups with no other device, if this one does.
@@ -153,7 +155,8 @@ impl Explanation {
             if facts.is_shared() {
                 let alone = alone.get_or_insert_with(|| standing_alone(host));
                 let like = alone.get(&kind(found)).map_or(&[][..], Vec::as_slice);
-                explanation.alternatives = like.iter().copied().take(MOST_ALTERNATIVES).collect();
+                let others = like.iter().copied().filter(|other| host.group(*other).known() != found.group);
+                explanation.alternatives = others.take(MOST_ALTERNATIVES).collect();
             }
             explanations.push(explanation);
         }
@@ -181,6 +184,7 @@ impl Explanation {
             by_device,
             members: group.members.clone(),
             other_members: group.others.clone(),
+            same_card: same_card(host, device),
             reset_partners: reset_partners(host, device),
             alternatives: Vec::new(),
             ties: group.ties.clone(),
@@ -359,7 +363,9 @@ fn own_reasons(host: &Host, device: &SysfsDevice) -> Vec<Reason> {
     reasons.extend(refusal(host, device));
     reasons.extend(physical_function(host, device));
     // One that does DMA for the kernel is told among the devices of the group.
-    if matches!(dma, Fact::Absent | Fact::Is(DriverDma::Managed)) || host.group(address) == Fact::Absent {
+    let harmless = matches!(dma, Fact::Absent | Fact::Is(DriverDma::Managed));
+    let group = host.group(address);
+    if group == Fact::Absent || harmless && group != Fact::Unknown {
         reasons.push(Reason::NotHandedOut { driver: device.driver.clone() });
     }
     reasons
@@ -419,8 +425,21 @@ pub(crate) fn held(host: &Host, group: Option<u32>, members: &[PciAddress]) -> O
     (!all_known && members.iter().any(|member| host.is_handed_out(*member))).then_some(Reason::PerhapsHeld)
 }
 
+/// The other functions of a device whose group is not shown.
+fn same_card(host: &Host, device: &SysfsDevice) -> Vec<Neighbour> {
+    let address = device.function.address;
+    if host.group(address) != Fact::Unknown {
+        return Vec::new();
+    }
+    let beside = host.topology.functions_in_slot(address).filter(|other| other.address != address);
+    beside.filter_map(|other| host.pci.device(other.address)).map(|other| neighbour(host, other)).collect()
+}
+
 /// Devices of other groups that a reset of the whole bus takes along (V54).
 fn reset_partners(host: &Host, device: &SysfsDevice) -> Vec<PciAddress> {
+    if device.group.is_none() {
+        return Vec::new();
+    }
     let scope = reset_scope(&device.function);
     let beside = host.topology.functions_on_bus(device.function.address).filter(|other| reset_scope(other) == scope);
     beside

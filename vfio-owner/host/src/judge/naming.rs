@@ -23,8 +23,16 @@ pub(super) fn name_of(host: &Host, device: &SysfsDevice) -> String {
         .vendor()
         .zip(config.device())
         .is_some_and(|(vendor, device)| Device::from_vid_pid(vendor, device).is_some());
-    let shown = host.words.get(&device.function.address).filter(|words| !known && !words.name.is_empty());
+    let shown = host
+        .words
+        .get(&device.function.address)
+        .filter(|words| !known && !words.name.is_empty() && !is_placeholder(&words.name));
     shown.map_or_else(|| device_name(config), |words| words.name.clone())
+}
+
+/// Whether `lspci` did not know the name either.
+fn is_placeholder(name: &str) -> bool {
+    name.ends_with(" Device") || name.ends_with(" unknown")
 }
 
 /// What kind of device it is.

@@ -1,6 +1,7 @@
 //! Members of groups that are no PCI functions.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
@@ -46,16 +47,19 @@ impl OtherMember {
     ///
     /// A driver on a bus that takes no part in DMA ownership is never in the way (D60).
     pub fn standing(&self) -> Standing {
-        let driver = match &self.driver {
+        let bus = self.bus.as_ref().map(|name| DmaBus::of_name(name));
+        if bus == Fact::Is(None) {
+            return Standing::NotInUse;
+        }
+        let driver: Arc<str> = match &self.driver {
             Fact::Is(driver) => driver.as_str().into(),
             Fact::Absent => return Standing::NoDriver,
             Fact::Unknown => return Standing::DriverNotShown,
         };
-        let Fact::Is(bus) = &self.bus else { return Standing::UnknownDriver { driver } };
-        match DmaBus::of_name(bus).map(|bus| dma_on(bus, &driver)) {
-            None | Some(DriverDma::Managed | DriverDma::UserSpace) => Standing::Managed { driver },
+        match bus.known().flatten().map(|bus| dma_on(bus, &driver)) {
+            Some(DriverDma::Managed | DriverDma::UserSpace) => Standing::Managed { driver },
             Some(DriverDma::Kernel) => Standing::KernelUse { driver },
-            Some(DriverDma::Unknown) => Standing::UnknownDriver { driver },
+            Some(DriverDma::Unknown) | None => Standing::UnknownDriver { driver },
         }
     }
 }

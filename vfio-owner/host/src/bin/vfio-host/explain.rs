@@ -85,10 +85,16 @@ fn text(out: &mut String, explanation: &Explanation) -> fmt::Result {
         writeln!(out, "  the devices of {group}:")?;
         standings(out, members, other_members)?;
         together(out, members)?;
+    }
+    if members.len() > 1 {
         writeln!(out, "  why they share a group:")?;
         ties_of(out, explanation.ties.as_deref())?;
     }
-    devices(out, "a reset of its bus also resets", &explanation.reset_partners)?;
+    if !explanation.same_card.is_empty() {
+        writeln!(out, "  functions of the same card, which share its group unless ACS isolates them:")?;
+        standings(out, &explanation.same_card, &[])?;
+    }
+    devices(out, "a reset of its whole bus would also reset", &explanation.reset_partners)?;
     if verdict != Verdict::Viable {
         devices(out, "of the same kind and in a group of its own", &explanation.alternatives)?;
     }

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
-use vfio_host::{Done, Guarded, Host, HostTree, Plan, PlanError, Source, SysfsBindings, carry_out, undo};
+use vfio_host::{
+    Done, Explanation, Guarded, Host, HostTree, Plan, PlanError, Reason, Source, SysfsBindings, carry_out, undo,
+};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
 use crate::output::{BAD, DOUBT, Format, GOOD, Outcome, print, print_json, warn_of};
@@ -61,24 +63,34 @@ impl Make {
             Ok(plan) => plan,
             Err(error) => return refuse(&error, format),
         };
+        let in_doubt = in_doubt(host, &self.devices)?;
         if format == Format::Json {
             print(&(plan.to_json() + "\n"))?;
         } else if self.script {
             print(&plan.to_script(host))?;
         } else {
-            print(&text(&plan)?)?;
+            print(&text(&plan, &in_doubt)?)?;
         }
-        Ok(Outcome::Possible)
+        Ok(if in_doubt.is_empty() { Outcome::Possible } else { Outcome::Unknown })
     }
 }
 
-fn text(plan: &Plan) -> Result<String> {
+/// What no step clears and what may be in the way all the same.
+fn in_doubt(host: &Host, devices: &[PciAddress]) -> Result<Vec<Reason>> {
+    let explanations = Explanation::of_each(host, devices)?;
+    let reasons = explanations.into_iter().flat_map(|explanation| explanation.by_group.reasons);
+    Ok(reasons.filter(|reason| *reason == Reason::PerhapsHeld).take(1).collect())
+}
+
+fn text(plan: &Plan, in_doubt: &[Reason]) -> Result<String> {
     let mut out = String::new();
     for caution in &plan.cautions {
         writeln!(out, "{DOUBT}note:{DOUBT:#} {caution}")?;
     }
-    if plan.steps.is_empty() {
-        writeln!(out, "nothing to do: it is possible already")?;
+    match (plan.steps.is_empty(), in_doubt) {
+        (true, []) => writeln!(out, "nothing to do: it is possible already")?,
+        (true, [reason, ..]) => writeln!(out, "nothing to do, unless it is in use already: {reason}")?,
+        (false, _) => {}
     }
     for (number, step) in (1..).zip(&plan.steps) {
         writeln!(out, "{number}. {step}")?;
