@@ -3,6 +3,7 @@
 
 mod ci;
 mod demo;
+mod drivers;
 mod explore;
 mod live;
 mod mutants;
@@ -20,6 +21,8 @@ enum Command {
     Ci(ci::Ci),
     /// Boot the snapshot of a real machine and tell the story of one card
     Demo,
+    /// List the drivers of a source tree of Linux by name, for the verdicts from names
+    Drivers(drivers::Drivers),
     /// Play both designs of DMA ownership in every interleaving, and show what goes wrong
     Explore(explore::Explore),
     /// Boot real kernels in QEMU and compare what vfio-host says and does with what they do
@@ -34,6 +37,7 @@ fn main() -> Result<ExitCode> {
     let success = match Command::parse() {
         Command::Ci(ci) => ci.run()?,
         Command::Demo => demo::run().map(|()| true)?,
+        Command::Drivers(drivers) => drivers.run().map(|()| true)?,
         Command::Explore(explore) => explore.run()?,
         Command::Live(live) => live.run()?,
         Command::Mutants(mutants) => mutants.run()?,

@@ -13,6 +13,6 @@ pub use binding::{Binding, BindingError, Bindings};
 pub use execution::{Done, ExecutionError, UndoError, carry_out, undo};
 pub use journal::{Journal, JournalError};
 pub use persistence::{Persistence, PersistenceError, PersistentFile};
-pub use plan::{Caution, Guarded, Plan, PlanError, PlanFileError, Step};
+pub use plan::{Caution, Guarded, Need, Plan, PlanError, PlanFileError, Step};
 pub use proof::{ModelBindings, Proof, ProofError};
 pub use sysfs_binding::SysfsBindings;

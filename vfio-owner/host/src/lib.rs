@@ -4,6 +4,7 @@
 mod act;
 mod candidate;
 mod draw;
+mod fact;
 mod host;
 mod judge;
 mod next_tool;
@@ -12,20 +13,21 @@ mod selector;
 
 pub use act::{
     Binding, BindingError, Bindings, Caution, Done, ExecutionError, Guarded, Journal, JournalError, ModelBindings,
-    Persistence, PersistenceError, PersistentFile, Plan, PlanError, PlanFileError, Proof, ProofError, Step,
+    Need, Persistence, PersistenceError, PersistentFile, Plan, PlanError, PlanFileError, Proof, ProofError, Step,
     SysfsBindings, UndoError, carry_out, undo,
 };
 pub use candidate::{Candidate, candidates};
 pub use draw::draw;
+pub use fact::Fact;
 pub use host::{Host, NoSuchDevice};
 pub use judge::{
-    Answer, Change, DeviceEntry, Explanation, GroupEntry, Neighbour, Possession, Reason, Remedy, Tie, changes,
-    class_name, device_name, overview,
+    Advice, Answer, Change, DeviceEntry, Explanation, GroupEntry, Ids, Neighbour, Part, Possession, Reason, Remedy,
+    SCHEMA, Tie, changes, class_name, device_name, overview,
 };
 pub use next_tool::NextTool;
 pub use read::{
-    Check, HeldFile, Holder, Holders, HostTree, Lifeline, ListingError, ListingErrorReason, OpenHostError, Purpose,
-    Source, State, Subject, capture, readiness,
+    Check, Claim, HeldFile, Holder, Holders, HostTree, IommuState, Lifeline, ListingError, ListingErrorReason,
+    OpenHostError, Origin, OtherMember, Purpose, Source, State, Subject, capture, readiness,
 };
 pub use selector::{NoneSelected, ParseSelectorError, Selector};
 pub use vfio_owner;

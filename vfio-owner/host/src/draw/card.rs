@@ -9,7 +9,7 @@ use super::Acs;
 use super::svg::{Colour, Hue};
 use super::tree::{Node, in_order};
 use crate::judge::{Explanation, GroupEntry, Neighbour, Possession, Tie, overview};
-use crate::{Host, Source};
+use crate::{Fact, Host, OtherMember, Source};
 
 /// An area.
 pub(super) struct Card {
@@ -57,7 +57,7 @@ pub(super) fn cards(host: &Host) -> Vec<Card> {
     let groups = overview(host);
     let mut runs: Vec<Run> = Vec::new();
     for node in order(host) {
-        let group = host.pci.device(node.device).and_then(|device| device.group);
+        let group = host.group(node.device);
         match runs.last_mut() {
             Some(run) if run.group == group && (node.depth > 1 || run.is_beside(node)) => run.nodes.push(node),
             _ => runs.push(Run { group, nodes: vec![node] }),
@@ -65,7 +65,7 @@ pub(super) fn cards(host: &Host) -> Vec<Card> {
     }
     let mut cards = Vec::new();
     let mut begun = BTreeSet::new();
-    let last: BTreeMap<Option<u32>, usize> = runs.iter().enumerate().map(|(place, run)| (run.group, place)).collect();
+    let last: BTreeMap<Fact<u32>, usize> = runs.iter().enumerate().map(|(place, run)| (run.group, place)).collect();
     let mut bus = None;
     for (place, run) in runs.iter().enumerate() {
         let Some(first) = run.nodes.first() else { continue };
@@ -78,12 +78,14 @@ pub(super) fn cards(host: &Host) -> Vec<Card> {
         let again = !begun.insert(run.group);
         cards.push(card(host, entry, run, again, last.get(&run.group) == Some(&place)));
     }
+    let without = groups.iter().filter(|entry| entry.devices.is_empty());
+    cards.extend(without.map(|entry| card(host, entry, &Run { group: entry.group, nodes: Vec::new() }, false, true)));
     cards
 }
 
 /// Devices of one group that follow each other.
 struct Run {
-    group: Option<u32>,
+    group: Fact<u32>,
     nodes: Vec<Node>,
 }
 
@@ -97,11 +99,12 @@ impl Run {
 
 /// A listing shows groups and no tree.
 fn order(host: &Host) -> Vec<Node> {
-    if !matches!(host.source, Source::Listing | Source::ListingWithoutDrivers) {
+    if host.source != Source::Listing {
         return in_order(host);
     }
-    let devices = host.pci.devices.iter().map(|device| (device.group.is_none(), device.group, device.function.address));
-    devices.collect::<BTreeSet<_>>().into_iter().map(|(_, _, device)| Node { device, depth: 0 }).collect()
+    let devices = host.pci.devices.iter().map(|device| device.function.address);
+    let by_group: BTreeSet<(Fact<u32>, PciAddress)> = devices.map(|device| (host.group(device), device)).collect();
+    by_group.into_iter().map(|(_, device)| Node { device, depth: 0 }).collect()
 }
 
 fn bus_card(device: PciAddress) -> Card {
@@ -112,7 +115,11 @@ fn bus_card(device: PciAddress) -> Card {
 }
 
 fn card(host: &Host, entry: &GroupEntry, run: &Run, again: bool, last: bool) -> Card {
-    let mut title = entry.group.map_or_else(|| "no group".to_owned(), |number| format!("group {number}"));
+    let mut title = match entry.group {
+        Fact::Is(number) => format!("group {number}"),
+        Fact::Absent => "no group".to_owned(),
+        Fact::Unknown => "group not shown".to_owned(),
+    };
     title.push_str(if again { ", continued" } else { "" });
     let colour = match entry.possession {
         Possession::Free => Colour::GREEN,
@@ -121,11 +128,13 @@ fn card(host: &Host, entry: &GroupEntry, run: &Run, again: bool, last: bool) -> 
     };
     let explanation = run.nodes.first().and_then(|node| Explanation::of(host, node.device).ok());
     let members = explanation.as_ref().map_or(&[][..], |explanation| &explanation.members);
-    let rows = run.nodes.iter().filter_map(|node| row(host, entry, members, *node)).collect();
+    let mut rows: Vec<Row> = run.nodes.iter().filter_map(|node| row(host, entry, members, *node)).collect();
+    let depth = rows.iter().map(|row| row.depth).min().unwrap_or(0);
+    rows.extend(entry.other_members.iter().filter(|_| last).map(|member| other_row(member, depth)));
     let together = explanation.as_ref().filter(|explanation| last && explanation.members.len() > 1);
     let unexplained = together.is_some_and(|explanation| explanation.ties.is_none());
     let ties = together.and_then(|explanation| explanation.ties.as_ref()).into_iter().flatten();
-    let hue = Hue::of(entry.group.and_then(|number| usize::try_from(number).ok()).unwrap_or(5));
+    let hue = Hue::of(entry.group.known().and_then(|number| usize::try_from(number).ok()).unwrap_or(5));
     Card {
         title,
         possession: entry.possession.to_string(),
@@ -135,6 +144,29 @@ fn card(host: &Host, entry: &GroupEntry, run: &Run, again: bool, last: bool) -> 
         ties: told(ties),
         unexplained,
         bus: None,
+    }
+}
+
+/// A member of a group that is no PCI function.
+fn other_row(member: &OtherMember, depth: usize) -> Row {
+    Row {
+        depth,
+        address: member.name.clone(),
+        class: member.kind().to_owned(),
+        name: String::new(),
+        driver: driver(&member.driver),
+        colour: colour(Some(member.standing().verdict()), &member.driver),
+        acs: None,
+        remarks: Vec::new(),
+    }
+}
+
+fn colour(standing: Option<Verdict>, driver: &Fact<String>) -> Colour {
+    match (standing, driver) {
+        (Some(Verdict::NotViable), _) => Colour::RED,
+        (Some(Verdict::Viable) | None, Fact::Absent) => Colour::GREY,
+        (Some(Verdict::Viable), Fact::Is(_)) => Colour::GREEN,
+        _ => Colour::AMBER,
     }
 }
 
@@ -154,22 +186,22 @@ fn told<'a>(ties: impl Iterator<Item = &'a Tie>) -> Vec<TieText> {
 fn row(host: &Host, entry: &GroupEntry, members: &[Neighbour], node: Node) -> Option<Row> {
     let device = entry.devices.iter().find(|device| device.device == node.device)?;
     let standing = members.iter().find(|member| member.device == node.device).map(|member| member.standing.verdict());
-    let colour = match (standing, &device.driver) {
-        (Some(Verdict::NotViable), _) => Colour::RED,
-        (Some(Verdict::Viable) | None, None) => Colour::GREY,
-        (Some(Verdict::Viable), Some(_)) => Colour::GREEN,
-        (Some(Verdict::Unknown), _) | (None, Some(_)) => Colour::AMBER,
-    };
-    let shown = host.source != Source::ListingWithoutDrivers;
-    let without = if shown { "no driver" } else { "driver not shown" };
     Some(Row {
         depth: node.depth,
         address: device.device.to_string(),
         class: device.class.clone(),
         name: device.name.clone(),
-        driver: device.driver.clone().unwrap_or_else(|| without.to_owned()),
-        colour,
+        driver: driver(&device.driver),
+        colour: colour(standing, &device.driver),
         acs: host.topology.get(node.device).and_then(Acs::of),
         remarks: device.purposes.iter().map(ToString::to_string).collect(),
     })
+}
+
+fn driver(driver: &Fact<String>) -> String {
+    match driver {
+        Fact::Is(name) => name.clone(),
+        Fact::Absent => "no driver".to_owned(),
+        Fact::Unknown => "driver not shown".to_owned(),
+    }
 }

@@ -7,25 +7,32 @@ use std::path::{Path, PathBuf};
 
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::iommu_core::sysfs::{
-    ArchiveError, DirTree, LoadError, MemoryTree, Snapshot, SysfsDevice, Tree, TreeError,
+    ArchiveError, DirTree, LoadError, MemoryTree, Snapshot, SysfsDevice, Tree, TreeError, Warning, WarningReason,
 };
 use vfio_owner::viability::{DriverDma, dma_of};
 
-use super::capture::{CAPTURED_DEVICE_FILES, CAPTURED_HOLDERS, CAPTURED_LIFELINES};
+use super::capture::{CAPTURED_DEVICE_FILES, CAPTURED_HOLDERS, CAPTURED_IOMMU, CAPTURED_LIFELINES, CAPTURED_ORIGINS};
 use super::holder::holders;
+use super::iommu_state::IommuState;
 use super::lifeline::lifelines;
 use super::listing::ListingError;
+use super::origin::origins;
+use super::other_member::other_members;
 use crate::Host;
+use crate::host::Gaps;
 use crate::selector::names;
 
 /// Where `/proc` is in the tree of a host, whose root is that of sysfs, which has no such name of its own.
 pub(super) const PROC: &str = "proc";
 
+/// The file of a device with the number of the NUMA node that it is near.
+pub(super) const NUMA_NODE: &str = "numa_node";
+
 /// Longest capture or listing that is read: a machine of a thousand devices has one of a megabyte.
 const LONGEST_FILE: u64 = 64 << 20;
 
 /// Where a host is known from; what is not shown means more in some sources than in others.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
     /// The running kernel.
@@ -35,10 +42,8 @@ pub enum Source {
     /// A copy of a sysfs tree, which may leave anything out.
     #[default]
     Tree,
-    /// A listing that shows groups, ids and drivers.
+    /// A listing as people post it, which shows whatever was posted.
     Listing,
-    /// A listing that shows groups and ids, but no drivers.
-    ListingWithoutDrivers,
 }
 
 /// The tree of a host on disk: sysfs, and what `/proc` adds to it.
@@ -109,13 +114,29 @@ impl Host {
     /// # Errors
     /// The tree has no list of PCI devices.
     pub fn load(tree: &dyn Tree, source: Source) -> Result<Self, LoadError> {
-        let pci = Snapshot::load(tree)?;
+        let mut pci = Snapshot::load(tree)?;
+        let other_members = other_members(tree);
+        pci.warnings.retain(|warning| !is_about_a_member(warning));
         let captured = json(tree, CAPTURED_LIFELINES);
         let lifelines = captured.or_else(|| lifelines(tree, &pci));
         let holders = json(tree, CAPTURED_HOLDERS).unwrap_or_else(|| holders(tree));
         let device_files = json(tree, CAPTURED_DEVICE_FILES).unwrap_or_else(|| device_files(tree, &pci));
-        let names = names(tree);
-        Ok(Self { source, lifelines, holders, device_files, names, ..Self::of_snapshot(pci) })
+        let origins = json(tree, CAPTURED_ORIGINS).unwrap_or_else(|| origins(tree, &pci));
+        let iommu = json(tree, CAPTURED_IOMMU).unwrap_or_else(|| IommuState::of_tree(tree));
+        let (numa_nodes, gaps) = (numa_nodes(tree, &pci), gaps(tree, &pci, source));
+        Ok(Self {
+            source,
+            lifelines,
+            holders,
+            device_files,
+            other_members,
+            origins,
+            iommu,
+            numa_nodes,
+            gaps,
+            names: names(tree),
+            ..Self::of_snapshot(pci)
+        })
     }
 
     /// Reads the tree of a host.
@@ -184,6 +205,29 @@ pub(super) fn lines(tree: &dyn Tree, path: &str) -> Vec<String> {
 
 fn json<T: serde::de::DeserializeOwned>(tree: &dyn Tree, path: &str) -> Option<T> {
     serde_json::from_slice(&tree.read(path).ok()?).ok()
+}
+
+/// Members that are no PCI functions are no mistake of the tree.
+fn is_about_a_member(warning: &Warning) -> bool {
+    warning.reason == WarningReason::NotAFunction && warning.path.starts_with("kernel/iommu_groups/")
+}
+
+/// A copy without the folder of the groups has left them out.
+fn gaps(tree: &dyn Tree, pci: &Snapshot, source: Source) -> Gaps {
+    let mut gaps = Gaps::default();
+    if source == Source::Tree && pci.groups.is_empty() && tree.list("kernel/iommu_groups").is_err() {
+        gaps.groups = pci.devices.iter().map(|device| device.function.address).collect();
+    }
+    gaps
+}
+
+fn numa_nodes(tree: &dyn Tree, pci: &Snapshot) -> BTreeMap<PciAddress, u32> {
+    let nodes = pci.devices.iter().filter_map(|device| {
+        // The kernel writes -1 for none.
+        let node = text(tree, &format!("{}/{NUMA_NODE}", device.path))?.trim().parse().ok()?;
+        Some((device.function.address, node))
+    });
+    nodes.collect()
 }
 
 fn device_files(tree: &dyn Tree, pci: &Snapshot) -> BTreeMap<PciAddress, String> {

@@ -9,7 +9,7 @@ use crate::output::{Columns, DIM, Format, Outcome, STRONG, print_json, print_tex
 pub(crate) fn run(host: &Host, format: Format) -> Result<Outcome> {
     let candidates = candidates(host);
     if format == Format::Json {
-        print_json(&candidates)?;
+        print_json("candidates", &candidates)?;
     } else {
         let mut rows = Columns::new();
         for candidate in &candidates {

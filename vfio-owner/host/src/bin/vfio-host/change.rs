@@ -10,7 +10,7 @@ use crate::output::{Format, Outcome, print_json, print_text};
 pub(crate) fn run(before: &Path, after: &Path, format: Format) -> Result<Outcome> {
     let changes = changes(&Host::open(before)?, &Host::open(after)?);
     if format == Format::Json {
-        print_json(&changes)?;
+        print_json("changes", &changes)?;
     } else {
         for change in &changes {
             print_text(&format!("{change}\n"))?;

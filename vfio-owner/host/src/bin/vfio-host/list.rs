@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use vfio_host::{DeviceEntry, GroupEntry, Host, Possession, Purpose, Selector, overview};
+use vfio_host::{DeviceEntry, Fact, GroupEntry, Host, Possession, Purpose, Selector, overview};
 
-use crate::output::{BAD, Columns, DIM, DOUBT, Format, GOOD, Outcome, STRONG, print_json, print_text};
+use crate::output::{BAD, Columns, DIM, DOUBT, Format, GOOD, Outcome, STRONG, driver_of, print_json, print_text};
 use crate::selection::select;
 
 #[derive(clap::Args)]
@@ -22,7 +22,7 @@ impl List {
             groups.retain(|group| group.devices.iter().any(|entry| wanted.contains(&entry.device)));
         }
         if format == Format::Json {
-            print_json(&groups)?;
+            print_json("groups", &groups)?;
         } else {
             print_text(&text(&groups)?)?;
         }
@@ -38,11 +38,15 @@ fn text(groups: &[GroupEntry]) -> Result<String> {
     for group in groups {
         let style = match group.possession {
             Possession::Free => GOOD,
-            Possession::PerhapsUserSpace | Possession::Unknown { .. } => DOUBT,
             Possession::Blocked { .. } | Possession::NoIommu => BAD,
-            Possession::Kernel { .. } | Possession::UserSpace { .. } => STRONG,
+            Possession::Kernel { .. } | Possession::InUse { .. } => STRONG,
+            _ => DOUBT,
         };
-        let name = group.group.map_or_else(|| "no group".to_owned(), |number| format!("group {number}"));
+        let name = match group.group {
+            Fact::Is(number) => format!("group {number}"),
+            Fact::Absent => "no group".to_owned(),
+            Fact::Unknown => "group".to_owned(),
+        };
         write!(out, "{name}: {style}{}{style:#}", group.possession)?;
         match &group.domain {
             Some(domain) => writeln!(out, "  {DIM}[{domain}]{DIM:#}")?,
@@ -51,6 +55,9 @@ fn text(groups: &[GroupEntry]) -> Result<String> {
         let mut devices = Columns::new();
         group.devices.iter().for_each(|device| devices.row(row(device)));
         devices.write(&mut out, "  ", &widths)?;
+        for member in &group.other_members {
+            writeln!(out, "  {member}  {}", driver_of(&member.driver))?;
+        }
     }
     Ok(out)
 }
@@ -60,7 +67,7 @@ fn row(device: &DeviceEntry) -> [(anstyle::Style, String); 5] {
     let purposes: Vec<String> = device.purposes.iter().map(Purpose::to_string).collect();
     [
         (plain, device.device.to_string()),
-        (plain, device.driver.clone().unwrap_or_else(|| "-".to_owned())),
+        (plain, driver_of(&device.driver)),
         (plain, device.class.clone()),
         (DIM, device.name.clone()),
         (DOUBT, purposes.join("; ")),

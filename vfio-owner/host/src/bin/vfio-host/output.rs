@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use serde::Serialize;
-use vfio_host::Host;
+use vfio_host::{Fact, Host, SCHEMA};
 use vfio_owner::viability::Verdict;
 
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
@@ -77,7 +77,7 @@ const COLUMNS: usize = 100;
 const NARROWEST: usize = 44;
 
 /// Lines broken at spaces, with what follows moved to the right of what it belongs to.
-fn folded(text: &str) -> String {
+pub(crate) fn folded(text: &str) -> String {
     let mut out = String::new();
     for line in text.lines() {
         let indent = " ".repeat(line.len() - line.trim_start_matches(' ').len() + 4);
@@ -105,7 +105,7 @@ pub(crate) fn complain(word: &str, error: &anyhow::Error, format: Format) {
     match format {
         Format::Json => {
             // If nobody reads the answers, nobody reads this one.
-            let _ = print_json(&Failure { error: &told });
+            let _ = print_json("error", &Failure { message: &told });
         }
         Format::Text => anstream::eprint!("{}", folded(&format!("{BAD}{word}:{BAD:#} {told}"))),
     }
@@ -114,7 +114,7 @@ pub(crate) fn complain(word: &str, error: &anyhow::Error, format: Format) {
 /// An error, as programs read it.
 #[derive(Serialize)]
 struct Failure<'a> {
-    error: &'a str,
+    message: &'a str,
 }
 
 /// What is wrong with the command line; or the help that was asked for.
@@ -122,14 +122,16 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
         let rendered = error.to_string();
         let first = rendered.lines().next().unwrap_or_default();
-        let _ = print_json(&Failure { error: first.strip_prefix("error: ").unwrap_or(first) });
+        let _ = print_json("error", &Failure { message: first.strip_prefix("error: ").unwrap_or(first) });
         return Outcome::Unknown.into();
     }
     error.exit()
 }
 
-pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
-    print(&(serde_json::to_string_pretty(value)? + "\n"))
+/// Prints `{"schema": …, NAME: VALUE}`.
+pub(crate) fn print_json(name: &str, value: &impl Serialize) -> Result<()> {
+    let value = BTreeMap::from([("schema", serde_json::to_value(SCHEMA)?), (name, serde_json::to_value(value)?)]);
+    print(&(serde_json::to_string_pretty(&value)? + "\n"))
 }
 
 /// Whoever read our output has had enough of it.
@@ -191,6 +193,15 @@ impl Columns {
     }
 }
 
+/// A driver in a column.
+pub(crate) fn driver_of(driver: &Fact<String>) -> String {
+    match driver {
+        Fact::Is(driver) => driver.clone(),
+        Fact::Absent => "-".to_owned(),
+        Fact::Unknown => "?".to_owned(),
+    }
+}
+
 /// What the source left out or got wrong, each kind once.
 pub(crate) fn warn_of(host: &Host) {
     let mut kinds: BTreeMap<String, (&str, usize)> = BTreeMap::new();
@@ -201,5 +212,10 @@ pub(crate) fn warn_of(host: &Host) {
     for (reason, (path, count)) in kinds {
         let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
         anstream::eprintln!("{DOUBT}note:{DOUBT:#} {path}{more}: {reason}");
+    }
+    let skipped = host.skipped_lines();
+    if skipped > 0 {
+        let lines = if skipped == 1 { "1 line was".to_owned() } else { format!("{skipped} lines were") };
+        anstream::eprintln!("{DOUBT}note:{DOUBT:#} {lines} not understood and passed over");
     }
 }

@@ -6,9 +6,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
-use vfio_host::{Done, Guarded, Host, HostTree, Plan, PlanError, Selector, Source, SysfsBindings, carry_out, undo};
+use vfio_host::{
+    Done, Explanation, Guarded, Host, HostTree, Plan, PlanError, Reason, Selector, Source, SysfsBindings, carry_out,
+    undo,
+};
+use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
-use crate::output::{BAD, DOUBT, Format, GOOD, Outcome, complain, print, print_json, print_text, warn_of};
+use crate::output::{DOUBT, Format, GOOD, Outcome, complain, folded, print, print_json, print_text, warn_of};
 use crate::selection::select;
 
 #[derive(clap::Args)]
@@ -58,28 +62,39 @@ impl JournalFile {
 
 impl Make {
     pub(crate) fn run(&self, host: &Host, format: Format) -> Result<Outcome> {
-        let plan = match Plan::make(host, &select(host, &self.devices)?, &select(host, &self.allow)?) {
+        let devices = select(host, &self.devices)?;
+        let plan = match Plan::make(host, &devices, &select(host, &self.allow)?) {
             Ok(plan) => plan,
             Err(error) => return refuse(&error, format),
         };
+        let in_doubt = in_doubt(host, &devices)?;
         if format == Format::Json {
             print(&(plan.to_json() + "\n"))?;
         } else if self.script {
             print(&plan.to_script(host))?;
         } else {
-            print_text(&text(&plan)?)?;
+            print_text(&text(&plan, &in_doubt)?)?;
         }
-        Ok(Outcome::Possible)
+        Ok(if in_doubt.is_empty() { Outcome::Possible } else { Outcome::Unknown })
     }
 }
 
-fn text(plan: &Plan) -> Result<String> {
+/// What no step clears and what may be in the way all the same.
+fn in_doubt(host: &Host, devices: &[PciAddress]) -> Result<Vec<Reason>> {
+    let explanations = Explanation::of_each(host, devices)?;
+    let reasons = explanations.into_iter().flat_map(|explanation| explanation.by_group.reasons);
+    Ok(reasons.filter(|reason| *reason == Reason::PerhapsHeld).take(1).collect())
+}
+
+fn text(plan: &Plan, in_doubt: &[Reason]) -> Result<String> {
     let mut out = String::new();
     for caution in &plan.cautions {
         writeln!(out, "{DOUBT}note:{DOUBT:#} {caution}")?;
     }
-    if plan.steps.is_empty() {
-        writeln!(out, "nothing to do: it is possible already")?;
+    match (plan.steps.is_empty(), in_doubt) {
+        (true, []) => writeln!(out, "nothing to do: it is possible already")?,
+        (true, [reason, ..]) => writeln!(out, "nothing to do, unless it is in use already: {reason}")?,
+        (false, _) => {}
     }
     for (number, step) in (1..).zip(&plan.steps) {
         writeln!(out, "{number}. {step}")?;
@@ -90,22 +105,22 @@ fn text(plan: &Plan) -> Result<String> {
 pub(crate) fn refuse(error: &PlanError, format: Format) -> Result<Outcome> {
     #[derive(Serialize)]
     struct Refusal<'a> {
-        error: String,
+        message: String,
         /// What the machine lives on and would have to be named.
         guarded: &'a [Guarded],
     }
     let guarded: &[Guarded] = if let PlanError::Guarded { devices } = error { devices } else { &[] };
     if format == Format::Json {
-        print_json(&Refusal { error: error.to_string(), guarded })?;
+        print_json("error", &Refusal { message: error.to_string(), guarded })?;
     } else {
-        anstream::eprintln!("{BAD}no plan:{BAD:#} {error}");
+        complain("no plan", &anyhow::anyhow!("{error}"), format);
         if !guarded.is_empty() {
             let allow: Vec<String> = guarded.iter().map(|guarded| format!("--allow {}", guarded.device)).collect();
-            anstream::eprintln!("If that is meant, say so: {}", allow.join(" "));
+            anstream::eprint!("{}", folded(&format!("If that is meant, say so: {}", allow.join(" "))));
         }
     }
     Ok(match error {
-        PlanError::NoSuchDevice(_) | PlanError::DriversNotShown | PlanError::DriverName { .. } => Outcome::Unknown,
+        PlanError::NoSuchDevice(_) | PlanError::NotShown { .. } | PlanError::DriverName { .. } => Outcome::Unknown,
         _ => Outcome::NotPossible,
     })
 }

@@ -22,7 +22,7 @@ impl Ready {
         let host = Host::of_tree(tree)?;
         let checks = readiness(tree, &host, &select(&host, &self.devices)?, self.memory);
         if format == Format::Json {
-            print_json(&checks)?;
+            print_json("checks", &checks)?;
         } else {
             print_text(&text(&checks)?)?;
         }
