@@ -7,16 +7,17 @@ mod judge;
 mod read;
 
 pub use act::{
-    Binding, BindingError, Bindings, Caution, Done, ExecutionError, Guarded, Journal, JournalError, ModelBindings,
-    Plan, PlanError, PlanFileError, Proof, ProofError, Step, SysfsBindings, UndoError, carry_out, undo,
+    Binding, BindingError, Bindings, Caution, CheckedPlan, Done, ExecutionError, ExecutionFailure, Extent, Guarded,
+    Journal, JournalError, ModelBindings, Plan, PlanError, PlanFileError, Proof, ProofError, Step, SysfsBindings,
+    UndoError, UndoFailure, undo,
 };
-pub use host::{Host, NoSuchDevice};
+pub use host::{Host, NoSuchDevice, Type1};
 pub use judge::{
     Answer, Change, DeviceEntry, Explanation, GroupEntry, Neighbour, Possession, Reason, Remedy, Tie, changes,
     class_name, device_name, overview,
 };
 pub use read::{
     HeldFile, Holder, Holders, HostTree, Lifeline, ListingError, ListingErrorReason, OpenHostError, Purpose, Source,
-    capture,
+    Trial, Unseen, capture,
 };
 pub use vfio_owner;

@@ -14,7 +14,7 @@ use super::naming::{class_name, device_name};
 use super::reason::{Answer, Reason};
 use super::tie::{Tie, ties};
 use crate::read::Purpose;
-use crate::read::{HeldFile, Holders};
+use crate::read::{HeldFile, Holders, Trial};
 use crate::{Host, NoSuchDevice, Source};
 
 /// Whether a device may be given to user space now.
@@ -192,7 +192,7 @@ fn own_reasons(host: &Host, device: &SysfsDevice) -> Vec<Reason> {
 }
 
 /// Why vfio-pci would refuse the device.
-fn refusal(host: &Host, device: &SysfsDevice) -> Option<Reason> {
+pub(crate) fn refusal(host: &Host, device: &SysfsDevice) -> Option<Reason> {
     let count = host.virtual_functions(device.function.address);
     if count > 0 {
         return Some(Reason::VirtualFunctions { count });
@@ -226,10 +226,24 @@ pub(crate) fn held(host: &Host, group: Option<u32>, members: &[PciAddress]) -> O
     if let Some(holder) = holder {
         return Some(Reason::Held { holder });
     }
+    match tried(host, group) {
+        Some(Trial::Free) => return None,
+        Some(Trial::Busy) => {
+            // A device or a mapping that is open does not show which one it is, but somebody has this group.
+            let some = host.holders.of(&HeldFile::SomeDevice).cloned();
+            return Some(some.map_or(Reason::HeldUnseen, |holder| Reason::Held { holder }));
+        }
+        None => {}
+    }
     let handed_out = |member: &PciAddress| {
         let driver = host.pci.device(*member).and_then(|device| device.driver.as_deref());
         driver.is_some_and(|driver| dma_of(driver) == DriverDma::UserSpace)
     };
     let all_known = matches!(host.holders, Holders::All(_));
-    (!all_known && members.iter().any(handed_out)).then_some(Reason::PerhapsHeld)
+    let some = host.holders.of(&HeldFile::SomeDevice).is_some();
+    ((some || !all_known) && members.iter().any(handed_out)).then_some(Reason::PerhapsHeld)
+}
+
+fn tried(host: &Host, group: Option<u32>) -> Option<Trial> {
+    host.trials.get(&group?).copied()
 }

@@ -59,6 +59,8 @@ pub enum Possession {
         /// Who.
         holder: Holder,
     },
+    /// User space, but no process that is shown.
+    UserSpaceUnseen,
     /// User space or nobody: it is not shown.
     PerhapsUserSpace,
     /// Nobody can have it but the kernel: firmware needs its devices to reach a range at all times.
@@ -83,6 +85,7 @@ impl fmt::Display for Possession {
             Self::Free => f.write_str("free"),
             Self::Kernel { drivers } => write!(f, "used by {}", drivers.join(", ")),
             Self::UserSpace { holder } => write!(f, "held by {holder}"),
+            Self::UserSpaceUnseen => f.write_str("held by a process that is not shown"),
             Self::PerhapsUserSpace => f.write_str("free or held by user space: not shown"),
             Self::Blocked { first, last } => write!(f, "blocked: firmware needs {first} to {last}"),
             Self::Unknown { drivers } if drivers.is_empty() => f.write_str("unknown: drivers are not shown"),
@@ -133,6 +136,9 @@ fn possession(host: &Host, group: &SysfsGroup) -> Possession {
     let held = held(host, Some(group.number), &group.members);
     if let Some(Reason::Held { holder }) = held {
         return Possession::UserSpace { holder };
+    }
+    if held == Some(Reason::HeldUnseen) {
+        return Possession::UserSpaceUnseen;
     }
     let mut using: Vec<String> = Vec::new();
     let mut doubtful: Vec<String> = Vec::new();

@@ -83,6 +83,8 @@ pub enum Reason {
         /// Who.
         holder: Holder,
     },
+    /// Someone has its group, but no process that is shown.
+    HeldUnseen,
     /// It is not shown whether user space has the group.
     PerhapsHeld,
     /// It has no file of its own: the kernel was built without.
@@ -109,7 +111,8 @@ impl Reason {
             | Self::Denied
             | Self::VirtualFunctions { .. }
             | Self::DirectRegion { .. }
-            | Self::Held { .. } => true,
+            | Self::Held { .. }
+            | Self::HeldUnseen => true,
             Self::Neighbour { .. } => self.is_direct_region(),
             _ => false,
         }
@@ -144,6 +147,9 @@ impl fmt::Display for Reason {
                 region.first, region.last
             ),
             Self::Held { holder } => write!(f, "{holder} has it"),
+            Self::HeldUnseen => {
+                f.write_str("its group is in use (EBUSY), by no process that is shown")
+            }
             Self::PerhapsHeld => f.write_str("it is not shown whether user space has the group open"),
             Self::NoDeviceFile => {
                 f.write_str("it has no file of its own: the kernel has none (CONFIG_VFIO_DEVICE_CDEV)")

@@ -27,7 +27,7 @@ fn text(groups: &[GroupEntry]) -> Result<String> {
             Possession::Free => GOOD,
             Possession::PerhapsUserSpace | Possession::Unknown { .. } => DOUBT,
             Possession::Blocked { .. } | Possession::NoIommu => BAD,
-            Possession::Kernel { .. } | Possession::UserSpace { .. } => STRONG,
+            Possession::Kernel { .. } | Possession::UserSpace { .. } | Possession::UserSpaceUnseen => STRONG,
         };
         let name = group.group.map_or_else(|| "no group".to_owned(), |number| format!("group {number}"));
         write!(out, "{name}: {style}{}{style:#}", group.possession)?;

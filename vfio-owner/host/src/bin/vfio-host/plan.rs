@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
-use vfio_host::{Done, Guarded, Host, HostTree, Plan, PlanError, Source, SysfsBindings, carry_out, undo};
+use vfio_host::{CheckedPlan, Done, Guarded, Host, HostTree, Journal, Plan, PlanError, Source, SysfsBindings, undo};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
-use crate::output::{BAD, DOUBT, Format, GOOD, Outcome, print, print_json, warn_of};
+use crate::output::{BAD, DOUBT, Format, GOOD, Outcome, print, print_json};
 
 #[derive(clap::Args)]
 pub(crate) struct Make {
@@ -29,23 +29,25 @@ pub(crate) struct Apply {
     /// What `plan --json` printed; `-` for standard input
     plan: PathBuf,
     #[command(flatten)]
-    journal: JournalFile,
+    journal: JournalFolder,
 }
 
 #[derive(clap::Args)]
 pub(crate) struct Undo {
+    /// The devices that user space has no more, as they were planned; everything if none is named
+    devices: Vec<PciAddress>,
     #[command(flatten)]
-    journal: JournalFile,
+    journal: JournalFolder,
 }
 
 #[derive(clap::Args)]
-struct JournalFile {
+struct JournalFolder {
     /// Where the journal is, from which `undo` works [default: /run/vfio-host.journal, or in DIR of `--sysfs DIR`]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FOLDER")]
     journal: Option<PathBuf>,
 }
 
-impl JournalFile {
+impl JournalFolder {
     /// What was bound does not outlive the running kernel, and neither does `/run`.
     fn path(&self, tree: &HostTree) -> PathBuf {
         self.journal.clone().unwrap_or_else(|| match tree.source() {
@@ -104,7 +106,10 @@ fn refuse(error: &PlanError, format: Format) -> Result<Outcome> {
         }
     }
     Ok(match error {
-        PlanError::NoSuchDevice(_) | PlanError::DriversNotShown | PlanError::DriverName { .. } => Outcome::Unknown,
+        PlanError::NoSuchDevice(_)
+        | PlanError::DriversNotShown
+        | PlanError::DriverName { .. }
+        | PlanError::Unreadable(_) => Outcome::Unknown,
         _ => Outcome::NotPossible,
     })
 }
@@ -112,24 +117,34 @@ fn refuse(error: &PlanError, format: Format) -> Result<Outcome> {
 impl Apply {
     pub(crate) fn run(&self, tree: &HostTree, format: Format) -> Result<Outcome> {
         let plan = read_plan(&self.plan)?;
-        let host = Host::of_tree(tree)?;
-        warn_of(&host);
-        if let Err(error) = plan.check(&host) {
-            return refuse(&error, format);
-        }
-        if plan.steps.is_empty() {
+        let bindings = SysfsBindings::new(tree);
+        let checked = match CheckedPlan::new(plan, &bindings) {
+            Ok(checked) => checked,
+            Err(error) => return refuse(&error, format),
+        };
+        if checked.plan().steps.is_empty() {
             return Ok(Outcome::Possible);
         }
-        let journal = self.journal.path(tree);
-        let done = carry_out(&plan, &SysfsBindings::new(tree), &journal, &mut |done| tell(&done, format));
+        let journal = match Journal::open(self.journal.path(tree)) {
+            Ok(journal) => journal,
+            Err(error) => return Ok(finish(Err(error.into()))),
+        };
+        let done = checked.carry_out(&journal, &mut |done| tell(&done, format));
+        if done.is_err() {
+            // Nothing is left to be undone, or the folder stays.
+            let _ = journal.remove_if_empty();
+        }
         Ok(finish(done.map_err(Into::into)))
     }
 }
 
 impl Undo {
     pub(crate) fn run(&self, tree: &HostTree, format: Format) -> Outcome {
-        let done = undo(&SysfsBindings::new(tree), self.journal.path(tree), &mut |done| tell(&done, format));
-        finish(done.map_err(Into::into))
+        let journal = Journal::open_existing(self.journal.path(tree)).map_err(anyhow::Error::from);
+        finish(journal.and_then(|journal| {
+            let bindings = SysfsBindings::new(tree);
+            Ok(undo(&bindings, journal, &self.devices, &mut |done| tell(&done, format))?)
+        }))
     }
 }
 
