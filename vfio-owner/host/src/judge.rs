@@ -8,8 +8,8 @@ mod reason;
 mod tie;
 
 pub use change::{Change, changes};
-pub(crate) use explanation::{held, refusal};
 pub use explanation::{Explanation, Neighbour};
+pub(crate) use explanation::{held, refusal};
 pub use naming::{class_name, device_name};
 pub use overview::{DeviceEntry, GroupEntry, Possession, overview};
 pub use reason::{Answer, Reason};

@@ -78,7 +78,10 @@ pub enum BindingError {
         reason: String,
     },
     /// The kernel has not answered. The change may still be made when what it waits for is over.
-    #[error("{at}: the kernel has not answered for {seconds} s{}; process {writer} still waits for it", waits_for(holders))]
+    #[error(
+        "{at}: the kernel has not answered for {seconds} s{}; process {writer} still waits for it",
+        waits_for(holders)
+    )]
     NoAnswer {
         /// Which file.
         at: String,

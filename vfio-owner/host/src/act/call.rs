@@ -94,7 +94,8 @@ mod tests {
         rustix::fs::fcntl_setfl(&full, rustix::fs::OFlags::empty()).unwrap();
         drop(full);
         let stuck = std::os::fd::OwnedFd::from(writer);
-        let CallError::NoAnswer { writer } = write(stuck.into(), "0000:01:00.0", Duration::from_millis(50)).unwrap_err()
+        let CallError::NoAnswer { writer } =
+            write(stuck.into(), "0000:01:00.0", Duration::from_millis(50)).unwrap_err()
         else {
             panic!("it was answered")
         };

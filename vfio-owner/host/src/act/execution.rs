@@ -79,13 +79,13 @@ pub enum ExecutionError {
     #[error("{cause}; everything is as it was before")]
     Undone {
         /// Why it failed.
-        cause: ExecutionFailure,
+        cause: Box<ExecutionFailure>,
     },
     /// It failed, and so did undoing some of what had been done.
     #[error("{cause}; {}", left(failures))]
     HalfDone {
         /// Why it failed.
-        cause: ExecutionFailure,
+        cause: Box<ExecutionFailure>,
         /// What is left, and why.
         failures: Vec<UndoFailure>,
     },
@@ -165,18 +165,15 @@ impl CheckedPlan<'_> {
         }
         Err(match (cause, failures) {
             (Cause::NotBegun(error), failures) if failures.is_empty() => ExecutionError::NotBegun(error),
-            (Cause::NotBegun(error), failures) => ExecutionError::HalfDone { cause: error.into(), failures },
-            (Cause::Failed(cause), failures) if failures.is_empty() => ExecutionError::Undone { cause },
-            (Cause::Failed(cause), failures) => ExecutionError::HalfDone { cause, failures },
+            (Cause::NotBegun(error), failures) => ExecutionError::HalfDone { cause: Box::new(error.into()), failures },
+            (Cause::Failed(cause), failures) if failures.is_empty() => {
+                ExecutionError::Undone { cause: Box::new(cause) }
+            }
+            (Cause::Failed(cause), failures) => ExecutionError::HalfDone { cause: Box::new(cause), failures },
         })
     }
 
-    fn take_all(
-        &self,
-        journal: &Journal,
-        records: &mut [Record],
-        tell: &mut dyn FnMut(Done),
-    ) -> Result<(), Cause> {
+    fn take_all(&self, journal: &Journal, records: &mut [Record], tell: &mut dyn FnMut(Done)) -> Result<(), Cause> {
         for record in &*records {
             journal.write(&record.entry).map_err(Cause::NotBegun)?;
         }
@@ -401,7 +398,11 @@ fn restore(
         begin(&entry)?;
         change(device, &now, &wanted, &entry.allowed, bindings).map_err(failed)?;
     }
-    Ok(if is_as_left { Done::Restored { device, binding: wanted } } else { Done::LeftAlone { device, binding: wanted } })
+    Ok(if is_as_left {
+        Done::Restored { device, binding: wanted }
+    } else {
+        Done::LeftAlone { device, binding: wanted }
+    })
 }
 
 impl Entry {

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fstat, open, openat, renameat, stat, unlinkat};
 use serde::{Deserialize, Serialize};
@@ -15,6 +17,9 @@ use super::plan::is_driver_name;
 
 const VERSION: u32 = 2;
 const SUFFIX: &str = ".json";
+/// How often and how long another process may have the journal before that is an error.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Longest entry that is read.
 const LONGEST: u64 = 1 << 20;
 
@@ -180,7 +185,15 @@ impl Journal {
             Err(rustix::io::Errno::NOENT) => return Ok(None),
             folder => folder.map_err(failed)?,
         };
-        flock(&folder, FlockOperation::NonBlockingLockExclusive).map_err(failed)?;
+        let mut tries = 0;
+        while let Err(errno) = flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            // A child that was forked and has not become a program yet has every lock of its parent.
+            if errno != rustix::io::Errno::WOULDBLOCK || tries == LOCK_TRIES {
+                return Err(failed(errno));
+            }
+            tries += 1;
+            thread::sleep(LOCK_PAUSE);
+        }
         let (ours, there) = (fstat(&folder).map_err(failed)?, stat(path));
         let same = there.is_ok_and(|there| (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino));
         Ok(same.then(|| Self { path: path.to_path_buf(), folder: folder.into() }))
@@ -231,7 +244,7 @@ impl Journal {
         }
     }
 
-    /// Writes the entry of a device in place of the one that is there. When this returns it is on disk.
+    /// Writes the entry of a device in place of the one that is there, whole or not at all.
     pub(super) fn write(&self, entry: &Entry) -> Result<(), JournalError> {
         let name = format!("{}{SUFFIX}", entry.device);
         let failed = |error: io::Error| self.io(&name, error);
@@ -240,9 +253,9 @@ impl Journal {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(&self.folder, &*scratch, flags, Mode::from_raw_mode(0o600));
         let mut file = File::from(file.map_err(|errno| failed(errno.into()))?);
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-        renameat(&self.folder, &*scratch, &self.folder, &*name).map_err(|errno| failed(errno.into()))?;
-        self.folder.sync_all().map_err(failed)
+        file.write_all(text.as_bytes()).map_err(failed)?;
+        // It need not be on disk: what devices are bound to does not outlive the running kernel either.
+        renameat(&self.folder, &*scratch, &self.folder, &*name).map_err(|errno| failed(errno.into()))
     }
 
     /// Removes the entry of a device, if there is one.

@@ -283,13 +283,15 @@ impl<'a> CheckedPlan<'a> {
     ///
     /// # Errors
     /// The machine cannot be read, or there would be another plan, or none.
-    pub fn new(plan: Plan, bindings: &'a dyn Bindings) -> Result<Self, PlanError> {
+    pub fn new(plan: &Plan, bindings: &'a dyn Bindings) -> Result<Self, PlanError> {
         let host = bindings.host().map_err(PlanError::Unreadable)?;
         let now = Plan::make(&host, &plan.devices, &plan.allowed)?;
-        if now.steps != plan.steps {
+        // A driver that has been loaded since, or whose module is gone, makes no difference to what happens to devices.
+        let changes =
+            |plan: &Plan| plan.steps.iter().filter(|step| step.device().is_some()).cloned().collect::<Vec<_>>();
+        if changes(&now) != changes(plan) {
             return Err(PlanError::Stale);
         }
-        // Its order and its double entries do not matter, and are not kept.
         Ok(Self { plan: now, bindings, host })
     }
 

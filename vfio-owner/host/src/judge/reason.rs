@@ -147,9 +147,7 @@ impl fmt::Display for Reason {
                 region.first, region.last
             ),
             Self::Held { holder } => write!(f, "{holder} has it"),
-            Self::HeldUnseen => {
-                f.write_str("its group is in use (EBUSY), by no process that is shown")
-            }
+            Self::HeldUnseen => f.write_str("its group is in use (EBUSY), by no process that is shown"),
             Self::PerhapsHeld => f.write_str("it is not shown whether user space has the group open"),
             Self::NoDeviceFile => {
                 f.write_str("it has no file of its own: the kernel has none (CONFIG_VFIO_DEVICE_CDEV)")

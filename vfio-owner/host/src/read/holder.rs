@@ -99,7 +99,8 @@ pub(super) fn holders(tree: &dyn Tree, processes: &Processes, pci: &Snapshot) ->
 /// The files of VFIO by the numbers of their nodes.
 fn nodes(tree: &dyn Tree) -> BTreeMap<String, HeldFile> {
     let mut nodes = BTreeMap::new();
-    for (folder, of) in [("class/vfio", group_named as fn(&str) -> Option<HeldFile>), ("class/vfio-dev", device_named)] {
+    for (folder, of) in [("class/vfio", group_named as fn(&str) -> Option<HeldFile>), ("class/vfio-dev", device_named)]
+    {
         for name in tree.list(folder).unwrap_or_default() {
             let number = resolve(tree, &format!("{folder}/{name}")).and_then(|path| text(tree, &format!("{path}/dev")));
             nodes.extend(number.and_then(|number| Some((number.trim().to_owned(), of(&name)?))));
@@ -122,10 +123,10 @@ fn held_file(open: &OpenFile, nodes: &BTreeMap<String, HeldFile>) -> Option<Held
     if open.is_vfio_device() {
         return Some(HeldFile::SomeDevice);
     }
-    if let Some(Node::Character(number)) = &open.node {
-        if let Some(file) = nodes.get(number) {
-            return Some(file.clone());
-        }
+    if let Some(Node::Character(number)) = &open.node
+        && let Some(file) = nodes.get(number)
+    {
+        return Some(file.clone());
     }
     let file = open.target.strip_prefix("/dev/vfio/")?;
     match file.strip_prefix("devices/") {

@@ -81,7 +81,9 @@ impl Namespace {
         let mut found = leading(v4.into(), 0);
         found.extend(leading(v6.into(), 0));
         found.extend(leading(Ipv6Addr::from(0x2000_u128 << 112).into(), 3));
-        for (low, high) in [(v4.into(), Ipv4Addr::new(128, 0, 0, 0).into()), (v6.into(), Ipv6Addr::from(1 << 127).into())] {
+        for (low, high) in
+            [(v4.into(), Ipv4Addr::new(128, 0, 0, 0).into()), (v6.into(), Ipv6Addr::from(1 << 127).into())]
+        {
             let (low, high): (IpAddr, IpAddr) = (low, high);
             let halves = [leading(low, 1), leading(high, 1)];
             if halves.iter().all(|half| !half.is_empty()) {
@@ -173,10 +175,11 @@ fn namespace_files() -> Vec<String> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     for line in mounts.lines().filter(|line| line.contains(" - nsfs ")) {
         let mut fields = line.split(' ').skip(3);
-        if let (Some(root), Some(at)) = (fields.next(), fields.next()) {
-            if root.starts_with("net:") && seen.insert(root.to_owned()) {
-                files.push(super::lifeline::unescape(at));
-            }
+        if let (Some(root), Some(at)) = (fields.next(), fields.next())
+            && root.starts_with("net:")
+            && seen.insert(root.to_owned())
+        {
+            files.push(super::lifeline::unescape(at));
         }
     }
     files
@@ -253,7 +256,8 @@ impl Link {
                 LinkAttribute::ParentDevBusName(name) => bus = Some(name),
                 LinkAttribute::ParentDevName(name) => device = Some(name),
                 LinkAttribute::LinkInfo(about) => {
-                    let kind = about.iter().find_map(|one| if let LinkInfo::Kind(kind) = one { Some(kind) } else { None });
+                    let kind =
+                        about.iter().find_map(|one| if let LinkInfo::Kind(kind) = one { Some(kind) } else { None });
                     link.kind = kind.map_or_else(String::new, ToString::to_string);
                 }
                 _ => {}

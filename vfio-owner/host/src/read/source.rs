@@ -13,9 +13,7 @@ use vfio_owner::iommu_core::sysfs::{
 use vfio_owner::viability::{DriverDma, dma_of};
 
 use super::asked::{ASKED, Ask, ask};
-use super::capture::{
-    CAPTURED_DEVICE_FILES, CAPTURED_HOLDERS, CAPTURED_LIFELINES, CAPTURED_TRIALS, CAPTURED_UNSEEN,
-};
+use super::capture::{CAPTURED_DEVICE_FILES, CAPTURED_HOLDERS, CAPTURED_LIFELINES, CAPTURED_TRIALS, CAPTURED_UNSEEN};
 use super::confined::Confined;
 use super::holder::holders;
 use super::lifeline::lifelines;
@@ -130,13 +128,11 @@ impl HostTree {
 
 impl Tree for HostTree {
     fn read(&self, path: &str) -> Result<Vec<u8>, TreeError> {
-        match path.strip_prefix(ASKED).filter(|_| self.ask != Ask::Never) {
-            Some(question) => ask(question, self.ask),
-            None => {
-                let (tree, path) = self.split(path);
-                tree.read(path)
-            }
+        if let Some(question) = path.strip_prefix(ASKED).filter(|_| self.ask != Ask::Never) {
+            return ask(question, self.ask);
         }
+        let (tree, path) = self.split(path);
+        tree.read(path)
     }
 
     fn list(&self, path: &str) -> Result<Vec<String>, TreeError> {

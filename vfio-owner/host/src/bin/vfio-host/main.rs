@@ -96,10 +96,19 @@ impl Machine {
 
     /// The machine, after a word on what its source left out.
     fn host(&self) -> Result<Host> {
+        self.read(&self.tree())
+    }
+
+    /// The machine, looked at as closely as before a change.
+    fn host_to_change(&self) -> Result<Host> {
+        self.read(&self.tree().asking())
+    }
+
+    fn read(&self, tree: &HostTree) -> Result<Host> {
         let host = match &self.from {
             Some(path) if path == Path::new("-") => Host::of_text(&read_to_string(stdin())?, "standard input")?,
             Some(path) => Host::open(path)?,
-            None => Host::of_tree(&self.tree())?,
+            None => Host::of_tree(tree)?,
         };
         warn_of(&host);
         Ok(host)
@@ -118,7 +127,7 @@ impl Arguments {
         match &self.command {
             Command::List => list::run(&self.machine.host()?, format),
             Command::Explain(explain) => explain.run(&self.machine.host()?, format),
-            Command::Plan(make) => make.run(&self.machine.host()?, format),
+            Command::Plan(make) => make.run(&self.machine.host_to_change()?, format),
             Command::Apply(apply) => apply.run(&self.machine.changeable()?, format),
             Command::Undo(undo) => Ok(undo.run(&self.machine.changeable()?, format)),
             Command::Snapshot { output } => snapshot(&self.machine.changeable()?, output.as_ref()),

@@ -118,7 +118,7 @@ impl Apply {
     pub(crate) fn run(&self, tree: &HostTree, format: Format) -> Result<Outcome> {
         let plan = read_plan(&self.plan)?;
         let bindings = SysfsBindings::new(tree);
-        let checked = match CheckedPlan::new(plan, &bindings) {
+        let checked = match CheckedPlan::new(&plan, &bindings) {
             Ok(checked) => checked,
             Err(error) => return refuse(&error, format),
         };

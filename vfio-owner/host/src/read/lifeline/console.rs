@@ -60,11 +60,11 @@ impl Found<'_> {
         let mut keyboards = BTreeSet::new();
         for line in lines(self.tree, &format!("{PROC}/bus/input/devices")) {
             if let Some(at) = line.strip_prefix("S: Sysfs=") {
-                path = at.trim().to_owned();
-            } else if let Some(handlers) = line.strip_prefix("H: Handlers=") {
-                if handlers.split_whitespace().any(|handler| handler == "sysrq") {
-                    keyboards.insert((function(&path), path.clone()));
-                }
+                at.trim().clone_into(&mut path);
+            } else if let Some(handlers) = line.strip_prefix("H: Handlers=")
+                && handlers.split_whitespace().any(|handler| handler == "sysrq")
+            {
+                keyboards.insert((function(&path), path.clone()));
             }
         }
         let functions: BTreeSet<_> = keyboards.iter().map(|(function, _)| *function).collect();

@@ -114,7 +114,9 @@ impl Found<'_> {
             let mut fields = address.trim().split(',').filter_map(|field| field.split_once('='));
             fields.find_map(|(name, value)| (name == wanted).then_some(value))
         };
-        if let Some(port) = field("host_traddr").and_then(|own| own.split(':').find_map(|part| part.strip_prefix("pn-"))) {
+        if let Some(port) =
+            field("host_traddr").and_then(|own| own.split(':').find_map(|part| part.strip_prefix("pn-")))
+        {
             let purpose = Purpose::NetworkStorage { at: name.to_owned() };
             for host in self.tree.list("class/fc_host").unwrap_or_default() {
                 let Some(path) = resolve(self.tree, &format!("class/fc_host/{host}")) else { continue };
@@ -135,9 +137,8 @@ impl Found<'_> {
         let process = process.trim();
         let files = self.tree.list(&format!("{PROC}/{process}/fd")).unwrap_or_default();
         let targets = files.iter().filter_map(|file| link_or_text(self.tree, &format!("{PROC}/{process}/fd/{file}")));
-        let sockets: BTreeSet<String> = targets
-            .filter_map(|target| Some(target.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
-            .collect();
+        let sockets: BTreeSet<String> =
+            targets.filter_map(|target| Some(target.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())).collect();
         let connections = lines(self.tree, &format!("{PROC}/{process}/net/tcp"));
         let peers = connections.iter().filter_map(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();

@@ -62,10 +62,10 @@ impl Found<'_> {
             seen |= self.interface(namespace, lower, purpose, depth);
         }
         // It was made in another namespace, most often the first.
-        if let (Some(index), Some(first)) = (link.lower_elsewhere, self.namespaces.first().cloned()) {
-            if let Some(lower) = first.links.iter().find(|link| link.index == index) {
-                seen |= self.interface(&first, &lower.name, purpose, depth);
-            }
+        if let (Some(index), Some(first)) = (link.lower_elsewhere, self.namespaces.first().cloned())
+            && let Some(lower) = first.links.iter().find(|link| link.index == index)
+        {
+            seen |= self.interface(&first, &lower.name, purpose, depth);
         }
         seen
     }

@@ -14,8 +14,22 @@ const OPAQUE: [&str; 1] = ["zfs"];
 
 /// Kinds of file systems that are somewhere else on the network.
 const REMOTE: [&str; 16] = [
-    "nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "afs", "ncpfs", "coda", "lustre", "ocfs2_dlmfs", "pvfs2", "fuse.sshfs",
-    "fuse.glusterfs", "fuse.ceph", "fuse.rclone",
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "ceph",
+    "afs",
+    "ncpfs",
+    "coda",
+    "lustre",
+    "ocfs2_dlmfs",
+    "pvfs2",
+    "fuse.sshfs",
+    "fuse.glusterfs",
+    "fuse.ceph",
+    "fuse.rclone",
 ];
 
 /// One line of a list of mounts.
