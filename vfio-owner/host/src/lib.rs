@@ -18,6 +18,6 @@ pub use judge::{
 };
 pub use read::{
     HeldFile, Holder, Holders, HostTree, Lifeline, ListingError, ListingErrorReason, OpenHostError, Purpose, Source,
-    Trial, Unseen, capture,
+    Trial, Unseen, capture, is_printable,
 };
 pub use vfio_owner;

@@ -16,5 +16,5 @@ pub(crate) use confined::Confined;
 pub use holder::{HeldFile, Holder, Holders};
 pub use lifeline::{Lifeline, Purpose, Unseen};
 pub use listing::{ListingError, ListingErrorReason};
-pub use source::{HostTree, OpenHostError, Source};
+pub use source::{HostTree, OpenHostError, Source, is_printable};
 pub(crate) use source::{Place, text};

@@ -243,11 +243,13 @@ pub(super) fn link_or_text(tree: &dyn Tree, path: &str) -> Option<String> {
 
 /// A name that came from a machine, with what would change how a terminal shows the text around it spelled out.
 pub(super) fn printable(name: &str) -> String {
-    name.chars().flat_map(|char| if is_plain(char) { vec![char] } else { char.escape_default().collect() }).collect()
+    let spell = |char: char| if is_printable(char) { vec![char] } else { char.escape_default().collect() };
+    name.chars().flat_map(spell).collect()
 }
 
-/// Whether a character shows as itself, where it stands.
-fn is_plain(char: char) -> bool {
+/// Returns whether a character shows as itself, where it stands: neither control characters do, nor those that turn the
+/// direction of text.
+pub fn is_printable(char: char) -> bool {
     let turns_text = matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     !char.is_control() && !turns_text
 }

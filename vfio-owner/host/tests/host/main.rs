@@ -2,6 +2,7 @@
 #![cfg(feature = "cli")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod attacks;
 mod captures;
 mod changes;
 mod corpus;
@@ -9,6 +10,7 @@ mod disk;
 mod execution;
 mod garbage;
 mod golden;
+mod holders;
 mod layout;
 mod lifelines;
 mod listings;

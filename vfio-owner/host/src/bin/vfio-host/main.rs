@@ -155,7 +155,7 @@ fn main() -> ExitCode {
         Ok(outcome) => outcome.into(),
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            anstream::eprintln!("{BAD}vfio-host:{BAD:#} {error:#}");
+            output::say(&format!("{BAD}vfio-host:{BAD:#} {error:#}"));
             ExitCode::from(2)
         }
     }

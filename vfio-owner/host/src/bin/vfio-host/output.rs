@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use serde::Serialize;
-use vfio_host::Host;
+use vfio_host::{Host, is_printable};
 use vfio_owner::viability::Verdict;
 
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
@@ -62,11 +62,52 @@ pub(crate) const fn style_of(verdict: Verdict) -> Style {
 
 /// Prints all of it, coloured if on a terminal.
 pub(crate) fn print(text: &str) -> Result<()> {
-    Ok(anstream::stdout().write_all(text.as_bytes())?)
+    Ok(anstream::stdout().write_all(plain(text).as_bytes())?)
 }
 
 pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
-    print(&(serde_json::to_string_pretty(value)? + "\n"))
+    Ok(anstream::stdout().write_all((plain_json(&serde_json::to_string_pretty(value)?) + "\n").as_bytes())?)
+}
+
+/// Prints a line for people who look at errors.
+pub(crate) fn say(line: &str) {
+    anstream::eprintln!("{}", plain(line));
+}
+
+/// Text as it may go to a terminal: what a machine or a listing named so that it would do something there is spelled out,
+/// and only our own colours are left.
+pub(crate) fn plain(text: &str) -> String {
+    let ours: Vec<String> = [GOOD, BAD, DOUBT, STRONG, DIM]
+        .iter()
+        .flat_map(|style| [style.render().to_string(), style.render_reset().to_string()])
+        .collect();
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(char) = rest.chars().next() {
+        let style = ours.iter().find(|style| char == '\u{1b}' && rest.starts_with(style.as_str()));
+        let taken = style.map_or(char.len_utf8(), String::len);
+        let (now, later) = rest.split_at(taken);
+        if style.is_some() || char == '\n' || is_printable(char) {
+            out.push_str(now);
+        } else {
+            out.extend(char.escape_default());
+        }
+        rest = later;
+    }
+    out
+}
+
+/// JSON with such characters as JSON spells them.
+pub(crate) fn plain_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for char in json.chars() {
+        if char == '\n' || is_printable(char) {
+            out.push(char);
+        } else {
+            char.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+        }
+    }
+    out
 }
 
 /// Whoever read our output has had enough of it.
@@ -125,6 +166,6 @@ pub(crate) fn warn_of(host: &Host) {
     }
     for (reason, (path, count)) in kinds {
         let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
-        anstream::eprintln!("{DOUBT}note:{DOUBT:#} {path}{more}: {reason}");
+        say(&format!("{DOUBT}note:{DOUBT:#} {path}{more}: {reason}"));
     }
 }

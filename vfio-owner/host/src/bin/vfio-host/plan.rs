@@ -9,7 +9,7 @@ use serde::Serialize;
 use vfio_host::{CheckedPlan, Done, Guarded, Host, HostTree, Journal, Plan, PlanError, Source, SysfsBindings, undo};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
-use crate::output::{BAD, DOUBT, Format, GOOD, Outcome, print, print_json};
+use crate::output::{BAD, DOUBT, Format, GOOD, Outcome, plain, plain_json, print, print_json, say};
 
 #[derive(clap::Args)]
 pub(crate) struct Make {
@@ -64,7 +64,7 @@ impl Make {
             Err(error) => return refuse(&error, format),
         };
         if format == Format::Json {
-            print(&(plan.to_json() + "\n"))?;
+            print_json(&plan)?;
         } else if self.script {
             print(&plan.to_script(host))?;
         } else {
@@ -99,10 +99,10 @@ fn refuse(error: &PlanError, format: Format) -> Result<Outcome> {
     if format == Format::Json {
         print_json(&Refusal { error: error.to_string(), guarded })?;
     } else {
-        anstream::eprintln!("{BAD}no plan:{BAD:#} {error}");
+        say(&format!("{BAD}no plan:{BAD:#} {error}"));
         if !guarded.is_empty() {
             let allow: Vec<String> = guarded.iter().map(|guarded| format!("--allow {}", guarded.device)).collect();
-            anstream::eprintln!("If that is meant, say so: {}", allow.join(" "));
+            say(&format!("If that is meant, say so: {}", allow.join(" ")));
         }
     }
     Ok(match error {
@@ -152,7 +152,7 @@ impl Undo {
 fn finish(done: Result<()>) -> Outcome {
     done.map_or_else(
         |error| {
-            anstream::eprintln!("{BAD}failed:{BAD:#} {error:#}");
+            say(&format!("{BAD}failed:{BAD:#} {error:#}"));
             Outcome::NotPossible
         },
         |()| Outcome::Possible,
@@ -162,8 +162,8 @@ fn finish(done: Result<()>) -> Outcome {
 /// Each step as it is done, as a line: whoever reads this may be waiting for the next. If nobody reads it, the plan goes on.
 fn tell(done: &Done, format: Format) {
     let line = match format {
-        Format::Json => serde_json::to_string(done).unwrap_or_default(),
-        Format::Text => format!("{GOOD}done:{GOOD:#} {done}"),
+        Format::Json => plain_json(&serde_json::to_string(done).unwrap_or_default()),
+        Format::Text => plain(&format!("{GOOD}done:{GOOD:#} {done}")),
     };
     let _ = writeln!(anstream::stdout(), "{line}");
 }
