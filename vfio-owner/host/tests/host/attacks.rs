@@ -54,13 +54,13 @@ fn nothing_outside_a_copy_is_read_or_changed() {
         let made = run(&["plan", "01:00.0", "--json", "--sysfs", dir]);
         fs::write(&plan, &made.out).unwrap();
         run(&["apply", plan.to_str().unwrap(), "--sysfs", dir]);
+        run(&["undo", "--sysfs", dir]);
         // Each change by itself, whatever a plan would say.
         let bindings = SysfsBindings::new(&HostTree::copy(copy.path()));
         let _ = bindings.unbind(address("01:00.0"), "nvme");
         let _ = bindings.set_override(address("01:00.0"), Some("vfio-pci"));
         let _ = bindings.load("vfio-pci");
         let _ = bindings.bind(address("01:00.0"), "vfio-pci");
-        run(&["undo", "--sysfs", dir]);
         fs::remove_file(&plan).unwrap();
         assert_eq!(contents(outside.path()), before, "{path}");
     }
