@@ -7,7 +7,9 @@ use vfio_owner::iommu_core::sysfs::{Snapshot, SysfsDevice};
 use vfio_owner::viability::{DriverDma, dma_of};
 
 use crate::Fact;
-use crate::read::{Holders, IommuState, Lifeline, Origin, OtherMember, Purpose, Source};
+use crate::read::{
+    HeldFile, Holder, Holders, IommuState, Lifeline, Origin, OtherMember, Purpose, Source, Trial, Unseen,
+};
 
 /// A machine, as far as its source shows it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -26,8 +28,14 @@ pub struct Host {
     pub source: Source,
     /// What the machine lives on; `None` if the source does not tell.
     pub lifelines: Option<Vec<Lifeline>>,
+    /// What of this the source does not show.
+    pub unseen: Vec<Unseen>,
     /// Who has files of VFIO open.
     pub holders: Holders,
+    /// What opening the files of groups came to, where it was tried.
+    pub trials: BTreeMap<u32, Trial>,
+    /// Whether containers can be used; `None` if it is not shown, or VFIO is not there at all.
+    pub type1: Option<Type1>,
     /// The files that VFIO has for devices themselves (`vfio3`), by device.
     pub device_files: BTreeMap<PciAddress, String>,
     /// The interfaces and disks by name, and the device that each is on.
@@ -145,6 +153,26 @@ impl Host {
         let lifelines = self.lifelines.iter().flatten();
         lifelines.filter(move |lifeline| lifeline.device == device).map(|lifeline| &lifeline.purpose)
     }
+
+    /// The processes that hold the device, its group, or a device of which it is not shown which it is.
+    pub(crate) fn holders_of(&self, device: PciAddress) -> impl Iterator<Item = &Holder> {
+        let group = self.pci.device(device).and_then(|device| device.group);
+        let own = self.device_files.get(&device);
+        self.holders.known().iter().filter(move |holder| match &holder.file {
+            HeldFile::Group(number) => Some(*number) == group,
+            HeldFile::Device(name) => Some(name) == own,
+            HeldFile::SomeDevice => true,
+        })
+    }
+}
+
+/// Whether `vfio_iommu_type1`, which every container needs, is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Type1 {
+    /// It is.
+    Loaded,
+    /// It is not, though VFIO is.
+    NotLoaded,
 }
 
 /// There is no device at the address.

@@ -12,14 +12,14 @@ mod read;
 mod selector;
 
 pub use act::{
-    Binding, BindingError, Bindings, Caution, Done, ExecutionError, Guarded, Journal, JournalError, ModelBindings,
-    Need, Persistence, PersistenceError, PersistentFile, Plan, PlanError, PlanFileError, Proof, ProofError, Step,
-    SysfsBindings, UndoError, carry_out, undo,
+    Binding, BindingError, Bindings, Caution, CheckedPlan, Done, ExecutionError, ExecutionFailure, Extent, Guarded,
+    Journal, JournalError, ModelBindings, Need, Persistence, PersistenceError, PersistentFile, Plan, PlanError,
+    PlanFileError, Proof, ProofError, Step, SysfsBindings, UndoError, UndoFailure, undo,
 };
 pub use candidate::{Candidate, candidates};
 pub use draw::draw;
 pub use fact::Fact;
-pub use host::{Host, NoSuchDevice};
+pub use host::{Host, NoSuchDevice, Type1};
 pub use judge::{
     Advice, Answer, Change, DeviceEntry, Explanation, GroupEntry, Ids, Neighbour, Part, Possession, Reason, Remedy,
     SCHEMA, Tie, changes, class_name, device_name, overview,
@@ -27,7 +27,8 @@ pub use judge::{
 pub use next_tool::NextTool;
 pub use read::{
     Check, Claim, HeldFile, Holder, Holders, HostTree, IommuState, Lifeline, ListingError, ListingErrorReason,
-    OpenHostError, Origin, OtherMember, Purpose, Source, State, Subject, capture, readiness,
+    OpenHostError, Origin, OtherMember, Purpose, Source, State, Subject, Trial, Unseen, capture, is_printable,
+    readiness,
 };
 pub use selector::{NoneSelected, ParseSelectorError, Selector};
 pub use vfio_owner;

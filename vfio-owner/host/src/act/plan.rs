@@ -11,11 +11,9 @@ use vfio_owner::viability::Standing;
 
 use super::binding::{BindingError, Bindings};
 use super::proof::{Proof, ProofError};
-use crate::judge::Explanation;
-use crate::judge::Reason;
-use crate::read::Holders;
-use crate::read::Purpose;
-use crate::{Host, NoSuchDevice, Source};
+use crate::judge::{Explanation, Reason, held};
+use crate::read::{Holders, Purpose, Unseen};
+use crate::{Host, NoSuchDevice, Source, Type1};
 
 /// Steps that make it possible to give devices to user space, by the group way and by the device way.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -110,8 +108,9 @@ impl Step {
 }
 
 /// What a plan could not take into account, for its source does not show it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Caution {
     /// What the machine lives on.
     LifelinesNotShown,
@@ -126,11 +125,19 @@ pub enum Caution {
     HoldersNotShown,
     /// Regions that firmware needs.
     ReservedRegionsNotShown,
+    /// Part of what the machine lives on, or of who holds its groups.
+    NotSeen(Unseen),
+    /// The module without which no container can be used is not loaded.
+    Type1NotLoaded,
 }
 
 impl fmt::Display for Caution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::NotSeen(unseen) => return unseen.fmt(f),
+            Self::Type1NotLoaded => {
+                "vfio_iommu_type1 is not loaded: a container needs it (modprobe vfio_iommu_type1), iommufd does not"
+            }
             Self::LifelinesNotShown => {
                 "it is not shown what the machine lives on: look for disks, network and display among the devices"
             }
@@ -237,6 +244,9 @@ pub enum PlanError {
         /// What is not shown.
         reasons: Vec<Reason>,
     },
+    /// The machine that the plan is for cannot be read.
+    #[error(transparent)]
+    Unreadable(BindingError),
     /// The machine is not as it was when the plan was made.
     #[error("the machine is not as it was when the plan was made, and needs other steps now: make a new plan")]
     Stale,
@@ -273,15 +283,6 @@ impl Plan {
         Ok(Self { devices: targets, allowed, steps, cautions })
     }
 
-    /// Looks whether the plan is what [`make`](Self::make) would make of `host` now.
-    ///
-    /// # Errors
-    /// There would be another plan, or none.
-    pub fn check(&self, host: &Host) -> Result<(), PlanError> {
-        let now = Self::make(host, &self.devices, &self.allowed)?;
-        if now.steps == self.steps { Ok(()) } else { Err(PlanError::Stale) }
-    }
-
     /// The devices that the plan changes, each once.
     pub fn touched(&self) -> Vec<PciAddress> {
         self.steps.iter().filter_map(Step::device).collect::<BTreeSet<_>>().into_iter().collect()
@@ -303,6 +304,63 @@ impl Plan {
     pub fn to_json(&self) -> String {
         // Texts and lists of texts can always be written.
         serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+}
+
+/// A plan that has been checked against the machine that it is for: the only kind that can be carried out.
+#[derive(Clone)]
+pub struct CheckedPlan<'a> {
+    pub(super) plan: Plan,
+    pub(super) bindings: &'a dyn Bindings,
+    /// The machine as it was when the plan was checked.
+    pub(super) host: Host,
+}
+
+impl fmt::Debug for CheckedPlan<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CheckedPlan").field("plan", &self.plan).finish_non_exhaustive()
+    }
+}
+
+impl<'a> CheckedPlan<'a> {
+    /// Reads the machine that `bindings` change and checks that [`Plan::make`] makes this plan of it, wherever the plan is
+    /// from. A plan that was written by hand, or for a machine that has changed since, is refused.
+    ///
+    /// # Errors
+    /// The machine cannot be read, or there would be another plan, or none.
+    pub fn new(plan: &Plan, bindings: &'a dyn Bindings) -> Result<Self, PlanError> {
+        let host = bindings.host().map_err(PlanError::Unreadable)?;
+        let now = Plan::make(&host, &plan.devices, &plan.allowed)?;
+        // A driver that has been loaded since, or whose module is gone, makes no difference to what happens to devices.
+        let changes =
+            |plan: &Plan| plan.steps.iter().filter(|step| step.device().is_some()).cloned().collect::<Vec<_>>();
+        if changes(&now) != changes(plan) {
+            return Err(PlanError::Stale);
+        }
+        Ok(Self { plan: now, bindings, host })
+    }
+
+    /// Returns the plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+}
+
+/// Refuses to unbind a device that the machine lives on, unless it is allowed, or that a process holds.
+pub(super) fn guard_unbind(
+    host: &Host,
+    device: PciAddress,
+    allowed: &BTreeSet<PciAddress>,
+) -> Result<(), BindingError> {
+    let purposes: Vec<Purpose> = host.purposes(device).cloned().collect();
+    if !allowed.contains(&device) && !purposes.is_empty() {
+        let guarded = Guarded { device, purposes };
+        return Err(BindingError::new("the machine lives on what would have to be unbound", guarded));
+    }
+    let group = host.pci.device(device).and_then(|device| device.group);
+    match held(host, group, &[device]) {
+        Some(reason @ (Reason::Held { .. } | Reason::HeldUnseen)) => Err(BindingError::new(device, reason)),
+        _ => Ok(()),
     }
 }
 
@@ -427,6 +485,10 @@ fn cautions(host: &Host, steps: &[Step]) -> Vec<Caution> {
     }
     if host.source == Source::Listing {
         cautions.push(Caution::ReservedRegionsNotShown);
+    }
+    cautions.extend(host.unseen.iter().cloned().map(Caution::NotSeen));
+    if host.type1 == Some(Type1::NotLoaded) {
+        cautions.push(Caution::Type1NotLoaded);
     }
     cautions
 }

@@ -15,7 +15,7 @@ use super::naming::{class_of, name_of};
 use super::reason::{Answer, Reason};
 use super::tie::{Tie, ties};
 use crate::host::NoSuchDevice;
-use crate::read::{HeldFile, Holders, OtherMember, Purpose};
+use crate::read::{HeldFile, Holders, OtherMember, Purpose, Trial};
 use crate::{Fact, Host, Source};
 
 /// So many devices that stand alone are named.
@@ -372,7 +372,7 @@ fn own_reasons(host: &Host, device: &SysfsDevice) -> Vec<Reason> {
 }
 
 /// Why vfio-pci would refuse the device.
-fn refusal(host: &Host, device: &SysfsDevice) -> Option<Reason> {
+pub(crate) fn refusal(host: &Host, device: &SysfsDevice) -> Option<Reason> {
     let count = host.virtual_functions(device.function.address);
     if count > 0 {
         return Some(Reason::VirtualFunctions { count });
@@ -421,8 +421,22 @@ pub(crate) fn held(host: &Host, group: Option<u32>, members: &[PciAddress]) -> O
     if let Some(holder) = holder {
         return Some(Reason::Held { holder });
     }
+    match tried(host, group) {
+        Some(Trial::Free) => return None,
+        Some(Trial::Busy) => {
+            // A device or a mapping that is open does not show which one it is, but somebody has this group.
+            let some = host.holders.of(&HeldFile::SomeDevice).cloned();
+            return Some(some.map_or(Reason::HeldUnseen, |holder| Reason::Held { holder }));
+        }
+        None => {}
+    }
     let all_known = matches!(host.holders, Holders::All(_));
-    (!all_known && members.iter().any(|member| host.is_handed_out(*member))).then_some(Reason::PerhapsHeld)
+    let some = host.holders.of(&HeldFile::SomeDevice).is_some();
+    ((some || !all_known) && members.iter().any(|member| host.is_handed_out(*member))).then_some(Reason::PerhapsHeld)
+}
+
+fn tried(host: &Host, group: Option<u32>) -> Option<Trial> {
+    host.trials.get(&group?).copied()
 }
 
 /// The other functions of a device whose group is not shown.

@@ -68,6 +68,8 @@ pub enum Possession {
         /// Who.
         holder: Holder,
     },
+    /// User space has it, but no process that is shown.
+    InUseUnseen,
     /// Kernel drivers use it.
     Kernel {
         /// The drivers, each once.
@@ -97,6 +99,7 @@ impl fmt::Display for Possession {
             Self::Free => f.write_str("free"),
             Self::Viable => f.write_str("viable; whether it is in use is not shown"),
             Self::InUse { holder } => write!(f, "in use by {holder}"),
+            Self::InUseUnseen => f.write_str("in use by a process that is not shown"),
             Self::Kernel { drivers } => write!(f, "kernel drivers: {}", drivers.join(", ")),
             Self::Blocked { first: Some(first), last: Some(last) } => {
                 write!(f, "blocked: firmware needs {first} to {last}")
@@ -174,6 +177,9 @@ fn possession(host: &Host, group: &SysfsGroup, others: &[OtherMember]) -> Posses
     let held = held(host, Some(group.number), &group.members);
     if let Some(Reason::Held { holder }) = held {
         return Possession::InUse { holder };
+    }
+    if held == Some(Reason::HeldUnseen) {
+        return Possession::InUseUnseen;
     }
     let pci = standings(host, group.number).into_iter().map(|member| member.standing);
     let standings: Vec<Standing> = pci.chain(others.iter().map(OtherMember::standing)).collect();

@@ -119,6 +119,8 @@ pub enum Reason {
         /// Who.
         holder: Holder,
     },
+    /// Someone has its group, but no process that is shown.
+    HeldUnseen,
     /// It is not shown whether user space has the group.
     PerhapsHeld,
     /// It has no file of its own: the kernel was built without.
@@ -152,7 +154,8 @@ impl Reason {
             | Self::PhysicalFunction { .. }
             | Self::DirectRegion { .. }
             | Self::RefusedByKernel { .. }
-            | Self::Held { .. } => true,
+            | Self::Held { .. }
+            | Self::HeldUnseen => true,
             Self::OtherNeighbour { .. } => self.verdict() == Verdict::NotViable,
             Self::Neighbour { .. } => self.is_direct_region(),
             _ => false,
@@ -218,6 +221,7 @@ impl fmt::Display for Reason {
                 write!(f, "these lines may be about its group and were not understood: {}", lines.join(", "))
             }
             Self::Held { holder } => write!(f, "{holder} has it"),
+            Self::HeldUnseen => f.write_str("its group is in use (EBUSY), by no process that is shown"),
             Self::PerhapsHeld => f.write_str("it is not shown whether user space has the group open"),
             Self::NoDeviceFile => {
                 f.write_str("it has no file of its own: the kernel has none (CONFIG_VFIO_DEVICE_CDEV)")

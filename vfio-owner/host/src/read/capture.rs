@@ -9,6 +9,8 @@ use crate::{Host, Source};
 
 pub(super) const CAPTURED_LIFELINES: &str = "captured/lifelines";
 pub(super) const CAPTURED_HOLDERS: &str = "captured/holders";
+pub(super) const CAPTURED_TRIALS: &str = "captured/trials";
+pub(super) const CAPTURED_UNSEEN: &str = "captured/unseen";
 pub(super) const CAPTURED_DEVICE_FILES: &str = "captured/device_files";
 pub(super) const CAPTURED_ORIGINS: &str = "captured/origins";
 pub(super) const CAPTURED_IOMMU: &str = "captured/iommu";
@@ -39,6 +41,8 @@ pub fn capture(tree: &dyn Tree) -> Result<MemoryTree, LoadError> {
     for (path, text) in [
         (CAPTURED_LIFELINES, host.lifelines.map(|lifelines| serde_json::to_string(&lifelines))),
         (CAPTURED_HOLDERS, Some(serde_json::to_string(&host.holders))),
+        (CAPTURED_TRIALS, Some(serde_json::to_string(&host.trials))),
+        (CAPTURED_UNSEEN, Some(serde_json::to_string(&host.unseen))),
         (CAPTURED_DEVICE_FILES, Some(serde_json::to_string(&host.device_files))),
         (CAPTURED_ORIGINS, Some(serde_json::to_string(&host.origins))),
         (CAPTURED_IOMMU, Some(serde_json::to_string(&host.iommu))),

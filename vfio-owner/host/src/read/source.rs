@@ -1,5 +1,6 @@
 //! Where hosts are read from: the running kernel, trees, captures, listings.
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _};
@@ -11,16 +12,22 @@ use vfio_owner::iommu_core::sysfs::{
 };
 use vfio_owner::viability::{DriverDma, dma_of};
 
-use super::capture::{CAPTURED_DEVICE_FILES, CAPTURED_HOLDERS, CAPTURED_IOMMU, CAPTURED_LIFELINES, CAPTURED_ORIGINS};
+use super::asked::{ASKED, Ask, ask};
+use super::capture::{
+    CAPTURED_DEVICE_FILES, CAPTURED_HOLDERS, CAPTURED_IOMMU, CAPTURED_LIFELINES, CAPTURED_ORIGINS, CAPTURED_TRIALS,
+    CAPTURED_UNSEEN,
+};
+use super::confined::Confined;
 use super::holder::holders;
 use super::iommu_state::IommuState;
 use super::lifeline::lifelines;
 use super::listing::ListingError;
 use super::origin::origins;
 use super::other_member::other_members;
-use crate::Host;
+use super::process::Processes;
 use crate::host::Gaps;
 use crate::selector::names;
+use crate::{Host, Type1};
 
 /// Where `/proc` is in the tree of a host, whose root is that of sysfs, which has no such name of its own.
 pub(super) const PROC: &str = "proc";
@@ -46,48 +53,93 @@ pub enum Source {
     Listing,
 }
 
-/// The tree of a host on disk: sysfs, and what `/proc` adds to it.
+/// The tree of a host on disk: sysfs, what `/proc` adds to it, and on the running kernel what only asking it shows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HostTree {
-    sysfs: DirTree,
-    proc: DirTree,
-    source: Source,
+    place: Place,
+    proc: Place,
+    ask: Ask,
+}
+
+/// Where a tree is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// The running kernel's file system.
+    Kernel(DirTree),
+    /// A copy, which no path leads out of.
+    Copy(Confined),
+}
+
+impl Place {
+    fn tree(&self) -> &dyn Tree {
+        match self {
+            Self::Kernel(tree) => tree,
+            Self::Copy(tree) => tree,
+        }
+    }
 }
 
 impl HostTree {
-    /// The running kernel: `/sys` and `/proc`.
+    /// Returns the running kernel: `/sys` and `/proc`.
     pub fn live() -> Self {
-        Self { sysfs: DirTree::new("/sys"), proc: DirTree::new("/proc"), source: Source::Live }
+        let [place, proc] = ["/sys", "/proc"].map(|root| Place::Kernel(DirTree::new(root)));
+        Self { place, proc, ask: Ask::Passively }
     }
 
-    /// A copy: `sys` and, if it is there, `proc` in `folder`, or a sysfs tree alone that is `folder` itself.
+    /// Returns a copy: `sys` and, if it is there, `proc` in `folder`, or a sysfs tree alone that is `folder` itself. No
+    /// link in the folder leads out of it.
     pub fn copy(folder: impl AsRef<Path>) -> Self {
-        let folder = folder.as_ref();
-        Self { sysfs: DirTree::new(folder), proc: DirTree::new(folder.join(PROC)), source: Source::Tree }
+        let whole = Confined::new(&folder, "");
+        let below = if !whole.is_directory("bus") && whole.is_directory("sys/bus") { "sys" } else { "" };
+        let [place, proc] = [below, PROC].map(|below| Place::Copy(Confined::new(&folder, below)));
+        Self { place, proc, ask: Ask::Never }
+    }
+
+    /// Lets the running kernel be asked in ways that others may notice, too: each disk that a device has is opened for a
+    /// moment with nobody else, to see whether someone uses it. Does nothing to a copy.
+    #[must_use]
+    pub fn asking(mut self) -> Self {
+        if self.ask == Ask::Passively {
+            self.ask = Ask::Actively;
+        }
+        self
     }
 
     /// Where sysfs is.
     pub fn sysfs(&self) -> &Path {
-        self.sysfs.root()
+        match &self.place {
+            Place::Kernel(tree) => tree.root(),
+            Place::Copy(tree) => tree.root(),
+        }
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Whether this is the running kernel.
     pub fn source(&self) -> Source {
-        self.source
+        match self.place {
+            Place::Kernel(_) => Source::Live,
+            Place::Copy(_) => Source::Tree,
+        }
     }
 
     /// The tree that `path` is in, and what it is called there.
-    fn split<'a>(&'a self, path: &'a str) -> (&'a DirTree, &'a str) {
+    fn split<'a>(&'a self, path: &'a str) -> (&'a dyn Tree, &'a str) {
         match path.strip_prefix(PROC) {
-            Some("") => (&self.proc, ""),
-            Some(rest) if rest.starts_with('/') => (&self.proc, rest.trim_start_matches('/')),
-            _ => (&self.sysfs, path),
+            Some("") => (self.proc.tree(), ""),
+            Some(rest) if rest.starts_with('/') => (self.proc.tree(), rest.trim_start_matches('/')),
+            _ => (self.place.tree(), path),
         }
     }
 }
 
 impl Tree for HostTree {
     fn read(&self, path: &str) -> Result<Vec<u8>, TreeError> {
+        if let Some(question) = path.strip_prefix(ASKED).filter(|_| self.ask != Ask::Never) {
+            return ask(question, self.ask);
+        }
         let (tree, path) = self.split(path);
         tree.read(path)
     }
@@ -117,17 +169,26 @@ impl Host {
         let mut pci = Snapshot::load(tree)?;
         let other_members = other_members(tree);
         pci.warnings.retain(|warning| !is_about_a_member(warning));
-        let captured = json(tree, CAPTURED_LIFELINES);
-        let lifelines = captured.or_else(|| lifelines(tree, &pci));
-        let holders = json(tree, CAPTURED_HOLDERS).unwrap_or_else(|| holders(tree));
         let device_files = json(tree, CAPTURED_DEVICE_FILES).unwrap_or_else(|| device_files(tree, &pci));
+        let processes = LazyCell::new(|| Processes::of(tree));
+        let (holders, trials) = match json(tree, CAPTURED_HOLDERS) {
+            Some(holders) => (holders, json(tree, CAPTURED_TRIALS).unwrap_or_default()),
+            None => holders(tree, &processes, &pci),
+        };
+        let (lifelines, unseen) = match json(tree, CAPTURED_LIFELINES) {
+            Some(lifelines) => (Some(lifelines), json(tree, CAPTURED_UNSEEN).unwrap_or_default()),
+            None => lifelines(tree, &processes, &pci).map_or((None, Vec::new()), |(all, unseen)| (Some(all), unseen)),
+        };
         let origins = json(tree, CAPTURED_ORIGINS).unwrap_or_else(|| origins(tree, &pci));
         let iommu = json(tree, CAPTURED_IOMMU).unwrap_or_else(|| IommuState::of_tree(tree));
         let (numa_nodes, gaps) = (numa_nodes(tree, &pci), gaps(tree, &pci, source));
         Ok(Self {
             source,
             lifelines,
+            unseen,
             holders,
+            trials,
+            type1: type1(tree),
             device_files,
             other_members,
             origins,
@@ -144,7 +205,7 @@ impl Host {
     /// # Errors
     /// It has no list of PCI devices.
     pub fn of_tree(tree: &HostTree) -> Result<Self, OpenHostError> {
-        Self::load(tree, tree.source).map_err(|source| OpenHostError::Tree { path: tree.sysfs().into(), source })
+        Self::load(tree, tree.source()).map_err(|source| OpenHostError::Tree { path: tree.sysfs().into(), source })
     }
 
     /// Reads what is at `path`: a folder with a copy of a tree, a capture, or a listing.
@@ -203,6 +264,24 @@ pub(super) fn lines(tree: &dyn Tree, path: &str) -> Vec<String> {
     text(tree, path).unwrap_or_default().lines().map(ToOwned::to_owned).collect()
 }
 
+/// The target of a link, whatever it looks like: those of `/proc` may lead to no path at all.
+pub(super) fn link_or_text(tree: &dyn Tree, path: &str) -> Option<String> {
+    tree.link(path).ok().or_else(|| Some(text(tree, path)?.trim_end().to_owned()))
+}
+
+/// A name that came from a machine, with what would change how a terminal shows the text around it spelled out.
+pub(super) fn printable(name: &str) -> String {
+    let spell = |char: char| if is_printable(char) { vec![char] } else { char.escape_default().collect() };
+    name.chars().flat_map(spell).collect()
+}
+
+/// Returns whether a character shows as itself, where it stands: neither control characters do, nor those that turn the
+/// direction of text.
+pub fn is_printable(char: char) -> bool {
+    let turns_text = matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !char.is_control() && !turns_text
+}
+
 fn json<T: serde::de::DeserializeOwned>(tree: &dyn Tree, path: &str) -> Option<T> {
     serde_json::from_slice(&tree.read(path).ok()?).ok()
 }
@@ -234,9 +313,21 @@ fn device_files(tree: &dyn Tree, pci: &Snapshot) -> BTreeMap<PciAddress, String>
     let handed_out = |device: &&SysfsDevice| device.driver.as_deref().map(dma_of) == Some(DriverDma::UserSpace);
     let named = pci.devices.iter().filter(handed_out).filter_map(|device| {
         let names = tree.list(&format!("{}/vfio-dev", device.path)).ok()?;
-        Some((device.function.address, names.into_iter().next()?))
+        // Without CONFIG_VFIO_DEVICE_CDEV the device is there, but has no file and no number.
+        let name = names.into_iter().find(|name| tree.read(&format!("{}/vfio-dev/{name}/dev", device.path)).is_ok())?;
+        Some((device.function.address, name))
     });
     named.collect()
+}
+
+/// Whether the module that containers need is there; `None` if no modules are shown.
+fn type1(tree: &dyn Tree) -> Option<Type1> {
+    if tree.list("module").ok()?.is_empty() {
+        return None;
+    }
+    let loaded = tree.is_directory("module/vfio_iommu_type1");
+    // Loading vfio-pci brings it along; what is there without it was loaded by hand, or is missing.
+    tree.is_directory("module/vfio").then_some(if loaded { Type1::Loaded } else { Type1::NotLoaded })
 }
 
 /// A host could not be read.

@@ -131,7 +131,9 @@ impl Layout {
             ("override", driver) => {
                 self.tree.insert(&format!("{path}/driver_override"), format!("{driver}\n"));
             }
-            ("file", _) => self.tree.insert_directory(&format!("{path}/vfio-dev/vfio0")),
+            ("file", _) => {
+                self.tree.insert(&format!("{path}/vfio-dev/vfio0/dev"), "511:0\n");
+            }
             _ => panic!("{more}"),
         }
     }

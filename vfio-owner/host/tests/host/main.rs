@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod asked_for;
+mod attacks;
 mod captures;
 mod changes;
 mod corpus;
@@ -11,6 +12,7 @@ mod execution;
 mod for_programs;
 mod garbage;
 mod golden;
+mod holders;
 mod layout;
 mod lifelines;
 mod listings;

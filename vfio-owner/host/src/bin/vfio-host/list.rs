@@ -39,7 +39,7 @@ fn text(groups: &[GroupEntry]) -> Result<String> {
         let style = match group.possession {
             Possession::Free => GOOD,
             Possession::Blocked { .. } | Possession::NoIommu => BAD,
-            Possession::Kernel { .. } | Possession::InUse { .. } => STRONG,
+            Possession::Kernel { .. } | Possession::InUse { .. } | Possession::InUseUnseen => STRONG,
             _ => DOUBT,
         };
         let name = match group.group {

@@ -122,10 +122,19 @@ impl Machine {
 
     /// The machine, after a word on what its source left out.
     fn host(&self) -> Result<Host> {
+        self.read(&self.tree())
+    }
+
+    /// The machine, looked at as closely as before a change.
+    fn host_to_change(&self) -> Result<Host> {
+        self.read(&self.tree().asking())
+    }
+
+    fn read(&self, tree: &HostTree) -> Result<Host> {
         let host = match &self.from {
             Some(path) if path == Path::new("-") => Host::of_text(&read_to_string(stdin())?, "standard input")?,
             Some(path) => Host::open(path)?,
-            None => Host::of_tree(&self.tree())?,
+            None => Host::of_tree(tree)?,
         };
         warn_of(&host);
         Ok(host)
@@ -152,7 +161,7 @@ impl Arguments {
             Command::Tool(tool) => tool.run(&self.machine.host()?),
             Command::Persist(persist) => persist.run(&self.machine.host()?, format),
             Command::Explain(explain) => explain.run(&self.machine.host()?, format),
-            Command::Plan(make) => make.run(&self.machine.host()?, format),
+            Command::Plan(make) => make.run(&self.machine.host_to_change()?, format),
             Command::Apply(apply) => apply.run(&self.machine.changeable()?, format),
             Command::Undo(undo) => Ok(undo.run(&self.machine.changeable()?, format)),
             Command::Draw { output } => write_out(&draw(&self.machine.host()?), output.as_deref()),

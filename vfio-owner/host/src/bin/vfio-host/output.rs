@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use serde::Serialize;
-use vfio_host::{Fact, Host, SCHEMA};
+use vfio_host::{Fact, Host, SCHEMA, is_printable};
 use vfio_owner::viability::Verdict;
 
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
@@ -62,7 +62,7 @@ pub(crate) const fn style_of(verdict: Verdict) -> Style {
 
 /// Prints all of it, coloured if on a terminal.
 pub(crate) fn print(text: &str) -> Result<()> {
-    Ok(anstream::stdout().write_all(text.as_bytes())?)
+    Ok(anstream::stdout().write_all(plain(text).as_bytes())?)
 }
 
 /// Prints prose and tables, in lines that every terminal holds.
@@ -77,12 +77,40 @@ const COLUMNS: usize = 100;
 const NARROWEST: usize = 44;
 
 /// Lines broken at spaces, with what follows moved to the right of what it belongs to.
-pub(crate) fn folded(text: &str) -> String {
+fn folded(text: &str) -> String {
     let mut out = String::new();
     for line in text.lines() {
         let indent = " ".repeat(line.len() - line.trim_start_matches(' ').len() + 4);
         let options = textwrap::Options::new(COLUMNS).subsequent_indent(&indent).break_words(false);
         out.extend(textwrap::wrap(line, options).iter().flat_map(|line| [&**line, "\n"]));
+    }
+    out
+}
+
+/// Prints a line for people who look at errors.
+pub(crate) fn say(line: &str) {
+    anstream::eprint!("{}", plain(&folded(line)));
+}
+
+/// Text as it may go to a terminal: what a machine or a listing named so that it would do something there is spelled out,
+/// and only our own colours are left.
+pub(crate) fn plain(text: &str) -> String {
+    let ours: Vec<String> = [GOOD, BAD, DOUBT, STRONG, DIM]
+        .iter()
+        .flat_map(|style| [style.render().to_string(), style.render_reset().to_string()])
+        .collect();
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(char) = rest.chars().next() {
+        let style = ours.iter().find(|style| char == '\u{1b}' && rest.starts_with(style.as_str()));
+        let taken = style.map_or(char.len_utf8(), String::len);
+        let (now, later) = rest.split_at(taken);
+        if style.is_some() || char == '\n' || is_printable(char) {
+            out.push_str(now);
+        } else {
+            out.extend(char.escape_default());
+        }
+        rest = later;
     }
     out
 }
@@ -107,7 +135,7 @@ pub(crate) fn complain(word: &str, error: &anyhow::Error, format: Format) {
             // If nobody reads the answers, nobody reads this one.
             let _ = print_json("error", &Failure { message: &told });
         }
-        Format::Text => anstream::eprint!("{}", folded(&format!("{BAD}{word}:{BAD:#} {told}"))),
+        Format::Text => say(&format!("{BAD}{word}:{BAD:#} {told}")),
     }
 }
 
@@ -131,7 +159,21 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 /// Prints `{"schema": …, NAME: VALUE}`.
 pub(crate) fn print_json(name: &str, value: &impl Serialize) -> Result<()> {
     let value = BTreeMap::from([("schema", serde_json::to_value(SCHEMA)?), (name, serde_json::to_value(value)?)]);
-    print(&(serde_json::to_string_pretty(&value)? + "\n"))
+    let text = plain_json(&serde_json::to_string_pretty(&value)?) + "\n";
+    Ok(anstream::stdout().write_all(text.as_bytes())?)
+}
+
+/// JSON with such characters as JSON spells them.
+pub(crate) fn plain_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for char in json.chars() {
+        if char == '\n' || is_printable(char) {
+            out.push(char);
+        } else {
+            char.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+        }
+    }
+    out
 }
 
 /// Whoever read our output has had enough of it.
@@ -211,7 +253,7 @@ pub(crate) fn warn_of(host: &Host) {
     }
     for (reason, (path, count)) in kinds {
         let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
-        anstream::eprintln!("{DOUBT}note:{DOUBT:#} {path}{more}: {reason}");
+        say(&format!("{DOUBT}note:{DOUBT:#} {path}{more}: {reason}"));
     }
     let skipped = host.skipped_lines();
     if skipped > 0 {

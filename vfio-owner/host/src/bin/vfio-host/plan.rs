@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 use vfio_host::{
-    Done, Explanation, Guarded, Host, HostTree, Plan, PlanError, Reason, Selector, Source, SysfsBindings, carry_out,
-    undo,
+    CheckedPlan, Done, Explanation, Guarded, Host, HostTree, Journal, Plan, PlanError, Reason, Selector, Source,
+    SysfsBindings, undo,
 };
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
-use crate::output::{DOUBT, Format, GOOD, Outcome, complain, folded, print, print_json, print_text, warn_of};
+use crate::output::{DOUBT, Format, GOOD, Outcome, complain, plain, plain_json, print, print_json, print_text, say};
 use crate::selection::select;
 
 #[derive(clap::Args)]
@@ -34,23 +34,25 @@ pub(crate) struct Apply {
     /// What `plan --json` printed; `-` for standard input
     plan: PathBuf,
     #[command(flatten)]
-    journal: JournalFile,
+    journal: JournalFolder,
 }
 
 #[derive(clap::Args)]
 pub(crate) struct Undo {
+    /// The devices that user space has no more, as they were planned; everything if none is named
+    devices: Vec<PciAddress>,
     #[command(flatten)]
-    journal: JournalFile,
+    journal: JournalFolder,
 }
 
 #[derive(clap::Args)]
-struct JournalFile {
+struct JournalFolder {
     /// Where the journal is, from which `undo` works [default: /run/vfio-host.journal, or in DIR of `--sysfs DIR`]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FOLDER")]
     journal: Option<PathBuf>,
 }
 
-impl JournalFile {
+impl JournalFolder {
     /// What was bound does not outlive the running kernel, and neither does `/run`.
     fn path(&self, tree: &HostTree) -> PathBuf {
         self.journal.clone().unwrap_or_else(|| match tree.source() {
@@ -69,7 +71,7 @@ impl Make {
         };
         let in_doubt = in_doubt(host, &devices)?;
         if format == Format::Json {
-            print(&(plan.to_json() + "\n"))?;
+            print(&(plain_json(&plan.to_json()) + "\n"))?;
         } else if self.script {
             print(&plan.to_script(host))?;
         } else {
@@ -116,11 +118,14 @@ pub(crate) fn refuse(error: &PlanError, format: Format) -> Result<Outcome> {
         complain("no plan", &anyhow::anyhow!("{error}"), format);
         if !guarded.is_empty() {
             let allow: Vec<String> = guarded.iter().map(|guarded| format!("--allow {}", guarded.device)).collect();
-            anstream::eprint!("{}", folded(&format!("If that is meant, say so: {}", allow.join(" "))));
+            say(&format!("If that is meant, say so: {}", allow.join(" ")));
         }
     }
     Ok(match error {
-        PlanError::NoSuchDevice(_) | PlanError::NotShown { .. } | PlanError::DriverName { .. } => Outcome::Unknown,
+        PlanError::NoSuchDevice(_)
+        | PlanError::NotShown { .. }
+        | PlanError::DriverName { .. }
+        | PlanError::Unreadable(_) => Outcome::Unknown,
         _ => Outcome::NotPossible,
     })
 }
@@ -128,24 +133,35 @@ pub(crate) fn refuse(error: &PlanError, format: Format) -> Result<Outcome> {
 impl Apply {
     pub(crate) fn run(&self, tree: &HostTree, format: Format) -> Result<Outcome> {
         let plan = read_plan(&self.plan)?;
-        let host = Host::of_tree(tree)?;
-        warn_of(&host);
-        if let Err(error) = plan.check(&host) {
-            return refuse(&error, format);
-        }
-        if plan.steps.is_empty() {
+        let bindings = SysfsBindings::new(tree);
+        let checked = match CheckedPlan::new(&plan, &bindings) {
+            Ok(checked) => checked,
+            Err(error) => return refuse(&error, format),
+        };
+        if checked.plan().steps.is_empty() {
             return Ok(Outcome::Possible);
         }
-        let journal = self.journal.path(tree);
-        let done = carry_out(&plan, &SysfsBindings::new(tree), &journal, &mut |done| tell(&done, format));
+        let journal = match Journal::open(self.journal.path(tree)) {
+            Ok(journal) => journal,
+            Err(error) => return Ok(finish(Err(error.into()), format)),
+        };
+        let done = checked.carry_out(&journal, &mut |done| tell(&done, format));
+        if done.is_err() {
+            // Nothing is left to be undone, or the folder stays.
+            let _ = journal.remove_if_empty();
+        }
         Ok(finish(done.map_err(Into::into), format))
     }
 }
 
 impl Undo {
     pub(crate) fn run(&self, tree: &HostTree, format: Format) -> Outcome {
-        let done = undo(&SysfsBindings::new(tree), self.journal.path(tree), &mut |done| tell(&done, format));
-        finish(done.map_err(Into::into), format)
+        let journal = Journal::open_existing(self.journal.path(tree)).map_err(anyhow::Error::from);
+        let undone = journal.and_then(|journal| {
+            let bindings = SysfsBindings::new(tree);
+            Ok(undo(&bindings, journal, &self.devices, &mut |done| tell(&done, format))?)
+        });
+        finish(undone, format)
     }
 }
 
@@ -163,8 +179,8 @@ fn finish(done: Result<()>, format: Format) -> Outcome {
 /// Each step as it is done, as a line: whoever reads this may be waiting for the next. If nobody reads it, the plan goes on.
 fn tell(done: &Done, format: Format) {
     let line = match format {
-        Format::Json => serde_json::to_string(done).unwrap_or_default(),
-        Format::Text => format!("{GOOD}done:{GOOD:#} {done}"),
+        Format::Json => plain_json(&serde_json::to_string(done).unwrap_or_default()),
+        Format::Text => plain(&format!("{GOOD}done:{GOOD:#} {done}")),
     };
     let _ = writeln!(anstream::stdout(), "{line}");
 }
