@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
-use vfio_host::{CheckedPlan, Done, Guarded, Host, HostTree, Journal, Plan, PlanError, Source, SysfsBindings, undo};
+use vfio_host::{
+    CheckedPlan, Done, Extent, Guarded, Host, HostTree, Journal, Plan, PlanError, Source, SysfsBindings, undo,
+};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
 use crate::output::{BAD, DOUBT, Format, GOOD, Outcome, plain, plain_json, print, print_json, say};
@@ -16,12 +18,36 @@ pub(crate) struct Make {
     /// The devices that user space is to have
     #[arg(required = true)]
     devices: Vec<PciAddress>,
+    /// Give away more than the devices, so that no driver takes it back
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "device")]
+    whole: Whole,
     /// Touch this device although the machine lives on it (may be given again)
     #[arg(long, value_name = "DEVICE")]
     allow: Vec<PciAddress>,
     /// Print a shell script
     #[arg(long, conflicts_with = "json")]
     script: bool,
+}
+
+/// [`Extent`], as it is typed.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Whole {
+    /// Only the devices; others of their groups leave their drivers if they have to
+    Device,
+    /// Every function of their cards
+    Card,
+    /// Everything in their groups that vfio-pci takes
+    Group,
+}
+
+impl From<Whole> for Extent {
+    fn from(whole: Whole) -> Self {
+        match whole {
+            Whole::Device => Self::Device,
+            Whole::Card => Self::Card,
+            Whole::Group => Self::Group,
+        }
+    }
 }
 
 #[derive(clap::Args)]
@@ -59,7 +85,8 @@ impl JournalFolder {
 
 impl Make {
     pub(crate) fn run(&self, host: &Host, format: Format) -> Result<Outcome> {
-        let plan = match Plan::make(host, &self.devices, &self.allow) {
+        let devices = Extent::from(self.whole).of(host, &self.devices).map_err(PlanError::from);
+        let plan = match devices.and_then(|devices| Plan::make(host, &devices, &self.allow)) {
             Ok(plan) => plan,
             Err(error) => return refuse(&error, format),
         };
