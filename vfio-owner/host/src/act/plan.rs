@@ -6,6 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
+use vfio_owner::iommu_core::sysfs::SysfsDevice;
 use vfio_owner::vfio_pci;
 use vfio_owner::viability::Standing;
 
@@ -127,6 +128,8 @@ pub enum Caution {
     ReservedRegionsNotShown,
     /// Part of what the machine lives on, or of who holds its groups.
     NotSeen(Unseen),
+    /// Capabilities of the devices: whoever is not root reads 64 bytes of configuration space.
+    CapabilitiesNotShown,
     /// The module without which no container can be used is not loaded.
     Type1NotLoaded,
 }
@@ -135,6 +138,10 @@ impl fmt::Display for Caution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotSeen(unseen) => return unseen.fmt(f),
+            Self::CapabilitiesNotShown => {
+                "the configuration space of some devices is shown without capabilities (to root it is shown whole): why \
+                 they share groups, and how they reset, is not known"
+            }
             Self::Type1NotLoaded => {
                 "vfio_iommu_type1 is not loaded: a container needs it (modprobe vfio_iommu_type1), iommufd does not"
             }
@@ -470,6 +477,9 @@ fn check_names(host: &Host, steps: &[Step]) -> Result<(), PlanError> {
     Ok(())
 }
 
+/// Shorter, and no capability can be in it.
+const CONFIG_WITH_CAPABILITIES: usize = 256;
+
 fn cautions(host: &Host, steps: &[Step]) -> Vec<Caution> {
     let mut cautions = Vec::new();
     if host.lifelines.is_none() {
@@ -487,6 +497,10 @@ fn cautions(host: &Host, steps: &[Step]) -> Vec<Caution> {
         cautions.push(Caution::ReservedRegionsNotShown);
     }
     cautions.extend(host.unseen.iter().cloned().map(Caution::NotSeen));
+    let is_short = |device: &SysfsDevice| device.function.config.bytes().len() < CONFIG_WITH_CAPABILITIES;
+    if matches!(host.source, Source::Live | Source::Capture) && host.pci.devices.iter().any(is_short) {
+        cautions.push(Caution::CapabilitiesNotShown);
+    }
     if host.type1 == Some(Type1::NotLoaded) {
         cautions.push(Caution::Type1NotLoaded);
     }

@@ -130,3 +130,18 @@ fn a_missing_type1_is_told() {
     tree.insert_directory("module/vfio_iommu_type1");
     assert!(!told(&tree));
 }
+
+#[test]
+fn configuration_space_without_capabilities_is_told() {
+    let mut tree = tree(CARD);
+    let told = |tree: &MemoryTree| {
+        let plan = Plan::make(&Host::load(tree, Source::Live).unwrap(), &[address("01:00.0")], &[]).unwrap();
+        plan.cautions.iter().any(|caution| caution.to_string().contains("without capabilities"))
+    };
+    assert!(!told(&tree));
+    let path = "devices/pci0000:00/0000:00:01.0/0000:01:00.1/config";
+    let mut config = tree.remove(path).unwrap();
+    config.truncate(64);
+    tree.insert(path, config);
+    assert!(told(&tree));
+}

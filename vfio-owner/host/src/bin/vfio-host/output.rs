@@ -170,7 +170,10 @@ pub(crate) fn plain_json(json: &str) -> String {
         if char == '\n' || is_printable(char) {
             out.push(char);
         } else {
-            char.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+            for unit in char.encode_utf16(&mut [0; 2]) {
+                // Writing to a string cannot fail.
+                let _ = write!(out, "\\u{unit:04x}");
+            }
         }
     }
     out
