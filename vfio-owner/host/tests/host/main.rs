@@ -12,5 +12,7 @@ mod golden;
 mod layout;
 mod lifelines;
 mod listings;
+mod members;
 mod minimal;
 mod program;
+mod reading;

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
-use serde::Serialize;
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
 use vfio_host::{Fact, Host, SCHEMA};
 use vfio_owner::viability::Verdict;
 
@@ -66,9 +67,19 @@ pub(crate) fn print(text: &str) -> Result<()> {
 }
 
 /// Prints `{"schema": …, NAME: VALUE}`.
-pub(crate) fn print_json(name: &str, value: &impl Serialize) -> Result<()> {
-    let value = BTreeMap::from([("schema", serde_json::to_value(SCHEMA)?), (name, serde_json::to_value(value)?)]);
-    print(&(serde_json::to_string_pretty(&value)? + "\n"))
+pub(crate) fn print_json(name: &'static str, value: &impl Serialize) -> Result<()> {
+    struct Document<'a, T>(&'static str, &'a T);
+
+    impl<T: Serialize> Serialize for Document<'_, T> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+            let mut map = serializer.serialize_map(Some(2))?;
+            map.serialize_entry("schema", &SCHEMA)?;
+            map.serialize_entry(self.0, self.1)?;
+            map.end()
+        }
+    }
+
+    print(&(serde_json::to_string_pretty(&Document(name, value))? + "\n"))
 }
 
 /// Whoever read our output has had enough of it.
