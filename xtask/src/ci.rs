@@ -10,6 +10,7 @@ use anstream::{print, println};
 use anstyle::{AnsiColor, Style};
 use anyhow::{Result, bail, ensure};
 
+use crate::live;
 use shell::{Shell, succeeds};
 
 /// What runs without an operating system.
@@ -59,6 +60,7 @@ const STEPS: &[Step] = &[
     Step { name: "model", what: "interleavings under the model checker", run: model },
     Step { name: "demo", what: "the demo plays to its end", run: demo },
     Step { name: "replay", what: "what our stack answers is what Linux answered", run: replay },
+    Step { name: "live", what: "what vfio-host says and does is what a kernel in QEMU does", run: live },
     Step { name: "bench", what: "benchmarks compile and run once, unoptimized", run: bench },
     Step { name: "package", what: "each crate packages on its own", run: package },
     Step { name: "deny", what: "licences, sources, layers", run: deny },
@@ -173,6 +175,17 @@ fn replay(shell: &Shell) -> Result<Verdict> {
     let folders = "testdata/scenarios/basics testdata/scenarios/random";
     shell.cargo(&format!("run --quiet --package xtask -- replay --check {folders}"), &[])?;
     Ok(Verdict::Passed)
+}
+
+fn live(_: &Shell) -> Result<Verdict> {
+    match live::quick()? {
+        live::Outcome::Right => Ok(Verdict::Passed),
+        live::Outcome::Wrong => bail!("`cargo xtask live --verbose` shows all of it"),
+        live::Outcome::Missing(missing) => {
+            println!("{missing}");
+            Ok(Verdict::Skipped("QEMU or a kernel cannot be had"))
+        }
+    }
 }
 
 /// As tests, so that they share what the tests built: criterion runs each once unless it is told to measure.

@@ -3,9 +3,9 @@
 mod binding;
 mod call;
 mod execution;
-mod extent;
 mod identity;
 mod journal;
+mod persistence;
 mod plan;
 mod proof;
 mod script;
@@ -13,8 +13,8 @@ mod sysfs_binding;
 
 pub use binding::{Binding, BindingError, Bindings};
 pub use execution::{Done, ExecutionError, ExecutionFailure, UndoError, UndoFailure, undo};
-pub use extent::Extent;
 pub use journal::{Journal, JournalError};
-pub use plan::{Caution, CheckedPlan, Guarded, Plan, PlanError, PlanFileError, Step};
+pub use persistence::{Persistence, PersistenceError, PersistentFile};
+pub use plan::{Caution, CheckedPlan, Guarded, Need, Plan, PlanError, PlanFileError, Step};
 pub use proof::{ModelBindings, Proof, ProofError};
 pub use sysfs_binding::SysfsBindings;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::iommu_core::sysfs::SysfsDevice;
 use vfio_owner::vfio_pci;
-use vfio_owner::viability::{DriverDma, Standing, dma_of};
+use vfio_owner::viability::Standing;
 
 use super::binding::{BindingError, Bindings};
 use super::proof::{Proof, ProofError};
@@ -115,6 +115,13 @@ impl Step {
 pub enum Caution {
     /// What the machine lives on.
     LifelinesNotShown,
+    /// What the machine lives on; and a device of this kind is often needed.
+    PerhapsNeeded {
+        /// The device.
+        device: PciAddress,
+        /// What it may be needed for.
+        need: Need,
+    },
     /// Whether user space has a device of the groups.
     HoldersNotShown,
     /// Regions that firmware needs.
@@ -141,8 +148,44 @@ impl fmt::Display for Caution {
             Self::LifelinesNotShown => {
                 "it is not shown what the machine lives on: look for disks, network and display among the devices"
             }
+            Self::PerhapsNeeded { device, need } => return write!(f, "{device}: {need}"),
             Self::HoldersNotShown => "it is not shown whether user space has one of these groups open",
             Self::ReservedRegionsNotShown => "it is not shown whether firmware needs these devices",
+        })
+    }
+}
+
+/// What a machine often needs a device of a kind for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Need {
+    /// Its disks.
+    Disks,
+    /// Its network.
+    Network,
+    /// Its display.
+    Display,
+}
+
+impl Need {
+    /// Returns what devices of a class are needed for.
+    fn of_class(class: u32) -> Option<Self> {
+        match class >> 16 {
+            0x01 => Some(Self::Disks),
+            0x02 => Some(Self::Network),
+            0x03 => Some(Self::Display),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Disks => "the system's disk may be behind it: look before you unbind it",
+            Self::Network => "the machine's network may go over it: look before you unbind it",
+            Self::Display => "it may be the machine's display",
         })
     }
 }
@@ -200,9 +243,14 @@ pub enum PlanError {
         /// The name.
         name: String,
     },
-    /// The source does not show which drivers are in the way.
-    #[error("the listing does not show drivers (`lspci -nnk` does)")]
-    DriversNotShown,
+    /// The source does not show what is in the way.
+    #[error("it is not shown what is in the way of {device}: {}", listed(reasons))]
+    NotShown {
+        /// The device.
+        device: PciAddress,
+        /// What is not shown.
+        reasons: Vec<Reason>,
+    },
     /// The machine that the plan is for cannot be read.
     #[error(transparent)]
     Unreadable(BindingError),
@@ -231,14 +279,11 @@ impl Plan {
         for target in &targets {
             explained.push(possible(host, *target)?);
         }
-        if host.source == Source::ListingWithoutDrivers {
-            return Err(PlanError::DriversNotShown);
-        }
         let steps = steps(host, &explained, &targets);
         guard(host, &steps, allowed, &targets)?;
         check_names(host, &steps)?;
         Proof::play(host, &steps, &targets)?;
-        let cautions = cautions(host);
+        let cautions = cautions(host, &steps);
         let mut allowed: Vec<PciAddress> = allowed.to_vec();
         allowed.sort_unstable();
         allowed.dedup();
@@ -351,7 +396,11 @@ fn possible(host: &Host, target: PciAddress) -> Result<Explanation, PlanError> {
     if !last.is_empty() {
         return Err(PlanError::Impossible { device: target, reasons: last });
     }
-    for member in &explanation.members {
+    let not_shown: Vec<Reason> = reasons.iter().filter(|reason| reason.is_not_shown()).cloned().collect();
+    if !not_shown.is_empty() {
+        return Err(PlanError::NotShown { device: target, reasons: not_shown });
+    }
+    for member in explanation.members.iter() {
         let count = host.virtual_functions(member.device);
         if count > 0 && is_in_the_way(&member.standing) {
             return Err(PlanError::LosesVirtualFunctions { device: member.device, count });
@@ -369,7 +418,7 @@ fn steps(host: &Host, explained: &[Explanation], targets: &[PciAddress]) -> Vec<
     let mut steps = Vec::new();
     let others: BTreeSet<PciAddress> = explained
         .iter()
-        .flat_map(|explanation| &explanation.members)
+        .flat_map(|explanation| explanation.members.iter())
         .filter(|member| is_in_the_way(&member.standing) && !targets.contains(&member.device))
         .map(|member| member.device)
         .collect();
@@ -378,7 +427,7 @@ fn steps(host: &Host, explained: &[Explanation], targets: &[PciAddress]) -> Vec<
     }
     for target in targets {
         let Some(found) = host.pci.device(*target) else { continue };
-        if found.driver.as_deref().is_some_and(|driver| dma_of(driver) == DriverDma::UserSpace) {
+        if host.is_handed_out(*target) {
             continue;
         }
         let (device, driver) = (*target, vfio_pci::NAME.to_string());
@@ -431,15 +480,20 @@ fn check_names(host: &Host, steps: &[Step]) -> Result<(), PlanError> {
 /// Shorter, and no capability can be in it.
 const CONFIG_WITH_CAPABILITIES: usize = 256;
 
-fn cautions(host: &Host) -> Vec<Caution> {
+fn cautions(host: &Host, steps: &[Step]) -> Vec<Caution> {
     let mut cautions = Vec::new();
     if host.lifelines.is_none() {
         cautions.push(Caution::LifelinesNotShown);
+        cautions.extend(steps.iter().filter_map(|step| {
+            let Step::Unbind { device, .. } = step else { return None };
+            let need = Need::of_class(host.pci.device(*device)?.function.config.class()?)?;
+            Some(Caution::PerhapsNeeded { device: *device, need })
+        }));
     }
     if matches!(host.holders, Holders::Some(_)) {
         cautions.push(Caution::HoldersNotShown);
     }
-    if matches!(host.source, Source::Listing | Source::ListingWithoutDrivers) {
+    if host.source == Source::Listing {
         cautions.push(Caution::ReservedRegionsNotShown);
     }
     cautions.extend(host.unseen.iter().cloned().map(Caution::NotSeen));

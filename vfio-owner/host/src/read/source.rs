@@ -8,27 +8,38 @@ use std::path::{Path, PathBuf};
 
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::iommu_core::sysfs::{
-    ArchiveError, DirTree, LoadError, MemoryTree, Snapshot, SysfsDevice, Tree, TreeError,
+    ArchiveError, DirTree, LoadError, MemoryTree, Snapshot, SysfsDevice, Tree, TreeError, Warning, WarningReason,
 };
 use vfio_owner::viability::{DriverDma, dma_of};
 
 use super::asked::{ASKED, Ask, ask};
-use super::capture::{CAPTURED_DEVICE_FILES, CAPTURED_HOLDERS, CAPTURED_LIFELINES, CAPTURED_TRIALS, CAPTURED_UNSEEN};
+use super::capture::{
+    CAPTURED_DEVICE_FILES, CAPTURED_HOLDERS, CAPTURED_IOMMU, CAPTURED_LIFELINES, CAPTURED_ORIGINS, CAPTURED_TRIALS,
+    CAPTURED_UNSEEN,
+};
 use super::confined::Confined;
 use super::holder::holders;
+use super::iommu_state::IommuState;
 use super::lifeline::lifelines;
 use super::listing::ListingError;
+use super::origin::origins;
+use super::other_member::other_members;
 use super::process::Processes;
+use crate::host::Gaps;
+use crate::selector::names;
 use crate::{Host, Type1};
 
 /// Where `/proc` is in the tree of a host, whose root is that of sysfs, which has no such name of its own.
 pub(super) const PROC: &str = "proc";
 
+/// The file of a device with the number of the NUMA node that it is near.
+pub(super) const NUMA_NODE: &str = "numa_node";
+
 /// Longest capture or listing that is read: a machine of a thousand devices has one of a megabyte.
 const LONGEST_FILE: u64 = 64 << 20;
 
 /// Where a host is known from; what is not shown means more in some sources than in others.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
     /// The running kernel.
@@ -38,10 +49,8 @@ pub enum Source {
     /// A copy of a sysfs tree, which may leave anything out.
     #[default]
     Tree,
-    /// A listing that shows groups, ids and drivers.
+    /// A listing as people post it, which shows whatever was posted.
     Listing,
-    /// A listing that shows groups and ids, but no drivers.
-    ListingWithoutDrivers,
 }
 
 /// The tree of a host on disk: sysfs, what `/proc` adds to it, and on the running kernel what only asking it shows.
@@ -157,7 +166,9 @@ impl Host {
     /// # Errors
     /// The tree has no list of PCI devices.
     pub fn load(tree: &dyn Tree, source: Source) -> Result<Self, LoadError> {
-        let pci = Snapshot::load(tree)?;
+        let mut pci = Snapshot::load(tree)?;
+        let other_members = other_members(tree);
+        pci.warnings.retain(|warning| !is_about_a_member(warning));
         let device_files = json(tree, CAPTURED_DEVICE_FILES).unwrap_or_else(|| device_files(tree, &pci));
         let processes = LazyCell::new(|| Processes::of(tree));
         let (holders, trials) = match json(tree, CAPTURED_HOLDERS) {
@@ -168,8 +179,25 @@ impl Host {
             Some(lifelines) => (Some(lifelines), json(tree, CAPTURED_UNSEEN).unwrap_or_default()),
             None => lifelines(tree, &processes, &pci).map_or((None, Vec::new()), |(all, unseen)| (Some(all), unseen)),
         };
-        let type1 = type1(tree);
-        Ok(Self { source, lifelines, unseen, holders, trials, type1, device_files, ..Self::of_snapshot(pci) })
+        let origins = json(tree, CAPTURED_ORIGINS).unwrap_or_else(|| origins(tree, &pci));
+        let iommu = json(tree, CAPTURED_IOMMU).unwrap_or_else(|| IommuState::of_tree(tree));
+        let (numa_nodes, gaps) = (numa_nodes(tree, &pci), gaps(tree, &pci, source));
+        Ok(Self {
+            source,
+            lifelines,
+            unseen,
+            holders,
+            trials,
+            type1: type1(tree),
+            device_files,
+            other_members,
+            origins,
+            iommu,
+            numa_nodes,
+            gaps,
+            names: names(tree),
+            ..Self::of_snapshot(pci)
+        })
     }
 
     /// Reads the tree of a host.
@@ -256,6 +284,29 @@ pub fn is_printable(char: char) -> bool {
 
 fn json<T: serde::de::DeserializeOwned>(tree: &dyn Tree, path: &str) -> Option<T> {
     serde_json::from_slice(&tree.read(path).ok()?).ok()
+}
+
+/// Members that are no PCI functions are no mistake of the tree.
+fn is_about_a_member(warning: &Warning) -> bool {
+    warning.reason == WarningReason::NotAFunction && warning.path.starts_with("kernel/iommu_groups/")
+}
+
+/// A copy without the folder of the groups has left them out.
+fn gaps(tree: &dyn Tree, pci: &Snapshot, source: Source) -> Gaps {
+    let mut gaps = Gaps::default();
+    if source == Source::Tree && pci.groups.is_empty() && tree.list("kernel/iommu_groups").is_err() {
+        gaps.groups = pci.devices.iter().map(|device| device.function.address).collect();
+    }
+    gaps
+}
+
+fn numa_nodes(tree: &dyn Tree, pci: &Snapshot) -> BTreeMap<PciAddress, u32> {
+    let nodes = pci.devices.iter().filter_map(|device| {
+        // The kernel writes -1 for none.
+        let node = text(tree, &format!("{}/{NUMA_NODE}", device.path))?.trim().parse().ok()?;
+        Some((device.function.address, node))
+    });
+    nodes.collect()
 }
 
 fn device_files(tree: &dyn Tree, pci: &Snapshot) -> BTreeMap<PciAddress, String> {

@@ -2,12 +2,14 @@
 #![cfg(feature = "cli")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+mod asked_for;
 mod attacks;
 mod captures;
 mod changes;
 mod corpus;
 mod disk;
 mod execution;
+mod for_programs;
 mod garbage;
 mod golden;
 mod holders;
@@ -15,4 +17,5 @@ mod layout;
 mod lifelines;
 mod listings;
 mod minimal;
+mod pictures;
 mod program;

@@ -175,16 +175,16 @@ fn the_whole_card_and_the_whole_group_go_with_one_word_and_no_driver_takes_them_
     let folder = lay(&tree(table), Links::Symbolic);
     let dir = folder.path().to_str().unwrap();
     let steps = |whole: &str| {
-        let run = run(&["plan", "01:00.0", "--whole", whole, "--json", "--sysfs", dir]);
+        let run = run(&["plan", whole, "--json", "--sysfs", dir]);
         assert_eq!(run.code, 0, "{}", run.err);
         let plan = Plan::from_json(&run.out).unwrap();
         let kept = |step: &&vfio_host::Step| matches!(step, vfio_host::Step::Override { .. });
         let overridden = plan.steps.iter().filter(kept).filter_map(vfio_host::Step::device).collect::<Vec<_>>();
         (plan.devices.len(), overridden.len(), plan.touched().len())
     };
-    assert_eq!(steps("device"), (1, 1, 3));
-    assert_eq!(steps("card"), (3, 3, 4));
-    assert_eq!(steps("group"), (4, 4, 4));
+    assert_eq!(steps("01:00.0"), (1, 1, 3));
+    assert_eq!(steps("01:00"), (3, 3, 4));
+    assert_eq!(steps("group:1"), (4, 4, 4));
 }
 
 #[test]

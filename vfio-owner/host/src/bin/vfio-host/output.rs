@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use serde::Serialize;
-use vfio_host::{Host, is_printable};
+use vfio_host::{Fact, Host, SCHEMA, is_printable};
 use vfio_owner::viability::Verdict;
 
 pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
@@ -65,13 +65,31 @@ pub(crate) fn print(text: &str) -> Result<()> {
     Ok(anstream::stdout().write_all(plain(text).as_bytes())?)
 }
 
-pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
-    Ok(anstream::stdout().write_all((plain_json(&serde_json::to_string_pretty(value)?) + "\n").as_bytes())?)
+/// Prints prose and tables, in lines that every terminal holds.
+pub(crate) fn print_text(text: &str) -> Result<()> {
+    print(&folded(text))
+}
+
+/// How long a line is at most.
+const COLUMNS: usize = 100;
+
+/// How narrow the last column of a table may be; one that does not fit goes below its row.
+const NARROWEST: usize = 44;
+
+/// Lines broken at spaces, with what follows moved to the right of what it belongs to.
+fn folded(text: &str) -> String {
+    let mut out = String::new();
+    for line in text.lines() {
+        let indent = " ".repeat(line.len() - line.trim_start_matches(' ').len() + 4);
+        let options = textwrap::Options::new(COLUMNS).subsequent_indent(&indent).break_words(false);
+        out.extend(textwrap::wrap(line, options).iter().flat_map(|line| [&**line, "\n"]));
+    }
+    out
 }
 
 /// Prints a line for people who look at errors.
 pub(crate) fn say(line: &str) {
-    anstream::eprintln!("{}", plain(line));
+    anstream::eprint!("{}", plain(&folded(line)));
 }
 
 /// Text as it may go to a terminal: what a machine or a listing named so that it would do something there is spelled out,
@@ -95,6 +113,54 @@ pub(crate) fn plain(text: &str) -> String {
         rest = later;
     }
     out
+}
+
+/// What went wrong, with its causes, each said once.
+fn told(error: &anyhow::Error) -> String {
+    let mut told = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !told.contains(&cause) {
+            told.push_str(": ");
+            told.push_str(&cause);
+        }
+    }
+    told
+}
+
+/// Says what went wrong, after `word`: where answers go if programs read them.
+pub(crate) fn complain(word: &str, error: &anyhow::Error, format: Format) {
+    let told = told(error);
+    match format {
+        Format::Json => {
+            // If nobody reads the answers, nobody reads this one.
+            let _ = print_json("error", &Failure { message: &told });
+        }
+        Format::Text => say(&format!("{BAD}{word}:{BAD:#} {told}")),
+    }
+}
+
+/// An error, as programs read it.
+#[derive(Serialize)]
+struct Failure<'a> {
+    message: &'a str,
+}
+
+/// What is wrong with the command line; or the help that was asked for.
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+        let rendered = error.to_string();
+        let first = rendered.lines().next().unwrap_or_default();
+        let _ = print_json("error", &Failure { message: first.strip_prefix("error: ").unwrap_or(first) });
+        return Outcome::Unknown.into();
+    }
+    error.exit()
+}
+
+/// Prints `{"schema": …, NAME: VALUE}`.
+pub(crate) fn print_json(name: &str, value: &impl Serialize) -> Result<()> {
+    let value = BTreeMap::from([("schema", serde_json::to_value(SCHEMA)?), (name, serde_json::to_value(value)?)]);
+    let text = plain_json(&serde_json::to_string_pretty(&value)?) + "\n";
+    Ok(anstream::stdout().write_all(text.as_bytes())?)
 }
 
 /// JSON with such characters as JSON spells them.
@@ -150,13 +216,34 @@ impl Columns {
         for row in &self.rows {
             out.push_str(indent);
             let last = row.iter().rposition(|(_, text)| !text.is_empty()).unwrap_or(0);
-            for (column, ((style, text), width)) in row.iter().zip(widths).enumerate().take(last + 1) {
-                let padding = if column == last { 0 } else { width.saturating_sub(text.chars().count()) + 2 };
+            let mut at = indent.len();
+            for ((style, text), width) in row.iter().zip(widths).take(last) {
+                let padding = width.saturating_sub(text.chars().count()) + 2;
                 write!(out, "{style}{text}{style:#}{:padding$}", "")?;
+                at += width + 2;
             }
-            out.push('\n');
+            let Some((style, text)) = row.get(last) else { continue };
+            let mut room = COLUMNS.saturating_sub(at);
+            if room < NARROWEST && text.chars().count() > room {
+                at = indent.len() + 4;
+                room = COLUMNS.saturating_sub(at);
+                write!(out, "\n{:at$}", "")?;
+            }
+            for (line, text) in textwrap::wrap(text, room).iter().enumerate() {
+                let begin = if line == 0 { 0 } else { at };
+                writeln!(out, "{:begin$}{style}{text}{style:#}", "")?;
+            }
         }
         Ok(())
+    }
+}
+
+/// A driver in a column.
+pub(crate) fn driver_of(driver: &Fact<String>) -> String {
+    match driver {
+        Fact::Is(driver) => driver.clone(),
+        Fact::Absent => "-".to_owned(),
+        Fact::Unknown => "?".to_owned(),
     }
 }
 
@@ -170,5 +257,10 @@ pub(crate) fn warn_of(host: &Host) {
     for (reason, (path, count)) in kinds {
         let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
         say(&format!("{DOUBT}note:{DOUBT:#} {path}{more}: {reason}"));
+    }
+    let skipped = host.skipped_lines();
+    if skipped > 0 {
+        let lines = if skipped == 1 { "1 line was".to_owned() } else { format!("{skipped} lines were") };
+        anstream::eprintln!("{DOUBT}note:{DOUBT:#} {lines} not understood and passed over");
     }
 }

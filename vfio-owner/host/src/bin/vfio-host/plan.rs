@@ -7,47 +7,26 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 use vfio_host::{
-    CheckedPlan, Done, Extent, Guarded, Host, HostTree, Journal, Plan, PlanError, Source, SysfsBindings, undo,
+    CheckedPlan, Done, Explanation, Guarded, Host, HostTree, Journal, Plan, PlanError, Reason, Selector, Source,
+    SysfsBindings, undo,
 };
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
-use crate::output::{BAD, DOUBT, Format, GOOD, Outcome, plain, plain_json, print, print_json, say};
+use crate::output::{DOUBT, Format, GOOD, Outcome, complain, plain, plain_json, print, print_json, print_text, say};
+use crate::selection::select;
 
 #[derive(clap::Args)]
 pub(crate) struct Make {
-    /// The devices that user space is to have
+    /// The devices that user space is to have: address (01:00.0), a whole card (01:00), a whole group (group:4), ids, interface,
+    /// disk or class
     #[arg(required = true)]
-    devices: Vec<PciAddress>,
-    /// Give away more than the devices, so that no driver takes it back
-    #[arg(long, value_name = "WHAT", value_enum, default_value = "device")]
-    whole: Whole,
+    devices: Vec<Selector>,
     /// Touch this device although the machine lives on it (may be given again)
     #[arg(long, value_name = "DEVICE")]
-    allow: Vec<PciAddress>,
+    allow: Vec<Selector>,
     /// Print a shell script
     #[arg(long, conflicts_with = "json")]
     script: bool,
-}
-
-/// [`Extent`], as it is typed.
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Whole {
-    /// Only the devices; others of their groups leave their drivers if they have to
-    Device,
-    /// Every function of their cards
-    Card,
-    /// Everything in their groups that vfio-pci takes
-    Group,
-}
-
-impl From<Whole> for Extent {
-    fn from(whole: Whole) -> Self {
-        match whole {
-            Whole::Device => Self::Device,
-            Whole::Card => Self::Card,
-            Whole::Group => Self::Group,
-        }
-    }
 }
 
 #[derive(clap::Args)]
@@ -85,29 +64,39 @@ impl JournalFolder {
 
 impl Make {
     pub(crate) fn run(&self, host: &Host, format: Format) -> Result<Outcome> {
-        let devices = Extent::from(self.whole).of(host, &self.devices).map_err(PlanError::from);
-        let plan = match devices.and_then(|devices| Plan::make(host, &devices, &self.allow)) {
+        let devices = select(host, &self.devices)?;
+        let plan = match Plan::make(host, &devices, &select(host, &self.allow)?) {
             Ok(plan) => plan,
             Err(error) => return refuse(&error, format),
         };
+        let in_doubt = in_doubt(host, &devices)?;
         if format == Format::Json {
-            print_json(&plan)?;
+            print(&(plain_json(&plan.to_json()) + "\n"))?;
         } else if self.script {
             print(&plan.to_script(host))?;
         } else {
-            print(&text(&plan)?)?;
+            print_text(&text(&plan, &in_doubt)?)?;
         }
-        Ok(Outcome::Possible)
+        Ok(if in_doubt.is_empty() { Outcome::Possible } else { Outcome::Unknown })
     }
 }
 
-fn text(plan: &Plan) -> Result<String> {
+/// What no step clears and what may be in the way all the same.
+fn in_doubt(host: &Host, devices: &[PciAddress]) -> Result<Vec<Reason>> {
+    let explanations = Explanation::of_each(host, devices)?;
+    let reasons = explanations.into_iter().flat_map(|explanation| explanation.by_group.reasons);
+    Ok(reasons.filter(|reason| *reason == Reason::PerhapsHeld).take(1).collect())
+}
+
+fn text(plan: &Plan, in_doubt: &[Reason]) -> Result<String> {
     let mut out = String::new();
     for caution in &plan.cautions {
         writeln!(out, "{DOUBT}note:{DOUBT:#} {caution}")?;
     }
-    if plan.steps.is_empty() {
-        writeln!(out, "nothing to do: it is possible already")?;
+    match (plan.steps.is_empty(), in_doubt) {
+        (true, []) => writeln!(out, "nothing to do: it is possible already")?,
+        (true, [reason, ..]) => writeln!(out, "nothing to do, unless it is in use already: {reason}")?,
+        (false, _) => {}
     }
     for (number, step) in (1..).zip(&plan.steps) {
         writeln!(out, "{number}. {step}")?;
@@ -115,18 +104,18 @@ fn text(plan: &Plan) -> Result<String> {
     Ok(out)
 }
 
-fn refuse(error: &PlanError, format: Format) -> Result<Outcome> {
+pub(crate) fn refuse(error: &PlanError, format: Format) -> Result<Outcome> {
     #[derive(Serialize)]
     struct Refusal<'a> {
-        error: String,
+        message: String,
         /// What the machine lives on and would have to be named.
         guarded: &'a [Guarded],
     }
     let guarded: &[Guarded] = if let PlanError::Guarded { devices } = error { devices } else { &[] };
     if format == Format::Json {
-        print_json(&Refusal { error: error.to_string(), guarded })?;
+        print_json("error", &Refusal { message: error.to_string(), guarded })?;
     } else {
-        say(&format!("{BAD}no plan:{BAD:#} {error}"));
+        complain("no plan", &anyhow::anyhow!("{error}"), format);
         if !guarded.is_empty() {
             let allow: Vec<String> = guarded.iter().map(|guarded| format!("--allow {}", guarded.device)).collect();
             say(&format!("If that is meant, say so: {}", allow.join(" ")));
@@ -134,7 +123,7 @@ fn refuse(error: &PlanError, format: Format) -> Result<Outcome> {
     }
     Ok(match error {
         PlanError::NoSuchDevice(_)
-        | PlanError::DriversNotShown
+        | PlanError::NotShown { .. }
         | PlanError::DriverName { .. }
         | PlanError::Unreadable(_) => Outcome::Unknown,
         _ => Outcome::NotPossible,
@@ -154,32 +143,33 @@ impl Apply {
         }
         let journal = match Journal::open(self.journal.path(tree)) {
             Ok(journal) => journal,
-            Err(error) => return Ok(finish(Err(error.into()))),
+            Err(error) => return Ok(finish(Err(error.into()), format)),
         };
         let done = checked.carry_out(&journal, &mut |done| tell(&done, format));
         if done.is_err() {
             // Nothing is left to be undone, or the folder stays.
             let _ = journal.remove_if_empty();
         }
-        Ok(finish(done.map_err(Into::into)))
+        Ok(finish(done.map_err(Into::into), format))
     }
 }
 
 impl Undo {
     pub(crate) fn run(&self, tree: &HostTree, format: Format) -> Outcome {
         let journal = Journal::open_existing(self.journal.path(tree)).map_err(anyhow::Error::from);
-        finish(journal.and_then(|journal| {
+        let undone = journal.and_then(|journal| {
             let bindings = SysfsBindings::new(tree);
             Ok(undo(&bindings, journal, &self.devices, &mut |done| tell(&done, format))?)
-        }))
+        });
+        finish(undone, format)
     }
 }
 
 /// What was tried and failed is no bad input.
-fn finish(done: Result<()>) -> Outcome {
+fn finish(done: Result<()>, format: Format) -> Outcome {
     done.map_or_else(
         |error| {
-            say(&format!("{BAD}failed:{BAD:#} {error:#}"));
+            complain("failed", &error, format);
             Outcome::NotPossible
         },
         |()| Outcome::Possible,
