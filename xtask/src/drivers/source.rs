@@ -43,12 +43,15 @@ impl Folder {
 
     /// The drivers of this structure that the folder's files define. Headers are looked for in `tree`, too.
     pub(super) fn definitions(&self, structure: &str, tree: &Path) -> Vec<Definition> {
-        let start = format!("struct {structure} ");
+        let start = format!("struct {structure}");
         let mut found = Vec::new();
         for (path, text) in &self.sources {
             for (at, _) in text.match_indices(&start) {
                 let rest = text.get(at + start.len()..).unwrap_or_default();
-                let Some(body) = initializer(rest) else { continue };
+                let Some(body) = Some(rest).filter(|rest| rest.starts_with(char::is_whitespace)).and_then(initializer)
+                else {
+                    continue;
+                };
                 let managed = field(body, "driver_managed_dma").is_some_and(|value| value.starts_with("true"));
                 let scope = Scope { folder: self, path, text, tree };
                 let name = field(body, "name").and_then(|value| scope.evaluate(value, MOST_NESTED));
@@ -261,7 +264,7 @@ mod tests {
     #[test]
     fn the_flag_is_found_and_a_mere_mention_is_no_definition() {
         let source = "extern struct pci_driver other;\nint f(struct pci_driver *drv) { return 0; }\n\
-                      struct pci_driver mine = { .name = \"mine\", .driver_managed_dma\t= true, };";
+                      struct pci_driver\nmine = { .name = \"mine\", .driver_managed_dma\t= true, };";
         assert_eq!(names("", source, ""), [(Some("mine".to_owned()), true)]);
     }
 }

@@ -123,7 +123,7 @@ pub fn changes(before: &Host, after: &Host) -> Vec<Change> {
 
 /// What changed about groups. Groups before and after that have devices in common are told together.
 fn regrouped(before: &Host, after: &Host) -> Vec<Change> {
-    let [old, new] = [before, after].map(|host| Groups::of(host));
+    let [old, new] = [before, after].map(Groups::of);
     let mut done: BTreeSet<usize> = BTreeSet::new();
     let mut changes = Vec::new();
     for start in 0..old.members.len() {

@@ -60,12 +60,11 @@ impl FromStr for Host {
 
     /// Reads a listing.
     fn from_str(text: &str) -> Result<Self, ListingError> {
-        let facts = match json::read(text) {
-            Some(facts) => facts.map_err(|reason| ListingError { line: 1, reason })?,
-            None => {
-                let lines: Vec<Line> = (1..).zip(text.lines()).map(|(number, raw)| Line::new(number, raw)).collect();
-                Reader::new(&lines).read().map_err(|(line, reason)| ListingError { line, reason })?
-            }
+        let facts = if let Some(facts) = json::read(text) {
+            facts.map_err(|reason| ListingError { line: 1, reason })?
+        } else {
+            let lines: Vec<Line> = (1..).zip(text.lines()).map(|(number, raw)| Line::new(number, raw)).collect();
+            Reader::new(&lines).read().map_err(|(line, reason)| ListingError { line, reason })?
         };
         if facts.is_empty() {
             return Err(ListingError { line: text.lines().count(), reason: ListingErrorReason::NoDevice });

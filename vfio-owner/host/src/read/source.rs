@@ -1,7 +1,7 @@
 //! Where hosts are read from: the running kernel, trees, captures, listings.
 
 use std::cell::LazyCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -183,6 +183,7 @@ impl Host {
         let iommu = json(tree, CAPTURED_IOMMU).unwrap_or_else(|| IommuState::of_tree(tree));
         let (numa_nodes, gaps) = (numa_nodes(tree, &pci), gaps(tree, &pci, source));
         Ok(Self {
+            other_members,
             source,
             lifelines,
             unseen,
@@ -190,10 +191,9 @@ impl Host {
             trials,
             type1: type1(tree),
             device_files,
-            other_members,
             origins,
-            iommu,
             numa_nodes,
+            iommu,
             gaps,
             names: names(tree),
             ..Self::of_snapshot(pci)
@@ -205,7 +205,7 @@ impl Host {
     /// # Errors
     /// It has no list of PCI devices.
     pub fn of_tree(tree: &HostTree) -> Result<Self, OpenHostError> {
-        Self::load(tree, tree.source()).map_err(|source| OpenHostError::Tree { path: tree.sysfs().into(), source })
+        Self::load(tree, tree.source()).map_err(|error| OpenHostError::Tree { path: tree.sysfs().into(), error })
     }
 
     /// Reads what is at `path`: a folder with a copy of a tree, a capture, or a listing.
@@ -228,13 +228,13 @@ impl Host {
     pub fn of_text(text: &str, name: impl AsRef<Path>) -> Result<Self, OpenHostError> {
         let path = name.as_ref();
         if !MemoryTree::is_archive(text) {
-            return text.parse().map_err(|source| OpenHostError::Listing { path: path.into(), source });
+            return text.parse().map_err(|error| OpenHostError::Listing { path: path.into(), error });
         }
         let tree =
-            MemoryTree::from_archive(text).map_err(|source| OpenHostError::Archive { path: path.into(), source })?;
+            MemoryTree::from_archive(text).map_err(|error| OpenHostError::Archive { path: path.into(), error })?;
         let captured = tree.read(CAPTURED_HOLDERS).is_ok();
         let source = if captured { Source::Capture } else { Source::Tree };
-        Self::load(&tree, source).map_err(|source| OpenHostError::Tree { path: path.into(), source })
+        Self::load(&tree, source).map_err(|error| OpenHostError::Tree { path: path.into(), error })
     }
 }
 
@@ -291,13 +291,20 @@ fn is_about_a_member(warning: &Warning) -> bool {
     warning.reason == WarningReason::NotAFunction && warning.path.starts_with("kernel/iommu_groups/")
 }
 
-/// A copy without the folder of the groups has left them out.
+/// What the tree does not show: a link that leads nowhere, as in copies that left its target out, is not no link; and a
+/// copy without the folder of the groups, or of the drivers, has left them out.
 fn gaps(tree: &dyn Tree, pci: &Snapshot, source: Source) -> Gaps {
-    let mut gaps = Gaps::default();
-    if source == Source::Tree && pci.groups.is_empty() && tree.list("kernel/iommu_groups").is_err() {
-        gaps.groups = pci.devices.iter().map(|device| device.function.address).collect();
+    let lost: BTreeSet<&str> = pci.warnings.iter().map(|warning| &*warning.path).collect();
+    let left_out = |folder: &str| source == Source::Tree && tree.list(folder).is_err();
+    let without = |link: &str, left_out: bool| {
+        let lacks = |device: &&SysfsDevice| left_out || lost.contains(&*format!("{}/{link}", device.path));
+        pci.devices.iter().filter(lacks).map(|device| device.function.address).collect()
+    };
+    Gaps {
+        drivers: without("driver", left_out("bus/pci/drivers")),
+        groups: without("iommu_group", left_out("kernel/iommu_groups")),
+        ..Gaps::default()
     }
-    gaps
 }
 
 fn numa_nodes(tree: &dyn Tree, pci: &Snapshot) -> BTreeMap<PciAddress, u32> {
@@ -343,27 +350,27 @@ pub enum OpenHostError {
         error: io::Error,
     },
     /// It is no tree of sysfs.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Tree {
         /// What.
         path: PathBuf,
         /// Why.
-        source: LoadError,
+        error: LoadError,
     },
     /// It begins as a capture, but is none.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Archive {
         /// What.
         path: PathBuf,
         /// Why.
-        source: ArchiveError,
+        error: ArchiveError,
     },
     /// It is neither a capture nor a listing.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Listing {
         /// What.
         path: PathBuf,
         /// Why.
-        source: ListingError,
+        error: ListingError,
     },
 }

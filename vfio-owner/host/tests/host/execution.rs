@@ -140,7 +140,7 @@ fn every_plan_ends_with_the_claim_and_its_undo_in_the_state_before() {
         let (journal, before) = (folder.path().join("journal"), state(&host, &bindings));
         let as_found = host.pci.devices.iter().map(|device| device.driver.clone());
         let modelled: Vec<_> = before.iter().map(|binding| binding.driver.clone()).collect();
-        let renamed = |name: String| if name == "mlx5-vfio-pci" { "vfio-pci".to_owned() } else { name };
+        let renamed = |name: String| if name == "mlx5_vfio_pci" { "vfio-pci".to_owned() } else { name };
         assert_eq!(modelled, as_found.map(|driver| driver.map(renamed)).collect::<Vec<_>>());
         let mut done = 0;
         carry_out(&plan, &bindings, &journal, &mut |_| done += 1).unwrap();

@@ -16,6 +16,8 @@ mod holders;
 mod layout;
 mod lifelines;
 mod listings;
+mod members;
 mod minimal;
 mod pictures;
 mod program;
+mod reading;

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
-use serde::Serialize;
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
 use vfio_host::{Fact, Host, SCHEMA, is_printable};
 use vfio_owner::viability::Verdict;
 
@@ -157,9 +158,19 @@ pub(crate) fn usage(error: &clap::Error) -> ExitCode {
 }
 
 /// Prints `{"schema": …, NAME: VALUE}`.
-pub(crate) fn print_json(name: &str, value: &impl Serialize) -> Result<()> {
-    let value = BTreeMap::from([("schema", serde_json::to_value(SCHEMA)?), (name, serde_json::to_value(value)?)]);
-    let text = plain_json(&serde_json::to_string_pretty(&value)?) + "\n";
+pub(crate) fn print_json(name: &'static str, value: &impl Serialize) -> Result<()> {
+    struct Document<'a, T>(&'static str, &'a T);
+
+    impl<T: Serialize> Serialize for Document<'_, T> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+            let mut map = serializer.serialize_map(Some(2))?;
+            map.serialize_entry("schema", &SCHEMA)?;
+            map.serialize_entry(self.0, self.1)?;
+            map.end()
+        }
+    }
+
+    let text = plain_json(&serde_json::to_string_pretty(&Document(name, value))?) + "\n";
     Ok(anstream::stdout().write_all(text.as_bytes())?)
 }
 

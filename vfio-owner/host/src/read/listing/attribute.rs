@@ -28,52 +28,50 @@ pub(super) enum Attribute {
 }
 
 /// Keys of details that are of no interest here, in lower case.
-const DETAILS: [&str; 44] = [
-    "subsystem",
-    "flags",
-    "control",
-    "status",
-    "latency",
-    "interrupt",
-    "region",
-    "capabilities",
-    "memory at",
-    "i/o ports at",
-    "expansion rom",
-    "bus",
-    "memory behind bridge",
-    "i/o behind bridge",
-    "prefetchable memory behind bridge",
-    "secondary status",
+const DETAILS: [&str; 38] = [
+    "bist",
     "bridgectl",
+    "bus",
+    "capabilities",
+    "capacity",
+    "clock",
+    "control",
     "devicename",
+    "flags",
+    "interrupt",
+    "kernel_subsystem",
+    "latency",
+    "location",
+    "logical name",
+    "mac",
+    "parent",
+    "path",
+    "physical id",
     "physical slot",
-    "rev",
-    "progif",
-    "svendor",
-    "sdevice",
     "physlot",
     "physslot",
-    "sysname",
-    "subsys",
-    "mac",
-    "version",
-    "width",
-    "clock",
+    "power",
+    "progif",
     "resources",
-    "logical name",
-    "physical id",
+    "rev",
+    "sdevice",
+    "secondary status",
     "serial",
     "size",
-    "capacity",
-    "path",
-    "parent",
-    "power",
-    "iommu",
-    "kernel_subsystem",
-    "location",
-    "bist",
+    "status",
+    "subsys",
+    "subsystem",
+    "svendor",
+    "sysname",
+    "version",
+    "width",
+    "memory behind bridge",
+    "i/o behind bridge",
 ];
+
+/// How details begin that have no key.
+const UNKEYED: [&str; 6] =
+    ["memory at ", "i/o ports at ", "expansion rom at ", "region ", "prefetchable memory behind bridge", "[virtual] "];
 
 /// Reads a line; `None` if it is no attribute of a device.
 pub(super) fn read(text: &str) -> Option<Attribute> {
@@ -84,7 +82,9 @@ pub(super) fn read(text: &str) -> Option<Attribute> {
     let key = key.trim().trim_matches(['"', '\'']).to_ascii_lowercase();
     let value = value.trim();
     let attribute = match &*key {
-        "kernel driver in use" | "driver in use" | "driver" | "kernel driver" => Attribute::Driver(driver(value)?),
+        "kernel driver in use" | "driver in use" | "kernel driver" => Attribute::Driver(driver(value)?),
+        // What is said behind it is of the driver.
+        "driver" => Attribute::Driver(driver(value.split_whitespace().next()?)?),
         "kernel modules" | "module" | "modules" => Attribute::Modules,
         "class" | "description" => Attribute::Class(value.to_owned()),
         "vendor" | "device" | "product" => Attribute::Name(value.to_owned()),
@@ -185,11 +185,8 @@ pub(super) fn region(text: &str) -> Option<ReservedRegion> {
 /// Whether a line is a detail of a device that is of no interest here.
 pub(super) fn is_detail(text: &str) -> bool {
     let lower = text.to_ascii_lowercase();
-    DETAILS.iter().any(|key| {
-        lower
-            .strip_prefix(key)
-            .is_some_and(|rest| rest.starts_with([':', '\t', ' ']) && rest.contains([':', '\t', '[', '(', '0']))
-    })
+    let key = lower.split([':', '\t']).next().filter(|key| key.len() < lower.len());
+    key.is_some_and(|key| DETAILS.contains(&key.trim())) || UNKEYED.iter().any(|start| lower.starts_with(start))
 }
 
 /// Whether a device's line begins a record of `KEY: VALUE` lines.

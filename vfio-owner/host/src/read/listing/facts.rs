@@ -227,6 +227,11 @@ impl Facts {
         }
     }
 
+    /// A group may have a member besides those that are read.
+    pub(super) fn perhaps_more_in(&mut self, group: u32) {
+        self.incomplete.insert(group);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.devices.is_empty() && self.others.is_empty()
     }

@@ -88,7 +88,8 @@ fn without_quotes(text: &str) -> &str {
 
 /// The column in which the text begins, and the text, without bullets, branches and other markup.
 fn indented(text: &str) -> (usize, &str) {
-    let drawn = ["├", "└", "|--", "`--", "+--", "\\_"].iter().any(|branch| text.contains(branch));
+    let written = text.contains(char::is_alphanumeric);
+    let drawn = written && ["├", "└", "|--", "`--", "+--", "\\_"].iter().any(|branch| text.contains(branch));
     let mut column = 0;
     let mut rest = text;
     while let Some(c) = rest.chars().next() {

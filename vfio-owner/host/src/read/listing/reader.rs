@@ -160,7 +160,9 @@ impl<'a> Reader<'a> {
         }
         let lower = text.to_ascii_lowercase();
         if REFUSALS.iter().any(|words| lower.contains(words)) {
-            addresses.iter().for_each(|address| self.facts.refused(address.value));
+            for address in addresses {
+                self.facts.refused(address.value);
+            }
         }
     }
 
@@ -214,9 +216,6 @@ impl<'a> Reader<'a> {
         }
         match shape(&line.text, first) {
             Shape::Device => {
-                if self.current.as_ref().is_some_and(|current| [current.device] == values(addresses)[..]) {
-                    return self.attribute(line).map(|_| ());
-                }
                 if self.group_column
                     && let Some(group) = leading_number(&line.text)
                 {
@@ -433,16 +432,15 @@ impl<'a> Reader<'a> {
             return false;
         }
         let old = text.split_once("Adding device ").and_then(|(_, rest)| rest.split_once(" to group "));
-        let (bus, name) = match old {
-            Some((name, _)) => (bus_of(name), name),
-            None => {
-                let Some((front, _)) = text.split_once(": Adding to iommu group") else { return false };
-                let mut words = front.rsplit([' ', ']']);
-                let name = words.next().unwrap_or_default();
-                // In front of an unbound device, the log has the name of its bus.
-                let bus = words.next().filter(|bus| matches!(*bus, "platform" | "amba" | "fsl-mc" | "cdx"));
-                (bus.map_or_else(|| bus_of(name), |bus| Fact::Is(bus.to_owned())), name)
-            }
+        let (bus, name) = if let Some((name, _)) = old {
+            (bus_of(name), name)
+        } else {
+            let Some((front, _)) = text.split_once(": Adding to iommu group") else { return false };
+            let mut words = front.rsplit([' ', ']']);
+            let name = words.next().unwrap_or_default();
+            // In front of an unbound device, the log has the name of its bus.
+            let bus = words.next().filter(|bus| matches!(*bus, "platform" | "amba" | "fsl-mc" | "cdx"));
+            (bus.map_or_else(|| bus_of(name), |bus| Fact::Is(bus.to_owned())), name)
         };
         self.facts.other_member(group, name, bus, Fact::Unknown);
         true
@@ -465,6 +463,14 @@ impl<'a> Reader<'a> {
         }
         if line.text.contains("iommu_groups") {
             self.in_groups_folder = true;
+            return Ok(());
+        }
+        if let Some(group) = self.scope.as_ref().and_then(|scope| scope.group)
+            && let Some(arrow) = link(&line.text)
+            && line.text.contains("/devices/")
+        {
+            let name = line.text.get(..arrow).unwrap_or_default().trim_end().rsplit(' ').next().unwrap_or_default();
+            self.facts.other_member(group, name, bus_of(name), Fact::Unknown);
             return Ok(());
         }
         if self.in_groups_folder
@@ -497,6 +503,13 @@ impl<'a> Reader<'a> {
             return;
         }
         self.skip();
+        if let Some(scope) = &self.scope
+            && line.indent > scope.indent
+            && scope.members_at.is_none_or(|column| line.indent <= column)
+        {
+            // It stands where the group's devices stand, and may be one.
+            scope.group.into_iter().for_each(|group| self.facts.perhaps_more_in(group));
+        }
         if looks_like_heading(&line.text) {
             if let Some(scope) = &mut self.scope {
                 scope.doubtful = true;
@@ -536,14 +549,18 @@ impl<'a> Reader<'a> {
             Attribute::Vendor(id) => facts.vendor(device, id, number),
             Attribute::DeviceId(id) => facts.device_id(device, id, number),
             Attribute::Name(name) => {
-                if let Some(id) = name.rsplit('[').next().and_then(|part| token::hex4(part.split_once(']')?.0)) {
+                let bracket = name.rfind(" [").and_then(|at| {
+                    let id = token::hex4(name.get(at + 2..)?.strip_suffix(']')?)?;
+                    Some((at, id))
+                });
+                if let Some((_, id)) = bracket {
                     if line.text.starts_with("Vendor") {
                         facts.vendor(device, id, number);
                     } else {
                         facts.device_id(device, id, number);
                     }
                 }
-                facts.name(device, name.split(" [").next().unwrap_or(&name));
+                facts.name(device, bracket.and_then(|(at, _)| name.get(..at)).unwrap_or(&name));
             }
             Attribute::NumaNode(node) => facts.numa_node(device, node),
             Attribute::Detail => {}
@@ -583,26 +600,31 @@ enum Shape {
 /// The devices that a line is about: of a link, what is linked, unless only the target has a name.
 fn subjects(text: &str) -> Vec<Token<PciAddress>> {
     let all = token::addresses(text);
-    let arrow = text.find("->").unwrap_or(text.len());
+    let arrow = link(text).unwrap_or(text.len());
     let left: Vec<_> = all.iter().filter(|address| address.place.start < arrow).cloned().collect();
     if left.is_empty() { all } else { left }
 }
 
-fn values(addresses: &[Token<PciAddress>]) -> Vec<PciAddress> {
-    addresses.iter().map(|address| address.value).collect()
+/// Where the arrow of a link of a file system is.
+fn link(text: &str) -> Option<usize> {
+    let at = text.find("->")?;
+    text.get(at + 2..)?.trim_start().starts_with(['.', '/']).then_some(at)
 }
 
 fn shape(text: &str, first: &Token<PciAddress>) -> Shape {
-    const WORDS: [&str; 24] = [
+    const WORDS: [&str; 25] = [
         "device", "devices", "dev", "slot", "pci", "bus", "info", "address", "addr", "id", "bdf", "function", "r",
-        "reset", "domain", "vga", "gpu", "name", "dbdf", "d", "no", "number", "nr", "port",
+        "reset", "domain", "vga", "gpu", "name", "dbdf", "d", "n", "no", "number", "nr", "port",
     ];
     let before = text.get(..first.place.start).unwrap_or_default();
     let after = text.get(first.place.end..).unwrap_or_default();
     let last = before.rsplit([' ', '\t', '"', '\'', '=']).next().unwrap_or_default();
-    if last.contains('/') && !last.starts_with(|c: char| c.is_ascii_hexdigit()) || text.contains("->") {
+    // `lspci -PP` puts the bridges above in front.
+    let bridges = last.contains('/') && last.starts_with(|c: char| c.is_ascii_hexdigit());
+    if last.contains('/') && !bridges || link(text).is_some() {
         return Shape::Path;
     }
+    let before = if bridges { before.strip_suffix(last).unwrap_or(before) } else { before };
     if text.contains("Adding device ") || text.contains(": Adding to iommu group") || after.starts_with(": group ") {
         return Shape::Log;
     }

@@ -136,10 +136,11 @@ pub(super) fn words(text: &str) -> impl Iterator<Item = Token<&str>> {
 
 /// The number behind the word for a group, and where it ends.
 fn number_behind(rest: &str) -> Option<(Fact<u32>, usize)> {
-    const BETWEEN: [char; 16] = [' ', '\t', ':', '=', '#', '"', '\'', '_', '-', '>', '/', '(', '[', '.', '№', '*'];
+    const BETWEEN: [char; 18] =
+        ['°', 'º', ' ', '\t', ':', '=', '#', '"', '\'', '_', '-', '>', '/', '(', '[', '.', '№', '*'];
     const WORDS: [&str; 8] = ["number", "no", "nr", "num", "id", "iommu", "n", "nummer"];
     let mut at = 0;
-    for _ in 0..2 {
+    for _ in 0..=3 {
         at += rest.get(at..)?.find(|c| !BETWEEN.contains(&c))?;
         let word = words(rest.get(at..)?).next().filter(|word| word.place.start == 0);
         match word {
@@ -208,6 +209,6 @@ pub(super) fn ids(text: &str) -> Option<(u16, u16)> {
         let (vendor, device) = text.split_once(':')?;
         Some((hex4(vendor)?, hex4(device)?))
     };
-    let bracketed = text.rsplit('[').filter_map(|part| pair(part.split_once(']')?.0)).next();
+    let bracketed = text.rsplit('[').find_map(|part| pair(part.split_once(']')?.0));
     bracketed.or_else(|| text.split([' ', '\t', '=', '(', ')', '"', '\'', '|', ',']).find_map(pair))
 }

@@ -81,11 +81,15 @@ impl Xml {
             }
             ("class", Some(device)) => {
                 let code = content.strip_prefix("0x").and_then(|hex| u32::from_str_radix(hex, 16).ok());
-                code.into_iter().for_each(|code| facts.class(device, code >> 8));
+                if let Some(code) = code {
+                    facts.class(device, code >> 8);
+                }
             }
             ("numa", Some(device)) => {
                 let node = value(tag, "node").and_then(|node| node.parse().ok());
-                node.into_iter().for_each(|node| facts.numa_node(device, node));
+                if let Some(node) = node {
+                    facts.numa_node(device, node);
+                }
             }
             _ => {}
         }
