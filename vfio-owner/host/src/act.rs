@@ -3,7 +3,6 @@
 mod binding;
 mod call;
 mod execution;
-mod extent;
 mod identity;
 mod journal;
 mod persistence;
@@ -14,7 +13,6 @@ mod sysfs_binding;
 
 pub use binding::{Binding, BindingError, Bindings};
 pub use execution::{Done, ExecutionError, ExecutionFailure, UndoError, UndoFailure, undo};
-pub use extent::Extent;
 pub use journal::{Journal, JournalError};
 pub use persistence::{Persistence, PersistenceError, PersistentFile};
 pub use plan::{Caution, CheckedPlan, Guarded, Need, Plan, PlanError, PlanFileError, Step};

@@ -18,7 +18,7 @@ pub struct Host {
     /// Its PCI functions, drivers and groups, as far as they are shown. That a driver or a group is missing here may
     /// mean that it is not shown: [`driver`](Self::driver) and [`group`](Self::group) tell the two apart.
     pub pci: Snapshot,
-    /// The members of its groups that are no PCI functions.
+    /// The members of its groups that are no PCI functions, by group.
     pub other_members: Vec<OtherMember>,
     /// The same functions, joined by bridges.
     pub(crate) topology: PciTopology,
@@ -131,6 +131,13 @@ impl Host {
     /// Returns whether a device is bound to a driver that hands it to user space.
     pub(crate) fn is_handed_out(&self, device: PciAddress) -> bool {
         self.driver(device).known().is_some_and(|driver| self.dma_of(driver) == DriverDma::UserSpace)
+    }
+
+    /// Returns the members of a group that are no PCI functions.
+    pub fn other_members(&self, group: u32) -> &[OtherMember] {
+        let [start, end] = [group, group.saturating_add(1)]
+            .map(|number| self.other_members.partition_point(|member| member.group < number));
+        self.other_members.get(start..end).unwrap_or_default()
     }
 
     /// How many lines of a listing were not understood.

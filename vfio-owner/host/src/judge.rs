@@ -10,8 +10,8 @@ mod tie;
 
 pub use advice::Advice;
 pub use change::{Change, changes};
+pub(crate) use explanation::held;
 pub use explanation::{Explanation, Ids, Neighbour, Part};
-pub(crate) use explanation::{held, refusal};
 pub use naming::{class_name, device_name};
 pub use overview::{DeviceEntry, GroupEntry, Possession, overview};
 pub use reason::{Answer, Reason};

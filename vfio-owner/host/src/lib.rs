@@ -12,9 +12,9 @@ mod read;
 mod selector;
 
 pub use act::{
-    Binding, BindingError, Bindings, Caution, CheckedPlan, Done, ExecutionError, ExecutionFailure, Extent, Guarded,
-    Journal, JournalError, ModelBindings, Need, Persistence, PersistenceError, PersistentFile, Plan, PlanError,
-    PlanFileError, Proof, ProofError, Step, SysfsBindings, UndoError, UndoFailure, undo,
+    Binding, BindingError, Bindings, Caution, CheckedPlan, Done, ExecutionError, ExecutionFailure, Guarded, Journal,
+    JournalError, ModelBindings, Need, Persistence, PersistenceError, PersistentFile, Plan, PlanError, PlanFileError,
+    Proof, ProofError, Step, SysfsBindings, UndoError, UndoFailure, undo,
 };
 pub use candidate::{Candidate, candidates};
 pub use draw::draw;

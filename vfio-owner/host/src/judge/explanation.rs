@@ -193,16 +193,29 @@ impl Explanation {
     }
 }
 
-/// Returns whether each of the devices of a host may be given to user space through its group, in order.
+/// Returns whether each of the devices of a host may be given to user space through its group. What a group says is
+/// found out once.
 pub(super) fn verdicts(host: &Host) -> BTreeMap<PciAddress, Verdict> {
-    let mut groups: BTreeMap<Option<u32>, GroupFacts> = BTreeMap::new();
+    let mut groups: BTreeMap<u32, Verdict> = BTreeMap::new();
     let told = host.pci.devices.iter().map(|device| {
-        let facts = groups.entry(device.group).or_insert_with(|| GroupFacts::without_ties(host, device.group));
-        let mut answer = Answer { reasons: own_reasons(host, device) };
-        if answer.verdict() != Verdict::NotViable {
-            answer = answers(host, device, facts)[0].clone();
-        }
-        (device.function.address, answer.verdict())
+        let mut reasons = own_reasons(host, device);
+        let group = if let Some(number) = device.group {
+            *groups.entry(number).or_insert_with(|| {
+                let facts = GroupFacts::without_ties(host, Some(number));
+                let mut reasons = group_reasons(host, device, &facts);
+                reasons.extend(facts.held);
+                Answer { reasons }.verdict()
+            })
+        } else {
+            reasons.extend(group_reasons(host, device, &GroupFacts::without_ties(host, None)));
+            Verdict::Viable
+        };
+        let verdict = match (Answer { reasons }.verdict(), group) {
+            (Verdict::NotViable, _) | (_, Verdict::NotViable) => Verdict::NotViable,
+            (Verdict::Unknown, _) | (_, Verdict::Unknown) => Verdict::Unknown,
+            (Verdict::Viable, Verdict::Viable) => Verdict::Viable,
+        };
+        (device.function.address, verdict)
     });
     told.collect()
 }
@@ -238,7 +251,7 @@ impl GroupFacts {
         let group = number.and_then(|number| host.pci.group(number));
         let addresses: &[PciAddress] = group.map_or(&[], |group| &group.members);
         let members: Arc<[Neighbour]> = number.map_or_else(Vec::new, |number| standings(host, number)).into();
-        let others = number.map_or_else(Vec::new, |number| other_members(host, number));
+        let others = number.map_or(&[][..], |number| host.other_members(number)).to_vec();
         let in_the_way = in_the_way(host, group, &members, &others);
         Self { members, others, in_the_way, held: held(host, number, addresses), ties: None }
     }
@@ -341,11 +354,6 @@ fn blame_direct_region(group: &SysfsGroup, members: &mut [Neighbour]) {
     }
 }
 
-/// The members of a group that are no PCI functions.
-pub(super) fn other_members(host: &Host, number: u32) -> Vec<OtherMember> {
-    host.other_members.iter().filter(|member| member.group == number).cloned().collect()
-}
-
 /// The range that firmware needs a device of the group to reach, if there is one.
 pub(super) fn direct_region(group: &SysfsGroup) -> Option<ReservedRegion> {
     group.reserved.iter().find(|region| region.kind == RegionKind::Direct).copied()
@@ -372,7 +380,7 @@ fn own_reasons(host: &Host, device: &SysfsDevice) -> Vec<Reason> {
 }
 
 /// Why vfio-pci would refuse the device.
-pub(crate) fn refusal(host: &Host, device: &SysfsDevice) -> Option<Reason> {
+fn refusal(host: &Host, device: &SysfsDevice) -> Option<Reason> {
     let count = host.virtual_functions(device.function.address);
     if count > 0 {
         return Some(Reason::VirtualFunctions { count });
@@ -481,7 +489,7 @@ fn standing_alone(host: &Host) -> BTreeMap<u32, Vec<PciAddress>> {
             (address.domain(), address.bus(), address.slot())
         };
         let one_slot = devices.windows(2).all(|pair| matches!(pair, [one, other] if slot(one) == slot(other)));
-        if one_slot && host.other_members.iter().all(|member| member.group != group.number) {
+        if one_slot && host.other_members(group.number).is_empty() {
             for device in devices.into_iter().filter(|device| kind(device) != 0) {
                 alone.entry(kind(device)).or_default().push(device.function.address);
             }

@@ -7,7 +7,7 @@ use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::iommu_core::sysfs::{SysfsDevice, SysfsGroup};
 use vfio_owner::viability::{Standing, Verdict};
 
-use super::explanation::{Ids, direct_region, held, other_members, standings};
+use super::explanation::{Ids, direct_region, held, standings};
 use super::naming::{class_of, name_of};
 use super::reason::Reason;
 use crate::read::{Holder, OtherMember, Purpose};
@@ -136,7 +136,7 @@ fn entry_of(host: &Host, number: u32) -> Option<GroupEntry> {
     let group = host.pci.group(number).unwrap_or(&empty);
     let members = group.members.iter().filter_map(|member| host.pci.device(*member));
     let devices: Vec<DeviceEntry> = members.map(|device| device_entry(host, device)).collect();
-    let other_members = other_members(host, number);
+    let other_members = host.other_members(number).to_vec();
     if devices.is_empty() && other_members.is_empty() {
         return None;
     }

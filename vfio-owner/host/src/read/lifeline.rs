@@ -5,7 +5,7 @@ mod disk;
 mod interface;
 mod mount;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -124,7 +124,7 @@ impl fmt::Display for Unseen {
 }
 
 /// So deep devices are stacked: a file system on an encrypted volume of a volume group on a RAID has four.
-const MOST_STACKED: u32 = 16;
+const MOST_STACKED: u32 = 32;
 
 /// Returns what the machine of this tree lives on, and what of that cannot be seen; `None` if the tree does not show its
 /// mounts.
@@ -145,7 +145,8 @@ pub(super) fn lifelines(
         unseen.extend((!seen).then_some(what));
     }
     let namespaces = asked.unwrap_or_else(|| Namespace::of_tree(tree, processes));
-    let mut found = Found { tree, mounts, namespaces, lifelines: BTreeSet::new(), disks: BTreeSet::new() };
+    let mut found =
+        Found { tree, mounts, namespaces, lifelines: BTreeSet::new(), disks: BTreeSet::new(), seen: BTreeMap::new() };
     found.mounts();
     found.file_systems();
     found.swaps();
@@ -159,6 +160,17 @@ pub(super) fn lifelines(
     Some((found.lifelines.into_iter().collect(), unseen.into_iter().collect()))
 }
 
+/// Something that is stacked.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Layer {
+    /// The path of a block device in sysfs.
+    Block(String),
+    /// The path of a file.
+    File(String),
+    /// An interface, by name and device.
+    Interface(String, String),
+}
+
 struct Found<'a> {
     tree: &'a dyn Tree,
     mounts: Vec<Mount>,
@@ -166,6 +178,9 @@ struct Found<'a> {
     lifelines: BTreeSet<Lifeline>,
     /// The block devices that mounts are of.
     disks: BTreeSet<String>,
+    /// What has been looked at for a purpose, and whether a device was found below it. Each is looked at once: stacks meet
+    /// again further down, and may even run in a circle.
+    seen: BTreeMap<(Purpose, Layer), bool>,
 }
 
 impl Found<'_> {

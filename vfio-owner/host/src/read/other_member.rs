@@ -111,5 +111,7 @@ pub(super) fn other_members(tree: &dyn Tree) -> Vec<OtherMember> {
             driver: driver.as_ref().map(last).map_or(Fact::Absent, Fact::Is),
         }
     });
-    members.collect()
+    let mut members: Vec<OtherMember> = members.collect();
+    members.sort_unstable();
+    members
 }

@@ -1,6 +1,7 @@
 //! What changed between two machines.
 
-use vfio_host::{Change, Host, changes};
+use vfio_host::{Change, Explanation, Host, changes};
+use vfio_owner::viability::Verdict;
 
 use crate::layout::host;
 
@@ -64,4 +65,27 @@ fn a_large_group_that_falls_apart_is_told_once() {
     let [Change::Regrouped { before, after }] = &told[..] else { panic!("{} changes", told.len()) };
     assert_eq!((before.len(), after.len()), (1, DEVICES));
     assert_eq!(before[0].len(), DEVICES);
+}
+
+/// The verdicts that are compared are those that an explanation gives.
+#[test]
+fn verdicts_of_a_change_are_those_of_explanations() {
+    for case in crate::corpus::CASES {
+        let host = host(case.table);
+        for change in changes(&Host::default(), &host) {
+            assert!(matches!(change, Change::Added { .. }), "{change}");
+        }
+        let bare = host.pci.devices.iter().map(|device| device.function.address);
+        for device in bare {
+            let table = format!("{} {} -", device, "nic -");
+            let alone = crate::layout::host(&table);
+            let told = changes(&alone, &host).into_iter().find_map(|change| match change {
+                Change::Verdict { device: changed, after, .. } if changed == device => Some(after),
+                _ => None,
+            });
+            let verdict = Explanation::of(&host, device).unwrap().by_group.verdict();
+            // A device alone and without a group may not be given away.
+            assert_eq!(told.unwrap_or(Verdict::NotViable), verdict, "{}: {device}", case.name);
+        }
+    }
 }

@@ -600,3 +600,28 @@ fn stacks_that_refer_to_themselves_end() {
     );
     assert_eq!(host.unwrap().lifelines.unwrap(), []);
 }
+
+#[test]
+fn stacks_that_meet_again_are_looked_at_once() {
+    // Sixteen layers of two devices each, all on both of the next: 65,536 ways down to the disk.
+    let mut parts = format!("{SDA}\nfile proc/self/mountinfo = 1 1 253:0 / / rw - ext4 /dev/dm-0 rw\n");
+    parts.push_str("link dev/block/253:0 VIRT/block/dm-0\n");
+    for layer in 0..16 {
+        for (one, other) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let (at, to) = (2 * layer + one, 2 * layer + 2 + other);
+            let to = if layer == 15 { "SATA/ata1/block/sda".to_owned() } else { format!("VIRT/block/dm-{to}") };
+            parts.push_str(&format!("link VIRT/block/dm-{at}/slaves/dm-{other} {to}\n"));
+        }
+    }
+    assert_eq!(machine(&parts).lifelines(), ["0000:00:17.0 / is mounted from it"]);
+    // Drives of NVMe stand beside each other.
+    let mut parts = "file proc/self/mountinfo = 1 1 259:0 / / rw - ext4 /dev/nvme0n1 rw
+        link dev/block/259:0 VIRT/nvme-subsystem/nvme-subsys0/nvme0n1
+        link VIRT/nvme-subsystem/nvme-subsys0/nvme1 NVME1/nvme/nvme1\n"
+        .to_owned();
+    for number in 1..9 {
+        parts.push_str(&format!("link VIRT/nvme-subsystem/nvme-subsys{number}/nvme2 NVME0/nvme/nvme2\n"));
+        parts.push_str(&format!("file VIRT/nvme-subsystem/nvme-subsys{number}/nvme{number}n1/size = 1\n"));
+    }
+    assert_eq!(machine(&parts).lifelines(), ["0000:08:00.0 / is mounted from it"]);
+}

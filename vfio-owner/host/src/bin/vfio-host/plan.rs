@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 use vfio_host::{
-    CheckedPlan, Done, Explanation, Extent, Guarded, Host, HostTree, Journal, Plan, PlanError, Reason, Selector,
-    Source, SysfsBindings, undo,
+    CheckedPlan, Done, Explanation, Guarded, Host, HostTree, Journal, Plan, PlanError, Reason, Selector, Source,
+    SysfsBindings, undo,
 };
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
@@ -21,36 +21,12 @@ pub(crate) struct Make {
     /// disk or class
     #[arg(required = true)]
     devices: Vec<Selector>,
-    /// Give away more than the devices, so that no driver takes it back
-    #[arg(long, value_name = "WHAT", value_enum, default_value = "device")]
-    whole: Whole,
     /// Touch this device although the machine lives on it (may be given again)
     #[arg(long, value_name = "DEVICE")]
     allow: Vec<Selector>,
     /// Print a shell script
     #[arg(long, conflicts_with = "json")]
     script: bool,
-}
-
-/// [`Extent`], as it is typed.
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Whole {
-    /// Only the devices; others of their groups leave their drivers if they have to
-    Device,
-    /// Every function of their cards
-    Card,
-    /// Everything in their groups that vfio-pci takes
-    Group,
-}
-
-impl From<Whole> for Extent {
-    fn from(whole: Whole) -> Self {
-        match whole {
-            Whole::Device => Self::Device,
-            Whole::Card => Self::Card,
-            Whole::Group => Self::Group,
-        }
-    }
 }
 
 #[derive(clap::Args)]
@@ -88,10 +64,7 @@ impl JournalFolder {
 
 impl Make {
     pub(crate) fn run(&self, host: &Host, format: Format) -> Result<Outcome> {
-        let devices = match Extent::from(self.whole).of(host, &select(host, &self.devices)?) {
-            Ok(devices) => devices,
-            Err(error) => return refuse(&error.into(), format),
-        };
+        let devices = select(host, &self.devices)?;
         let plan = match Plan::make(host, &devices, &select(host, &self.allow)?) {
             Ok(plan) => plan,
             Err(error) => return refuse(&error, format),

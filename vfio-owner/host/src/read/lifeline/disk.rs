@@ -7,7 +7,7 @@ use vfio_owner::iommu_core::sysfs::resolve;
 use super::super::asked;
 use super::super::process::{Node, Processes};
 use super::super::source::{PROC, lines, link_or_text, text};
-use super::{Found, MOST_STACKED, Purpose, function};
+use super::{Found, Layer, MOST_STACKED, Purpose, function};
 
 impl Found<'_> {
     pub(super) fn block_named(&mut self, name: &str, purpose: &Purpose, depth: u32) {
@@ -31,7 +31,8 @@ impl Found<'_> {
     /// The disks below a block device.
     pub(super) fn block(&mut self, path: &str, purpose: &Purpose, depth: u32) {
         let Some(depth) = depth.checked_sub(1) else { return };
-        if self.on_the_way_to(path, purpose) || self.remote_disk(path) {
+        let layer = (purpose.clone(), Layer::Block(path.to_owned()));
+        if self.seen.insert(layer, true).is_some() || self.on_the_way_to(path, purpose) || self.remote_disk(path) {
             return;
         }
         // A partition of a stacked device has no slaves of its own, and neither have the paths of a multipath NVMe.
@@ -44,7 +45,11 @@ impl Found<'_> {
         if path.contains("/nvme-subsystem/") {
             for folder in [whole, whole.rsplit_once('/').map_or(whole, |(folder, _)| folder)] {
                 let names = self.tree.list(folder).unwrap_or_default();
-                let controllers = names.iter().filter(|name| name.starts_with("nvme"));
+                let controller = |name: &&String| {
+                    let number = numbered(name, "nvme");
+                    number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+                };
+                let controllers = names.iter().filter(controller);
                 below.extend(controllers.map(|name| format!("{folder}/{name}")));
             }
         }

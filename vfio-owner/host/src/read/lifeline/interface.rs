@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use vfio_owner::iommu_core::sysfs::resolve;
 
 use super::super::network::Namespace;
-use super::{Found, MOST_STACKED, Purpose};
+use super::{Found, Layer, MOST_STACKED, Purpose};
 
 impl Found<'_> {
     pub(super) fn routes(&mut self) {
@@ -53,11 +53,16 @@ impl Found<'_> {
     /// Whether a device is below the interface.
     fn interface(&mut self, namespace: &Namespace, name: &str, purpose: &Purpose, depth: u32) -> bool {
         let (Some(depth), Some(link)) = (depth.checked_sub(1), namespace.link(name)) else { return false };
+        let layer = (purpose.clone(), Layer::Interface(name.to_owned(), link.device.clone()));
+        if let Some(seen) = self.seen.get(&layer) {
+            return *seen;
+        }
         let path = resolve(self.tree, &link.device);
-        if path.is_some_and(|path| self.on_the_way_to(&path, purpose)) {
+        let mut seen = path.is_some_and(|path| self.on_the_way_to(&path, purpose));
+        self.seen.insert(layer.clone(), seen);
+        if seen {
             return true;
         }
-        let mut seen = false;
         for lower in &link.lower {
             seen |= self.interface(namespace, lower, purpose, depth);
         }
@@ -67,6 +72,7 @@ impl Found<'_> {
         {
             seen |= self.interface(&first, &lower.name, purpose, depth);
         }
+        self.seen.insert(layer, seen);
         seen
     }
 }

@@ -7,7 +7,7 @@ use vfio_owner::iommu_core::sysfs::{Tree, resolve};
 
 use super::super::process::Processes;
 use super::super::source::{PROC, lines, link_or_text, printable, text};
-use super::{Found, MOST_STACKED, Purpose};
+use super::{Found, Layer, MOST_STACKED, Purpose};
 
 /// Kinds of file systems whose disks sysfs does not show.
 const OPAQUE: [&str; 1] = ["zfs"];
@@ -146,6 +146,9 @@ impl Found<'_> {
     /// The disks that a file is on.
     pub(super) fn file(&mut self, path: &str, purpose: &Purpose, depth: u32) {
         let Some(depth) = depth.checked_sub(1) else { return };
+        if self.seen.insert((purpose.clone(), Layer::File(path.to_owned())), true).is_some() {
+            return;
+        }
         let above = |mount: &&Mount| {
             let rest = path.strip_prefix(mount.at.trim_end_matches('/'));
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use vfio_owner::iommu_core::device_model::pci::{ConfigSpace, PciAddress, PciFunction};
+use vfio_owner::iommu_core::device_model::pci::{ConfigSpace, Devfn, PciAddress, PciFunction};
 use vfio_owner::iommu_core::reserved::ReservedRegion;
 use vfio_owner::iommu_core::sysfs::{Snapshot, SysfsDevice, SysfsDriver, SysfsGroup};
 
@@ -16,6 +16,9 @@ use crate::{Fact, Host};
 
 /// The class of bridges between PCI buses, whose header is of a bridge.
 const CLASS_PCI_BRIDGE: u32 = 0x0604;
+
+/// A virtual function is said to be of one of so many functions at most.
+const MOST_PARENTS: usize = 8;
 
 /// What a line says of a device.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -292,21 +295,25 @@ impl Facts {
         }
     }
 
-    /// The functions of which a virtual function may be one: its maker's on the same bus, else on one before.
+    /// The functions of which a virtual function may be one: of its maker and kind, on the same bus, else on one before.
     fn parents(&self) -> BTreeMap<PciAddress, Vec<PciAddress>> {
+        let key = |record: &Record| (record.ids.map(|(vendor, _, _)| vendor), record.class);
         let is_virtual = |record: &Record| record.words.name.contains("Virtual Function") || record.parent.is_some();
+        let mut physical: BTreeMap<_, Vec<PciAddress>> = BTreeMap::new();
+        for (address, record) in self.devices.iter().filter(|(_, record)| !is_virtual(record)) {
+            physical.entry(key(record)).or_default().push(*address);
+        }
         let mut parents = BTreeMap::new();
-        for (address, record) in self.devices.iter().filter(|(_, record)| is_virtual(record) && record.parent.is_none())
-        {
-            let fits = |(other, parent): &(&PciAddress, &Record)| {
-                let same_maker = parent.ids.map(|ids| ids.0) == record.ids.map(|ids| ids.0);
-                !is_virtual(parent) && parent.class == record.class && same_maker && other.domain() == address.domain()
-            };
-            let fitting: Vec<PciAddress> =
-                self.devices.iter().filter(fits).map(|(other, _)| *other).filter(|other| other < address).collect();
-            let near = fitting.iter().copied().filter(|other| other.bus() == address.bus());
-            let near: Vec<PciAddress> = near.collect();
-            parents.insert(*address, if near.is_empty() { fitting } else { near });
+        let orphans = self.devices.iter().filter(|(_, record)| is_virtual(record) && record.parent.is_none());
+        for (address, record) in orphans {
+            let fitting = physical.get(&key(record)).map_or(&[][..], Vec::as_slice);
+            let on_bus = |bus: u8| PciAddress::new(address.domain(), bus, Devfn::from_byte(0));
+            let from = |start: PciAddress| fitting.partition_point(|other| *other < start);
+            let (domain, bus, end) = (from(on_bus(0)), from(on_bus(address.bus())), from(*address));
+            let near = if bus < end { bus..end } else { domain..bus };
+            // Of so many, none is meant.
+            let candidates = fitting.get(near).filter(|candidates| candidates.len() <= MOST_PARENTS);
+            parents.insert(*address, candidates.unwrap_or_default().to_vec());
         }
         parents
     }
