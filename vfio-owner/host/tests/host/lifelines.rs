@@ -1,5 +1,7 @@
 //! What a machine lives on, through everything that disks and interfaces are stacked with.
 
+use std::fmt::Write as _;
+
 use vfio_host::{Host, Plan, PlanError, Purpose, Source, Unseen};
 use vfio_owner::iommu_core::sysfs::MemoryTree;
 
@@ -610,7 +612,7 @@ fn stacks_that_meet_again_are_looked_at_once() {
         for (one, other) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             let (at, to) = (2 * layer + one, 2 * layer + 2 + other);
             let to = if layer == 15 { "SATA/ata1/block/sda".to_owned() } else { format!("VIRT/block/dm-{to}") };
-            parts.push_str(&format!("link VIRT/block/dm-{at}/slaves/dm-{other} {to}\n"));
+            writeln!(parts, "link VIRT/block/dm-{at}/slaves/dm-{other} {to}").unwrap();
         }
     }
     assert_eq!(machine(&parts).lifelines(), ["0000:00:17.0 / is mounted from it"]);
@@ -620,8 +622,8 @@ fn stacks_that_meet_again_are_looked_at_once() {
         link VIRT/nvme-subsystem/nvme-subsys0/nvme1 NVME1/nvme/nvme1\n"
         .to_owned();
     for number in 1..9 {
-        parts.push_str(&format!("link VIRT/nvme-subsystem/nvme-subsys{number}/nvme2 NVME0/nvme/nvme2\n"));
-        parts.push_str(&format!("file VIRT/nvme-subsystem/nvme-subsys{number}/nvme{number}n1/size = 1\n"));
+        writeln!(parts, "link VIRT/nvme-subsystem/nvme-subsys{number}/nvme2 NVME0/nvme/nvme2").unwrap();
+        writeln!(parts, "file VIRT/nvme-subsystem/nvme-subsys{number}/nvme{number}n1/size = 1").unwrap();
     }
     assert_eq!(machine(&parts).lifelines(), ["0000:08:00.0 / is mounted from it"]);
 }
