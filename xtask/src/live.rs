@@ -103,7 +103,11 @@ impl Live {
     fn machine(&self, guest: &Guest<'_>) -> Result<bool> {
         let begin = Instant::now();
         // The short run leaves out what costs most: every device bound by hand.
-        let jobs = if self.full { Jobs::All } else { Jobs::Cycles };
+        let jobs = match (self.full, guest.topology.lifelines) {
+            (false, _) => Jobs::Cycles,
+            (true, false) => Jobs::All,
+            (true, true) => Jobs::AllAndLifelines,
+        };
         let reports = guest.run(jobs)?;
         let mut wrong = 0;
         let mut right = 0;

@@ -54,6 +54,8 @@ pub struct Host {
     pub(crate) refused: BTreeSet<PciAddress>,
     /// The functions of which each virtual function is one, when it is known only that it must be one of these.
     pub(crate) parents: BTreeMap<PciAddress, Vec<PciAddress>>,
+    /// The same, the other way round.
+    pub(crate) children: BTreeMap<PciAddress, Vec<PciAddress>>,
 }
 
 /// What a source does not show.

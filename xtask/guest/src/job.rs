@@ -80,7 +80,7 @@ fn plan(device: &str) -> Result<Planned> {
 }
 
 /// The devices that a refusal in JSON says the machine lives on.
-fn guarded(refusal: &str) -> Vec<String> {
+pub(crate) fn guarded(refusal: &str) -> Vec<String> {
     let refusal: Value = serde_json::from_str(refusal).unwrap_or_default();
     let guarded = refusal.pointer("/error/guarded").and_then(Value::as_array).into_iter().flatten();
     guarded.filter_map(|device| Some(device.get("device")?.as_str()?.to_owned())).collect()

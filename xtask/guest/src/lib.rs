@@ -87,6 +87,21 @@ pub enum Report {
         /// What was different afterwards.
         left: Vec<String>,
     },
+    /// A plan for a device while the machine lives on it, or on another.
+    Lifeline {
+        /// How the machine lives on it.
+        form: String,
+        /// The device.
+        device: String,
+        /// Whether it must be refused.
+        refused: bool,
+        /// What setting it up came to.
+        set_up: Run,
+        /// The devices that the refusal names as those that the machine lives on.
+        guarded: Vec<String>,
+        /// What `plan` said.
+        plan: Run,
+    },
     /// The guest could not go on.
     Failed {
         /// Why.

@@ -49,11 +49,11 @@ pub(crate) fn bring_up() -> Result<()> {
         }
         for alias in &aliases {
             // A device without a driver is no failure.
-            let _ = Command::new("/sbin/modprobe").args(["-q", alias]).status();
+            let _ = Command::new("modprobe").args(["-q", alias]).status();
         }
     }
     for module in ["sd_mod", "vfio_iommu_type1", "vfio-pci"] {
-        let loaded = Command::new("/sbin/modprobe").arg(module).status().context("modprobe")?;
+        let loaded = Command::new("modprobe").arg(module).status().context("modprobe")?;
         anyhow::ensure!(loaded.success(), "modprobe {module}: {loaded}");
     }
     settle()

@@ -3,6 +3,7 @@
 
 mod claim;
 mod job;
+mod lifeline;
 mod machine;
 mod program;
 mod trace;
@@ -56,6 +57,7 @@ fn work(reporter: &mut Reporter) -> Result<()> {
         match job {
             "verdicts" => job::verdicts(reporter)?,
             "cycles" => job::cycles(reporter)?,
+            "lifelines" => lifeline::lifelines(reporter)?,
             _ => bail!("no job called `{job}`"),
         }
     }

@@ -31,6 +31,8 @@ pub(crate) enum Jobs {
     Cycles,
     /// Besides, the verdicts of all devices, bound by hand.
     All,
+    /// Besides, what the machine lives on, form by form.
+    AllAndLifelines,
 }
 
 impl Jobs {
@@ -38,6 +40,7 @@ impl Jobs {
         match self {
             Self::Cycles => "cycles",
             Self::All => "verdicts,cycles",
+            Self::AllAndLifelines => "verdicts,cycles,lifelines",
         }
     }
 }

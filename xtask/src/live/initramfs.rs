@@ -1,9 +1,10 @@
-//! The first file system of a guest: the program under test, its driver, busybox for `modprobe`, and modules.
+//! The first file system of a guest: the program under test, its driver, busybox, and modules.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufWriter, Write};
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::{BufWriter, ErrorKind, Write};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -54,6 +55,13 @@ const MODULES: &[&str] = &[
     "crc64_rocksoft_generic",
     "crct10dif_common",
     "crct10dif_generic",
+    "ext4",
+    "loop",
+    "zram",
+    "lzo_rle",
+    "overlay",
+    "bridge",
+    "8021q",
 ];
 
 /// Builds the image for a kernel; where it is.
@@ -69,8 +77,15 @@ pub(crate) fn build(kernel: &Kernel, tools: &Tools, folder: &Path) -> Result<Pat
     cmd!(&tools.busybox, "depmod", "-b", fs::canonicalize(&root)?, &kernel.version).run().context("busybox depmod")?;
     copy_program(&built("live-guest"), &root, "init")?;
     copy_program(&built("vfio-host"), &root, "usr/bin/vfio-host")?;
-    // By this name, busybox loads modules.
-    copy_program(&tools.busybox, &root, "sbin/modprobe")?;
+    copy_program(&tools.busybox, &root, "bin/busybox")?;
+    for command in cmd!(&tools.busybox, "--list").read()?.lines() {
+        symlink("busybox", root.join("bin").join(command)).or_else(|error| match error.kind() {
+            ErrorKind::AlreadyExists => Ok(()),
+            _ => Err(error),
+        })?;
+    }
+    // Where the kernel looks for it.
+    symlink("../bin/busybox", root.join("sbin/modprobe"))?;
     let image = folder.join(format!("initramfs-{}.cpio", kernel.version));
     let mut archive = Archive { out: BufWriter::new(fs::File::create(&image)?), entries: 0 };
     archive.folder(&root, "")?;
@@ -153,7 +168,10 @@ impl<W: Write> Archive<W> {
         for path in paths {
             let name = format!("{name}{}", path.file_name().unwrap_or_default().display());
             let kind = fs::symlink_metadata(&path)?;
-            if kind.is_dir() {
+            if kind.is_symlink() {
+                let target = fs::read_link(&path)?;
+                self.entry(&name, kind.permissions().mode(), target.as_os_str().as_bytes())?;
+            } else if kind.is_dir() {
                 self.entry(&name, 0o040_755, &[])?;
                 self.folder(&path, &(name + "/"))?;
             } else {

@@ -46,6 +46,13 @@ pub(crate) fn judge(report: &Report) -> Judgement {
         Report::Killed { device, verb, change, before, undo: _, left } => {
             (format!("{device}: {verb:?} killed before change {change}, {before}"), left.clone())
         }
+        Report::Lifeline { form, device, refused, set_up, guarded, plan } => {
+            let as_meant = if *refused { !guarded.is_empty() } else { plan.code == Some(0) };
+            let mut faults = exit(set_up, 0);
+            faults.extend((!as_meant).then(|| what(plan)));
+            let meant = if *refused { "refused" } else { "not refused" };
+            (format!("{device} with {form}: {meant}"), faults)
+        }
     };
     if faults.is_empty() { Judgement::Right(told) } else { Judgement::Wrong(format!("{told}: {}", faults.join("; "))) }
 }

@@ -5,6 +5,8 @@ pub(crate) struct Topology {
     pub(crate) name: &'static str,
     /// Whether it is the one of the short run.
     pub(crate) quick: bool,
+    /// Whether it has the devices that machines live on.
+    pub(crate) lifelines: bool,
     /// Names of disks, which are made as empty files.
     pub(crate) disks: &'static [&'static str],
     /// Values of `-device`, in their order.
@@ -27,6 +29,7 @@ pub(crate) const TOPOLOGIES: &[Topology] = &[
     Topology {
         name: "pc",
         quick: false,
+        lifelines: false,
         disks: &[],
         options: &["-nic", "none"],
         devices: &[
@@ -49,6 +52,7 @@ pub(crate) const TOPOLOGIES: &[Topology] = &[
     Topology {
         name: "workstation",
         quick: true,
+        lifelines: false,
         disks: &["system", "scratch"],
         options: &["-vga", "none", "-netdev", "user,id=n0", "-audiodev", "none,id=snd"],
         devices: &[
@@ -70,6 +74,7 @@ pub(crate) const TOPOLOGIES: &[Topology] = &[
     Topology {
         name: "switch",
         quick: false,
+        lifelines: false,
         disks: &["a", "b"],
         options: &["-vga", "std", "-nic", "none", "-object", "memory-backend-ram,id=hm,size=1M"],
         devices: &[
@@ -104,6 +109,7 @@ pub(crate) const TOPOLOGIES: &[Topology] = &[
     Topology {
         name: "virtio",
         quick: false,
+        lifelines: false,
         disks: &["vd", "vs", "vd2"],
         options: &["-vga", "none", "-netdev", "user,id=n0", "-chardev", "file,id=hvc,path=/dev/null"],
         devices: &[
@@ -125,6 +131,7 @@ pub(crate) const TOPOLOGIES: &[Topology] = &[
     Topology {
         name: "server",
         quick: false,
+        lifelines: true,
         disks: &["root", "d1", "d2", "d3", "usb", "sata", "v1", "d4"],
         options: &[
             "-vga",

@@ -370,6 +370,9 @@ fn own_reasons(host: &Host, device: &SysfsDevice) -> Vec<Reason> {
     }
     reasons.extend(refusal(host, device));
     reasons.extend(physical_function(host, device));
+    if let Some(devices) = host.children.get(&address) {
+        reasons.push(Reason::PerhapsVirtualFunctions { devices: devices.clone() });
+    }
     // One that does DMA for the kernel is told among the devices of the group.
     let harmless = matches!(dma, Fact::Absent | Fact::Is(DriverDma::Managed));
     let group = host.group(address);

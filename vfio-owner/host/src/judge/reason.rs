@@ -72,6 +72,11 @@ pub enum Reason {
         /// How many there are.
         count: usize,
     },
+    /// It may have virtual functions; with them, vfio-pci does not take it (V60).
+    PerhapsVirtualFunctions {
+        /// The functions that may be its own.
+        devices: Vec<PciAddress>,
+    },
     /// It is on no driver that hands it to user space.
     NotHandedOut {
         /// The driver that it is on.
@@ -136,6 +141,7 @@ impl Reason {
             Self::Neighbour { standing, .. } => standing.verdict(),
             Self::OtherNeighbour { member } => member.standing().verdict(),
             Self::GroupNotShown
+            | Self::PerhapsVirtualFunctions { .. }
             | Self::MembersNotShown
             | Self::LinesNotUnderstood { .. }
             | Self::PerhapsHeld
@@ -165,7 +171,10 @@ impl Reason {
     /// Returns whether it is that the source does not show what a plan would have to know.
     pub fn is_not_shown(&self) -> bool {
         match self {
-            Self::GroupNotShown | Self::MembersNotShown | Self::LinesNotUnderstood { .. } => true,
+            Self::GroupNotShown
+            | Self::PerhapsVirtualFunctions { .. }
+            | Self::MembersNotShown
+            | Self::LinesNotUnderstood { .. } => true,
             Self::Neighbour { standing, .. } => *standing == Standing::DriverNotShown,
             Self::OtherNeighbour { .. } => self.verdict() == Verdict::Unknown,
             _ => false,
@@ -193,16 +202,19 @@ impl fmt::Display for Reason {
             Self::VirtualFunctions { count } => {
                 write!(f, "it has {count} virtual functions; remove them first (write 0 to its sriov_numvfs)")
             }
+            Self::PerhapsVirtualFunctions { devices } => {
+                write!(f, "it may have virtual functions ({}); remove them first", listed(devices))
+            }
             Self::NotHandedOut { driver: Some(driver) } => write!(f, "{driver} does not hand it to user space"),
             Self::NotHandedOut { driver: None } => f.write_str("it has no driver that hands it to user space"),
             Self::Neighbour { device, standing } => write!(f, "{device}: {standing}"),
             Self::OtherNeighbour { member } => write!(f, "{member}: {}", member.standing()),
             Self::PhysicalFunction { devices } => {
                 let devices: Vec<String> = devices.iter().map(ToString::to_string).collect();
+                let devices = devices.join(" or ");
                 write!(
                     f,
-                    "it is a virtual function of {}, which is in the way: when that is unbound, this one is removed",
-                    devices.join(" or ")
+                    "it is a virtual function of {devices}, which is in the way: when that is unbound, this one is removed"
                 )
             }
             Self::DirectRegion { region } => write!(
@@ -217,8 +229,7 @@ impl fmt::Display for Reason {
             ),
             Self::MembersNotShown => f.write_str("its group may have devices that are not shown"),
             Self::LinesNotUnderstood { lines } => {
-                let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
-                write!(f, "these lines may be about its group and were not understood: {}", lines.join(", "))
+                write!(f, "these lines may be about its group and were not understood: {}", listed(lines))
             }
             Self::Held { holder } => write!(f, "{holder} has it"),
             Self::HeldUnseen => f.write_str("its group is in use (EBUSY), by no process that is shown"),
@@ -229,4 +240,8 @@ impl fmt::Display for Reason {
             Self::DeviceFileNotShown => f.write_str("it is not shown whether it has a file of its own"),
         }
     }
+}
+
+fn listed(what: &[impl fmt::Display]) -> String {
+    what.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

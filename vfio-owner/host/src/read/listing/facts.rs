@@ -243,7 +243,20 @@ impl Facts {
     pub(super) fn into_host(mut self) -> Host {
         self.conclude_drivers();
         self.conclude_groups();
-        let parents = self.parents();
+        let mut parents = self.parents();
+        for (address, candidates) in &parents {
+            // The only function on the bus that it can be of.
+            if let ([parent], Some(record)) = (&candidates[..], self.devices.get_mut(address))
+                && parent.bus() == address.bus()
+            {
+                record.parent = Some(*parent);
+            }
+        }
+        parents.retain(|address, candidates| !matches!(&candidates[..], [parent] if parent.bus() == address.bus()));
+        let mut children: BTreeMap<PciAddress, Vec<PciAddress>> = BTreeMap::new();
+        for (address, candidates) in &parents {
+            candidates.iter().for_each(|parent| children.entry(*parent).or_default().push(*address));
+        }
         let gaps = self.gaps();
         let functions = self.devices.iter().map(|(address, record)| record.device(*address));
         let host = Host::of_snapshot(snapshot(functions.collect(), self.regions));
@@ -259,6 +272,7 @@ impl Facts {
             words: words.filter(|(_, words)| *words != Words::default()).collect(),
             refused: self.refused,
             parents,
+            children,
             ..host
         }
     }
@@ -274,18 +288,19 @@ impl Facts {
         }
     }
 
-    /// Where all groups are listed, a device that is in none of them has none; no device has one without an IOMMU.
+    /// Where all groups are listed, and none of them has a PCI function, no function has one; nor without an IOMMU.
     fn conclude_groups(&mut self) {
+        let any = self.devices.values().any(|record| record.group.is_some() || record.perhaps_in.is_some());
+        // The groups that are there are numbered from 0; in a list that was cut, the first has a PCI function.
         let whole =
             !self.enumerated.is_empty() && self.enumerated.iter().zip(0..).all(|(group, place)| *group == place);
-        let any = self.devices.values().any(|record| record.group.is_some() || record.perhaps_in.is_some());
-        let none = !any && matches!(self.iommu, IommuState::SwitchedOff | IommuState::NotDescribed);
+        let none = !any && (whole || matches!(self.iommu, IommuState::SwitchedOff | IommuState::NotDescribed));
         for record in self.devices.values_mut().filter(|record| record.group.is_none()) {
             match record.perhaps_in {
                 Some(group) => {
                     self.incomplete.insert(group);
                 }
-                None if whole || none => record.group = Some((None, 0)),
+                None if none => record.group = Some((None, 0)),
                 None => {}
             }
         }

@@ -30,13 +30,29 @@ struct Current {
 struct Scope {
     group: Option<u32>,
     indent: usize,
-    /// A device stands in the line of the group itself.
-    has_own_device: bool,
+    kind: Heading,
     /// In which column the first device below stands.
     members_at: Option<usize>,
     /// Where the group's devices end is not certain any more.
     doubtful: bool,
     blank: bool,
+}
+
+/// How a group is named for the lines below.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heading {
+    /// In a line of its own.
+    Alone,
+    /// In the line of its first device.
+    WithDevice,
+    /// As the folder of its devices, of which each line below is one.
+    Folder,
+}
+
+impl Scope {
+    const fn new(group: Option<u32>, indent: usize, kind: Heading) -> Self {
+        Self { group, indent, kind, members_at: None, doubtful: false, blank: false }
+    }
 }
 
 /// Where a group stands to its device, when it has a line of its own and nothing is indented.
@@ -122,6 +138,9 @@ impl<'a> Reader<'a> {
             (_, Named::One(group)) => self.both(line, &addresses, group),
             (_, Named::Several) => {
                 self.doubt(line);
+                if let Some(scope) = &mut self.scope {
+                    scope.doubtful = true;
+                }
                 Ok(())
             }
         }
@@ -186,21 +205,13 @@ impl<'a> Reader<'a> {
             }
             let place = if shape == Shape::Mention { Place::Perhaps } else { Place::Shown };
             self.facts.group(address.value, group, place, line.number)?;
-            if line.text.contains("iommu_groups/") && shape == Shape::Path {
-                self.facts.enumerated.extend(group);
+            if let Some(number) = group.filter(|number| line.text.contains(&format!("{number}/devices/"))) {
+                self.facts.enumerated.insert(number);
             }
         }
         match shape {
             Shape::Device => {
-                let indent = line.indent;
-                self.scope = Some(Scope {
-                    group,
-                    indent,
-                    has_own_device: true,
-                    members_at: None,
-                    doubtful: false,
-                    blank: false,
-                });
+                self.scope = Some(Scope::new(group, line.indent, Heading::WithDevice));
                 self.begin(line, addresses)
             }
             Shape::Path => self.path(line, addresses),
@@ -222,6 +233,7 @@ impl<'a> Reader<'a> {
                     return self.both(line, addresses, Some(group));
                 }
                 self.enter(line, addresses, line.indent)?;
+                self.folder(line);
                 self.begin(line, addresses)
             }
             Shape::Path => {
@@ -249,8 +261,8 @@ impl<'a> Reader<'a> {
             (true, true) => Some(Place::Perhaps),
             (true, false) => None,
             // Behind a device in the line of the group, what is not indented is another device.
-            (false, _) if scope.has_own_device && !line.text.starts_with('[') => None,
-            (false, _) if scope.has_own_device || scope.doubtful => Some(Place::Perhaps),
+            (false, _) if scope.kind == Heading::WithDevice && !line.text.starts_with('[') => None,
+            (false, _) if scope.kind == Heading::WithDevice || scope.doubtful => Some(Place::Perhaps),
             (false, _) if scope.blank && self.current.is_some() => Some(Place::Perhaps),
             (false, _) => Some(Place::Shown),
         };
@@ -312,8 +324,9 @@ impl<'a> Reader<'a> {
             self.facts.ids(device, ids, line)?;
         }
         let name = name.trim_start();
-        let name = name.strip_prefix('[').and_then(|name| name.split_once("] ")).map_or(name, |(_, name)| name);
-        let name = name.split_once("]: ").or_else(|| name.split_once(": ")).map_or(name, |(_, name)| name);
+        let code = name.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+        let name = code.filter(|(code, _)| token::hex4(code).is_some()).map_or(name, |(_, rest)| rest);
+        let name = name.trim_start_matches([':', ' ']);
         let end = name.rfind(" [").filter(|at| token::ids(name.get(*at..).unwrap_or_default()).is_some());
         let end = end.or_else(|| name.find(" (rev ")).unwrap_or(name.len());
         let name = name.get(..end).unwrap_or(name).trim();
@@ -360,16 +373,10 @@ impl<'a> Reader<'a> {
             return Ok(());
         }
         let heading = is_heading(&line.text);
-        if heading && self.is_heading_here(place, line) {
+        if heading && self.is_heading_here(place, line) || self.leads_to_devices(place, line) {
             self.current = None;
-            self.scope = Some(Scope {
-                group,
-                indent: line.indent,
-                has_own_device: false,
-                members_at: None,
-                doubtful: false,
-                blank: false,
-            });
+            let kind = if line.text.contains("/devices") { Heading::Folder } else { Heading::Alone };
+            self.scope = Some(Scope::new(group, line.indent, kind));
             return Ok(());
         }
         let below = |current: &&Current| {
@@ -380,15 +387,29 @@ impl<'a> Reader<'a> {
                 self.facts.device(device).details = true;
                 self.facts.group(device, group, Place::Shown, line.number)
             }
-            None if is_prose(&line.text) => {
-                self.skip();
-                Ok(())
-            }
             None => {
-                self.doubt(line);
+                if is_prose(&line.text) {
+                    self.skip()
+                } else {
+                    self.doubt(line)
+                }
+                // Whatever it says of a group, what comes next may be that one's.
+                if let Some(scope) = &mut self.scope {
+                    scope.doubtful = true;
+                }
                 Ok(())
             }
         }
+    }
+
+    /// Whether the next line is a device's and stands below this one, which is about no device.
+    fn leads_to_devices(&self, place: usize, line: &Line) -> bool {
+        let above = self.current.as_ref().is_some_and(|current| line.indent > current.indent);
+        !above && self.next(place).is_some_and(|next| names_device(&next.text) && next.indent > line.indent)
+    }
+
+    fn next(&self, place: usize) -> Option<&Line> {
+        self.lines.iter().skip(place + 1).find(|next| !next.text.is_empty() && !next.is_border())
     }
 
     /// Whether a group in a line of its own is that of the devices below, not of the device above.
@@ -397,8 +418,7 @@ impl<'a> Reader<'a> {
         if current.form == Form::Record && current.same_paragraph {
             return false;
         }
-        let next = self.lines.iter().skip(place + 1).find(|next| !next.text.is_empty() && !next.is_border());
-        let next = next.filter(|next| names_device(&next.text));
+        let next = self.next(place).filter(|next| names_device(&next.text));
         if next.is_some_and(|next| next.indent > line.indent) {
             return true;
         }
@@ -410,9 +430,7 @@ impl<'a> Reader<'a> {
 
     /// A member of a group that is no PCI function: a path of sysfs, or a line of a kernel's log.
     fn other_member(&mut self, text: &str, group: u32) -> bool {
-        if let Some((_, rest)) = text.split_once("iommu_groups/")
-            && let Some((_, rest)) = rest.split_once('/')
-        {
+        if let Some((_, rest)) = text.split_once(&format!("{group}/")) {
             let left = rest.split(" -> ").next().unwrap_or_default();
             if let Some(name) = left.strip_prefix("devices/").map(|name| name.trim_matches(['/', ' ']))
                 && !name.is_empty()
@@ -446,8 +464,26 @@ impl<'a> Reader<'a> {
         true
     }
 
+    /// The names in the folder of a group that are those of no PCI functions.
+    fn folder(&mut self, line: &Line) -> bool {
+        let Some(scope) = self.scope.as_ref().filter(|scope| scope.kind == Heading::Folder && !scope.blank) else {
+            return false;
+        };
+        let (Some(group), None) = (scope.group, link(&line.text)) else { return false };
+        if attribute::is_noise(&line.text) {
+            return true;
+        }
+        for name in line.text.split_whitespace().filter(|name| token::addresses(name).is_empty()) {
+            self.facts.other_member(group, name, bus_of(name), Fact::Unknown);
+        }
+        true
+    }
+
     /// A line that names neither a device nor a group.
     fn neither(&mut self, line: &Line) -> Read {
+        if self.folder(line) {
+            return Ok(());
+        }
         if self.attribute(line)? {
             return Ok(());
         }
@@ -477,15 +513,7 @@ impl<'a> Reader<'a> {
             && let Ok(number) = line.text.parse::<u32>()
         {
             self.current = None;
-            let indent = line.indent;
-            self.scope = Some(Scope {
-                group: Some(number),
-                indent,
-                has_own_device: false,
-                members_at: None,
-                doubtful: false,
-                blank: false,
-            });
+            self.scope = Some(Scope::new(Some(number), line.indent, Heading::Alone));
             return Ok(());
         }
         if is_column_heading(&line.text) {
@@ -612,9 +640,9 @@ fn link(text: &str) -> Option<usize> {
 }
 
 fn shape(text: &str, first: &Token<PciAddress>) -> Shape {
-    const WORDS: [&str; 25] = [
+    const WORDS: [&str; 27] = [
         "device", "devices", "dev", "slot", "pci", "bus", "info", "address", "addr", "id", "bdf", "function", "r",
-        "reset", "domain", "vga", "gpu", "name", "dbdf", "d", "n", "no", "number", "nr", "port",
+        "reset", "domain", "vga", "gpu", "name", "dbdf", "d", "n", "busid", "sysfs", "no", "number", "nr", "port",
     ];
     let before = text.get(..first.place.start).unwrap_or_default();
     let after = text.get(first.place.end..).unwrap_or_default();
@@ -709,7 +737,7 @@ fn leading_number(text: &str) -> Option<u32> {
 
 /// A command as it was typed, or part of a script.
 fn is_command(text: &str) -> bool {
-    const COMMANDS: [&str; 18] = [
+    const COMMANDS: [&str; 17] = [
         "lspci",
         "find ",
         "dmesg",
@@ -724,7 +752,6 @@ fn is_command(text: &str) -> bool {
         "umockdev",
         "lshw",
         "tree ",
-        "./",
         "bash ",
         "sudo ",
         "sh ",

@@ -112,6 +112,15 @@ pub(super) fn groups(text: &str, addresses: &[Token<PciAddress>]) -> Vec<Token<F
             found.push(Token { value, place: place.start..end });
         }
     }
+    // `find` and `ls` in the folder of the groups: `./12/devices/0000:01:00.0`
+    for (at, _) in text.match_indices("/devices") {
+        let front = text.get(..at).unwrap_or_default();
+        let digits = front.bytes().rev().take_while(u8::is_ascii_digit).count();
+        let begins = front.get(..at - digits).is_some_and(|front| front.is_empty() || front.ends_with(['/', ' ']));
+        if let Some(number) = front.get(at - digits..).and_then(|digits| digits.parse().ok()).filter(|_| begins) {
+            found.push(Token { value: Fact::Is(number), place: at - digits..at });
+        }
+    }
     for (at, path) in text.match_indices("/dev/vfio/") {
         let rest = text.get(at + path.len()..).unwrap_or_default();
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
