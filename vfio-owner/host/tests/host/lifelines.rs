@@ -330,6 +330,18 @@ const FORMS: &[(&str, &[&str], &str)] = &[
         "08:00.0",
     ),
     (
+        "a multipath drive of NVMe that the kernel uses",
+        &[
+            NO_MOUNTS,
+            "link class/block/nvme0n1 VIRT/nvme-subsystem/nvme-subsys0/nvme0n1
+             link class/block/nvme0c1n1 NVME1/nvme/nvme1/nvme0c1n1
+             file NVME1/nvme/nvme1/nvme0c1n1/hidden = 1
+             link VIRT/nvme-subsystem/nvme-subsys0/nvme1 NVME1/nvme/nvme1
+             file asked/disk/nvme0n1 = busy",
+        ],
+        "08:00.0",
+    ),
+    (
         "a folder of the host by 9p",
         &[
             "file proc/self/mountinfo = 1 1 0:40 / /host rw - 9p host0 rw,trans=virtio
