@@ -66,8 +66,7 @@ fn filter() -> Result<BpfProgram> {
     };
     let has = |flag: i32| Ok(SeccompCmpOp::MaskedEq(u64::try_from(flag)?)).and_then(|masked| when(2, masked, flag));
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = CHANGES.iter().map(|(call, _)| (*call, Vec::new())).collect();
-    // What it prints changes nothing.
-    rules.insert(libc::SYS_write, vec![when(0, SeccompCmpOp::Gt, libc::STDERR_FILENO)?]);
+    rules.insert(libc::SYS_write, Vec::new());
     rules.insert(libc::SYS_openat, vec![has(libc::O_WRONLY)?, has(libc::O_RDWR)?, has(libc::O_CREAT)?]);
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Trace(0), TargetArch::x86_64)?;
     Ok(filter.try_into()?)
@@ -107,10 +106,10 @@ pub(crate) fn kill_before(change: usize, arguments: &[&str]) -> Result<Ended> {
                 alive.remove(&process);
             }
             WaitStatus::PtraceEvent(process, _, libc::PTRACE_EVENT_SECCOMP) => {
-                changes += 1;
-                if changes == change {
-                    let before = told(process)?;
-                    kill_all(&alive);
+                let told = told(process)?;
+                changes += usize::from(told.is_some());
+                if let Some(before) = told.filter(|_| changes == change) {
+                    kill_all(alive);
                     return Ok(Ended::Killed { before });
                 }
                 go_on(process, None)?;
@@ -136,26 +135,37 @@ fn go_on(process: Pid, signal: Option<Signal>) -> Result<()> {
     }
 }
 
-fn kill_all(processes: &BTreeSet<Pid>) {
-    for process in processes {
+/// All at once: a process with threads ends when its threads have.
+fn kill_all(mut processes: BTreeSet<Pid>) {
+    for process in &processes {
         // It may have ended.
         let _ = kill(*process, Signal::SIGKILL);
     }
-    for process in processes {
-        let ended = |stop| matches!(stop, Ok(WaitStatus::Signaled(..) | WaitStatus::Exited(..)) | Err(_));
-        while !ended(waitpid(*process, Some(WaitPidFlag::__WALL))) {}
+    while !processes.is_empty() {
+        match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::__WALL)) {
+            Ok(WaitStatus::Exited(process, _) | WaitStatus::Signaled(process, ..)) => {
+                processes.remove(&process);
+            }
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => break,
+        }
     }
 }
 
-/// The change that a process is about to make.
-fn told(process: Pid) -> Result<String> {
+/// The change that a process is about to make, if what it is stopped at makes one.
+fn told(process: Pid) -> Result<Option<String>> {
     let registers = ptrace::getregs(process)?;
     let call = registers.orig_rax.cast_signed();
     if call == libc::SYS_openat {
-        return Ok(format!("open {}", text(process, registers.rsi)?));
+        return Ok(Some(format!("open {}", text(process, registers.rsi)?)));
     }
-    let name = CHANGES.iter().find(|(number, _)| *number == call).map_or("write", |(_, name)| *name);
-    Ok(name.to_owned())
+    if call != libc::SYS_write {
+        return Ok(CHANGES.iter().find(|(number, _)| *number == call).map(|(_, name)| (*name).to_owned()));
+    }
+    // What is printed, or told to another process, changes nothing.
+    let file = std::fs::read_link(format!("/proc/{process}/fd/{}", registers.rdi))?;
+    let changes = file.is_absolute() && !file.starts_with("/dev");
+    Ok(changes.then(|| format!("write {}", file.display())))
 }
 
 /// The longest path.
