@@ -25,7 +25,8 @@ const VITAL_DATA_AT: u16 = 4;
 const VITAL_DATA_BYTES: u16 = 4;
 
 /// Captures the host of a tree: what the loader reads, what the machine lives on, and who has files of VFIO open. Serial
-/// numbers, MAC addresses and names of interfaces are left out; mount points and names of processes that use VFIO are in.
+/// numbers, MAC addresses and names of interfaces are left out; mount points are in, and so are names of processes that use
+/// VFIO or have disks open.
 ///
 /// # Errors
 /// The tree has no list of PCI devices.

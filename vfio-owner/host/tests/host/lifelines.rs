@@ -1,5 +1,7 @@
 //! What a machine lives on, through everything that disks and interfaces are stacked with.
 
+use std::fmt::Write as _;
+
 use vfio_host::{Host, Plan, PlanError, Purpose, Source, Unseen};
 use vfio_owner::iommu_core::sysfs::MemoryTree;
 
@@ -328,6 +330,18 @@ const FORMS: &[(&str, &[&str], &str)] = &[
         "08:00.0",
     ),
     (
+        "a multipath drive of NVMe that the kernel uses",
+        &[
+            NO_MOUNTS,
+            "link class/block/nvme0n1 VIRT/nvme-subsystem/nvme-subsys0/nvme0n1
+             link class/block/nvme0c1n1 NVME1/nvme/nvme1/nvme0c1n1
+             file NVME1/nvme/nvme1/nvme0c1n1/hidden = 1
+             link VIRT/nvme-subsystem/nvme-subsys0/nvme1 NVME1/nvme/nvme1
+             file asked/disk/nvme0n1 = busy",
+        ],
+        "08:00.0",
+    ),
+    (
         "a folder of the host by 9p",
         &[
             "file proc/self/mountinfo = 1 1 0:40 / /host rw - 9p host0 rw,trans=virtio
@@ -610,7 +624,7 @@ fn stacks_that_meet_again_are_looked_at_once() {
         for (one, other) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             let (at, to) = (2 * layer + one, 2 * layer + 2 + other);
             let to = if layer == 15 { "SATA/ata1/block/sda".to_owned() } else { format!("VIRT/block/dm-{to}") };
-            parts.push_str(&format!("link VIRT/block/dm-{at}/slaves/dm-{other} {to}\n"));
+            writeln!(parts, "link VIRT/block/dm-{at}/slaves/dm-{other} {to}").unwrap();
         }
     }
     assert_eq!(machine(&parts).lifelines(), ["0000:00:17.0 / is mounted from it"]);
@@ -620,8 +634,8 @@ fn stacks_that_meet_again_are_looked_at_once() {
         link VIRT/nvme-subsystem/nvme-subsys0/nvme1 NVME1/nvme/nvme1\n"
         .to_owned();
     for number in 1..9 {
-        parts.push_str(&format!("link VIRT/nvme-subsystem/nvme-subsys{number}/nvme2 NVME0/nvme/nvme2\n"));
-        parts.push_str(&format!("file VIRT/nvme-subsystem/nvme-subsys{number}/nvme{number}n1/size = 1\n"));
+        writeln!(parts, "link VIRT/nvme-subsystem/nvme-subsys{number}/nvme2 NVME0/nvme/nvme2").unwrap();
+        writeln!(parts, "file VIRT/nvme-subsystem/nvme-subsys{number}/nvme{number}n1/size = 1").unwrap();
     }
     assert_eq!(machine(&parts).lifelines(), ["0000:08:00.0 / is mounted from it"]);
 }

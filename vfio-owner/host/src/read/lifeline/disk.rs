@@ -194,14 +194,16 @@ impl Found<'_> {
         let mut all = true;
         for name in self.tree.list("class/block").unwrap_or_default() {
             let Some(path) = resolve(self.tree, &format!("class/block/{name}")) else { continue };
-            let Some(device) = function(&path) else { continue };
-            if self.lifelines.iter().any(|lifeline| lifeline.device == device) {
+            // A way to a drive of several controllers is hidden, and cannot be opened; the drive can.
+            let is_hidden = text(self.tree, &format!("{path}/hidden")).is_some_and(|hidden| hidden.trim() == "1");
+            let device = function(&path);
+            let is_known = self.lifelines.iter().any(|lifeline| Some(lifeline.device) == device);
+            let is_disk = device.is_some() || path.contains("/nvme-subsystem/");
+            if is_hidden || is_known || !is_disk || self.disks.contains(&path) {
                 continue;
             }
             match self.is_claimed(&name, &path, MOST_STACKED) {
-                Some(true) => {
-                    self.on_the_way_to(&path, &Purpose::Claimed { disk: name });
-                }
+                Some(true) => self.block(&path, &Purpose::Claimed { disk: name }, MOST_STACKED),
                 Some(false) => {}
                 None => all = false,
             }

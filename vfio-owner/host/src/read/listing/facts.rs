@@ -255,7 +255,9 @@ impl Facts {
         parents.retain(|address, candidates| !matches!(&candidates[..], [parent] if parent.bus() == address.bus()));
         let mut children: BTreeMap<PciAddress, Vec<PciAddress>> = BTreeMap::new();
         for (address, candidates) in &parents {
-            candidates.iter().for_each(|parent| children.entry(*parent).or_default().push(*address));
+            for parent in candidates {
+                children.entry(*parent).or_default().push(*address);
+            }
         }
         let gaps = self.gaps();
         let functions = self.devices.iter().map(|(address, record)| record.device(*address));

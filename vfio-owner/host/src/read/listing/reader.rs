@@ -382,24 +382,20 @@ impl<'a> Reader<'a> {
         let below = |current: &&Current| {
             heading || current.form == Form::Record || line.indent > current.indent || attribute::is_detail(&line.text)
         };
-        match self.current.as_ref().filter(below).map(|current| current.device) {
-            Some(device) => {
-                self.facts.device(device).details = true;
-                self.facts.group(device, group, Place::Shown, line.number)
-            }
-            None => {
-                if is_prose(&line.text) {
-                    self.skip()
-                } else {
-                    self.doubt(line)
-                }
-                // Whatever it says of a group, what comes next may be that one's.
-                if let Some(scope) = &mut self.scope {
-                    scope.doubtful = true;
-                }
-                Ok(())
-            }
+        if let Some(device) = self.current.as_ref().filter(below).map(|current| current.device) {
+            self.facts.device(device).details = true;
+            return self.facts.group(device, group, Place::Shown, line.number);
         }
+        if is_prose(&line.text) {
+            self.skip();
+        } else {
+            self.doubt(line);
+        }
+        // Whatever it says of a group, what comes next may be that one's.
+        if let Some(scope) = &mut self.scope {
+            scope.doubtful = true;
+        }
+        Ok(())
     }
 
     /// Whether the next line is a device's and stands below this one, which is about no device.
