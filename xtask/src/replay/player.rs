@@ -13,9 +13,7 @@ use vfio_owner::iommu_core::software::{LockedPages, Process};
 use vfio_owner::iommu_core::{Access, Iova, UserAddr};
 use vfio_owner::iommufd_owner::compat::{CompatError, CompatMap, CompatType};
 
-use vfio_owner::iommufd_owner::{
-    Context, CopyRequest, MapRequest, NoObjectError, ObjectId, Place, UnmapError,
-};
+use vfio_owner::iommufd_owner::{Context, CopyRequest, MapRequest, NoObjectError, ObjectId, Place, UnmapError};
 use vfio_owner::testbed::{Machine, MachineError};
 use vfio_owner::{Container, DeviceFile, GroupFile, GroupStatus};
 
