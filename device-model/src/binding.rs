@@ -212,7 +212,7 @@ pub(crate) fn probe<B: Bus>(driver: &Arc<Registration<B>>, guard: &mut DeviceGua
     });
     dev.notify(&BusEvent::Binding(&undo));
     dev.show(ShownDriver::Linked(driver.name.clone()));
-    if let Some(Err(error)) = undo.with_driver(|driver, bound| driver.probe(bound)) {
+    if let Some(Err(error)) = undo.with_driver(AnyDriver::probe) {
         return Err(ProbeFailure::Callback(error));
     }
     complete(ScopeGuard::into_inner(ScopeGuard::into_inner(undo)));
@@ -281,12 +281,12 @@ pub(crate) fn detach<B: Bus>(guard: &mut DeviceGuard<'_, B>) {
 
 /// Repeats a deferred probe, unless somebody holds the device's lock, who makes it due again then.
 pub(crate) fn repeat<B: Bus>(dev: &Arc<Device<B>>) {
-    if let Some(mut guard) = dev.lock_or_leave(Left::Probe) {
+    let deferral = &dev.bus().core.deferral;
+    let postpone = || deferral.postpone(dev.id());
+    if let Some(mut guard) = dev.lock_or_leave(Left::Probe, postpone) {
+        deferral.resume(dev.id());
         search_initially(&mut guard);
-        return;
     }
-    let any: Arc<dyn AnyDevice> = dev.clone();
-    dev.bus().core.deferral.postpone(&any);
 }
 
 impl<B: Bus> BusShared<B> {

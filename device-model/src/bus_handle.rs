@@ -8,6 +8,7 @@ use crate::any_device::AnyDevice;
 use crate::binding::{self, ProbeFailure, SearchError};
 use crate::bus::{Bus, DmaErrorOf};
 use crate::device::{Device, DeviceSpec, Life};
+use crate::device_id::DeviceId;
 use crate::dma::{DmaConfigure, DmaError};
 use crate::errno::Errno;
 use crate::notifier::{BusEvent, Notifier, Subscription};
@@ -31,13 +32,22 @@ struct Keeper<B: Bus>(Arc<BusShared<B>>);
 
 impl<B: Bus> Drop for Keeper<B> {
     fn drop(&mut self) {
-        let mut at = None;
-        while let Some(dev) = self.0.device_before(at) {
-            at = Some(dev.id());
-            unbind::close(&dev);
-        }
-        self.0.clear();
+        let _clear = scopeguard::guard(&self.0, |bus| {
+            bus.core.close_bus(bus);
+            bus.clear();
+        });
+        close_before(&self.0, None);
     }
+}
+
+/// Closes the devices that came before this one, the youngest first; all of them, even if a callback unwinds.
+fn close_before<B: Bus>(bus: &Arc<BusShared<B>>, id: Option<DeviceId>) {
+    let mut at = scopeguard::guard(id, |id| close_before(bus, id));
+    while let Some(dev) = bus.device_before(*at) {
+        *at = Some(dev.id());
+        unbind::close(&dev);
+    }
+    scopeguard::ScopeGuard::into_inner(at);
 }
 
 /// A handle that does not keep the bus open.

@@ -15,6 +15,7 @@ use core::fmt;
 use core::sync::atomic::fence;
 
 use crate::any_device::AnyDevice;
+use crate::any_device::internal::Internal;
 use crate::device_id::DeviceId;
 use crate::driver::Awaits;
 use crate::driver_core::{CoreShared, Repeats};
@@ -193,8 +194,8 @@ impl Deferral {
     /// `dev` is bound, for all to see: it waits no more, and who waited for it is due.
     pub(crate) fn bound(&self, id: DeviceId, name: &Arc<str>) {
         fence(Ordering::SeqCst);
-        let concerned = [&self.listed, &self.searches].into_iter().any(|count| count.load(Ordering::SeqCst) > 0);
-        if concerned {
+        // In this order: a search that ends in a deferral lists its device before it is over.
+        if self.searches.load(Ordering::SeqCst) > 0 || self.listed.load(Ordering::SeqCst) > 0 {
             self.change(|lists| {
                 lists.take(id);
                 lists.trigger(Some(name));
@@ -215,9 +216,19 @@ impl Deferral {
         self.change(|lists| lists.make_due(id));
     }
 
-    /// A device whose lock somebody holds stays on the list; whoever holds the lock makes it due again.
-    pub(crate) fn postpone(&self, dev: &Arc<dyn AnyDevice>) {
-        self.change(|lists| lists.wait(dev, Awaits::Anything));
+    /// A device that was to be repeated waits again, for its lock is held.
+    pub(crate) fn postpone(&self, id: DeviceId) {
+        self.change(|lists| {
+            if let Some(Listed { stage: Stage::Repeating, .. }) = lists.devices.get(&id) {
+                lists.set(id, Stage::Waiting(Awaits::Anything));
+                lists.for_anything.insert(id);
+            }
+        });
+    }
+
+    /// A device that was postponed is repeated after all.
+    pub(crate) fn resume(&self, id: DeviceId) {
+        self.change(|lists| lists.set(id, Stage::Repeating));
     }
 
     /// The device waits no more: it is being removed, or nobody holds it.
@@ -233,8 +244,8 @@ impl Deferral {
             return;
         }
         // Below a device whose lock is held, perhaps by the caller, no other device's lock may be taken.
-        let left = matches!(self.repeats, Repeats::Inline)
-            && dev.parent().is_some_and(|parent| parent.leaves_repeats_to_holder());
+        let left =
+            matches!(self.repeats, Repeats::Inline) && dev.parent().is_some_and(Internal::leaves_repeats_to_holder);
         if !left {
             self.settle_unlocked();
         }
@@ -329,3 +340,6 @@ impl fmt::Debug for ProbeHold {
         f.write_str("ProbeHold")
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod tests;

@@ -301,13 +301,14 @@ impl<B: Bus> Device<B> {
         Turn { _turn: self.turn.lock(), _after: AfterUnlock { device: self, repeating: false } }
     }
 
-    /// The device lock if nobody holds it; else `left` is what whoever holds it does when it lets go.
-    pub(crate) fn lock_or_leave(self: &Arc<Self>, left: Left) -> Option<DeviceGuard<'_, B>> {
+    /// The device lock if nobody holds it; else, after `prepare`, `left` is what whoever holds it does when it lets go.
+    pub(crate) fn lock_or_leave(self: &Arc<Self>, left: Left, prepare: impl FnOnce()) -> Option<DeviceGuard<'_, B>> {
         let attempt = || {
             let state = self.state.try_lock()?;
             Some(DeviceGuard { state, after: AfterUnlock { device: self, repeating: matches!(left, Left::Probe) } })
         };
         attempt().or_else(|| {
+            prepare();
             let flag = self.left_to_holder.flag(left);
             flag.store(true, Ordering::SeqCst);
             fence(Ordering::SeqCst);

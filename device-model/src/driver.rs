@@ -19,16 +19,25 @@ pub type BoundTo<'a, B, D> = Bound<'a, B, <D as DriverDma>::Right<UseOf<B>>>;
 /// the same time.
 ///
 /// A driver for another bus does not compile:
-/// ```compile_fail,E0271
+/// ```compile_fail,E0277
+/// use device_model::pci::PciBus;
 /// use device_model::platform::PlatformBus;
-/// use device_model::{BusHandle, Driver, Unprotected};
+/// use device_model::{BoundTo, BusHandle, DmaApi, Driver, ProbeError, Unprotected};
 /// use std::sync::Arc;
 ///
-/// fn register<B: device_model::Bus>(platform: &BusHandle<PlatformBus<Unprotected>>, driver: impl Driver<B>)
-/// where
-///     B: device_model::Bus<Driver = dyn device_model::AnyDriver<B>, Device = device_model::pci::PciFunction>,
-/// {
-///     platform.add_driver(Arc::new(driver));
+/// struct Nic(Arc<str>);
+/// impl Driver<PciBus<Unprotected>> for Nic {
+///     type Dma = DmaApi;
+///     fn name(&self) -> &Arc<str> {
+///         &self.0
+///     }
+///     fn probe(&self, _: &mut BoundTo<'_, PciBus<Unprotected>, DmaApi>) -> Result<(), ProbeError> {
+///         Ok(())
+///     }
+/// }
+///
+/// fn register(platform: &BusHandle<PlatformBus<Unprotected>>) {
+///     let _ = platform.add_driver(Arc::new(Nic("nic".into())));
 /// }
 /// ```
 pub trait Driver<B: Bus>: Send + Sync + 'static {

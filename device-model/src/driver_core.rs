@@ -86,21 +86,14 @@ impl DriverCore {
 
     /// Makes a core without buses.
     pub fn with_repeats(repeats: Repeats) -> Self {
-        Self(Arc::new(CoreShared {
-            next_device: Mutex::new(1),
-            buses: Mutex::new(Vec::new()),
-            deferral: Deferral::new(repeats),
-        }))
+        Self(Arc::new(CoreShared::new(repeats)))
     }
 
     /// Adds a bus, which lives for as long as one of its handles; see [`BusHandle`].
     pub fn add_bus<B: Bus>(&self, bus: B) -> BusHandle<B> {
         let shared = Arc::new(BusShared::new(&self.0, bus));
-        let mut buses = self.0.buses.lock();
-        buses.retain(|bus| bus.strong_count() > 0);
         let any: Arc<dyn AnyBus> = shared.clone();
-        buses.push(Arc::downgrade(&any));
-        drop(buses);
+        self.0.buses.lock().push(Arc::downgrade(&any));
         BusHandle::new(shared)
     }
 
@@ -131,6 +124,15 @@ impl fmt::Debug for DriverCore {
 }
 
 impl CoreShared {
+    pub(crate) fn new(repeats: Repeats) -> Self {
+        Self { next_device: Mutex::new(1), buses: Mutex::new(Vec::new()), deferral: Deferral::new(repeats) }
+    }
+
+    /// The bus is closed: its devices may live on, but it is none of the core's buses any more.
+    pub(crate) fn close_bus<B: Bus>(&self, bus: &Arc<BusShared<B>>) {
+        self.buses.lock().retain(|other| !core::ptr::addr_eq(other.as_ptr(), Arc::as_ptr(bus)));
+    }
+
     pub(crate) fn next_device_id(&self) -> DeviceId {
         let mut next = self.next_device.lock();
         *next += 1;

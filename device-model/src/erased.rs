@@ -56,7 +56,7 @@ impl<B: Bus> Internal for Device<B> {
     }
 
     fn leaves_repeats_to_holder(self: Arc<Self>) -> bool {
-        self.lock_or_leave(Left::Repeats).is_none()
+        self.lock_or_leave(Left::Repeats, || ()).is_none()
     }
 
     fn repeat(self: Arc<Self>) {

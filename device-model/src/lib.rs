@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
-#[cfg(all(feature = "std", not(shuttle)))]
+#[cfg(all(any(feature = "std", test), not(shuttle)))]
 extern crate std;
 
 #[cfg(all(test, not(feature = "std"), not(shuttle)))]

@@ -53,7 +53,5 @@ pub use users::{UserGuard, Users};
 /// Atomics of the widths that every target has.
 #[cfg(not(shuttle))]
 pub mod atomic {
-    #[cfg(target_has_atomic = "64")]
-    pub use core::sync::atomic::AtomicU64;
     pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 }

@@ -382,7 +382,7 @@ pub(crate) fn take_back<B: Bus>(dev: &Arc<Device<B>>) {
 /// somebody holds the device's lock, that one does it.
 pub(crate) fn close<B: Bus>(dev: &Arc<Device<B>>) {
     let Some(_turn) = dev.turn_or_leave(Left::Close) else { return };
-    let Some(mut guard) = dev.lock_or_leave(Left::Close) else { return };
+    let Some(mut guard) = dev.lock_or_leave(Left::Close, || ()) else { return };
     if guard.state().life == Life::Gone {
         return;
     }

@@ -343,7 +343,7 @@ impl World {
             let inside = users.inside();
             assert!(inside > 0, "nobody is waited for in vain");
             assert!(users.enter().is_none(), "a driver that waits lets nobody in");
-            let account = &self.accounts_of[&device.id()];
+            let account = self.accounts_of.get(&device.id()).expect("every device has an account");
             assert_eq!(account.rights(), 1, "a driver that waits may do DMA");
             let number: usize = device.name()[3..].parse().expect("devices are called dev0, dev1, ...");
             let left = self.users.remove(&number).unwrap_or_default();

@@ -160,7 +160,8 @@ impl Domain {
         read
     }
 
-    /// Drops what a nested domain has cached of the page tables of user space, as [`Nested::invalidate`](crate::hardware::Nested::invalidate) does.
+    /// Drops what a nested domain has cached of the page tables of user space, as
+    /// [`Nested::invalidate`](crate::hardware::Nested::invalidate) does.
     ///
     /// # Errors
     /// The driver's; `EOPNOTSUPP` when the domain is not nested.

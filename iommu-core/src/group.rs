@@ -18,7 +18,7 @@ use crate::member::Member;
 use crate::observer::{Observer, Transition};
 use crate::ownership::Ownership;
 use crate::physical_memory::PhysicalMemory;
-use crate::registry::{GroupKey, GroupNumber};
+use crate::registry::{DeviceGroupKey, GroupNumber};
 use crate::reserved::{self, ReservedRegion};
 
 mod state;
@@ -41,7 +41,7 @@ pub struct Group {
     state: SpinMutex<GroupState>,
     observer: Option<Arc<dyn Observer>>,
     number: GroupNumber,
-    key: GroupKey,
+    key: DeviceGroupKey,
     memory: PhysicalMemory,
     /// What is mapped 1:1 in the default domain. Changed under the probe lock only; a lock of its own because the group
     /// lock is not held while the IOMMU driver maps.
@@ -64,7 +64,7 @@ pub struct MemberState {
 impl Group {
     pub(crate) fn new(
         number: GroupNumber,
-        key: GroupKey,
+        key: DeviceGroupKey,
         observer: Option<Arc<dyn Observer>>,
         memory: PhysicalMemory,
     ) -> Arc<Self> {
@@ -78,7 +78,7 @@ impl Group {
         self.number.id()
     }
 
-    pub(crate) fn key(&self) -> &GroupKey {
+    pub(crate) fn key(&self) -> &DeviceGroupKey {
         &self.key
     }
 
@@ -207,6 +207,7 @@ impl Group {
     }
 
     /// Takes the group lock to change what is attached or who holds the group.
+    #[inline]
     pub(crate) fn change(&self) -> Change<'_> {
         let guard = self.state.lock();
         let before = guard.before();
@@ -239,6 +240,7 @@ pub(crate) struct Change<'a> {
 
 impl Change<'_> {
     /// Unlocks, then tells the observer.
+    #[inline]
     pub(crate) fn finish(mut self, device: Option<&Arc<str>>, stuck: Option<&SwitchError>) {
         let group = self.group;
         let Some(transition) = self.transition(device, stuck) else { return };
@@ -272,6 +274,7 @@ impl DerefMut for Change<'_> {
 }
 
 impl Drop for Change<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.retired = self.guard.settle();
     }

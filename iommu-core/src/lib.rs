@@ -4,8 +4,11 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
-#[cfg(feature = "std")]
+#[cfg(any(feature = "std", test))]
 extern crate std;
+
+#[cfg(all(test, not(feature = "std"), not(shuttle)))]
+dma_locks::provide!(dma_locks::Spinning);
 
 pub use device_model;
 

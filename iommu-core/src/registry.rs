@@ -18,13 +18,13 @@ use crate::member::Member;
 /// Devices with equal keys share a group. It contains the unit, so that devices of two never do, whatever their drivers
 /// and topologies say.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(crate) struct GroupKey {
+pub(crate) struct DeviceGroupKey {
     /// The address of the unit, which its group keeps alive.
     unit: usize,
     which: Which,
 }
 
-impl GroupKey {
+impl DeviceGroupKey {
     pub(crate) fn new(group: &DeviceGroup) -> Self {
         Self { unit: Arc::as_ptr(group.iommu()).cast::<()>().addr(), which: group.which().clone() }
     }
@@ -35,7 +35,7 @@ impl GroupKey {
 pub(crate) struct Registry {
     /// Indexed by number.
     numbered: Vec<Option<Arc<Group>>>,
-    keyed: HashMap<GroupKey, Arc<Group>>,
+    keyed: HashMap<DeviceGroupKey, Arc<Group>>,
     members: HashMap<DeviceId, Arc<Member>>,
 }
 
@@ -70,7 +70,7 @@ impl Registry {
     }
 
     /// What it returns is to be dropped without the lock.
-    pub(crate) fn remove_group(&mut self, group: &Group) -> Option<(GroupKey, Arc<Group>)> {
+    pub(crate) fn remove_group(&mut self, group: &Group) -> Option<(DeviceGroupKey, Arc<Group>)> {
         if let Some(place) = self.numbered.get_mut(group.id().get() as usize) {
             *place = None;
         }
@@ -81,7 +81,7 @@ impl Registry {
         self.numbered.get(id.get() as usize)?.as_ref()
     }
 
-    pub(crate) fn group_of(&self, key: &GroupKey) -> Option<&Arc<Group>> {
+    pub(crate) fn group_of(&self, key: &DeviceGroupKey) -> Option<&Arc<Group>> {
         self.keyed.get(key)
     }
 

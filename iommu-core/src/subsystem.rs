@@ -18,7 +18,7 @@ use crate::hardware::{DefaultDomainType, Endpoint, IommuDriver};
 use crate::member::{Member, Probed, Served};
 use crate::observer::{FaultReports, Observer};
 use crate::physical_memory::PhysicalMemory;
-use crate::registry::{GroupKey, GroupNumber, Numbers, Registry};
+use crate::registry::{DeviceGroupKey, GroupNumber, Numbers, Registry};
 
 const PROBE_LOCK: LockClass = LockClass::new("probe lock", 700);
 const REGISTRY_LOCK: LockClass = LockClass::new("registry of groups", 710);
@@ -182,7 +182,7 @@ impl IommuSubsystem {
 
     fn add(&self, probing: &Probing<'_>, endpoint: &Endpoint, group: DeviceGroup) -> Result<Arc<Member>, AddError> {
         let group = group.of(endpoint);
-        let key = GroupKey::new(&group);
+        let key = DeviceGroupKey::new(&group);
         let (iommu, no_memory) = (group.iommu().clone(), || AddError::NoMemory { device: endpoint.name.clone() });
         let known = self.0.registry.lock().group_of(&key).cloned();
         let is_new = known.is_none();
@@ -205,7 +205,7 @@ impl IommuSubsystem {
         result.map(|()| member)
     }
 
-    fn new_group(&self, key: GroupKey) -> Result<Arc<Group>, TryReserveError> {
+    fn new_group(&self, key: DeviceGroupKey) -> Result<Arc<Group>, TryReserveError> {
         let number = GroupNumber::take(&self.0.numbers)?;
         Ok(Group::new(number, key, self.0.observer.clone(), self.0.memory.clone()))
     }

@@ -12,6 +12,9 @@
     reason = "what a test takes for granted may fail it"
 )]
 
+#[cfg(not(feature = "std"))]
+dma_locks::provide!(dma_locks::Spinning);
+
 mod common;
 
 use common::{Seen, World};

@@ -18,7 +18,20 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const SUCCESS: i32 = 33;
 
 /// What the kernel must say, in this order.
-const SAYS: &[&str] = &["booted"];
+const SAYS: &[&str] = &[
+    "nic.0: its DMA passes",
+    "refused with EPERM: group 0 is used by kernel drivers: disk.0 (sata), nic.0 (ether)",
+    "nic.0: ether waits until nobody has it open",
+    "nic.0: is closed",
+    "refused with EPERM: group 0 is used by kernel drivers: disk.0 (sata)",
+    "claimed: User { owner: Owner(vmm), claims: 1 }",
+    "disk.0: its DMA is blocked",
+    "refused with EBUSY: cannot bind ether to nic.0",
+    "    group 0 belongs to vmm",
+    "released: Idle",
+    "nic.0: ether is its driver",
+    "done",
+];
 
 /// What came of the kernel.
 pub(crate) enum Outcome {

@@ -210,6 +210,6 @@ pub mod atomic {
         )*};
     }
 
-    atomic!(AtomicBool: bool, AtomicU32: u32, AtomicU64: u64, AtomicUsize: usize);
-    counter!(AtomicU32: u32, AtomicU64: u64, AtomicUsize: usize);
+    atomic!(AtomicBool: bool, AtomicU32: u32, AtomicUsize: usize);
+    counter!(AtomicU32: u32, AtomicUsize: usize);
 }

@@ -71,7 +71,7 @@ fn an_unregistered_driver_leaves_the_last_bound_device_first() {
         "unuse B",
         "UNBOUND B -",
     ]);
-    assert!(!rig.bus.driver("K").is_some());
+    assert!(rig.bus.driver("K").is_none());
 }
 
 #[test]

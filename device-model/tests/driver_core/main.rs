@@ -3,7 +3,7 @@
 #![expect(clippy::expect_used, reason = "a broken expectation is how a test fails")]
 
 #[cfg(not(feature = "std"))]
-device_model::sync::dma_locks::provide!(device_model::sync::dma_locks::Spinning);
+dma_locks::provide!(dma_locks::Spinning);
 
 mod deferral;
 mod drivers;
@@ -12,5 +12,6 @@ mod matching;
 mod platform;
 mod rig;
 mod sequence;
+mod strangers;
 mod sysfs;
 mod waiting;

@@ -280,10 +280,6 @@ impl Rig {
         *self.dma.answer.lock() = error;
     }
 
-    pub(crate) fn tombstone(&self, text: &str) -> Tombstone {
-        Tombstone::new(&self.trace, text)
-    }
-
     pub(crate) fn driver_of(&self, device: &str) -> Option<String> {
         let dev = self.bus.device(device).expect("the device is there");
         let guard = dev.lock();

@@ -1,13 +1,17 @@
 //! Unbinding while somebody holds the device open: D50, V13. Real threads, no sleeps.
 
 use std::sync::mpsc;
+#[cfg(feature = "std")]
 use std::time::Duration;
 
-use device_model::sync::{Arc, thread};
+use std::thread;
+
+use device_model::sync::Arc;
 use device_model::{BindError, DeviceSpec, Errno, ProbeFailure, Progress, SysfsBindError};
 
 use crate::rig::{Device, Rig, open};
 
+#[cfg(feature = "std")]
 const LONG: Duration = Duration::MAX;
 
 /// A rig with device A bound to V, whose devices can be held open.
@@ -86,6 +90,7 @@ fn a_wait_ends_when_the_user_on_another_thread_leaves() {
     assert!(!a.lock().is_bound());
 }
 
+#[cfg(feature = "std")]
 #[test]
 fn a_wait_with_an_end_gives_the_value_back() {
     let (rig, a) = scene();
@@ -98,6 +103,7 @@ fn a_wait_with_an_end_gives_the_value_back() {
     rig.expect(&["remove A V again 1", "UNBOUND A -"]);
 }
 
+#[cfg(feature = "std")]
 #[test]
 fn a_wait_with_an_end_covers_every_device_of_the_driver() {
     // The wait for the first device must not use up the wait for the second, however long it may last.
@@ -191,6 +197,7 @@ fn drivers_probe_lets_a_device_be_whose_driver_waits() {
     assert_eq!(rig.driver_of("A"), None);
 }
 
+#[cfg(feature = "std")]
 #[test]
 fn others_bind_and_defer_while_one_waits() {
     // A bind that waits for a user must not hold up the repeats of other devices.
@@ -332,6 +339,7 @@ fn a_driver_and_its_waiting_device_may_both_go() {
     assert!(rig.bus.devices().is_empty() && rig.bus.drivers().is_empty());
 }
 
+#[cfg(feature = "std")]
 #[test]
 fn while_the_driver_waits_nobody_else_gets_in() {
     let (rig, a) = scene();

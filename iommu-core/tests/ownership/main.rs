@@ -8,6 +8,9 @@
     reason = "what a test takes for granted may fail it"
 )]
 
+#[cfg(not(feature = "std"))]
+dma_locks::provide!(dma_locks::Spinning);
+
 #[path = "../common/mod.rs"]
 mod common;
 

@@ -57,6 +57,7 @@ fn clippy(shell: &Shell) -> Result<Verdict> {
     for package in LIBRARIES.into_iter().chain(["vfio-host"]) {
         shell.cargo(&format!("clippy -p {package} --no-default-features -- -D warnings"), &[])?;
     }
+    shell.cargo("clippy -p iommu-core --no-default-features --features software -- -D warnings", &[])?;
     Ok(Verdict::Passed)
 }
 
@@ -122,7 +123,7 @@ fn model(shell: &Shell) -> Result<Verdict> {
         return Ok(Verdict::Skipped("no crate has a tests/model.rs".to_owned()));
     }
     let packages = packages(&modelled);
-    let scenes = format!("--features vfio-owner/iommufd --test model --target-dir {SHUTTLE}");
+    let scenes = format!("--features iommu-core/software,vfio-owner/iommufd --test model --target-dir {SHUTTLE}");
     let flags: &[(&str, &str)] = &[("RUSTFLAGS", "--cfg shuttle")];
     shell.cargo(&format!("clippy {packages} --lib {scenes} -- -D warnings"), flags)?;
     shell.cargo(&format!("test {packages} --release {scenes}"), flags)?;

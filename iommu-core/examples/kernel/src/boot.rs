@@ -89,10 +89,10 @@ impl fmt::Write for Serial {
 /// Writes a line to the serial line.
 #[macro_export]
 macro_rules! line {
-    ($($text:tt)*) => {
+    ($($text:tt)*) => {{
         // Writing to a serial line does not fail.
         let _ = core::fmt::Write::write_fmt(&mut $crate::boot::Serial, format_args!("{}\n", format_args!($($text)*)));
-    };
+    }};
 }
 
 /// How the run ended, as QEMU's debug-exit device passes it on: its status is `code * 2 + 1`.

@@ -26,7 +26,8 @@ unsafe impl GlobalAlloc for Heap {
             let at = (start.addr() + used).next_multiple_of(layout.align()) - start.addr();
             (at + layout.size() <= SIZE).then_some(at)
         };
-        let grown = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(place(used)? + layout.size()));
+        let grown =
+            self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(place(used)? + layout.size()));
         // SAFETY: the place is inside the region.
         grown.ok().and_then(place).map_or(ptr::null_mut(), |at| unsafe { start.add(at) })
     }
