@@ -14,7 +14,7 @@ const WINDOW: u64 = 0xfee0_0000;
 
 fn setup() -> (Rig, Context, ObjectId) {
     let rig = Rig::new(&["a1"]);
-    let context = Context::new("vmm");
+    let context = rig.context("vmm");
     let ioas = context.ioas_alloc().unwrap();
     (rig, context, ioas)
 }
@@ -25,7 +25,8 @@ fn errno(result: Result<Iova, MapErr>) -> Errno {
 
 #[test]
 fn f4_ids_begin_at_1_and_the_lowest_free_one_is_next() {
-    let context = Context::new("vmm");
+    let rig = Rig::new(&["a1"]);
+    let context = rig.context("vmm");
     let ids: Vec<_> = (0..3).map(|_| context.ioas_alloc().unwrap().get()).collect();
     assert_eq!(ids, [1, 2, 3]);
     context.destroy(ObjectId::new(2)).unwrap();
