@@ -9,6 +9,8 @@ mod config;
 mod driver;
 mod interrupts;
 mod model;
+#[cfg(feature = "testbed")]
+mod plain_memory;
 mod reset_scope;
 
 use alloc::sync::{Arc, Weak};
@@ -24,7 +26,9 @@ use self::config::VirtualConfig;
 pub use self::driver::VfioPciDriver;
 pub use self::interrupts::Raised;
 use self::interrupts::{Available, Interrupts};
-pub use self::model::{FunctionModel, PlainMemory};
+pub use self::model::FunctionModel;
+#[cfg(feature = "testbed")]
+pub use self::plain_memory::PlainMemory;
 pub use self::reset_scope::{ResetScope, reset_scope};
 use crate::device_ops::{
     DeviceInfo, DeviceKind, DeviceOps, IrqAction, IrqError, IrqIndex, IrqInfo, IrqSource, NotResettable, RegionError,
@@ -72,13 +76,8 @@ struct Session {
 }
 
 impl VfioPciDevice {
-    /// The device of `function`, with plain memory behind its windows.
-    pub fn new(function: PciFunction) -> Self {
-        Self::with_model(function, Arc::new(PlainMemory::new()))
-    }
-
-    /// The device of `function`, with `model` behind its windows.
-    pub fn with_model(function: PciFunction, model: Arc<dyn FunctionModel>) -> Self {
+    /// Makes the device of `function`, with `model` behind its windows.
+    pub fn new(function: PciFunction, model: Arc<dyn FunctionModel>) -> Self {
         let state = State { config: VirtualConfig::new(&function), session: None };
         Self {
             resettable: is_resettable(&function.config),
@@ -327,6 +326,5 @@ fn is_resettable(config: &ConfigSpace) -> bool {
     own_reset || register(CAP_POWER, 4).is_some_and(|control| control & 1 << 3 == 0)
 }
 
-#[cfg(test)]
-#[cfg(not(shuttle))]
+#[cfg(all(test, feature = "testbed", not(shuttle)))]
 mod tests;

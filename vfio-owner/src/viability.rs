@@ -30,7 +30,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use iommu_core::reserved::{RegionKind, ReservedRegion};
-#[cfg(feature = "std")]
+#[cfg(feature = "testbed")]
 use iommu_core::sysfs::{Snapshot, SysfsGroup};
 use iommu_core::{ClaimError, Group, GroupId};
 
@@ -208,7 +208,7 @@ impl Viability {
     }
 }
 
-#[cfg(feature = "std")]
+#[cfg(feature = "testbed")]
 fn worst(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
     verdicts.into_iter().fold(Verdict::Viable, |sum, verdict| match (sum, verdict) {
         (Verdict::NotViable, _) | (_, Verdict::NotViable) => Verdict::NotViable,
@@ -238,7 +238,7 @@ pub fn of_group(group: &Group) -> Viability {
 }
 
 /// The viability of a group as far as a sysfs tree shows it; `None` when the tree has no such group.
-#[cfg(feature = "std")]
+#[cfg(feature = "testbed")]
 pub fn of_snapshot(snapshot: &Snapshot, number: u32) -> Option<Viability> {
     let group = snapshot.group(number)?;
     let mut devices: Vec<_> = group
@@ -258,7 +258,7 @@ pub fn of_snapshot(snapshot: &Snapshot, number: u32) -> Option<Viability> {
     Some(Viability { group: GroupId::new(number), verdict, devices, group_reason })
 }
 
-#[cfg(feature = "std")]
+#[cfg(feature = "testbed")]
 fn standing_of(driver: &str) -> Standing {
     let name = driver.into();
     match dma_of(driver) {
@@ -269,7 +269,7 @@ fn standing_of(driver: &str) -> Standing {
 }
 
 /// The tree tells the regions of a group, not whose they are.
-#[cfg(feature = "std")]
+#[cfg(feature = "testbed")]
 fn blame_direct_region(group: &SysfsGroup, devices: &mut [DeviceViability]) {
     let Some(region) = group.reserved.iter().find(|region| region.kind == RegionKind::Direct).copied() else { return };
     let alone = devices.len() == 1;
@@ -279,7 +279,7 @@ fn blame_direct_region(group: &SysfsGroup, devices: &mut [DeviceViability]) {
     }
 }
 
-#[cfg(feature = "std")]
+#[cfg(feature = "testbed")]
 fn perhaps_owned(devices: &[DeviceViability]) -> Option<GroupReason> {
     devices.iter().find_map(|device| match &device.driver {
         Some(driver) if dma_of(driver) == DriverDma::UserSpace => {

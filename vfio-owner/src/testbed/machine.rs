@@ -24,7 +24,7 @@ use super::drivers;
 use crate::backend::Backend;
 use crate::error::{OpenDeviceError, OpenGroupError};
 use crate::type1::Type1;
-use crate::vfio_pci::{self, VfioPciDriver};
+use crate::vfio_pci::{self, PlainMemory, VfioPciDriver};
 use crate::viability::{DriverDma, dma_of};
 use crate::{DeviceFile, GroupFile, Vfio};
 
@@ -103,7 +103,7 @@ impl Machine {
         let core = DriverCore::new();
         let pci = core.add_bus(PciBus::new(iommu.clone()));
         let vfio = Vfio::new([Arc::new(Type1::new(&physical_memory)) as Arc<dyn Backend>]);
-        let vfio_pci = VfioPciDriver::new(vfio.clone());
+        let vfio_pci = VfioPciDriver::new(vfio.clone(), |_| Arc::new(PlainMemory::new()));
         for (name, functions) in bound_functions(snapshot) {
             // A name is a key of the map, so none is there twice.
             let _ = pci.add_driver(simulate(&name, &functions));

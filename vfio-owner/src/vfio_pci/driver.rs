@@ -1,5 +1,6 @@
 //! The driver.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::sync::{Arc, Weak};
@@ -7,26 +8,34 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use iommu_core::IommuSubsystem;
-use iommu_core::device_model::pci::{PciBus, PciId};
+use iommu_core::device_model::pci::{PciBus, PciFunction, PciId};
 use iommu_core::device_model::sync::Mutex;
 use iommu_core::device_model::{AnyDevice, BoundTo, Driver, DriverManaged, ProbeError, Removal};
 
-use super::{IDS, NAME, ResetScope, VfioPciDevice, admits, reset_scope};
+use super::{FunctionModel, IDS, NAME, ResetScope, VfioPciDevice, admits, reset_scope};
 use crate::device::DeviceSetId;
 use crate::vfio::{Registration, Vfio};
+
+type Models = Box<dyn Fn(&PciFunction) -> Arc<dyn FunctionModel> + Send + Sync>;
 
 /// vfio-pci: registers every function with VFIO that it is bound to, and lets go of one only when its users have.
 pub struct VfioPciDriver {
     name: Arc<str>,
     vfio: Vfio,
+    /// What is behind the windows of a function.
+    models: Models,
     /// Leaf lock: the functions that it has, by name.
     devices: Mutex<BTreeMap<Arc<str>, Weak<VfioPciDevice>>>,
 }
 
 impl VfioPciDriver {
-    /// Returns a driver that registers its devices with `vfio`.
-    pub fn new(vfio: Vfio) -> Arc<Self> {
-        Arc::new(Self { name: NAME.into(), vfio, devices: Mutex::default() })
+    /// Returns a driver that registers its devices with `vfio`, and asks `models` at each probe for the hardware behind a
+    /// function's windows.
+    pub fn new(
+        vfio: Vfio,
+        models: impl Fn(&PciFunction) -> Arc<dyn FunctionModel> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self { name: NAME.into(), vfio, models: Box::new(models), devices: Mutex::default() })
     }
 
     /// The simulated side of a function that is bound to it: to raise interrupts, for instance.
@@ -59,7 +68,7 @@ impl Driver<Pci> for VfioPciDriver {
         };
         let bridge =
             if set == DeviceSetId::Alone { None } else { device.parent().map(|parent| Arc::downgrade(&parent)) };
-        let served = Arc::new(VfioPciDevice::new(function.clone()).below(bridge));
+        let served = Arc::new(VfioPciDevice::new(function.clone(), (self.models)(function)).below(bridge));
         let registration = self.vfio.register(device, &set, served.clone());
         dev.manage(registration.map_err(|error| ProbeError::caused_by(error.errno(), error))?);
         self.devices.lock().insert(device.name().clone(), Arc::downgrade(&served));
