@@ -34,6 +34,8 @@ mod order;
 #[cfg(shuttle)]
 pub mod pending;
 mod users;
+#[cfg(shuttle)]
+pub mod weak;
 
 pub use alloc::sync::{Arc, Weak};
 #[cfg(any(feature = "std", shuttle))]

@@ -10,6 +10,16 @@ mod counted;
 #[cfg(shuttle)]
 mod design;
 #[cfg(shuttle)]
+mod designs;
+#[cfg(shuttle)]
+mod machine;
+#[cfg(shuttle)]
+mod pointer;
+#[cfg(shuttle)]
+mod probing;
+#[cfg(shuttle)]
+mod proposed;
+#[cfg(shuttle)]
 mod questions;
 #[cfg(shuttle)]
 mod reduced;
@@ -49,7 +59,7 @@ fn main() -> std::process::ExitCode {
         for run in &question.runs {
             report::begins(question, run);
             let begin = std::time::Instant::now();
-            let found = search::search(&run.scene, run.method, report::progress);
+            let found = search::search(&run.scene, run.method, run.memory, report::progress);
             report::ends(question, run, &found, begin.elapsed());
             expected &= (found.wrong > 0) == (run.expected == questions::Expected::Fails);
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::questions::{Expected, Question, Run};
-use crate::search::{Found, Method};
+use crate::search::{Found, Memory, Method};
 use crate::stage::Play;
 
 fn tell(line: &Value) {
@@ -16,7 +16,7 @@ fn tell(line: &Value) {
 
 /// A question that could be asked.
 pub(crate) fn listed(question: &Question) {
-    let designs: Vec<_> = question.runs.iter().map(|run| run.design).collect();
+    let designs: Vec<_> = question.runs.iter().map(|run| run.design.name).collect();
     tell(&json!({
         "kind": "question", "question": question.name, "asks": question.asks, "facts": question.facts,
         "designs": designs,
@@ -25,7 +25,7 @@ pub(crate) fn listed(question: &Question) {
 
 /// A search begins.
 pub(crate) fn begins(question: &Question, run: &Run) {
-    tell(&json!({ "kind": "begin", "question": question.name, "design": run.design }));
+    tell(&json!({ "kind": "begin", "question": question.name, "design": run.design.name }));
 }
 
 /// So many schedules have been tried.
@@ -45,7 +45,9 @@ pub(crate) fn ends(question: &Question, run: &Run, found: &Found, took: Duration
         "question": question.name,
         "asks": question.asks,
         "facts": question.facts,
-        "design": run.design,
+        "design": run.design.name,
+        "meaning": run.design.meaning,
+        "memory": match run.memory { Memory::Sequential => "sequential", Memory::Weak => "weak" },
         "expected": match run.expected { Expected::Holds => "holds", Expected::Fails => "fails" },
         "method": method,
         "schedules": found.schedules,

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use device_model::sync::weak;
 use shuttle::scheduler::{DfsScheduler, PctScheduler, Schedule, Scheduler, Task, TaskId};
 use shuttle::{Config, FailurePersistence, Runner};
 
@@ -25,6 +26,15 @@ pub(crate) enum Method {
     Compared,
     /// So many, chosen at random with few changes between threads.
     Sampled(usize),
+}
+
+/// What a load may return.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Memory {
+    /// The newest value.
+    Sequential,
+    /// Any value that C11 allows; see [`device_model::sync::weak`].
+    Weak,
 }
 
 /// What came out.
@@ -90,15 +100,18 @@ pub(crate) fn quiet() {
 }
 
 /// Plays `scene` in the schedules of `method`.
-pub(crate) fn search(scene: &Scene, method: Method, progress: Progress) -> Found {
+pub(crate) fn search(scene: &Scene, method: Method, memory: Memory, progress: Progress) -> Found {
     match method {
-        Method::Every => run(&Reduced::default(), scene, progress),
+        Method::Every => run(&Reduced::default(), scene, memory, progress),
         Method::Sampled(budget) => {
-            run(&Shared::new(PctScheduler::new_from_seed(SEED, CHANGES, budget)), scene, progress)
+            run(&Shared::new(PctScheduler::new_from_seed(SEED, CHANGES, budget)), scene, memory, progress)
         }
         Method::Compared => {
-            let few = run(&Reduced::default(), scene, progress);
-            let all = run(&Shared::new(DfsScheduler::new(None, false)), scene, progress);
+            let few = run(&Reduced::default(), scene, memory, progress);
+            let all = match memory {
+                Memory::Sequential => run(&Shared::new(DfsScheduler::new(None, false)), scene, memory, progress),
+                Memory::Weak => run(&Reduced::all(), scene, memory, progress),
+            };
             // Not how often, but whether at all.
             let lost = all.ways().symmetric_difference(&few.ways()).count();
             Found { reduced: Some(few.schedules), wrong: lost, counterexample: None, ..all }
@@ -107,8 +120,9 @@ pub(crate) fn search(scene: &Scene, method: Method, progress: Progress) -> Found
 }
 
 /// A failure ends the runner, but not the search: the next runner goes on with the same scheduler.
-fn run<S: Scheduler + Clone + 'static>(scheduler: &S, scene: &Scene, progress: Progress) -> Found {
+fn run<S: Scheduler + Clone + 'static>(scheduler: &S, scene: &Scene, memory: Memory, progress: Progress) -> Found {
     reduced::begin();
+    let choose = (memory == Memory::Weak).then_some(reduced::choose as weak::Choose);
     let mut config = Config::new();
     config.failure_persistence = FailurePersistence::None;
     config.silence_warnings = true;
@@ -118,6 +132,7 @@ fn run<S: Scheduler + Clone + 'static>(scheduler: &S, scene: &Scene, progress: P
         let scene = scene.clone();
         let once = move || {
             stage::clear();
+            weak::reset(choose);
             let outcome = scene();
             record(stage::take(), outcome, progress);
         };

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use device_model::sync::pending::{Step, announced};
-use device_model::sync::thread;
+use device_model::sync::{thread, weak};
 
 /// One line of a timeline.
 #[derive(Clone, PartialEq, Eq)]
@@ -19,7 +19,8 @@ pub(crate) struct Line {
     pub(crate) what: String,
     /// It says what is wrong, rather than what is done.
     pub(crate) wrong: bool,
-    pub(crate) locks: Vec<String>,
+    /// The locks that are held now, each with the thread that holds it.
+    pub(crate) locks: Vec<(String, usize)>,
     pub(crate) ownership: String,
 }
 
@@ -106,12 +107,20 @@ impl Stage {
     }
 
     fn line_of(&mut self, me: usize, what: String, wrong: bool) {
-        let locks = self.locks.get(&me).cloned().unwrap_or_default();
+        let locks = self.held();
         // What the main thread sets up before the others come is not part of the story.
         if let Some(thread) = self.columns.get(&me).copied() {
             let ownership = self.ownership();
             self.play.lines.push(Line { thread, what, wrong, locks, ownership });
         }
+    }
+
+    /// Each lock once, though a thread may say more than once that it holds it.
+    fn held(&self) -> Vec<(String, usize)> {
+        let column = |(thread, locks): (&usize, &Vec<String>)| Some((*self.columns.get(thread)?, locks.clone()));
+        let held = self.locks.iter().filter_map(column);
+        let held = held.flat_map(|(thread, locks)| locks.into_iter().map(move |lock| (lock, thread)));
+        held.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     fn broken(&mut self, what: impl Into<String>) {
@@ -125,6 +134,13 @@ impl Stage {
         if !self.tolerated.contains(&rule) {
             self.broken(what);
         }
+    }
+
+    /// Kernel uses and claims; one that is being released counts no more.
+    fn users(&self) -> usize {
+        let claims: u32 = self.claims.values().sum();
+        let leaving = u32::from(self.leaving.contains(&me()));
+        self.rights.len() + usize::try_from(claims.saturating_sub(leaving)).unwrap_or(usize::MAX)
     }
 
     /// Nothing that user space drives may reach the kernel's memory.
@@ -314,6 +330,18 @@ pub(crate) fn attached(device: &str, reach: Reach) {
     });
 }
 
+/// The design has said whether the group has exactly one user.
+pub(crate) fn told_one_user(one: bool) {
+    with(|stage| {
+        stage.line(format!("is told that the group has {}", if one { "one user" } else { "none, or more than one" }));
+        match (one, stage.users() == 1) {
+            (true, false) => stage.breaks(Rule::Exclusion, "an attach is allowed though there is another user"),
+            (false, true) => stage.breaks(Rule::JustRefusal, "an attach is refused though there is one user"),
+            (true, true) | (false, false) => {}
+        }
+    });
+}
+
 /// Everybody has given back what they had: nobody may have the group any more.
 pub(crate) fn curtain() {
     with(|stage| {
@@ -335,7 +363,9 @@ pub(crate) fn thread<T: Send + 'static>(name: &'static str, work: impl FnOnce() 
         stage.play.threads.push(name);
         stage.play.threads.len() - 1
     });
+    let seen = weak::seen();
     let begin = move || {
+        weak::adopt(&seen);
         with(|stage| stage.columns.insert(me(), column));
         work()
     };

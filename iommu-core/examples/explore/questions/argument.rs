@@ -1,76 +1,82 @@
-//! What the argument was about: the interleavings H8 to H16 and H19, asked of both designs.
+//! What the argument was about: the interleavings H8 to H16 and H19, asked of the designs.
 
+use device_model::sync::atomic::Ordering;
 use iommu_core::{KernelUse, Owner};
 
-use super::{Question, won};
+use super::Expected::{Fails, Holds};
+use super::{DEVICES, Question, memory, won};
 use crate::counted::Counted;
 use crate::design::{A, B, Design, Kind};
+use crate::designs::{
+    BEST, COUNTED_ALONE, RELAXED, RELEASE_ACQUIRE, WALK, WALK_BEFORE, WALK_GIVES_BACK, WALK_INSIDE, WALK_PUBLISHED,
+    WALK_TWICE,
+};
+use crate::proposed::Proposed;
+use crate::search::Memory;
 use crate::stage::{self, Rule};
 use crate::user::{claim_device, claim_group};
-use crate::walk::{GiveBack, Look, Publish, Variant, Walk};
-
-const LOOK_TWICE: Variant = Variant { look: Look::Twice, ..Variant::PLAIN };
-const LOCK_INSIDE: Variant = Variant { look: Look::LockInside, ..Variant::PLAIN };
-const LOCK_BEFORE: Variant = Variant { look: Look::LockBefore, ..Variant::PLAIN };
-const PUBLISH_FIRST: Variant = Variant { publish: Publish::BeforeWalk, ..Variant::PLAIN };
-const KEEP_WHILE_MANAGED: Variant = Variant { give_back: GiveBack::AfterWalk, ..Variant::PLAIN };
-
-const PLAIN: &str = "walk, plain read";
-const TWICE: &str = "walk, looks twice";
-const INSIDE: &str = "walk, device lock inside";
-const BEFORE: &str = "walk, device locks before";
-const FIRST: &str = "walk, claim published first";
-const KEEP: &str = "walk, released by a walk";
+use crate::walk::Walk;
 
 pub(super) fn questions() -> Vec<Question> {
     vec![
         Question::new("freed-driver", "Does a claim read a driver whose module has been freed?", "H8")
-            .ships(|| freed_driver(&Counted::new()))
-            .fails(PLAIN, || freed_driver(&Walk::plain())),
+            .counted(freed_driver)
+            .walk(Fails, WALK, freed_driver),
         Question::new("not-yet", "Is a claim refused because of a driver that has no right to DMA yet?", "H9, Lt4.1")
-            .ships(|| bind_and_claim(&Counted::new()))
-            .fails(PLAIN, || bind_and_claim(&Walk::plain()))
-            .holds(BEFORE, || bind_and_claim(&Walk::new(LOCK_BEFORE))),
+            .counted(bind_and_claim)
+            .walk(Fails, WALK, bind_and_claim)
+            .walk(Holds, WALK_BEFORE, bind_and_claim)
+            .run(BEST.0, Holds, || bind_and_claim(&owned_through_c())),
         Question::new(
             "no-winner",
             "Can a bind and a claim refuse each other, so that nobody has the group?",
             "H10, L40",
         )
-        .ships(|| one_winner(&Counted::new()))
-        .holds(PLAIN, || one_winner(&Walk::plain()))
-        .fails(FIRST, || one_winner(&Walk::new(PUBLISH_FIRST))),
+        .counted(one_winner)
+        .walk(Holds, WALK, one_winner)
+        .walk(Fails, WALK_PUBLISHED, one_winner)
+        .run(BEST.0, Holds, || one_winner(&owned_through_c())),
         Question::new("no-more", "Is a claim refused because of a driver whose DMA has ended?", "H11, Lt4.5")
-            .ships(|| unbind_and_claim(&Counted::new()))
-            .fails(PLAIN, || unbind_and_claim(&Walk::plain())),
+            .counted(unbind_and_claim)
+            .walk(Fails, WALK, unbind_and_claim)
+            .proposed(Fails, BEST, unbind_and_claim),
         Question::new("other-driver", "Does the answer to a claim hang on when a driver was looked at?", "H12")
             .ships(|| replaced_driver(&Counted::new(), None))
-            .fails(TWICE, || replaced_driver(&Walk::new(LOOK_TWICE), Some(Rule::JustRefusal))),
+            .run(WALK_TWICE.0, Fails, || replaced_driver(&Walk::new(WALK_TWICE.1), Some(Rule::JustRefusal))),
         Question::new("never-released", "Is the group kept after the only claim was released?", "H13")
-            .ships(|| bound_but_not_claimed(&Counted::new()))
-            .fails(KEEP, || bound_but_not_claimed(&Walk::new(KEEP_WHILE_MANAGED))),
+            .counted(bound_but_not_claimed)
+            .walk(Fails, WALK_GIVES_BACK, bound_but_not_claimed),
         Question::new("nesting", "Does the release of one claim take the group from another claim?", "H13, H14, I25")
-            .ships(|| nested_claims(&Counted::new()))
-            .fails(PLAIN, || nested_claims(&Walk::plain())),
+            .counted(nested_claims)
+            .walk(Fails, WALK, nested_claims),
         Question::new("lock-inside", "Can a bind and a claim deadlock?", "H15, L33")
-            .ships(|| bind_and_claim_only(&Counted::new()))
-            .fails(INSIDE, || bind_and_claim_only(&Walk::new(LOCK_INSIDE))),
+            .counted(bind_and_claim_only)
+            .walk(Fails, WALK_INSIDE, bind_and_claim_only)
+            .run(BEST.0, Holds, || bind_and_claim_only(&owned_through_c())),
         Question::new("lock-before", "Can an unbind that waits for a user and the user's claim deadlock?", "H16, L35")
-            .ships(|| waiting_unbind(&Counted::new()))
-            .holds(PLAIN, || waiting_unbind(&Walk::plain()))
-            .fails(BEFORE, || waiting_unbind(&Walk::new(LOCK_BEFORE))),
+            .counted(waiting_unbind)
+            .walk(Holds, WALK, waiting_unbind)
+            .walk(Fails, WALK_BEFORE, waiting_unbind)
+            .proposed(Holds, BEST, waiting_unbind),
         Question::new("false-free", "Do kernel DMA and user space ever have the group at once?", "H19, I4")
-            .ships(|| false_free(&Counted::new()))
-            .holds(PLAIN, || false_free(&Walk::plain()))
-            .holds(BEFORE, || false_free(&Walk::new(LOCK_BEFORE)))
-            .holds(FIRST, || false_free(&Walk::new(PUBLISH_FIRST))),
+            .counted(false_free)
+            .walk(Holds, WALK, false_free)
+            .walk(Holds, WALK_BEFORE, false_free)
+            .walk(Holds, WALK_PUBLISHED, false_free)
+            .run(BEST.0, Holds, || false_free(&owned_through_c())),
         Question::new("search", "Does the search miss an outcome because it leaves orders out?", "L40")
-            .compared("counted, without a bus", uses_and_claims)
-            .compared(PLAIN, || bind_and_claim(&Walk::plain()))
-            .compared(INSIDE, || bind_and_claim(&Walk::new(LOCK_INSIDE)))
-            .compared(FIRST, || one_winner(&Walk::new(PUBLISH_FIRST)))
-            .compared(BEFORE, || waiting_unbind(&Walk::new(LOCK_BEFORE)))
-            .compared(PLAIN, || unbind_and_claim(&Walk::plain())),
+            .compared(Memory::Sequential, COUNTED_ALONE, uses_and_claims)
+            .compared(Memory::Sequential, BEST.0, || one_winner(&Proposed::new(BEST.1)))
+            .compared(Memory::Weak, RELAXED, || memory::store_buffering(Ordering::Relaxed))
+            .compared(Memory::Weak, RELEASE_ACQUIRE, || memory::message(Ordering::AcqRel)),
     ]
+}
+
+/// The owner is known by the driver of a device, so there must be one: C has it.
+fn owned_through_c() -> Proposed {
+    let proposed = Proposed::with(BEST.1, &DEVICES);
+    proposed.bind(Kind::Managed, "C");
+    proposed
 }
 
 fn freed_driver<D: Design>(design: &D) -> String {

@@ -120,7 +120,7 @@ fn hot_add() -> String {
     let counted = Counted::new();
     let plugger = counted.clone();
     let plug = stage::thread("plug C, bind nic to it", move || {
-        let _device = plugger.plug("C");
+        let _device = plugger.machine().plug("C");
         plugger.bind(Kind::Kernel, "C")
     });
     let claimer = counted.clone();
@@ -139,9 +139,7 @@ fn hot_remove() -> String {
     let counted = Counted::new();
     let remover = counted.clone();
     let remove = stage::thread("unplug B", move || {
-        if let Some(device) = remover.device(B) {
-            remover.bus.remove_device(&device).wait();
-        }
+        remover.machine().unplug(B);
     });
     let user = counted.clone();
     let user = stage::thread("claim of B by X", move || claim_device(&user, "X", B));
@@ -160,7 +158,7 @@ fn hot_remove() -> String {
 
 fn failing_probe() -> String {
     let counted = Counted::new();
-    let bound = bind(&counted, "bind broken to A", Kind::Failing, A);
+    let bound = bind(&counted, "bind broken-nic to A", Kind::Failing, A);
     let user = counted.clone();
     let user = stage::thread("claim by X, release", move || claim_group(&user, "X").is_some());
     let (bound, claimed) = (bound.join(), user.join());
@@ -219,7 +217,7 @@ fn replace() -> String {
 fn close() -> String {
     let counted = Counted::new();
     counted.bind(Kind::Managed, A);
-    let (open, device) = (counted.open(A), counted.device(A));
+    let open = counted.open(A);
     let unbinder = counted.clone();
     let unbind = stage::thread("unbind vfio-pci", move || {
         unbinder.unbind(Kind::Managed, A);
@@ -231,12 +229,12 @@ fn close() -> String {
         drop(open);
         left
     });
-    let locker = device.clone();
-    let lock = stage::thread("lock of A", move || locker.is_some_and(|device| device.lock().is_bound()));
+    let locker = counted.clone();
+    let lock = stage::thread("lock of A", move || locker.machine().is_bound(A));
     unbind.join();
     stage::must(user.join(), "the device could not be opened");
     let seen = lock.join();
-    stage::must(device.is_some_and(|device| device.lock().driver().is_none()), "the driver is there after the unbind");
+    stage::must(!counted.machine().is_bound(A), "the driver is there after the unbind");
     if seen { "locked while bound" } else { "locked after the unbind" }.to_owned()
 }
 
@@ -262,16 +260,14 @@ fn turns() -> String {
 fn crowd() -> String {
     let counted = Counted::with(&super::DEVICES);
     let binds =
-        [bind(&counted, "bind nic to A", Kind::Kernel, A), bind(&counted, "bind broken to B", Kind::Failing, B)];
+        [bind(&counted, "bind nic to A", Kind::Kernel, A), bind(&counted, "bind broken-nic to B", Kind::Failing, B)];
     let users = [("claim by X", "X", A), ("claim by Y", "Y", "C")].map(|(title, owner, device)| {
         let user = counted.clone();
         stage::thread(title, move || claim_device(&user, owner, device).is_some())
     });
     let remover = counted.clone();
     let remove = stage::thread("unplug C", move || {
-        if let Some(device) = remover.device("C") {
-            remover.bus.remove_device(&device).wait();
-        }
+        remover.machine().unplug("C");
     });
     let [bound, _] = binds.map(stage::Thread::join);
     let [x, y] = users.map(stage::Thread::join);

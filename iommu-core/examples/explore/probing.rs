@@ -1,0 +1,89 @@
+//! A driver core that probes by itself: a driver for `A` that waits until `B` has its driver, and the driver of `B`.
+
+use std::sync::Arc;
+
+use device_model::platform::{PlatformBus, PlatformDriver};
+use device_model::sync::atomic::{AtomicBool, Ordering};
+use device_model::{
+    Autoprobe, Awaits, BusHandle, DeviceGuard, DeviceId, DeviceSpec, DmaApi, Driver, DriverCore, ProbeError, ProbeHold,
+    Removal, Unprotected,
+};
+
+use crate::design::{A, B};
+use crate::stage;
+
+struct Prober {
+    name: Arc<str>,
+    part: Part,
+}
+
+enum Part {
+    /// Makes what the other waits for.
+    Supplier(Arc<AtomicBool>),
+    Waiter(Arc<AtomicBool>),
+}
+
+impl Driver for Prober {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn probe(&self, dev: &mut DeviceGuard<'_>) -> Result<(), ProbeError> {
+        let device = dev.device().name();
+        match &self.part {
+            Part::Supplier(there) => there.store(true, Ordering::SeqCst),
+            Part::Waiter(there) if !there.load(Ordering::SeqCst) => {
+                stage::step(format!("{} defers its probe of {device}", self.name));
+                return Err(ProbeError::Deferred(Awaits::Anything));
+            }
+            Part::Waiter(_) => {}
+        }
+        stage::step(format!("{} is bound to {device}", self.name));
+        Ok(())
+    }
+
+    fn remove(&self, _dev: &mut DeviceGuard<'_>, _attempt: u32) -> Removal {
+        Removal::Done
+    }
+}
+
+/// The core and its bus. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Probing {
+    core: DriverCore,
+    bus: BusHandle,
+}
+
+impl Probing {
+    /// Without a device.
+    pub(crate) fn new() -> Self {
+        let core = DriverCore::new();
+        let bus = core.add_bus(PlatformBus::new(Arc::new(Unprotected)));
+        let there = Arc::new(AtomicBool::new(false));
+        let waiter = Prober { name: "waiter".into(), part: Part::Waiter(there.clone()) };
+        let supplier = Prober { name: "supplier".into(), part: Part::Supplier(there) };
+        for (prober, device) in [(waiter, A), (supplier, B)] {
+            let driver = PlatformDriver::new(Arc::new(prober), DmaApi::Kernel).with_ids([device]);
+            stage::must(bus.add_driver(Arc::new(driver)).is_ok(), "a driver can be registered");
+        }
+        Self { core, bus }
+    }
+
+    /// Adds a device; its drivers are probed.
+    pub(crate) fn plug(&self, device: &'static str) -> Option<DeviceId> {
+        stage::step(format!("adds {device}"));
+        self.bus.add_device(DeviceSpec::new(device)).ok().map(|device| device.id())
+    }
+
+    pub(crate) fn is_bound(&self, device: &str) -> bool {
+        self.bus.device(device).is_some_and(|device| device.lock().is_bound())
+    }
+
+    pub(crate) fn hold_probes(&self) -> ProbeHold {
+        self.core.hold_probes()
+    }
+
+    pub(crate) fn stop_probing(&self) {
+        self.bus.set_autoprobe(Autoprobe::Off);
+    }
+}
