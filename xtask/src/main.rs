@@ -19,7 +19,7 @@ enum Command {
     Ci(ci::Ci),
     /// Boot the snapshot of a real machine and tell the story of one card
     Demo,
-    /// Play both designs of DMA ownership in every interleaving, and show what goes wrong
+    /// Play the designs of DMA ownership in every interleaving, and show what goes wrong
     Explore(explore::Explore),
     /// Break the rules on purpose, one at a time, and look that the tests notice
     Mutants(mutants::Mutants),

@@ -32,6 +32,8 @@ struct Memory {
     released: BTreeMap<(Object, usize), View>,
     /// The newest `SeqCst` store.
     strict: View,
+    /// The last load returned another value than the newest.
+    old: bool,
 }
 
 std::thread_local! {
@@ -98,8 +100,16 @@ pub(super) fn load(object: Object, order: Ordering, newest: usize) -> usize {
     let oldest = MEMORY.with_borrow_mut(|memory| memory.choose.zip(memory.oldest(object, order)));
     // The choice belongs to whoever schedules, who may look at the model.
     let store = oldest.map_or(newest, |(choose, oldest)| newest - choose(newest - oldest + 1));
-    MEMORY.with_borrow_mut(|memory| memory.read(object, order, store));
+    MEMORY.with_borrow_mut(|memory| {
+        memory.read(object, order, store);
+        memory.old = store < newest;
+    });
     store
+}
+
+/// Returns whether the last load of all threads returned another value than the newest.
+pub fn was_old() -> bool {
+    MEMORY.with_borrow(|memory| memory.old)
 }
 
 /// Store number `store` is made.

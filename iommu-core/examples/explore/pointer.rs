@@ -4,6 +4,7 @@
 //! designs that read it without the lock bring the word along.
 
 use device_model::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use device_model::sync::weak;
 
 use crate::design::{A, B, Kind};
 use crate::machine;
@@ -62,11 +63,13 @@ impl Pointers {
 
     /// Reads the driver of a device and, from the driver's memory, whether it manages its own DMA.
     pub(crate) fn follow(&self, device: &str) -> Option<Kind> {
-        let Some(mut driver) = self.read(device) else {
-            stage::step(format!("looks at {device}: no driver"));
+        let read = self.read(device);
+        let old = if weak::was_old() { " (an old value)" } else { "" };
+        let Some(mut driver) = read else {
+            stage::step(format!("looks at {device}: no driver{old}"));
             return None;
         };
-        stage::step(format!("looks at {device}: its driver is {}", driver.name()));
+        stage::step(format!("looks at {device}: its driver is {}{old}", driver.name()));
         if self.fetch == Fetch::Twice {
             let Some(again) = self.read(device) else {
                 stage::broken(format!("reads {device}.driver again, and follows a null pointer"));

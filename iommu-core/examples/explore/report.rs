@@ -33,8 +33,9 @@ pub(crate) fn progress(schedules: usize) {
     tell(&json!({ "kind": "progress", "schedules": schedules }));
 }
 
-/// A search has ended.
-pub(crate) fn ends(question: &Question, run: &Run, found: &Found, took: Duration) {
+/// A search has ended; `counted` is what the design that ships does in the schedule that went wrong. Whether the answer
+/// is the expected one.
+pub(crate) fn ends(question: &Question, run: &Run, found: &Found, counted: Option<&Play>, took: Duration) -> bool {
     let method = match run.method {
         Method::Every => "every",
         Method::Compared => "compared",
@@ -56,18 +57,20 @@ pub(crate) fn ends(question: &Question, run: &Run, found: &Found, took: Duration
         "violations": found.wrong,
         "seconds": took.as_secs_f64(),
         "outcomes": found.outcomes,
-        "counterexample": found.counterexample.as_ref().map(counterexample),
+        "counterexample": found.counterexample.as_ref().map(schedule),
+        "counted": counted.map(schedule),
     }));
+    (found.wrong > 0) == (run.expected == Expected::Fails)
 }
 
-fn counterexample(play: &Play) -> Value {
+fn schedule(play: &Play) -> Value {
     let steps: Vec<_> = play
         .lines
         .iter()
         .map(|line| {
             json!({
-                "thread": line.thread, "what": line.what, "wrong": line.wrong, "locks": line.locks,
-                "ownership": line.ownership,
+                "thread": line.thread, "what": line.what, "wrong": line.wrong, "ownership": line.ownership,
+                "locks": line.locks.iter().map(|(lock, by)| json!({ "lock": lock, "thread": by })).collect::<Vec<_>>(),
             })
         })
         .collect();

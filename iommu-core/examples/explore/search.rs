@@ -53,6 +53,33 @@ pub(crate) struct Found {
     pub(crate) outcomes: BTreeMap<String, usize>,
     /// Of the schedules that went wrong, the one that is easiest to follow.
     pub(crate) counterexample: Option<Play>,
+    /// For each schedule of another design that was to be found again, the one that is most like it.
+    pub(crate) alike: Vec<Alike>,
+}
+
+/// The schedule that is most like one of another design.
+pub(crate) struct Alike {
+    wanted: Play,
+    /// How many steps of `wanted` the same threads take in the same order.
+    common: usize,
+    pub(crate) play: Option<Play>,
+}
+
+impl Alike {
+    pub(crate) fn to(wanted: Play) -> Self {
+        Self { wanted, common: 0, play: None }
+    }
+
+    fn compare(&mut self, play: &Play) {
+        let common = self.wanted.common_steps(play);
+        let better = self.play.as_ref().is_none_or(|best| {
+            (common, std::cmp::Reverse(play.changes())) > (self.common, std::cmp::Reverse(best.changes()))
+        });
+        if better {
+            self.common = common;
+            self.play = Some(play.clone());
+        }
+    }
 }
 
 /// Seed of the schedules chosen at random: the same in each run.
@@ -68,6 +95,7 @@ impl Found {
 
     fn record(&mut self, mut play: Play, outcome: String) {
         self.schedules += 1;
+        self.alike.iter_mut().for_each(|alike| alike.compare(&play));
         *self.outcomes.entry(outcome).or_default() += 1;
         if play.broken.is_none() {
             return;
@@ -99,8 +127,9 @@ pub(crate) fn quiet() {
     std::panic::set_hook(Box::new(|_| {}));
 }
 
-/// Plays `scene` in the schedules of `method`.
-pub(crate) fn search(scene: &Scene, method: Method, memory: Memory, progress: Progress) -> Found {
+/// Plays `scene` in the schedules of `method`, and looks among them for those of another design.
+pub(crate) fn search(scene: &Scene, method: Method, memory: Memory, alike: Vec<Alike>, progress: Progress) -> Found {
+    FOUND.set(Found { alike, ..Found::default() });
     match method {
         Method::Every => run(&Reduced::default(), scene, memory, progress),
         Method::Sampled(budget) => {

@@ -3,6 +3,7 @@
 //! The truth is kept apart from the design that is being watched: rights to DMA as the bus gives and takes them back,
 //! claims as values in somebody's hands. An entry is made in the same step in which the group lock is let go, so the
 //! order of entries is the order in which things happened.
+#![expect(clippy::indexing_slicing, reason = "the places of a subsequence are counted beside it")]
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +41,20 @@ impl Play {
     /// How often another thread went on.
     pub(crate) fn changes(&self) -> usize {
         self.lines.iter().zip(self.lines.iter().skip(1)).filter(|(one, next)| one.thread != next.thread).count()
+    }
+
+    /// How many steps both have in the same order, by the same threads: the longest common subsequence.
+    pub(crate) fn common_steps(&self, other: &Self) -> usize {
+        let mut longest = vec![0; other.lines.len() + 1];
+        for mine in &self.lines {
+            let mut before = 0;
+            for (place, theirs) in other.lines.iter().enumerate() {
+                let same = mine.thread == theirs.thread && mine.what == theirs.what;
+                let found = if same { before + 1 } else { longest[place].max(longest[place + 1]) };
+                before = std::mem::replace(&mut longest[place + 1], found);
+            }
+        }
+        longest.last().copied().unwrap_or(0)
     }
 }
 

@@ -116,7 +116,7 @@ fn executables(messages: &str) -> Vec<PathBuf> {
 /// The question, if it was not answered as expected.
 fn unexpected(line: Line) -> Option<String> {
     match line {
-        Line::End(answer) if !answer.is_expected() => Some(answer.question),
+        Line::End(answer) if !answer.is_expected() => Some(answer.question.clone()),
         _ => None,
     }
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use device_model::sync::Mutex;
 use device_model::sync::atomic::{AtomicUsize, Ordering};
+use device_model::sync::{Mutex, weak};
 
 use super::Expected::{Fails, Holds};
 use super::{Question, defence};
@@ -19,6 +19,7 @@ pub(super) fn questions() -> Vec<Question> {
             "Does the walk need its reads ordered, or is the group lock enough?",
             "H25, H26 row 1",
         )
+        .counted(defence::sibling_unbinds)
         .proposed(Holds, BEST, defence::sibling_unbinds)
         .under(Memory::Sequential, UNLOCKED.0, Holds, Method::Every, || unbinds(UNLOCKED.1))
         .under(Memory::Weak, UNLOCKED.0, Fails, Method::Every, || unbinds(UNLOCKED.1)),
@@ -70,7 +71,7 @@ fn words() -> [Arc<AtomicUsize>; 2] {
 
 fn read(name: &str, word: &AtomicUsize, order: Ordering) -> usize {
     let value = word.load(order);
-    stage::step(format!("reads {name}: {value}"));
+    stage::step(format!("reads {name}: {value}{}", if weak::was_old() { " (an old value)" } else { "" }));
     value
 }
 
