@@ -1,7 +1,7 @@
 //! The designs and their variants, each with the label under which it answers.
 
 use crate::pointer::Fetch;
-use crate::proposed::{self, Again, Hook, Reaches, Release};
+use crate::proposed::{self, Again, Hook, Owners, Reaches, Release};
 use crate::walk::{self, GiveBack, Look, Publish};
 
 /// What an answer is labelled with.
@@ -137,4 +137,11 @@ pub(crate) const CLAIMS_WALK: Proposed = Proposed(
 pub(crate) const ONE_CLAIM: Proposed = Proposed(
     Label { name: "proposed, no nesting", meaning: "an owner that claims again is refused" },
     proposed::Variant { again: Again::Refused, ..BEST_CHOICES },
+);
+pub(crate) const CALLERS: Proposed = Proposed(
+    Label {
+        name: "proposed, owners by name",
+        meaning: "a claim's owner is whoever claims, not the device's driver; the walk clears the DMA API's ownership only",
+    },
+    proposed::Variant { owners: Owners::Callers, ..BEST_CHOICES },
 );

@@ -61,6 +61,15 @@ pub(crate) enum Again {
     Refused,
 }
 
+/// Who owns a group that user space has claimed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owners {
+    /// The driver of the claimed device: its token.
+    Drivers,
+    /// Whoever has claimed; then no device has the owner's token, and the hook leaves the owner alone.
+    Callers,
+}
+
 /// A variant of the design.
 #[derive(Clone, Copy)]
 pub(crate) struct Variant {
@@ -69,6 +78,7 @@ pub(crate) struct Variant {
     pub(crate) fetch: Fetch,
     pub(crate) release: Release,
     pub(crate) again: Again,
+    pub(crate) owners: Owners,
 }
 
 impl Variant {
@@ -79,6 +89,7 @@ impl Variant {
         fetch: Fetch::Once,
         release: Release::Clears,
         again: Again::Allowed,
+        owners: Owners::Drivers,
     };
 }
 
@@ -87,6 +98,7 @@ impl Variant {
 enum Token {
     DmaApi,
     Driver(Kind),
+    Caller(&'static str),
 }
 
 impl Token {
@@ -98,6 +110,7 @@ impl Token {
         match self {
             Self::DmaApi => "DMA API",
             Self::Driver(driver) => driver.name(),
+            Self::Caller(name) => name,
         }
     }
 }
@@ -127,7 +140,7 @@ impl Shared {
 
     fn clear(owner: &mut Option<Token>) {
         stage::step("owner = nobody");
-        if let Some(Token::Driver(_)) = owner.take() {
+        if owner.take() != Some(Token::DmaApi) {
             stage::moved(Reach::Kernel);
         }
     }
@@ -141,7 +154,7 @@ impl Shared {
             Look::Locked => None,
         };
         let mut owner = Group::lock(&self.owner);
-        let Some(token) = *owner else { return };
+        let Some(token @ (Token::DmaApi | Token::Driver(_))) = *owner else { return };
         let keeper = match seen {
             Some(seen) => seen.into_iter().find(|(_, seen)| *seen == Some(token)).map(|(other, _)| other),
             None => self.keeper(Some(device), token),
@@ -241,7 +254,12 @@ impl Proposed {
         Self { shared, machine }
     }
 
-    fn take(&self, device: Option<&'static str>, token: Token) -> Result<ProposedClaim, Refusal> {
+    /// Claims for `caller`, who drives the device by `driver`.
+    fn take(&self, caller: &'static str, device: Option<&'static str>, driver: Kind) -> Result<ProposedClaim, Refusal> {
+        let token = match self.shared.variant.owners {
+            Owners::Drivers => Token::Driver(driver),
+            Owners::Callers => Token::Caller(caller),
+        };
         let mut owner = Group::lock(&self.shared.owner);
         let before = *owner;
         let again = device.is_some() && self.shared.variant.again == Again::Allowed;
@@ -284,16 +302,14 @@ impl Design for Proposed {
         &self.machine
     }
 
-    fn claim_group(&self, _owner: &'static str) -> Result<ProposedClaim, Refusal> {
+    fn claim_group(&self, owner: &'static str) -> Result<ProposedClaim, Refusal> {
         // VFIO claims as the driver that it is.
-        self.take(None, Token::Driver(Kind::Managed))
+        self.take(owner, None, Kind::Managed)
     }
 
-    fn claim_device(&self, _owner: &'static str, device: &'static str) -> Result<ProposedClaim, Refusal> {
-        match self.shared.token(device) {
-            Some(token @ Token::Driver(_)) => self.take(Some(device), token),
-            Some(Token::DmaApi) | None => Err(Refusal::Gone),
-        }
+    fn claim_device(&self, owner: &'static str, device: &'static str) -> Result<ProposedClaim, Refusal> {
+        let driver = self.shared.pointers.follow(device).filter(|driver| driver.manages_dma()).ok_or(Refusal::Gone)?;
+        self.take(owner, Some(device), driver)
     }
 
     fn has_one_user(&self, device: &'static str) -> bool {

@@ -27,7 +27,9 @@ pub(super) fn svg(title: &str, play: &Play) -> String {
     let owners = MARGIN + lanes * LANE;
     let width = owners + OWNERS * 8 + MARGIN;
     let rows = rows(play);
-    let height = rows.last().map_or(HEAD, |(_, end)| *end) + 34;
+    let bottom = rows.last().map_or(HEAD, |(_, end)| *end);
+    let verdict = play.broken.as_ref().filter(|broken| play.steps.iter().all(|step| step.what != **broken));
+    let height = bottom + if verdict.is_some() { 56 } else { 34 };
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
          height=\"{height}\" role=\"img\">\n<title>{}</title>\n<style>{STYLE}</style>\n\
@@ -38,7 +40,7 @@ pub(super) fn svg(title: &str, play: &Play) -> String {
     for (lane, thread) in play.threads.iter().enumerate() {
         let x = MARGIN + lane * LANE;
         text(&mut svg, x, 40, "b", thread);
-        line(&mut svg, x + 4, HEAD - 4, height - 30);
+        line(&mut svg, x + 4, HEAD - 4, bottom);
     }
     text(&mut svg, owners, 40, "b", "who has the group");
     bars(&mut svg, play, &rows);
@@ -50,6 +52,9 @@ pub(super) fn svg(title: &str, play: &Play) -> String {
             text(&mut svg, x + INDENT, begin + 11 + at * ROW, class, told);
         }
         let _ = writeln!(svg, "<circle class=\"{class}\" cx=\"{}\" cy=\"{}\" r=\"3\"/>", x + 4, begin + 7);
+    }
+    if let Some(verdict) = verdict {
+        text(&mut svg, MARGIN, bottom + 20, "w", verdict);
     }
     legend(&mut svg, height - 10);
     svg.push_str("</svg>\n");

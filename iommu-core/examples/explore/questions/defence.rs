@@ -7,7 +7,7 @@ use super::Expected::{Fails, Holds};
 use super::{DEVICES, Question, won};
 use crate::counted::Counted;
 use crate::design::{A, B, Design, Kind};
-use crate::designs::{BEFORE, BEST, CLAIMS_WALK, CLEANUP, NOTIFIER, NOTIFIER_6_12};
+use crate::designs::{BEFORE, BEST, CALLERS, CLAIMS_WALK, CLEANUP, NOTIFIER, NOTIFIER_6_12};
 use crate::proposed::Proposed;
 use crate::stage::{self, Rule};
 use crate::user::{claim_device, claim_group};
@@ -21,7 +21,8 @@ pub(super) fn questions() -> Vec<Question> {
             .proposed(Holds, BEST, sibling_bound),
         Question::new("case-1b", "B's driver owns the group: does A's going end a claim?", "H25 1.b")
             .counted(sibling_owns)
-            .proposed(Holds, BEST, sibling_owns),
+            .proposed(Holds, BEST, sibling_owns)
+            .proposed(Holds, CALLERS, sibling_owns),
         Question::new("case-1c", "B has another user-space driver: is the owner kept because of it?", "H25 1.c")
             .counted(sibling_has_another_driver)
             .proposed(Holds, BEST, sibling_has_another_driver),
@@ -96,7 +97,8 @@ pub(super) fn questions() -> Vec<Question> {
             .proposed(Holds, BEST, sibling_unbinds_from_vfio),
         Question::new("case-4b", "User space owns the group while both are unbound: is it released?", "H25 4.b")
             .counted(owned_and_both_unbind)
-            .proposed(Holds, BEST, owned_and_both_unbind),
+            .proposed(Holds, BEST, owned_and_both_unbind)
+            .proposed(Holds, CALLERS, owned_and_both_unbind),
         Question::new("two-failures", "Two binds fail at once, at each step: is an owner kept?", "H26, D34")
             .counted(two_failures)
             .proposed(Holds, BEST, two_failures)

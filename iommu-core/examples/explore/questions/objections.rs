@@ -4,7 +4,7 @@ use super::Expected::{Fails, Holds};
 use super::{DEVICES, Question, defence, won};
 use crate::counted::Counted;
 use crate::design::{A, B, Design, Kind};
-use crate::designs::{BEFORE, BEST, CLAIMS_WALK, NOTIFIER, ONE_CLAIM, TWICE};
+use crate::designs::{BEFORE, BEST, CALLERS, CLAIMS_WALK, NOTIFIER, ONE_CLAIM, TWICE};
 use crate::proposed::Proposed;
 use crate::stage::{self, Rule};
 use crate::user::{claim_device, claim_group};
@@ -14,6 +14,7 @@ pub(super) fn questions() -> Vec<Question> {
         Question::new("vfio-closes", "VFIO closes without an unbind: is the group kept?", "H27, V16")
             .counted(closes)
             .proposed(Holds, BEST, closes)
+            .proposed(Holds, CALLERS, closes)
             .proposed(Fails, CLAIMS_WALK, closes),
         Question::new(
             "nested-claims",
@@ -23,10 +24,12 @@ pub(super) fn questions() -> Vec<Question> {
         .counted(two_claims)
         .proposed(Fails, BEST, two_claims)
         .proposed(Fails, CLAIMS_WALK, two_claims)
-        .proposed(Fails, ONE_CLAIM, two_claims),
+        .proposed(Fails, ONE_CLAIM, two_claims)
+        .proposed(Fails, CALLERS, two_claims),
         Question::new("two-owners", "Two contexts on devices of one driver: are both in?", "It6.5, H22")
             .counted(two_owners)
-            .proposed(Fails, BEST, two_owners),
+            .proposed(Fails, BEST, two_owners)
+            .proposed(Holds, CALLERS, two_owners),
         Question::new("freed-token", "Does the walk read a driver that is unbound and freed meanwhile?", "H8, H27")
             .counted(freed_after_unbind)
             .proposed(Holds, BEST, freed_after_unbind)
