@@ -95,7 +95,7 @@ pub(super) fn questions() -> Vec<Question> {
         Question::new("case-4a-vfio", "B is being unbound from a user-space driver: is the owner kept?", "H25 4.a.ii")
             .counted(sibling_unbinds_from_vfio)
             .proposed(Holds, BEST, sibling_unbinds_from_vfio),
-        Question::new("case-4b", "User space owns the group while both are unbound: is it released?", "H25 4.b")
+        Question::new("case-4b", "User space owns the group while both are unbound: is the owner kept?", "H25 4.b")
             .counted(owned_and_both_unbind)
             .proposed(Holds, BEST, owned_and_both_unbind)
             .proposed(Holds, CALLERS, owned_and_both_unbind),

@@ -57,12 +57,20 @@ pub(super) fn questions() -> Vec<Question> {
         )
         .counted(attach_beside_binds)
         .proposed(Holds, BEST, attach_beside_binds),
-        Question::new("one-user-no", "Is it refused though there is one?", "H27, H9, H11")
-            .counted(attach_alone)
-            .proposed(Fails, BEST, attach_alone),
-        Question::new("one-claim-no", "And if the neighbour is bound for user space, but not claimed?", "H27, H13")
-            .counted(attach_beside_bound)
-            .proposed(Fails, BEST, attach_beside_bound),
+        Question::new(
+            "one-user-no",
+            "Is an attach that relies on one user refused though there is one?",
+            "H27, H9, H11",
+        )
+        .counted(attach_alone)
+        .proposed(Fails, BEST, attach_alone),
+        Question::new(
+            "one-claim-no",
+            "Is it refused because the neighbour is bound for user space, and not claimed?",
+            "H27, H13",
+        )
+        .counted(attach_beside_bound)
+        .proposed(Fails, BEST, attach_beside_bound),
     ]
 }
 
