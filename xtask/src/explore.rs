@@ -37,7 +37,7 @@ pub(crate) struct Explore {
     #[arg(long, value_name = "FOLDER")]
     svg: Option<PathBuf>,
     /// The verdicts and pictures of docs/argument.md: compare them with what came out, or write them anew
-    #[arg(long, conflicts_with_all = ["question", "list"])]
+    #[arg(long, value_name = "WHAT", conflicts_with_all = ["question", "list"])]
     argument: Option<Argument>,
 }
 
@@ -229,15 +229,7 @@ impl Seen {
             }
         }
         println!();
-        for (design, total) in totals(&self.answers) {
-            println!(
-                "{BOLD}{design}{BOLD:#}: wrong in {} of {} searches; {} schedules, every one there is{}",
-                total.wrong,
-                total.searches,
-                grouped(total.schedules),
-                if total.sampled > 0 { format!("; {} more at random", grouped(total.sampled)) } else { String::new() }
-            );
-        }
+        print!("{}", summary(&self.answers));
         println!(
             "{DIM}A schedule stands for all that differ only in the order of steps that touch nothing in common.{DIM:#}"
         );
@@ -258,6 +250,20 @@ const LEGEND: [(&str, &str); 8] = [
     ("group:1, A:2", "the group lock is held by the first thread, the device lock of A by the second"),
     ("weak memory", "a load may return an older value where the memory order of C11 allows it"),
 ];
+
+/// How all searches ended, a line for each design.
+fn summary(answers: &[Answer]) -> String {
+    let line = |(design, total): (&String, &Total)| {
+        let sampled =
+            if total.sampled > 0 { format!("; {} more at random", grouped(total.sampled)) } else { String::new() };
+        let schedules = grouped(total.schedules);
+        format!(
+            "{design}: wrong in {} of {} searches; {schedules} schedules, every one there is{sampled}\n",
+            total.wrong, total.searches
+        )
+    };
+    totals(answers).iter().map(line).collect()
+}
 
 /// What the questions came to, by design.
 fn totals(answers: &[Answer]) -> BTreeMap<String, Total> {

@@ -1,16 +1,21 @@
-//! What `docs/argument.md` takes from the explorer: the table of verdicts, and the pictures that it shows.
+//! What the documents take from the explorer: `docs/argument.md` the table of verdicts and its pictures, the README how
+//! all searches ended.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
 use anstream::println;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use super::report::{Answer, Memory, Play};
-use super::{BAD, GOOD, grouped, sequence};
+use super::{BAD, GOOD, grouped, sequence, summary};
 
 const ARGUMENT: &str = "docs/argument.md";
+const README: &str = "README.md";
+/// The README shows how all searches ended below this line, up to the end of the block.
+const SUMMARY: &str = "$ cargo xtask explore\n";
+const FENCE: &str = "```\n";
 const PICTURES: &str = "docs/pictures";
 /// The table of verdicts stands between these lines.
 const BEGIN: &str = "<!-- verdicts: cargo xtask explore --argument update -->\n";
@@ -25,53 +30,52 @@ pub(super) fn draw(answers: &[Answer], folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes the table and the pictures anew.
+/// Writes the table, the pictures and the README's summary anew.
 pub(super) fn update(answers: &[Answer]) -> Result<()> {
-    let text = std::fs::read_to_string(ARGUMENT).context(ARGUMENT)?;
-    let (before, after) = around_table(&text)?;
-    std::fs::write(ARGUMENT, format!("{before}{}{after}", table(answers)))?;
-    let drawn = pictures(answers);
-    for name in shown(&text) {
-        let picture = drawn.get(name).with_context(|| format!("{ARGUMENT} shows {name}, which nothing draws"))?;
-        std::fs::write(Path::new(PICTURES).join(name), picture).with_context(|| name.to_owned())?;
+    for (name, text) in documents(answers)? {
+        std::fs::write(&name, text).with_context(|| name)?;
     }
     Ok(())
 }
 
-/// Whether the table and the pictures are what came out; says what is not.
+/// Whether they are what came out; says which are not.
 pub(super) fn check(answers: &[Answer]) -> Result<bool> {
-    let text = std::fs::read_to_string(ARGUMENT).context(ARGUMENT)?;
-    let (before, after) = around_table(&text)?;
-    let mut stale = Vec::new();
-    if text != format!("{before}{}{after}", table(answers)) {
-        stale.push(format!("the table of {ARGUMENT}"));
-    }
-    let drawn = pictures(answers);
-    for name in shown(&text) {
-        let kept = std::fs::read_to_string(Path::new(PICTURES).join(name)).ok();
-        if kept.is_none() || kept.as_ref() != drawn.get(name) {
-            stale.push(format!("{PICTURES}/{name}"));
-        }
-    }
-    for stale in &stale {
-        println!("{BAD}{stale} is not what came out; `cargo xtask explore --argument update` writes it anew{BAD:#}");
+    let documents = documents(answers)?;
+    let stale = |(name, text): &(&String, &String)| std::fs::read_to_string(name).ok().as_ref() != Some(*text);
+    let stale: Vec<_> = documents.iter().filter(stale).map(|(name, _)| name).collect();
+    for name in &stale {
+        println!("{BAD}{name} is not what came out; `cargo xtask explore --argument update` writes it anew{BAD:#}");
     }
     if stale.is_empty() {
-        println!("{GOOD}{ARGUMENT} and its pictures are what came out{GOOD:#}");
+        println!("{GOOD}{ARGUMENT}, its pictures and {README} are what came out{GOOD:#}");
     }
     Ok(stale.is_empty())
 }
 
-fn around_table(text: &str) -> Result<(&str, &str)> {
-    let begin = text.find(BEGIN).map(|at| at + BEGIN.len()).context("no place for the table of verdicts")?;
-    let end = text.find(END).context("the table of verdicts has no end")?;
-    ensure!(begin <= end, "the table of verdicts ends before it begins");
-    let halves = text.split_at_checked(begin).zip(text.split_at_checked(end));
-    halves.map(|((before, _), (_, after))| (before, after)).context("a table in the middle of a letter")
+/// Every file that takes something from the explorer, as it should be.
+fn documents(answers: &[Answer]) -> Result<BTreeMap<String, String>> {
+    let read = |name: &str| std::fs::read_to_string(name).with_context(|| name.to_owned());
+    let (argument, readme) = (read(ARGUMENT)?, read(README)?);
+    let drawn = pictures(answers);
+    let mut documents = BTreeMap::new();
+    for name in shown(&argument) {
+        let picture = drawn.get(name).with_context(|| format!("{ARGUMENT} shows {name}, which nothing draws"))?;
+        documents.insert(format!("{PICTURES}/{name}"), picture.clone());
+    }
+    documents.insert(ARGUMENT.to_owned(), between(&argument, BEGIN, END, &table(answers))?);
+    documents.insert(README.to_owned(), between(&readme, SUMMARY, FENCE, &summary(answers))?);
+    Ok(documents)
+}
+
+/// `text` with `new` for what stands between the first `begin` and the `end` that follows.
+fn between(text: &str, begin: &str, end: &str, new: &str) -> Result<String> {
+    let (before, rest) = text.split_once(begin).with_context(|| format!("there is no `{}`", begin.trim()))?;
+    let (_, after) = rest.split_once(end).with_context(|| format!("there is no `{}`", end.trim()))?;
+    Ok([before, begin, new, end, after].concat())
 }
 
 /// The files that a text shows as pictures.
-pub(super) fn shown(text: &str) -> impl Iterator<Item = &str> {
+fn shown(text: &str) -> impl Iterator<Item = &str> {
     text.split("](pictures/").skip(1).filter_map(|rest| rest.split(')').next())
 }
 
