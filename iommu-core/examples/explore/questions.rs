@@ -10,9 +10,11 @@ mod shipping;
 use std::sync::Arc;
 
 use crate::counted::Counted;
+use crate::design::{Design, Kind};
 use crate::designs::{self, Label};
 use crate::proposed::Proposed;
 use crate::search::{Memory, Method, Scene};
+use crate::stage;
 use crate::walk::Walk;
 
 /// Every device of every scene.
@@ -105,6 +107,36 @@ impl Question {
 pub(crate) fn all() -> Vec<Question> {
     let argument = argument::questions().into_iter().chain(defence::questions()).chain(objections::questions());
     argument.chain(memory::questions()).chain(shipping::questions()).chain(atomics::questions()).collect()
+}
+
+/// Starts a thread of a scene, which has the design for itself.
+pub(crate) fn start<D: Design, T: Send + 'static>(
+    design: &D,
+    title: &'static str,
+    work: impl FnOnce(&D) -> T + Send + 'static,
+) -> stage::Thread<T> {
+    let design = design.clone();
+    stage::thread(title, move || work(&design))
+}
+
+/// Starts a bind in a thread of its own.
+pub(crate) fn bind<D: Design>(
+    design: &D,
+    title: &'static str,
+    driver: Kind,
+    device: &'static str,
+) -> stage::Thread<bool> {
+    start(design, title, move |design| design.bind(driver, device))
+}
+
+/// Starts an unbind in a thread of its own.
+pub(crate) fn unbind<D: Design>(
+    design: &D,
+    title: &'static str,
+    driver: Kind,
+    device: &'static str,
+) -> stage::Thread<()> {
+    start(design, title, move |design| design.unbind(driver, device))
 }
 
 /// Yes or no, for outcomes.

@@ -4,7 +4,7 @@ use device_model::sync::atomic::Ordering;
 use iommu_core::{KernelUse, Owner};
 
 use super::Expected::{Fails, Holds};
-use super::{DEVICES, Question, memory, won};
+use super::{DEVICES, Question, memory, start, won};
 use crate::counted::Counted;
 use crate::design::{A, B, Design, Kind};
 use crate::designs::{
@@ -82,20 +82,16 @@ fn owned_through_c() -> Proposed {
 fn freed_driver<D: Design>(design: &D) -> String {
     stage::tolerate(Rule::JustRefusal);
     design.bind(Kind::Kernel, A);
-    let unloader = design.clone();
-    let unload = stage::thread("rmmod nic", move || unloader.unload(Kind::Kernel));
-    let claimer = design.clone();
-    let claim = stage::thread("claim by X", move || claim_group(&claimer, "X").is_some());
+    let unload = start(design, "rmmod nic", move |unloader| unloader.unload(Kind::Kernel));
+    let claim = start(design, "claim by X", move |claimer| claim_group(claimer, "X").is_some());
     unload.join();
     won("claim", claim.join())
 }
 
 /// A bind and a claim, each for itself; with all rules.
 fn bind_and_claim<D: Design>(design: &D) -> String {
-    let binder = design.clone();
-    let bind = stage::thread("bind nic to A", move || binder.bind(Kind::Kernel, A));
-    let claimer = design.clone();
-    let claim = stage::thread("claim by X", move || claim_group(&claimer, "X"));
+    let bind = start(design, "bind nic to A", move |binder| binder.bind(Kind::Kernel, A));
+    let claim = start(design, "claim by X", move |claimer| claim_group(claimer, "X"));
     let (bound, claim) = (bind.join(), claim.join());
     format!("{}, {}", won("bind", bound), won("claim", claim.is_some()))
 }
@@ -107,10 +103,8 @@ fn bind_and_claim_only<D: Design>(design: &D) -> String {
 
 fn one_winner<D: Design>(design: &D) -> String {
     stage::tolerate(Rule::JustRefusal);
-    let binder = design.clone();
-    let bind = stage::thread("bind nic to A", move || binder.bind(Kind::Kernel, A));
-    let claimer = design.clone();
-    let claim = stage::thread("claim by X", move || claim_group(&claimer, "X"));
+    let bind = start(design, "bind nic to A", move |binder| binder.bind(Kind::Kernel, A));
+    let claim = start(design, "claim by X", move |claimer| claim_group(claimer, "X"));
     let (bound, claim) = (bind.join(), claim.join());
     stage::must(bound || claim.is_some(), "bind and claim have refused each other: nobody has the group");
     stage::must(!(bound && claim.is_some()), "bind and claim have both succeeded");
@@ -119,10 +113,8 @@ fn one_winner<D: Design>(design: &D) -> String {
 
 fn unbind_and_claim<D: Design>(design: &D) -> String {
     design.bind(Kind::Kernel, A);
-    let unbinder = design.clone();
-    let unbind = stage::thread("unbind nic from A", move || unbinder.unbind(Kind::Kernel, A));
-    let claimer = design.clone();
-    let claim = stage::thread("claim by X", move || claim_group(&claimer, "X").is_some());
+    let unbind = start(design, "unbind nic from A", move |unbinder| unbinder.unbind(Kind::Kernel, A));
+    let claim = start(design, "claim by X", move |claimer| claim_group(claimer, "X").is_some());
     unbind.join();
     won("claim", claim.join())
 }
@@ -130,22 +122,18 @@ fn unbind_and_claim<D: Design>(design: &D) -> String {
 fn replaced_driver<D: Design>(design: &D, tolerated: Option<Rule>) -> String {
     tolerated.into_iter().for_each(stage::tolerate);
     design.bind(Kind::Kernel, A);
-    let binder = design.clone();
-    let rebind = stage::thread("nic to vfio-pci", move || {
+    let rebind = start(design, "nic to vfio-pci", move |binder| {
         binder.unbind(Kind::Kernel, A);
         binder.bind(Kind::Managed, A)
     });
-    let claimer = design.clone();
-    let claim = stage::thread("claim by X", move || claim_group(&claimer, "X").is_some());
+    let claim = start(design, "claim by X", move |claimer| claim_group(claimer, "X").is_some());
     format!("{}, {}", won("bind", rebind.join()), won("claim", claim.join()))
 }
 
 fn bound_but_not_claimed<D: Design>(design: &D) -> String {
     design.bind(Kind::Managed, A);
-    let binder = design.clone();
-    let bind = stage::thread("bind vfio-pci to B", move || binder.bind(Kind::Managed, B));
-    let user = design.clone();
-    let user = stage::thread("X: claim A, release", move || claim_device(&user, "X", A).is_some());
+    let bind = start(design, "bind vfio-pci to B", move |binder| binder.bind(Kind::Managed, B));
+    let user = start(design, "X: claim A, release", move |user| claim_device(user, "X", A).is_some());
     bind.join();
     let claimed = user.join();
     stage::curtain();
@@ -156,10 +144,8 @@ fn nested_claims<D: Design>(design: &D) -> String {
     for device in [A, B] {
         design.bind(Kind::Managed, device);
     }
-    let users = [("X: claim A, release", A), ("X: claim B, release", B)].map(|(title, device)| {
-        let user = design.clone();
-        stage::thread(title, move || claim_device(&user, "X", device).is_some())
-    });
+    let users = [("X: claim A, release", A), ("X: claim B, release", B)]
+        .map(|(title, device)| start(design, title, move |user| claim_device(user, "X", device).is_some()));
     let claims = users.map(stage::Thread::join);
     stage::curtain();
     format!("{}, {}", won("A", claims[0]), won("B", claims[1]))
@@ -168,11 +154,9 @@ fn nested_claims<D: Design>(design: &D) -> String {
 fn waiting_unbind<D: Design>(design: &D) -> String {
     design.bind(Kind::Managed, A);
     let open = design.open(A);
-    let unbinder = design.clone();
-    let unbind = stage::thread("unbind vfio-pci", move || unbinder.unbind(Kind::Managed, A));
-    let user = design.clone();
-    let user = stage::thread("user of A", move || {
-        let claimed = claim_device(&user, "X", A).is_some();
+    let unbind = start(design, "unbind vfio-pci", move |unbinder| unbinder.unbind(Kind::Managed, A));
+    let user = start(design, "user of A", move |user| {
+        let claimed = claim_device(user, "X", A).is_some();
         stage::step("closes A");
         drop(open);
         claimed
@@ -185,12 +169,9 @@ fn waiting_unbind<D: Design>(design: &D) -> String {
 
 fn false_free<D: Design>(design: &D) -> String {
     stage::tolerate(Rule::JustRefusal);
-    let binds = [("bind nic to A", A), ("bind nic to B", B)].map(|(title, device)| {
-        let binder = design.clone();
-        stage::thread(title, move || binder.bind(Kind::Kernel, device))
-    });
-    let claimer = design.clone();
-    let claim = stage::thread("claim by X", move || claim_group(&claimer, "X"));
+    let binds = [("bind nic to A", A), ("bind nic to B", B)]
+        .map(|(title, device)| start(design, title, move |binder| binder.bind(Kind::Kernel, device)));
+    let claim = start(design, "claim by X", move |claimer| claim_group(claimer, "X"));
     let binds = binds.map(stage::Thread::join);
     let claim = claim.join();
     stage::must(!(claim.is_some() && (binds[0] || binds[1])), "a bind and the claim have both succeeded");

@@ -4,7 +4,7 @@
 //! `C`, where there is one, is bound to vfio-pci for whoever claims.
 
 use super::Expected::{Fails, Holds};
-use super::{DEVICES, Question, won};
+use super::{DEVICES, Question, bind, start, unbind, won};
 use crate::counted::Counted;
 use crate::design::{A, B, Design, Kind};
 use crate::designs::{BEFORE, BEST, CALLERS, CLAIMS_WALK, CLEANUP, NOTIFIER, NOTIFIER_6_12};
@@ -117,34 +117,11 @@ pub(super) fn deserted<D: Design>(design: &D) {
     stage::must(design.claim_group("X").is_ok(), "nobody uses the group, and yet every claim is refused from now on");
 }
 
-/// Starts a bind in a thread of its own.
-pub(super) fn bind<D: Design>(
-    design: &D,
-    title: &'static str,
-    driver: Kind,
-    device: &'static str,
-) -> stage::Thread<bool> {
-    let design = design.clone();
-    stage::thread(title, move || design.bind(driver, device))
-}
-
-/// Starts an unbind in a thread of its own.
-pub(super) fn unbind<D: Design>(
-    design: &D,
-    title: &'static str,
-    driver: Kind,
-    device: &'static str,
-) -> stage::Thread<()> {
-    let design = design.clone();
-    stage::thread(title, move || design.unbind(driver, device))
-}
-
 fn sibling_bound<D: Design>(design: &D) -> String {
     design.bind(Kind::Kernel, A);
     design.bind(Kind::Kernel, B);
     let unbind = unbind(design, "unbind nic from A", Kind::Kernel, A);
-    let user = design.clone();
-    let claim = stage::thread("claim by X", move || claim_group(&user, "X").is_some());
+    let claim = start(design, "claim by X", move |user| claim_group(user, "X").is_some());
     unbind.join();
     let claimed = claim.join();
     stage::must(!claimed, "the group is claimed under a kernel driver");
@@ -157,8 +134,7 @@ fn sibling_owns<D: Design>(design: &D) -> String {
     design.bind(Kind::Managed, A);
     design.bind(Kind::Managed, B);
     let claim = claim_group(design, "X");
-    let changer = design.clone();
-    let change = stage::thread("A from vfio-pci to nic", move || {
+    let change = start(design, "A from vfio-pci to nic", move |changer| {
         changer.unbind(Kind::Managed, A);
         changer.bind(Kind::Kernel, A)
     });
@@ -176,8 +152,7 @@ fn sibling_has_another_driver<D: Design>(design: &D) -> String {
     design.bind(Kind::Kernel, A);
     design.bind(Kind::OtherManaged, B);
     let unbind = unbind(design, "unbind nic from A", Kind::Kernel, A);
-    let user = design.clone();
-    let claim = stage::thread("claim of B by X", move || claim_device(&user, "X", B).is_some());
+    let claim = start(design, "claim of B by X", move |user| claim_device(user, "X", B).is_some());
     unbind.join();
     let claimed = claim.join();
     deserted(design);
@@ -190,8 +165,7 @@ fn sibling_binds<D: Design>(design: &D) -> String {
     design.bind(Kind::Kernel, A);
     let unbind = unbind(design, "unbind nic from A", Kind::Kernel, A);
     let bind = bind(design, "bind nic to B", Kind::Kernel, B);
-    let user = design.clone();
-    let claim = stage::thread("claim of C by X", move || claim_device(&user, "X", C));
+    let claim = start(design, "claim of C by X", move |user| claim_device(user, "X", C));
     unbind.join();
     let (bound, claim) = (bind.join(), claim.join());
     stage::must(bound != claim.is_some(), "the bind and the claim have not one winner");
@@ -223,8 +197,7 @@ fn sibling_fails_to_probe<D: Design>(design: &D) -> String {
 fn sibling_binds_in_owned_group<D: Design>(design: &D) -> String {
     design.bind(Kind::Managed, A);
     let claim = claim_device(design, "X", A);
-    let user = design.clone();
-    let user = stage::thread("X: release A, unbind it", move || {
+    let user = start(design, "X: release A, unbind it", move |user| {
         drop(claim);
         user.unbind(Kind::Managed, A);
     });
@@ -240,8 +213,7 @@ fn sibling_binds_in_owned_group<D: Design>(design: &D) -> String {
 fn sibling_binds_to_vfio<D: Design>(design: &D) -> String {
     design.bind(Kind::Kernel, A);
     let unbind = unbind(design, "unbind nic from A", Kind::Kernel, A);
-    let binder = design.clone();
-    let bind = stage::thread("vfio drivers to B", move || {
+    let bind = start(design, "vfio drivers to B", move |binder| {
         binder.bind(Kind::FailingManaged, B);
         binder.bind(Kind::Managed, B)
     });
@@ -254,8 +226,7 @@ fn sibling_binds_to_vfio<D: Design>(design: &D) -> String {
 fn sibling_binds_to_the_owner<D: Design>(design: &D) -> String {
     design.bind(Kind::Managed, A);
     let claim = claim_device(design, "X", A);
-    let user = design.clone();
-    let user = stage::thread("X: release A, unbind it", move || {
+    let user = start(design, "X: release A, unbind it", move |user| {
         drop(claim);
         user.unbind(Kind::Managed, A);
     });
@@ -272,8 +243,7 @@ fn sibling_unbound<D: Design>(design: &D) -> String {
     stage::tolerate(Rule::JustRefusal);
     design.bind(Kind::Kernel, A);
     let unbind = unbind(design, "unbind nic from A", Kind::Kernel, A);
-    let user = design.clone();
-    let claim = stage::thread("claim by X, release", move || claim_group(&user, "X").is_some());
+    let claim = start(design, "claim by X, release", move |user| claim_group(user, "X").is_some());
     unbind.join();
     let claimed = claim.join();
     deserted(design);
@@ -296,11 +266,10 @@ fn claim_before_the_second_walk<D: Design>(design: &D) -> String {
     stage::tolerate(Rule::JustRefusal);
     design.bind(Kind::Kernel, A);
     design.bind(Kind::Kernel, B);
-    let changer = design.clone();
-    let change = stage::thread("A to vfio-pci, claim by X", move || {
+    let change = start(design, "A to vfio-pci, claim by X", move |changer| {
         changer.unbind(Kind::Kernel, A);
         changer.bind(Kind::Managed, A);
-        claim_device(&changer, "X", A)
+        claim_device(changer, "X", A)
     });
     let unbind = unbind(design, "unbind nic from B", Kind::Kernel, B);
     let claim = change.join();
@@ -344,10 +313,8 @@ fn owned_and_both_unbind<D: Design>(design: &D) -> String {
 }
 
 fn two_failures<D: Design>(design: &D) -> String {
-    let binder = design.clone();
-    let first = stage::thread("broken-nic to A", move || binder.bind(Kind::Failing, A));
-    let binder = design.clone();
-    let second = stage::thread("broken-nic, early-nic to B", move || {
+    let first = start(design, "broken-nic to A", move |binder| binder.bind(Kind::Failing, A));
+    let second = start(design, "broken-nic, early-nic to B", move |binder| {
         binder.bind(Kind::Failing, B);
         binder.bind(Kind::Unready, B)
     });
@@ -360,8 +327,7 @@ fn two_failures<D: Design>(design: &D) -> String {
 fn kept_until<D: Design>(design: &D) -> String {
     design.bind(Kind::Kernel, A);
     let unbind = unbind(design, "unbind nic from A", Kind::Kernel, A);
-    let binder = design.clone();
-    let bind = stage::thread("early-nic, broken-nic to B", move || {
+    let bind = start(design, "early-nic, broken-nic to B", move |binder| {
         binder.bind(Kind::Unready, B);
         binder.bind(Kind::Failing, B);
     });

@@ -1,7 +1,7 @@
 //! What else is asked of the walk at the release: the objections in the message and what follows from them (H27).
 
 use super::Expected::{Fails, Holds};
-use super::{DEVICES, Question, defence, won};
+use super::{DEVICES, Question, bind, defence, start, unbind, won};
 use crate::counted::Counted;
 use crate::design::{A, B, Design, Kind};
 use crate::designs::{BEFORE, BEST, CALLERS, CLAIMS_WALK, NOTIFIER, ONE_CLAIM, TWICE};
@@ -77,10 +77,8 @@ pub(super) fn questions() -> Vec<Question> {
 fn closes<D: Design>(design: &D) -> String {
     design.bind(Kind::Managed, A);
     design.bind(Kind::Managed, B);
-    let user = design.clone();
-    let user = stage::thread("VFIO: claim, close", move || claim_group(&user, "X").is_some());
-    let changer = design.clone();
-    let change = stage::thread("A from vfio-pci to nic", move || {
+    let user = start(design, "VFIO: claim, close", move |user| claim_group(user, "X").is_some());
+    let change = start(design, "A from vfio-pci to nic", move |changer| {
         changer.unbind(Kind::Managed, A);
         changer.bind(Kind::Kernel, A)
     });
@@ -96,9 +94,8 @@ fn two_claims<D: Design>(design: &D) -> String {
         design.bind(Kind::Managed, device);
     }
     let users = [("X: claim A, release", A), ("X: claim B, release", B)].map(|(title, device)| {
-        let user = design.clone();
-        stage::thread(title, move || {
-            let claim = claim_device(&user, "X", device);
+        start(design, title, move |user| {
+            let claim = claim_device(user, "X", device);
             if claim.is_none() {
                 stage::broken("a context is refused a device of the group that it owns");
             }
@@ -114,10 +111,8 @@ fn two_owners<D: Design>(design: &D) -> String {
     for device in [A, B] {
         design.bind(Kind::Managed, device);
     }
-    let users = [("claim of A by X", "X", A), ("claim of B by Y", "Y", B)].map(|(title, owner, device)| {
-        let user = design.clone();
-        stage::thread(title, move || claim_device(&user, owner, device))
-    });
+    let users = [("claim of A by X", "X", A), ("claim of B by Y", "Y", B)]
+        .map(|(title, owner, device)| start(design, title, move |user| claim_device(user, owner, device)));
     let [x, y] = users.map(stage::Thread::join);
     format!("{}, {}", won("X", x.is_some()), won("Y", y.is_some()))
 }
@@ -125,9 +120,8 @@ fn two_owners<D: Design>(design: &D) -> String {
 fn freed_after_unbind<D: Design>(design: &D) -> String {
     design.bind(Kind::Kernel, A);
     design.bind(Kind::Managed, B);
-    let unbind = defence::unbind(design, "unbind nic from A", Kind::Kernel, A);
-    let unloader = design.clone();
-    let unload = stage::thread("rmmod vfio-pci", move || unloader.unload(Kind::Managed));
+    let unbind = unbind(design, "unbind nic from A", Kind::Kernel, A);
+    let unload = start(design, "rmmod vfio-pci", move |unloader| unloader.unload(Kind::Managed));
     unbind.join();
     unload.join();
     defence::deserted(design);
@@ -137,9 +131,8 @@ fn freed_after_unbind<D: Design>(design: &D) -> String {
 fn freed_after_failure<D: Design>(design: &D) -> String {
     stage::tolerate(Rule::JustRefusal);
     design.bind(Kind::Kernel, A);
-    let unbind = defence::unbind(design, "unbind nic from A", Kind::Kernel, A);
-    let loader = design.clone();
-    let load = stage::thread("early-nic to B, rmmod it", move || {
+    let unbind = unbind(design, "unbind nic from A", Kind::Kernel, A);
+    let load = start(design, "early-nic to B, rmmod it", move |loader| {
         loader.bind(Kind::Unready, B);
         loader.unload(Kind::Unready);
     });
@@ -151,12 +144,11 @@ fn freed_after_failure<D: Design>(design: &D) -> String {
 fn passed_over<D: Design>(design: &D) -> String {
     design.bind(Kind::Managed, "C");
     design.bind(Kind::Kernel, A);
-    let user = design.clone();
-    let user = stage::thread("unbind A, then claim C", move || {
+    let user = start(design, "unbind A, then claim C", move |user| {
         user.unbind(Kind::Kernel, A);
-        claim_device(&user, "X", "C").is_some()
+        claim_device(user, "X", "C").is_some()
     });
-    let bind = defence::bind(design, "bind nic to B", Kind::Kernel, B);
+    let bind = bind(design, "bind nic to B", Kind::Kernel, B);
     let (claimed, bound) = (user.join(), bind.join());
     format!("{}, {}", won("claim", claimed), won("bind", bound))
 }
@@ -164,13 +156,11 @@ fn passed_over<D: Design>(design: &D) -> String {
 /// Asks under a bind and an unbind of the neighbour whether the group has one user.
 fn attach<D: Design>(design: &D) -> String {
     design.bind(Kind::Kernel, A);
-    let changer = design.clone();
-    let change = stage::thread("nic to B and away", move || {
+    let change = start(design, "nic to B and away", move |changer| {
         changer.bind(Kind::Kernel, B);
         changer.unbind(Kind::Kernel, B);
     });
-    let asker = design.clone();
-    let ask = stage::thread("attach for A", move || asker.has_one_user(A));
+    let ask = start(design, "attach for A", move |asker| asker.has_one_user(A));
     change.join();
     won("attach", ask.join())
 }
@@ -188,9 +178,8 @@ fn attach_alone<D: Design>(design: &D) -> String {
 fn attach_beside_bound<D: Design>(design: &D) -> String {
     design.bind(Kind::Managed, A);
     let claim = claim_device(design, "X", A);
-    let binder = defence::bind(design, "bind vfio-pci to B", Kind::Managed, B);
-    let asker = design.clone();
-    let ask = stage::thread("X: attach for A", move || asker.has_one_user(A));
+    let binder = bind(design, "bind vfio-pci to B", Kind::Managed, B);
+    let ask = start(design, "X: attach for A", move |asker| asker.has_one_user(A));
     binder.join();
     let one = ask.join();
     drop(claim);
