@@ -136,24 +136,32 @@ mod excerpts {
         blocks.filter_map(block).collect()
     }
 
+    /// The manifest of the package that has a program of this name.
+    fn manifest_of(program: &str) -> Result<Option<String>> {
+        let manifests = files(".", "Cargo.toml")?;
+        let made = manifests.into_iter().find(|(_, text)| text.contains(&format!("[[bin]]\nname = \"{program}\"")));
+        Ok(made.map(|(name, _)| name))
+    }
+
     /// Runs a program of this workspace; `None` if it is one that CI runs for itself.
     fn output(command: &str) -> Result<Option<String>> {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
         let words: Vec<_> = command.split(' ').collect();
         let mut program = match words.as_slice() {
-            // Compared by `cargo xtask explore --argument check`.
-            ["cargo", "xtask", "explore", ..] => return Ok(None),
+            // The first is compared by `cargo xtask explore --argument check`.
+            ["cargo", "xtask", "explore", ..] | [] => return Ok(None),
             ["cargo", "xtask", rest @ ..] => {
                 let mut xtask = Command::new(env!("CARGO_BIN_EXE_xtask"));
                 xtask.args(rest);
                 xtask
             }
-            ["vfio-owner", rest @ ..] => {
+            [name, rest @ ..] => {
+                let Some(manifest) = manifest_of(name)? else { return Ok(None) };
                 let mut run = Command::new(cargo);
-                run.args(["run", "--quiet", "--package", "vfio-owner", "--features", "cli", "--"]).args(rest);
+                run.args(["run", "--quiet", "--all-features", "--manifest-path", &manifest, "--bin", name, "--"]);
+                run.args(rest);
                 run
             }
-            _ => return Ok(None),
         };
         let output = program.current_dir(root()).env("NO_COLOR", "1").output().with_context(|| command.to_owned())?;
         Ok(Some(String::from_utf8(output.stdout)?))
