@@ -2,230 +2,302 @@
 
 use alloc::sync::Arc;
 
-use crate::bus::{BusShared, Match};
-use crate::by_hand::AttachError;
-use crate::deferred::InFlight;
-use crate::device::{Attached, Binding, Device, DeviceGuard, Life, ShownDriver};
-use crate::driver::{Awaits, ProbeError};
+use scopeguard::ScopeGuard;
+
+use crate::any_device::AnyDevice;
+use crate::bus::{Bus, DmaErrorOf, Match};
+use crate::deferred::Search;
+use crate::device::{Attached, Binding, Device, DeviceGuard, Left, Life, Link, ShownDriver};
+use crate::dma::{DmaConfigure, DmaError, DmaRight, DriverManaged};
+use crate::driver::{AnyDriver, AnyRight, Awaits, ProbeError};
 use crate::errno::Errno;
 use crate::notifier::BusEvent;
-use crate::registry::DriverEntry;
+use crate::registration::Registration;
+use crate::registry::BusShared;
 
-/// Why a driver that matches was not bound.
+/// Why a driver that matches was not bound; `E` is why DMA was refused.
 ///
 /// [`Callback`](Self::Callback) lets the next driver try, and so does [`DriverGone`](Self::DriverGone), as if the driver
-/// had left the list already. The others are the core's own refusals: they end the search for a driver (D23, D25).
+/// had left the list already. The others are the core's own refusals: they end the search for a driver.
+// D23, D25. A device without driver has no resources, so the refusal P3 has no variant.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ProbeFailure {
-    /// The device is being removed (Dt3.1).
+pub enum ProbeFailure<E: DmaError> {
+    /// The device is being removed.
     #[error("the device is being removed")]
     DeviceGone,
-    /// The device has a driver, perhaps this one (Dt3.2).
+    /// The device has a driver, perhaps this one.
     #[error("the device is bound to {driver}")]
     HasDriver {
         /// Its name.
         driver: Arc<str>,
     },
-    /// The device is not ready for drivers (Dt3.3).
+    /// The device is not ready for drivers.
     #[error("the device is not ready for drivers yet")]
     NotReady,
     /// The driver is being unregistered.
     #[error("the driver is being unregistered")]
     DriverGone,
-    /// All probes are held (P1).
+    /// All probes are held.
     #[error("probes are held")]
     ProbesHeld,
-    /// Something was given to an unbound device to manage (P3).
-    #[error("the device holds resources of an earlier driver")]
-    StaleResources,
-    /// The bus did not allow DMA (P6): a user-space owner has the device's group, for one.
+    /// DMA is not allowed: a user-space owner has the device's group, for one.
     #[error("DMA is not allowed")]
-    Dma(#[source] ProbeError),
-    /// The driver's probe failed (P9).
+    Dma(#[source] E),
+    /// The driver's probe failed.
     #[error("the probe failed")]
     Callback(#[source] ProbeError),
 }
 
-impl ProbeFailure {
-    /// The number that binding by hand gives (Dt9): a deferral is `EAGAIN`.
-    pub const fn errno(&self) -> Errno {
-        match self {
+impl<E: DmaError> ProbeFailure<E> {
+    /// Returns the number that binding through sysfs gives: a deferral is `EAGAIN`.
+    pub fn errno(&self) -> Errno {
+        // Dt9.
+        let errno = match self {
             Self::DeviceGone | Self::DriverGone => Errno::ENODEV,
-            Self::HasDriver { .. } | Self::StaleResources => Errno::EBUSY,
-            Self::NotReady
-            | Self::ProbesHeld
-            | Self::Dma(ProbeError::Deferred(_))
-            | Self::Callback(ProbeError::Deferred(_)) => Errno::EAGAIN,
-            Self::Dma(error) | Self::Callback(error) => error.errno(),
-        }
+            Self::HasDriver { .. } => Errno::EBUSY,
+            Self::NotReady | Self::ProbesHeld => Errno::EAGAIN,
+            Self::Dma(error) => error.errno(),
+            Self::Callback(error) => error.errno(),
+        };
+        if errno == Errno::EPROBE_DEFER { Errno::EAGAIN } else { errno }
     }
 
-    /// What it waits for, if it is a deferral that is repeated. A device that is not ready gets its turn when it is (D7).
-    pub const fn awaits(&self) -> Option<&Awaits> {
+    /// Returns what the probe waits for, if it is a deferral that is repeated. A device that is not ready gets its turn
+    /// when it is.
+    pub fn awaits(&self) -> Option<&Awaits> {
         match self {
             Self::ProbesHeld => Some(&Awaits::Anything),
-            Self::Dma(ProbeError::Deferred(awaits)) | Self::Callback(ProbeError::Deferred(awaits)) => Some(awaits),
+            Self::Dma(error) => error.awaits(),
+            Self::Callback(error) => error.awaits(),
             _ => None,
         }
     }
 }
 
-/// What became of a search for a driver.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Search {
-    Bound,
-    NothingFits,
+/// Why the search for a driver ended without looking further; `E` is why DMA was refused.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SearchError<E: DmaError> {
+    /// A driver cannot tell yet whether it matches.
+    #[error("a match is deferred until {0}")]
+    MatchDeferred(Awaits),
+    /// A driver cannot tell at all whether it matches.
+    #[error("a match failed with {0}")]
+    MatchFailed(Errno),
+    /// The core refused a driver that matches.
+    #[error("a matching driver was refused")]
+    Refused(#[source] ProbeFailure<E>),
 }
 
-/// The search after a device came, and its repeats: failures stay with the device (D8).
-pub(crate) fn probe_initially(bus: &Arc<BusShared>, dev: &Arc<Device>) {
-    if bus.autoprobes() {
-        let _ = attach_device(bus, dev);
-    }
-}
+pub(crate) type FailureOf<B> = ProbeFailure<DmaErrorOf<B>>;
 
 /// Tries the drivers of the bus on one device, in registration order, until one binds (D25, table Dt4).
-pub(crate) fn attach_device(bus: &Arc<BusShared>, dev: &Arc<Device>) -> Result<Search, AttachError> {
-    let flight;
-    let mut guard = dev.lock();
-    flight = InFlight::begin(&bus.core);
-    if matches!(guard.life(), Life::Dying | Life::Gone) {
-        return Ok(Search::NothingFits);
+pub(crate) fn search<B: Bus>(guard: &mut DeviceGuard<'_, B>) -> Result<(), SearchError<DmaErrorOf<B>>> {
+    let dev = guard.device();
+    let bus = dev.bus();
+    if matches!(guard.state().life, Life::Dying | Life::Gone) || guard.link().is_some() {
+        return Ok(());
     }
-    if guard.is_bound() {
-        return Ok(Search::Bound);
-    }
-    for entry in bus.drivers().iter() {
-        match bus.bus.matches(dev, &**entry.driver()) {
+    let search = bus.core.deferral.search();
+    let mut serial = None;
+    while let Some(driver) = bus.driver_after(serial) {
+        serial = Some(driver.serial);
+        match bus.bus.matches(dev, &driver.driver) {
             Match::No => {}
             Match::Deferred(awaits) => {
-                flight.defer(dev, &awaits);
-                return Err(AttachError::MatchDeferred(awaits));
+                defer(dev, &awaits, &search);
+                return Err(SearchError::MatchDeferred(awaits));
             }
-            Match::Failed(errno) => return Err(AttachError::MatchFailed(errno)),
-            Match::Yes => match probe_or_defer(bus, entry, &mut guard, &flight) {
-                Ok(()) => return Ok(Search::Bound),
+            Match::Failed(errno) => return Err(SearchError::MatchFailed(errno)),
+            Match::Yes => match probe_or_defer(&driver, guard, &search) {
+                Ok(()) => return Ok(()),
                 Err(ProbeFailure::Callback(_) | ProbeFailure::DriverGone) => {}
-                Err(failure) => return Err(AttachError::Refused(failure)),
+                Err(failure) => return Err(SearchError::Refused(failure)),
             },
         }
     }
-    Ok(Search::NothingFits)
+    Ok(())
 }
 
-/// Tries one driver on one device; whatever comes of it is swallowed (D28).
-pub(crate) fn try_driver(bus: &Arc<BusShared>, entry: &Arc<DriverEntry>, dev: &Arc<Device>) {
-    let flight = InFlight::begin(&bus.core);
-    match bus.bus.matches(dev, &**entry.driver()) {
+/// The search after a device came, and its repeats: failures stay with the device (D8).
+pub(crate) fn search_initially<B: Bus>(guard: &mut DeviceGuard<'_, B>) {
+    if guard.device().bus().autoprobes() {
+        let _ = search(guard);
+    }
+}
+
+/// Tries a driver on every device of its bus; whatever comes of it is swallowed (D28).
+///
+/// A device whose driver waits for users has a driver, so nobody waits for it here.
+pub(crate) fn try_on_all<B: Bus>(driver: &Arc<Registration<B>>) {
+    let bus = &driver.bus;
+    let Some(last) = bus.device_before(None).map(|dev| dev.id()) else { return };
+    let mut at = None;
+    while let Some(dev) = bus.device_after(at).filter(|dev| dev.id() <= last) {
+        at = Some(dev.id());
+        try_on(driver, &dev);
+        bus.core.deferral.settle(&*dev);
+    }
+}
+
+fn try_on<B: Bus>(driver: &Arc<Registration<B>>, dev: &Arc<Device<B>>) {
+    let bus = &driver.bus;
+    let search = bus.core.deferral.search();
+    match bus.bus.matches(dev, &driver.driver) {
         Match::No | Match::Failed(_) => {}
         Match::Deferred(awaits) => {
             // A device that is going, or has a driver, waits for nothing.
             let guard = dev.raw_lock();
-            if matches!(guard.life(), Life::Arriving | Life::Ready) && guard.attached().is_none() {
-                flight.defer(dev, &awaits);
+            if matches!(guard.state().life, Life::Arriving | Life::Ready) && guard.link().is_none() {
+                defer(dev, &awaits, &search);
             }
         }
         Match::Yes => {
-            drop(flight);
-            let flight;
-            let mut guard = dev.lock();
-            flight = InFlight::begin(&bus.core);
-            let _ = probe_or_defer(bus, entry, &mut guard, &flight);
+            let mut guard = dev.raw_lock();
+            let _ = probe_or_defer(driver, &mut guard, &search);
         }
     }
 }
 
+fn defer<B: Bus>(dev: &Arc<Device<B>>, awaits: &Awaits, search: &Search<'_>) {
+    let any: Arc<dyn AnyDevice> = dev.clone();
+    search.defer(&dev.bus().core, &any, awaits);
+}
+
 /// D24: a deferral puts the device on a list.
-fn probe_or_defer(
-    bus: &Arc<BusShared>,
-    entry: &Arc<DriverEntry>,
-    guard: &mut DeviceGuard<'_>,
-    flight: &InFlight<'_>,
-) -> Result<(), ProbeFailure> {
-    let result = probe(bus, entry, guard, flight);
-    if let Err(failure) = &result
-        && let Some(awaits) = failure.awaits()
-    {
-        flight.defer(guard.device(), awaits);
+fn probe_or_defer<B: Bus>(
+    driver: &Arc<Registration<B>>,
+    guard: &mut DeviceGuard<'_, B>,
+    search: &Search<'_>,
+) -> Result<(), FailureOf<B>> {
+    let result = probe(driver, guard);
+    match &result {
+        Err(ProbeFailure::ProbesHeld) => {
+            let any: Arc<dyn AnyDevice> = guard.device().clone();
+            guard.device().bus().core.deferral.defer_held(&any);
+        }
+        Err(failure) => {
+            if let Some(awaits) = failure.awaits() {
+                defer(guard.device(), awaits, search);
+            }
+        }
+        Ok(()) => {}
     }
     result
 }
 
 /// The gate (Dt3) and the sequence (Dt5).
-pub(crate) fn probe(
-    bus: &Arc<BusShared>,
-    entry: &Arc<DriverEntry>,
-    guard: &mut DeviceGuard<'_>,
-    flight: &InFlight<'_>,
-) -> Result<(), ProbeFailure> {
-    gate(bus, guard)?;
-    let place = entry.enlist(guard.device()).ok_or(ProbeFailure::DriverGone)?;
-    let name = entry.driver().name().clone();
-    // P4 comes before P6: the bus reads the driver to know whether it manages its own DMA (D32).
-    guard.state().binding = Binding::Probing(Attached { entry: entry.clone(), place, dma: None });
-    guard.device().show(ShownDriver::Set(name.clone()));
-    match bus.bus.dma_configure(guard) {
-        Ok(dma) => {
-            if let Some(attached) = guard.attached_mut() {
-                attached.dma = Some(dma);
-            }
-        }
-        Err(error) => {
-            detach(guard);
-            return Err(ProbeFailure::Dma(error));
-        }
-    }
-    bus.notify(&BusEvent::Binding(guard));
-    guard.device().show(ShownDriver::Linked(name.clone()));
-    if let Err(error) = entry.driver().clone().probe(guard) {
-        guard.device().show(ShownDriver::Set(name));
-        bus.notify(&BusEvent::NotBound(guard));
-        detach(guard);
+pub(crate) fn probe<B: Bus>(driver: &Arc<Registration<B>>, guard: &mut DeviceGuard<'_, B>) -> Result<(), FailureOf<B>> {
+    gate(guard)?;
+    let dev = guard.device();
+    let place = driver.enlist(dev).ok_or(ProbeFailure::DriverGone)?;
+    // P4 comes before P6, so that whoever guards DMA can be told of the driver (D32).
+    guard.state_mut().binding = Binding::Set(Link { driver: driver.clone(), place });
+    dev.show(ShownDriver::Set(driver.name.clone()));
+
+    // From here on a failure, or a callback that unwinds, leaves the device as it was: E3.
+    let mut undo = scopeguard::guard(&mut *guard, |guard| detach(guard));
+    let right = configure_dma(driver, dev).map_err(ProbeFailure::Dma)?;
+    let state = undo.state_mut();
+    state.binding = match core::mem::replace(&mut state.binding, Binding::Unbound) {
+        Binding::Set(link) => Binding::Probing(Attached { link, right }),
+        other => other,
+    };
+
+    // E2 comes before E3.
+    let mut undo = scopeguard::guard(undo, |guard| {
+        dev.show(ShownDriver::Set(driver.name.clone()));
+        dev.notify(&BusEvent::NotBound(&guard));
+    });
+    dev.notify(&BusEvent::Binding(&undo));
+    dev.show(ShownDriver::Linked(driver.name.clone()));
+    if let Some(Err(error)) = undo.with_driver(AnyDriver::probe) {
         return Err(ProbeFailure::Callback(error));
     }
-    complete(bus, guard, flight);
+    complete(ScopeGuard::into_inner(ScopeGuard::into_inner(undo)));
     Ok(())
 }
 
-fn gate(bus: &BusShared, guard: &DeviceGuard<'_>) -> Result<(), ProbeFailure> {
-    match guard.life() {
+fn gate<B: Bus>(guard: &DeviceGuard<'_, B>) -> Result<(), FailureOf<B>> {
+    match guard.state().life {
         Life::Dying | Life::Gone => return Err(ProbeFailure::DeviceGone),
-        Life::Arriving if guard.attached().is_none() => return Err(ProbeFailure::NotReady),
+        Life::Arriving if guard.link().is_none() => return Err(ProbeFailure::NotReady),
         Life::Arriving | Life::Ready => {}
     }
-    if let Some(attached) = guard.attached() {
-        return Err(ProbeFailure::HasDriver { driver: attached.entry.driver().name().clone() });
+    if let Some(link) = guard.link() {
+        return Err(ProbeFailure::HasDriver { driver: link.driver.name.clone() });
     }
-    if bus.core.deferral.is_held() {
+    if guard.device().bus().core.deferral.is_held() {
         return Err(ProbeFailure::ProbesHeld);
     }
-    if guard.has_resources() {
-        return Err(ProbeFailure::StaleResources);
-    }
     Ok(())
+}
+
+/// P6: Dt13.1, D63.
+fn configure_dma<B: Bus>(driver: &Registration<B>, dev: &Device<B>) -> Result<AnyRight<B>, DmaErrorOf<B>> {
+    let (dma, device) = (dev.bus().bus.dma(), dev.dma_device());
+    dma.dma_configure(device)?;
+    if driver.driver_managed_dma {
+        return Ok(DmaRight::DriverManaged(DriverManaged));
+    }
+    dma.use_default_domain(device, &driver.name).map(DmaRight::DmaApi)
 }
 
 /// P14.
-fn complete(bus: &Arc<BusShared>, guard: &mut DeviceGuard<'_>, flight: &InFlight<'_>) {
-    let binding = core::mem::replace(&mut guard.state().binding, Binding::Unbound);
-    guard.state().binding = match binding {
+fn complete<B: Bus>(guard: &mut DeviceGuard<'_, B>) {
+    let dev = guard.device();
+    let state = guard.state_mut();
+    state.binding = match core::mem::replace(&mut state.binding, Binding::Unbound) {
         Binding::Probing(attached) => Binding::Bound(attached),
         other => other,
     };
-    flight.bound(guard.device());
-    bus.notify(&BusEvent::Bound(guard));
+    dev.bus().core.deferral.bound(dev.id(), dev.name());
+    dev.notify(&BusEvent::Bound(guard));
 }
 
-/// E2 and E3, R8 to R11: the right to DMA ends, the resources go, then the driver (D33, D41).
-pub(crate) fn detach(guard: &mut DeviceGuard<'_>) {
-    if let Some(attached) = guard.attached_mut() {
-        drop(attached.dma.take());
+/// E2 and E3, R8 to R11: the right to DMA ends, the resources go, then the driver (D33, D41). Each step is taken even
+/// if the one before unwinds.
+pub(crate) fn detach<B: Bus>(guard: &mut DeviceGuard<'_, B>) {
+    let state = guard.state_mut();
+    let binding = core::mem::replace(&mut state.binding, Binding::Unbound);
+    let (right, link) = match binding {
+        Binding::Unbound => return,
+        Binding::Set(link) => (None, link),
+        Binding::Probing(attached) | Binding::Bound(attached) | Binding::Leaving(attached, _) => {
+            (Some(attached.right), attached.link)
+        }
+    };
+    state.binding = Binding::Set(link);
+    let unset = scopeguard::guard(guard, |guard| {
+        guard.device().show(ShownDriver::None);
+        if let Binding::Set(link) = core::mem::replace(&mut guard.state_mut().binding, Binding::Unbound) {
+            link.driver.strike(link.place);
+        }
+    });
+    let _release = scopeguard::guard(unset, |mut guard| guard.state_mut().resources.release());
+    drop(right);
+}
+
+/// Repeats a deferred probe, unless somebody holds the device's lock, who makes it due again then.
+pub(crate) fn repeat<B: Bus>(dev: &Arc<Device<B>>) {
+    let deferral = &dev.bus().core.deferral;
+    let postpone = || deferral.postpone(dev.id());
+    if let Some(mut guard) = dev.lock_or_leave(Left::Probe, postpone) {
+        deferral.resume(dev.id());
+        search_initially(&mut guard);
     }
-    guard.release_resources();
-    guard.device().show(ShownDriver::None);
-    let binding = core::mem::replace(&mut guard.state().binding, Binding::Unbound);
-    if let Binding::Probing(attached) | Binding::Bound(attached) | Binding::Leaving { attached, .. } = binding {
-        attached.entry.strike(attached.place);
+}
+
+impl<B: Bus> BusShared<B> {
+    /// Binds `driver` to `dev` if it matches (D30, D48); waits for the device lock.
+    pub(crate) fn bind(&self, driver: &Arc<Registration<B>>, dev: &Arc<Device<B>>) -> Result<(), Option<FailureOf<B>>> {
+        // A match that cannot tell counts as one (Dt9.3).
+        if self.bus.matches(dev, &driver.driver) == Match::No {
+            return Err(None);
+        }
+        let result = probe(driver, &mut dev.lock());
+        self.core.deferral.settle(&**dev);
+        result.map_err(Some)
     }
 }

@@ -1,20 +1,25 @@
 //! Devices, and the lock under which a driver comes and goes.
 
-use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt;
+use core::sync::atomic::fence;
 
-use once_cell::race::OnceBox;
-
-use crate::bus::BusShared;
+use crate::any_device::internal::Internal as _;
+use crate::any_device::{AnyDevice, Children, drop_upwards};
+use crate::bound::Bound;
+use crate::bus::{Bus, SlotOf};
 use crate::device_id::DeviceId;
-use crate::dma::DmaUse;
-use crate::driver::Driver;
-use crate::registry::DriverEntry;
-use crate::sync::{LockClass, Mutex, MutexGuard, Users};
+use crate::dma::DmaDevice;
+use crate::driver::AnyRight;
+use crate::notifier::{BusEvent, Notifier};
+use crate::registration::{Place, Registration};
+use crate::registry::BusShared;
+use crate::resources::Resources;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{LockClass, Mutex, MutexGuard, SpinMutex, Users};
 
 /// The turn and the lock of one device come before those of the devices below it, so they share a rank.
 const TURN: LockClass = LockClass::new("turn of a device", 100);
@@ -22,35 +27,29 @@ const DEVICE_LOCK: LockClass = LockClass::new("device lock", 100);
 /// Deeper devices count as this deep: no bus nests as far.
 const DEEPEST: u16 = u16::MAX / 2 - 1;
 
-/// What a device is called and where it sits, for [`BusHandle::add_device`](crate::BusHandle::add_device).
-pub struct DeviceSpec {
+/// What a device is called, where it sits, and what the bus knows of it (`T`), for
+/// [`BusHandle::add_device`](crate::BusHandle::add_device).
+pub struct DeviceSpec<T> {
     pub(crate) name: Arc<str>,
-    pub(crate) parent: Option<Arc<Device>>,
-    pub(crate) details: Box<dyn Any + Send + Sync>,
+    pub(crate) parent: Option<Arc<dyn AnyDevice>>,
+    pub(crate) description: Arc<T>,
 }
 
-impl DeviceSpec {
-    /// A device without parent of which its bus knows nothing but the name.
-    pub fn new(name: impl Into<Arc<str>>) -> Self {
-        Self { name: name.into(), parent: None, details: Box::new(()) }
+impl<T> DeviceSpec<T> {
+    /// Describes a device without parent.
+    pub fn new(name: impl Into<Arc<str>>, description: impl Into<Arc<T>>) -> Self {
+        Self { name: name.into(), parent: None, description: description.into() }
     }
 
     /// Puts it below `parent`, which may be on another bus.
     #[must_use]
-    pub fn below(mut self, parent: &Arc<Device>) -> Self {
-        self.parent = Some(parent.clone());
-        self
-    }
-
-    /// Adds what the bus knows of it; see [`Device::details`].
-    #[must_use]
-    pub fn with(mut self, details: impl Any + Send + Sync) -> Self {
-        self.details = Box::new(details);
+    pub fn below(mut self, parent: Arc<dyn AnyDevice>) -> Self {
+        self.parent = Some(parent);
         self
     }
 }
 
-impl fmt::Debug for DeviceSpec {
+impl<T> fmt::Debug for DeviceSpec<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeviceSpec").field("name", &self.name).field("parent", &self.parent).finish_non_exhaustive()
     }
@@ -58,26 +57,48 @@ impl fmt::Debug for DeviceSpec {
 
 /// A device on a bus.
 ///
-/// It stays a device for as long as somebody holds it, but once removed no driver binds to it any more.
-pub struct Device {
+/// The bus keeps it until it is removed. It stays a device for as long as somebody holds it, but once removed no driver
+/// binds to it any more.
+///
+/// Aligned so that two devices share no cache line.
+#[repr(align(64))]
+pub struct Device<B: Bus> {
     id: DeviceId,
     name: Arc<str>,
-    bus: Weak<BusShared>,
-    parent: Option<Arc<Device>>,
+    bus: Arc<BusShared<B>>,
     /// How many devices are above it.
     depth: u16,
-    details: Box<dyn Any + Send + Sync>,
-    dma_record: OnceBox<Arc<dyn Any + Send + Sync>>,
+    description: Arc<B::Device>,
+    dma_slot: SlotOf<B>,
+    /// Leaf lock: taken away only when nobody holds the device any more.
+    parent: SpinMutex<Option<Arc<dyn AnyDevice>>>,
     /// Leaf lock: the name in `driver_override`, which is not the device lock's (D15).
-    driver_override: Mutex<Option<Arc<str>>>,
+    pub(crate) driver_override: SpinMutex<Option<Arc<str>>>,
     /// Leaf lock: the driver, for those who do not hold the device lock.
-    shown: Mutex<ShownDriver>,
-    /// Leaf lock: devices directly below, oldest first; `None` once this one is being removed.
-    children: Mutex<Option<BTreeMap<DeviceId, Weak<Device>>>>,
-    /// Held while the device comes or a step of its going runs; before the device lock, and a parent's before a child's.
+    shown: SpinMutex<ShownDriver>,
+    /// Leaf lock: whom to tell. A copy of the device's own, so that two devices that bind write nothing in common.
+    notifiers: SpinMutex<Notifiers<B>>,
+    /// Leaf lock: devices directly below.
+    children: Mutex<Children>,
+    left_to_holder: LeftToHolder,
+    /// Serializes addition and removal, so that the notifiers hear of them in order. Before the device lock, and a
+    /// parent's before a child's.
     turn: Mutex<()>,
     /// The device lock.
-    state: Mutex<DeviceState>,
+    state: Mutex<DeviceState<B>>,
+}
+
+pub(crate) type Notifiers<B> = Option<Arc<[Arc<dyn Notifier<B>>]>>;
+
+/// What somebody who did not get the device's lock, and would not wait, has left to whoever holds it.
+#[derive(Default)]
+struct LeftToHolder {
+    /// The bus is closed: let the driver go.
+    close: AtomicBool,
+    /// The deferred probe of this device is to be repeated.
+    probe: AtomicBool,
+    /// Deferred probes of other devices are to be repeated.
+    repeats: AtomicBool,
 }
 
 /// What is to be seen of the driver without the device lock.
@@ -90,12 +111,10 @@ pub(crate) enum ShownDriver {
 }
 
 /// What the device lock guards.
-#[derive(Debug)]
-pub(crate) struct DeviceState {
+pub(crate) struct DeviceState<B: Bus> {
     pub(crate) life: Life,
-    pub(crate) binding: Binding,
-    /// Dropped last to first when the driver leaves.
-    resources: Vec<Box<dyn Any + Send>>,
+    pub(crate) binding: Binding<B>,
+    pub(crate) resources: Resources,
 }
 
 /// Whether drivers may come.
@@ -110,116 +129,91 @@ pub(crate) enum Life {
 }
 
 /// How a device and a driver stand to each other.
-#[derive(Debug)]
-pub(crate) enum Binding {
+pub(crate) enum Binding<B: Bus> {
     Unbound,
-    /// P4 to P14.
-    Probing(Attached),
-    Bound(Attached),
+    /// The driver is set, without a right to DMA: P4 to P6, and R8 to R9.
+    Set(Link<B>),
+    /// P6 to P14.
+    Probing(Attached<B>),
+    Bound(Attached<B>),
     /// The driver has been asked to remove and waits for users; nobody gets the device lock meanwhile.
-    Leaving {
-        attached: Attached,
-        attempt: u32,
-        users: Arc<Users>,
-    },
+    Leaving(Attached<B>, Leaving),
+}
+
+pub(crate) struct Leaving {
+    pub(crate) attempt: u32,
+    /// How often in a row the driver waited for nobody.
+    pub(crate) in_vain: u32,
+    pub(crate) users: Arc<Users>,
 }
 
 /// A driver on a device.
-#[derive(Debug)]
-pub(crate) struct Attached {
-    pub(crate) entry: Arc<DriverEntry>,
-    /// Key in the driver's list of devices.
-    pub(crate) place: u64,
-    /// `None` before P6 and after the clean-up.
-    pub(crate) dma: Option<DmaUse>,
+pub(crate) struct Link<B: Bus> {
+    pub(crate) driver: Arc<Registration<B>>,
+    /// In the driver's list of devices.
+    pub(crate) place: Place,
 }
 
-impl Device {
-    pub(crate) fn new(id: DeviceId, bus: Weak<BusShared>, spec: DeviceSpec) -> Arc<Self> {
-        let depth = spec.parent.as_ref().map_or(0, |parent| parent.depth.saturating_add(1).min(DEEPEST));
+/// A driver on a device, with its right to DMA.
+pub(crate) struct Attached<B: Bus> {
+    pub(crate) link: Link<B>,
+    pub(crate) right: AnyRight<B>,
+}
+
+impl<B: Bus> Device<B> {
+    pub(crate) fn new(id: DeviceId, bus: &Arc<BusShared<B>>, spec: DeviceSpec<B::Device>) -> Arc<Self> {
+        let depth = spec.parent.as_ref().map_or(0, |parent| parent.depth().saturating_add(1).min(DEEPEST));
+        let state = DeviceState { life: Life::Arriving, binding: Binding::Unbound, resources: Resources::default() };
         Arc::new(Self {
             id,
             name: spec.name,
-            bus,
-            parent: spec.parent,
+            bus: bus.clone(),
             depth,
-            details: spec.details,
-            dma_record: OnceBox::new(),
-            driver_override: Mutex::new(None),
-            shown: Mutex::new(ShownDriver::None),
+            description: spec.description,
+            dma_slot: SlotOf::<B>::default(),
+            parent: SpinMutex::new(spec.parent),
+            driver_override: SpinMutex::new(None),
+            shown: SpinMutex::new(ShownDriver::None),
+            notifiers: SpinMutex::new(None),
             children: Mutex::new(Some(BTreeMap::new())),
+            left_to_holder: LeftToHolder::default(),
             turn: Mutex::of(TURN.at_depth(2 * depth), ()),
-            state: Mutex::of(
-                DEVICE_LOCK.at_depth(2 * depth + 1),
-                DeviceState { life: Life::Arriving, binding: Binding::Unbound, resources: Vec::new() },
-            ),
+            state: Mutex::of(DEVICE_LOCK.at_depth(2 * depth + 1), state),
         })
     }
 
-    /// The device's identity; never used again.
+    /// Returns the identity; never used again.
     pub fn id(&self) -> DeviceId {
         self.id
     }
 
-    /// The name, unique on its bus while the device is there.
+    /// Returns the name, unique on its bus while the device is there.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// The device that it sits below.
-    pub fn parent(&self) -> Option<&Arc<Device>> {
-        self.parent.as_ref()
+    /// Returns the device that it sits below. Takes a leaf lock.
+    pub fn parent(&self) -> Option<Arc<dyn AnyDevice>> {
+        self.parent.lock().clone()
     }
 
-    /// The devices directly below that have not been removed, oldest first. Takes a leaf lock.
-    pub fn children(&self) -> Vec<Arc<Device>> {
+    /// Returns the devices directly below that have not been removed, oldest first. Takes a leaf lock.
+    pub fn children(&self) -> Vec<Arc<dyn AnyDevice>> {
         self.children.lock().iter().flat_map(BTreeMap::values).filter_map(Weak::upgrade).collect()
     }
 
-    /// What the bus knows of it, if that is a `T`.
-    pub fn details<T: Any>(&self) -> Option<&T> {
-        self.details.downcast_ref()
+    /// Returns what the bus knows of it.
+    pub fn description(&self) -> &Arc<B::Device> {
+        &self.description
     }
 
-    /// The record that whoever guards DMA keeps of this device, if it is a `T`. Takes no lock.
-    pub fn dma_record<T: Any + Send + Sync>(&self) -> Option<&T> {
-        self.dma_record.get()?.downcast_ref()
+    /// Returns what whoever guards DMA keeps for it. Takes no lock.
+    pub fn dma_slot(&self) -> &SlotOf<B> {
+        &self.dma_slot
     }
 
-    /// As [`dma_record`](Self::dma_record), to keep.
-    pub fn shared_dma_record<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
-        self.dma_record.get()?.clone().downcast().ok()
-    }
-
-    /// Leaves a record for [`dma_record`](Self::dma_record). Only the first call has an effect; whether it was this
-    /// one is answered.
-    pub fn set_dma_record(&self, record: Arc<dyn Any + Send + Sync>) -> bool {
-        self.dma_record.set(Box::new(record)).is_ok()
-    }
-
-    /// Takes the device lock, waiting for whoever holds it; a driver that is leaving but still has users holds it as
-    /// well (D50). Must not be called from a callback for the same device (D44).
-    pub fn lock(self: &Arc<Self>) -> DeviceGuard<'_> {
-        loop {
-            match crate::unbind::settle(self) {
-                Ok(guard) => return guard,
-                Err(users) => users.wait(),
-            }
-        }
-    }
-
-    /// The device lock as a bare mutex: a driver that is leaving does not count as a holder.
-    pub(crate) fn raw_lock(self: &Arc<Self>) -> DeviceGuard<'_> {
-        DeviceGuard { dev: self, state: self.state.lock() }
-    }
-
-    /// Keeps its coming and its going one after the other, so that the notifiers hear of them in that order.
-    pub(crate) fn take_turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock()
-    }
-
-    /// A hint of which driver is bound, as the `driver` link of sysfs gives it: right when it was read, perhaps not
-    /// any more. Takes a leaf lock, never the device lock. To decide something, read
+    /// Returns a hint of which driver is bound, as the `driver` link of sysfs gives it: right when it was read, perhaps
+    /// not any more. Takes a leaf lock, never the device lock. To decide something, read
     /// [`DeviceGuard::driver`] under [`lock`](Self::lock).
     pub fn driver_hint(&self) -> Option<Arc<str>> {
         match &*self.shown.lock() {
@@ -236,62 +230,42 @@ impl Device {
         }
     }
 
+    /// Whether this is the name of `dev->driver`, read without the lock.
+    pub(crate) fn shows(&self, driver: &str) -> bool {
+        match &*self.shown.lock() {
+            ShownDriver::Set(name) | ShownDriver::Linked(name) => &**name == driver,
+            ShownDriver::None => false,
+        }
+    }
+
     pub(crate) fn show(&self, driver: ShownDriver) {
-        *self.shown.lock() = driver;
+        let before = core::mem::replace(&mut *self.shown.lock(), driver);
+        drop(before);
     }
 
-    /// The driver that alone may match, if one is set.
-    pub fn driver_override(&self) -> Option<Arc<str>> {
-        self.driver_override.lock().clone()
+    pub(crate) fn bus(&self) -> &Arc<BusShared<B>> {
+        &self.bus
     }
 
-    /// Lets only the driver of this name match, or every driver again. Binds and unbinds nothing (D18).
-    pub fn set_driver_override(&self, driver: Option<&str>) {
-        *self.driver_override.lock() = driver.map(Arc::from);
+    /// The device as whoever guards DMA sees it.
+    pub(crate) fn dma_device(&self) -> DmaDevice<'_, B::Device, SlotOf<B>> {
+        DmaDevice { device: self, description: &self.description, slot: &self.dma_slot }
     }
 
-    /// As [`set_driver_override`](Self::set_driver_override), with the text that is written to sysfs (D17): up to the
-    /// first newline; nothing clears.
-    ///
-    /// # Errors
-    /// The text is a page long or longer.
-    pub fn write_driver_override(&self, text: &str) -> Result<(), OverrideTooLong> {
-        const PAGE_SIZE: usize = 4096;
-        if text.len() >= PAGE_SIZE - 1 {
-            return Err(OverrideTooLong { length: text.len() });
-        }
-        let name = text.split('\n').next().unwrap_or_default();
-        self.set_driver_override(Some(name).filter(|name| !name.is_empty()));
-        Ok(())
+    /// Changes whom to tell; returns the list before, to be dropped with no lock held.
+    pub(crate) fn exchange_notifiers(&self, notifiers: Notifiers<B>) -> Notifiers<B> {
+        core::mem::replace(&mut *self.notifiers.lock(), notifiers)
     }
 
-    /// What the override says of a driver of this name (D16).
-    pub fn override_verdict(&self, driver: &str) -> Override {
-        match self.driver_override.lock().as_deref() {
-            None => Override::Unset,
-            Some(name) if name == driver => Override::Demands,
-            Some(_) => Override::Excludes,
-        }
-    }
-
-    pub(crate) fn bus(&self) -> Option<Arc<BusShared>> {
-        self.bus.upgrade()
-    }
-
-    /// Puts `child` below this device, unless this one is being removed.
-    pub(crate) fn adopt(&self, child: &Arc<Self>) -> bool {
-        let mut children = self.children.lock();
-        children.as_mut().is_some_and(|children| children.insert(child.id, Arc::downgrade(child)).is_none())
-    }
-
-    pub(crate) fn disown(&self, child: DeviceId) {
-        if let Some(children) = self.children.lock().as_mut() {
-            children.remove(&child);
+    pub(crate) fn notify(&self, event: &BusEvent<'_, B>) {
+        let notifiers = self.notifiers.lock().clone();
+        for notifier in notifiers.iter().flat_map(|all| all.iter()) {
+            notifier.notify(event);
         }
     }
 
     /// The youngest device below; when there is none, none can come any more.
-    pub(crate) fn last_child(&self) -> Option<Arc<Self>> {
+    pub(crate) fn last_child(&self) -> Option<Arc<dyn AnyDevice>> {
         let mut children = self.children.lock();
         let youngest = children.as_ref()?.values().rev().find_map(Weak::upgrade);
         if youngest.is_none() {
@@ -299,123 +273,227 @@ impl Device {
         }
         youngest
     }
+
+    pub(crate) fn adopt_child(&self, id: DeviceId, child: Weak<dyn AnyDevice>) -> bool {
+        self.children.lock().as_mut().is_some_and(|children| children.insert(id, child).is_none())
+    }
+
+    pub(crate) fn disown_child(&self, child: DeviceId) {
+        if let Some(children) = self.children.lock().as_mut() {
+            children.remove(&child);
+        }
+    }
+
+    pub(crate) fn take_parent(&self) -> Option<Arc<dyn AnyDevice>> {
+        self.parent.lock().take()
+    }
+
+    pub(crate) fn depth(&self) -> u16 {
+        self.depth
+    }
+
+    /// The device lock as a bare mutex: a driver that is leaving does not count as a holder.
+    pub(crate) fn raw_lock(self: &Arc<Self>) -> DeviceGuard<'_, B> {
+        DeviceGuard { state: self.state.lock(), after: AfterUnlock { device: self, repeating: false } }
+    }
+
+    pub(crate) fn take_turn(self: &Arc<Self>) -> Turn<'_, B> {
+        Turn { _turn: self.turn.lock(), _after: AfterUnlock { device: self, repeating: false } }
+    }
+
+    /// The device lock if nobody holds it; else, after `prepare`, `left` is what whoever holds it does when it lets go.
+    pub(crate) fn lock_or_leave(self: &Arc<Self>, left: Left, prepare: impl FnOnce()) -> Option<DeviceGuard<'_, B>> {
+        let attempt = || {
+            let state = self.state.try_lock()?;
+            Some(DeviceGuard { state, after: AfterUnlock { device: self, repeating: matches!(left, Left::Probe) } })
+        };
+        attempt().or_else(|| {
+            prepare();
+            let flag = self.left_to_holder.flag(left);
+            flag.store(true, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+            // If this fails as well, whoever holds the lock has still to unlock it, and looks then.
+            let guard = attempt()?;
+            flag.store(false, Ordering::SeqCst);
+            Some(guard)
+        })
+    }
+
+    /// As [`lock_or_leave`](Self::lock_or_leave), for the turn.
+    pub(crate) fn turn_or_leave(self: &Arc<Self>, left: Left) -> Option<Turn<'_, B>> {
+        let attempt = || {
+            let turn = self.turn.try_lock()?;
+            Some(Turn { _turn: turn, _after: AfterUnlock { device: self, repeating: false } })
+        };
+        attempt().or_else(|| {
+            let flag = self.left_to_holder.flag(left);
+            flag.store(true, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+            let turn = attempt()?;
+            flag.store(false, Ordering::SeqCst);
+            Some(turn)
+        })
+    }
+
+    /// Whether this was left to do; it is left no longer.
+    fn take_left(&self, left: Left) -> bool {
+        self.left_to_holder.flag(left).swap(false, Ordering::SeqCst)
+    }
 }
 
-impl fmt::Debug for Device {
+/// What can be left to whoever holds a device's lock.
+#[derive(Clone, Copy)]
+pub(crate) enum Left {
+    Close,
+    Probe,
+    Repeats,
+}
+
+impl LeftToHolder {
+    fn flag(&self, left: Left) -> &AtomicBool {
+        match left {
+            Left::Close => &self.close,
+            Left::Probe => &self.probe,
+            Left::Repeats => &self.repeats,
+        }
+    }
+
+    fn any(&self) -> bool {
+        [&self.close, &self.probe, &self.repeats].into_iter().any(|flag| flag.load(Ordering::Relaxed))
+    }
+}
+
+impl<B: Bus> Drop for Device<B> {
+    fn drop(&mut self) {
+        self.bus.core.deferral.leave(self.id);
+        drop_upwards(self.id, self.parent.get_mut().take());
+    }
+}
+
+impl<B: Bus> fmt::Debug for Device<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Device({})", self.name)
     }
 }
 
-/// What `driver_override` says of one driver (D16).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Override {
-    /// Nothing: the bus matches by ids.
-    Unset,
-    /// This driver, whatever its ids.
-    Demands,
-    /// Another driver.
-    Excludes,
+/// Does what others have left to the holder of a lock. Dropped after the lock.
+struct AfterUnlock<'a, B: Bus> {
+    device: &'a Arc<Device<B>>,
+    /// Whether the lock was taken to repeat deferred probes: what is due is repeated by the same loop then.
+    repeating: bool,
 }
 
-/// A text for `driver_override` is longer than a page.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("a driver_override of {length} bytes is longer than a page")]
-pub struct OverrideTooLong {
-    /// Length of the text in bytes.
-    pub length: usize,
-}
-
-impl OverrideTooLong {
-    /// `EINVAL`.
-    pub const fn errno(&self) -> crate::Errno {
-        crate::Errno::EINVAL
+impl<B: Bus> Drop for AfterUnlock<'_, B> {
+    fn drop(&mut self) {
+        // Against the fence of whoever left something and found the lock still held.
+        fence(Ordering::SeqCst);
+        let dev = self.device;
+        if !dev.left_to_holder.any() {
+            return;
+        }
+        if dev.take_left(Left::Close) {
+            dev.clone().close();
+        }
+        let deferral = &dev.bus.core.deferral;
+        let due = dev.take_left(Left::Probe);
+        if due {
+            deferral.make_due(dev.id);
+        }
+        if (dev.take_left(Left::Repeats) || due) && !self.repeating {
+            deferral.settle(&**dev);
+        }
     }
+}
+
+/// The turn of a device: nobody else adds or removes it.
+pub(crate) struct Turn<'a, B: Bus> {
+    _turn: MutexGuard<'a, ()>,
+    _after: AfterUnlock<'a, B>,
 }
 
 /// Holds the lock of a device. The driver can be read and changed only through it.
 ///
 /// Reading the driver without the lock does not compile:
 /// ```compile_fail,E0599
-/// # fn example(dev: &std::sync::Arc<device_model::Device>) {
+/// # use device_model::{Device, platform::PlatformBus, Unprotected};
+/// # fn example(dev: &std::sync::Arc<Device<PlatformBus<Unprotected>>>) {
 /// let driver = dev.driver();
 /// # }
 /// ```
-pub struct DeviceGuard<'a> {
-    dev: &'a Arc<Device>,
-    state: MutexGuard<'a, DeviceState>,
+///
+/// Dropping it unlocks the device. Work that others have left to the holder, rather than wait for it, is done then:
+/// deferred probes that are due, for instance.
+pub struct DeviceGuard<'a, B: Bus> {
+    state: MutexGuard<'a, DeviceState<B>>,
+    /// Last, so that it is dropped with the lock free.
+    after: AfterUnlock<'a, B>,
 }
 
-impl<'a> DeviceGuard<'a> {
-    /// The device.
-    pub fn device(&self) -> &'a Arc<Device> {
-        self.dev
+impl<'a, B: Bus> DeviceGuard<'a, B> {
+    /// Returns the device.
+    pub fn device(&self) -> &'a Arc<Device<B>> {
+        self.after.device
     }
 
-    /// The driver: set before DMA is configured, cleared after the driver's right to DMA has ended (D32, D33).
-    pub fn driver(&self) -> Option<&Arc<dyn Driver>> {
-        self.attached().map(|attached| attached.entry.driver())
+    /// Returns the driver: set before DMA is configured, cleared after the driver's right to DMA has ended.
+    pub fn driver(&self) -> Option<&Arc<B::Driver>> {
+        self.link().map(|link| &link.driver.driver)
     }
 
-    /// Whether the driver has been probed and not been asked to leave.
+    /// Returns the name of the driver.
+    pub fn driver_name(&self) -> Option<&Arc<str>> {
+        self.link().map(|link| &link.driver.name)
+    }
+
+    /// Returns whether the driver has been probed and not been asked to leave.
     pub fn is_bound(&self) -> bool {
         matches!(self.state.binding, Binding::Bound(_))
     }
 
-    /// Keeps `resource` until the driver leaves, or fails to bind. Resources are dropped last to first, after the right
-    /// to DMA has ended (D41).
-    pub fn manage(&mut self, resource: impl Any + Send) {
-        self.state.resources.push(Box::new(resource));
-    }
-
-    /// The youngest resource of this type.
+    /// Returns the youngest resource of this type that the driver has given to [`Bound::manage`].
     pub fn resource<T: Any>(&self) -> Option<&T> {
-        self.state.resources.iter().rev().find_map(|resource| resource.downcast_ref())
+        self.state.resources.get()
     }
 
-    /// As [`resource`](Self::resource), to change.
+    /// Returns the youngest resource of this type, to change it.
     pub fn resource_mut<T: Any>(&mut self) -> Option<&mut T> {
-        self.state.resources.iter_mut().rev().find_map(|resource| resource.downcast_mut())
+        self.state.resources.get_mut()
     }
 
-    pub(crate) fn state(&mut self) -> &mut DeviceState {
+    pub(crate) fn state(&self) -> &DeviceState<B> {
+        &self.state
+    }
+
+    pub(crate) fn state_mut(&mut self) -> &mut DeviceState<B> {
         &mut self.state
     }
 
-    pub(crate) fn binding(&self) -> &Binding {
-        &self.state.binding
-    }
-
-    pub(crate) fn life(&self) -> Life {
-        self.state.life
-    }
-
-    pub(crate) fn has_resources(&self) -> bool {
-        !self.state.resources.is_empty()
-    }
-
-    /// Drops the resources, last to first.
-    pub(crate) fn release_resources(&mut self) {
-        while self.state.resources.pop().is_some() {}
-    }
-
-    pub(crate) fn attached(&self) -> Option<&Attached> {
+    pub(crate) fn link(&self) -> Option<&Link<B>> {
         match &self.state.binding {
             Binding::Unbound => None,
-            Binding::Probing(attached) | Binding::Bound(attached) | Binding::Leaving { attached, .. } => Some(attached),
+            Binding::Set(link) => Some(link),
+            Binding::Probing(attached) | Binding::Bound(attached) | Binding::Leaving(attached, _) => {
+                Some(&attached.link)
+            }
         }
     }
 
-    pub(crate) fn attached_mut(&mut self) -> Option<&mut Attached> {
-        match &mut self.state.binding {
-            Binding::Unbound => None,
-            Binding::Probing(attached) | Binding::Bound(attached) | Binding::Leaving { attached, .. } => Some(attached),
-        }
+    /// Calls the driver with its device; `None` without a driver that has a right to DMA.
+    pub(crate) fn with_driver<R>(&mut self, call: impl FnOnce(&B::Driver, &mut Bound<'_, B>) -> R) -> Option<R> {
+        let device = self.device();
+        let DeviceState { binding, resources, .. } = &mut *self.state;
+        let (Binding::Probing(attached) | Binding::Bound(attached) | Binding::Leaving(attached, _)) = binding else {
+            return None;
+        };
+        Some(call(&attached.link.driver.driver, &mut Bound::new(device, resources, &attached.right)))
     }
 }
 
-impl fmt::Debug for DeviceGuard<'_> {
+impl<B: Bus> fmt::Debug for DeviceGuard<'_, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeviceGuard").field("device", &self.dev.name).field("driver", &self.driver()).finish()
+        f.debug_struct("DeviceGuard")
+            .field("device", &self.device().name)
+            .field("driver", &self.driver_name())
+            .finish_non_exhaustive()
     }
 }

@@ -7,12 +7,15 @@ use core::fmt;
 pub struct DeviceId(u64);
 
 impl DeviceId {
-    /// The id of this number.
+    pub(crate) const FIRST: Self = Self(0);
+    pub(crate) const LAST: Self = Self(u64::MAX);
+
+    /// Makes the id of this number.
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// The number.
+    /// Returns the number.
     pub const fn get(self) -> u64 {
         self.0
     }

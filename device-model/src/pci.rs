@@ -13,8 +13,8 @@ mod topology;
 
 pub use address::{AddressFault, Devfn, ParseAddressError, PciAddress};
 pub use bar::{Bar, BarError, BarKind, Bars};
-pub use bus::{PciBus, PciDriver};
+pub use bus::{DynamicIdError, PciBus};
 pub use config::{Acs, AcsBits, Capability, ConfigBuilder, ConfigSpace, HeaderLayout, PcieCapability, PortType};
 pub use function::{AcsQuirk, PciFunction, Upstream};
-pub use id::{Applies, PciId};
+pub use id::PciId;
 pub use topology::PciTopology;

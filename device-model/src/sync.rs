@@ -1,35 +1,33 @@
-//! The one place that names a lock.
+//! Locks, waiting, atomics and threads: every lock of the libraries is made of what stands here.
 //!
-//! All four libraries lock through this module, so the same code runs
+//! There are two kinds of locks, as in every kernel:
+//!
+//! - [`Mutex`] sleeps. It may be held across callbacks and waits; the device lock is one.
+//! - [`SpinMutex`] spins. It is held for a moment, with no sleeping lock taken and no wait begun meanwhile; the group
+//!   lock of an IOMMU is one. Without std, whoever provides the locks may turn off interrupts while it is held.
+//!
+//! The same code runs on different locks:
 //!
 //! | build | locks |
 //! |---|---|
-//! | feature `std` (default) | `parking_lot` |
-//! | with feature `lock-order` | the same, each checked against the [lock order](LockClass) when it is taken |
-//! | without `std` | `spin`; a wait spins |
-//! | `--cfg shuttle` | `shuttle`, the model checker |
+//! | feature `std` (default) | `parking_lot`, for both kinds |
+//! | without `std` | what the program provides through [`dma_locks`] |
+//! | `--cfg lock_order`, for tests | those of `std`, each checked against the [lock order](LockClass) when it is taken |
+//! | `--cfg shuttle`, for tests | those of the model checker `shuttle` |
 //!
-//! There is no poisoning: state behind a lock is changed by code that cannot panic half-way.
+//! No lock is poisoned: a guard that is dropped while its thread unwinds unlocks.
 
-#[cfg(all(feature = "std", not(feature = "lock-order"), not(shuttle)))]
-#[path = "sync/std.rs"]
-mod backend;
-
-#[cfg(all(feature = "lock-order", not(shuttle)))]
-#[path = "sync/checked.rs"]
-mod backend;
+#[cfg(all(lock_order, not(feature = "std")))]
+compile_error!("`--cfg lock_order` needs the feature `std`: it keeps a list for each thread");
 
 #[cfg(all(feature = "std", not(shuttle)))]
 mod deadline;
-
-#[cfg(all(not(feature = "std"), not(shuttle)))]
-#[path = "sync/spinning.rs"]
-mod backend;
-
+#[cfg(all(lock_order, not(shuttle)))]
+mod held;
+#[cfg(not(shuttle))]
+mod lock;
 #[cfg(shuttle)]
-#[path = "sync/model.rs"]
-mod backend;
-
+mod model;
 mod order;
 #[cfg(shuttle)]
 pub mod pending;
@@ -38,10 +36,24 @@ mod users;
 pub mod weak;
 
 pub use alloc::sync::{Arc, Weak};
-#[cfg(any(feature = "std", shuttle))]
-pub(crate) use backend::Deadline;
-#[cfg(any(feature = "std", shuttle))]
-pub use backend::thread;
-pub use backend::{Condvar, Mutex, MutexGuard, atomic};
+#[cfg(all(feature = "std", not(shuttle)))]
+pub use std::thread;
+
+#[cfg(all(feature = "std", not(shuttle)))]
+pub(crate) use deadline::Deadline;
+#[cfg(not(shuttle))]
+pub use dma_locks;
+#[cfg(not(shuttle))]
+pub use lock::{Condvar, Lock, LockGuard, Mutex, MutexGuard, SpinMutex, SpinMutexGuard};
+#[cfg(shuttle)]
+pub(crate) use model::Deadline;
+#[cfg(shuttle)]
+pub use model::{Condvar, Mutex, Mutex as SpinMutex, MutexGuard, MutexGuard as SpinMutexGuard, atomic, thread};
 pub use order::LockClass;
 pub use users::{UserGuard, Users};
+
+/// Atomics of the widths that every target has.
+#[cfg(not(shuttle))]
+pub mod atomic {
+    pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+}

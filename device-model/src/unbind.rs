@@ -4,16 +4,17 @@
 //! the caller drives: to try, to wait, or to wait for some time.
 
 use alloc::sync::Arc;
-use alloc::vec;
-use alloc::vec::Vec;
 #[cfg(any(feature = "std", shuttle))]
 use core::time::Duration;
 
+use crate::any_device::AnyDevice;
 use crate::binding;
-use crate::device::{Binding, Device, DeviceGuard, Life, ShownDriver};
-use crate::driver::Removal;
+use crate::bus::Bus;
+use crate::device::{Binding, Device, DeviceGuard, Leaving, Left, Life, ShownDriver};
+use crate::dma::DmaConfigure;
+use crate::driver::{AnyDriver, Removal};
 use crate::notifier::BusEvent;
-use crate::registry::DriverEntry;
+use crate::registration::{Last, Registration};
 #[cfg(any(feature = "std", shuttle))]
 use crate::sync::Deadline;
 use crate::sync::Users;
@@ -22,24 +23,53 @@ use crate::sync::Users;
 #[cfg(any(feature = "std", shuttle))]
 const ASK_AGAIN: Duration = if cfg!(test) { Duration::from_millis(1) } else { Duration::from_secs(10) };
 
+/// How often in a row a driver may wait for users of whom none is inside.
+const IN_VAIN: u32 = 100;
+
 /// An unbinding under way; nothing happens until it is driven.
 ///
 /// Dropping it gives up the wait, not the work: a driver that was asked to leave goes on leaving, and whoever next
 /// wants the device's lock waits for it and completes it. A removal is completed by a further
-/// [`remove_device`](crate::BusHandle::remove_device).
+/// [`Device::remove`], an unregistration by a further
+/// [`BusHandle::remove_driver`](crate::BusHandle::remove_driver); until then the driver is found by its name, and is
+/// [leaving](crate::DriverHandle::is_leaving).
 #[derive(Debug)]
 #[must_use = "nothing is unbound until `wait` or `try_finish` is called"]
-pub struct Unbind {
-    /// The next task last.
-    tasks: Vec<Task>,
-}
+pub struct Unbind(Task);
 
-#[derive(Debug)]
 enum Task {
     /// Lets the driver go if it is still this one (D42).
-    Release { dev: Arc<Device>, entry: Arc<DriverEntry> },
-    /// Removes the device.
-    Remove { dev: Arc<Device> },
+    Release {
+        dev: Arc<dyn AnyDevice>,
+        registration: Arc<dyn AnyRegistration>,
+    },
+    /// Lets the driver's devices go, the last bound first, and then the driver.
+    Unregister {
+        registration: Arc<dyn AnyRegistration>,
+        at: Option<Arc<dyn AnyDevice>>,
+    },
+    /// Removes `root` and all below it; `at` is what goes next.
+    Remove {
+        root: Arc<dyn AnyDevice>,
+        at: Arc<dyn AnyDevice>,
+    },
+    Done,
+}
+
+impl core::fmt::Debug for Task {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Release { dev, registration } => write!(f, "{} from {dev:?}", registration.name()),
+            Self::Unregister { registration, .. } => write!(f, "{} from all devices", registration.name()),
+            Self::Remove { root, .. } => write!(f, "{root:?} and all below"),
+            Self::Done => f.write_str("done"),
+        }
+    }
+}
+
+enum Step {
+    Done,
+    Further,
 }
 
 /// How far an [`Unbind`] has come.
@@ -50,41 +80,98 @@ pub enum Progress {
     /// The driver of `device` waits for `users` to leave.
     Waiting {
         /// The device.
-        device: Arc<Device>,
+        device: Arc<dyn AnyDevice>,
         /// Those that hold it.
         users: Arc<Users>,
     },
 }
 
+/// A registration on whatever bus.
+trait AnyRegistration: Send + Sync {
+    fn name(&self) -> &Arc<str>;
+    fn key(&self) -> usize;
+    fn close(&self);
+    /// The device that was bound last; with none left the driver is unregistered.
+    fn last_device_or_finish(&self) -> Option<Arc<dyn AnyDevice>>;
+}
+
+impl<B: Bus> AnyRegistration for Registration<B> {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn key(&self) -> usize {
+        core::ptr::from_ref(self).addr()
+    }
+
+    fn close(&self) {
+        Self::close(self);
+    }
+
+    fn last_device_or_finish(&self) -> Option<Arc<dyn AnyDevice>> {
+        match self.last_device() {
+            Last::Device(dev) => return Some(dev),
+            Last::NoneAnyMore => {
+                self.bus.unregister(self);
+                self.bus.bus.driver_removed(&self.driver);
+            }
+            Last::GoneBefore => {}
+        }
+        None
+    }
+}
+
 impl Unbind {
-    pub(crate) fn of_binding(dev: &Arc<Device>, entry: &Arc<DriverEntry>) -> Self {
-        Self { tasks: vec![Task::Release { dev: dev.clone(), entry: entry.clone() }] }
+    pub(crate) fn of_binding<B: Bus>(dev: &Arc<Device<B>>, driver: &Arc<Registration<B>>) -> Self {
+        Self(Task::Release { dev: dev.clone(), registration: driver.clone() })
     }
 
-    pub(crate) fn of_driver(entry: &Arc<DriverEntry>) -> Self {
-        let devices = entry.close().into_iter();
-        Self { tasks: devices.map(|dev| Task::Release { dev, entry: entry.clone() }).collect() }
+    pub(crate) fn of_driver<B: Bus>(driver: &Arc<Registration<B>>) -> Self {
+        Self(Task::Unregister { registration: driver.clone(), at: None })
     }
 
-    pub(crate) fn of_removal(dev: &Arc<Device>) -> Self {
-        Self { tasks: vec![Task::Remove { dev: dev.clone() }] }
+    fn of_device(dev: Arc<dyn AnyDevice>) -> Self {
+        Self(Task::Remove { root: dev.clone(), at: dev })
     }
 
     /// Goes as far as it can without waiting for a user. Waits for device locks that others hold for a while.
     pub fn try_finish(&mut self) -> Progress {
-        while let Some(task) = self.tasks.last() {
-            let (Task::Release { dev, .. } | Task::Remove { dev }) = task;
-            let result = match task {
-                Task::Release { dev, entry } => release(dev, Some(entry)).map(|_| Removed::Done),
-                Task::Remove { dev } => remove(dev),
-            };
-            match result {
-                Ok(Removed::Done) => drop(self.tasks.pop()),
-                Ok(Removed::NotBefore(child)) => self.tasks.push(Task::Remove { dev: child }),
-                Err(users) => return Progress::Waiting { device: dev.clone(), users },
+        loop {
+            match self.step() {
+                Ok(Step::Further) => {}
+                Ok(Step::Done) => {
+                    self.0 = Task::Done;
+                    return Progress::Done;
+                }
+                Err((device, users)) => return Progress::Waiting { device, users },
             }
         }
-        Progress::Done
+    }
+
+    fn step(&mut self) -> Result<Step, (Arc<dyn AnyDevice>, Arc<Users>)> {
+        match &mut self.0 {
+            Task::Done => Ok(Step::Done),
+            Task::Release { dev, registration } => {
+                dev.clone().step_release(registration.key()).map_err(|users| (dev.clone(), users))?;
+                Ok(Step::Done)
+            }
+            Task::Unregister { registration, at } => {
+                registration.close();
+                let Some(dev) = registration.last_device_or_finish() else { return Ok(Step::Done) };
+                *at = Some(dev.clone());
+                dev.clone().step_release(registration.key()).map_err(|users| (dev, users))?;
+                Ok(Step::Further)
+            }
+            Task::Remove { root, at } => {
+                match at.clone().step_removal().map_err(|users| (at.clone(), users))? {
+                    Removed::NotBefore(child) => *at = child,
+                    Removed::Done if at.id() == root.id() => return Ok(Step::Done),
+                    // What was above it goes on; its siblings first.
+                    Removed::Done => *at = at.parent().unwrap_or_else(|| root.clone()),
+                }
+                Ok(Step::Further)
+            }
+        }
     }
 
     /// Goes on until all is done, however long users take. Must not be called by a thread that holds a device open
@@ -93,7 +180,7 @@ impl Unbind {
         while let Progress::Waiting { device, users } = self.try_finish() {
             #[cfg(any(feature = "std", shuttle))]
             if !users.wait_for(ASK_AGAIN) {
-                ask_again(&device);
+                device.ask_again();
             }
             #[cfg(not(any(feature = "std", shuttle)))]
             {
@@ -103,10 +190,10 @@ impl Unbind {
         }
     }
 
-    /// As [`wait`](Self::wait), for `timeout` at the most.
+    /// Goes on until all is done, for `timeout` at the most.
     ///
     /// # Errors
-    /// Users are left; the value goes on.
+    /// Returns `self` if users remain at the deadline.
     #[cfg(any(feature = "std", shuttle))]
     pub fn wait_for(mut self, timeout: Duration) -> Result<(), Self> {
         let deadline = Deadline::after(timeout);
@@ -116,7 +203,7 @@ impl Unbind {
                 return Err(self);
             }
             if !users.wait_for(left.min(ASK_AGAIN)) && left > ASK_AGAIN {
-                ask_again(&device);
+                device.ask_again();
             }
         }
         Ok(())
@@ -124,24 +211,49 @@ impl Unbind {
 
     /// Lets the driver that waits, if any, ask its users again to leave.
     pub fn ask_again(&mut self) {
-        if let Some(Task::Release { dev, .. } | Task::Remove { dev }) = self.tasks.last() {
-            ask_again(dev);
+        match &self.0 {
+            Task::Release { dev, .. } | Task::Remove { at: dev, .. } | Task::Unregister { at: Some(dev), .. } => {
+                dev.clone().ask_again();
+            }
+            Task::Unregister { at: None, .. } | Task::Done => {}
         }
     }
 }
 
-fn ask_again(dev: &Arc<Device>) {
-    let mut guard = dev.raw_lock();
-    if matches!(guard.binding(), Binding::Leaving { .. }) {
-        // Whether it is done now shows at the next try.
-        let _ = ask(&mut guard);
+impl dyn AnyDevice {
+    /// Removes the device and all below it; see [`Device::remove`].
+    pub fn remove(self: &Arc<Self>) -> Unbind {
+        Unbind::of_device(self.clone())
+    }
+}
+
+impl<B: Bus> Device<B> {
+    /// Removes the device and all below it, the lowest first: no driver comes any more, the bound ones leave, then the
+    /// device is gone for the notifiers. Nothing happens until the returned value is driven.
+    ///
+    /// A removal that was given up half-way is taken up by a further call. A device that is gone is let be.
+    pub fn remove(self: &Arc<Self>) -> Unbind {
+        Unbind::of_device(self.clone())
+    }
+
+    /// Takes the device lock, waiting for whoever holds it; a driver that is leaving but still has users holds it as
+    /// well. A driver whose users have left is let go first: its [`remove`](crate::Driver::remove) is called by
+    /// whoever comes next. Must not be called from a callback for the same device.
+    pub fn lock(self: &Arc<Self>) -> DeviceGuard<'_, B> {
+        // D44, D50.
+        loop {
+            match settle(self) {
+                Ok(guard) => return guard,
+                Err(users) => users.wait(),
+            }
+        }
     }
 }
 
 /// The device lock, once no driver is half-way out; else the users that it waits for.
-pub(crate) fn settle(dev: &Arc<Device>) -> Result<DeviceGuard<'_>, Arc<Users>> {
+fn settle<B: Bus>(dev: &Arc<Device<B>>) -> Result<DeviceGuard<'_, B>, Arc<Users>> {
     let mut guard = dev.raw_lock();
-    if let Binding::Leaving { users, .. } = guard.binding() {
+    if let Binding::Leaving(_, Leaving { users, .. }) = &guard.state().binding {
         if users.inside() > 0 {
             return Err(users.clone());
         }
@@ -150,91 +262,158 @@ pub(crate) fn settle(dev: &Arc<Device>) -> Result<DeviceGuard<'_>, Arc<Users>> {
     Ok(guard)
 }
 
-/// R1 to R13: lets the driver of `dev` go, if it is `expected`. The lock is returned when it has gone.
-fn release<'a>(dev: &'a Arc<Device>, expected: Option<&Arc<DriverEntry>>) -> Result<DeviceGuard<'a>, Arc<Users>> {
+/// R1 to R13: lets the driver of `dev` go, if it is of the registration of this key. The lock is returned when it has
+/// gone.
+fn release<B: Bus>(dev: &Arc<Device<B>>, expected: Option<usize>) -> Result<DeviceGuard<'_, B>, Arc<Users>> {
     let mut guard = settle(dev)?;
-    let right = guard.attached().is_some_and(|now| expected.is_none_or(|entry| Arc::ptr_eq(&now.entry, entry)));
+    let right = guard.link().is_some_and(|link| expected.is_none_or(|key| link.driver.key() == key));
     if right && guard.is_bound() {
-        if let Some(driver) = guard.driver() {
-            dev.show(ShownDriver::Set(driver.name().clone()));
-        }
-        if let Some(bus) = dev.bus() {
-            bus.notify(&BusEvent::Unbinding(&guard));
-        }
+        announce(&guard);
         ask(&mut guard)?;
     }
     Ok(guard)
 }
 
-/// Calls the driver's remove, for the first time or again, and completes the release when it is done (R7 to R13).
-fn ask(guard: &mut DeviceGuard<'_>) -> Result<(), Arc<Users>> {
-    let attempt = match guard.binding() {
-        Binding::Leaving { attempt, .. } => *attempt,
-        _ => 0,
+/// R4 and R5. If a notifier unwinds, nothing has happened.
+fn announce<B: Bus>(guard: &DeviceGuard<'_, B>) {
+    let Some(name) = guard.driver_name() else { return };
+    let dev = guard.device();
+    dev.show(ShownDriver::Set(name.clone()));
+    let undo = scopeguard::guard((), |()| dev.show(ShownDriver::Linked(name.clone())));
+    dev.notify(&BusEvent::Unbinding(guard));
+    scopeguard::ScopeGuard::into_inner(undo);
+}
+
+/// Calls the driver's remove, for the first time or again, and completes the release when it is done, or unwinds (R7 to
+/// R13).
+fn ask<B: Bus>(guard: &mut DeviceGuard<'_, B>) -> Result<(), Arc<Users>> {
+    if guard.link().is_none() {
+        return Ok(());
+    }
+    let (attempt, in_vain) = match &guard.state().binding {
+        Binding::Leaving(_, leaving) => (leaving.attempt, leaving.in_vain),
+        _ => (0, 0),
     };
-    let Some(driver) = guard.driver().cloned() else { return Ok(()) };
-    if let Removal::Waiting(users) = driver.remove(guard, attempt) {
-        let binding = core::mem::replace(&mut guard.state().binding, Binding::Unbound);
-        if let Binding::Probing(attached) | Binding::Bound(attached) | Binding::Leaving { attached, .. } = binding {
-            guard.state().binding =
-                Binding::Leaving { attached, attempt: attempt.saturating_add(1), users: users.clone() };
+    let mut complete = scopeguard::guard(guard, |guard| let_go(guard));
+    let removal = complete.with_driver(|driver, bound| driver.remove(bound, attempt));
+    let Some(Removal::Waiting(users)) = removal else { return Ok(()) };
+    let in_vain = if users.inside() > 0 { 0 } else { in_vain + 1 };
+    if in_vain >= IN_VAIN {
+        return Ok(());
+    }
+    let guard = scopeguard::ScopeGuard::into_inner(complete);
+    let state = guard.state_mut();
+    state.binding = match core::mem::replace(&mut state.binding, Binding::Unbound) {
+        Binding::Probing(attached) | Binding::Bound(attached) | Binding::Leaving(attached, _) => {
+            Binding::Leaving(attached, Leaving { attempt: attempt.saturating_add(1), in_vain, users: users.clone() })
         }
-        return Err(users);
-    }
-    binding::detach(guard);
-    if let Some(bus) = guard.device().bus() {
-        bus.notify(&BusEvent::Unbound(guard));
-    }
-    Ok(())
+        other => other,
+    };
+    Err(users)
+}
+
+/// R8 to R13.
+fn let_go<B: Bus>(guard: &mut DeviceGuard<'_, B>) {
+    let mut tell = scopeguard::guard(guard, |guard| guard.device().notify(&BusEvent::Unbound(guard)));
+    binding::detach(&mut tell);
 }
 
 /// How far a removal came.
-enum Removed {
+#[derive(Debug)]
+pub enum Removed {
     Done,
     /// Not even begun: this device below goes first.
-    NotBefore(Arc<Device>),
+    NotBefore(Arc<dyn AnyDevice>),
 }
 
 /// Table Dt2: no driver comes any more, the bound one leaves, the device is gone.
-fn remove(dev: &Arc<Device>) -> Result<Removed, Arc<Users>> {
+pub(crate) fn remove<B: Bus>(dev: &Arc<Device<B>>) -> Result<Removed, Arc<Users>> {
     let _turn = dev.take_turn();
-    let bus = dev.bus();
     let first = {
         let mut guard = settle(dev)?;
-        let first = matches!(guard.life(), Life::Arriving | Life::Ready);
+        let first = matches!(guard.state().life, Life::Arriving | Life::Ready);
         if first {
             if let Some(child) = dev.last_child() {
                 return Ok(Removed::NotBefore(child));
             }
-            guard.state().life = Life::Dying;
+            guard.state_mut().life = Life::Dying;
         }
         first
     };
-    if let Some(bus) = &bus
-        && first
-    {
-        bus.notify(&BusEvent::Deleting(dev));
-        bus.hide(dev);
+    if first {
+        let _hide = scopeguard::guard((), |()| dev.bus().hide(dev));
+        dev.notify(&BusEvent::Deleting(dev));
     }
-    let last = {
-        let mut guard = release(dev, None)?;
-        guard.release_resources();
-        let last = guard.life() == Life::Dying;
-        guard.state().life = Life::Gone;
-        last
-    };
+    let mut guard = release(dev, None)?;
+    let last = guard.state().life == Life::Dying;
+    guard.state_mut().life = Life::Gone;
+    drop(guard);
     if last {
-        if let Some(bus) = &bus {
-            bus.core.deferral.leave(dev);
-            bus.notify(&BusEvent::Removed(dev));
-            bus.forget(dev);
-        }
-        if let Some(parent) = dev.parent() {
-            parent.disown(dev.id());
-        }
+        finish(dev);
     }
     Ok(Removed::Done)
 }
 
-#[cfg(all(test, not(shuttle)))]
-mod tests;
+/// Dt2, steps 7 to 9: the device is gone, even if a notifier unwinds.
+fn finish<B: Bus>(dev: &Arc<Device<B>>) {
+    let bus = dev.bus();
+    bus.core.deferral.leave(dev.id());
+    let _forget = scopeguard::guard((), |()| forget(dev));
+    let _guard_of_dma = scopeguard::guard((), |()| bus.bus.dma().device_removed(dev.dma_device()));
+    dev.notify(&BusEvent::Removed(dev));
+}
+
+fn forget<B: Bus>(dev: &Device<B>) {
+    dev.bus().forget(dev);
+    if let Some(parent) = dev.parent() {
+        parent.disown(dev.id());
+    }
+    drop(dev.exchange_notifiers(None));
+}
+
+/// The device was not added after all: whoever heard of it unwound.
+pub(crate) fn take_back<B: Bus>(dev: &Arc<Device<B>>) {
+    dev.raw_lock().state_mut().life = Life::Gone;
+    let _forget = scopeguard::guard((), |()| forget(dev));
+    dev.bus().bus.dma().device_removed(dev.dma_device());
+}
+
+/// Nobody has a handle of the bus any more: the device goes, and its driver, asked once, without waiting for a user. If
+/// somebody holds the device's lock, that one does it.
+pub(crate) fn close<B: Bus>(dev: &Arc<Device<B>>) {
+    let Some(_turn) = dev.turn_or_leave(Left::Close) else { return };
+    let Some(mut guard) = dev.lock_or_leave(Left::Close, || ()) else { return };
+    if guard.state().life == Life::Gone {
+        return;
+    }
+    let before = core::mem::replace(&mut guard.state_mut().life, Life::Gone);
+    drop(guard);
+    let _finish = scopeguard::guard((), |()| finish(dev));
+    if before != Life::Dying {
+        dev.notify(&BusEvent::Deleting(dev));
+    }
+    let mut guard = dev.raw_lock();
+    let mut force = scopeguard::guard(&mut guard, |guard| {
+        if guard.link().is_some() {
+            let_go(guard);
+        }
+    });
+    if force.is_bound() {
+        announce(&force);
+    }
+    let _ = ask(&mut force);
+}
+
+/// Lets the driver of the registration of this key go, if it is bound.
+pub(crate) fn step_release<B: Bus>(dev: &Arc<Device<B>>, registration: usize) -> Result<(), Arc<Users>> {
+    release(dev, Some(registration)).map(drop)
+}
+
+/// Lets a driver that waits for users ask them again.
+pub(crate) fn ask_again<B: Bus>(dev: &Arc<Device<B>>) {
+    let mut guard = dev.raw_lock();
+    if matches!(guard.state().binding, Binding::Leaving(..)) {
+        // Whether it is done now shows at the next try.
+        let _ = ask(&mut guard);
+    }
+}

@@ -20,7 +20,7 @@ fn tables(page: u64) -> PageTable {
 fn map_tables(tables: &mut PageTable, page: u64) {
     for iova in (0..PAGES).map(|n| BASE + n * page) {
         tables
-            .map(Iova::new(iova), PhysAddr::new(iova ^ BASE), page, Access::ReadWrite)
+            .map(Iova::new(iova), PhysAddr::new(iova ^ BASE), page, Access::ReadWrite.into())
             .expect("nothing is in the way");
     }
 }
@@ -52,7 +52,7 @@ fn map_unmap(c: &mut Criterion) {
         });
         group.bench_function(BenchmarkId::new("page table, one range", name), |b| {
             let whole = |mut tables: PageTable| {
-                let mapped = tables.map(Iova::new(BASE), PhysAddr::new(0), PAGES * page, Access::ReadWrite);
+                let mapped = tables.map(Iova::new(BASE), PhysAddr::new(0), PAGES * page, Access::ReadWrite.into());
                 mapped.expect("nothing is in the way");
                 black_box(tables.unmap(Iova::new(BASE), PAGES * page));
                 tables

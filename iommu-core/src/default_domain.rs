@@ -1,17 +1,18 @@
-//! The default domain: how its type is chosen, how it is set up, and when it may be changed.
+//! The default domain: how its type is chosen, and how it is set up.
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::str::FromStr;
 
 use device_model::Errno;
-use slab::Slab;
 
 use crate::address::{Access, Iova, IovaRange, PhysAddr};
-use crate::domain::{Domain, MapError};
+use crate::domain::Domain;
 use crate::error::SetTypeError;
-use crate::group::{Current, DefaultDomain, Group, GroupId, GroupState, Record};
+use crate::group_id::GroupId;
 use crate::hardware::DefaultDomainType;
-use crate::ownership::Ownership;
+use crate::mapping::MapError;
+use crate::member::Member;
 use crate::reserved::{self, RegionKind, ReservedRegion};
 
 /// What can be written to a group's `type` file.
@@ -19,17 +20,17 @@ use crate::reserved::{self, RegionKind, ReservedRegion};
 pub enum TypeRequest {
     /// This type.
     Explicit(DefaultDomainType),
-    /// What the devices want, else what the machine is configured for.
+    /// What the devices require, else what the machine is configured for.
     Auto,
 }
 
-/// A text that names no default domain type (It10.3).
+/// A text that names no default domain type.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("not one of identity, DMA, DMA-FQ, auto")]
 pub struct UnknownType;
 
 impl UnknownType {
-    /// `EINVAL`.
+    /// Returns `EINVAL`.
     pub const fn errno(&self) -> Errno {
         Errno::EINVAL
     }
@@ -49,117 +50,87 @@ impl FromStr for TypeRequest {
     }
 }
 
-impl Group {
-    /// Changes the type of the default domain (table It10). DMA turns lazy in place, whoever holds the group; every
-    /// other change needs a group that nobody holds. Takes the group lock.
-    ///
-    /// # Errors
-    /// The default domain is the old one, and every device is attached to it.
-    pub fn set_default_domain_type(
-        &self,
-        request: TypeRequest,
-        machine: DefaultDomainType,
-    ) -> Result<(), SetTypeError> {
-        let id = self.id();
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let default = state.default.as_mut().ok_or(SetTypeError::NoDefaultDomain { group: id })?;
-        if request == TypeRequest::Explicit(DefaultDomainType::DmaLazy) && default.kind == DefaultDomainType::Dma {
-            default.kind = DefaultDomainType::DmaLazy;
-            return Ok(());
-        }
-        match &state.ownership {
-            Ownership::Idle => {}
-            Ownership::Kernel { .. } => {
-                return Err(SetTypeError::KernelUse { group: id, devices: state.kernel_users() });
-            }
-            Ownership::User { owner, .. } => {
-                return Err(SetTypeError::Owned { group: id, holder: owner.clone() });
-            }
-        }
-        if !matches!(state.current, Current::Default) || !state.pasids.is_empty() {
-            return Err(SetTypeError::DomainInUse { group: id });
-        }
-        state.set_up_default(id, request, machine)
-    }
+/// What devices want of their default domain, and what the machine is configured for.
+#[derive(Clone, Copy)]
+pub(crate) struct Choice {
+    wanted: Option<DefaultDomainType>,
+    machine: DefaultDomainType,
 }
 
-impl GroupState {
-    /// Gives the group a default domain of the type that fits all its devices, and attaches every device to it (I40).
-    pub(crate) fn set_up_default(
-        &mut self,
+impl Choice {
+    /// Merges what the devices want (I41): where they differ, identity wins; an explicit request must not differ from it.
+    pub(crate) fn of(
         group: GroupId,
+        members: &[Arc<Member>],
         request: TypeRequest,
         machine: DefaultDomainType,
-    ) -> Result<(), SetTypeError> {
-        let wanted = choose(group, &self.members, request)?;
-        let kind = wanted.unwrap_or(machine);
-        if self.default.as_ref().is_some_and(|default| default.kind == kind) {
-            return Ok(());
+    ) -> Result<Self, SetTypeError> {
+        let mut merged: Option<(DefaultDomainType, &Member)> = None;
+        for member in members {
+            let Some(opinion) = member.properties().default_domain else { continue };
+            let agreed = match merged {
+                Some((other, _)) if other != opinion => DefaultDomainType::Identity,
+                _ => opinion,
+            };
+            merged = Some((agreed, member));
         }
-        let fallback = wanted.is_none();
-        let mut default = allocate(group, &self.members, kind, fallback)?;
-        for (_, record) in &self.members {
-            default
-                .map_direct(&record.properties.reserved)
-                .map_err(|_| SetTypeError::DirectRegion { device: record.endpoint.name.clone() })?;
-        }
-        self.switch_default(group, &default.domain).map_err(SetTypeError::Switch)?;
-        self.default = Some(default);
-        self.current = Current::Default;
-        Ok(())
-    }
-}
-
-/// What the devices want (I41): where they differ, identity wins; an explicit request must not differ from it.
-fn choose(
-    group: GroupId,
-    members: &Slab<Record>,
-    request: TypeRequest,
-) -> Result<Option<DefaultDomainType>, SetTypeError> {
-    let mut merged: Option<(DefaultDomainType, &Record)> = None;
-    for (_, record) in members {
-        let Some(opinion) = record.properties.default_domain else { continue };
-        let agreed = match merged {
-            Some((other, _)) if other != opinion => DefaultDomainType::Identity,
-            _ => opinion,
+        let wanted = match (request, merged) {
+            (TypeRequest::Auto, merged) => merged.map(|(opinion, _)| opinion),
+            (TypeRequest::Explicit(wanted), Some((opinion, member))) if opinion != wanted => {
+                return Err(SetTypeError::Refused { group, device: member.name().clone() });
+            }
+            (TypeRequest::Explicit(wanted), _) => Some(wanted),
         };
-        merged = Some((agreed, record));
+        Ok(Self { wanted, machine })
     }
-    match (request, merged) {
-        (TypeRequest::Auto, merged) => Ok(merged.map(|(opinion, _)| opinion)),
-        (TypeRequest::Explicit(wanted), Some((opinion, record))) if opinion != wanted => {
-            Err(SetTypeError::Refused { group, device: record.endpoint.name.clone() })
+
+    /// The type, unless hardware has no such domains.
+    pub(crate) fn kind(self) -> DefaultDomainType {
+        self.wanted.unwrap_or(self.machine)
+    }
+
+    /// Allocates a domain of this type; DMA if that is not possible and nobody wants the type. The type that it has.
+    fn allocate(self, group: GroupId, member: &Member) -> Result<(Arc<Domain>, DefaultDomainType), SetTypeError> {
+        let allocate =
+            |kind: DefaultDomainType| Domain::allocate(kind.domain_kind(), member).map(|domain| (domain, kind));
+        let kind = self.kind();
+        match allocate(kind) {
+            Err(_) if self.wanted.is_none() && kind != DefaultDomainType::Dma => allocate(DefaultDomainType::Dma),
+            result => result,
         }
-        (TypeRequest::Explicit(wanted), _) => Ok(Some(wanted)),
+        .map_err(|cause| SetTypeError::Allocate { group, device: member.name().clone(), cause })
+    }
+
+    /// Makes a default domain in which the direct regions of all members are mapped. Called without the group lock.
+    pub(crate) fn set_up(
+        self,
+        group: GroupId,
+        members: &[Arc<Member>],
+    ) -> Result<(Arc<Domain>, DefaultDomainType, DirectMappings), SetTypeError> {
+        let first = members.first().ok_or(SetTypeError::NoDefaultDomain { group })?;
+        let (domain, kind) = self.allocate(group, first)?;
+        let mut direct = DirectMappings::default();
+        for member in members {
+            direct
+                .map(&domain, &member.properties().reserved)
+                .map_err(|_| SetTypeError::DirectRegion { device: member.name().clone() })?;
+        }
+        Ok((domain, kind, direct))
     }
 }
 
-fn allocate(
-    group: GroupId,
-    members: &Slab<Record>,
-    kind: DefaultDomainType,
-    fallback: bool,
-) -> Result<DefaultDomain, SetTypeError> {
-    let (_, first) = members.iter().next().ok_or(SetTypeError::NoDefaultDomain { group })?;
-    let domain = |kind: DefaultDomainType| {
-        Domain::allocate(kind.kind(), &first.iommu, &first.endpoint).map(|domain| DefaultDomain {
-            domain,
-            kind,
-            direct: Vec::new(),
-        })
-    };
-    match domain(kind) {
-        Err(_) if fallback && kind != DefaultDomainType::Dma => domain(DefaultDomainType::Dma),
-        result => result,
-    }
-    .map_err(|cause| SetTypeError::Allocate { group, device: first.endpoint.name.clone(), cause })
-}
+/// What is mapped 1:1 in a default domain, for devices that are here, or were.
+#[derive(Debug, Default)]
+pub(crate) struct DirectMappings(Vec<IovaRange>);
 
-impl DefaultDomain {
-    /// Maps the regions that must stay 1:1, but for what is mapped so for another device, one that has left perhaps.
-    fn map_direct(&mut self, regions: &[ReservedRegion]) -> Result<(), MapError> {
-        let Some(geometry) = self.domain.geometry() else { return Ok(()) };
+impl DirectMappings {
+    /// Maps the regions that must stay 1:1, but for what is mapped so for another device; and keeps the DMA API from using
+    /// any region.
+    pub(crate) fn map(&mut self, domain: &Domain, regions: &[ReservedRegion]) -> Result<(), MapError> {
+        if let Some(space) = domain.dma_space() {
+            space.reserve(regions);
+        }
+        let Some(geometry) = domain.geometry() else { return Ok(()) };
         let granule = geometry.page_sizes.smallest();
         let direct =
             regions.iter().filter(|region| matches!(region.kind, RegionKind::Direct | RegionKind::DirectRelaxable));
@@ -167,18 +138,12 @@ impl DefaultDomain {
             let first = region.first.get() & !(granule - 1);
             let last = region.last.get() | (granule - 1);
             let Some(range) = IovaRange::new(Iova::new(first), Iova::new(last)) else { continue };
-            for missing in range.without(self.direct.iter().copied()) {
+            for missing in range.without(self.0.iter().copied()) {
                 let at = missing.first();
-                self.domain.map(at, PhysAddr::new(at.get()), missing.bytes(), Access::ReadWrite)?;
-                self.direct.push(missing);
+                domain.map_trusted(at, PhysAddr::new(at.get()), missing.bytes(), Access::ReadWrite)?;
+                self.0.push(missing);
             }
         }
         Ok(())
-    }
-
-    /// For a device that joins later (I12).
-    pub(crate) fn map_direct_late(&mut self, regions: &[ReservedRegion]) {
-        // Linux ignores errors here as well: the device joins, and faults where firmware wanted it mapped.
-        let _ = self.map_direct(regions);
     }
 }

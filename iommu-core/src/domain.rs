@@ -2,175 +2,205 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::any::Any;
 
 use device_model::Errno;
+use device_model::sync::SpinMutex;
 
-use crate::address::{Access, Geometry, Iova, PhysAddr};
+use crate::address::{Iova, IovaRange};
+use crate::dma_api::DmaSpace;
 use crate::hardware::{
-    DirtyRead, DirtyTracking, DomainKind, Endpoint, HardwareDomain, HardwareError, IommuDriver, PagingFeatures,
+    DirtyFlags, DirtyTracking, DomainKind, Endpoint, Gather, HardwareDomain, HardwareError, IommuDriver, PagingFlags,
     UserData,
 };
 use crate::member::Member;
+use crate::physical_memory::PhysicalMemory;
 
 /// A set of translations that devices can be attached to.
+///
+/// It is freed when nobody holds it any more: a group holds the domains that its devices are attached to, and those that
+/// they may still reach because hardware failed.
 #[derive(Debug)]
 pub struct Domain {
     kind: DomainKind,
     iommu: Arc<dyn IommuDriver>,
+    iommu_name: Arc<str>,
+    /// Which right to map physical memory it takes.
+    memory: PhysicalMemory,
     hardware: Box<dyn HardwareDomain>,
-    /// What a nested domain leads into; dropped after it.
+    /// What a nested domain is translated by; dropped after it.
     parent: Option<Arc<Self>>,
+    /// The addresses that the DMA API allocates, in domains that it maps into.
+    dma_space: Option<DmaSpace>,
+    /// What is still mapped although its owner wanted it unmapped; dropped after the page tables.
+    quarantine: SpinMutex<Vec<Quarantined>>,
 }
 
+/// Whatever keeps memory from being reused.
+type Quarantined = Box<dyn Any + Send + Sync>;
+
 impl Domain {
-    pub(crate) fn allocate(
+    fn new(
         kind: DomainKind,
-        iommu: &Arc<dyn IommuDriver>,
-        representative: &Endpoint,
-    ) -> Result<Arc<Self>, HardwareError> {
-        let hardware = iommu.allocate(kind, representative)?;
-        Ok(Arc::new(Self { kind, iommu: iommu.clone(), hardware, parent: None }))
+        member: &Member,
+        hardware: Box<dyn HardwareDomain>,
+        parent: Option<Arc<Self>>,
+    ) -> Arc<Self> {
+        let iommu = member.served_by().clone();
+        Arc::new(Self {
+            kind,
+            iommu_name: iommu.name().into(),
+            iommu,
+            memory: member.group().memory().clone(),
+            hardware,
+            parent,
+            dma_space: DmaSpace::new(kind),
+            quarantine: SpinMutex::default(),
+        })
+    }
+
+    pub(crate) fn allocate(kind: DomainKind, member: &Member) -> Result<Arc<Self>, HardwareError> {
+        let hardware = member.served_by().allocate(kind, member.endpoint())?;
+        Ok(Self::new(kind, member, hardware, None))
     }
 
     /// The blocking domain: a driver without one gets an empty paging domain in its place (It4.2).
-    pub(crate) fn allocate_blocking(
-        iommu: &Arc<dyn IommuDriver>,
-        representative: &Endpoint,
-    ) -> Result<Arc<Self>, HardwareError> {
-        let hardware = iommu
-            .allocate(DomainKind::Blocking, representative)
-            .or_else(|_| iommu.allocate(DomainKind::Paging, representative))?;
-        Ok(Arc::new(Self { kind: DomainKind::Blocking, iommu: iommu.clone(), hardware, parent: None }))
+    pub(crate) fn allocate_blocking(member: &Member) -> Result<Arc<Self>, HardwareError> {
+        let (iommu, endpoint) = (member.served_by(), member.endpoint());
+        let hardware =
+            iommu.allocate(DomainKind::Blocking, endpoint).or_else(|_| iommu.allocate(DomainKind::Paging, endpoint))?;
+        Ok(Self::new(DomainKind::Blocking, member, hardware, None))
     }
 
     /// A paging domain that can do more, or that user space describes.
     pub(crate) fn allocate_for_user(
-        iommu: &Arc<dyn IommuDriver>,
-        features: PagingFeatures,
+        member: &Member,
+        flags: PagingFlags,
         data: Option<UserData<'_>>,
-        representative: &Endpoint,
     ) -> Result<Arc<Self>, HardwareError> {
-        if features.is_plain() && data.is_none() {
-            return Self::allocate(DomainKind::Paging, iommu, representative);
+        if flags.is_empty() && data.is_none() {
+            return Self::allocate(DomainKind::Paging, member);
         }
-        let hardware = iommu.allocate_for_user(features, data, representative)?;
-        Ok(Arc::new(Self { kind: DomainKind::Paging, iommu: iommu.clone(), hardware, parent: None }))
+        let hardware = member.served_by().allocate_for_user(flags, data, member.endpoint())?;
+        Ok(Self::new(DomainKind::Paging, member, hardware, None))
     }
 
-    /// A domain of `device`'s IOMMU with page tables of user space, nested on this one, which lives as long (Ft11.13).
-    /// Takes the group lock.
+    /// Makes a domain of `device`'s IOMMU with page tables of user space, nested on this one, which lives as long. Takes
+    /// the group lock.
     ///
     /// # Errors
     /// `EINVAL` when this is no paging domain, or one of another IOMMU than the device's; else the driver's.
     pub fn nest(self: &Arc<Self>, device: &Member, data: UserData<'_>) -> Result<Arc<Self>, HardwareError> {
-        let served = device.iommu().is_some_and(|iommu| Arc::ptr_eq(&iommu, &self.iommu));
+        let served = device.iommu().is_some_and(|iommu| self.fits(iommu));
         if self.kind != DomainKind::Paging || !served {
             return Err(HardwareError::new(Errno::EINVAL, "the parent is no paging domain of the device's IOMMU"));
         }
-        let hardware = self.hardware.nest(data, device.endpoint())?;
-        let parent = Some(self.clone());
-        Ok(Arc::new(Self { kind: DomainKind::Nested, iommu: self.iommu.clone(), hardware, parent }))
+        let none = HardwareError::new(Errno::EINVAL, "the domain was not made to be a parent");
+        let hardware = self.hardware.nesting_parent().ok_or(none)?.nest(data, device.endpoint())?;
+        Ok(Self::new(DomainKind::Nested, device, hardware, Some(self.clone())))
     }
 
-    /// What a nested domain leads into.
+    /// Keeps `memory` for as long as the domain exists. For what hardware refused to unmap or to flush: a device may still
+    /// reach it through this domain, so that whatever pins it must not be dropped.
+    pub fn quarantine(&self, memory: impl Any + Send + Sync) {
+        let memory: Quarantined = Box::new(memory);
+        self.quarantine.lock().push(memory);
+    }
+
+    /// Returns how many pieces of memory are in quarantine.
+    pub fn quarantined(&self) -> usize {
+        self.quarantine.lock().len()
+    }
+
+    /// Returns the domain that a nested one is nested on.
     pub fn parent(&self) -> Option<&Arc<Self>> {
         self.parent.as_ref()
     }
 
-    /// As [`HardwareDomain::enforce_coherency`].
-    ///
-    /// # Errors
-    /// The driver's.
-    pub fn enforce_coherency(&self) -> Result<(), HardwareError> {
-        self.hardware.enforce_coherency()
+    fn dirty_tracking(&self) -> Result<&dyn DirtyTracking, HardwareError> {
+        let none = HardwareError::new(Errno::EOPNOTSUPP, "the domain does not track dirty pages");
+        self.hardware.dirty_tracking().ok_or(none)
     }
 
-    /// Begins or ends to note which pages are written. It begins with no page noted (F57).
+    /// Begins to track which pages are written; none is dirty at first.
     ///
     /// # Errors
     /// The driver's; `EOPNOTSUPP` when it cannot.
-    pub fn set_dirty_tracking(&self, tracking: DirtyTracking) -> Result<(), HardwareError> {
-        if let (DirtyTracking::On, Some(geometry)) = (tracking, self.geometry()) {
-            let all = geometry.last.get().saturating_sub(geometry.first.get()).saturating_add(1);
-            self.hardware.read_dirty(geometry.first, all, DirtyRead::Clear, &mut |_, _| {})?;
+    pub fn start_dirty_tracking(&self) -> Result<(), HardwareError> {
+        let tracking = self.dirty_tracking()?;
+        if let Some(all) = self.geometry().and_then(|geometry| IovaRange::new(geometry.first, geometry.last)) {
+            self.read_dirty(all, DirtyFlags::empty(), |_, _| {})?;
         }
-        self.hardware.set_dirty_tracking(tracking)
+        tracking.start()
     }
 
-    /// As [`HardwareDomain::read_dirty`].
+    /// Ends tracking.
+    ///
+    /// # Errors
+    /// The driver's; `EOPNOTSUPP` when it cannot.
+    pub fn stop_dirty_tracking(&self) -> Result<(), HardwareError> {
+        self.dirty_tracking()?.stop()
+    }
+
+    /// Calls `dirty` with each page of `range` that was written, as [`DirtyTracking::read`] does, and flushes what was
+    /// cleared.
     ///
     /// # Errors
     /// The driver's; `EOPNOTSUPP` when it cannot.
     pub fn read_dirty(
         &self,
-        iova: Iova,
-        size: u64,
-        read: DirtyRead,
+        range: IovaRange,
+        flags: DirtyFlags,
         mut dirty: impl FnMut(Iova, u64),
     ) -> Result<(), HardwareError> {
-        self.hardware.read_dirty(iova, size, read, &mut dirty)
+        let mut gather = Gather::new();
+        let read = self.dirty_tracking()?.read(range, flags, &mut gather, &mut dirty);
+        self.flush(gather)?;
+        read
     }
 
-    /// As [`HardwareDomain::invalidate`], for a nested domain.
+    /// Drops what a nested domain has cached of the page tables of user space, as
+    /// [`Nested::invalidate`](crate::hardware::Nested::invalidate) does.
     ///
     /// # Errors
     /// The driver's; `EOPNOTSUPP` when the domain is not nested.
     pub fn invalidate(&self, entry: UserData<'_>) -> Result<(), HardwareError> {
-        self.hardware.invalidate(entry)
+        let none = HardwareError::new(Errno::EOPNOTSUPP, "the domain is not nested");
+        self.hardware.nested().ok_or(none)?.invalidate(entry)
     }
 
-    /// What the domain is for.
+    /// Returns what the domain is for.
     pub fn kind(&self) -> DomainKind {
         self.kind
     }
 
-    /// The IOMMU whose devices can be attached.
+    /// Returns whether devices of `unit` can be attached: those of the unit that made the domain, and of others that
+    /// [accept](IommuDriver::accepts) it.
+    pub(crate) fn fits(&self, unit: &Arc<dyn IommuDriver>) -> bool {
+        Arc::ptr_eq(unit, &self.iommu) || unit.accepts(&*self.iommu)
+    }
+
+    /// Returns the IOMMU that made the domain.
     pub fn iommu(&self) -> &Arc<dyn IommuDriver> {
         &self.iommu
     }
 
-    /// What can be mapped; `None` without page tables.
-    pub fn geometry(&self) -> Option<Geometry> {
-        self.hardware.geometry()
+    pub(crate) fn iommu_name(&self) -> &Arc<str> {
+        &self.iommu_name
     }
 
-    /// Maps `size` bytes at `iova` to `phys` (I37). Takes locks of the IOMMU driver only.
-    ///
-    /// # Errors
-    /// Nothing of the range is mapped then that was not before.
-    pub fn map(&self, iova: Iova, phys: PhysAddr, size: u64, access: Access) -> Result<(), MapError> {
-        let geometry = self.geometry().filter(|_| self.kind.is_paging()).ok_or(MapError::NotPaging(self.kind))?;
-        let granule = geometry.page_sizes.smallest();
-        if size == 0 || (iova.get() | phys.get() | size) & (granule - 1) != 0 {
-            return Err(MapError::Misaligned { granule });
-        }
-        let last = iova.checked_add(size - 1).filter(|last| *last <= geometry.last && iova >= geometry.first);
-        if last.is_none() || phys.checked_add(size - 1).is_none() {
-            return Err(MapError::BeyondAperture { first: geometry.first, last: geometry.last });
-        }
-        self.hardware.map(iova, phys, size, access).map_err(MapError::Hardware)
+    /// Whether this right covers the domain.
+    pub(crate) fn is_covered_by(&self, memory: &PhysicalMemory) -> bool {
+        self.memory.is_same(memory)
     }
 
-    /// Unmaps from `iova` on; how many bytes were unmapped: 0 when misaligned or without page tables, less than `size`
-    /// when a hole was met, more when a large page lies across the end (I38).
-    pub fn unmap(&self, iova: Iova, size: u64) -> u64 {
-        match self.geometry() {
-            Some(geometry)
-                if self.kind.is_paging() && (iova.get() | size) & (geometry.page_sizes.smallest() - 1) == 0 =>
-            {
-                self.hardware.unmap(iova, size)
-            }
-            _ => 0,
-        }
+    pub(crate) fn dma_space(&self) -> Option<&DmaSpace> {
+        self.dma_space.as_ref()
     }
 
-    /// Where `iova` leads: nowhere in a blocking domain, to the same number in an identity domain (I39).
-    pub fn translate(&self, iova: Iova) -> Option<PhysAddr> {
-        match self.kind {
-            DomainKind::Blocking => None,
-            DomainKind::Identity => Some(PhysAddr::new(iova.get())),
-            _ => self.hardware.translate(iova),
-        }
+    pub(crate) fn hardware(&self) -> &dyn HardwareDomain {
+        &*self.hardware
     }
 
     pub(crate) fn attach(&self, endpoint: &Endpoint) -> Result<(), HardwareError> {
@@ -183,41 +213,5 @@ impl Domain {
 
     pub(crate) fn detach_pasid(&self, endpoint: &Endpoint, pasid: u32) {
         self.hardware.detach_pasid(endpoint, pasid);
-    }
-}
-
-/// Why nothing was mapped.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum MapError {
-    /// The domain has no page tables.
-    #[error("a domain of kind {0} cannot be mapped into")]
-    NotPaging(DomainKind),
-    /// An address or the size is not a multiple of the smallest page, or the size is 0.
-    #[error("addresses and size must be multiples of {granule:#x}, and the size not 0")]
-    Misaligned {
-        /// The smallest page size.
-        granule: u64,
-    },
-    /// The range leaves the addresses that the domain translates.
-    #[error("the range leaves the aperture {first} to {last}")]
-    BeyondAperture {
-        /// Lowest address.
-        first: Iova,
-        /// Highest address, inclusive.
-        last: Iova,
-    },
-    /// The IOMMU driver refused.
-    #[error("the IOMMU refused the mapping")]
-    Hardware(#[source] HardwareError),
-}
-
-impl MapError {
-    /// `EINVAL`, or the driver's number.
-    pub const fn errno(&self) -> Errno {
-        match self {
-            Self::Hardware(error) => error.errno,
-            _ => Errno::EINVAL,
-        }
     }
 }

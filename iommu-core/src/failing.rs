@@ -1,98 +1,141 @@
-//! An IOMMU, and a user's memory, that fail when they are told to.
+//! Fault injection: an IOMMU, and a user's memory, whose calls fail or panic on command.
 
 mod memory;
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
+use core::any::Any;
 
 use device_model::Errno;
-use device_model::sync::{Arc, Mutex};
+use device_model::sync::{Arc, SpinMutex};
 
-use crate::address::{Access, Geometry, Iova, PhysAddr};
+use crate::address::{Geometry, Iova, IovaRange, PhysAddr, Protection};
 use crate::hardware::{
-    Description, DirtyRead, DirtyTracking, DomainKind, Endpoint, EndpointProperties, HardwareDomain, HardwareError,
-    IommuDriver, PageAnswer, PageRequestSink, PagingFeatures, UserData,
+    Description, DirtyFlags, DirtyTracking, DomainKind, Endpoint, EndpointProperties, FaultSink, Gather,
+    HardwareDomain, HardwareError, IommuDriver, Nested, NestingParent, PageAnswer, PageRequestSink, PageRequests,
+    Paging, PagingFlags, UserData,
 };
 
 pub use memory::FailingMemory;
 
-/// Wraps an IOMMU and makes calls of it fail before they reach it, so that every way back can be tested.
+/// Wraps an IOMMU and makes calls of it fail or panic before they reach it, so that every rollback can be tested.
 ///
-/// Calls that can fail are counted, but for the description and what is read or invalidated. One that is made to fail never
-/// reaches the IOMMU below, so it has no effect; all others, and the calls that cannot fail, go through unchanged.
+/// Calls are counted but for those that only look: the description, what is translated or read, and what is invalidated. A
+/// call that is made to fail or to panic never reaches the IOMMU below, so it has no effect; all others go through
+/// unchanged. To fail a pair of calls, order two.
 #[derive(Debug)]
 pub struct FailingIommu {
     inner: Arc<dyn IommuDriver>,
     plan: Arc<Plan>,
 }
 
-/// A call that can fail.
+/// A call that is counted.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Operation {
     /// [`IommuDriver::probe`].
     Probe,
+    /// [`IommuDriver::release`], which cannot fail, but panic.
+    Release,
+    /// [`IommuDriver::block`].
+    Block,
     /// [`IommuDriver::allocate`] of a domain of this kind.
     Allocate(DomainKind),
     /// [`HardwareDomain::attach`] to a domain of this kind.
     Attach(DomainKind),
     /// [`HardwareDomain::attach_pasid`] to a domain of this kind.
     AttachPasid(DomainKind),
-    /// [`HardwareDomain::map`].
+    /// [`HardwareDomain::detach_pasid`] from a domain of this kind, which cannot fail, but panic.
+    DetachPasid(DomainKind),
+    /// [`Paging::map_pages`].
     Map,
-    /// [`HardwareDomain::enforce_coherency`].
+    /// [`Paging::unmap_pages`].
+    Unmap,
+    /// [`Paging::flush`] and [`Paging::flush_all`].
+    Flush,
+    /// [`Paging::enforce_coherency`].
     EnforceCoherency,
-    /// [`HardwareDomain::set_dirty_tracking`].
-    SetDirtyTracking,
-    /// [`IommuDriver::enable_page_requests`].
+    /// [`DirtyTracking::start`].
+    StartDirtyTracking,
+    /// [`DirtyTracking::stop`].
+    StopDirtyTracking,
+    /// [`PageRequests::enable`].
     EnablePageRequests,
+    /// [`PageRequests::disable`], which cannot fail, but panic.
+    DisablePageRequests,
 }
 
-/// A call that was made to fail.
+impl Operation {
+    /// Returns whether such a call can return an error.
+    pub const fn can_fail(self) -> bool {
+        !matches!(self, Self::Release | Self::DetachPasid(_) | Self::DisablePageRequests)
+    }
+}
+
+/// A call that was made to fail or to panic.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FailedCall {
-    /// Its number among all calls that can fail, from 0.
-    pub number: u64,
+    /// Its number, from 0: among the calls that can fail, or among all of them if it panicked.
+    pub number: u32,
     /// What it was to do.
     pub operation: Operation,
-    /// To which device; a map concerns none.
+    /// To which device; none for calls that concern a domain only.
     pub device: Option<Endpoint>,
-    /// What it failed with.
-    pub error: HardwareError,
+    /// What it failed with; none if it panicked.
+    pub error: Option<HardwareError>,
 }
 
 impl FailingIommu {
-    /// Fails nothing yet. Its domains wrap those of `inner`.
+    /// Wraps `inner`, and fails nothing yet. Domains that it makes are wrapped as well.
     pub fn new(inner: Arc<dyn IommuDriver>) -> Arc<Self> {
         Arc::new(Self { inner, plan: Arc::default() })
     }
 
-    /// Makes the call fail that comes after `n` others, counted from now; just that one. Several can be told to fail.
-    pub fn fail_nth(&self, n: u64, error: HardwareError) {
+    /// Makes the call fail that comes after `n` others that [can fail](Operation::can_fail), counted from now; just that one.
+    /// Several can be told to fail.
+    pub fn fail_nth(&self, n: u32, error: HardwareError) {
         let mut orders = self.plan.0.lock();
-        let number = orders.calls.saturating_add(n);
+        let number = orders.fallible.saturating_add(n);
         orders.failures.insert(number, error);
+    }
+
+    /// Makes the call panic that comes after `n` others of any kind, counted from now; just that one.
+    pub fn panic_nth(&self, n: u32) {
+        let mut orders = self.plan.0.lock();
+        let number = orders.all.saturating_add(n);
+        orders.panics.insert(number);
     }
 
     /// Makes every attach of the device of this name to a domain of `kind`, or of any kind, fail with `EIO`, until
     /// [`heal`](Self::heal). Attaching a PASID is not meant.
     pub fn refuse_attach(&self, device: impl Into<Arc<str>>, kind: Option<DomainKind>) {
-        self.plan.0.lock().refusals.push((device.into(), kind));
+        self.plan.0.lock().refused_attaches.push((device.into(), kind));
     }
 
-    /// Takes back all that was told to fail.
+    /// Makes every call of this kind fail with `EIO`, until [`heal`](Self::heal).
+    pub fn refuse(&self, operation: Operation) {
+        self.plan.0.lock().refused.push(operation);
+    }
+
+    /// Cancels all orders.
     pub fn heal(&self) {
         let mut orders = self.plan.0.lock();
-        orders.failures.clear();
-        orders.refusals.clear();
+        let Orders { fallible, all, .. } = *orders;
+        let last_failed = orders.last_failed.take();
+        *orders = Orders { fallible, all, last_failed, ..Orders::default() };
     }
 
-    /// How many calls that can fail were made so far, those that did fail included.
-    pub fn calls(&self) -> u64 {
-        self.plan.0.lock().calls
+    /// Returns how many calls that can fail were made so far, those that did fail included.
+    pub fn calls(&self) -> u32 {
+        self.plan.0.lock().fallible
     }
 
-    /// The last call that was made to fail, if any; not one that the IOMMU below failed.
+    /// Returns how many calls of any kind were made so far.
+    pub fn all_calls(&self) -> u32 {
+        self.plan.0.lock().all
+    }
+
+    /// Returns the last call that was made to fail or to panic; not one that the IOMMU below failed.
     pub fn last_failed(&self) -> Option<FailedCall> {
         self.plan.0.lock().last_failed.clone()
     }
@@ -100,13 +143,16 @@ impl FailingIommu {
 
 /// What is to fail, shared by an IOMMU and its domains. The lock is held for no call to the IOMMU below.
 #[derive(Debug, Default)]
-struct Plan(Mutex<Orders>);
+struct Plan(SpinMutex<Orders>);
 
 #[derive(Debug, Default)]
 struct Orders {
-    calls: u64,
-    failures: BTreeMap<u64, HardwareError>,
-    refusals: Vec<(Arc<str>, Option<DomainKind>)>,
+    fallible: u32,
+    all: u32,
+    failures: BTreeMap<u32, HardwareError>,
+    panics: BTreeSet<u32>,
+    refused_attaches: Vec<(Arc<str>, Option<DomainKind>)>,
+    refused: Vec<Operation>,
     last_failed: Option<FailedCall>,
 }
 
@@ -114,21 +160,39 @@ impl Plan {
     /// Counts a call; whether it is to go through.
     fn admit(&self, operation: Operation, device: Option<&Endpoint>) -> Result<(), HardwareError> {
         let mut orders = self.0.lock();
-        let number = orders.calls;
-        orders.calls += 1;
-        let error = orders.failures.remove(&number).or_else(|| orders.refusal(operation, device));
-        let Some(error) = error else { return Ok(()) };
+        let Orders { fallible, all, .. } = *orders;
+        orders.all = all.wrapping_add(1);
+        let panics = orders.panics.remove(&all);
+        let error = if operation.can_fail() {
+            orders.fallible = fallible.wrapping_add(1);
+            orders.failures.remove(&fallible).or_else(|| orders.refusal(operation, device)).filter(|_| !panics)
+        } else {
+            None
+        };
+        if !panics && error.is_none() {
+            return Ok(());
+        }
+        let number = if panics { all } else { fallible };
         orders.last_failed = Some(FailedCall { number, operation, device: device.cloned(), error: error.clone() });
-        Err(error)
+        drop(orders);
+        #[expect(clippy::panic, reason = "a test ordered it")]
+        error.map_or_else(|| panic!("call {number} was told to panic: {operation:?}"), Err)
+    }
+
+    /// As [`admit`](Self::admit), of a call that cannot fail.
+    fn pass(&self, operation: Operation, device: &Endpoint) {
+        let _ = self.admit(operation, Some(device));
     }
 }
 
 impl Orders {
     fn refusal(&self, operation: Operation, device: Option<&Endpoint>) -> Option<HardwareError> {
-        let (Operation::Attach(to), Some(device)) = (operation, device) else { return None };
-        let refused =
-            self.refusals.iter().any(|(name, kind)| *name == device.name && kind.is_none_or(|kind| kind == to));
-        refused.then(|| HardwareError::new(Errno::EIO, alloc::format!("{} refuses {to} domains", device.name)))
+        let attach_refused = || {
+            let (Operation::Attach(to), Some(device)) = (operation, device) else { return false };
+            self.refused_attaches.iter().any(|(name, kind)| *name == device.name && kind.is_none_or(|kind| kind == to))
+        };
+        let refused = self.refused.contains(&operation) || attach_refused();
+        refused.then(|| HardwareError::new(Errno::EIO, "the IOMMU was told to refuse"))
     }
 }
 
@@ -137,12 +201,13 @@ impl IommuDriver for FailingIommu {
         self.inner.name()
     }
 
-    fn probe(&self, dev: &Endpoint) -> Result<EndpointProperties, HardwareError> {
+    fn probe(&self, dev: &Endpoint, faults: Arc<dyn FaultSink>) -> Result<EndpointProperties, HardwareError> {
         self.plan.admit(Operation::Probe, Some(dev))?;
-        self.inner.probe(dev)
+        self.inner.probe(dev, faults)
     }
 
     fn release(&self, dev: &Endpoint) {
+        self.plan.pass(Operation::Release, dev);
         self.inner.release(dev);
     }
 
@@ -154,13 +219,13 @@ impl IommuDriver for FailingIommu {
 
     fn allocate_for_user(
         &self,
-        features: PagingFeatures,
+        flags: PagingFlags,
         data: Option<UserData<'_>>,
         dev: &Endpoint,
     ) -> Result<Box<dyn HardwareDomain>, HardwareError> {
         let kind = DomainKind::Paging;
         self.plan.admit(Operation::Allocate(kind), Some(dev))?;
-        let inner = self.inner.allocate_for_user(features, data, dev)?;
+        let inner = self.inner.allocate_for_user(flags, data, dev)?;
         Ok(Box::new(FailingDomain { inner, kind, plan: self.plan.clone() }))
     }
 
@@ -168,22 +233,45 @@ impl IommuDriver for FailingIommu {
         self.inner.describe(dev)
     }
 
-    fn enable_page_requests(&self, dev: &Endpoint, sink: Arc<dyn PageRequestSink>) -> Result<(), HardwareError> {
+    fn page_requests(&self) -> Option<&dyn PageRequests> {
+        self.inner.page_requests().map(|_| self as &dyn PageRequests)
+    }
+
+    fn accepts(&self, maker: &dyn IommuDriver) -> bool {
+        let any: &dyn Any = maker;
+        let maker = any.downcast_ref::<Self>().map_or(maker, |wrapped| &*wrapped.inner);
+        core::ptr::addr_eq(maker, &raw const *self.inner) || self.inner.accepts(maker)
+    }
+
+    fn block(&self, dev: &Endpoint) -> Result<(), HardwareError> {
+        self.plan.admit(Operation::Block, Some(dev))?;
+        self.inner.block(dev)
+    }
+}
+
+impl PageRequests for FailingIommu {
+    fn enable(&self, dev: &Endpoint, sink: Arc<dyn PageRequestSink>) -> Result<(), HardwareError> {
         self.plan.admit(Operation::EnablePageRequests, Some(dev))?;
-        self.inner.enable_page_requests(dev, sink)
+        self.inner.page_requests().ok_or_else(no_role)?.enable(dev, sink)
     }
 
-    fn disable_page_requests(&self, dev: &Endpoint) {
-        self.inner.disable_page_requests(dev);
+    fn disable(&self, dev: &Endpoint) {
+        self.plan.pass(Operation::DisablePageRequests, dev);
+        if let Some(requests) = self.inner.page_requests() {
+            requests.disable(dev);
+        }
     }
 
-    fn answer_page_request(&self, dev: &Endpoint, pasid: Option<u32>, index: u32, answer: PageAnswer) {
-        self.inner.answer_page_request(dev, pasid, index, answer);
+    fn answer(&self, dev: &Endpoint, pasid: Option<u32>, index: u32, answer: PageAnswer) {
+        if let Some(requests) = self.inner.page_requests() {
+            requests.answer(dev, pasid, index, answer);
+        }
     }
+}
 
-    fn block(&self, dev: &Endpoint) {
-        self.inner.block(dev);
-    }
+/// For a role that is not there; nobody gets to the call, for the accessor of the role says so.
+fn no_role() -> HardwareError {
+    HardwareError::new(Errno::EOPNOTSUPP, "the IOMMU below has no such role")
 }
 
 #[derive(Debug)]
@@ -191,6 +279,16 @@ struct FailingDomain {
     inner: Box<dyn HardwareDomain>,
     kind: DomainKind,
     plan: Arc<Plan>,
+}
+
+impl FailingDomain {
+    fn inner_paging(&self) -> Result<&dyn Paging, HardwareError> {
+        self.inner.paging().ok_or_else(no_role)
+    }
+
+    fn inner_dirty_tracking(&self) -> Result<&dyn DirtyTracking, HardwareError> {
+        self.inner.dirty_tracking().ok_or_else(no_role)
+    }
 }
 
 impl HardwareDomain for FailingDomain {
@@ -205,55 +303,101 @@ impl HardwareDomain for FailingDomain {
     }
 
     fn detach_pasid(&self, dev: &Endpoint, pasid: u32) {
+        self.plan.pass(Operation::DetachPasid(self.kind), dev);
         self.inner.detach_pasid(dev, pasid);
     }
 
-    fn geometry(&self) -> Option<Geometry> {
-        self.inner.geometry()
+    fn paging(&self) -> Option<&dyn Paging> {
+        self.inner.paging().map(|_| self as &dyn Paging)
     }
 
-    fn map(&self, iova: Iova, phys: PhysAddr, size: u64, access: Access) -> Result<(), HardwareError> {
+    fn dirty_tracking(&self) -> Option<&dyn DirtyTracking> {
+        self.inner.dirty_tracking().map(|_| self as &dyn DirtyTracking)
+    }
+
+    fn nesting_parent(&self) -> Option<&dyn NestingParent> {
+        self.inner.nesting_parent().map(|_| self as &dyn NestingParent)
+    }
+
+    fn nested(&self) -> Option<&dyn Nested> {
+        self.inner.nested()
+    }
+}
+
+impl Paging for FailingDomain {
+    fn geometry(&self) -> Geometry {
+        self.inner.paging().map_or(Geometry::NOTHING, Paging::geometry)
+    }
+
+    fn map_pages(
+        &self,
+        iova: Iova,
+        phys: PhysAddr,
+        page_size: u64,
+        count: usize,
+        protection: Protection,
+    ) -> Result<usize, HardwareError> {
         self.plan.admit(Operation::Map, None)?;
-        self.inner.map(iova, phys, size, access)
+        self.inner_paging()?.map_pages(iova, phys, page_size, count, protection)
     }
 
-    fn unmap(&self, iova: Iova, size: u64) -> u64 {
-        self.inner.unmap(iova, size)
+    fn sync_map(&self, range: IovaRange) -> Result<(), HardwareError> {
+        self.inner_paging()?.sync_map(range)
     }
 
-    fn translate(&self, iova: Iova) -> Option<PhysAddr> {
-        self.inner.translate(iova)
+    fn unmap_pages(&self, iova: Iova, page_size: u64, count: usize, gather: &mut Gather) -> Result<u64, HardwareError> {
+        self.plan.admit(Operation::Unmap, None)?;
+        self.inner_paging()?.unmap_pages(iova, page_size, count, gather)
+    }
+
+    fn flush(&self, gather: &Gather) -> Result<(), HardwareError> {
+        self.plan.admit(Operation::Flush, None)?;
+        self.inner_paging()?.flush(gather)
+    }
+
+    fn flush_all(&self) -> Result<(), HardwareError> {
+        self.plan.admit(Operation::Flush, None)?;
+        self.inner_paging()?.flush_all()
+    }
+
+    fn iova_to_phys(&self, iova: Iova) -> Option<PhysAddr> {
+        self.inner.paging()?.iova_to_phys(iova)
     }
 
     fn enforce_coherency(&self) -> Result<(), HardwareError> {
         self.plan.admit(Operation::EnforceCoherency, None)?;
-        self.inner.enforce_coherency()
+        self.inner_paging()?.enforce_coherency()
+    }
+}
+
+impl DirtyTracking for FailingDomain {
+    fn start(&self) -> Result<(), HardwareError> {
+        self.plan.admit(Operation::StartDirtyTracking, None)?;
+        self.inner_dirty_tracking()?.start()
     }
 
-    fn set_dirty_tracking(&self, tracking: DirtyTracking) -> Result<(), HardwareError> {
-        self.plan.admit(Operation::SetDirtyTracking, None)?;
-        self.inner.set_dirty_tracking(tracking)
+    fn stop(&self) -> Result<(), HardwareError> {
+        self.plan.admit(Operation::StopDirtyTracking, None)?;
+        self.inner_dirty_tracking()?.stop()
     }
 
-    fn read_dirty(
+    fn read(
         &self,
-        iova: Iova,
-        size: u64,
-        read: DirtyRead,
+        range: IovaRange,
+        flags: DirtyFlags,
+        gather: &mut Gather,
         dirty: &mut dyn FnMut(Iova, u64),
     ) -> Result<(), HardwareError> {
-        self.inner.read_dirty(iova, size, read, dirty)
+        self.inner_dirty_tracking()?.read(range, flags, gather, dirty)
     }
+}
 
+impl NestingParent for FailingDomain {
     fn nest(&self, data: UserData<'_>, dev: &Endpoint) -> Result<Box<dyn HardwareDomain>, HardwareError> {
         let kind = DomainKind::Nested;
         self.plan.admit(Operation::Allocate(kind), Some(dev))?;
-        let inner = self.inner.nest(data, dev)?;
-        Ok(Box::new(FailingDomain { inner, kind, plan: self.plan.clone() }))
-    }
-
-    fn invalidate(&self, entry: UserData<'_>) -> Result<(), HardwareError> {
-        self.inner.invalidate(entry)
+        let inner = self.inner.nesting_parent().ok_or_else(no_role)?.nest(data, dev)?;
+        Ok(Box::new(Self { inner, kind, plan: self.plan.clone() }))
     }
 }
 

@@ -76,18 +76,35 @@ pub fn group_key(topology: &PciTopology, address: PciAddress) -> Option<GroupKey
 /// A function that is plugged in joins the group that any of these is in, itself aside, else it founds one. The cost is
 /// that of [`group_key`].
 pub fn anchors(topology: &PciTopology, address: PciAddress) -> Vec<PciAddress> {
-    let Some(function) = topology.get(address) else { return Vec::new() };
+    topology.get(address).map_or_else(Vec::new, |function| anchors_beside(topology, top(topology, function)))
+}
+
+fn anchors_beside(topology: &PciTopology, top: &PciFunction) -> Vec<PciAddress> {
     let mut found = BTreeSet::new();
-    spread(topology, top(topology, function), &mut found, |_| {});
+    spread(topology, top, &mut found, |_| {});
     found.into_iter().collect()
 }
 
-/// All groups in the order of their lowest addresses, members in order: each function is in exactly one.
+/// Returns all groups in the order of their lowest addresses, members in order: each function is in exactly one. The cost
+/// of the way up does not grow with the bridges above.
 pub fn partition(topology: &PciTopology) -> Vec<Vec<PciAddress>> {
     let mut groups: BTreeMap<GroupKey, Vec<PciAddress>> = BTreeMap::new();
+    // Where the way up ends for the functions of each bus. A bridge is on a lower bus than what is below, so it comes first.
+    let mut tops: BTreeMap<(u32, u8), Option<&PciFunction>> = BTreeMap::new();
     for function in topology.iter() {
-        if let Some(key) = group_key(topology, function.address) {
-            groups.entry(key).or_default().push(function.address);
+        let bus = |address: PciAddress| (address.domain(), address.bus());
+        let top = match tops.get(&bus(function.address)) {
+            Some(&top) => top,
+            None => {
+                let bridge = topology.bridge_above(function.address);
+                let above = bridge.and_then(|bridge| tops.get(&bus(bridge.address)).copied().flatten());
+                let top = above.or(bridge.filter(|bridge| ties(bridge)));
+                tops.insert(bus(function.address), top);
+                top
+            }
+        };
+        if let Some(&first) = anchors_beside(topology, top.unwrap_or(function)).first() {
+            groups.entry(GroupKey(first)).or_default().push(function.address);
         }
     }
     groups.into_values().collect()

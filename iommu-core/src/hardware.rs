@@ -1,53 +1,60 @@
 //! The hardware below: what an IOMMU driver implements.
 //!
-//! Every call here may come with a group lock held, and an implementation may take locks of its own but must not call
-//! back into this crate: the driver's locks are the innermost of the lock order.
+//! [`IommuDriver`] drives one IOMMU (a *unit*) and makes domains. Every domain is a [`HardwareDomain`], to which devices are
+//! attached; what else it can do is in *roles*, which are traits of their own: [`Paging`], [`DirtyTracking`],
+//! [`NestingParent`], [`Nested`]. Page requests are a role of the driver ([`PageRequests`]). A driver implements the roles that
+//! its hardware has, and says so through the accessors; the others do not exist for it.
+//!
+//! # Locks
+//! A driver must not call back into this crate, and its locks are the innermost of the lock order.
+//!
+//! | calls | locks that the caller holds |
+//! |---|---|
+//! | [`attach`](HardwareDomain::attach), [`attach_pasid`](HardwareDomain::attach_pasid), [`detach_pasid`](HardwareDomain::detach_pasid), [`block`](IommuDriver::block), [`accepts`](IommuDriver::accepts) | the group lock, which spins: no sleeping, spinning locks only, no allocation |
+//! | all of [`Paging`], [`PageRequests::enable`] and [`PageRequests::disable`] | perhaps spinning ones: no sleeping |
+//! | [`probe`](IommuDriver::probe), [`release`](IommuDriver::release) and all others | sleeping ones at most |
 
 use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::any::Any;
 use core::fmt;
 
-use device_model::{DeviceId, Errno};
+use device_model::Errno;
 
-mod user;
+mod endpoint;
+mod fault;
+mod nesting;
+mod page_request;
+mod paging;
 
-pub use self::user::{
-    Description, DirtyRead, DirtySupport, DirtyTracking, Nesting, PageAnswer, PageRequest, PageRequestSink,
-    PagingFeatures, UserData, WantedPage,
-};
-use crate::address::{Access, Geometry, Iova, PhysAddr};
+pub use self::endpoint::{Endpoint, RequesterId};
+pub use self::fault::{Fault, FaultReason, FaultSink};
+pub use self::nesting::{Description, Nested, NestingParent, UserData};
+pub use self::page_request::{PageAnswer, PageRequest, PageRequestSink, PageRequests, WantedPage};
+pub use self::paging::{DirtyFlags, DirtyTracking, Gather, Paging, PagingFlags};
 use crate::reserved::ReservedRegion;
 
-/// A device as an IOMMU sees it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Endpoint {
-    /// Which device; unique for as long as the machine runs.
-    pub id: DeviceId,
-    /// Its name, for messages.
-    pub name: Arc<str>,
-}
-
-/// The hardware refused, or could not.
+/// Hardware refused, or failed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{reason} ({errno})")]
 pub struct HardwareError {
-    /// The number that goes up to the caller unchanged (U4). `EINVAL` is the soft one: this domain does not fit this
-    /// device, another may (I66).
+    /// The error number, which goes up to the caller unchanged. From an attach, `EINVAL` means that this domain does not
+    /// fit the device, and another may.
     pub errno: Errno,
     /// What went wrong, in the driver's words.
     pub reason: Cow<'static, str>,
 }
 
 impl HardwareError {
-    /// An error with its reason.
+    /// Creates an error. A text of static lifetime allocates nothing.
     pub fn new(errno: Errno, reason: impl Into<Cow<'static, str>>) -> Self {
         Self { errno, reason: reason.into() }
     }
 }
 
-/// What a domain is for (I6).
+/// What a domain is for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum DomainKind {
     /// No DMA passes.
@@ -65,7 +72,7 @@ pub enum DomainKind {
 }
 
 impl DomainKind {
-    /// The word that sysfs shows (I43).
+    /// Returns the word that sysfs shows.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Blocking => "blocked",
@@ -77,7 +84,7 @@ impl DomainKind {
         }
     }
 
-    /// Whether such a domain has page tables that can be mapped into.
+    /// Returns whether such a domain has page tables that the kernel maps into.
     pub const fn is_paging(self) -> bool {
         matches!(self, Self::Dma | Self::DmaLazy | Self::Paging)
     }
@@ -102,8 +109,8 @@ pub enum DefaultDomainType {
 }
 
 impl DefaultDomainType {
-    /// The kind of domain that serves as such.
-    pub const fn kind(self) -> DomainKind {
+    /// Returns the kind of domain that serves as such.
+    pub const fn domain_kind(self) -> DomainKind {
         match self {
             Self::Dma => DomainKind::Dma,
             Self::DmaLazy => DomainKind::DmaLazy,
@@ -115,150 +122,115 @@ impl DefaultDomainType {
 /// What an IOMMU driver says of a device when it begins to serve it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct EndpointProperties {
-    /// Ranges that the device needs for itself.
+    /// Address ranges that are reserved for the device.
     pub reserved: Vec<ReservedRegion>,
-    /// The only default domain that the device can live with, if it is choosy (I41).
+    /// Required default domain type, if the device supports only one.
     pub default_domain: Option<DefaultDomainType>,
-    /// How many PASIDs it supports; 0 for none.
+    /// Number of PASIDs that the device supports; 0 for none.
     pub max_pasids: u32,
     /// What the IOMMU can do for this device.
     pub capabilities: Capabilities,
 }
 
-/// What an IOMMU can do for a device, as far as user-space owners ask before they let it go.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Capabilities(u8);
-
-impl Capabilities {
-    /// The device's DMA is coherent with CPU caches; without it, user space gets no device (Vt1.7, Ft8.1).
-    pub const CACHE_COHERENCY: Self = Self(1);
-    /// The device cannot raise other devices' interrupts (Vt14.12, Ft8.4).
-    pub const MSI_ISOLATION: Self = Self(1 << 1);
-    /// A domain can be made to ignore the device's wish to bypass caches (Vt14.13, F55).
-    pub const ENFORCED_COHERENCY: Self = Self(1 << 2);
-    /// A domain can tell which pages were written (F57).
-    pub const DIRTY_TRACKING: Self = Self(1 << 3);
-    /// Domains can be nested on a paging domain (Ft11.12).
-    pub const NESTING: Self = Self(1 << 4);
-    /// The device can ask for pages that are not mapped (F64).
-    pub const PAGE_REQUESTS: Self = Self(1 << 5);
-
-    /// Whether all of `wanted` is there.
-    pub const fn has(self, wanted: Self) -> bool {
-        self.0 & wanted.0 == wanted.0
-    }
-
-    /// What either has.
-    #[must_use]
-    pub const fn union(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    /// What both have.
-    #[must_use]
-    pub const fn intersection(self, other: Self) -> Self {
-        Self(self.0 & other.0)
-    }
-
-    /// This without `other`.
-    #[must_use]
-    pub const fn without(self, other: Self) -> Self {
-        Self(self.0 & !other.0)
-    }
-}
-
-impl fmt::Debug for Capabilities {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = [
-            (Self::CACHE_COHERENCY, "CACHE_COHERENCY"),
-            (Self::MSI_ISOLATION, "MSI_ISOLATION"),
-            (Self::ENFORCED_COHERENCY, "ENFORCED_COHERENCY"),
-            (Self::DIRTY_TRACKING, "DIRTY_TRACKING"),
-            (Self::NESTING, "NESTING"),
-            (Self::PAGE_REQUESTS, "PAGE_REQUESTS"),
-        ];
-        f.debug_set().entries(names.iter().filter(|(one, _)| self.has(*one)).map(|(_, name)| name)).finish()
+bitflags::bitflags! {
+    /// What an IOMMU can do for a device, as far as user-space owners ask before they let it go.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+    pub struct Capabilities: u32 {
+        /// The device's DMA is coherent with CPU caches; user space gets no device without it.
+        const CACHE_COHERENCY = 1 << 0;
+        /// The device cannot raise other devices' interrupts.
+        const MSI_ISOLATION = 1 << 1;
+        /// A domain can be made to ignore the device's requests to bypass caches.
+        const ENFORCED_COHERENCY = 1 << 2;
+        /// A domain can track dirty pages.
+        const DIRTY_TRACKING = 1 << 3;
+        /// Domains can be nested on a paging domain.
+        const NESTING = 1 << 4;
+        /// The device can ask for pages that are not mapped.
+        const PAGE_REQUESTS = 1 << 5;
     }
 }
 
 /// Drives one IOMMU.
-pub trait IommuDriver: Send + Sync + fmt::Debug {
-    /// The instance's name (`"dmar0"`).
+pub trait IommuDriver: Any + Send + Sync + fmt::Debug {
+    /// Returns the name of the unit (`"dmar0"`).
     fn name(&self) -> &str;
 
-    /// Begins to serve `dev`, all of whose DMA is blocked until a domain is attached.
+    /// Begins to serve `dev`, all of whose DMA is blocked until a domain is attached. Its unrecoverable faults are reported to
+    /// `faults` until it is released. May sleep and allocate: at most sleeping locks are held.
     ///
     /// # Errors
-    /// The instance cannot serve this device; it stays unserved.
-    fn probe(&self, dev: &Endpoint) -> Result<EndpointProperties, HardwareError>;
+    /// The unit cannot serve this device, which stays unserved.
+    fn probe(&self, dev: &Endpoint, faults: Arc<dyn FaultSink>) -> Result<EndpointProperties, HardwareError>;
 
-    /// Stops to serve `dev`, whose DMA is blocked from now on. Called exactly once after each successful probe.
+    /// Ends to serve `dev`, whose DMA is blocked from now on, its PASIDs included. Called exactly once after each successful
+    /// probe. Cannot fail. May sleep.
     fn release(&self, dev: &Endpoint);
 
-    /// Makes a domain that `dev`, and devices like it, can be attached to. Dropping the box frees it; it is never
-    /// dropped while a device is attached.
+    /// Creates a domain that `dev`, and devices like it, can be attached to. Dropping the box frees it; it is never dropped
+    /// while a device is attached. Called without the group lock.
     ///
     /// # Errors
-    /// No memory, or `EOPNOTSUPP`: the driver has no such domain.
+    /// `ENOMEM`, or `EOPNOTSUPP` if the driver has no such domains.
     fn allocate(&self, kind: DomainKind, dev: &Endpoint) -> Result<Box<dyn HardwareDomain>, HardwareError>;
 
-    /// As [`allocate`](Self::allocate) of a [`DomainKind::Paging`] domain that can do more, or that user space describes.
+    /// Creates a [`DomainKind::Paging`] domain that can do more, or that user space describes. As
+    /// [`allocate`](Self::allocate) else.
     ///
     /// # Errors
-    /// `EOPNOTSUPP` unless the driver says otherwise (Ft11.6).
+    /// `EOPNOTSUPP` unless the driver says otherwise.
     fn allocate_for_user(
         &self,
-        features: PagingFeatures,
+        flags: PagingFlags,
         data: Option<UserData<'_>>,
         dev: &Endpoint,
     ) -> Result<Box<dyn HardwareDomain>, HardwareError> {
-        let _ = (features, data, dev);
+        let _ = (flags, data, dev);
         Err(HardwareError::new(Errno::EOPNOTSUPP, "the IOMMU driver makes plain paging domains only"))
     }
 
-    /// What user space may know of the IOMMU of `dev`; by default nothing.
+    /// Returns what user space may know of the IOMMU of `dev`; by default nothing. Called without the group lock.
     ///
     /// # Errors
-    /// The hardware did not say.
+    /// Hardware did not answer.
     fn describe(&self, dev: &Endpoint) -> Result<Description, HardwareError> {
         let _ = dev;
         Ok(Description::default())
     }
 
-    /// From now on page requests of `dev` go to `sink`, which replaces the one before.
+    /// Returns the role of delivering page requests, if the driver has it.
+    fn page_requests(&self) -> Option<&dyn PageRequests> {
+        None
+    }
+
+    /// Returns whether devices of this unit can be attached to domains that `maker` made, which is another unit. A driver of
+    /// several units says yes to its own, and may still refuse to attach a device that a domain does not fit.
+    ///
+    /// `maker` can be downcast: `(maker as &dyn Any).downcast_ref::<MyIommu>()`.
+    fn accepts(&self, maker: &dyn IommuDriver) -> bool {
+        let _ = maker;
+        false
+    }
+
+    /// Stops all DMA of `dev`, whatever it is attached to, its PASIDs included: the last resort, when attaching the blocking
+    /// domain fails too. Clears the bus-master bit if nothing better works. Called with the group lock held.
     ///
     /// # Errors
-    /// `EOPNOTSUPP` unless the driver says otherwise.
-    fn enable_page_requests(&self, dev: &Endpoint, sink: Arc<dyn PageRequestSink>) -> Result<(), HardwareError> {
-        let _ = (dev, sink);
-        Err(HardwareError::new(Errno::EOPNOTSUPP, "the IOMMU driver delivers no page requests"))
-    }
-
-    /// Page requests of `dev` are answered [`PageAnswer::Invalid`] from now on; cannot fail.
-    fn disable_page_requests(&self, dev: &Endpoint) {
-        let _ = dev;
-    }
-
-    /// Answers the request that `dev` made with this number; cannot fail.
-    fn answer_page_request(&self, dev: &Endpoint, pasid: Option<u32>, index: u32, answer: PageAnswer) {
-        let _ = (dev, pasid, index, answer);
-    }
-
-    /// Stops all DMA of `dev`, whatever it is attached to: the way out when attaching the blocking domain fails too.
-    /// Must succeed, by clearing the bus-master bit if by nothing better.
-    fn block(&self, dev: &Endpoint);
+    /// Nothing works: what the device can still reach is unknown. It stays in quarantine until it is gone.
+    fn block(&self, dev: &Endpoint) -> Result<(), HardwareError>;
 }
 
 /// A domain in hardware.
 pub trait HardwareDomain: Send + Sync + fmt::Debug {
-    /// Moves `dev` to this domain from whatever it is attached to (I8: there is no detach). During the call the
-    /// device sees the old domain, the new one, or nothing (I32).
+    /// Moves `dev` to this domain from whatever it is attached to; there is no detach. During the call the device sees the
+    /// old domain, the new one, or nothing; after it nothing that hardware has cached of the old one. Called with the group
+    /// lock held.
     ///
     /// # Errors
-    /// The device stays where it was.
+    /// The device stays where it was. `EINVAL` if this domain does not fit the device.
     fn attach(&self, dev: &Endpoint) -> Result<(), HardwareError>;
 
-    /// Lets `dev` reach this domain through `pasid`, beside the domain that it is attached to.
+    /// Attaches `dev` to this domain at `pasid`, beside the domain that it is attached to. Called with the group lock held.
     ///
     /// # Errors
     /// `EOPNOTSUPP` unless the driver says otherwise.
@@ -267,88 +239,28 @@ pub trait HardwareDomain: Send + Sync + fmt::Debug {
         Err(HardwareError::new(Errno::EOPNOTSUPP, "the IOMMU driver attaches no PASIDs"))
     }
 
-    /// Undoes [`attach_pasid`](Self::attach_pasid); cannot fail.
+    /// Undoes [`attach_pasid`](Self::attach_pasid). Cannot fail. Called with the group lock held.
     fn detach_pasid(&self, dev: &Endpoint, pasid: u32) {
         let _ = (dev, pasid);
     }
 
-    /// What can be mapped, or `None` when the domain has no page tables.
-    fn geometry(&self) -> Option<Geometry> {
+    /// Returns the role of paging, for kinds that [have page tables](DomainKind::is_paging).
+    fn paging(&self) -> Option<&dyn Paging> {
         None
     }
 
-    /// Maps `size` bytes at `iova` to `phys`, all multiples of the smallest page size.
-    ///
-    /// # Errors
-    /// Something is mapped there, the range leaves the aperture, or no memory for tables is left. Nothing of the
-    /// range is mapped then that was not before.
-    fn map(&self, iova: Iova, phys: PhysAddr, size: u64, access: Access) -> Result<(), HardwareError> {
-        let _ = (iova, phys, size, access);
-        Err(HardwareError::new(Errno::EINVAL, "the domain has no page tables"))
-    }
-
-    /// Unmaps from `iova` on until `size` bytes are unmapped or a hole is met; how many bytes that were. It may be
-    /// more than `size` when a larger page lies across the end (I38).
-    fn unmap(&self, iova: Iova, size: u64) -> u64 {
-        let _ = (iova, size);
-        0
-    }
-
-    /// Where `iova` leads, if anywhere (I39).
-    fn translate(&self, iova: Iova) -> Option<PhysAddr> {
-        let _ = iova;
+    /// Returns the role of tracking dirty pages, if the domain was allocated with [`PagingFlags::DIRTY_TRACKING`].
+    fn dirty_tracking(&self) -> Option<&dyn DirtyTracking> {
         None
     }
 
-    /// From now on devices cannot bypass CPU caches through this domain, in what is mapped later as well.
-    ///
-    /// # Errors
-    /// `EOPNOTSUPP` unless the driver says otherwise.
-    fn enforce_coherency(&self) -> Result<(), HardwareError> {
-        Err(HardwareError::new(Errno::EOPNOTSUPP, "the domain cannot enforce coherency"))
+    /// Returns the role of being nested on, if the domain was allocated with [`PagingFlags::NEST_PARENT`].
+    fn nesting_parent(&self) -> Option<&dyn NestingParent> {
+        None
     }
 
-    /// Begins or ends to note which pages are written.
-    ///
-    /// # Errors
-    /// `EOPNOTSUPP` unless the driver says otherwise.
-    fn set_dirty_tracking(&self, tracking: DirtyTracking) -> Result<(), HardwareError> {
-        let _ = tracking;
-        Err(HardwareError::new(Errno::EOPNOTSUPP, "the domain does not track dirty pages"))
-    }
-
-    /// Calls `dirty` with each page of a range that was written, as address and size, ascending. A page may stick out of
-    /// the range. Holes are passed over.
-    ///
-    /// # Errors
-    /// `EOPNOTSUPP` unless the driver says otherwise.
-    fn read_dirty(
-        &self,
-        iova: Iova,
-        size: u64,
-        read: DirtyRead,
-        dirty: &mut dyn FnMut(Iova, u64),
-    ) -> Result<(), HardwareError> {
-        let _ = (iova, size, read, dirty);
-        Err(HardwareError::new(Errno::EOPNOTSUPP, "the domain does not track dirty pages"))
-    }
-
-    /// A [`DomainKind::Nested`] domain, whose output this one translates; it is not dropped before.
-    ///
-    /// # Errors
-    /// `EOPNOTSUPP` unless the driver says otherwise; `EINVAL` for data that it does not understand, or when this domain
-    /// was not made to be a parent.
-    fn nest(&self, data: UserData<'_>, dev: &Endpoint) -> Result<Box<dyn HardwareDomain>, HardwareError> {
-        let _ = (data, dev);
-        Err(HardwareError::new(Errno::EOPNOTSUPP, "the IOMMU driver does not nest domains"))
-    }
-
-    /// Forgets what it has cached of the page tables of user space, as one entry of an array from user space says.
-    ///
-    /// # Errors
-    /// `EOPNOTSUPP` unless the driver says otherwise; `EINVAL` for an entry that it does not understand.
-    fn invalidate(&self, entry: UserData<'_>) -> Result<(), HardwareError> {
-        let _ = entry;
-        Err(HardwareError::new(Errno::EOPNOTSUPP, "the domain caches nothing of user space"))
+    /// Returns the role of a nested domain.
+    fn nested(&self) -> Option<&dyn Nested> {
+        None
     }
 }

@@ -1,6 +1,6 @@
 //! Ranges of I/O virtual addresses that never overlap, each with a value: what an address space has mapped.
 //!
-//! A B+-tree with wide nodes. Looking up, adding and taking out cost O(log n) and touch few cache lines. Each node knows
+//! A B+-tree with wide nodes. Looking up, inserting and removing cost O(log n) and touch few cache lines. Each node knows
 //! the largest hole between the ranges below it, so that the search for a place passes over whole subtrees without room.
 
 mod gap;
@@ -35,17 +35,17 @@ impl<V> Default for IovaMap<V> {
 }
 
 impl<V> IovaMap<V> {
-    /// Without ranges.
+    /// Creates an empty map.
     pub const fn new() -> Self {
         Self { tree: Tree::new() }
     }
 
-    /// How many ranges there are.
+    /// Returns the number of ranges.
     pub fn len(&self) -> usize {
         self.tree.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no ranges.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -53,15 +53,15 @@ impl<V> IovaMap<V> {
     /// Adds `range`.
     ///
     /// # Errors
-    /// The lowest range that overlaps it; `value` is dropped.
+    /// Returns the lowest range that overlaps it; `value` is dropped.
     pub fn insert(&mut self, range: IovaRange, value: V) -> Result<(), Overlap> {
         self.vacant(range).map(|place| place.insert(value))
     }
 
-    /// A place where no range is, to be filled once what belongs there was made.
+    /// Finds a place where no range is, to be filled later.
     ///
     /// # Errors
-    /// The lowest range that overlaps `range`.
+    /// Returns the lowest range that overlaps `range`.
     pub fn vacant(&mut self, range: IovaRange) -> Result<Vacant<'_, V>, Overlap> {
         match self.first_range_in(range) {
             Some(existing) => Err(Overlap { existing }),
@@ -69,37 +69,37 @@ impl<V> IovaMap<V> {
         }
     }
 
-    /// The range that has `iova`.
+    /// Returns the range that contains `iova`.
     pub fn get(&self, iova: Iova) -> Option<(IovaRange, &V)> {
         self.tree.ending_from(iova).filter(|(range, _)| range.contains(iova))
     }
 
-    /// As [`get`](Self::get), with the value to be changed.
+    /// Returns the range that contains `iova`, with a mutable value.
     pub fn get_mut(&mut self, iova: Iova) -> Option<(IovaRange, &mut V)> {
         self.tree.ending_from_mut(iova).filter(|(range, _)| range.contains(iova))
     }
 
-    /// Takes the range that begins at `first` out.
+    /// Removes the range that begins at `first`.
     pub fn remove(&mut self, first: Iova) -> Option<(IovaRange, V)> {
         self.remove_if(first, |_, _| true)
     }
 
-    /// The same if it is wanted.
+    /// Removes the range that begins at `first` if `wanted` says so.
     pub fn remove_if(&mut self, first: Iova, wanted: impl Fn(IovaRange, &V) -> bool) -> Option<(IovaRange, V)> {
         self.tree.remove_if(first, &wanted)
     }
 
-    /// The lowest range that overlaps `within`.
+    /// Returns the lowest range that overlaps `within`.
     pub fn first_in(&self, within: IovaRange) -> Option<(IovaRange, &V)> {
         self.tree.ending_from(within.first()).filter(|(range, _)| range.first() <= within.last())
     }
 
-    /// The same without its value.
+    /// Returns the lowest range that overlaps `within`, without its value.
     pub fn first_range_in(&self, within: IovaRange) -> Option<IovaRange> {
         self.tree.range_ending_from(within.first()).filter(|range| range.first() <= within.last())
     }
 
-    /// The ranges that overlap `within`, ascending.
+    /// Returns the ranges that overlap `within`, ascending.
     pub fn overlapping(&self, within: IovaRange) -> impl Iterator<Item = (IovaRange, &V)> {
         let mut rest = Some(within);
         core::iter::from_fn(move || {
@@ -109,12 +109,12 @@ impl<V> IovaMap<V> {
         })
     }
 
-    /// All ranges, ascending.
+    /// Returns all ranges, ascending.
     pub fn iter(&self) -> impl Iterator<Item = (IovaRange, &V)> {
         self.overlapping(IovaRange::ALL)
     }
 
-    /// The lowest range of `bytes` bytes inside `within` that overlaps no range here and begins at `offset` bytes past a
+    /// Finds the lowest range of `bytes` bytes inside `within` that overlaps no range here and begins at `offset` bytes past a
     /// multiple of `alignment`, a power of two; `None` when there is none.
     ///
     /// Holes that are large enough but badly aligned are looked at one by one, smaller ones by whole subtrees.

@@ -1,114 +1,119 @@
 //! The kernel's use of a device through the DMA API.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::ops::Deref;
 
+use once_cell::race::OnceBox;
+
+use crate::dma_api::{Dma, DmaMapError};
 use crate::error::UseError;
-use crate::group::{Current, GroupState};
+use crate::group::Group;
 use crate::member::Member;
-use crate::ownership::Ownership;
 
-/// A kernel driver may do DMA through the DMA API with one device. Dropping it ends the use.
+/// Lets a kernel driver do DMA through the DMA API with one device. Dropping it ends the use.
 ///
-/// While it lives no user-space owner gets the group. It borrows the member, or holds it (`KernelUse<Arc<Member>>`).
+/// While it lives no user-space owner gets the group.
 #[derive(Debug)]
 #[must_use = "dropping the use ends it"]
-pub struct KernelUse<M: Deref<Target = Member>>(M);
+pub struct KernelUse {
+    member: Arc<Member>,
+    /// What the driver maps, once it asks for it. Revoked before the use ends.
+    dma: OnceBox<Dma>,
+}
 
-impl<M: Deref<Target = Member>> KernelUse<M> {
-    /// Begins a use by `driver`, whose name is for those who will be refused. Takes the group lock; the caller holds
-    /// the device lock, so that the driver does not change.
+impl KernelUse {
+    /// Begins a use by `driver`, whose name is for those who will be refused. Takes the group lock; the caller holds the
+    /// device lock, so that the driver does not change.
+    ///
+    /// A device that was stopped when hardware failed is attached to the default domain first.
     ///
     /// # Errors
-    /// Table It2, in its order (I20). Nothing has changed then.
+    /// User space owns the group, the driver of another device has attached a domain, the device was removed, or hardware
+    /// refuses the default domain. Nothing has changed then.
     #[inline]
-    pub fn begin(member: M, driver: &Arc<str>) -> Result<Self, UseError> {
-        begin(&member, driver)?;
-        Ok(Self(member))
+    pub fn begin(member: Arc<Member>, driver: &Arc<str>) -> Result<Self, UseError> {
+        let group = &**member.group();
+        let mut state = group.lock();
+        if !state.is_ready() {
+            drop(state);
+            return Self::begin_in_any_state(member, driver);
+        }
+        let before = state.before();
+        let displaced = state.begin_use(group.id(), &member, driver)?;
+        let transition = before.map(|before| state.transition(group.id(), Some(member.name()), before, None));
+        drop(state);
+        drop(displaced);
+        if let Some(transition) = transition {
+            let undo = Uncounted(&member);
+            group.tell(&transition);
+            core::mem::forget(undo);
+        }
+        Ok(Self { member, dma: OnceBox::new() })
     }
 
-    /// The device that is used.
-    pub fn member(&self) -> &Member {
-        &self.0
+    #[cold]
+    fn begin_in_any_state(member: Arc<Member>, driver: &Arc<str>) -> Result<Self, UseError> {
+        let group = &**member.group();
+        let mut change = group.change();
+        change.allow_use(group.id(), &member)?;
+        let displaced = change.begin_use(group.id(), &member, driver)?;
+        let undo = Uncounted(&member);
+        change.finish(Some(member.name()), None);
+        core::mem::forget(undo);
+        drop(displaced);
+        Ok(Self { member, dma: OnceBox::new() })
+    }
+
+    /// Returns the device that is used.
+    pub fn member(&self) -> &Arc<Member> {
+        &self.member
+    }
+
+    /// Returns the DMA API for this device. Takes the group lock, and allocates, the first time.
+    ///
+    /// # Errors
+    /// The device was removed.
+    pub fn dma(&self) -> Result<&Dma, DmaMapError> {
+        self.dma.get_or_try_init(|| Dma::of(self).map(Box::new))
     }
 }
 
-impl<M: Deref<Target = Member>> Drop for KernelUse<M> {
+impl Drop for KernelUse {
     #[inline]
     fn drop(&mut self) {
-        end(&self.0);
+        let use_of = Counted(&self.member);
+        // The use ends even if the IOMMU driver unwinds here.
+        if let Some(dma) = self.dma.get() {
+            dma.revoke();
+        }
+        drop(use_of);
     }
 }
 
-#[inline]
-fn begin(member: &Member, driver: &Arc<str>) -> Result<(), UseError> {
-    let group = member.group();
-    let mut guard = group.lock();
-    let state = &mut *guard;
-    let before = group.before(state);
-    if !state.is_plainly_free() {
-        allow(member, state)?;
-    }
-    let Some(record) = member.record(&mut state.members) else { return Err(gone(member)) };
-    let (Some(uses), Ok(())) = (record.uses.checked_add(1), state.ownership.begin_kernel_use()) else {
-        return Err(UseError::TooManyUsers { group: group.id() });
-    };
-    record.uses = uses;
-    if !record.driver.as_ref().is_some_and(|last| Arc::ptr_eq(last, driver)) {
-        record.driver = Some(driver.clone());
-    }
-    group.tell(guard, before, Some(member.name()), None);
-    Ok(())
-}
+/// A use that is counted. Dropping it ends the use.
+struct Counted<'a>(&'a Arc<Member>);
 
-impl GroupState {
-    /// Whether the group is on its default domain, as it never is while user space owns it (I4), and nothing but kernel
-    /// use is in it: the common case, allowed by every row of table It2.
+impl Drop for Counted<'_> {
     #[inline]
-    fn is_plainly_free(&self) -> bool {
-        matches!(self.current, Current::Default) && self.pasids.is_empty()
-    }
-}
-
-/// Whether the state of the group allows one more kernel user.
-#[cold]
-fn allow(member: &Member, state: &mut GroupState) -> Result<(), UseError> {
-    let group = member.group();
-    // First of all (I20): a group is not brought home for a device that has left it.
-    if member.record(&mut state.members).is_none() {
-        return Err(gone(member));
-    }
-    if state.default.is_none() {
-        return Err(UseError::NoDefaultDomain { group: group.id() });
-    }
-    match &state.ownership {
-        Ownership::User { owner, .. } => Err(UseError::Owned { group: group.id(), holder: owner.clone() }),
-        Ownership::Kernel { .. } if !matches!(state.current, Current::Default) || !state.pasids.is_empty() => {
-            Err(UseError::DomainInUse { group: group.id(), devices: state.kernel_users() })
+    fn drop(&mut self) {
+        let group: &Group = self.0.group();
+        let mut state = group.lock();
+        let before = state.before();
+        if state.end_use(self.0)
+            && let Some(before) = before
+        {
+            let transition = state.transition(group.id(), Some(self.0.name()), before, None);
+            drop(state);
+            group.tell(&transition);
         }
-        // A release that hardware refused left the group blocked; perhaps it can go home by now.
-        Ownership::Idle if matches!(state.current, Current::Blocking) => {
-            state.go_home(group.id()).map_or(Ok(()), |error| Err(UseError::Blocked(error)))
-        }
-        Ownership::Idle | Ownership::Kernel { .. } => Ok(()),
     }
 }
 
-#[cold]
-fn gone(member: &Member) -> UseError {
-    UseError::NoGroup { device: member.name().clone() }
-}
+/// Ends a use that the observer unwound on, without telling it.
+struct Uncounted<'a>(&'a Member);
 
-#[inline]
-fn end(member: &Member) {
-    let group = member.group();
-    let mut guard = group.lock();
-    let state = &mut *guard;
-    let before = group.before(state);
-    // A member that was removed meanwhile took its uses along.
-    if let Some(record) = member.record(&mut state.members) {
-        record.uses = record.uses.saturating_sub(1);
-        state.ownership.end_kernel_use();
-        group.tell(guard, before, Some(member.name()), None);
+impl Drop for Uncounted<'_> {
+    fn drop(&mut self) {
+        self.0.group().lock().end_use(self.0);
     }
 }

@@ -5,120 +5,170 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use device_model::{DeviceId, Errno};
-use slab::Slab;
 
-use crate::claim::Claim;
-use crate::group::{Group, Record};
-use crate::hardware::{Capabilities, Description, Endpoint, HardwareError, IommuDriver, PageAnswer, PageRequestSink};
-use crate::reserved::ReservedRegion;
+use crate::group::{Group, Place};
+use crate::hardware::{
+    Capabilities, Description, Endpoint, EndpointProperties, FaultSink, HardwareError, IommuDriver, PageAnswer,
+};
+use crate::reserved::{RegionKind, ReservedRegion};
 
 /// A device as a member of its group: what kernel use and device claims begin from.
 ///
-/// It stays valid after the device was removed; what begins then is refused.
+/// The [`IommuSubsystem`](crate::IommuSubsystem) keeps it until the device is removed. It stays valid after that; what
+/// begins then is refused.
+// What every kernel use needs comes first, so that it lies in one cache line with the count of references.
+#[repr(C)]
 pub struct Member {
-    endpoint: Endpoint,
     group: Arc<Group>,
-    key: usize,
+    place: Place,
+    endpoint: Endpoint,
+    iommu: Arc<dyn IommuDriver>,
+    properties: EndpointProperties,
 }
 
 impl Member {
-    pub(crate) fn new(endpoint: Endpoint, group: Arc<Group>, key: usize) -> Arc<Self> {
-        Arc::new(Self { endpoint, group, key })
-    }
-
     /// Its group.
+    #[inline]
     pub fn group(&self) -> &Arc<Group> {
         &self.group
     }
 
-    /// The device's name.
+    /// Returns the device's name.
+    #[inline]
     pub fn name(&self) -> &Arc<str> {
         &self.endpoint.name
     }
 
-    /// The device's identity.
+    /// Returns the device's identity.
     pub fn device(&self) -> DeviceId {
         self.endpoint.id
     }
 
-    /// The device as its IOMMU sees it.
+    /// Returns the device as its IOMMU sees it.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    pub(crate) fn key(&self) -> usize {
-        self.key
-    }
-
-    /// Its record among those of its group, unless it was removed.
     #[inline]
-    pub(crate) fn record<'a>(&self, members: &'a mut Slab<Record>) -> Option<&'a mut Record> {
-        members.get_mut(self.key).filter(|record| record.endpoint.id == self.endpoint.id)
+    pub(crate) fn place(&self) -> u32 {
+        self.place.place
     }
 
-    /// What the IOMMU can do for the device; nothing once it was removed.
+    #[inline]
+    pub(crate) fn serial(&self) -> u64 {
+        self.place.serial
+    }
+
+    /// The IOMMU that serves it, or did.
+    pub(crate) fn served_by(&self) -> &Arc<dyn IommuDriver> {
+        &self.iommu
+    }
+
+    /// Stops its DMA by force.
+    pub(crate) fn block(&self) -> Result<(), HardwareError> {
+        self.iommu.block(&self.endpoint)
+    }
+
+    /// Disables page requests of it, if its IOMMU delivers any.
+    pub(crate) fn disable_page_requests(&self) {
+        if let Some(requests) = self.iommu.page_requests() {
+            requests.disable(&self.endpoint);
+        }
+    }
+
+    pub(crate) fn properties(&self) -> &EndpointProperties {
+        &self.properties
+    }
+
+    pub(crate) fn needs_direct_mapping(&self) -> bool {
+        self.properties.reserved.iter().any(|region| region.kind == RegionKind::Direct)
+    }
+
+    /// Returns what the IOMMU can do for the device; nothing once it was removed.
     pub fn capabilities(&self) -> Capabilities {
-        let mut state = self.group.lock();
-        self.record(&mut state.members).map(|record| record.properties.capabilities).unwrap_or_default()
+        if self.is_present() { self.properties.capabilities } else { Capabilities::default() }
     }
 
-    /// The device's own reserved regions; none once it was removed. [`Group::reserved_regions`] has those of all.
+    /// Returns the device's own reserved regions; none once it was removed. [`Group::reserved_regions`] has those of all.
     pub fn reserved_regions(&self) -> Vec<ReservedRegion> {
-        let mut state = self.group.lock();
-        self.record(&mut state.members).map(|record| record.properties.reserved.clone()).unwrap_or_default()
+        if self.is_present() { self.properties.reserved.clone() } else { Vec::new() }
     }
 
-    /// The IOMMU that serves it; `None` once it was removed.
-    pub fn iommu(&self) -> Option<Arc<dyn IommuDriver>> {
-        let mut state = self.group.lock();
-        self.record(&mut state.members).map(|record| record.iommu.clone())
+    /// Returns the IOMMU that serves it; `None` once it was removed.
+    pub fn iommu(&self) -> Option<&Arc<dyn IommuDriver>> {
+        self.is_present().then_some(&self.iommu)
     }
 
-    fn served(&self) -> Result<Arc<dyn IommuDriver>, HardwareError> {
-        self.iommu().ok_or_else(|| HardwareError::new(Errno::ENODEV, "the device was removed"))
-    }
-
-    /// What user space may know of its IOMMU.
+    /// Returns what user space may know of its IOMMU.
     ///
     /// # Errors
     /// The driver's; `ENODEV` once it was removed.
     pub fn describe_iommu(&self) -> Result<Description, HardwareError> {
-        self.served()?.describe(&self.endpoint)
-    }
-
-    /// From now on its page requests go to `sink`, for the owner of the group.
-    ///
-    /// # Errors
-    /// The driver's; `EINVAL` when the claim is of another group, `ENODEV` once the device was removed.
-    pub fn enable_page_requests(&self, claim: &Claim, sink: Arc<dyn PageRequestSink>) -> Result<(), HardwareError> {
-        if !Arc::ptr_eq(claim.group(), &self.group) {
-            return Err(HardwareError::new(Errno::EINVAL, "the claim is of another group"));
-        }
-        self.served()?.enable_page_requests(&self.endpoint, sink)
-    }
-
-    /// Its page requests are answered [`PageAnswer::Invalid`] from now on.
-    pub fn disable_page_requests(&self) {
-        if let Some(iommu) = self.iommu() {
-            iommu.disable_page_requests(&self.endpoint);
-        }
+        self.iommu().ok_or_else(removed)?.describe(&self.endpoint)
     }
 
     /// Answers a page request of it; nothing happens if it was removed.
     pub fn answer_page_request(&self, pasid: Option<u32>, index: u32, answer: PageAnswer) {
-        if let Some(iommu) = self.iommu() {
-            iommu.answer_page_request(&self.endpoint, pasid, index, answer);
+        if let Some(requests) = self.iommu().and_then(|iommu| iommu.page_requests()) {
+            requests.answer(&self.endpoint, pasid, index, answer);
         }
     }
 
-    /// Whether it is still in its group; stale as soon as it is read.
+    /// Returns whether it is still in its group; stale as soon as it is read. Takes the group lock.
     pub fn is_present(&self) -> bool {
-        self.record(&mut self.group.lock().members).is_some()
+        self.group.lock().record(self).is_some()
     }
+}
+
+pub(crate) fn removed() -> HardwareError {
+    HardwareError::new(Errno::ENODEV, "the device was removed")
 }
 
 impl fmt::Debug for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Member({}, group {})", self.endpoint.name, self.group.id())
+    }
+}
+
+/// A device that an IOMMU has begun to serve. Dropping it ends the service: [`IommuDriver::release`] is called once after
+/// each successful probe.
+pub(crate) struct Probed {
+    endpoint: Endpoint,
+    iommu: Arc<dyn IommuDriver>,
+}
+
+impl Probed {
+    /// Asks the IOMMU to serve the device. Called with no spinning lock held.
+    pub(crate) fn probe(
+        iommu: &Arc<dyn IommuDriver>,
+        endpoint: &Endpoint,
+        faults: Arc<dyn FaultSink>,
+    ) -> Result<(Self, EndpointProperties), HardwareError> {
+        let properties = iommu.probe(endpoint, faults)?;
+        Ok((Self { endpoint: endpoint.clone(), iommu: iommu.clone() }, properties))
+    }
+}
+
+impl Drop for Probed {
+    fn drop(&mut self) {
+        self.iommu.release(&self.endpoint);
+    }
+}
+
+/// A member that its IOMMU serves until this is dropped.
+pub(crate) struct Served {
+    member: Arc<Member>,
+    _probed: Probed,
+}
+
+impl Served {
+    pub(crate) fn new(probed: Probed, properties: EndpointProperties, group: Arc<Group>, place: Place) -> Self {
+        let member =
+            Member { group, place, endpoint: probed.endpoint.clone(), iommu: probed.iommu.clone(), properties };
+        Self { member: Arc::new(member), _probed: probed }
+    }
+
+    pub(crate) fn member(&self) -> &Arc<Member> {
+        &self.member
     }
 }

@@ -1,21 +1,21 @@
-//! Who holds a group: the count, without the plumbing.
+//! Who holds a group, as a pure value.
 
 use alloc::sync::Arc;
 use core::fmt;
 use core::num::NonZeroU32;
 
 /// A user-space owner. Clones are the same owner; two owners made apart are never equal, whatever their names.
+// A thin pointer, so that a group's ownership and its lock fit into one cache line. The allocation is the identity.
 #[derive(Clone)]
-pub struct Owner(Arc<str>);
+pub struct Owner(Arc<Arc<str>>);
 
 impl Owner {
-    /// A new owner, with a name for messages (`"VFIO group 3"`).
+    /// Makes a new owner, with a name for messages (`"VFIO group 3"`).
     pub fn new(name: impl Into<Arc<str>>) -> Self {
-        // A copy of its own: the allocation is the identity.
-        Self(Arc::from(&*name.into()))
+        Self(Arc::new(name.into()))
     }
 
-    /// The name for messages.
+    /// Returns the name for messages.
     pub fn name(&self) -> &str {
         &self.0
     }
@@ -31,7 +31,7 @@ impl Eq for Owner {}
 
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.name())
     }
 }
 
@@ -41,7 +41,7 @@ impl fmt::Debug for Owner {
     }
 }
 
-/// Who holds a group (I3). `(0, owner)`, which must not exist, cannot be written.
+/// Who holds a group. An owner without claims cannot be written.
 ///
 /// | change | from | to |
 /// |---|---|---|
@@ -74,12 +74,12 @@ pub enum Ownership {
 pub(crate) struct Refused;
 
 impl Ownership {
-    /// Whether somebody holds the group (I64).
+    /// Returns whether somebody holds the group.
     pub const fn is_held(&self) -> bool {
         !matches!(self, Self::Idle)
     }
 
-    /// The user-space owner.
+    /// Returns the user-space owner.
     #[inline]
     pub const fn owner(&self) -> Option<&Owner> {
         match self {

@@ -5,10 +5,10 @@ use core::fmt;
 
 use crate::address::Iova;
 
-/// What a reserved region is for, in the order in which sysfs sorts regions of one address (I50, I51).
+/// What a reserved region is for, in the order in which sysfs sorts regions of one address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum RegionKind {
-    /// Firmware relies on a 1:1 mapping at all times: the device can never be blocked, so never be claimed (I33).
+    /// Firmware relies on a 1:1 mapping at all times: the device can never be blocked, so it can never be claimed.
     Direct,
     /// As [`Direct`](Self::Direct), but only for the kernel's default domain: a claim may drop the mapping.
     DirectRelaxable,
@@ -21,7 +21,7 @@ pub enum RegionKind {
 }
 
 impl RegionKind {
-    /// The word that sysfs shows.
+    /// Returns the word that sysfs shows.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
@@ -50,14 +50,14 @@ pub struct ReservedRegion {
 }
 
 impl fmt::Display for ReservedRegion {
-    /// As a line of sysfs's `reserved_regions`.
+    /// Writes a line of sysfs's `reserved_regions`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#018x} {:#018x} {}", self.first.get(), self.last.get(), self.kind)
     }
 }
 
-/// The regions of several devices as one list: sorted by start and kind; regions of one kind that overlap or touch
-/// become one, regions of different kinds stay apart (I51).
+/// Merges the regions of several devices into one list: sorted by start and kind; regions of one kind that overlap or touch
+/// become one, regions of different kinds stay apart.
 pub fn merge(regions: impl IntoIterator<Item = ReservedRegion>) -> Vec<ReservedRegion> {
     let mut all: Vec<ReservedRegion> = regions.into_iter().collect();
     all.sort_unstable();

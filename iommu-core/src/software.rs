@@ -1,25 +1,32 @@
 //! An IOMMU in software: real page tables, real translation, and a memory to see what a device reached.
 //!
 //! A [`SoftIommu`] is an [`IommuDriver`](crate::hardware::IommuDriver) like any other. A [`SimulatedDevice`] is the
-//! bus-master side of a device: its reads and writes go through the IOMMU to a [`Memory`], or end in a [`Fault`].
+//! bus-master side of a device: its reads and writes go through the IOMMU to a [`Memory`], or end in a
+//! [`Fault`](crate::hardware::Fault). With [`SoftIommuConfig::iotlb`] translations are cached until they are flushed, so that
+//! a missing flush shows.
 //!
 //! ```
 //! use std::sync::Arc;
 //!
-//! use iommu_core::address::{Access, Iova, PhysAddr};
 //! use iommu_core::device_model::DeviceId;
-//! use iommu_core::hardware::{DomainKind, Endpoint, IommuDriver};
-//! use iommu_core::software::{FaultReason, Memory, SimulatedDevice, SoftIommu, SoftIommuConfig};
+//! use iommu_core::hardware::{Endpoint, FaultReason, IommuDriver};
+//! use iommu_core::software::{Memory, SimulatedDevice, SoftIommu, SoftIommuConfig};
+//! use iommu_core::{Access, IommuSubsystem, Iova, Owner, PhysAddr, generic_device_group};
 //!
-//! let iommu = SoftIommu::new("dmar0", SoftIommuConfig::default());
-//! let nic = Endpoint { id: DeviceId::new(1), name: Arc::from("0000:01:00.0") };
-//! iommu.probe(&nic)?;
-//! let domain = iommu.allocate(DomainKind::Paging, &nic)?;
-//! domain.map(Iova::new(0x10_0000), PhysAddr::new(0x8000), 0x1000, Access::Write)?;
-//! domain.attach(&nic)?;
+//! let hardware = SoftIommu::new("dmar0", SoftIommuConfig::default());
+//! let driver: Arc<dyn IommuDriver> = hardware.clone();
+//! let placement = move |_: &Endpoint| Some(generic_device_group(&driver));
+//! let (subsystem, physical_memory) = IommuSubsystem::builder(placement).build();
+//! let nic = Endpoint::new(DeviceId::new(1), "0000:01:00.0");
+//! let member = subsystem.add_device(&nic)?.expect("its IOMMU serves it");
+//!
+//! let claim = member.claim(&Owner::new("vm"))?;
+//! let domain = claim.group().allocate_paging()?;
+//! domain.map(&physical_memory, Iova::new(0x10_0000), PhysAddr::new(0x8000), 0x1000, Access::Write)?;
+//! claim.attach(&domain)?;
 //!
 //! let memory = Memory::new();
-//! let device = SimulatedDevice::new(nic, iommu, memory.clone());
+//! let device = SimulatedDevice::new(nic, hardware, memory.clone());
 //! device.write(Iova::new(0x10_0010), b"packet")?;
 //! assert_eq!(&memory.bytes::<6>(PhysAddr::new(0x8010)), b"packet");
 //! let fault = device.read(Iova::new(0x10_0010), &mut [0; 6]).unwrap_err();
@@ -28,10 +35,11 @@
 //! ```
 //!
 //! # Locks
-//! In the order in which they are taken, all of them inside every lock of the core: one lock of the context table (it has
-//! many, picked by the device's number, so that devices seldom share one), for a nested domain that of its cache, the lock of
-//! a domain's page tables, the lock of the [`Memory`]. DMA holds the first two or three while it touches memory, a page at a time. So when an attach, a block, a
-//! release or an unmap returns, no access under the old state is still on its way. The fault log's lock is taken alone.
+//! All of them spin, and are taken inside every lock of the core, in this order: one lock of the context table (it has many,
+//! picked by the device's number, so that devices seldom share one), for a nested domain that of its cache, the lock of a
+//! domain's page tables, the lock of the [`Memory`]. DMA holds the first two or three while it touches memory, a page at a
+//! time. So when an attach, a block, a release or a flush returns, no access under the old state is still on its way; nor
+//! when an unmap returns, if translations are not cached. The fault log's lock is taken alone.
 
 mod config;
 mod context;
@@ -44,11 +52,15 @@ pub mod nested;
 mod page_request;
 pub mod page_table;
 mod process;
+#[cfg(test)]
+pub(crate) mod testing;
+mod tlb;
+mod unit;
 
 pub use config::SoftIommuConfig;
 pub use context::Requester;
 pub use device::SimulatedDevice;
-pub use fault::{FAULT_LOG_CAPACITY, Fault, FaultReason};
+pub use fault::FAULT_LOG_CAPACITY;
 pub use iommu::SoftIommu;
 pub use memory::Memory;
 use nested::STAGE_1_FORMAT;

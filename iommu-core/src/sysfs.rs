@@ -25,7 +25,7 @@ use std::vec::Vec;
 
 use device_model::pci::{PciAddress, PciFunction, PciTopology};
 
-pub use self::archive::{ArchiveError, ArchiveErrorReason};
+pub use self::archive::{ArchiveError, ArchiveErrorReason, MAX_ZEROS};
 pub use self::dir::DirTree;
 pub use self::memory::MemoryTree;
 pub use self::tree::{MAX_FILE, Tree, TreeError, resolve};
@@ -44,7 +44,7 @@ pub struct Snapshot {
     pub drivers: Vec<SysfsDriver>,
     /// Every IOMMU group, by number.
     pub groups: Vec<SysfsGroup>,
-    /// What was left out or doubtful, in the order of its finding.
+    /// Warnings of what was left out or is doubtful, in the order in which it was found.
     pub warnings: Vec<Warning>,
 }
 
@@ -58,18 +58,18 @@ impl Snapshot {
         load::load(tree)
     }
 
-    /// The functions alone, with the bridges above them as the tree nests them.
+    /// Returns the functions alone, with the bridges above them as the tree nests them.
     pub fn topology(&self) -> PciTopology {
         self.devices.iter().map(|device| device.function.clone()).collect()
     }
 
-    /// The group of this number.
+    /// Returns the group of this number.
     pub fn group(&self, number: u32) -> Option<&SysfsGroup> {
         let found = self.groups.binary_search_by_key(&number, |group| group.number).ok()?;
         self.groups.get(found)
     }
 
-    /// The device at `address`.
+    /// Returns the device at `address`.
     pub fn device(&self, address: PciAddress) -> Option<&SysfsDevice> {
         let found = self.devices.binary_search_by_key(&address, |device| device.function.address).ok()?;
         self.devices.get(found)
@@ -86,7 +86,7 @@ pub struct SysfsDevice {
     pub path: String,
     /// The driver that it is bound to.
     pub driver: Option<String>,
-    /// The only driver that may bind to it (D16).
+    /// The only driver that may bind to it (`driver_override`).
     pub driver_override: Option<String>,
     /// The number of its IOMMU group.
     pub group: Option<u32>,
@@ -106,11 +106,11 @@ pub struct SysfsDriver {
 pub struct SysfsGroup {
     /// Its number.
     pub number: u32,
-    /// What its devices are attached to (I43); `None` if the tree does not know.
+    /// What its devices are attached to; `None` if the tree does not know.
     pub domain: Option<DomainKind>,
     /// Its PCI functions, in order.
     pub members: Vec<PciAddress>,
-    /// What its devices reserve (I51), in the order of the tree.
+    /// What its devices reserve, in the order of the tree.
     pub reserved: Vec<ReservedRegion>,
 }
 
@@ -146,7 +146,7 @@ pub enum WarningReason {
         /// Where it leads.
         target: String,
     },
-    /// The link leads through too many others, or in a circle; it counts as not there.
+    /// The link leads through too many others, or contains a loop; it counts as not there.
     #[error("the links from here do not end")]
     EndlessLinks,
     /// The link leads to something that is not what the link is for; it counts as not there.

@@ -1,4 +1,4 @@
-//! Memory of user space, as those need it who let devices reach it.
+//! User memory that can be pinned for DMA.
 
 use core::fmt;
 
@@ -8,8 +8,8 @@ use crate::address::{Access, PhysAddr, UserAddr};
 
 /// The memory of a user-space process.
 ///
-/// Its implementations take no lock but their own, which are innermost: they are called with locks of the consumers
-/// held.
+/// Called with sleeping locks of the consumers held, and without spinning ones: pinning may sleep. Implementations must not
+/// call back into the consumers.
 pub trait UserMemory: Send + Sync + fmt::Debug {
     /// Pins pages for DMA, for as long as it takes: they stay where they are even if the process unmaps them.
     ///
@@ -21,7 +21,8 @@ pub trait UserMemory: Send + Sync + fmt::Debug {
     /// Nothing is mapped at `at`, or not for this access. Nothing is pinned.
     fn pin(&self, at: UserAddr, bytes: u64, access: Access) -> Result<PinnedRun, BadAddress>;
 
-    /// Ends one pin of each page of the run, which may be a part of what one `pin` gave, or parts of several that touch.
+    /// Ends one pin of each page of the run, which may be a part of what one `pin` returned, or parts of several that touch.
+    /// Cannot fail.
     fn unpin(&self, run: PinnedRun);
 
     /// Fills `into` with what the process sees at `at`.
@@ -49,18 +50,18 @@ pub trait UserMemory: Send + Sync + fmt::Debug {
 /// Physical memory in one piece, pinned.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PinnedRun {
-    /// Where it begins; a multiple of the page size.
+    /// Its first address; a multiple of the page size.
     pub phys: PhysAddr,
-    /// How long it is; a multiple of the page size, not 0.
+    /// Its length in bytes; a multiple of the page size, not 0.
     pub bytes: u64,
 }
 
-/// Who answers for pages that are locked.
+/// Whose limit locked pages count against.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Account {
     /// The process, as for VFIO's type1 and iommufd in its mode 1.
     Process,
-    /// The user whose process it is, with all its other processes, as for iommufd in its mode 0 (F26).
+    /// The user whose process it is, with all its other processes, as for iommufd in its mode 0.
     User,
 }
 
@@ -73,7 +74,7 @@ pub struct BadAddress {
 }
 
 impl BadAddress {
-    /// `EFAULT`.
+    /// Returns `EFAULT`.
     pub const fn errno(&self) -> Errno {
         Errno::EFAULT
     }
@@ -92,7 +93,7 @@ pub struct OverLimit {
 }
 
 impl OverLimit {
-    /// `ENOMEM`.
+    /// Returns `ENOMEM`.
     pub const fn errno(&self) -> Errno {
         Errno::ENOMEM
     }

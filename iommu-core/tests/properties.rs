@@ -12,11 +12,14 @@
     reason = "what a test takes for granted may fail it"
 )]
 
+#[cfg(not(feature = "std"))]
+dma_locks::provide!(dma_locks::Spinning);
+
 mod common;
 
 use common::{Seen, World};
 use iommu_core::device_model::Errno;
-use iommu_core::{Attached, Claim, DefaultDomainType, Iommu, Owner, Ownership, TypeRequest};
+use iommu_core::{Attached, Claim, DefaultDomainType, Owner, Ownership, TypeRequest};
 use proptest::prelude::*;
 
 const NAMES: [&str; 5] = ["a0", "a1", "a2", "b0", "b1"];
@@ -56,10 +59,10 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// An operation, and which hardware call fails in it, if any.
-type Step = (Op, Option<u64>);
+type Step = (Op, Option<u32>);
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    proptest::collection::vec((op(), prop_oneof![4 => Just(None), 1 => (0..4_u64).prop_map(Some)]), 1..40)
+    proptest::collection::vec((op(), prop_oneof![4 => Just(None), 1 => (0..4_u32).prop_map(Some)]), 1..40)
 }
 
 /// The reference for one group.
@@ -115,7 +118,8 @@ impl Model {
     }
 
     fn is_present(&self, device: usize) -> bool {
-        self.drivers[device].is_some() && Iommu::member(&self.world.bus.device(NAMES[device]).unwrap()).is_some()
+        self.drivers[device].is_some()
+            && self.world.iommu.member(self.world.bus.device(NAMES[device]).unwrap().id()).is_some()
     }
 
     /// Plays one operation and says what should come of it, if hardware plays along; `None` when there is nothing to do.
@@ -162,9 +166,11 @@ impl Model {
                 drop(claim);
                 if self.owner(group).is_none() {
                     let home =
-                        self.world.bus.devices().iter().filter_map(|dev| Iommu::member(dev)).find_map(|member| {
-                            member.name().starts_with(group).then(|| member.group().default_domain_type()).flatten()
-                        });
+                        self.world.bus.devices().iter().filter_map(|dev| self.world.iommu.member(dev.id())).find_map(
+                            |member| {
+                                member.name().starts_with(group).then(|| member.group().default_domain_type()).flatten()
+                            },
+                        );
                     *self.domain(group) = home.map_or(Domain::Blocking, Domain::Default);
                 }
                 Some((Ok(()), Ok(())))
@@ -226,7 +232,7 @@ impl Model {
         attach: fn(&Claim, &std::sync::Arc<iommu_core::Domain>) -> Result<(), iommu_core::AttachError>,
     ) -> Option<(Result<(), Errno>, Result<(), Errno>)> {
         let (claim, group, _) = &self.claims[n];
-        let (domain, group) = (World::user_domain(claim.group()).ok()?, *group);
+        let (domain, group) = (self.world.user_domain(claim.group()).ok()?, *group);
         let result = attach(claim, &domain).map_err(|error| error.errno());
         if result.is_ok() {
             *self.domain(group) = Domain::User;
@@ -246,7 +252,7 @@ impl Model {
         let result = self
             .world
             .iommu
-            .set_type(&self.world.group(NAMES[device]), TypeRequest::Explicit(kind))
+            .set_default_domain_type(&self.world.group(NAMES[device]), TypeRequest::Explicit(kind))
             .map_err(|error| error.errno());
         if result.is_ok() {
             *self.domain(group) = Domain::Default(kind);
@@ -259,13 +265,13 @@ impl Model {
         let drivers = self.drivers;
         for device in (0..NAMES.len()).filter(|&device| drivers[device].is_some()) {
             let dev = self.world.bus.device(NAMES[device]).unwrap();
-            let Some(member) = Iommu::member(&dev) else {
+            let Some(member) = self.world.iommu.member(dev.id()) else {
                 assert_eq!(self.world.sees(&dev), [Seen::Nothing; 2], "{dev:?} is in no group");
                 continue;
             };
             let name = letter(device);
             let group = member.group();
-            World::map_kernel_page(group);
+            self.world.map_kernel_page(group);
             let claims = self.claims.iter().filter(|(_, claimed, _)| *claimed == name).count();
             match group.ownership() {
                 Ownership::Idle => assert_eq!((claims, self.kernel_users(name)), (0, 0), "{name}"),
@@ -290,7 +296,7 @@ impl Model {
     /// Takes over what failing hardware may have done to a release: the group is blocked.
     fn accept_blocked(&mut self) {
         for dev in self.world.bus.devices() {
-            let Some(member) = Iommu::member(&dev) else { continue };
+            let Some(member) = self.world.iommu.member(dev.id()) else { continue };
             let group = member.group();
             if group.attached() == Attached::Blocking && !group.ownership().is_held() {
                 *self.domain(if dev.name().starts_with('a') { "a" } else { "b" }) = Domain::Blocking;

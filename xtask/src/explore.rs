@@ -86,7 +86,7 @@ fn build(silent: bool) -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     let target = target.join("shuttle");
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let line = "build --release -p iommu-core --example explore --target-dir";
+    let line = "build --release -p iommu-core --features software --example explore --target-dir";
     let words = line.split(' ').map(Into::into).chain([target.clone().into_os_string()]);
     let command = environment(duct::cmd(cargo, words)).env("RUSTFLAGS", "--cfg shuttle");
     if !silent && std::io::stderr().is_terminal() {

@@ -1,9 +1,11 @@
 //! Automation of this workspace: `cargo xtask --help`.
 #![forbid(unsafe_code)]
 
+mod api;
 mod ci;
 mod demo;
 mod explore;
+mod kernel;
 mod mutants;
 mod replay;
 
@@ -15,12 +17,16 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask", about)]
 enum Command {
+    /// Compare the public API of each library with its snapshot
+    Api(api::Api),
     /// Everything that a change must pass, cheapest first
     Ci(ci::Ci),
     /// Boot the snapshot of a real machine and tell the story of one card
     Demo,
     /// Play the designs of DMA ownership in every interleaving, and show what goes wrong
     Explore(explore::Explore),
+    /// Build the example kernel and boot it in QEMU
+    Kernel,
     /// Break the rules on purpose, one at a time, and look that the tests notice
     Mutants(mutants::Mutants),
     /// Play scenarios and compare with what a real kernel answered
@@ -29,9 +35,11 @@ enum Command {
 
 fn main() -> Result<ExitCode> {
     let success = match Command::parse() {
+        Command::Api(api) => api.run().map(|()| true)?,
         Command::Ci(ci) => ci.run()?,
         Command::Demo => demo::run().map(|()| true)?,
         Command::Explore(explore) => explore.run()?,
+        Command::Kernel => kernel::run().map(|()| true)?,
         Command::Mutants(mutants) => mutants.run()?,
         Command::Replay(replay) => replay.run()?,
     };

@@ -1,108 +1,164 @@
 //! The PCI bus of the driver core.
 
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::any::Any;
 use core::fmt;
 
 use super::config::ConfigSpace;
 use super::function::PciFunction;
-use super::id::{Applies, PciId};
+use super::id::PciId;
+use crate::binding;
 use crate::bus::{Bus, Match};
-use crate::device::{Device, DeviceGuard, Override};
-use crate::dma::{DmaConfigure, DmaUse};
-use crate::driver::{DmaApi, Driver, ProbeError, Removal};
+use crate::bus_handle::BusHandle;
+use crate::device::Device;
+use crate::dma::DmaConfigure;
+use crate::driver::AnyDriver;
+use crate::driver_override::Override;
+use crate::errno::Errno;
+use crate::registration::DriverHandle;
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
-/// The PCI bus. Its devices carry a [`PciFunction`] as their [details](Device::details).
-pub struct PciBus {
-    dma: Arc<dyn DmaConfigure>,
+/// The PCI bus; `G` guards the DMA of its devices.
+pub struct PciBus<G> {
+    dma: G,
+    /// How many drivers have dynamic ids; lets a match without any pass without the lock.
+    drivers: AtomicUsize,
+    /// Leaf lock: the ids that were added to each driver, by its name.
+    dynamic_ids: Mutex<BTreeMap<Arc<str>, Vec<PciId>>>,
 }
 
-impl PciBus {
-    /// A PCI bus whose drivers do DMA as `dma` allows.
-    pub fn new(dma: Arc<dyn DmaConfigure>) -> Self {
-        Self { dma }
+impl<G: DmaConfigure<PciFunction>> PciBus<G> {
+    /// Makes a PCI bus whose drivers do DMA as `dma` allows.
+    pub fn new(dma: G) -> Self {
+        Self { dma, drivers: AtomicUsize::new(0), dynamic_ids: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Whether an id fits: dynamic ones first, then those of the table that count without an override (D19).
+    fn fits(&self, driver: &dyn AnyDriver<Self>, config: &ConfigSpace) -> bool {
+        let fits = |id: &PciId| !id.override_only && id.matches(config);
+        let dynamic = || self.dynamic_ids.lock().get(driver.name()).is_some_and(|ids| ids.iter().any(fits));
+        (self.drivers.load(Ordering::Acquire) > 0 && dynamic()) || driver.ids().iter().any(fits)
+    }
+
+    fn change_ids<R>(&self, change: impl FnOnce(&mut BTreeMap<Arc<str>, Vec<PciId>>) -> R) -> R {
+        let mut ids = self.dynamic_ids.lock();
+        let result = change(&mut ids);
+        ids.retain(|_, ids| !ids.is_empty());
+        self.drivers.store(ids.len(), Ordering::Release);
+        result
     }
 }
 
-impl fmt::Debug for PciBus {
+impl<G> fmt::Debug for PciBus<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PciBus")
     }
 }
 
-/// A driver for PCI functions.
-#[derive(Debug)]
-pub struct PciDriver {
-    driver: Arc<dyn Driver>,
-    ids: Vec<PciId>,
-    dma_api: DmaApi,
-    /// Leaf lock.
-    dynamic_ids: Mutex<Vec<PciId>>,
-}
+impl<G: DmaConfigure<PciFunction>> Bus for PciBus<G> {
+    type Device = PciFunction;
+    type Id = PciId;
+    type Driver = dyn AnyDriver<Self>;
+    type Dma = G;
 
-impl PciDriver {
-    /// `driver`, for the functions that one of `ids` fits.
-    pub fn new(driver: Arc<dyn Driver>, ids: impl Into<Vec<PciId>>, dma_api: DmaApi) -> Self {
-        Self { driver, ids: ids.into(), dma_api, dynamic_ids: Mutex::new(Vec::new()) }
-    }
-
-    /// Adds an id, as a write to the driver's `new_id` does (D20), but for trying it on devices; for that, look for
-    /// drivers by hand.
-    pub fn add_id(&self, id: PciId) {
-        self.dynamic_ids.lock().push(id);
-    }
-
-    /// Whether it does DMA through the DMA API.
-    pub fn dma_api(&self) -> DmaApi {
-        self.dma_api
-    }
-
-    /// Whether an id fits: dynamic ones first, then those of the table that count without an override (D19).
-    fn fits(&self, config: &ConfigSpace) -> bool {
-        let fits = |id: &PciId| id.applies == Applies::Always && id.matches(config);
-        self.dynamic_ids.lock().iter().any(fits) || self.ids.iter().any(fits)
-    }
-}
-
-impl Driver for PciDriver {
-    fn name(&self) -> &Arc<str> {
-        self.driver.name()
-    }
-
-    fn probe(&self, dev: &mut DeviceGuard<'_>) -> Result<(), ProbeError> {
-        self.driver.probe(dev)
-    }
-
-    fn remove(&self, dev: &mut DeviceGuard<'_>, attempt: u32) -> Removal {
-        self.driver.remove(dev, attempt)
-    }
-}
-
-fn typed(driver: &dyn Driver) -> Option<&PciDriver> {
-    (driver as &dyn Any).downcast_ref()
-}
-
-impl Bus for PciBus {
     fn name(&self) -> &'static str {
         "pci"
     }
 
-    /// An override always matches, whatever the ids (D19).
-    fn matches(&self, dev: &Device, driver: &dyn Driver) -> Match {
-        let (Some(driver), Some(function)) = (typed(driver), dev.details::<PciFunction>()) else { return Match::No };
+    fn dma(&self) -> &G {
+        &self.dma
+    }
+
+    /// An override always matches, whatever the ids.
+    fn matches(&self, dev: &Device<Self>, driver: &dyn AnyDriver<Self>) -> Match {
         let fits = match dev.override_verdict(driver.name()) {
             Override::Demands => true,
             Override::Excludes => false,
-            Override::Unset => driver.fits(&function.config),
+            Override::Unset => self.fits(driver, &dev.description().config),
         };
-        if fits { Match::Yes } else { Match::No }
+        fits.into()
     }
 
-    /// A driver that manages its own DMA begins no use (Dt13.1, D63).
-    fn dma_configure(&self, dev: &DeviceGuard<'_>) -> Result<DmaUse, ProbeError> {
-        let api = dev.driver().and_then(|driver| typed(&**driver)).map_or(DmaApi::Kernel, PciDriver::dma_api);
-        self.dma.dma_configure(dev, api)
+    fn driver_removed(&self, driver: &dyn AnyDriver<Self>) {
+        self.change_ids(|ids| ids.remove(driver.name()));
+    }
+}
+
+impl<G: DmaConfigure<PciFunction>> BusHandle<PciBus<G>> {
+    /// Adds an id to those that a driver fits, and tries the driver on every device, as a write to its `new_id` in
+    /// sysfs does. Takes device locks as [`add_driver`](Self::add_driver) does.
+    ///
+    /// # Errors
+    /// The id fits the driver already, or the driver is leaving.
+    pub fn new_id(&self, driver: &DriverHandle<PciBus<G>>, id: PciId) -> Result<(), DynamicIdError> {
+        let name = driver.name();
+        if driver.is_leaving() {
+            return Err(DynamicIdError::DriverGone { driver: name.clone() });
+        }
+        let known = driver.driver().ids().contains(&id);
+        let added = !known
+            && self.bus().change_ids(|ids| {
+                let ids = ids.entry(name.clone()).or_default();
+                let new = !ids.contains(&id);
+                if new {
+                    ids.push(id);
+                }
+                new
+            });
+        if !added {
+            return Err(DynamicIdError::Known { driver: name.clone() });
+        }
+        binding::try_on_all(&driver.0);
+        Ok(())
+    }
+
+    /// Takes back an id that [`new_id`](Self::new_id) added, as a write to `remove_id` in sysfs does. Unbinds nothing.
+    ///
+    /// # Errors
+    /// The id was not added.
+    pub fn remove_id(&self, driver: &DriverHandle<PciBus<G>>, id: PciId) -> Result<(), DynamicIdError> {
+        let name = driver.name();
+        let removed = self.bus().change_ids(|ids| {
+            let ids = ids.get_mut(name)?;
+            let at = ids.iter().position(|known| *known == id)?;
+            Some(ids.remove(at))
+        });
+        removed.map(drop).ok_or_else(|| DynamicIdError::Unknown { driver: name.clone() })
+    }
+}
+
+/// Why the dynamic ids of a driver are as they were.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DynamicIdError {
+    /// The driver has the id already.
+    #[error("{driver} has this id already")]
+    Known {
+        /// The driver.
+        driver: Arc<str>,
+    },
+    /// The id is none of the driver's dynamic ids.
+    #[error("{driver} has no such dynamic id")]
+    Unknown {
+        /// The driver.
+        driver: Arc<str>,
+    },
+    /// The driver is being unregistered.
+    #[error("{driver} is being unregistered")]
+    DriverGone {
+        /// The driver.
+        driver: Arc<str>,
+    },
+}
+
+impl DynamicIdError {
+    /// Returns the number that the write gives: `EEXIST` for an id that is known, else `ENODEV`.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::Known { .. } => Errno::EEXIST,
+            Self::Unknown { .. } | Self::DriverGone { .. } => Errno::ENODEV,
+        }
     }
 }

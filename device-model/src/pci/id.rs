@@ -1,4 +1,4 @@
-//! What a driver says of the functions that it can drive.
+//! PCI ID tables.
 
 use super::config::ConfigSpace;
 
@@ -17,22 +17,13 @@ pub struct PciId {
     pub class: u32,
     /// Which bits of the class count; 0 for none.
     pub class_mask: u32,
-    /// When the entry counts at all.
-    pub applies: Applies,
-}
-
-/// When an entry of an id table counts (D19).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum Applies {
-    /// Always.
-    #[default]
-    Always,
-    /// Only for a function whose driver override names the driver: the one entry of vfio-pci is of this kind (D20).
-    OnlyOnOverride,
+    /// Whether the entry counts only for a function whose driver override names the driver, as the one entry of vfio-pci
+    /// does.
+    pub override_only: bool,
 }
 
 impl PciId {
-    /// Every function.
+    /// Fits every function.
     pub const ANY: Self = Self {
         vendor: None,
         device: None,
@@ -40,27 +31,26 @@ impl PciId {
         subdevice: None,
         class: 0,
         class_mask: 0,
-        applies: Applies::Always,
+        override_only: false,
     };
 
-    /// Every function of these ids.
+    /// Makes an entry for every function of these ids.
     pub const fn device(vendor: u16, device: u16) -> Self {
         Self { vendor: Some(vendor), device: Some(device), ..Self::ANY }
     }
 
-    /// Every function whose class equals `class` in the bits of `mask`.
+    /// Makes an entry for every function whose class equals `class` in the bits of `mask`.
     pub const fn class(class: u32, mask: u32) -> Self {
         Self { class, class_mask: mask, ..Self::ANY }
     }
 
-    /// The same entry, for functions whose override names the driver.
+    /// Makes the same entry, for functions whose override names the driver.
     #[must_use]
-    pub const fn only_on_override(self) -> Self {
-        Self { applies: Applies::OnlyOnOverride, ..self }
+    pub const fn override_only(self) -> Self {
+        Self { override_only: true, ..self }
     }
 
-    /// Whether the ids fit. Whether the entry [`applies`](Self::applies) is for the bus to decide, which knows of
-    /// overrides. An id that cannot be read fits nothing but "any".
+    /// Returns whether the ids fit, whatever the [override](Self::override_only). An id that cannot be read fits nothing but "any".
     pub fn matches(&self, config: &ConfigSpace) -> bool {
         let fits = |wanted: Option<u16>, found: Option<u16>| wanted.is_none() || wanted == found;
         fits(self.vendor, config.vendor())
@@ -88,7 +78,7 @@ mod tests {
         };
         for matching in [PciId::ANY, exact, PciId::device(0x8086, 0x100e), PciId::class(0x02_1234, 0xff_0000)] {
             assert!(matching.matches(&config), "{matching:?}");
-            assert!(matching.only_on_override().matches(&config), "the ids fit, whatever the override");
+            assert!(matching.override_only().matches(&config), "the ids fit, whatever the override");
         }
         for other in [
             PciId { vendor: Some(0), ..exact },

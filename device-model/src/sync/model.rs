@@ -75,7 +75,7 @@ impl<T> Mutex<T> {
         Self { lock: shuttle::sync::Mutex::new(value), object: new_object() }
     }
 
-    /// An unlocked mutex around `value`; the class is of use to the feature `lock-order` only.
+    /// An unlocked mutex around `value`; the model does not look at its class.
     pub fn of(_class: LockClass, value: T) -> Self {
         Self::new(value)
     }
@@ -243,6 +243,6 @@ pub mod atomic {
         )*};
     }
 
-    atomic!(AtomicBool: bool, AtomicU64: u64, AtomicUsize: usize);
-    counter!(AtomicU64: u64, AtomicUsize: usize);
+    atomic!(AtomicBool: bool, AtomicU32: u32, AtomicUsize: usize);
+    counter!(AtomicU32: u32, AtomicUsize: usize);
 }

@@ -1,8 +1,10 @@
 //! The lock order, as something that runs.
 //!
 //! Each lock belongs to a class, and each class has a rank: a thread may take a lock only while those that it holds rank
-//! lower. With the feature `lock-order`, which is for tests, every lock is checked when it is taken, and an inversion
-//! panics, though it may not have come to a deadlock in that run. Without the feature nothing of it is left.
+//! lower. Under `--cfg lock_order`, which is for tests, every lock is checked when it is taken, and an inversion panics,
+//! though it may not have come to a deadlock in that run. So does a sleeping lock that is taken, or a wait that begins,
+//! while a spinning lock is held, and a spinning lock that is let go before one taken later. Otherwise nothing of it is
+//! left.
 //!
 //! ```should_panic
 //! use device_model::sync::{LockClass, Mutex};
@@ -13,8 +15,8 @@
 //! let (group, device) = (Mutex::of(GROUP, ()), Mutex::of(DEVICE, ()));
 //! let _group = group.lock();
 //! let _device = device.lock(); // device lock (rank 100) taken while group lock (rank 400) is held
-//! # #[cfg(not(feature = "lock-order"))]
-//! # panic!("only the feature checks");
+//! # #[cfg(not(lock_order))]
+//! # panic!("not checked");
 //! ```
 
 use core::fmt;

@@ -60,16 +60,9 @@ impl Users {
 
     /// Blocks until nobody is inside. Takes no other lock, and must be called with none that a user needs to leave.
     pub fn wait(&self) {
-        #[cfg(any(feature = "std", shuttle))]
-        {
-            let mut gate = self.gate.lock();
-            while gate.inside > 0 {
-                gate = self.left.wait(gate);
-            }
-        }
-        #[cfg(not(any(feature = "std", shuttle)))]
-        while self.inside() > 0 {
-            core::hint::spin_loop();
+        let mut gate = self.gate.lock();
+        while gate.inside > 0 {
+            gate = self.left.wait(gate);
         }
     }
 

@@ -4,9 +4,13 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 
-use crate::platform::{PlatformBus, PlatformDriver};
+use crate::platform::{PlatformBus, PlatformDevice};
 use crate::sync::{Mutex, UserGuard, Users};
-use crate::{BusHandle, DeviceGuard, DeviceSpec, DmaApi, Driver, DriverCore, ProbeError, Removal, Unprotected};
+use crate::{
+    BoundTo, BusHandle, DeviceSpec, Driver, DriverCore, DriverManaged, ProbeError, Removal, Unprotected,
+};
+
+type Platform = PlatformBus<Unprotected>;
 
 struct Asking {
     name: Arc<str>,
@@ -15,16 +19,18 @@ struct Asking {
     asked: AtomicU32,
 }
 
-impl Driver for Asking {
+impl Driver<Platform> for Asking {
+    type Dma = DriverManaged;
+
     fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    fn probe(&self, _dev: &mut DeviceGuard<'_>) -> Result<(), ProbeError> {
+    fn probe(&self, _dev: &mut BoundTo<'_, Platform, DriverManaged>) -> Result<(), ProbeError> {
         Ok(())
     }
 
-    fn remove(&self, _dev: &mut DeviceGuard<'_>, _attempt: u32) -> Removal {
+    fn remove(&self, _dev: &mut BoundTo<'_, Platform, DriverManaged>, _attempt: u32) -> Removal {
         self.users.close();
         if self.users.inside() == 0 {
             return Removal::Done;
@@ -39,35 +45,35 @@ impl Driver for Asking {
 
 /// A device that is in use, and its driver.
 #[expect(clippy::unwrap_used, reason = "what a test takes for granted may fail it")]
-fn scene() -> (DriverCore, BusHandle, Arc<Asking>) {
+fn scene() -> (DriverCore, BusHandle<Platform>, Arc<Asking>) {
     let users = Arc::new(Users::new());
     let user = Mutex::new(users.enter());
     let driver = Arc::new(Asking { name: "asking".into(), users, user, asked: AtomicU32::new(0) });
     let core = DriverCore::new();
-    let bus = core.add_bus(PlatformBus::new(Arc::new(Unprotected)));
-    bus.add_driver(Arc::new(PlatformDriver::new(driver.clone(), DmaApi::Managed))).unwrap();
-    bus.add_device(DeviceSpec::new("asking.0")).unwrap();
+    let bus = core.add_bus(PlatformBus::new(Unprotected));
+    bus.add_driver(driver.clone()).unwrap();
+    bus.add_device(DeviceSpec::new("asking.0", PlatformDevice::default())).unwrap();
     (core, bus, driver)
 }
 
 #[test]
 fn a_wait_asks_until_the_user_leaves() {
     let (_core, bus, driver) = scene();
-    bus.unbind("asking", "asking.0").unwrap().wait();
+    bus.sysfs().unbind("asking", "asking.0").unwrap().wait();
     assert_eq!(driver.asked.load(Ordering::Relaxed), 3);
 }
 
 #[test]
 fn a_wait_for_some_time_asks_as_well() {
     let (_core, bus, driver) = scene();
-    bus.unbind("asking", "asking.0").unwrap().wait_for(Duration::MAX).unwrap();
+    bus.sysfs().unbind("asking", "asking.0").unwrap().wait_for(Duration::MAX).unwrap();
     assert_eq!(driver.asked.load(Ordering::Relaxed), 3);
 }
 
 #[test]
 fn a_wait_that_is_over_before_asks_once() {
     let (_core, bus, driver) = scene();
-    let left = bus.unbind("asking", "asking.0").unwrap().wait_for(Duration::ZERO).unwrap_err();
+    let left = bus.sysfs().unbind("asking", "asking.0").unwrap().wait_for(Duration::ZERO).unwrap_err();
     assert_eq!(driver.asked.load(Ordering::Relaxed), 1);
     left.wait();
     assert_eq!(driver.asked.load(Ordering::Relaxed), 3);

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use device_model::DeviceSpec;
 use device_model::sync::Arc;
-use device_model::{Autoprobe, DeviceSpec};
 
-use crate::rig::{Rig, anything, supplier};
+use crate::rig::{Device, Rig, anything, supplier};
 
 /// Two drivers: `consumer` takes the devices whose names start with `c` once `ready` is set and defers with the given
 /// error until then, `provider` takes the others.
@@ -13,7 +13,7 @@ fn scene(error: impl Fn() -> device_model::ProbeError + Send + Sync + 'static) -
     let rig = Rig::new();
     let ready = Arc::new(AtomicBool::new(false));
     let seen = ready.clone();
-    let is_consumer = |dev: &device_model::Device| dev.name().starts_with('c');
+    let is_consumer = |dev: &Device| dev.name().starts_with('c');
     let yes = |fits| if fits { device_model::Match::Yes } else { device_model::Match::No };
     rig.driver(
         rig.actor("consumer")
@@ -89,7 +89,7 @@ fn a_supplier_may_sit_on_another_bus() {
     ready.store(true, Ordering::SeqCst);
     let other = rig.another_bus("other");
     other.add_driver(Arc::new(rig.actor("clock"))).expect("the name is free");
-    other.add_device(DeviceSpec::new("s")).expect("the name is free");
+    other.add_device(DeviceSpec::new("s", ())).expect("the name is free");
     assert_eq!(rig.driver_of("c").as_deref(), Some("consumer"));
 }
 
@@ -110,7 +110,7 @@ fn a_supplier_that_binds_while_the_consumer_is_probed_is_not_missed() {
                 return Ok(());
             }
             // Somebody adds the supplier right after this driver did not find it.
-            elsewhere(|| drop(bus.add_device(DeviceSpec::new("s")).expect("the name is free")));
+            elsewhere(|| drop(bus.add_device(DeviceSpec::new("s", ())).expect("the name is free")));
             Err(error())
         }));
         rig.device("c");
@@ -126,7 +126,7 @@ fn another_success_during_the_probe_does_not_repeat_whoever_knows_its_supplier()
     let bus = rig.bus.clone();
     rig.driver(rig.actor("provider").fits(&["other"]));
     rig.driver(rig.actor("consumer").fits(&["c"]).probing(move |_| {
-        elsewhere(|| drop(bus.add_device(DeviceSpec::new("other"))));
+        elsewhere(|| drop(bus.add_device(DeviceSpec::new("other", ()))));
         Err(supplier("s"))
     }));
     rig.device("c");
@@ -153,7 +153,7 @@ fn removed_a_device_waits_no_more() {
     for error in [anything, || supplier("s")] {
         let (rig, _) = scene(error);
         let c = rig.device("c");
-        rig.bus.remove_device(&c).wait();
+        c.remove().wait();
         assert!(rig.deferred().is_empty());
         rig.device("s");
         assert_eq!(rig.trace.count("probe c consumer"), 1);
@@ -177,8 +177,8 @@ fn the_wait_can_change_its_object() {
         rig.device(name);
         assert_eq!(rig.trace.count("probe c consumer"), probes, "after {name}");
     }
-    rig.bus.unbind("provider", "t").expect("it is bound").wait();
-    rig.bus.bind("provider", "t").expect("it matches");
+    rig.bus.sysfs().unbind("provider", "t").expect("it is bound").wait();
+    rig.bus.sysfs().bind("provider", "t").expect("it matches");
     assert_eq!(rig.driver_of("c").as_deref(), Some("consumer"));
 }
 
@@ -187,10 +187,10 @@ fn a_repeat_looks_at_all_drivers_and_at_autoprobe() {
     // D10, D26, D55: the retry is the initial probe again.
     let (rig, ready) = scene(anything);
     rig.device("c");
-    rig.bus.set_autoprobe(Autoprobe::Off);
+    rig.bus.set_drivers_autoprobe(false);
     ready.store(true, Ordering::SeqCst);
     rig.device("p");
-    rig.bus.bind("provider", "p").expect("it matches");
+    rig.bus.sysfs().bind("provider", "p").expect("it matches");
     assert_eq!(rig.driver_of("c"), None);
 }
 
@@ -208,11 +208,13 @@ fn held_probes_wait_for_the_last_hold() {
     rig.expect(&[]);
     drop(two);
     rig.expect(&[
-        "dma_configure A K",
+        "dma_configure A",
+        "use A K",
         "BIND A K",
         "probe A K",
         "BOUND A K",
-        "dma_configure B K",
+        "dma_configure B",
+        "use B K",
         "BIND B K",
         "probe B K",
         "BOUND B K",
@@ -240,8 +242,8 @@ fn a_hold_does_not_hinder_letting_go() {
     rig.driver(rig.actor("K"));
     let a = rig.device("A");
     let _hold = rig.core.hold_probes();
-    rig.bus.unbind("K", "A").expect("K is bound").wait();
-    rig.bus.remove_device(&a).wait();
+    rig.bus.sysfs().unbind("K", "A").expect("K is bound").wait();
+    a.remove().wait();
     assert!(rig.bus.devices().is_empty());
 }
 

@@ -1,7 +1,7 @@
 //! Devices come and go in every state: tables Dt1 and Dt2, D8, D12, D13.
 
 use device_model::sync::Arc;
-use device_model::{AddDeviceError, Autoprobe, DeviceSpec, Errno, ProbeError};
+use device_model::{AddDeviceError, DeviceSpec, Errno, ProbeError};
 
 use crate::rig::Rig;
 
@@ -11,12 +11,12 @@ fn a_name_is_unique_on_its_bus() {
     let rig = Rig::new();
     let a = rig.device("A");
     rig.trace.take();
-    let error = rig.bus.add_device(DeviceSpec::new("A")).expect_err("the name is taken");
+    let error = rig.bus.add_device(DeviceSpec::new("A", ())).expect_err("the name is taken");
     assert!(matches!(&error, AddDeviceError::NameTaken { name } if &**name == "A"));
     assert_eq!(error.errno(), Errno::EEXIST);
     rig.expect(&[]);
-    rig.another_bus("other").add_device(DeviceSpec::new("A")).expect("another bus, another name space");
-    rig.bus.remove_device(&a).wait();
+    rig.another_bus("other").add_device(DeviceSpec::new("A", ())).expect("another bus, another name space");
+    a.remove().wait();
     let again = rig.device("A");
     assert_ne!(a.id(), again.id());
 }
@@ -25,7 +25,7 @@ fn a_name_is_unique_on_its_bus() {
 fn an_unbound_device_goes() {
     let rig = Rig::new();
     let a = rig.device("A");
-    rig.bus.remove_device(&a).wait();
+    a.remove().wait();
     rig.expect(&["ADD A", "DEL A", "REMOVED A"]);
     assert!(rig.bus.device("A").is_none() && rig.bus.devices().is_empty());
     assert_eq!(Arc::strong_count(&a), 1);
@@ -41,7 +41,7 @@ fn a_failed_probe_fails_no_device() {
     rig.refuse_dma(Some(ProbeError::errno_only(Errno::EBUSY)));
     rig.device("B");
     rig.trace.take();
-    rig.bus.remove_device(&a).wait();
+    a.remove().wait();
     rig.expect(&["DEL A", "REMOVED A"]);
 }
 
@@ -52,11 +52,11 @@ fn removing_twice_is_removing_once() {
     rig.driver(rig.actor("K"));
     let a = rig.device("A");
     rig.trace.take();
-    let second = rig.bus.remove_device(&a);
-    rig.bus.remove_device(&a).wait();
+    let second = a.remove();
+    a.remove().wait();
     second.wait();
-    rig.bus.remove_device(&a).wait();
-    rig.expect(&["DEL A", "UNBIND A K", "remove A K", "dma_cleanup A", "UNBOUND A -", "REMOVED A"]);
+    a.remove().wait();
+    rig.expect(&["DEL A", "UNBIND A K", "remove A K", "unuse A", "UNBOUND A -", "REMOVED A"]);
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn an_undriven_removal_does_nothing() {
     let rig = Rig::new();
     let a = rig.device("A");
     rig.trace.take();
-    drop(rig.bus.remove_device(&a));
+    drop(a.remove());
     rig.expect(&[]);
     assert!(rig.bus.device("A").is_some());
     rig.child("A1", &a);
@@ -75,11 +75,11 @@ fn a_removed_device_takes_no_driver() {
     // D12: who kept the device cannot bind it, and a new driver does not see it.
     let rig = Rig::new();
     let a = rig.device("A");
-    rig.bus.remove_device(&a).wait();
+    a.remove().wait();
     rig.trace.take();
     rig.driver(rig.actor("K"));
     rig.expect(&[]);
-    assert_eq!(rig.bus.bind("K", "A").expect_err("it is gone").errno(), Errno::ENODEV);
+    assert_eq!(rig.bus.sysfs().bind("K", "A").expect_err("it is gone").errno(), Errno::ENODEV);
     assert!(a.lock().driver().is_none());
 }
 
@@ -94,12 +94,12 @@ fn children_go_before_their_parent_the_youngest_first() {
     assert_eq!(p.children().iter().map(|dev| dev.name().to_string()).collect::<Vec<_>>(), ["C1", "C2"]);
     assert_eq!(c1.parent().map(|dev| dev.id()), Some(p.id()));
     rig.trace.take();
-    rig.bus.remove_device(&p).wait();
+    p.remove().wait();
     rig.expect(&[
         "DEL C2",
         "UNBIND C2 K",
         "remove C2 K",
-        "dma_cleanup C2",
+        "unuse C2",
         "UNBOUND C2 -",
         "REMOVED C2",
         "DEL G",
@@ -109,7 +109,7 @@ fn children_go_before_their_parent_the_youngest_first() {
         "DEL P",
         "UNBIND P K",
         "remove P K",
-        "dma_cleanup P",
+        "unuse P",
         "UNBOUND P -",
         "REMOVED P",
     ]);
@@ -120,7 +120,7 @@ fn a_removed_child_leaves_its_parent() {
     let rig = Rig::new();
     let p = rig.device("P");
     let c = rig.child("C", &p);
-    rig.bus.remove_device(&c).wait();
+    c.remove().wait();
     assert!(p.children().is_empty());
     rig.child("C", &p);
 }
@@ -129,9 +129,9 @@ fn a_removed_child_leaves_its_parent() {
 fn nobody_is_born_below_a_device_that_is_gone() {
     let rig = Rig::new();
     let p = rig.device("P");
-    rig.bus.remove_device(&p).wait();
+    p.remove().wait();
     rig.trace.take();
-    let error = rig.bus.add_device(DeviceSpec::new("C").below(&p)).expect_err("the parent is gone");
+    let error = rig.bus.add_device(DeviceSpec::new("C", ()).below(p.clone())).expect_err("the parent is gone");
     assert!(matches!(&error, AddDeviceError::ParentGone { parent, .. } if &**parent == "P"));
     assert_eq!(error.errno(), Errno::ENODEV);
     rig.expect(&[]);
@@ -144,9 +144,9 @@ fn a_tree_may_span_buses() {
     let rig = Rig::new();
     let other = rig.another_bus("other");
     let bridge = rig.device("bridge");
-    let leaf = other.add_device(DeviceSpec::new("leaf").below(&bridge)).expect("the name is free");
+    let leaf = other.add_device(DeviceSpec::new("leaf", ()).below(bridge.clone())).expect("the name is free");
     rig.trace.take();
-    rig.bus.remove_device(&bridge).wait();
+    bridge.remove().wait();
     rig.expect(&["DEL leaf", "REMOVED leaf", "DEL bridge", "REMOVED bridge"]);
     assert!(other.device("leaf").is_none());
     assert_eq!(Arc::strong_count(&leaf), 1);
@@ -158,24 +158,26 @@ fn a_driver_may_add_children_while_it_is_probed() {
     let rig = Rig::new();
     let bus = rig.bus.clone();
     rig.driver(rig.actor("bridge").fits(&["P"]).probing(move |dev| {
-        bus.add_device(DeviceSpec::new("C").below(dev.device())).expect("the name is free");
+        bus.add_device(DeviceSpec::new("C", ()).below(dev.device().clone())).expect("the name is free");
         Ok(())
     }));
     rig.driver(rig.actor("K").fits(&["C"]));
     let p = rig.device("P");
     rig.expect(&[
         "ADD P",
-        "dma_configure P bridge",
+        "dma_configure P",
+        "use P bridge",
         "BIND P bridge",
         "probe P bridge",
         "ADD C",
-        "dma_configure C K",
+        "dma_configure C",
+        "use C K",
         "BIND C K",
         "probe C K",
         "BOUND C K",
         "BOUND P bridge",
     ]);
-    rig.bus.remove_device(&p).wait();
+    p.remove().wait();
     assert!(rig.bus.devices().is_empty());
 }
 
@@ -184,25 +186,13 @@ fn without_autoprobe_a_device_just_arrives() {
     // D52.
     let rig = Rig::new();
     rig.driver(rig.actor("K"));
-    rig.bus.set_autoprobe(Autoprobe::Off);
+    rig.bus.set_drivers_autoprobe(false);
     rig.device("A");
     rig.expect(&["ADD A"]);
-    rig.bus.set_autoprobe(Autoprobe::On);
+    rig.bus.set_drivers_autoprobe(true);
     rig.expect(&[]);
-    rig.bus.drivers_probe("A").expect("K binds");
+    rig.bus.sysfs().drivers_probe("A").expect("K binds");
     assert_eq!(rig.driver_of("A").as_deref(), Some("K"));
-}
-
-#[test]
-fn what_the_bus_knows_stays_with_the_device() {
-    let rig = Rig::new();
-    let dev = rig.bus.add_device(DeviceSpec::new("A").with(7_u32)).expect("the name is free");
-    assert_eq!(dev.details::<u32>(), Some(&7));
-    assert_eq!(dev.details::<u64>(), None);
-    assert!(dev.set_dma_record(Arc::new(1_u8)) && !dev.set_dma_record(Arc::new(2_u8)));
-    assert_eq!(dev.dma_record::<u8>(), Some(&1));
-    assert_eq!(dev.shared_dma_record::<u8>().as_deref(), Some(&1));
-    assert_eq!(dev.dma_record::<u16>(), None);
 }
 
 #[test]

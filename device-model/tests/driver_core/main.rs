@@ -2,7 +2,9 @@
 #![cfg(not(shuttle))]
 #![expect(clippy::expect_used, reason = "a broken expectation is how a test fails")]
 
-mod by_hand;
+#[cfg(not(feature = "std"))]
+dma_locks::provide!(dma_locks::Spinning);
+
 mod deferral;
 mod drivers;
 mod hotplug;
@@ -10,4 +12,6 @@ mod matching;
 mod platform;
 mod rig;
 mod sequence;
+mod strangers;
+mod sysfs;
 mod waiting;

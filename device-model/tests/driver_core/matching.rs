@@ -21,12 +21,14 @@ fn drivers_are_tried_in_registration_order_until_one_binds() {
     // Dt4.1: no match, next; Dt4.6 and T43: a failed callback, next; Dt4.5: bound, stop.
     rig.expect(&[
         "ADD A",
-        "dma_configure A broken",
+        "dma_configure A",
+        "use A broken",
         "BIND A broken",
         "probe A broken",
         "NOT_BOUND A broken",
-        "dma_cleanup A",
-        "dma_configure A good",
+        "unuse A",
+        "dma_configure A",
+        "use A good",
         "BIND A good",
         "probe A good",
         "BOUND A good",
@@ -53,7 +55,7 @@ fn a_match_that_fails_stops_the_search_for_good() {
     rig.device("A");
     rig.expect(&["ADD A"]);
     assert!(rig.deferred().is_empty());
-    let error = rig.bus.drivers_probe("A").expect_err("the match fails again");
+    let error = rig.bus.sysfs().drivers_probe("A").expect_err("the match fails again");
     assert_eq!(error.errno(), Errno::EINVAL);
 }
 
@@ -65,10 +67,10 @@ fn a_refusal_of_the_core_stops_the_search() {
     rig.driver(rig.actor("V").managed());
     rig.refuse_dma(Some(ProbeError::errno_only(Errno::EBUSY)));
     rig.device("A");
-    rig.expect(&["ADD A", "dma_configure A K"]);
-    assert_eq!(rig.bus.drivers_probe("A").expect_err("K is refused").errno(), Errno::EINVAL);
-    rig.expect(&["dma_configure A K"]);
-    rig.bus.bind("V", "A").expect("V needs no kernel DMA");
+    rig.expect(&["ADD A", "dma_configure A", "use A K"]);
+    assert_eq!(rig.bus.sysfs().drivers_probe("A").expect_err("K is refused").errno(), Errno::EINVAL);
+    rig.expect(&["dma_configure A", "use A K"]);
+    rig.bus.sysfs().bind("V", "A").expect("V needs no kernel DMA");
     assert_eq!(probed(&rig), ["V"]);
 }
 
@@ -136,16 +138,16 @@ fn a_driver_does_not_take_a_device_that_has_one() {
 fn an_override_decides_alone() {
     // D16: unset, equal, different.
     let rig = Rig::new();
-    rig.bus.set_autoprobe(device_model::Autoprobe::Off);
+    rig.bus.set_drivers_autoprobe(false);
     rig.driver(rig.actor("K").fits(&["A"]));
     rig.driver(rig.actor("V").fits(&[]));
     let a = rig.device("A");
     rig.trace.take();
-    assert_eq!(rig.bus.bind("V", "A").expect_err("V fits nothing").errno(), Errno::ENODEV);
+    assert_eq!(rig.bus.sysfs().bind("V", "A").expect_err("V fits nothing").errno(), Errno::ENODEV);
     a.set_driver_override(Some("V"));
     // D48: an override to another driver is no match.
-    assert_eq!(rig.bus.bind("K", "A").expect_err("only V may").errno(), Errno::ENODEV);
-    rig.bus.drivers_probe("A").expect("V binds");
+    assert_eq!(rig.bus.sysfs().bind("K", "A").expect_err("only V may").errno(), Errno::ENODEV);
+    rig.bus.sysfs().drivers_probe("A").expect("V binds");
     assert_eq!(probed(&rig), ["V"]);
 }
 
@@ -158,11 +160,11 @@ fn an_override_changes_no_binding() {
     let a = rig.device("A");
     rig.trace.take();
     a.set_driver_override(Some("V"));
-    rig.bus.drivers_probe("A").expect("it has a driver");
+    rig.bus.sysfs().drivers_probe("A").expect("it has a driver");
     rig.expect(&[]);
     assert_eq!(rig.driver_of("A").as_deref(), Some("K"));
-    rig.bus.unbind("K", "A").expect("K is bound").wait();
-    rig.bus.drivers_probe("A").expect("V binds");
+    rig.bus.sysfs().unbind("K", "A").expect("K is bound").wait();
+    rig.bus.sysfs().drivers_probe("A").expect("V binds");
     assert_eq!(rig.driver_of("A").as_deref(), Some("V"));
 }
 

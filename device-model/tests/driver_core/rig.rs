@@ -1,12 +1,11 @@
 //! A bus, drivers, a notifier and a DMA hook that write down what happens to them.
 
-use std::any::Any;
 use std::collections::BTreeSet;
 
 use device_model::sync::{Arc, Mutex, UserGuard, Users};
 use device_model::{
-    Awaits, Bus, BusEvent, BusHandle, Device, DeviceGuard, DeviceSpec, DmaApi, DmaUse, Driver, DriverCore, Errno,
-    Match, Override, ProbeError, Removal,
+    AnyDriver, Awaits, Bound, Bus, BusEvent, BusHandle, DeviceSpec, DmaConfigure, DmaDevice, DriverCore, Errno, Match,
+    Override, ProbeError, Removal, Subscription, Unbind,
 };
 
 /// What happened, in order.
@@ -44,8 +43,10 @@ impl Drop for Tombstone {
     }
 }
 
-type ProbeScript = dyn Fn(&mut DeviceGuard<'_>) -> Result<(), ProbeError> + Send + Sync;
-type RemoveScript = dyn Fn(&mut DeviceGuard<'_>, u32) -> Removal + Send + Sync;
+pub(crate) type Device = device_model::Device<Stage>;
+
+type ProbeScript = dyn Fn(&mut Bound<'_, Stage>) -> Result<(), ProbeError> + Send + Sync;
+type RemoveScript = dyn Fn(&mut Bound<'_, Stage>, u32) -> Removal + Send + Sync;
 type MatchScript = dyn Fn(&Device) -> Match + Send + Sync;
 
 /// A driver that does what the test says.
@@ -53,7 +54,7 @@ pub(crate) struct Actor {
     name: Arc<str>,
     trace: Trace,
     fits: Box<MatchScript>,
-    api: DmaApi,
+    driver_managed_dma: bool,
     probe: Box<ProbeScript>,
     remove: Box<RemoveScript>,
 }
@@ -71,13 +72,13 @@ impl Actor {
     }
 
     pub(crate) fn managed(mut self) -> Self {
-        self.api = DmaApi::Managed;
+        self.driver_managed_dma = true;
         self
     }
 
     pub(crate) fn probing(
         mut self,
-        probe: impl Fn(&mut DeviceGuard<'_>) -> Result<(), ProbeError> + Send + Sync + 'static,
+        probe: impl Fn(&mut Bound<'_, Stage>) -> Result<(), ProbeError> + Send + Sync + 'static,
     ) -> Self {
         self.probe = Box::new(probe);
         self
@@ -89,7 +90,7 @@ impl Actor {
 
     pub(crate) fn removing(
         mut self,
-        remove: impl Fn(&mut DeviceGuard<'_>, u32) -> Removal + Send + Sync + 'static,
+        remove: impl Fn(&mut Bound<'_, Stage>, u32) -> Removal + Send + Sync + 'static,
     ) -> Self {
         self.remove = Box::new(remove);
         self
@@ -111,59 +112,94 @@ impl Actor {
     }
 }
 
-impl Driver for Actor {
+impl AnyDriver<Stage> for Actor {
     fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    fn probe(&self, dev: &mut DeviceGuard<'_>) -> Result<(), ProbeError> {
+    fn ids(&self) -> &[()] {
+        &[]
+    }
+
+    fn driver_managed_dma(&self) -> bool {
+        self.driver_managed_dma
+    }
+
+    fn probe(&self, dev: &mut Bound<'_, Stage>) -> Result<(), ProbeError> {
         self.trace.write(format!("probe {} {}", dev.device().name(), self.name));
         (self.probe)(dev)
     }
 
-    fn remove(&self, dev: &mut DeviceGuard<'_>, attempt: u32) -> Removal {
+    fn remove(&self, dev: &mut Bound<'_, Stage>, attempt: u32) -> Removal {
         let again = if attempt == 0 { String::new() } else { format!(" again {attempt}") };
         self.trace.write(format!("remove {} {}{again}", dev.device().name(), self.name));
         (self.remove)(dev, attempt)
     }
 }
 
-/// A bus that asks the driver what it matches, and the test whether DMA is allowed.
-struct Stage {
-    name: &'static str,
-    trace: Trace,
-    dma: Arc<Mutex<Option<ProbeError>>>,
+/// A driver of a stage says itself what it fits.
+pub(crate) trait StageDriver: AnyDriver<Stage> {
+    fn fits(&self, dev: &Device) -> Match;
 }
 
-fn actor(driver: &dyn Driver) -> Option<&Actor> {
-    (driver as &dyn Any).downcast_ref()
+impl StageDriver for Actor {
+    fn fits(&self, dev: &Device) -> Match {
+        (self.fits)(dev)
+    }
+}
+
+/// A bus that asks the driver what it matches.
+pub(crate) struct Stage {
+    name: &'static str,
+    dma: Dma,
 }
 
 impl Bus for Stage {
+    type Device = ();
+    type Id = ();
+    type Driver = dyn StageDriver;
+    type Dma = Dma;
+
     fn name(&self) -> &str {
         self.name
     }
 
-    fn matches(&self, dev: &Device, driver: &dyn Driver) -> Match {
+    fn dma(&self) -> &Dma {
+        &self.dma
+    }
+
+    fn matches(&self, dev: &Device, driver: &dyn StageDriver) -> Match {
         match dev.override_verdict(driver.name()) {
             Override::Demands => Match::Yes,
             Override::Excludes => Match::No,
-            Override::Unset => actor(driver).map_or(Match::No, |actor| (actor.fits)(dev)),
+            Override::Unset => driver.fits(dev),
         }
     }
+}
 
-    fn dma_configure(&self, dev: &DeviceGuard<'_>) -> Result<DmaUse, ProbeError> {
-        // D32: the driver is there to be asked for its DmaApi.
-        let driver = dev.driver().expect("dev->driver is set before dma_configure");
-        let name = dev.device().name();
-        if actor(&**driver).is_some_and(|actor| actor.api == DmaApi::Managed) {
-            self.trace.write(format!("dma_configure {name} {} managed", driver.name()));
-            return Ok(DmaUse::unguarded());
-        }
-        self.trace.write(format!("dma_configure {name} {}", driver.name()));
-        match self.dma.lock().clone() {
+/// Asks the test whether DMA is allowed.
+#[derive(Clone)]
+pub(crate) struct Dma {
+    trace: Trace,
+    answer: Arc<Mutex<Option<ProbeError>>>,
+}
+
+impl DmaConfigure<()> for Dma {
+    type Slot = ();
+    type Use = Tombstone;
+    type Error = ProbeError;
+
+    fn dma_configure(&self, dev: DmaDevice<'_, (), ()>) -> Result<(), ProbeError> {
+        self.trace.write(format!("dma_configure {}", dev.name()));
+        Ok(())
+    }
+
+    fn use_default_domain(&self, dev: DmaDevice<'_, (), ()>, driver: &Arc<str>) -> Result<Tombstone, ProbeError> {
+        let name = dev.name();
+        self.trace.write(format!("use {name} {driver}"));
+        match self.answer.lock().clone() {
             Some(error) => Err(error),
-            None => Ok(DmaUse::holding(Tombstone(self.trace.clone(), format!("dma_cleanup {name}")))),
+            None => Ok(Tombstone(self.trace.clone(), format!("unuse {name}"))),
         }
     }
 }
@@ -171,28 +207,43 @@ impl Bus for Stage {
 /// A core with one such bus.
 pub(crate) struct Rig {
     pub(crate) core: DriverCore,
-    pub(crate) bus: BusHandle,
+    pub(crate) bus: BusHandle<Stage>,
     pub(crate) trace: Trace,
-    dma: Arc<Mutex<Option<ProbeError>>>,
+    dma: Dma,
+    subscriptions: Mutex<Vec<Subscription<Stage>>>,
 }
 
 impl Rig {
     pub(crate) fn new() -> Self {
-        let (core, trace, dma) = (DriverCore::new(), Trace::default(), Arc::default());
-        let bus = Self::stage(&core, "stage", &trace, &dma);
-        Self { core, bus, trace, dma }
+        Self::of(DriverCore::new())
+    }
+
+    pub(crate) fn of(core: DriverCore) -> Self {
+        let trace = Trace::default();
+        let dma = Dma { trace: trace.clone(), answer: Arc::default() };
+        let bus = core.add_bus(Stage { name: "stage", dma: dma.clone() });
+        let rig = Self { core, bus, trace, dma, subscriptions: Mutex::default() };
+        rig.listen(&rig.bus);
+        rig
     }
 
     /// A further bus in the same core.
-    pub(crate) fn another_bus(&self, name: &'static str) -> BusHandle {
-        Self::stage(&self.core, name, &self.trace, &self.dma)
+    pub(crate) fn another_bus(&self, name: &'static str) -> BusHandle<Stage> {
+        let bus = self.core.add_bus(Stage { name, dma: self.dma.clone() });
+        self.listen(&bus);
+        bus
     }
 
-    fn stage(core: &DriverCore, name: &'static str, trace: &Trace, dma: &Arc<Mutex<Option<ProbeError>>>) -> BusHandle {
-        let bus = core.add_bus(Stage { name, trace: trace.clone(), dma: dma.clone() });
-        let trace = trace.clone();
-        bus.subscribe(move |event: &BusEvent<'_>| trace.write(line(event)));
-        bus
+    /// Drops the handle of the bus; the notifier stays.
+    pub(crate) fn close(self) -> Vec<Subscription<Stage>> {
+        drop(self.bus);
+        std::mem::take(&mut *self.subscriptions.lock())
+    }
+
+    fn listen(&self, bus: &BusHandle<Stage>) {
+        let trace = self.trace.clone();
+        let subscription = bus.subscribe(move |event: &BusEvent<'_, Stage>| trace.write(line(event)));
+        self.subscriptions.lock().push(subscription);
     }
 
     /// A driver that fits every device and takes it.
@@ -201,7 +252,7 @@ impl Rig {
             name: name.into(),
             trace: self.trace.clone(),
             fits: Box::new(|_| Match::Yes),
-            api: DmaApi::Kernel,
+            driver_managed_dma: false,
             probe: Box::new(|_| Ok(())),
             remove: Box::new(|_, _| Removal::Done),
         }
@@ -211,27 +262,28 @@ impl Rig {
         self.bus.add_driver(Arc::new(actor)).expect("the name is free");
     }
 
+    /// Unregisters the driver of this name.
+    pub(crate) fn remove_driver(&self, name: &str) -> Option<Unbind> {
+        self.bus.driver(name).map(|driver| self.bus.remove_driver(&driver))
+    }
+
     pub(crate) fn device(&self, name: &str) -> Arc<Device> {
-        self.bus.add_device(DeviceSpec::new(name)).expect("the name is free")
+        self.bus.add_device(DeviceSpec::new(name, ())).expect("the name is free")
     }
 
     pub(crate) fn child(&self, name: &str, parent: &Arc<Device>) -> Arc<Device> {
-        self.bus.add_device(DeviceSpec::new(name).below(parent)).expect("the name is free")
+        self.bus.add_device(DeviceSpec::new(name, ()).below(parent.clone())).expect("the name is free")
     }
 
-    /// Every `dma_configure` from now on.
+    /// Every use from now on.
     pub(crate) fn refuse_dma(&self, error: Option<ProbeError>) {
-        *self.dma.lock() = error;
-    }
-
-    pub(crate) fn tombstone(&self, text: &str) -> Tombstone {
-        Tombstone::new(&self.trace, text)
+        *self.dma.answer.lock() = error;
     }
 
     pub(crate) fn driver_of(&self, device: &str) -> Option<String> {
         let dev = self.bus.device(device).expect("the device is there");
         let guard = dev.lock();
-        guard.driver().map(|driver| driver.name().to_string())
+        guard.driver_name().map(ToString::to_string)
     }
 
     /// Names of the devices that wait for something, sorted.
@@ -261,7 +313,7 @@ pub(crate) fn anything() -> ProbeError {
     ProbeError::Deferred(Awaits::Anything)
 }
 
-fn line(event: &BusEvent<'_>) -> String {
+fn line(event: &BusEvent<'_, Stage>) -> String {
     let (what, dev) = match event {
         BusEvent::Added(dev) => return format!("ADD {}", dev.name()),
         BusEvent::Deleting(dev) => return format!("DEL {}", dev.name()),
@@ -272,6 +324,6 @@ fn line(event: &BusEvent<'_>) -> String {
         BusEvent::Unbinding(dev) => ("UNBIND", dev),
         BusEvent::Unbound(dev) => ("UNBOUND", dev),
     };
-    let driver = dev.driver().map_or("-", |driver| driver.name());
+    let driver = dev.driver_name().map_or("-", |name| name);
     format!("{what} {} {driver}", dev.device().name())
 }

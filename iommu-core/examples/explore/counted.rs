@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use device_model::{DeviceGuard, DmaApi, DmaConfigure as _, DmaUse, ProbeError};
-use iommu_core::hardware::{Endpoint, EndpointProperties, HardwareDomain, HardwareError, IommuDriver};
-use iommu_core::placement::AllTogether;
-use iommu_core::{Attached, Claim, ClaimError, DomainKind, Group, Iommu, Member, Owner, Ownership, Transition};
+use device_model::{DmaConfigure, ProbeError};
+use iommu_core::hardware::{
+    DomainKind, Endpoint, EndpointProperties, FaultSink, HardwareDomain, HardwareError, IommuDriver,
+};
+use iommu_core::{
+    Attached, Claim, ClaimError, Group, IommuSubsystem, KernelUse, Member, MemberSlot, Owner, Ownership, Transition,
+    generic_single_device_group,
+};
 
 use crate::design::{A, B, Design, Kind, Refusal};
-use crate::machine::{self, Binding, Machine};
+use crate::machine::{self, Binding, Machine, Prepared};
 use crate::stage::{self, Reach};
 
 /// An IOMMU that does as it is told, and tells the stage.
@@ -23,7 +27,7 @@ impl IommuDriver for Willing {
     fn name(&self) -> &'static str {
         "willing"
     }
-    fn probe(&self, _dev: &Endpoint) -> Result<EndpointProperties, HardwareError> {
+    fn probe(&self, _dev: &Endpoint, _faults: Arc<dyn FaultSink>) -> Result<EndpointProperties, HardwareError> {
         Ok(EndpointProperties::default())
     }
     fn release(&self, dev: &Endpoint) {
@@ -33,8 +37,9 @@ impl IommuDriver for Willing {
         let kernel = matches!(kind, DomainKind::Identity | DomainKind::Dma | DomainKind::DmaLazy);
         Ok(Box::new(WillingDomain(if kernel { Reach::Kernel } else { Reach::Owner })))
     }
-    fn block(&self, dev: &Endpoint) {
+    fn block(&self, dev: &Endpoint) -> Result<(), HardwareError> {
         stage::attached(&dev.name, Reach::Owner);
+        Ok(())
     }
 }
 
@@ -46,9 +51,9 @@ impl HardwareDomain for WillingDomain {
 }
 
 /// A driver that is being bound, or is: its right to DMA ends, and then its driver is cleared.
-struct Bound {
+pub(crate) struct Bound {
     device: &'static str,
-    right: Option<DmaUse>,
+    right: Option<KernelUse>,
 }
 
 impl Drop for Bound {
@@ -61,23 +66,40 @@ impl Drop for Bound {
     }
 }
 
-impl Binding for Iommu {
-    fn configure(&self, dev: &DeviceGuard<'_>, device: &'static str, driver: Kind) -> Result<DmaUse, ProbeError> {
-        let api = if driver.manages_dma() { DmaApi::Managed } else { DmaApi::Kernel };
-        let refused = |_: &ProbeError| stage::dma_refused(device, driver.name());
-        let right = self.dma_configure(dev, api).inspect_err(refused)?;
-        if right.is_guarded() {
+impl Binding for IommuSubsystem {
+    type Slot = MemberSlot;
+    type Bound = Bound;
+
+    fn device_added(&self, dev: Prepared<'_, Self>) {
+        DmaConfigure::device_added(self, dev);
+    }
+
+    fn device_removed(&self, dev: Prepared<'_, Self>) {
+        DmaConfigure::device_removed(self, dev);
+    }
+
+    fn configure(&self, dev: Prepared<'_, Self>, device: &'static str, driver: Kind) -> Result<Bound, ProbeError> {
+        let refused = |error: iommu_core::DmaRefusal| {
+            stage::dma_refused(device, driver.name());
+            ProbeError::caused_by(device_model::dma::DmaError::errno(&error), error)
+        };
+        self.dma_configure(dev).map_err(refused)?;
+        if driver.manages_dma() {
+            return Ok(Bound { device, right: None });
+        }
+        let right = self.use_default_domain(dev, &driver.name().into()).map_err(refused)?;
+        if right.is_some() {
             stage::dma_begins(device, driver.name());
         }
-        Ok(DmaUse::holding(Bound { device, right: Some(right) }))
+        Ok(Bound { device, right })
     }
 }
 
 /// The devices of a scene in one group.
 #[derive(Clone)]
 pub(crate) struct Counted {
-    machine: Machine,
-    pub(crate) iommu: Iommu,
+    machine: Machine<IommuSubsystem>,
+    pub(crate) iommu: IommuSubsystem,
     /// Of the devices that were there from the beginning.
     pub(crate) members: Vec<Arc<Member>>,
     owners: [Owner; 2],
@@ -86,19 +108,19 @@ pub(crate) struct Counted {
 impl Counted {
     /// With the devices of these names; the drivers are registered, none is bound.
     pub(crate) fn with(devices: &[&'static str]) -> Self {
-        let observer = |told: &Transition| {
+        let observer = |told: &Transition<'_>| {
             stage::moved(match told.attached {
                 Attached::Default(_) | Attached::Nothing => Reach::Kernel,
                 Attached::Blocking | Attached::Own => Reach::Owner,
             });
         };
-        let iommu = Iommu::builder(AllTogether(Arc::new(Willing))).observer(observer).build();
+        let unit: Arc<dyn IommuDriver> = Arc::new(Willing);
+        let placement = move |_: &Endpoint| Some(generic_single_device_group(&unit));
+        let (iommu, _) = IommuSubsystem::builder(placement).observer(observer).build();
         let machine = Machine::new(iommu.clone());
-        machine.bus().subscribe(iommu.clone());
-        let mut counted = Self { machine, iommu, members: Vec::new(), owners: OWNERS.map(Owner::new) };
-        let plugged = devices.iter().filter_map(|device| Iommu::member(&*counted.machine.plug(device)?));
-        counted.members = plugged.collect();
-        counted
+        let plugged = devices.iter().filter(|device| machine.plug(device));
+        let members = plugged.filter_map(|device| machine.slot(device, MemberSlot::member).flatten()).collect();
+        Self { machine, iommu, members, owners: OWNERS.map(Owner::new) }
     }
 
     pub(crate) fn new() -> Self {
@@ -124,8 +146,9 @@ const OWNERS: [&str; 2] = ["X", "Y"];
 
 impl Design for Counted {
     type Claim = Claim;
+    type Binding = IommuSubsystem;
 
-    fn machine(&self) -> &Machine {
+    fn machine(&self) -> &Machine<IommuSubsystem> {
         &self.machine
     }
 

@@ -2,7 +2,7 @@
 
 use device_model::sync::UserGuard;
 
-use crate::machine::Machine;
+use crate::machine::{Binding, Machine};
 
 /// The drivers of a scene.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,9 +71,11 @@ pub(crate) enum Refusal {
 pub(crate) trait Design: Clone + Send + Sync + 'static {
     /// A claim in somebody's hands.
     type Claim: Send;
+    /// What it does while a driver binds.
+    type Binding: Binding;
 
     /// The bus on which it is played.
-    fn machine(&self) -> &Machine;
+    fn machine(&self) -> &Machine<Self::Binding>;
 
     /// Claims the group as a whole, as VFIO does.
     fn claim_group(&self, owner: &'static str) -> Result<Self::Claim, Refusal>;

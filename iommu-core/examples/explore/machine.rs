@@ -1,25 +1,37 @@
 //! The machine under every design: the driver core of `device-model`, with a bus, drivers and devices.
 //!
-//! Nothing else in the explorer names the driver core's interface.
+//! Nothing else in the explorer but `probing` names the driver core's interface.
 
 use std::sync::Arc;
 
-use device_model::platform::{PlatformBus, PlatformDriver};
+use device_model::platform::{PlatformBus, PlatformDevice};
 use device_model::sync::{UserGuard, Users};
 use device_model::{
-    Autoprobe, BusHandle, Device, DeviceGuard, DeviceSpec, DmaApi, DmaConfigure, DmaUse, Driver, DriverCore, Errno,
-    ProbeError, Removal,
+    AnyDriver, Bound, BusHandle, DeviceSpec, DmaConfigure, DmaDevice, DriverCore, Errno, ProbeError, Removal,
 };
 
 use crate::design::Kind;
 use crate::questions::DEVICES;
 use crate::stage;
 
+/// A device as a design sees it.
+pub(crate) type Prepared<'a, B> = DmaDevice<'a, PlatformDevice, <B as Binding>::Slot>;
+
 /// What a design does while a driver binds.
 ///
 /// Called with the device lock held. What [`configure`](Self::configure) returns is dropped with the device lock held,
 /// once the driver has left or its probe has failed: there `dma_cleanup` and the end of `dev->driver` belong.
 pub(crate) trait Binding: Send + Sync + 'static {
+    /// What it keeps for each device.
+    type Slot: Default + Send + Sync + 'static;
+
+    /// A driver that is being bound, or is.
+    type Bound: Send + Sync + 'static;
+
+    fn device_added(&self, _dev: Prepared<'_, Self>) {}
+
+    fn device_removed(&self, _dev: Prepared<'_, Self>) {}
+
     /// `dev->driver` is set.
     fn driver_set(&self, _device: &'static str, _driver: Kind) {}
 
@@ -32,7 +44,8 @@ pub(crate) trait Binding: Send + Sync + 'static {
     ///
     /// # Errors
     /// The driver may not do DMA.
-    fn configure(&self, dev: &DeviceGuard<'_>, device: &'static str, driver: Kind) -> Result<DmaUse, ProbeError>;
+    fn configure(&self, dev: Prepared<'_, Self>, device: &'static str, driver: Kind)
+    -> Result<Self::Bound, ProbeError>;
 }
 
 /// Tells that `dev->driver` is no longer set.
@@ -47,11 +60,26 @@ pub(crate) fn holding(device: &str) -> stage::Holding {
 
 struct Watched<B>(B);
 
-impl<B: Binding> DmaConfigure for Watched<B> {
-    fn dma_configure(&self, dev: &DeviceGuard<'_>, _api: DmaApi) -> Result<DmaUse, ProbeError> {
-        let device = known(dev.device().name());
-        let driver = dev.driver().and_then(|driver| Kind::named(driver.name()));
-        let Some(driver) = driver else { return Err(ProbeError::errno_only(Errno::ENODEV)) };
+impl<B: Binding> DmaConfigure<PlatformDevice> for Watched<B> {
+    type Slot = B::Slot;
+    type Use = B::Bound;
+    type Error = ProbeError;
+
+    fn device_added(&self, dev: Prepared<'_, B>) {
+        self.0.device_added(dev);
+    }
+
+    fn device_removed(&self, dev: Prepared<'_, B>) {
+        self.0.device_removed(dev);
+    }
+
+    fn dma_configure(&self, _dev: Prepared<'_, B>) -> Result<(), ProbeError> {
+        Ok(())
+    }
+
+    fn use_default_domain(&self, dev: Prepared<'_, B>, driver: &Arc<str>) -> Result<B::Bound, ProbeError> {
+        let device = known(dev.name());
+        let driver = Kind::named(driver).ok_or(ProbeError::errno_only(Errno::ENODEV))?;
         let _lock = holding(device);
         self.0.driver_set(device, driver);
         stage::step(format!("{device}.driver = {}", driver.name()));
@@ -69,73 +97,92 @@ fn known(device: &str) -> &'static str {
     DEVICES.into_iter().find(|name| *name == device).unwrap_or("another device")
 }
 
-struct Named(Kind, Arc<str>);
+struct Named {
+    kind: Kind,
+    name: Arc<str>,
+    ids: Vec<Arc<str>>,
+}
 
-impl Driver for Named {
+type Bus<B> = PlatformBus<Watched<B>>;
+
+impl<B: Binding> AnyDriver<Bus<B>> for Named {
     fn name(&self) -> &Arc<str> {
-        &self.1
+        &self.name
     }
 
-    fn probe(&self, dev: &mut DeviceGuard<'_>) -> Result<(), ProbeError> {
+    fn ids(&self) -> &[Arc<str>] {
+        &self.ids
+    }
+
+    /// Every design hears of every driver, and judges by its [`Kind`].
+    fn driver_managed_dma(&self) -> bool {
+        false
+    }
+
+    fn probe(&self, dev: &mut Bound<'_, Bus<B>>) -> Result<(), ProbeError> {
         let device = dev.device().name();
         let _lock = holding(device);
-        if self.0.fails() {
-            stage::step(format!("{} fails to probe {device}", self.1));
+        if self.kind.fails() {
+            stage::step(format!("{} fails to probe {device}", self.name));
             return Err(ProbeError::errno_only(Errno::EIO));
         }
-        stage::step(format!("{} is bound to {device}", self.1));
-        if self.0.manages_dma() {
+        stage::step(format!("{} is bound to {device}", self.name));
+        if self.kind.manages_dma() {
             dev.manage(Arc::new(Users::new()));
         }
         Ok(())
     }
 
-    fn remove(&self, dev: &mut DeviceGuard<'_>, _attempt: u32) -> Removal {
+    fn remove(&self, dev: &mut Bound<'_, Bus<B>>, _attempt: u32) -> Removal {
         let device = dev.device().name().clone();
         let _lock = holding(&device);
         if let Some(users) = dev.resource::<Arc<Users>>().cloned() {
             users.close();
             if users.inside() > 0 {
-                stage::step(format!("{} waits for the user of {device}", self.1));
+                stage::step(format!("{} waits for the user of {device}", self.name));
                 return Removal::Waiting(users);
             }
         }
-        stage::step(format!("{} leaves {device}", self.1));
+        stage::step(format!("{} leaves {device}", self.name));
         Removal::Done
     }
 }
 
 /// A bus with its drivers and devices. Clones are the same.
-#[derive(Clone)]
-pub(crate) struct Machine(BusHandle);
+pub(crate) struct Machine<B: Binding>(BusHandle<Bus<B>>);
 
-impl Machine {
+impl<B: Binding> Clone for Machine<B> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<B: Binding> Machine<B> {
     /// A bus with all drivers registered and no device.
-    pub(crate) fn new(binding: impl Binding) -> Self {
-        let bus = DriverCore::new().add_bus(PlatformBus::new(Arc::new(Watched(binding))));
-        bus.set_autoprobe(Autoprobe::Off);
+    pub(crate) fn new(binding: B) -> Self {
+        let bus = DriverCore::new().add_bus(PlatformBus::new(Watched(binding)));
+        bus.set_drivers_autoprobe(false);
         for kind in Kind::ALL {
-            let api = if kind.manages_dma() { DmaApi::Managed } else { DmaApi::Kernel };
-            let driver = PlatformDriver::new(Arc::new(Named(kind, kind.name().into())), api);
-            let added = bus.add_driver(Arc::new(driver.with_ids(DEVICES)));
-            stage::must(added.is_ok(), "a driver can be registered");
+            let driver = Named { kind, name: kind.name().into(), ids: DEVICES.map(Into::into).into() };
+            stage::must(bus.add_driver(Arc::new(driver)).is_ok(), "a driver can be registered");
         }
         Self(bus)
     }
 
-    pub(crate) fn bus(&self) -> &BusHandle {
-        &self.0
+    /// Adds a device to the bus.
+    pub(crate) fn plug(&self, device: &'static str) -> bool {
+        self.0.add_device(DeviceSpec::new(device, PlatformDevice::default())).is_ok()
     }
 
-    /// Adds a device to the bus.
-    pub(crate) fn plug(&self, device: &'static str) -> Option<Arc<Device>> {
-        self.0.add_device(DeviceSpec::new(device)).ok()
+    /// What the design keeps for a device.
+    pub(crate) fn slot<R>(&self, device: &'static str, look: impl FnOnce(&B::Slot) -> R) -> Option<R> {
+        Some(look(self.0.device(device)?.dma_slot()))
     }
 
     /// Removes a device, once its users have left.
     pub(crate) fn unplug(&self, device: &'static str) {
         if let Some(device) = self.0.device(device) {
-            self.0.remove_device(&device).wait();
+            device.remove().wait();
         }
     }
 
@@ -155,11 +202,11 @@ impl Machine {
     }
 
     pub(crate) fn bind(&self, driver: Kind, device: &'static str) -> bool {
-        self.0.bind(driver.name(), device).is_ok()
+        self.0.sysfs().bind(driver.name(), device).is_ok()
     }
 
     pub(crate) fn unbind(&self, driver: Kind, device: &'static str) {
-        if let Ok(unbind) = self.0.unbind(driver.name(), device) {
+        if let Ok(unbind) = self.0.sysfs().unbind(driver.name(), device) {
             let _lock = holding(device);
             stage::awaits(format!("user to close {device}"));
             unbind.wait();
@@ -168,8 +215,8 @@ impl Machine {
     }
 
     pub(crate) fn unload(&self, driver: Kind) {
-        if let Some(unbind) = self.0.remove_driver(driver.name()) {
-            unbind.wait();
+        if let Some(driver) = self.0.driver(driver.name()) {
+            self.0.remove_driver(&driver).wait();
         }
     }
 

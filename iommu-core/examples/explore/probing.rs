@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
-use device_model::platform::{PlatformBus, PlatformDriver};
+use device_model::platform::{PlatformBus, PlatformDevice};
 use device_model::sync::atomic::{AtomicBool, Ordering};
 use device_model::{
-    Autoprobe, Awaits, BusHandle, DeviceGuard, DeviceId, DeviceSpec, DmaApi, Driver, DriverCore, ProbeError, ProbeHold,
-    Removal, Unprotected,
+    Awaits, BoundTo, BusHandle, DeviceId, DeviceSpec, DmaApi, Driver, DriverCore, ProbeError, ProbeHold, Unprotected,
 };
 
 use crate::design::{A, B};
 use crate::stage;
 
+type Bus = PlatformBus<Unprotected>;
+
 struct Prober {
     name: Arc<str>,
+    ids: [Arc<str>; 1],
     part: Part,
 }
 
@@ -23,12 +25,18 @@ enum Part {
     Waiter(Arc<AtomicBool>),
 }
 
-impl Driver for Prober {
+impl Driver<Bus> for Prober {
+    type Dma = DmaApi;
+
     fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    fn probe(&self, dev: &mut DeviceGuard<'_>) -> Result<(), ProbeError> {
+    fn ids(&self) -> &[Arc<str>] {
+        &self.ids
+    }
+
+    fn probe(&self, dev: &mut BoundTo<'_, Bus, DmaApi>) -> Result<(), ProbeError> {
         let device = dev.device().name();
         match &self.part {
             Part::Supplier(there) => there.store(true, Ordering::SeqCst),
@@ -41,30 +49,25 @@ impl Driver for Prober {
         stage::step(format!("{} is bound to {device}", self.name));
         Ok(())
     }
-
-    fn remove(&self, _dev: &mut DeviceGuard<'_>, _attempt: u32) -> Removal {
-        Removal::Done
-    }
 }
 
 /// The core and its bus. Clones are the same.
 #[derive(Clone)]
 pub(crate) struct Probing {
     core: DriverCore,
-    bus: BusHandle,
+    bus: BusHandle<Bus>,
 }
 
 impl Probing {
     /// Without a device.
     pub(crate) fn new() -> Self {
         let core = DriverCore::new();
-        let bus = core.add_bus(PlatformBus::new(Arc::new(Unprotected)));
+        let bus = core.add_bus(PlatformBus::new(Unprotected));
         let there = Arc::new(AtomicBool::new(false));
-        let waiter = Prober { name: "waiter".into(), part: Part::Waiter(there.clone()) };
-        let supplier = Prober { name: "supplier".into(), part: Part::Supplier(there) };
-        for (prober, device) in [(waiter, A), (supplier, B)] {
-            let driver = PlatformDriver::new(Arc::new(prober), DmaApi::Kernel).with_ids([device]);
-            stage::must(bus.add_driver(Arc::new(driver)).is_ok(), "a driver can be registered");
+        let waiter = Prober { name: "waiter".into(), ids: [A.into()], part: Part::Waiter(there.clone()) };
+        let supplier = Prober { name: "supplier".into(), ids: [B.into()], part: Part::Supplier(there) };
+        for prober in [waiter, supplier] {
+            stage::must(bus.add_driver(Arc::new(prober)).is_ok(), "a driver can be registered");
         }
         Self { core, bus }
     }
@@ -72,7 +75,7 @@ impl Probing {
     /// Adds a device; its drivers are probed.
     pub(crate) fn plug(&self, device: &'static str) -> Option<DeviceId> {
         stage::step(format!("adds {device}"));
-        self.bus.add_device(DeviceSpec::new(device)).ok().map(|device| device.id())
+        self.bus.add_device(DeviceSpec::new(device, PlatformDevice::default())).ok().map(|device| device.id())
     }
 
     pub(crate) fn is_bound(&self, device: &str) -> bool {
@@ -84,6 +87,6 @@ impl Probing {
     }
 
     pub(crate) fn stop_probing(&self) {
-        self.bus.set_autoprobe(Autoprobe::Off);
+        self.bus.set_drivers_autoprobe(false);
     }
 }

@@ -8,10 +8,10 @@
 use std::sync::Arc;
 
 use device_model::sync::Mutex;
-use device_model::{DeviceGuard, DmaUse, Errno, ProbeError};
+use device_model::{Errno, ProbeError};
 
 use crate::design::{A, B, Design, Kind, Refusal};
-use crate::machine::{self, Binding, Machine};
+use crate::machine::{self, Binding, Machine, Prepared};
 use crate::pointer::{Fetch, Pointers};
 use crate::stage::{self, Reach};
 use crate::walk::Group;
@@ -115,7 +115,7 @@ impl Token {
     }
 }
 
-struct Shared {
+pub(crate) struct Shared {
     variant: Variant,
     /// The group's devices.
     devices: &'static [&'static str],
@@ -186,7 +186,7 @@ impl Shared {
 }
 
 /// A driver that is being bound, or is; what it had ends with it.
-struct Bound {
+pub(crate) struct Bound {
     shared: Arc<Shared>,
     device: &'static str,
     driver: Kind,
@@ -205,6 +205,9 @@ impl Drop for Bound {
 }
 
 impl Binding for Arc<Shared> {
+    type Slot = ();
+    type Bound = Bound;
+
     fn driver_set(&self, device: &'static str, driver: Kind) {
         self.pointers.set(device, driver);
     }
@@ -219,7 +222,7 @@ impl Binding for Arc<Shared> {
         }
     }
 
-    fn configure(&self, _dev: &DeviceGuard<'_>, device: &'static str, driver: Kind) -> Result<DmaUse, ProbeError> {
+    fn configure(&self, _dev: Prepared<'_, Self>, device: &'static str, driver: Kind) -> Result<Bound, ProbeError> {
         if !driver.manages_dma() {
             let mut owner = Group::lock(&self.owner);
             if !Shared::claim(&mut owner, Token::DmaApi) {
@@ -228,7 +231,7 @@ impl Binding for Arc<Shared> {
             }
             stage::dma_begins(device, driver.name());
         }
-        Ok(DmaUse::holding(Bound { shared: self.clone(), device, driver }))
+        Ok(Bound { shared: self.clone(), device, driver })
     }
 }
 
@@ -236,7 +239,7 @@ impl Binding for Arc<Shared> {
 #[derive(Clone)]
 pub(crate) struct Proposed {
     shared: Arc<Shared>,
-    machine: Machine,
+    machine: Machine<Arc<Shared>>,
 }
 
 impl Proposed {
@@ -249,7 +252,7 @@ impl Proposed {
         let shared = Arc::new(Shared { variant, devices, pointers, owner: Mutex::new(None) });
         let machine = Machine::new(shared.clone());
         for device in devices {
-            stage::must(machine.plug(device).is_some(), "a device can be added");
+            stage::must(machine.plug(device), "a device can be added");
         }
         Self { shared, machine }
     }
@@ -297,8 +300,9 @@ impl Drop for ProposedClaim {
 
 impl Design for Proposed {
     type Claim = ProposedClaim;
+    type Binding = Arc<Shared>;
 
-    fn machine(&self) -> &Machine {
+    fn machine(&self) -> &Machine<Arc<Shared>> {
         &self.machine
     }
 

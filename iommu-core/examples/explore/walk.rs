@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use device_model::sync::{Mutex, MutexGuard};
-use device_model::{DeviceGuard, DmaUse, Errno, ProbeError};
+use device_model::{Errno, ProbeError};
 
 use crate::design::{A, B, Design, Kind, Refusal};
-use crate::machine::{self, Binding, Machine};
+use crate::machine::{self, Binding, Machine, Prepared};
 use crate::pointer::{Fetch, Pointers};
 use crate::stage::{self, Holding, Reach};
 
@@ -53,7 +53,7 @@ impl Variant {
     pub(crate) const PLAIN: Self = Self { look: Look::Plain, publish: Publish::AfterWalk, give_back: GiveBack::AtOnce };
 }
 
-struct Shared {
+pub(crate) struct Shared {
     variant: Variant,
     pointers: Pointers,
     /// The group lock, and the owner that it guards.
@@ -64,7 +64,7 @@ struct Shared {
 #[derive(Clone)]
 pub(crate) struct Walk {
     shared: Arc<Shared>,
-    machine: Machine,
+    machine: Machine<Arc<Shared>>,
 }
 
 /// The held group lock; its name leaves the timeline before the lock is free.
@@ -94,7 +94,7 @@ impl<T> std::ops::DerefMut for Group<'_, T> {
 }
 
 /// A driver that is being bound, or is; what it had ends with it.
-struct Bound {
+pub(crate) struct Bound {
     shared: Arc<Shared>,
     device: &'static str,
 }
@@ -111,6 +111,9 @@ impl Drop for Bound {
 }
 
 impl Binding for Arc<Shared> {
+    type Slot = ();
+    type Bound = Bound;
+
     fn driver_set(&self, device: &'static str, driver: Kind) {
         self.pointers.set(device, driver);
     }
@@ -119,7 +122,7 @@ impl Binding for Arc<Shared> {
         self.pointers.clear(device);
     }
 
-    fn configure(&self, _dev: &DeviceGuard<'_>, device: &'static str, driver: Kind) -> Result<DmaUse, ProbeError> {
+    fn configure(&self, _dev: Prepared<'_, Self>, device: &'static str, driver: Kind) -> Result<Bound, ProbeError> {
         if !driver.manages_dma() {
             let group = Group::lock(&self.owner);
             if group.is_some() {
@@ -128,7 +131,7 @@ impl Binding for Arc<Shared> {
             }
             stage::dma_begins(device, driver.name());
         }
-        Ok(DmaUse::holding(Bound { shared: self.clone(), device }))
+        Ok(Bound { shared: self.clone(), device })
     }
 }
 
@@ -138,7 +141,7 @@ impl Walk {
         let shared = Arc::new(shared);
         let machine = Machine::new(shared.clone());
         for device in [A, B] {
-            stage::must(machine.plug(device).is_some(), "a device can be added");
+            stage::must(machine.plug(device), "a device can be added");
         }
         Self { shared, machine }
     }
@@ -221,8 +224,9 @@ impl Drop for WalkClaim {
 
 impl Design for Walk {
     type Claim = WalkClaim;
+    type Binding = Arc<Shared>;
 
-    fn machine(&self) -> &Machine {
+    fn machine(&self) -> &Machine<Arc<Shared>> {
         &self.machine
     }
 

@@ -1,7 +1,7 @@
-//! A user's memory that fails when it is told to.
+//! Fault injection for a user's memory.
 
 use device_model::sync::Arc;
-use device_model::sync::atomic::{AtomicU64, Ordering};
+use device_model::sync::atomic::{AtomicU32, Ordering};
 
 use crate::address::{Access, PAGE_SIZE, UserAddr};
 use crate::user_memory::{Account, BadAddress, OverLimit, PinnedRun, UserMemory};
@@ -12,28 +12,28 @@ use crate::user_memory::{Account, BadAddress, OverLimit, PinnedRun, UserMemory};
 pub struct FailingMemory {
     inner: Arc<dyn UserMemory>,
     /// How many pins go well before one fails. It wraps when one has failed.
-    left: AtomicU64,
+    left: AtomicU32,
 }
 
 impl FailingMemory {
-    /// Fails nothing yet.
+    /// Wraps `inner`, and fails nothing yet.
     pub fn new(inner: Arc<dyn UserMemory>) -> Arc<Self> {
-        Arc::new(Self { inner, left: AtomicU64::new(u64::MAX) })
+        Arc::new(Self { inner, left: AtomicU32::new(u32::MAX) })
     }
 
     /// Makes the pin fail that comes after `n` others, counted from now; just that one.
-    pub fn fail_nth(&self, n: u64) {
+    pub fn fail_nth(&self, n: u32) {
         self.left.store(n, Ordering::Relaxed);
     }
 
-    /// Takes back what was told to fail.
+    /// Cancels the order.
     pub fn heal(&self) {
-        self.fail_nth(u64::MAX);
+        self.fail_nth(u32::MAX);
     }
 
-    /// Whether the pin that was to fail was asked for, or none was to.
+    /// Returns whether the pin that was to fail was asked for, or none was to.
     pub fn has_failed(&self) -> bool {
-        self.left.load(Ordering::Relaxed) > u64::MAX / 2
+        self.left.load(Ordering::Relaxed) > u32::MAX / 2
     }
 }
 

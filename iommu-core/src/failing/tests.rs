@@ -3,10 +3,13 @@ use proptest::prelude::*;
 use device_model::DeviceId;
 
 use super::*;
-use crate::software::{FaultReason, Memory, SoftIommu, SoftIommuConfig};
+use crate::address::Access;
+use crate::hardware::FaultReason;
+use crate::software::testing::{Map, unheard};
+use crate::software::{Memory, SoftIommu, SoftIommuConfig};
 
 fn endpoint(id: u64) -> Endpoint {
-    Endpoint { id: DeviceId::new(id), name: alloc::format!("dev{id}").into() }
+    Endpoint::new(DeviceId::new(id), alloc::format!("dev{id}"))
 }
 
 fn failing() -> (Arc<FailingIommu>, Arc<SoftIommu>) {
@@ -20,11 +23,11 @@ fn error() -> HardwareError {
 
 const PAGE: u64 = 0x1000;
 
-/// Five calls that can fail, in this order, among some that cannot. Stops at the first failure.
+/// Six calls that can fail, in this order, among one that cannot. Stops at the first failure.
 fn all_calls(iommu: &dyn IommuDriver) -> Result<Box<dyn HardwareDomain>, HardwareError> {
     let dev = endpoint(1);
-    iommu.probe(&dev)?;
-    iommu.block(&dev);
+    iommu.probe(&dev, unheard())?;
+    iommu.block(&dev)?;
     let domain = iommu.allocate(DomainKind::Paging, &dev)?;
     domain.attach(&dev)?;
     domain.attach_pasid(&dev, 1)?;
@@ -33,8 +36,9 @@ fn all_calls(iommu: &dyn IommuDriver) -> Result<Box<dyn HardwareDomain>, Hardwar
     Ok(domain)
 }
 
-const CALLS: [Operation; 5] = [
+const CALLS: [Operation; 6] = [
     Operation::Probe,
+    Operation::Block,
     Operation::Allocate(DomainKind::Paging),
     Operation::Attach(DomainKind::Paging),
     Operation::AttachPasid(DomainKind::Paging),
@@ -49,7 +53,7 @@ fn every_call_that_can_fail_can_be_made_to() {
         assert_eq!(all_calls(&*iommu).unwrap_err(), error());
         assert_eq!(iommu.calls(), n + 1);
         let failed = iommu.last_failed().unwrap();
-        assert_eq!((failed.number, failed.operation, failed.error), (n, operation, error()));
+        assert_eq!((failed.number, failed.operation, failed.error), (n, operation, Some(error())));
         assert_eq!(failed.device, (operation != Operation::Map).then(|| endpoint(1)));
     }
 }
@@ -58,16 +62,15 @@ fn every_call_that_can_fail_can_be_made_to() {
 fn without_orders_it_is_the_iommu_below() {
     let (iommu, soft) = failing();
     let domain = all_calls(&*iommu).unwrap();
-    assert_eq!((iommu.name(), iommu.calls(), iommu.last_failed()), ("soft", 5, None));
-    assert_eq!(domain.translate(Iova::new(4)), Some(PhysAddr::new(PAGE + 4)));
-    assert!(domain.geometry().is_some());
+    assert_eq!((iommu.name(), iommu.calls(), iommu.last_failed()), ("soft", 6, None));
+    assert_eq!(domain.paging().unwrap().iova_to_phys(Iova::new(4)), Some(PhysAddr::new(PAGE + 4)));
     soft.dma_write(endpoint(1).id, Iova::new(0), &[1], &Memory::new()).unwrap();
     assert_eq!(domain.unmap(Iova::new(0), PAGE), PAGE);
     iommu.release(&endpoint(1));
     let fault = soft.dma_write(endpoint(1).id, Iova::new(0), &[1], &Memory::new()).unwrap_err();
     assert_eq!(fault.reason, FaultReason::Unserved);
-    iommu.probe(&endpoint(1)).unwrap();
-    iommu.probe(&endpoint(1)).unwrap_err();
+    iommu.probe(&endpoint(1), unheard()).unwrap();
+    iommu.probe(&endpoint(1), unheard()).unwrap_err();
     assert_eq!(iommu.last_failed(), None, "the IOMMU below failed by itself");
 }
 
@@ -75,7 +78,7 @@ fn without_orders_it_is_the_iommu_below() {
 #[test]
 fn a_failed_attach_leaves_the_device_where_it_was() {
     let (iommu, soft) = failing();
-    iommu.probe(&endpoint(1)).unwrap();
+    iommu.probe(&endpoint(1), unheard()).unwrap();
     let [identity, blocking] =
         [DomainKind::Identity, DomainKind::Blocking].map(|kind| iommu.allocate(kind, &endpoint(1)).unwrap());
     identity.attach(&endpoint(1)).unwrap();
@@ -91,7 +94,7 @@ fn a_refusal_lasts_until_healed() {
     let (iommu, _) = failing();
     let domains = [DomainKind::Blocking, DomainKind::Paging].map(|kind| iommu.allocate(kind, &endpoint(1)).unwrap());
     for id in 1..=3 {
-        iommu.probe(&endpoint(id)).unwrap();
+        iommu.probe(&endpoint(id), unheard()).unwrap();
     }
     iommu.refuse_attach("dev1", Some(DomainKind::Blocking));
     iommu.refuse_attach("dev2", None);
@@ -101,18 +104,39 @@ fn a_refusal_lasts_until_healed() {
     }
     let failed = iommu.last_failed().unwrap();
     assert_eq!((failed.operation, failed.device), (Operation::Attach(DomainKind::Paging), Some(endpoint(2))));
-    assert_eq!((failed.error.errno, iommu.calls()), (Errno::EIO, 5 + 12));
+    assert_eq!((failed.error.unwrap().errno, iommu.calls()), (Errno::EIO, 5 + 12));
     iommu.fail_nth(0, error());
     iommu.heal();
     assert_eq!([1, 2, 3].map(refused), [[false, false]; 3]);
 }
 
+/// Every call can be made to panic, those that cannot fail among them; it does not reach the IOMMU below.
+#[test]
+fn every_call_can_be_made_to_panic() {
+    let (iommu, _) = failing();
+    all_calls(&*iommu).unwrap();
+    iommu.release(&endpoint(1));
+    let all = iommu.all_calls();
+    assert_eq!(all, iommu.calls() + 2);
+    for n in 0..all {
+        let (iommu, soft) = failing();
+        iommu.panic_nth(n);
+        let run = std::panic::AssertUnwindSafe(|| {
+            let _ = all_calls(&*iommu);
+            iommu.release(&endpoint(1));
+        });
+        std::panic::catch_unwind(run).unwrap_err();
+        assert_eq!((iommu.last_failed().unwrap().number, iommu.all_calls()), (n, n + 1));
+        assert_eq!(soft.probe(&endpoint(1), unheard()).is_ok(), n == 0, "released, or never probed");
+    }
+}
+
 proptest! {
     /// Exactly the calls fail that were told to, each once, and all are counted.
     #[test]
-    fn each_order_fails_one_call(orders in prop::collection::btree_set(0_u64..20, 0..6), before in 0_u64..5) {
+    fn each_order_fails_one_call(orders in prop::collection::btree_set(0_u32..20, 0..6), before in 0_u32..5) {
         let (iommu, _) = failing();
-        iommu.probe(&endpoint(1)).unwrap();
+        iommu.probe(&endpoint(1), unheard()).unwrap();
         let domain = iommu.allocate(DomainKind::Identity, &endpoint(1)).unwrap();
         (0..before).for_each(|_| domain.attach(&endpoint(1)).unwrap());
         for n in &orders {

@@ -15,19 +15,22 @@ use crate::reserved::{RegionKind, ReservedRegion};
 pub struct SoftIommuConfig {
     /// The page tables of its domains.
     pub format: TableFormat,
-    /// Where writes are interrupts, if anywhere: reported as a region of kind [`RegionKind::Msi`] for every device (I50).
+    /// Where writes are interrupts, if anywhere: reported as a region of kind [`RegionKind::Msi`] for every device.
     pub interrupt_window: Option<RangeInclusive<Iova>>,
     /// Further reserved regions, by the name of the device.
     pub reserved: BTreeMap<String, Vec<ReservedRegion>>,
-    /// The only default domain that a device can live with, by its name (I41).
+    /// Required default domain types, by the name of the device.
     pub default_domains: BTreeMap<String, DefaultDomainType>,
-    /// Kinds of domains that this IOMMU does not have: allocating one fails with `EOPNOTSUPP` (I7).
+    /// Kinds of domains that this IOMMU does not have: allocating one fails with `EOPNOTSUPP`.
     pub absent: Vec<DomainKind>,
     /// PASIDs that each device has: 1 to one less than this. 0 for none at all.
     pub max_pasids: u32,
-    /// What it can do, by default everything.
+    /// What it can do for devices.
     pub capabilities: Capabilities,
-    /// What it can do for a device less than for others, by the device's name.
+    /// Whether it has a translation cache (IOTLB), which serves what it holds until it is flushed. Off by default: an unmap
+    /// takes effect at once. With it, a missing flush always shows.
+    pub iotlb: bool,
+    /// Capabilities that it lacks for single devices, by the device's name.
     pub lacking: BTreeMap<String, Capabilities>,
 }
 
@@ -46,6 +49,7 @@ impl Default for SoftIommuConfig {
                 .union(Capabilities::MSI_ISOLATION)
                 .union(Capabilities::ENFORCED_COHERENCY)
                 .union(Capabilities::DIRTY_TRACKING),
+            iotlb: false,
             lacking: BTreeMap::new(),
         }
     }
@@ -66,7 +70,7 @@ impl SoftIommuConfig {
             reserved,
             default_domain: self.default_domains.get(device).copied(),
             max_pasids: self.max_pasids,
-            capabilities: self.capabilities.without(self.lacking.get(device).copied().unwrap_or_default()),
+            capabilities: self.capabilities.difference(self.lacking.get(device).copied().unwrap_or_default()),
         }
     }
 }

@@ -3,15 +3,14 @@
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 
-use device_model::sync::{Arc, LockClass, Mutex};
+use device_model::sync::{Arc, LockClass, SpinMutex};
 use device_model::{DeviceId, Errno};
 
-use super::FaultReason;
 use super::domain::Translator;
 use super::page_request::Requests;
-use crate::hardware::{Capabilities, Endpoint, HardwareError};
+use crate::hardware::{Capabilities, Endpoint, FaultReason, FaultSink, HardwareError};
 
-/// Who puts an access on the bus: a device, or one address space of it.
+/// Identifies who puts an access on the bus: a device, or one address space of it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Requester {
     /// The device.
@@ -27,9 +26,10 @@ impl From<DeviceId> for Requester {
 }
 
 /// What the IOMMU knows of one device that it serves.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Context {
     capabilities: Capabilities,
+    faults: Arc<dyn FaultSink>,
     pub(super) requests: Requests,
     state: State,
     pasids: BTreeMap<u32, Arc<Translator>>,
@@ -56,25 +56,31 @@ pub(super) struct ContextTable(Box<[Shard]>);
 /// Aligned so that no two share a cache line.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Shard(Mutex<BTreeMap<DeviceId, Context>>);
+struct Shard(SpinMutex<BTreeMap<DeviceId, Context>>);
 
 impl ContextTable {
     pub(super) fn new() -> Self {
-        Self((0..SHARDS).map(|_| Shard(Mutex::of(CONTEXTS, BTreeMap::new()))).collect())
+        Self((0..SHARDS).map(|_| Shard(SpinMutex::of(CONTEXTS, BTreeMap::new()))).collect())
     }
 
     #[expect(clippy::indexing_slicing, reason = "the mask leaves a number below SHARDS, and so many were made")]
-    fn shard(&self, device: DeviceId) -> &Mutex<BTreeMap<DeviceId, Context>> {
+    fn shard(&self, device: DeviceId) -> &SpinMutex<BTreeMap<DeviceId, Context>> {
         &self.0[(device.get() & 63) as usize].0
     }
 
     /// Begins to serve a device, which is attached to nothing.
-    pub(super) fn add(&self, dev: &Endpoint, capabilities: Capabilities) -> Result<(), HardwareError> {
+    pub(super) fn add(
+        &self,
+        dev: &Endpoint,
+        capabilities: Capabilities,
+        faults: Arc<dyn FaultSink>,
+    ) -> Result<(), HardwareError> {
         let mut contexts = self.shard(dev.id).lock();
         if contexts.contains_key(&dev.id) {
             return Err(HardwareError::new(Errno::EBUSY, "the device is served already"));
         }
-        contexts.insert(dev.id, Context { capabilities, ..Context::default() });
+        let (requests, state, pasids) = Default::default();
+        contexts.insert(dev.id, Context { capabilities, faults, requests, state, pasids });
         Ok(())
     }
 
@@ -96,12 +102,16 @@ impl ContextTable {
         wanted: Capabilities,
     ) -> Result<(), HardwareError> {
         self.change(dev, |context| {
-            if !context.capabilities.has(wanted) {
+            if !context.capabilities.contains(wanted) {
                 return Err(HardwareError::new(Errno::EINVAL, "the domain does not fit the device"));
             }
             context.state = State::Attached(translator.clone());
             Ok(())
         })?
+    }
+
+    pub(super) fn serves(&self, device: DeviceId) -> bool {
+        self.shard(device).lock().contains_key(&device)
     }
 
     /// Runs `look` on the context of a device, if it is served.
@@ -124,6 +134,10 @@ impl ContextTable {
 impl Context {
     pub(super) fn capabilities(&self) -> Capabilities {
         self.capabilities
+    }
+
+    pub(super) fn faults(&self) -> Arc<dyn FaultSink> {
+        self.faults.clone()
     }
 
     pub(super) fn attach_pasid(&mut self, pasid: u32, translator: Arc<Translator>) {

@@ -4,16 +4,17 @@ use alloc::boxed::Box;
 
 use device_model::Errno;
 use device_model::sync::atomic::{AtomicBool, Ordering};
-use device_model::sync::{Arc, LockClass, Mutex};
+use device_model::sync::{Arc, LockClass, SpinMutex};
 
-use super::context::ContextTable;
 use super::nested::NestedTable;
 use super::page_table::{PageTable, TableFormat, Translation};
-use super::{FaultReason, Memory};
-use crate::address::{Access, Geometry, Iova, PhysAddr};
+use super::tlb::Tlb;
+use super::unit::{Unit, Units};
+use super::{Memory, SoftIommuConfig};
+use crate::address::{Access, Geometry, Iova, IovaRange, PhysAddr, Protection};
 use crate::hardware::{
-    Capabilities, DirtyRead, DirtySupport, DirtyTracking, DomainKind, Endpoint, HardwareDomain, HardwareError, Nesting,
-    PagingFeatures, UserData,
+    Capabilities, DirtyFlags, DirtyTracking, DomainKind, Endpoint, FaultReason, Gather, HardwareDomain, HardwareError,
+    Nested, NestingParent, Paging, PagingFlags, UserData,
 };
 
 const PAGE_TABLES: LockClass = LockClass::new("page tables of a domain", 920);
@@ -23,25 +24,48 @@ const PAGE_TABLES: LockClass = LockClass::new("page tables of a domain", 920);
 pub(super) enum Translator {
     Blocking,
     Identity,
-    Paging { format: TableFormat, pages: Mutex<Pages> },
+    Paging { format: TableFormat, pages: SpinMutex<Pages> },
     Nested(NestedTable),
 }
 
-/// The page tables of a domain, and whether writes are noted in them.
+/// The page tables of a domain, what is cached of them, and whether writes are tracked in them.
 #[derive(Debug)]
 pub(super) struct Pages {
     table: PageTable,
-    tracking: DirtyTracking,
+    tlb: Option<Tlb>,
+    tracks_writes: bool,
+}
+
+impl Pages {
+    fn translate(&mut self, iova: Iova, wanted: Access) -> Result<Translation, FaultReason> {
+        let cached = self.tlb.as_ref().and_then(|tlb| tlb.lookup(iova));
+        let (translation, was_dirty) = match cached {
+            Some(cached) => cached,
+            None => (self.table.lookup(iova)?, false),
+        };
+        if !translation.protection.permits(wanted) {
+            return Err(FaultReason::NotPermitted);
+        }
+        let dirties = self.tracks_writes && wanted != Access::Read && !was_dirty;
+        if dirties {
+            self.table.mark_dirty(iova);
+        }
+        if let Some(tlb) = self.tlb.as_mut().filter(|_| dirties || cached.is_none()) {
+            tlb.fill(iova, translation, dirties);
+        }
+        Ok(translation)
+    }
 }
 
 impl Translator {
-    pub(super) fn new(kind: DomainKind, format: TableFormat) -> Self {
+    pub(super) fn new(kind: DomainKind, config: &SoftIommuConfig) -> Self {
         match kind {
             DomainKind::Blocking | DomainKind::Nested => Self::Blocking,
             DomainKind::Identity => Self::Identity,
             DomainKind::Dma | DomainKind::DmaLazy | DomainKind::Paging => {
-                let pages = Pages { table: PageTable::new(format), tracking: DirtyTracking::Off };
-                Self::Paging { format, pages: Mutex::of(PAGE_TABLES, pages) }
+                let tlb = config.iotlb.then(Tlb::default);
+                let pages = Pages { table: PageTable::new(config.format), tlb, tracks_writes: false };
+                Self::Paging { format: config.format, pages: SpinMutex::of(PAGE_TABLES, pages) }
             }
         }
     }
@@ -71,45 +95,47 @@ impl Translator {
             Self::Blocking | Self::Nested(_) => Err(FaultReason::Blocked),
             Self::Identity => {
                 let remaining = (u64::MAX - iova.get()).saturating_add(1);
-                Ok(touch(Translation { phys: PhysAddr::new(iova.get()), remaining, access: Access::ReadWrite }))
+                let phys = PhysAddr::new(iova.get());
+                Ok(touch(Translation { phys, remaining, page_size: 0, protection: Protection::all() }))
             }
             Self::Paging { pages, .. } => {
                 let mut pages = pages.lock();
-                let translation = pages.table.translate(iova, wanted)?;
-                if pages.tracking == DirtyTracking::On && wanted != Access::Read {
-                    pages.table.mark_dirty(iova);
-                }
+                let translation = pages.translate(iova, wanted)?;
                 Ok(touch(translation))
             }
         }
     }
+
+    /// The page tables, if there are any.
+    fn pages(&self) -> Option<(TableFormat, &SpinMutex<Pages>)> {
+        match self {
+            Self::Paging { format, pages } => Some((*format, pages)),
+            Self::Blocking | Self::Identity | Self::Nested(_) => None,
+        }
+    }
 }
 
-/// A domain, and the devices that can be attached to it.
+/// A domain, and the units whose devices can be attached to it.
 #[derive(Debug)]
 pub(super) struct SoftDomain {
     pub(super) translator: Arc<Translator>,
-    pub(super) contexts: Arc<ContextTable>,
-    pub(super) max_pasids: u32,
-    pub(super) features: PagingFeatures,
-    /// What the IOMMU can do.
-    pub(super) capabilities: Capabilities,
+    pub(super) units: Arc<Units>,
+    /// The number of the unit that made it.
+    pub(super) unit: usize,
+    pub(super) flags: PagingFlags,
     /// Whether only devices can be attached whose DMA can be kept coherent (F55).
     pub(super) coherent: AtomicBool,
 }
 
 impl SoftDomain {
-    fn pages(&self) -> Result<&Mutex<Pages>, HardwareError> {
-        match &*self.translator {
-            Translator::Paging { pages, .. } => Ok(pages),
-            _ => Err(HardwareError::new(Errno::EINVAL, "the domain has no page tables")),
-        }
-    }
-
-    fn tracked(&self) -> Result<&Mutex<Pages>, HardwareError> {
-        match self.features.dirty_tracking {
-            DirtySupport::Required => self.pages(),
-            DirtySupport::No => Err(HardwareError::new(Errno::EOPNOTSUPP, "the domain was not made to track writes")),
+    /// The unit of `dev`, if the page tables of this domain are of a format that it walks.
+    fn serving(&self, dev: &Endpoint) -> Result<&Unit, HardwareError> {
+        let unit = self.units.serving(dev, self.unit);
+        match self.translator.pages() {
+            Some((format, _)) if format != unit.config.format => {
+                Err(HardwareError::new(Errno::EINVAL, "the unit walks page tables of another format"))
+            }
+            _ => Ok(unit),
         }
     }
 }
@@ -119,90 +145,152 @@ impl HardwareDomain for SoftDomain {
         let wanted = if self.coherent.load(Ordering::Acquire) {
             Capabilities::ENFORCED_COHERENCY
         } else {
-            Capabilities::default()
+            Capabilities::empty()
         };
-        self.contexts.attach(dev, &self.translator, wanted)
+        self.serving(dev)?.contexts.attach(dev, &self.translator, wanted)
     }
 
     fn attach_pasid(&self, dev: &Endpoint, pasid: u32) -> Result<(), HardwareError> {
-        if self.max_pasids == 0 {
+        let unit = self.serving(dev)?;
+        if unit.config.max_pasids == 0 {
             return Err(HardwareError::new(Errno::EOPNOTSUPP, "the IOMMU has no PASIDs"));
         }
-        if pasid == 0 || pasid >= self.max_pasids {
+        if pasid == 0 || pasid >= unit.config.max_pasids {
             return Err(HardwareError::new(Errno::EINVAL, "the device has no such PASID"));
         }
-        self.contexts.change(dev, |context| context.attach_pasid(pasid, self.translator.clone()))
+        unit.contexts.change(dev, |context| context.attach_pasid(pasid, self.translator.clone()))
     }
 
     fn detach_pasid(&self, dev: &Endpoint, pasid: u32) {
+        let unit = self.units.serving(dev, self.unit);
         // A device that is not served has no PASID to detach.
-        let _ = self.contexts.change(dev, |context| context.detach_pasid(pasid, &self.translator));
+        let _ = unit.contexts.change(dev, |context| context.detach_pasid(pasid, &self.translator));
     }
 
-    fn geometry(&self) -> Option<Geometry> {
-        match &*self.translator {
-            Translator::Paging { format, .. } => Some(format.geometry()),
-            _ => None,
+    fn paging(&self) -> Option<&dyn Paging> {
+        self.translator.pages().map(|_| self as &dyn Paging)
+    }
+
+    fn dirty_tracking(&self) -> Option<&dyn DirtyTracking> {
+        self.flags.contains(PagingFlags::DIRTY_TRACKING).then_some(self)
+    }
+
+    fn nesting_parent(&self) -> Option<&dyn NestingParent> {
+        self.flags.contains(PagingFlags::NEST_PARENT).then_some(self)
+    }
+
+    fn nested(&self) -> Option<&dyn Nested> {
+        matches!(&*self.translator, Translator::Nested(_)).then_some(self)
+    }
+}
+
+fn no_tables() -> HardwareError {
+    HardwareError::new(Errno::EINVAL, "the domain has no page tables")
+}
+
+impl Paging for SoftDomain {
+    fn geometry(&self) -> Geometry {
+        self.translator.pages().map_or(TableFormat::X86_39, |(format, _)| format).geometry()
+    }
+
+    fn map_pages(
+        &self,
+        iova: Iova,
+        phys: PhysAddr,
+        page_size: u64,
+        count: usize,
+        protection: Protection,
+    ) -> Result<usize, HardwareError> {
+        let (_, pages) = self.translator.pages().ok_or_else(no_tables)?;
+        Ok(pages.lock().table.map_pages(iova, phys, page_size, count, protection)?)
+    }
+
+    fn unmap_pages(&self, iova: Iova, page_size: u64, count: usize, gather: &mut Gather) -> Result<u64, HardwareError> {
+        let (_, pages) = self.translator.pages().ok_or_else(no_tables)?;
+        let unmapped = pages.lock().table.unmap(iova, page_size.saturating_mul(count as u64));
+        if let Some(range) = IovaRange::sized(iova, unmapped) {
+            gather.add(range, page_size);
         }
+        Ok(unmapped)
     }
 
-    fn map(&self, iova: Iova, phys: PhysAddr, size: u64, access: Access) -> Result<(), HardwareError> {
-        Ok(self.pages()?.lock().table.map(iova, phys, size, access)?)
-    }
-
-    fn unmap(&self, iova: Iova, size: u64) -> u64 {
-        self.pages().map_or(0, |pages| pages.lock().table.unmap(iova, size))
-    }
-
-    fn translate(&self, iova: Iova) -> Option<PhysAddr> {
-        match &*self.translator {
-            Translator::Paging { pages, .. } => {
-                pages.lock().table.lookup(iova).ok().map(|translation| translation.phys)
-            }
-            Translator::Identity => Some(PhysAddr::new(iova.get())),
-            Translator::Blocking | Translator::Nested(_) => None,
+    fn flush(&self, gather: &Gather) -> Result<(), HardwareError> {
+        if let (Some((_, pages)), Some(range)) = (self.translator.pages(), gather.range())
+            && let Some(tlb) = &mut pages.lock().tlb
+        {
+            tlb.flush(range);
         }
+        Ok(())
+    }
+
+    fn flush_all(&self) -> Result<(), HardwareError> {
+        if let Some((_, pages)) = self.translator.pages()
+            && let Some(tlb) = &mut pages.lock().tlb
+        {
+            tlb.flush_all();
+        }
+        Ok(())
+    }
+
+    fn iova_to_phys(&self, iova: Iova) -> Option<PhysAddr> {
+        let (_, pages) = self.translator.pages()?;
+        pages.lock().table.lookup(iova).ok().map(|translation| translation.phys)
     }
 
     fn enforce_coherency(&self) -> Result<(), HardwareError> {
-        if !self.capabilities.has(Capabilities::ENFORCED_COHERENCY) {
+        if !self.units.unit(self.unit).config.capabilities.contains(Capabilities::ENFORCED_COHERENCY) {
             return Err(HardwareError::new(Errno::EOPNOTSUPP, "the IOMMU cannot enforce coherency"));
         }
         self.coherent.store(true, Ordering::Release);
         Ok(())
     }
+}
 
-    fn set_dirty_tracking(&self, tracking: DirtyTracking) -> Result<(), HardwareError> {
-        self.tracked()?.lock().tracking = tracking;
+impl DirtyTracking for SoftDomain {
+    fn start(&self) -> Result<(), HardwareError> {
+        let (_, pages) = self.translator.pages().ok_or_else(no_tables)?;
+        pages.lock().tracks_writes = true;
         Ok(())
     }
 
-    fn read_dirty(
+    fn stop(&self) -> Result<(), HardwareError> {
+        let (_, pages) = self.translator.pages().ok_or_else(no_tables)?;
+        pages.lock().tracks_writes = false;
+        Ok(())
+    }
+
+    fn read(
         &self,
-        iova: Iova,
-        size: u64,
-        read: DirtyRead,
+        range: IovaRange,
+        flags: DirtyFlags,
+        gather: &mut Gather,
         dirty: &mut dyn FnMut(Iova, u64),
     ) -> Result<(), HardwareError> {
-        self.tracked()?.lock().table.read_dirty(iova, size, read, dirty);
+        let (_, pages) = self.translator.pages().ok_or_else(no_tables)?;
+        pages.lock().table.read_dirty(range, flags, &mut |iova, size| {
+            if let Some(page) = IovaRange::sized(iova, size).filter(|_| !flags.contains(DirtyFlags::NO_CLEAR)) {
+                gather.add(page, size);
+            }
+            dirty(iova, size);
+        });
         Ok(())
     }
+}
 
+impl NestingParent for SoftDomain {
     fn nest(&self, data: UserData<'_>, _dev: &Endpoint) -> Result<Box<dyn HardwareDomain>, HardwareError> {
-        if self.features.nesting == Nesting::No {
-            return Err(HardwareError::new(Errno::EINVAL, "the domain was not made to be a parent"));
-        }
         let table = NestedTable::new(self.translator.clone(), data)?;
         Ok(Box::new(Self {
             translator: Arc::new(Translator::Nested(table)),
-            contexts: self.contexts.clone(),
-            max_pasids: self.max_pasids,
-            features: PagingFeatures::default(),
-            capabilities: self.capabilities,
+            units: self.units.clone(),
+            unit: self.unit,
+            flags: PagingFlags::empty(),
             coherent: AtomicBool::new(self.coherent.load(Ordering::Acquire)),
         }))
     }
+}
 
+impl Nested for SoftDomain {
     fn invalidate(&self, entry: UserData<'_>) -> Result<(), HardwareError> {
         match &*self.translator {
             Translator::Nested(table) => table.invalidate(entry),

@@ -1,78 +1,18 @@
-//! What became of DMA that did not pass.
+//! The log of faults, as fault registers keep it.
 
 use alloc::vec::Vec;
-use core::fmt;
 
-use device_model::DeviceId;
-use device_model::sync::Mutex;
+use device_model::sync::SpinMutex;
 
-use crate::address::{Access, Iova};
+use crate::hardware::Fault;
 
-/// Why the IOMMU let an access not pass.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
-pub enum FaultReason {
-    /// The IOMMU does not serve the device: it was never probed, or is released.
-    #[error("the device is not served")]
-    Unserved,
-    /// No domain is attached: none yet since the probe, or none at this PASID.
-    #[error("no domain is attached")]
-    NotAttached,
-    /// The blocking domain is attached, or the device was blocked.
-    #[error("the device is blocked")]
-    Blocked,
-    /// The address is inside the aperture, but nothing is mapped there.
-    #[error("nothing is mapped there")]
-    NotMapped,
-    /// The mapping permits only the other direction.
-    #[error("the mapping does not permit this access")]
-    NotPermitted,
-    /// The address is one that the page tables cannot hold, or the access runs past the end of the 64-bit space.
-    #[error("the address is beyond the aperture")]
-    BeyondAperture,
-    /// The address is in the interrupt window: a write there is an interrupt, a read means nothing, and neither reaches
-    /// memory.
-    #[error("the address is in the interrupt window")]
-    InterruptWindow,
-}
-
-/// An access that did not pass.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
-pub struct Fault {
-    /// Whose access it was.
-    pub device: DeviceId,
-    /// The PASID that the access carried, if any.
-    pub pasid: Option<u32>,
-    /// The first address that did not pass. Bytes before it, if the access began earlier, did.
-    pub iova: Iova,
-    /// Whether it was a read or a write.
-    pub access: Access,
-    /// Why.
-    #[source]
-    pub reason: FaultReason,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let access = match self.access {
-            Access::Read => "read",
-            Access::Write => "write",
-            Access::ReadWrite => "read and write",
-        };
-        write!(f, "{:?}: {access} of {} faulted", self.device, self.iova)?;
-        match self.pasid {
-            Some(pasid) => write!(f, " (PASID {pasid})"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// How many faults a [`SoftIommu`](super::SoftIommu) keeps until they are taken; later ones are only counted, as
+/// Number of faults that a [`SoftIommu`](super::SoftIommu) keeps until they are taken. Later ones are only counted, as
 /// hardware does when its fault registers are full.
 pub const FAULT_LOG_CAPACITY: usize = 256;
 
 /// The faults that nobody has taken yet.
 #[derive(Debug, Default)]
-pub(super) struct FaultLog(Mutex<Records>);
+pub(super) struct FaultLog(SpinMutex<Records>);
 
 #[derive(Debug, Default)]
 struct Records {

@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::any::Any;
 use core::ops::Range;
 
 use device_model::Errno;
@@ -11,12 +12,12 @@ use device_model::sync::atomic::AtomicBool;
 
 use super::context::ContextTable;
 use super::domain::{SoftDomain, Translator};
-use super::fault::FaultLog;
-use super::{AnsweredRequest, Fault, FaultReason, Memory, Requester, STAGE_1_FORMAT, SoftIommuConfig};
+use super::unit::{Unit, Units};
+use super::{Memory, Requester, STAGE_1_FORMAT, SoftIommuConfig};
 use crate::address::{Access, Iova, PhysAddr};
 use crate::hardware::{
-    Capabilities, Description, DirtySupport, DomainKind, Endpoint, EndpointProperties, HardwareDomain, HardwareError,
-    IommuDriver, Nesting, PageAnswer, PageRequestSink, PagingFeatures, UserData,
+    Capabilities, Description, DomainKind, Endpoint, EndpointProperties, Fault, FaultReason, FaultSink, HardwareDomain,
+    HardwareError, IommuDriver, PageRequests, PagingFlags, UserData,
 };
 
 /// An IOMMU in software.
@@ -25,31 +26,43 @@ use crate::hardware::{
 /// it is dropped, but then there is nobody left to send DMA through them.
 #[derive(Debug)]
 pub struct SoftIommu {
-    name: String,
-    config: SoftIommuConfig,
-    pub(super) contexts: Arc<ContextTable>,
-    faults: FaultLog,
+    pub(super) units: Arc<Units>,
+    number: usize,
 }
 
 impl SoftIommu {
-    /// An IOMMU that serves no device yet.
+    /// Creates an IOMMU that serves no device yet.
     pub fn new(name: impl Into<String>, config: SoftIommuConfig) -> Arc<Self> {
-        let (contexts, faults) = (Arc::new(ContextTable::new()), FaultLog::default());
-        Arc::new(Self { name: name.into(), config, contexts, faults })
+        Arc::new(Self { units: Arc::new(Units::new([(name, config)])), number: 0 })
     }
 
-    /// How it was built.
+    /// Creates several IOMMUs of one driver: devices of one can be attached to domains of another, if the formats of
+    /// their page tables are the same.
+    pub fn units<N: Into<String>>(units: impl IntoIterator<Item = (N, SoftIommuConfig)>) -> Vec<Arc<Self>> {
+        let units = Arc::new(Units::new(units));
+        (0..units.len()).map(|number| Arc::new(Self { units: units.clone(), number })).collect()
+    }
+
+    fn unit(&self) -> &Unit {
+        self.units.unit(self.number)
+    }
+
+    pub(super) fn contexts(&self) -> &ContextTable {
+        &self.unit().contexts
+    }
+
+    /// Returns how it was built.
     pub fn config(&self) -> &SoftIommuConfig {
-        &self.config
+        &self.unit().config
     }
 
-    /// A device, or one PASID of it, reads `into.len()` bytes of `memory` from `iova` on.
+    /// Lets a device, or one PASID of it, read `into.len()` bytes of `memory` from `iova` on.
     ///
     /// The access goes page by page, and each page is translated and read in one step: a change of the domain's
     /// mappings, or of what the device is attached to, comes before it or after it.
     ///
     /// # Errors
-    /// The fault, which is recorded as well. Pages before the one that faulted were read.
+    /// Returns the fault, which is recorded and reported as well. Pages before the one that faulted were read.
     pub fn dma_read(
         &self,
         from: impl Into<Requester>,
@@ -62,11 +75,11 @@ impl SoftIommu {
         })
     }
 
-    /// A device, or one PASID of it, writes `bytes` to `memory` at `iova`; page by page, as [`dma_read`](Self::dma_read)
-    /// does.
+    /// Lets a device, or one PASID of it, write `bytes` to `memory` at `iova`; page by page, as
+    /// [`dma_read`](Self::dma_read) does.
     ///
     /// # Errors
-    /// The fault, which is recorded as well. Pages before the one that faulted were written.
+    /// Returns the fault, which is recorded and reported as well. Pages before the one that faulted were written.
     pub fn dma_write(
         &self,
         from: impl Into<Requester>,
@@ -79,25 +92,34 @@ impl SoftIommu {
         })
     }
 
-    /// The faults since they were last taken, oldest first; at most [`FAULT_LOG_CAPACITY`](super::FAULT_LOG_CAPACITY).
+    /// Takes the faults since they were last taken, oldest first; at most [`FAULT_LOG_CAPACITY`](super::FAULT_LOG_CAPACITY).
     pub fn take_faults(&self) -> Vec<Fault> {
-        self.faults.take()
+        self.unit().faults.take()
     }
 
-    /// How many faults were not recorded, ever, because nobody had taken the earlier ones.
+    /// Returns how many faults were never recorded because nobody had taken the earlier ones.
     pub fn dropped_faults(&self) -> u64 {
-        self.faults.dropped()
+        self.unit().faults.dropped()
     }
 
-    fn domain(&self, kind: DomainKind, features: PagingFeatures) -> SoftDomain {
-        SoftDomain {
-            translator: Arc::new(Translator::new(kind, self.config.format)),
-            contexts: self.contexts.clone(),
-            max_pasids: self.config.max_pasids,
-            features,
-            capabilities: self.config.capabilities,
+    fn domain(&self, kind: DomainKind, flags: PagingFlags) -> Box<dyn HardwareDomain> {
+        Box::new(SoftDomain {
+            translator: Arc::new(Translator::new(kind, self.config())),
+            units: self.units.clone(),
+            unit: self.number,
+            flags,
             coherent: AtomicBool::new(false),
+        })
+    }
+
+    /// Records a fault, and reports it to whoever is to hear of the device's.
+    fn fault(&self, fault: Fault) -> Fault {
+        self.unit().faults.record(fault);
+        // Without locks: whoever listens takes its own.
+        if let Some(sink) = self.contexts().of(fault.device, |context| context.faults()) {
+            sink.report(&fault);
         }
+        fault
     }
 
     /// Calls `touch` for each part of an access that translation keeps in one piece.
@@ -110,16 +132,13 @@ impl SoftIommu {
         memory: &Memory,
         mut touch: impl FnMut(PhysAddr, Range<usize>),
     ) -> Result<(), Fault> {
-        let fault = |at, reason| {
-            let fault = Fault { device: from.device, pasid: from.pasid, iova: at, access, reason };
-            self.faults.record(fault);
-            fault
-        };
+        let Requester { device, pasid } = from;
+        let fault = |iova, reason| self.fault(Fault { device, pasid, iova, access, reason });
         let mut done = 0;
         while done < len {
             let at = iova.checked_add(done as u64).ok_or_else(|| fault(iova, FaultReason::BeyondAperture))?;
             done = self
-                .contexts
+                .contexts()
                 .with_translator(from, |translator| {
                     let limit = self.before_window(translator, at)?;
                     translator.with_translation(at, access, memory, |translation| {
@@ -136,7 +155,7 @@ impl SoftIommu {
 
     /// How many bytes from `at` on lie before the interrupt window. A blocked device raises no interrupts either.
     fn before_window(&self, translator: &Translator, at: Iova) -> Result<u64, FaultReason> {
-        match (self.config.window(), translator) {
+        match (self.config().window(), translator) {
             (None, _) | (_, Translator::Blocking) => Ok(u64::MAX),
             (Some(window), _) if window.contains(&at) => Err(FaultReason::InterruptWindow),
             (Some(window), _) => Ok(window.start().get().checked_sub(at.get()).unwrap_or(u64::MAX)),
@@ -146,65 +165,65 @@ impl SoftIommu {
 
 impl IommuDriver for SoftIommu {
     fn name(&self) -> &str {
-        &self.name
+        &self.unit().name
     }
 
-    fn probe(&self, dev: &Endpoint) -> Result<EndpointProperties, HardwareError> {
-        let properties = self.config.properties(&dev.name);
-        self.contexts.add(dev, properties.capabilities)?;
+    fn probe(&self, dev: &Endpoint, faults: Arc<dyn FaultSink>) -> Result<EndpointProperties, HardwareError> {
+        let properties = self.config().properties(&dev.name);
+        self.contexts().add(dev, properties.capabilities, faults)?;
         Ok(properties)
     }
 
     fn release(&self, dev: &Endpoint) {
-        self.contexts.remove(dev);
+        self.contexts().remove(dev);
     }
 
     fn allocate(&self, kind: DomainKind, _dev: &Endpoint) -> Result<Box<dyn HardwareDomain>, HardwareError> {
-        if self.config.absent.contains(&kind) {
-            let reason = alloc::format!("{} has no {kind} domains", self.name);
+        if self.config().absent.contains(&kind) {
+            let reason = alloc::format!("{} has no {kind} domains", self.name());
             return Err(HardwareError::new(Errno::EOPNOTSUPP, reason));
         }
-        Ok(Box::new(self.domain(kind, PagingFeatures::default())))
+        Ok(self.domain(kind, PagingFlags::empty()))
     }
 
     fn allocate_for_user(
         &self,
-        features: PagingFeatures,
+        flags: PagingFlags,
         data: Option<UserData<'_>>,
         _dev: &Endpoint,
     ) -> Result<Box<dyn HardwareDomain>, HardwareError> {
-        let capabilities = self.config.capabilities;
-        let lacks = features.nesting == Nesting::Parent && !capabilities.has(Capabilities::NESTING)
-            || features.dirty_tracking == DirtySupport::Required && !capabilities.has(Capabilities::DIRTY_TRACKING);
-        if lacks || data.is_some() {
-            return Err(HardwareError::new(Errno::EOPNOTSUPP, alloc::format!("{} has no such domains", self.name)));
+        let capabilities = self.config().capabilities;
+        let lacks = |flag, capability| flags.contains(flag) && !capabilities.contains(capability);
+        if lacks(PagingFlags::NEST_PARENT, Capabilities::NESTING)
+            || lacks(PagingFlags::DIRTY_TRACKING, Capabilities::DIRTY_TRACKING)
+            || data.is_some()
+        {
+            return Err(HardwareError::new(Errno::EOPNOTSUPP, alloc::format!("{} has no such domains", self.name())));
         }
-        Ok(Box::new(self.domain(DomainKind::Paging, features)))
+        Ok(self.domain(DomainKind::Paging, flags))
     }
 
-    /// The highest address that its page tables translate, for who nests domains; a number of 64 bits.
+    /// Returns the highest address that its page tables translate, for who nests domains; a number of 64 bits.
     fn describe(&self, _dev: &Endpoint) -> Result<Description, HardwareError> {
-        if !self.config.capabilities.has(Capabilities::NESTING) {
+        if !self.config().capabilities.contains(Capabilities::NESTING) {
             return Ok(Description::default());
         }
-        Ok(Description { kind: STAGE_1_FORMAT, bytes: self.config.format.last().get().to_le_bytes().to_vec() })
+        Ok(Description { kind: STAGE_1_FORMAT, bytes: self.config().format.last().get().to_le_bytes().to_vec() })
     }
 
-    fn enable_page_requests(&self, dev: &Endpoint, sink: Arc<dyn PageRequestSink>) -> Result<(), HardwareError> {
-        self.listen(dev, sink)
+    fn page_requests(&self) -> Option<&dyn PageRequests> {
+        self.config().capabilities.contains(Capabilities::PAGE_REQUESTS).then_some(self)
     }
 
-    fn disable_page_requests(&self, dev: &Endpoint) {
-        self.stop_listening(dev);
+    fn accepts(&self, maker: &dyn IommuDriver) -> bool {
+        let maker: &dyn Any = maker;
+        maker.downcast_ref::<Self>().is_some_and(|maker| Arc::ptr_eq(&maker.units, &self.units))
     }
 
-    fn answer_page_request(&self, dev: &Endpoint, pasid: Option<u32>, index: u32, answer: PageAnswer) {
-        self.answer(dev, AnsweredRequest { pasid, index, answer });
-    }
-
-    fn block(&self, dev: &Endpoint) {
+    fn block(&self, dev: &Endpoint) -> Result<(), HardwareError> {
         // A device that is not served reaches nothing as it is.
-        let _ = self.contexts.change(dev, super::context::Context::block);
+        let _ = self.contexts().change(dev, super::context::Context::block);
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use alloc::collections::BTreeMap;
 use core::fmt;
 use core::ops::Range;
 
-use device_model::sync::{Arc, Mutex};
+use device_model::sync::{Arc, SpinMutex};
 
 use crate::address::PhysAddr;
 
@@ -22,18 +22,18 @@ struct Contents {
 
 /// All 64 bits of physical memory, zero where nobody has written.
 ///
-/// A handle: clones share the memory, which is freed with the last of them. Frames of 4 KiB come into being when they
+/// Clones share the memory, which is freed with the last of them. Frames of 4 KiB come into being when they
 /// are first written. One lock guards all of it, so an access within one frame is atomic; it is the innermost lock.
 #[derive(Clone, Default)]
-pub struct Memory(Arc<Mutex<Contents>>);
+pub struct Memory(Arc<SpinMutex<Contents>>);
 
 impl Memory {
-    /// Memory that nobody has written.
+    /// Creates memory that nobody has written.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Fills `into` from `at` on. Past the last address of the 64-bit space nobody answers: zeros.
+    /// Fills `into` from `at` on; with zeros past the last address of the 64-bit space.
     pub fn read(&self, at: PhysAddr, into: &mut [u8]) {
         into.fill(0);
         let contents = self.0.lock();
@@ -46,7 +46,7 @@ impl Memory {
         }
     }
 
-    /// Stores `from` at `at`. What would lie past the last address of the 64-bit space is lost.
+    /// Stores `from` at `at`. Drops what would lie past the last address of the 64-bit space.
     pub fn write(&self, at: PhysAddr, from: &[u8]) {
         let mut contents = self.0.lock();
         for piece in pieces(at, from.len()) {
@@ -57,15 +57,15 @@ impl Memory {
         }
     }
 
-    /// The `N` bytes at `at`, as [`read`](Self::read) gives them.
+    /// Returns the `N` bytes at `at`, as [`read`](Self::read) does.
     pub fn bytes<const N: usize>(&self, at: PhysAddr) -> [u8; N] {
         let mut bytes = [0; N];
         self.read(at, &mut bytes);
         bytes
     }
 
-    /// Physical memory that nobody was given before: its first address, at or above 2^40 and a multiple of 4 KiB. `None`
-    /// when less than `bytes` is left.
+    /// Allocates physical memory and returns its first address, at or above 2^40 and a multiple of 4 KiB; `None` when less
+    /// than `bytes` is left. It is never freed.
     pub fn allocate(&self, bytes: u64) -> Option<PhysAddr> {
         let bytes = bytes.checked_next_multiple_of(FRAME_SIZE as u64)?;
         let mut contents = self.0.lock();
@@ -75,7 +75,7 @@ impl Memory {
         Some(PhysAddr::new(at))
     }
 
-    /// How many frames of 4 KiB have been written to.
+    /// Returns how many frames of 4 KiB have been written to.
     pub fn frames(&self) -> usize {
         self.0.lock().frames.len()
     }

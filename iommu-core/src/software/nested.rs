@@ -2,47 +2,47 @@
 //!
 //! A guest keeps one flat table of 64-bit entries in its memory, entry `n` for the page of 4 KiB that is its address
 //! `n` × 4 KiB. Bit 0 of an entry permits reads, bit 1 writes; from bit 12 on stands where the page lies in the address
-//! space of the parent domain. Bits 2 to 11 mean nothing. All clear: nothing is mapped.
+//! space of the parent domain. Bits 2 to 11 are ignored. An entry of 0 maps nothing.
 //!
-//! The IOMMU reads an entry when it first needs it, through the parent, and keeps what maps something until user space
-//! says that it has changed it ([`Invalidation`]); what maps nothing it reads again each time.
+//! The IOMMU reads an entry when it first needs it, through the parent, and caches what maps something until user space
+//! invalidates it ([`Invalidation`]); what maps nothing it reads again each time.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use device_model::Errno;
-use device_model::sync::{Arc, LockClass, Mutex};
+use device_model::sync::{Arc, LockClass, SpinMutex};
 
+use super::Memory;
 use super::domain::Translator;
 use super::page_table::Translation;
-use super::{FaultReason, Memory};
 use crate::address::{Access, Iova, PAGE_SIZE};
-use crate::hardware::{HardwareError, UserData};
+use crate::hardware::{FaultReason, HardwareError, UserData};
 
 const STAGE_1_CACHE: LockClass = LockClass::new("cache of page tables of user space", 915);
 
-/// The number of the format: of [`Stage1`], of [`Invalidation`], and of what the IOMMU says of itself.
+/// Identifies the format of [`Stage1`], of [`Invalidation`], and of the IOMMU's description.
 pub const STAGE_1_FORMAT: u32 = 1;
 
-/// Where a table of user space lies: what a nested domain is made from.
+/// Describes a page table of user space, from which a nested domain is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stage1 {
-    /// In the address space of the parent; a multiple of 4 KiB.
+    /// Address in the parent domain; a multiple of 4 KiB.
     pub table: Iova,
-    /// How many entries it has.
+    /// Number of its entries.
     pub entries: u64,
 }
 
-/// What of a table the IOMMU is to forget.
+/// Names the entries of a table that user space has changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Invalidation {
     /// The first entry that has changed.
     pub first: u64,
-    /// How many.
+    /// Number of entries.
     pub entries: u64,
 }
 
-/// An entry that maps a page to `to`, an address in the parent, of which whole pages count.
+/// Returns an entry that maps a page to the page of `to`, an address in the parent.
 pub const fn stage_1_entry(to: Iova, access: Access) -> u64 {
     let permissions = match access {
         Access::Read => 1,
@@ -53,7 +53,7 @@ pub const fn stage_1_entry(to: Iova, access: Access) -> u64 {
 }
 
 impl Stage1 {
-    /// As user space hands it over: two little-endian numbers of 64 bits.
+    /// Returns the bytes that user space passes: two little-endian numbers of 64 bits.
     pub fn to_bytes(self) -> Vec<u8> {
         pair_to_bytes(self.table.get(), self.entries)
     }
@@ -70,7 +70,7 @@ impl Stage1 {
 }
 
 impl Invalidation {
-    /// As user space hands it over: two little-endian numbers of 64 bits.
+    /// Returns the bytes that user space passes: two little-endian numbers of 64 bits.
     pub fn to_bytes(self) -> Vec<u8> {
         pair_to_bytes(self.first, self.entries)
     }
@@ -95,13 +95,13 @@ pub(super) struct NestedTable {
     parent: Arc<Translator>,
     stage1: Stage1,
     /// Held for the whole of an access, so that none under an old entry is on its way when an invalidation returns.
-    cache: Mutex<BTreeMap<u64, u64>>,
+    cache: SpinMutex<BTreeMap<u64, u64>>,
 }
 
 impl NestedTable {
     pub(super) fn new(parent: Arc<Translator>, data: UserData<'_>) -> Result<Self, HardwareError> {
         let stage1 = Stage1::parse(data)?;
-        Ok(Self { parent, stage1, cache: Mutex::of(STAGE_1_CACHE, BTreeMap::new()) })
+        Ok(Self { parent, stage1, cache: SpinMutex::of(STAGE_1_CACHE, BTreeMap::new()) })
     }
 
     pub(super) fn invalidate(&self, entry: UserData<'_>) -> Result<(), HardwareError> {

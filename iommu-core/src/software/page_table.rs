@@ -10,26 +10,25 @@ use slab::Slab;
 
 use self::entry::{Entry, Kind};
 pub use self::format::TableFormat;
-use super::FaultReason;
-use crate::address::{Access, Iova, PhysAddr};
-use crate::hardware::{DirtyRead, HardwareError};
+use crate::address::{Access, Iova, IovaRange, PhysAddr, Protection};
+use crate::hardware::{DirtyFlags, FaultReason, HardwareError};
 
-/// Why a range could not be mapped. Nothing of it is mapped then that was not before.
+/// Why nothing was mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum MapError {
-    /// An address or the size is no multiple of the smallest page size (`EINVAL`, I37).
-    #[error("not a multiple of the smallest page size")]
+pub enum TableError {
+    /// An address or the size is no multiple of the page size, or there are no pages of this size (`EINVAL`).
+    #[error("not a multiple of a page size")]
     Misaligned,
     /// The range leaves the aperture, or the physical range the 64-bit space (`ERANGE`).
     #[error("the range leaves the aperture")]
     OutOfRange,
-    /// The first page of the range that is mapped already (`EEXIST`, I37).
+    /// The first page of the range that is mapped already (`EEXIST`).
     #[error("a page is mapped at {0} already")]
     Overlap(Iova),
 }
 
-impl MapError {
-    /// The error number of this error.
+impl TableError {
+    /// Returns the error number.
     pub const fn errno(self) -> Errno {
         match self {
             Self::Misaligned => Errno::EINVAL,
@@ -39,8 +38,8 @@ impl MapError {
     }
 }
 
-impl From<MapError> for HardwareError {
-    fn from(error: MapError) -> Self {
+impl From<TableError> for HardwareError {
+    fn from(error: TableError) -> Self {
         Self::new(error.errno(), alloc::format!("{error}"))
     }
 }
@@ -52,8 +51,10 @@ pub struct Translation {
     pub phys: PhysAddr,
     /// How many bytes from there on the same page holds; at least one.
     pub remaining: u64,
+    /// The size of the page; 0 for an address that is not translated.
+    pub page_size: u64,
     /// What the page permits.
-    pub access: Access,
+    pub protection: Protection,
 }
 
 /// The page tables of one domain.
@@ -74,19 +75,19 @@ struct Table {
 }
 
 impl PageTable {
-    /// Tables of this format in which nothing is mapped.
+    /// Creates tables of this format in which nothing is mapped.
     pub fn new(format: TableFormat) -> Self {
         let mut page_table = Self { format, tables: Slab::new(), root: 0 };
         page_table.root = page_table.add_table();
         page_table
     }
 
-    /// The format.
+    /// Returns the format.
     pub fn format(&self) -> TableFormat {
         self.format
     }
 
-    /// How many tables there are, the topmost included.
+    /// Returns how many tables there are, the topmost included.
     pub fn tables(&self) -> usize {
         self.tables.len()
     }
@@ -95,48 +96,70 @@ impl PageTable {
     /// Mapping no bytes succeeds.
     ///
     /// # Errors
-    /// As [`MapError`] says. Pages that this call had mapped by then are unmapped again.
-    pub fn map(&mut self, iova: Iova, phys: PhysAddr, size: u64, access: Access) -> Result<(), MapError> {
-        let smallest = self.format.page_sizes().smallest();
+    /// As [`TableError`] says. Pages that this call had mapped by then are unmapped again.
+    pub fn map(&mut self, iova: Iova, phys: PhysAddr, size: u64, protection: Protection) -> Result<(), TableError> {
+        let sizes = self.format.page_sizes();
+        let smallest = sizes.smallest();
         if !(iova.is_aligned(smallest) && phys.is_aligned(smallest) && size.is_multiple_of(smallest)) {
-            return Err(MapError::Misaligned);
-        }
-        let Some(span) = size.checked_sub(1) else { return Ok(()) };
-        let last = iova.checked_add(span).filter(|last| *last <= self.format.last());
-        if last.is_none() || phys.checked_add(span).is_none() {
-            return Err(MapError::OutOfRange);
+            return Err(TableError::Misaligned);
         }
         let mut done = 0;
-        while done < size {
-            match self.fill(iova.get() + done, phys.get() + done, size - done, access) {
-                Ok(mapped) => done += mapped,
-                Err((mapped, at)) => {
-                    self.unmap(iova, done + mapped);
-                    return Err(MapError::Overlap(Iova::new(at)));
+        self.check_range(iova, phys, size)?;
+        while let (true, Some(at), Some(to)) = (done < size, iova.checked_add(done), phys.checked_add(done)) {
+            let (page, count) = sizes.first_run(at.get() | to.get(), at.get() ^ to.get(), size - done);
+            match self.map_pages(at, to, page, count, protection) {
+                Ok(pages) => done += page * pages as u64,
+                Err(error) => {
+                    self.unmap(iova, done);
+                    return Err(error);
                 }
             }
         }
         Ok(())
     }
 
-    /// Maps pages of one size that lie side by side in one table; how many bytes that were, and on failure also where
-    /// something was in the way. A larger page can become possible only where a table ends, so this is all that one
-    /// walk can do.
-    fn fill(&mut self, iova: u64, phys: u64, size: u64, access: Access) -> Result<u64, (u64, u64)> {
-        let level = self.format.largest_level(iova | phys, size);
-        let page = format::coverage(level);
-        let table = self.table_for(iova, level).map_err(|Occupied| (0, iova))?;
-        let count = (size / page).min(512 - format::index(iova, level) as u64);
-        for mapped in (0..count).map(|n| n * page) {
-            let at = iova + mapped;
-            match self.entry(table, at, level).kind() {
-                Kind::Empty => {}
-                Kind::Page { .. } => return Err((mapped, at)),
-                Kind::Table(below) => return Err((mapped, self.first_page(below, at, level - 1))),
-            }
-            self.set(table, at, level, Entry::page(phys + mapped, access));
+    fn check_range(&self, iova: Iova, phys: PhysAddr, size: u64) -> Result<(), TableError> {
+        let span = size.saturating_sub(1);
+        let last = iova.checked_add(span).filter(|last| size == 0 || *last <= self.format.last());
+        if last.is_some() && phys.checked_add(span).is_some() { Ok(()) } else { Err(TableError::OutOfRange) }
+    }
+
+    /// Maps pages of one size that lie side by side in one table, and returns how many: at least one and at most `count`.
+    /// Another table may hold the rest.
+    ///
+    /// # Errors
+    /// As [`TableError`] says. Nothing was mapped.
+    pub fn map_pages(
+        &mut self,
+        iova: Iova,
+        phys: PhysAddr,
+        page_size: u64,
+        count: usize,
+        protection: Protection,
+    ) -> Result<usize, TableError> {
+        let level = self.format.level_of(page_size).ok_or(TableError::Misaligned)?;
+        if !(iova.is_aligned(page_size) && phys.is_aligned(page_size)) || count == 0 || protection.is_empty() {
+            return Err(TableError::Misaligned);
         }
-        Ok(count * page)
+        self.check_range(iova, phys, page_size.checked_mul(count as u64).ok_or(TableError::OutOfRange)?)?;
+        let (iova, phys) = (iova.get(), phys.get());
+        let table = self.table_for(iova, level).map_err(|Occupied| TableError::Overlap(Iova::new(iova)))?;
+        let count = count.min(512 - format::index(iova, level));
+        for mapped in 0..count {
+            let offset = mapped as u64 * page_size;
+            let at = iova + offset;
+            let taken = match self.entry(table, at, level).kind() {
+                Kind::Empty => None,
+                Kind::Page { .. } => Some(at),
+                Kind::Table(below) => Some(self.first_page(below, at, level - 1)),
+            };
+            match taken {
+                Some(_) if mapped > 0 => return Ok(mapped),
+                Some(taken) => return Err(TableError::Overlap(Iova::new(taken))),
+                None => self.set(table, at, level, Entry::page(phys + offset, protection)),
+            }
+        }
+        Ok(count)
     }
 
     /// The table of `level` on the way to `iova`; tables that are not there yet are made. When a page is in the way,
@@ -157,8 +180,7 @@ impl PageTable {
         Ok(table)
     }
 
-    /// Unmaps from `iova` on until `size` bytes are unmapped or a hole is met; how many bytes were mapped before and
-    /// are not any more (I38).
+    /// Unmaps from `iova` on until `size` bytes are unmapped or a hole is met, and returns how many bytes were unmapped.
     ///
     /// Pages are not split. A larger page across the end of the range goes as a whole, and so does one across its
     /// start: an address that was to be unmapped is never left mapped. With `iova` or `size` no multiple of the
@@ -197,7 +219,7 @@ impl PageTable {
         }
     }
 
-    /// Where `iova` leads, whatever the access.
+    /// Returns where `iova` leads, whatever the access.
     ///
     /// # Errors
     /// [`FaultReason::BeyondAperture`] or [`FaultReason::NotMapped`].
@@ -210,26 +232,27 @@ impl PageTable {
             match self.entry(table, iova.get(), level).kind() {
                 Kind::Empty => break,
                 Kind::Table(below) => table = below,
-                Kind::Page { phys, access } => {
-                    let page = format::coverage(level);
-                    let inside = iova.get() & (page - 1);
-                    return Ok(Translation { phys: PhysAddr::new(phys | inside), remaining: page - inside, access });
+                Kind::Page { phys, protection } => {
+                    let page_size = format::coverage(level);
+                    let inside = iova.get() & (page_size - 1);
+                    let phys = PhysAddr::new(phys | inside);
+                    return Ok(Translation { phys, remaining: page_size - inside, page_size, protection });
                 }
             }
         }
         Err(FaultReason::NotMapped)
     }
 
-    /// Where an access to `iova` that needs `wanted` goes.
+    /// Returns where an access to `iova` that needs `wanted` goes.
     ///
     /// # Errors
     /// As [`lookup`](Self::lookup), or [`FaultReason::NotPermitted`].
     pub fn translate(&self, iova: Iova, wanted: Access) -> Result<Translation, FaultReason> {
         let translation = self.lookup(iova)?;
-        if translation.access.permits(wanted) { Ok(translation) } else { Err(FaultReason::NotPermitted) }
+        if translation.protection.permits(wanted) { Ok(translation) } else { Err(FaultReason::NotPermitted) }
     }
 
-    /// Notes that the page at `iova` was written; nothing happens where none is mapped.
+    /// Marks the page at `iova` as dirty, if one is mapped there.
     pub fn mark_dirty(&mut self, iova: Iova) {
         if iova > self.format.last() {
             return;
@@ -245,12 +268,11 @@ impl PageTable {
         }
     }
 
-    /// Calls `dirty` with each page in a range that was written, ascending; holes are passed over.
-    pub fn read_dirty(&mut self, iova: Iova, size: u64, read: DirtyRead, dirty: &mut dyn FnMut(Iova, u64)) {
-        let Some(last) = size.checked_sub(1).map(|span| iova.get().saturating_add(span)) else { return };
-        let last = last.min(self.format.last().get());
-        if iova.get() <= last {
-            self.read_dirty_below(self.root, self.format.levels() - 1, iova.get(), last, &mut (read, dirty));
+    /// Calls `dirty` with each page in a range that was written, as address and size, ascending; holes are passed over.
+    pub fn read_dirty(&mut self, range: IovaRange, flags: DirtyFlags, dirty: &mut dyn FnMut(Iova, u64)) {
+        let (first, last) = (range.first().get(), range.last().min(self.format.last()).get());
+        if first <= last {
+            self.read_dirty_below(self.root, self.format.levels() - 1, first, last, &mut (flags, dirty));
         }
     }
 
@@ -261,7 +283,7 @@ impl PageTable {
         level: u32,
         first: u64,
         last: u64,
-        to: &mut (DirtyRead, &mut dyn FnMut(Iova, u64)),
+        to: &mut (DirtyFlags, &mut dyn FnMut(Iova, u64)),
     ) {
         let page = format::coverage(level);
         let mut next = Some(first);
@@ -272,7 +294,7 @@ impl PageTable {
             match entry.kind() {
                 Kind::Table(below) => self.read_dirty_below(below, level - 1, at, last.min(end), to),
                 Kind::Page { .. } if entry.is_dirty() => {
-                    if to.0 == DirtyRead::Clear {
+                    if !to.0.contains(DirtyFlags::NO_CLEAR) {
                         self.replace(table, at, level, entry.cleaned());
                     }
                     (to.1)(Iova::new(start), page);

@@ -1,4 +1,4 @@
-//! A process in software: memory that can be pinned, and a limit on how much of it.
+//! A simulated process: memory that can be pinned, and a limit on locked pages.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -13,9 +13,9 @@ use crate::user_memory::{Account, BadAddress, OverLimit, PinnedRun, UserMemory};
 /// Where the first mapping of a process lies.
 const BASE: u64 = 0x1000_0000;
 
-/// How many pages an account has locked, and how many it may.
+/// An account of locked pages, with its limit (`RLIMIT_MEMLOCK`).
 ///
-/// A handle: clones are the same account. A user who runs several processes gives all of them one.
+/// Clones are the same account. The processes of one user share one.
 #[derive(Clone, Debug)]
 pub struct LockedPages(Arc<Mutex<Locked>>);
 
@@ -27,17 +27,17 @@ struct Locked {
 }
 
 impl LockedPages {
-    /// Without a limit, as for a process with `CAP_IPC_LOCK`.
+    /// Creates an account without a limit, as for a process with `CAP_IPC_LOCK`.
     pub fn unlimited() -> Self {
         Self(Arc::new(Mutex::new(Locked { pages: 0, limit: None })))
     }
 
-    /// With a limit in bytes (`RLIMIT_MEMLOCK`), of which whole pages count.
+    /// Creates an account with a limit in bytes, rounded down to whole pages.
     pub fn limited(bytes: u64) -> Self {
         Self(Arc::new(Mutex::new(Locked { pages: 0, limit: Some(bytes / PAGE_SIZE) })))
     }
 
-    /// How many pages are locked.
+    /// Returns how many pages are locked.
     pub fn pages(&self) -> u64 {
         self.0.lock().pages
     }
@@ -95,19 +95,19 @@ struct Pins {
 }
 
 impl Process {
-    /// A process without memory, whose user has no other; `locked` counts for both.
+    /// Creates a process without memory, whose user has no other; `locked` counts for both.
     pub fn new(memory: &Memory, locked: LockedPages) -> Arc<Self> {
         Self::of_user(memory, locked.clone(), locked)
     }
 
-    /// A process without memory, of a user who may have others.
+    /// Creates a process without memory, of a user who may have others.
     pub fn of_user(memory: &Memory, own: LockedPages, user: LockedPages) -> Arc<Self> {
         let mappings = Mappings { next: BASE, ..Mappings::default() };
         Arc::new(Self { memory: memory.clone(), own, user, mappings: Mutex::new(mappings) })
     }
 
-    /// Maps `bytes` bytes of fresh memory, rounded up to whole pages, all zero; where. `None` for none, or for more than
-    /// is left of the 64-bit space.
+    /// Maps `bytes` bytes of fresh memory, rounded up to whole pages, all zero, and returns its address. `None` for no bytes,
+    /// or for more than is left of the 64-bit space.
     pub fn allocate(&self, bytes: u64, access: Access) -> Option<UserAddr> {
         let bytes = bytes.checked_next_multiple_of(PAGE_SIZE).filter(|bytes| *bytes > 0)?;
         let phys = self.memory.allocate(bytes)?;
@@ -121,7 +121,7 @@ impl Process {
         Some(UserAddr::new(at))
     }
 
-    /// Unmaps what [`allocate`](Self::allocate) gave at `at`, if anything. Pinned pages stay what they are for devices.
+    /// Unmaps what [`allocate`](Self::allocate) mapped at `at`, if anything. Pinned pages stay where they are.
     pub fn unmap(&self, at: UserAddr) {
         let mut mappings = self.mappings.lock();
         let Some(mapping) = mappings.by_address.remove(&at) else { return };
@@ -133,7 +133,7 @@ impl Process {
         }
     }
 
-    /// How many pins are held, over all pages.
+    /// Returns how many pins are held, over all pages.
     pub fn pinned(&self) -> u64 {
         self.mappings.lock().pins.values().map(|pins| pins.total).sum()
     }

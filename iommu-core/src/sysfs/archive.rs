@@ -21,39 +21,46 @@ use super::tree::{MAX_FILE, target_in};
 
 const HEADER: &str = "dma-ownership tree 1";
 
+/// Number of zero bytes that an archive may write as counts: all else in a tree takes as many bytes of text, so this bounds what a
+/// small text can become. The configuration spaces of 16,384 functions fit.
+pub const MAX_ZEROS: usize = 64 << 20;
+
 /// What is wrong with an archive.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct ArchiveError {
-    /// Which line, counted from 1.
+    /// The line, counted from 1.
     pub line: usize,
     /// Why.
     pub reason: ArchiveErrorReason,
 }
 
-/// Why a line of an archive is none.
+/// Why a line of an archive was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArchiveErrorReason {
-    /// The first line is another.
+    /// The first line is not the header.
     #[error("an archive begins with `{HEADER}`")]
     NoHeader,
-    /// It is no entry.
+    /// The line is not an entry.
     #[error("not `PATH = TEXT`, `PATH : HEX`, `PATH -> TARGET` or `PATH /`")]
     NotAnEntry,
-    /// An escape is none of Rust's.
+    /// An escape is not one of Rust's.
     #[error("a backslash must begin one of \\n, \\r, \\t, \\\\, \\', \\\", \\xNN")]
     BadEscape,
-    /// The bytes are no hex digits in pairs, with perhaps `+COUNT` behind.
+    /// The zeros that the archive writes as `+COUNT` are more than [`MAX_ZEROS`] in all.
+    #[error("the archive has more than {MAX_ZEROS} zeros as `+COUNT`")]
+    TooManyZeros,
+    /// The bytes are not pairs of hex digits, optionally followed by `+COUNT`.
     #[error("bytes are pairs of hex digits, with perhaps `+COUNT` zeros behind, {MAX_FILE} in all at most")]
     BadBytes,
-    /// A path is there twice.
+    /// A path occurs twice.
     #[error("the path was there before")]
     Twice,
 }
 
 impl MemoryTree {
-    /// The tree as text; [`from_archive`](Self::from_archive) reads it back.
+    /// Returns the tree as text; [`from_archive`](Self::from_archive) reads it back.
     pub fn to_archive(&self) -> String {
         let mut text = format!("{HEADER}\n");
         for path in self.directories() {
@@ -74,7 +81,7 @@ impl MemoryTree {
         text
     }
 
-    /// Whether the text begins as an archive does.
+    /// Returns whether the text begins as an archive does.
     pub fn is_archive(text: &str) -> bool {
         text.lines().next().is_some_and(|first| first.trim_end() == HEADER)
     }
@@ -82,19 +89,20 @@ impl MemoryTree {
     /// Reads what [`to_archive`](Self::to_archive) wrote.
     ///
     /// # Errors
-    /// A line is none of an archive.
+    /// A line is not one of an archive.
     pub fn from_archive(text: &str) -> Result<Self, ArchiveError> {
         if !Self::is_archive(text) {
             return Err(ArchiveError { line: 1, reason: ArchiveErrorReason::NoHeader });
         }
-        let mut tree = Self::new();
+        let (mut tree, mut zeros) = (Self::new(), MAX_ZEROS);
         for (line, entry) in (1..).zip(text.lines()).skip(1) {
-            tree.add_entry(entry).map_err(|reason| ArchiveError { line, reason })?;
+            tree.add_entry(entry, &mut zeros).map_err(|reason| ArchiveError { line, reason })?;
         }
         Ok(tree)
     }
 
-    fn add_entry(&mut self, entry: &str) -> Result<(), ArchiveErrorReason> {
+    /// Adds what a line says, which may have as many counted zeros as are left.
+    fn add_entry(&mut self, entry: &str, zeros: &mut usize) -> Result<(), ArchiveErrorReason> {
         if entry.trim().is_empty() {
             return Ok(());
         }
@@ -108,7 +116,7 @@ impl MemoryTree {
             }
             "=" => unescape(value)?,
             "->" => value.as_bytes().to_vec(),
-            ":" => bytes(value).ok_or(ArchiveErrorReason::BadBytes)?,
+            ":" => bytes(value, zeros)?,
             _ => return Err(ArchiveErrorReason::NotAnEntry),
         };
         match self.insert(&path, contents) {
@@ -164,19 +172,20 @@ fn hex(contents: &[u8]) -> String {
     text
 }
 
-fn bytes(value: &str) -> Option<Vec<u8>> {
+fn bytes(value: &str, zeros_left: &mut usize) -> Result<Vec<u8>, ArchiveErrorReason> {
     let (digits, zeros) = value.split_once('+').unwrap_or((value, "0"));
-    let zeros: usize = zeros.parse().ok()?;
+    let zeros: usize = zeros.parse().map_err(|_| ArchiveErrorReason::BadBytes)?;
     let pairs = digits.as_bytes().chunks(2);
-    let mut out = pairs
-        .map(|digits| match digits {
-            [high, low] => pair(*high, *low),
-            _ => None,
-        })
-        .collect::<Option<Vec<u8>>>()?;
-    let length = out.len().checked_add(zeros).filter(|length| *length <= MAX_FILE)?;
+    let out = pairs.map(|digits| match digits {
+        [high, low] => pair(*high, *low),
+        _ => None,
+    });
+    let mut out = out.collect::<Option<Vec<u8>>>().ok_or(ArchiveErrorReason::BadBytes)?;
+    let length = out.len().checked_add(zeros).filter(|length| *length <= MAX_FILE);
+    let length = length.ok_or(ArchiveErrorReason::BadBytes)?;
+    *zeros_left = zeros_left.checked_sub(zeros).ok_or(ArchiveErrorReason::TooManyZeros)?;
     out.resize(length, 0);
-    Some(out)
+    Ok(out)
 }
 
 fn pair(high: u8, low: u8) -> Option<u8> {
@@ -195,11 +204,16 @@ mod tests {
     #[test]
     fn a_real_tree_comes_back_whole() {
         for name in ["pc", "workstation"] {
-            let folder = format!("{}/../testdata/snapshots/{name}", env!("CARGO_MANIFEST_DIR"));
-            let tree = MemoryTree::capture(&DirTree::new(folder));
-            let back = MemoryTree::from_archive(&tree.to_archive()).unwrap();
-            assert_eq!(back, tree);
-            assert!(!Snapshot::load(&back).unwrap().devices.is_empty());
+            let package = env!("CARGO_MANIFEST_DIR");
+            let text = std::fs::read_to_string(format!("{package}/testdata/{name}.tree")).unwrap();
+            let tree = MemoryTree::from_archive(&text).unwrap();
+            assert!(tree.to_archive() == text, "{name} changes");
+            assert!(!Snapshot::load(&tree).unwrap().devices.is_empty());
+            // The folders that it was made of have names that no package can have.
+            let folder = format!("{package}/../testdata/snapshots/{name}");
+            if std::fs::exists(&folder).unwrap() {
+                assert!(MemoryTree::capture(&DirTree::new(folder)) == tree, "{name} is not its folder");
+            }
         }
     }
 
@@ -219,6 +233,17 @@ mod tests {
             let error = error(&format!("{HEADER}\n\nb = 0\n{entry}"));
             assert_eq!((error.line, error.reason), (4, reason), "{entry}");
         }
+    }
+
+    /// Q6: a small archive cannot become much memory, and what a large machine has fits.
+    #[test]
+    fn a_small_archive_stays_small() {
+        let zeros = |each: usize, files: usize| {
+            (0..files).fold(format!("{HEADER}\n"), |text, n| text + &format!("{n} : 00+{each}\n"))
+        };
+        let error = MemoryTree::from_archive(&zeros(MAX_FILE - 1, 65)).unwrap_err();
+        assert_eq!((error.line, error.reason), (66, ArchiveErrorReason::TooManyZeros));
+        assert!(MemoryTree::from_archive(&zeros(4095, 16_384)).is_ok());
     }
 
     proptest! {

@@ -15,7 +15,7 @@ pub struct DirTree {
 }
 
 impl DirTree {
-    /// The tree at `path`, or in the directory `sys` below it when the tree (its `bus`) is there. Nothing else is looked at
+    /// Opens the tree at `path`, or in the directory `sys` below it when the tree (its `bus`) is there. Reads nothing else
     /// before it is needed.
     pub fn new(path: impl AsRef<Path>) -> Self {
         let path = path.as_ref();
@@ -24,7 +24,7 @@ impl DirTree {
         Self { root }
     }
 
-    /// The directory that paths start at.
+    /// Returns the directory that paths start at.
     pub fn root(&self) -> &Path {
         &self.root
     }

@@ -17,7 +17,7 @@ pub struct MemoryTree {
 }
 
 impl MemoryTree {
-    /// The empty tree.
+    /// Creates an empty tree.
     pub const fn new() -> Self {
         Self { files: BTreeMap::new(), directories: BTreeSet::new() }
     }
@@ -66,22 +66,22 @@ impl MemoryTree {
         self.files.insert(path.trim_matches('/').to_owned(), contents.into())
     }
 
-    /// Puts a directory at `path`, which is there even while nothing is in it.
+    /// Puts a directory at `path`, which exists even while nothing is in it.
     pub fn insert_directory(&mut self, path: &str) {
         self.directories.insert(path.trim_matches('/').to_owned());
     }
 
-    /// Takes out the file at `path`, and returns it.
+    /// Removes the file at `path`, and returns it.
     pub fn remove(&mut self, path: &str) -> Option<Vec<u8>> {
         self.files.remove(path.trim_matches('/'))
     }
 
-    /// All files and their contents, by path.
+    /// Returns all files and their contents, by path.
     pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.files.iter().map(|(path, contents)| (path.as_str(), contents.as_slice()))
     }
 
-    /// The directories that are there even while nothing is in them.
+    /// Returns the directories that exist even while nothing is in them.
     pub fn directories(&self) -> impl Iterator<Item = &str> {
         self.directories.iter().map(String::as_str)
     }

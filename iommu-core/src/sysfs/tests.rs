@@ -1,6 +1,5 @@
 use std::borrow::ToOwned;
 use std::format;
-use std::path::PathBuf;
 use std::string::ToString;
 use std::sync::LazyLock;
 
@@ -15,18 +14,19 @@ mod damage;
 
 const MACHINES: [&str; 2] = ["pc", "workstation"];
 
-fn directory(machine: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../testdata/snapshots").join(machine)
-}
-
+/// The machine's tree as one file, which is in the package as well.
 fn memory(machine: &str) -> MemoryTree {
-    static TREES: LazyLock<[MemoryTree; 2]> =
-        LazyLock::new(|| MACHINES.map(|machine| MemoryTree::capture(&DirTree::new(directory(machine)))));
+    static TREES: LazyLock<[MemoryTree; 2]> = LazyLock::new(|| {
+        MACHINES.map(|machine| {
+            let file = format!("{}/testdata/{machine}.tree", env!("CARGO_MANIFEST_DIR"));
+            MemoryTree::from_archive(&std::fs::read_to_string(file).unwrap()).unwrap()
+        })
+    });
     TREES[MACHINES.iter().position(|&known| known == machine).unwrap()].clone()
 }
 
 fn load(machine: &str) -> Snapshot {
-    Snapshot::load(&DirTree::new(directory(machine))).unwrap()
+    Snapshot::load(&memory(machine)).unwrap()
 }
 
 fn at(text: &str) -> PciAddress {
@@ -115,6 +115,7 @@ fn a_tree_without_a_bus_is_an_error_that_says_where() {
 /// Real symbolic links, as on a live machine.
 #[cfg(unix)]
 mod live {
+    use std::path::PathBuf;
     use std::{env, fs, os::unix, process};
 
     use super::*;
@@ -171,7 +172,8 @@ mod live {
 
     #[test]
     fn a_tree_on_disk_reads_files_of_its_own_only() {
-        let tree = DirTree::new(directory("pc"));
+        let scratch = on_disk(&memory("pc"), "own-files");
+        let tree = DirTree::new(&scratch.0);
         assert!(tree.root().ends_with("sys"));
         for outside in ["../sys/bus", "/etc", "bus/../../sys/bus", "."] {
             assert_eq!(tree.list(outside), Err(TreeError::Missing), "{outside}");

@@ -6,7 +6,7 @@ use std::io;
 use std::string::String;
 use std::vec::Vec;
 
-/// Longest file that is read, in bytes. The files that matter have 4096 at most.
+/// Length of the longest file that is read, in bytes. The files that matter have 4096 at most.
 pub const MAX_FILE: usize = 1 << 20;
 /// Longest target of a link, as in Linux.
 const MAX_TARGET: usize = 4096;
@@ -17,24 +17,24 @@ const MAX_LINKS: usize = 8;
 ///
 /// Paths start at the root, without a leading slash (`bus/pci/devices`); the root itself is the empty path.
 pub trait Tree {
-    /// The contents of a file.
+    /// Reads a file.
     ///
     /// # Errors
     /// There is no file at `path`, it is longer than [`MAX_FILE`], or it cannot be read.
     fn read(&self, path: &str) -> Result<Vec<u8>, TreeError>;
 
-    /// The names in a directory, in order.
+    /// Lists the names in a directory, in order.
     ///
     /// # Errors
     /// There is no directory at `path`, or it cannot be read.
     fn list(&self, path: &str) -> Result<Vec<String>, TreeError>;
 
-    /// Whether there is a directory at `path`, and not a link to one.
+    /// Returns whether there is a directory at `path`, and not a link to one.
     fn is_directory(&self, path: &str) -> bool {
         self.list(path).is_ok()
     }
 
-    /// Where the link at `path` leads, relative to the directory that it is in. A file whose text looks like the target of
+    /// Returns the target of the link at `path`, relative to the directory that it is in. A file whose text looks like the target of
     /// a link, as links are stored in copies of a tree, is one.
     ///
     /// # Errors
@@ -46,7 +46,7 @@ pub trait Tree {
 /// Why something in a tree cannot be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TreeError {
-    /// It is not there.
+    /// There is nothing at the path.
     #[error("it is not there")]
     Missing,
     /// It is a directory, or something else without contents of its own.

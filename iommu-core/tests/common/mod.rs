@@ -1,20 +1,28 @@
 //! A small machine: platform devices in two groups, drivers of both kinds, and hardware that fails on command.
-#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of it")]
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    clippy::needless_pass_by_value,
+    reason = "each test file uses a part of it"
+)]
 
 use std::cell::Cell;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use iommu_core::address::{Access, Iova, PhysAddr};
-use iommu_core::device_model::platform::{PlatformBus, PlatformDriver};
+use iommu_core::device_model::platform::{PlatformBus, PlatformDevice};
 use iommu_core::device_model::{
-    Autoprobe, BusHandle, Device, DeviceGuard, DeviceSpec, DmaApi, Driver, DriverCore, Errno, ProbeError,
+    BoundTo, BusHandle, Device, DeviceSpec, DmaApi, Driver, DriverCore, DriverDma, DriverManaged, Errno, ProbeError,
 };
 use iommu_core::failing::FailingIommu;
-use iommu_core::hardware::{HardwareError, IommuDriver};
-use iommu_core::placement::{GroupKey, Placement};
+use iommu_core::hardware::{Endpoint, HardwareError, IommuDriver};
 use iommu_core::software::{Memory, SoftIommu, SoftIommuConfig};
-use iommu_core::{Domain, Group, Iommu, IommuBuilder, Member};
+use iommu_core::{DeviceGroup, Domain, Group, IommuBuilder, IommuSubsystem, Member, PhysicalMemory};
+
+/// The bus of the machine.
+pub(crate) type Platform = PlatformBus<IommuSubsystem>;
+pub(crate) type Dev = Device<Platform>;
 
 /// Both parties use this address, so that what is read there tells who was reached.
 pub(crate) const BUFFER: Iova = Iova::new(0x10_0000);
@@ -23,28 +31,41 @@ pub(crate) const USER_PAGE: PhysAddr = PhysAddr::new(0x200_0000);
 pub(crate) const KERNEL_TEXT: [u8; 6] = *b"kernel";
 pub(crate) const USER_TEXT: [u8; 6] = *b"guest!";
 
-struct Named(Arc<str>);
+struct Named<D> {
+    name: Arc<str>,
+    dma: std::marker::PhantomData<fn() -> D>,
+}
 
-impl Driver for Named {
+impl<D> Named<D> {
+    fn new(name: &str) -> Arc<Self> {
+        Arc::new(Self { name: name.into(), dma: std::marker::PhantomData })
+    }
+}
+
+impl<D: DriverDma> Driver<Platform> for Named<D> {
+    type Dma = D;
+
     fn name(&self) -> &Arc<str> {
-        &self.0
+        &self.name
     }
 
-    fn probe(&self, _dev: &mut DeviceGuard<'_>) -> Result<(), ProbeError> {
+    fn probe(&self, _dev: &mut BoundTo<'_, Platform, D>) -> Result<(), ProbeError> {
         Ok(())
     }
 }
 
 pub(crate) struct World {
     pub(crate) core: DriverCore,
-    pub(crate) bus: BusHandle,
-    pub(crate) iommu: Iommu,
+    pub(crate) bus: BusHandle<Platform>,
+    pub(crate) iommu: IommuSubsystem,
+    pub(crate) right: PhysicalMemory,
     pub(crate) hardware: Arc<FailingIommu>,
-    /// Serves the devices whose name ends in a prime.
+    /// Serves the devices whose name ends in a prime; of another driver.
     pub(crate) other: Arc<FailingIommu>,
     pub(crate) soft: Arc<SoftIommu>,
+    pub(crate) other_soft: Arc<SoftIommu>,
     pub(crate) memory: Memory,
-    failures: Cell<Option<u64>>,
+    failures: Cell<Option<u32>>,
 }
 
 /// What a device reads at [`BUFFER`], or at the physical address of the kernel's page.
@@ -65,25 +86,24 @@ impl World {
 
     /// As [`new`](Self::new), with more to say of the IOMMU.
     pub(crate) fn build(config: SoftIommuConfig, say: impl FnOnce(IommuBuilder) -> IommuBuilder) -> Self {
-        let soft = SoftIommu::new("soft", config);
-        let [hardware, other] = [(); 2].map(|()| FailingIommu::new(soft.clone()));
+        let [soft, other_soft] = ["soft", "other"].map(|name| SoftIommu::new(name, config.clone()));
+        let [hardware, other] = [&soft, &other_soft].map(|soft| FailingIommu::new(soft.clone()));
         let placed: [Arc<dyn IommuDriver>; 2] = [hardware.clone(), other.clone()];
-        let iommu = say(Iommu::builder(move |dev: &Device| {
-            let key = GroupKey::Named(dev.name().get(..1)?.into());
-            Some(Placement { iommu: placed[usize::from(dev.name().ends_with('\''))].clone(), key })
+        let (iommu, right) = say(IommuSubsystem::builder(move |dev: &Endpoint| {
+            let [iommu, other] = &placed;
+            let iommu = if dev.name.ends_with('\'') { other } else { iommu };
+            Some(DeviceGroup::named(iommu, dev.name.get(..1)?))
         }))
         .build();
         let core = DriverCore::new();
-        let bus = core.add_bus(PlatformBus::new(Arc::new(iommu.clone())));
-        bus.set_autoprobe(Autoprobe::Off);
-        bus.subscribe(iommu.clone());
-        for (name, api) in [("kernel", DmaApi::Kernel), ("managed", DmaApi::Managed)] {
-            bus.add_driver(Arc::new(PlatformDriver::new(Arc::new(Named(name.into())), api))).unwrap();
-        }
+        let bus = core.add_bus(PlatformBus::new(iommu.clone()));
+        bus.set_drivers_autoprobe(false);
+        bus.add_driver(Named::<DmaApi>::new("kernel")).unwrap();
+        bus.add_driver(Named::<DriverManaged>::new("managed")).unwrap();
         let memory = Memory::new();
         memory.write(KERNEL_PAGE, &KERNEL_TEXT);
         memory.write(USER_PAGE, &USER_TEXT);
-        Self { core, bus, iommu, hardware, other, soft, memory, failures: Cell::new(None) }
+        Self { core, bus, iommu, right, hardware, other, soft, other_soft, memory, failures: Cell::new(None) }
     }
 
     pub(crate) fn with_devices(names: &[&str]) -> Self {
@@ -94,16 +114,16 @@ impl World {
         world
     }
 
-    pub(crate) fn plug(&self, name: &str) -> Arc<Device> {
-        self.bus.add_device(DeviceSpec::new(name)).unwrap()
+    pub(crate) fn plug(&self, name: &str) -> Arc<Dev> {
+        self.bus.add_device(DeviceSpec::new(name, PlatformDevice::default())).unwrap()
     }
 
     pub(crate) fn unplug(&self, name: &str) {
-        self.bus.remove_device(&self.bus.device(name).unwrap()).wait();
+        self.bus.device(name).unwrap().remove().wait();
     }
 
     pub(crate) fn member(&self, name: &str) -> Arc<Member> {
-        Iommu::member(&self.bus.device(name).unwrap()).unwrap()
+        self.bus.device(name).unwrap().dma_slot().member().unwrap()
     }
 
     pub(crate) fn group(&self, name: &str) -> Arc<Group> {
@@ -113,38 +133,39 @@ impl World {
     pub(crate) fn bind(&self, name: &str, driver: &str) -> Result<(), Errno> {
         let dev = self.bus.device(name).unwrap();
         dev.set_driver_override(Some(driver));
-        let result = self.bus.bind(driver, name);
+        let result = self.bus.sysfs().bind(driver, name);
         dev.set_driver_override(None);
         result.map_err(|error| error.errno())
     }
 
     pub(crate) fn unbind(&self, name: &str) {
         let driver = self.bus.device(name).unwrap().driver_hint().unwrap();
-        self.bus.unbind(&driver, name).unwrap().wait();
+        self.bus.sysfs().unbind(&driver, name).unwrap().wait();
     }
 
     /// Lets the kernel's page be reached through the default domain, as its DMA API would.
-    pub(crate) fn map_kernel_page(group: &Group) {
+    pub(crate) fn map_kernel_page(&self, group: &Group) {
         let Some(domain) = group.default_domain() else { return };
-        if domain.kind().is_paging() && domain.translate(BUFFER).is_none() {
-            domain.map(BUFFER, KERNEL_PAGE, 0x1000, Access::ReadWrite).unwrap();
+        if domain.kind().is_paging() && domain.iova_to_phys(BUFFER).is_none() {
+            domain.map(&self.right, BUFFER, KERNEL_PAGE, 0x1000, Access::ReadWrite).unwrap();
         }
     }
 
     /// A domain of user space with its page at [`BUFFER`].
-    pub(crate) fn user_domain(group: &Group) -> Result<Arc<Domain>, HardwareError> {
+    pub(crate) fn user_domain(&self, group: &Group) -> Result<Arc<Domain>, HardwareError> {
         let domain = group.allocate_paging()?;
-        match domain.map(BUFFER, USER_PAGE, 0x1000, Access::ReadWrite) {
+        match domain.map(&self.right, BUFFER, USER_PAGE, 0x1000, Access::ReadWrite) {
             Err(iommu_core::MapError::Hardware(error)) => Err(error),
             other => Ok(other.map(|()| domain).unwrap()),
         }
     }
 
     /// What the device sees at [`BUFFER`], and at the kernel page's physical address.
-    pub(crate) fn sees(&self, dev: &Device) -> [Seen; 2] {
+    pub(crate) fn sees(&self, dev: &Dev) -> [Seen; 2] {
         [BUFFER, Iova::new(KERNEL_PAGE.get())].map(|at| {
             let mut bytes = [0; 6];
-            match self.soft.dma_read(dev.id(), at, &mut bytes, &self.memory) {
+            let soft = if dev.name().ends_with('\'') { &self.other_soft } else { &self.soft };
+            match soft.dma_read(dev.id(), at, &mut bytes, &self.memory) {
                 Ok(()) if bytes == KERNEL_TEXT => Seen::Kernel,
                 Ok(()) if bytes == USER_TEXT => Seen::User,
                 Ok(()) => Seen::Other,
@@ -167,7 +188,7 @@ impl World {
     }
 
     /// The n-th hardware call from now on fails, for one time.
-    pub(crate) fn fail_nth(&self, n: u64) {
+    pub(crate) fn fail_nth(&self, n: u32) {
         self.hardware.fail_nth(n, HardwareError::new(Errno::EIO, "on command"));
     }
 

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use iommu_core::device_model::Errno;
 use iommu_core::software::SoftIommuConfig;
-use iommu_core::{Attached, ClaimError, DefaultDomainType, Iommu, KernelUse, Member, Owner, Ownership, UseError};
+use iommu_core::{Attached, ClaimError, DefaultDomainType, KernelUse, Member, Owner, Ownership, Reach, UseError};
 use proptest::prelude::*;
 
 use crate::common::{Seen, World};
 use crate::{GROUP, State, claim, get_stuck, in_the_way, kernel, own_domain, refusal, refused_by, removed, use_by};
 
-fn begin(member: Arc<Member>) -> Result<KernelUse<Arc<Member>>, UseError> {
+fn begin(member: Arc<Member>) -> Result<KernelUse, UseError> {
     KernelUse::begin(member, &"disk".into())
 }
 
@@ -20,7 +20,7 @@ fn a_device_that_no_iommu_serves_is_used_uncounted() {
     let world = World::with_devices(&["a0"]);
     // No IOMMU serves what is not named after a group.
     let stranger = world.plug("é");
-    assert!(Iommu::member(&stranger).is_none());
+    assert!(world.iommu.member(stranger.id()).is_none());
     let _claim = claim(&world, "a0");
     world.bind("é", "kernel").unwrap();
     world.unbind("é");
@@ -32,7 +32,7 @@ fn a_device_that_no_iommu_serves_is_used_uncounted() {
 fn uses_are_counted_and_leave_the_domain_alone() {
     let world = World::with_devices(&["a0", "a1"]);
     let group = world.group("a0");
-    World::map_kernel_page(&group);
+    world.map_kernel_page(&group);
     let calls = world.hardware.calls();
     let mut uses = Vec::new();
     for (count, device) in [(1, "a0"), (2, "a1"), (3, "a0")] {
@@ -57,7 +57,7 @@ fn a_use_in_an_owned_group_is_refused_with_its_holder() {
     let holder = claim.group().ownership().owner().cloned().unwrap();
     for attach in [false, true] {
         if attach {
-            claim.attach(&World::user_domain(claim.group()).unwrap()).unwrap();
+            claim.attach(&world.user_domain(claim.group()).unwrap()).unwrap();
         }
         for device in ["a0", "a1"] {
             let error = refusal(&world, || begin(world.member(device)));
@@ -96,11 +96,11 @@ fn a_use_of_a_stuck_group_says_which_device_does_not_come_home() {
     world.hardware.refuse_attach("a1", None);
     let error = refusal_of_stuck(&world);
     world.hardware.heal();
-    assert_eq!(error, UseError::Blocked(refused_by("a1", "DMA")));
+    assert_eq!(error, UseError::Blocked(refused_by("a1")));
     assert_eq!(error.errno(), Errno::EIO);
     let _use = begin(world.member("a1")).unwrap();
     assert_eq!(world.group("a0").attached(), Attached::Default(DefaultDomainType::Dma));
-    assert!(world.group("a0").members().iter().all(|member| !member.stopped));
+    assert!(world.group("a0").members().iter().all(|member| member.reach == Reach::Attached));
 }
 
 /// Blocked by force, which shows as `stopped`; all else stays.
@@ -148,7 +148,7 @@ proptest! {
         let world = World::new(SoftIommuConfig::default());
         drop(DEVICES.map(|name| world.plug(name)));
         let group = world.group("a0");
-        let mut uses: Vec<(usize, KernelUse<Arc<Member>>)> = Vec::new();
+        let mut uses: Vec<(usize, KernelUse)> = Vec::new();
         let mut last = [0; 3];
         for (device, driver, which, begins) in steps {
             if begins || uses.is_empty() {

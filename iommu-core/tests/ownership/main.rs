@@ -8,6 +8,9 @@
     reason = "what a test takes for granted may fail it"
 )]
 
+#[cfg(not(feature = "std"))]
+dma_locks::provide!(dma_locks::Spinning);
+
 #[path = "../common/mod.rs"]
 mod common;
 
@@ -27,9 +30,9 @@ use std::any::Any;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use common::{Seen, World};
-use iommu_core::device_model::{Device, Errno};
-use iommu_core::error::{InTheWay, SwitchError};
+use common::{Dev, Seen, World};
+use iommu_core::device_model::Errno;
+use iommu_core::error::{FirstFew, InTheWay, SwitchError};
 use iommu_core::hardware::HardwareError;
 use iommu_core::software::SoftIommuConfig;
 use iommu_core::{Claim, DriverDomain, GroupId, KernelUse, Member, Owner, Ownership};
@@ -45,7 +48,7 @@ fn refusal<T, E>(world: &World, operation: impl FnOnce() -> Result<T, E>) -> E {
 }
 
 /// A use by a driver of this name, begun without the driver core.
-fn use_by(world: &World, device: &str, driver: &str) -> KernelUse<Arc<Member>> {
+fn use_by(world: &World, device: &str, driver: &str) -> KernelUse {
     KernelUse::begin(world.member(device), &driver.into()).unwrap()
 }
 
@@ -56,13 +59,13 @@ fn claim(world: &World, device: &str) -> Claim {
 /// A claim with a domain of its own attached.
 fn attached(world: &World, device: &str) -> Claim {
     let claim = claim(world, device);
-    claim.attach(&World::user_domain(claim.group()).unwrap()).unwrap();
+    claim.attach(&world.user_domain(claim.group()).unwrap()).unwrap();
     claim
 }
 
 /// A domain of its own for the driver of a device alone in its group.
 fn own_domain(world: &World, device: &str) -> DriverDomain {
-    world.member(device).attach_domain(&World::user_domain(&world.group(device)).unwrap()).unwrap()
+    world.member(device).attach_domain(&world.user_domain(&world.group(device)).unwrap()).unwrap()
 }
 
 /// Leaves the group blocked without an owner: a release that hardware refuses.
@@ -73,13 +76,13 @@ fn get_stuck(world: &World, device: &str) {
     assert!(world.disarm());
 }
 
-fn in_the_way(devices: &[(&str, &str)]) -> Vec<InTheWay> {
+fn in_the_way(devices: &[(&str, &str)]) -> FirstFew<InTheWay> {
     devices.iter().map(|&(device, driver)| InTheWay { device: device.into(), driver: driver.into() }).collect()
 }
 
 /// What `FailingIommu::refuse_attach` makes of a device.
-fn refused_by(device: &str, kind: &str) -> SwitchError {
-    let cause = HardwareError::new(Errno::EIO, format!("{device} refuses {kind} domains"));
+fn refused_by(device: &str) -> SwitchError {
+    let cause = HardwareError::new(Errno::EIO, "the IOMMU was told to refuse");
     SwitchError { group: GROUP, device: device.into(), cause }
 }
 
@@ -92,7 +95,7 @@ fn user(owner: &Owner, claims: u32) -> Ownership {
 }
 
 /// The device and its group, when it is in none any more.
-fn removed(world: &World, device: &str) -> (Arc<Device>, Arc<Member>) {
+fn removed(world: &World, device: &str) -> (Arc<Dev>, Arc<Member>) {
     let gone = (world.bus.device(device).unwrap(), world.member(device));
     world.unplug(device);
     gone
@@ -126,7 +129,7 @@ impl State {
     fn world(self) -> (World, Held) {
         let world = World::new(SoftIommuConfig { max_pasids: 16, ..SoftIommuConfig::default() });
         drop(world.plug("a0"));
-        World::map_kernel_page(&world.group("a0"));
+        world.map_kernel_page(&world.group("a0"));
         let held = self.enter(&world);
         drop(world.plug("a1"));
         (world, held)
@@ -139,7 +142,7 @@ impl State {
             Self::Owned => Box::new(claim(world, "a0")),
             Self::Attached => Box::new(attached(world, "a0")),
             Self::Pasid => {
-                let domain = World::user_domain(&world.group("a0")).unwrap();
+                let domain = world.user_domain(&world.group("a0")).unwrap();
                 Box::new(world.member("a0").attach_pasid(&domain, 1).unwrap())
             }
             Self::OwnDomain => Box::new(own_domain(world, "a0")),
@@ -163,4 +166,8 @@ impl State {
     fn is_owned(self) -> bool {
         matches!(self, Self::Owned | Self::Attached)
     }
+}
+
+fn names(devices: &[&str]) -> FirstFew<Arc<str>> {
+    devices.iter().map(|&device| device.into()).collect()
 }

@@ -2,17 +2,21 @@
 
 use std::sync::Arc;
 
-use iommu_core::address::{Access, Geometry, Iova, PhysAddr};
+use iommu_core::address::Access;
 use iommu_core::device_model::sync::Mutex;
 use iommu_core::device_model::{DeviceId, Errno};
 use iommu_core::error::{AttachError, ClaimError, SetTypeError, SwitchError, UseError};
-use iommu_core::hardware::{DomainKind, Endpoint, EndpointProperties, HardwareDomain, HardwareError, IommuDriver};
-use iommu_core::placement::{AllTogether, GroupKey, Placement};
+use iommu_core::hardware::{
+    DomainKind, Endpoint, EndpointProperties, FaultSink, HardwareDomain, HardwareError, IommuDriver, Paging,
+};
 use iommu_core::software::{Memory, Requester, SoftIommu, SoftIommuConfig};
-use iommu_core::{Attached, DefaultDomainType, Domain, Iommu, KernelUse, Member, Owner, Ownership, TypeRequest};
+use iommu_core::{
+    Attached, DefaultDomainType, Domain, IommuSubsystem, KernelUse, Member, Owner, Ownership, TypeRequest,
+    generic_single_device_group,
+};
 
 use crate::common::{BUFFER, USER_TEXT, World};
-use crate::{GROUP, claim, in_the_way, kernel, refusal, removed, use_by};
+use crate::{GROUP, claim, in_the_way, kernel, names, refusal, removed, use_by};
 
 /// PASIDs 1 to 15, and a domain for them.
 fn world(devices: &[&str]) -> (World, Arc<Domain>) {
@@ -20,7 +24,7 @@ fn world(devices: &[&str]) -> (World, Arc<Domain>) {
     for device in devices {
         drop(world.plug(device));
     }
-    let domain = World::user_domain(&world.group(devices[0])).unwrap();
+    let domain = world.user_domain(&world.group(devices[0])).unwrap();
     (world, domain)
 }
 
@@ -69,7 +73,7 @@ fn a_pasid_belongs_to_the_iommu_and_the_range() {
     let (world, domain) = world(&["a0", "a1", "b0'"]);
     let foreign = world.group("b0'").allocate_paging().unwrap();
     let error = refusal(&world, || world.member("a1").attach_pasid(&foreign, 1));
-    assert_eq!(error, AttachError::Foreign { device: "a0".into(), iommu: "soft".into() });
+    assert_eq!(error, AttachError::Foreign { device: "a0".into(), iommu: "other".into() });
     for pasid in [0, 16, u32::MAX] {
         let error = refusal(&world, || world.member("a0").attach_pasid(&domain, pasid));
         assert_eq!((&error, error.errno()), (&AttachError::PasidRange { pasid, device: "a0".into() }, Errno::EINVAL));
@@ -120,13 +124,13 @@ fn a_pasid_keeps_others_out() {
     let group = world.group("a0");
     let pasid = world.member("a0").attach_pasid(&domain, 1).unwrap();
     let error = refusal(&world, || group.claim(&Owner::new("vm")));
-    assert_eq!(error, ClaimError::DomainInUse { group: GROUP, devices: vec!["a0".into(), "a1".into()] });
+    assert_eq!(error, ClaimError::DomainInUse { group: GROUP, devices: names(&["a0", "a1"]) });
     assert_eq!(refusal(&world, || world.member("a1").claim(&Owner::new("vm"))), error);
     let identity = TypeRequest::Explicit(DefaultDomainType::Identity);
-    let error = refusal(&world, || world.iommu.set_type(&group, identity));
+    let error = refusal(&world, || world.iommu.set_default_domain_type(&group, identity));
     assert_eq!((&error, error.errno()), (&SetTypeError::DomainInUse { group: GROUP }, Errno::EBUSY));
     drop(pasid);
-    assert_eq!(world.iommu.set_type(&group, identity), Ok(()));
+    assert_eq!(world.iommu.set_default_domain_type(&group, identity), Ok(()));
     assert!(group.claim(&Owner::new("vm")).is_ok());
 }
 
@@ -154,7 +158,7 @@ fn a_use_that_ends_before_its_pasid_is_over() {
     drop(kernel_use);
     assert_eq!(group.ownership(), Ownership::Idle);
     let error = refusal(&world, || group.claim(&Owner::new("vm")));
-    assert_eq!(error, ClaimError::DomainInUse { group: GROUP, devices: vec!["a0".into()] });
+    assert_eq!(error, ClaimError::DomainInUse { group: GROUP, devices: names(&["a0"]) });
     drop(pasid);
     assert!(group.claim(&Owner::new("vm")).is_ok());
 }
@@ -169,7 +173,7 @@ fn devices_come_and_go_beside_a_pasid() {
     assert!(!reaches(&world.soft, &world.memory, gone.id(), 1));
     assert_eq!(who_reaches(&world, 1), ["a1"]);
     let error = refusal(&world, || world.group("a1").claim(&Owner::new("vm")));
-    assert_eq!(error, ClaimError::DomainInUse { group: GROUP, devices: vec!["a1".into(), "a2".into()] });
+    assert_eq!(error, ClaimError::DomainInUse { group: GROUP, devices: names(&["a1", "a2"]) });
     drop(pasid);
     assert!(who_reaches(&world, 1).is_empty());
     assert!(world.group("a1").claim(&Owner::new("vm")).is_ok());
@@ -186,9 +190,9 @@ impl IommuDriver for Uneven {
     fn name(&self) -> &str {
         self.soft.name()
     }
-    fn probe(&self, dev: &Endpoint) -> Result<EndpointProperties, HardwareError> {
+    fn probe(&self, dev: &Endpoint, faults: Arc<dyn FaultSink>) -> Result<EndpointProperties, HardwareError> {
         let max_pasids = dev.name.split(' ').next().unwrap().parse().unwrap();
-        Ok(EndpointProperties { max_pasids, ..self.soft.probe(dev)? })
+        Ok(EndpointProperties { max_pasids, ..self.soft.probe(dev, faults)? })
     }
     fn release(&self, dev: &Endpoint) {
         self.gone.lock().push(format!("{} is released", dev.name));
@@ -197,8 +201,8 @@ impl IommuDriver for Uneven {
     fn allocate(&self, kind: DomainKind, dev: &Endpoint) -> Result<Box<dyn HardwareDomain>, HardwareError> {
         Ok(Box::new(Remembering { inner: self.soft.allocate(kind, dev)?, gone: self.gone.clone() }))
     }
-    fn block(&self, dev: &Endpoint) {
-        self.soft.block(dev);
+    fn block(&self, dev: &Endpoint) -> Result<(), HardwareError> {
+        self.soft.block(dev)
     }
 }
 
@@ -219,11 +223,8 @@ impl HardwareDomain for Remembering {
         self.gone.lock().push(format!("{} loses {pasid}", dev.name));
         self.inner.detach_pasid(dev, pasid);
     }
-    fn geometry(&self) -> Option<Geometry> {
-        self.inner.geometry()
-    }
-    fn map(&self, iova: Iova, phys: PhysAddr, size: u64, access: Access) -> Result<(), HardwareError> {
-        self.inner.map(iova, phys, size, access)
+    fn paging(&self) -> Option<&dyn Paging> {
+        self.inner.paging()
     }
 }
 
@@ -233,13 +234,16 @@ fn the_tightest_device_with_pasids_counts() {
     let soft = SoftIommu::new("soft", SoftIommuConfig { max_pasids: 16, ..SoftIommuConfig::default() });
     let gone = Arc::new(Mutex::new(Vec::new()));
     let hardware: Arc<dyn IommuDriver> = Arc::new(Uneven { soft: soft.clone(), gone: gone.clone() });
-    let iommu = Iommu::new(AllTogether(hardware.clone()));
+    let shared = hardware.clone();
+    let (iommu, right) =
+        IommuSubsystem::builder(move |_: &Endpoint| Some(generic_single_device_group(&shared))).build();
     let names = ["16 many", "0 none", "4 few"];
     let [many, none, few]: [Arc<Member>; 3] = [0, 1, 2].map(|n| {
-        let endpoint = Endpoint { id: DeviceId::new(n + 1), name: names[usize::try_from(n).unwrap()].into() };
-        iommu.add_endpoint(endpoint, Placement { iommu: hardware.clone(), key: GroupKey::Named("g".into()) }).unwrap()
+        let endpoint = Endpoint::new(DeviceId::new(n + 1), names[usize::try_from(n).unwrap()]);
+        iommu.add_device(&endpoint).unwrap().unwrap()
     });
-    let domain = World::user_domain(many.group()).unwrap();
+    let domain = many.group().allocate_paging().unwrap();
+    domain.map(&right, BUFFER, crate::common::USER_PAGE, 0x1000, Access::ReadWrite).unwrap();
     let memory = Memory::new();
     memory.write(crate::common::USER_PAGE, &USER_TEXT);
     let error = many.attach_pasid(&domain, 4).unwrap_err();

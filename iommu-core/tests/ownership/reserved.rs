@@ -4,10 +4,9 @@ use iommu_core::address::Iova;
 use iommu_core::device_model::Errno;
 use iommu_core::error::{AddError, ClaimError};
 use iommu_core::hardware::{Capabilities, DomainKind, Endpoint};
-use iommu_core::placement::{GroupKey, Placement};
 use iommu_core::reserved::{self, RegionKind, ReservedRegion};
 use iommu_core::software::{Memory, SoftIommuConfig};
-use iommu_core::{Attached, DefaultDomainType, Iommu, Owner, Ownership, TypeRequest};
+use iommu_core::{Attached, DefaultDomainType, Owner, Ownership, TypeRequest};
 use proptest::prelude::*;
 
 use crate::common::World;
@@ -66,7 +65,7 @@ fn a_direct_region_may_be_of_any_size() {
     ];
     let world = World::new(SoftIommuConfig { reserved: reserved.into(), ..SoftIommuConfig::default() });
     drop([world.plug("aHuge"), world.plug("bPage"), world.plug("bLarge")]);
-    assert!(Iommu::member(&world.bus.device("aHuge").unwrap()).is_none());
+    assert!(world.iommu.member(world.bus.device("aHuge").unwrap().id()).is_none());
     for device in ["bPage", "bLarge"] {
         let dev = world.bus.device(device).unwrap();
         for at in [0, 0x4000, 0x5000, 0x6000, 1 << 37] {
@@ -112,7 +111,7 @@ fn a_direct_region_comes_into_no_owned_or_blocked_group() {
         let welcome = !state.is_owned() && state != State::Stuck;
         let before = world.group("a0").ownership();
         let late = world.plug("aD");
-        assert_eq!(Iommu::member(&late).is_some(), welcome, "{state:?}");
+        assert_eq!(world.iommu.member(late.id()).is_some(), welcome, "{state:?}");
         assert_eq!(
             (world.group("a0").ownership(), world.group("a0").members().len()),
             (before, 1 + usize::from(welcome))
@@ -122,9 +121,8 @@ fn a_direct_region_comes_into_no_owned_or_blocked_group() {
             for driver in ["kernel", "managed"] {
                 assert_eq!(refusal(&world, || world.bind("aD", driver)), Errno::EINVAL);
             }
-            let endpoint = Endpoint { id: late.id(), name: late.name().clone() };
-            let placement = Placement { iommu: world.hardware.clone(), key: GroupKey::Named("a".into()) };
-            let error = refusal(&world, || world.iommu.add_endpoint(endpoint, placement));
+            let endpoint = Endpoint::new(late.id(), late.name().clone());
+            let error = refusal(&world, || world.iommu.add_device(&endpoint));
             assert_eq!(error, AddError::DirectRegion { device: "aD".into(), group: GROUP });
             assert_eq!(error.to_string(), "aD needs a direct mapping, and group 0 is blocked");
         }
@@ -140,10 +138,13 @@ fn a_direct_region_comes_into_no_owned_or_blocked_group() {
 fn a_direct_region_bars_claims_only() {
     let world = world();
     drop(world.plug("aD"));
-    let domain = World::user_domain(&world.group("aD")).unwrap();
+    let domain = world.user_domain(&world.group("aD")).unwrap();
     drop(world.member("aD").attach_domain(&domain).unwrap());
     drop(world.member("aD").attach_pasid(&domain, 1).unwrap());
-    world.iommu.set_type(&world.group("aD"), TypeRequest::Explicit(DefaultDomainType::Identity)).unwrap();
+    world
+        .iommu
+        .set_default_domain_type(&world.group("aD"), TypeRequest::Explicit(DefaultDomainType::Identity))
+        .unwrap();
     assert!(reaches_its_page(&world, "aD"));
     assert_eq!(refusal(&world, || world.group("aD").claim(&Owner::new("vm"))).errno(), Errno::EINVAL);
     assert_eq!(world.group("aD").ownership(), Ownership::Idle);
@@ -241,7 +242,7 @@ fn a_group_can_do_what_all_its_devices_can() {
         world.group("a0")
     };
     assert_eq!(group("a0").capabilities(), all);
-    assert_eq!(group("a1").capabilities(), all.without(Capabilities::MSI_ISOLATION));
+    assert_eq!(group("a1").capabilities(), all.difference(Capabilities::MSI_ISOLATION));
     let neither = Capabilities::MSI_ISOLATION.union(Capabilities::DIRTY_TRACKING);
-    assert_eq!(group("a2").capabilities(), all.without(neither));
+    assert_eq!(group("a2").capabilities(), all.difference(neither));
 }

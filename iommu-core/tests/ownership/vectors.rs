@@ -76,7 +76,7 @@ fn t26_a_direct_region_keeps_claims_out() {
 #[test]
 fn t27_the_second_device_refuses_to_be_blocked() {
     let world = World::with_devices(&["a0", "a1"]);
-    World::map_kernel_page(&world.group("a0"));
+    world.map_kernel_page(&world.group("a0"));
     world.hardware.refuse_attach("a1", Some(DomainKind::Blocking));
     assert_eq!(refusal(&world, || world.group("a0").claim(&Owner::new("g"))).errno(), Errno::EIO);
     assert_eq!(state(&world), IDLE);
@@ -87,7 +87,7 @@ fn t27_the_second_device_refuses_to_be_blocked() {
 #[test]
 fn t28_the_second_device_refuses_to_come_home() {
     let world = World::with_devices(&["a0", "a1"]);
-    World::map_kernel_page(&world.group("a0"));
+    world.map_kernel_page(&world.group("a0"));
     let claim = world.group("a0").claim(&Owner::new("g")).unwrap();
     world.hardware.refuse_attach("a1", Some(DomainKind::Dma));
     drop(claim);
@@ -129,7 +129,7 @@ fn t31_the_type_changes_under_managed_drivers_only() {
     use DefaultDomainType::{Dma, DmaLazy, Identity};
     let world = World::with_devices(&["a0", "a1"]);
     let group = world.group("a0");
-    let set = |kind| world.iommu.set_type(&group, TypeRequest::Explicit(kind));
+    let set = |kind| world.iommu.set_default_domain_type(&group, TypeRequest::Explicit(kind));
     world.bind("a0", "managed").unwrap();
     world.bind("a1", "managed").unwrap();
     assert_eq!((set(Identity), group.default_domain_type()), (Ok(()), Some(Identity)));

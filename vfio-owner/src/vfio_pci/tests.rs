@@ -1,17 +1,18 @@
-use std::path::PathBuf;
+use std::format;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use iommu_core::device_model::pci::{Bars, PciAddress};
-use iommu_core::sysfs::{DirTree, Snapshot};
+use iommu_core::sysfs::{MemoryTree, Snapshot};
 use proptest::prelude::*;
 
 use super::*;
 use crate::device_ops::IrqMasking;
 
 fn snapshot(machine: &str) -> Snapshot {
-    let tree = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../testdata/snapshots").join(machine);
-    Snapshot::load(&DirTree::new(tree)).unwrap()
+    let file = format!("{}/snapshots/{machine}.tree", env!("CARGO_MANIFEST_DIR"));
+    let tree = MemoryTree::from_archive(&std::fs::read_to_string(file).unwrap()).unwrap();
+    Snapshot::load(&tree).unwrap()
 }
 
 /// An Ethernet controller of PCI Express: BARs of memory and of ports, a ROM, an interrupt line, MSI, MSI-X.

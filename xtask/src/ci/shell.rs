@@ -8,7 +8,7 @@ use anstream::println;
 use anyhow::{Context as _, Result, bail};
 
 /// Runs the commands of one step.
-pub(super) struct Shell {
+pub(crate) struct Shell {
     /// Everything is shown as it comes, not only on failure.
     verbose: bool,
     /// Somebody watches: colours are worth keeping, and a count of tests says more than a line for each binary.
@@ -17,7 +17,7 @@ pub(super) struct Shell {
 }
 
 impl Shell {
-    pub(super) fn new(verbose: bool, terminal: bool) -> Self {
+    pub(crate) fn new(verbose: bool, terminal: bool) -> Self {
         Self { verbose, terminal, tests_passed: Cell::new(0) }
     }
 
@@ -27,20 +27,32 @@ impl Shell {
     }
 
     /// Runs `cargo` with the words of `line`, as [`run`](Self::run).
-    pub(super) fn cargo(&self, line: &str, env: &[(&str, &str)]) -> Result<String> {
+    pub(crate) fn cargo(&self, line: &str, env: &[(&str, &str)]) -> Result<String> {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
         let words: Vec<&str> = line.split_whitespace().collect();
         self.run(&cargo, &words, env)
     }
 
+    /// Runs `cargo` in a package of its own, with the flags that its folder has.
+    pub(crate) fn cargo_in(&self, folder: &str, line: &str) -> Result<String> {
+        let words = line.split_whitespace();
+        let command = duct::cmd("cargo", words.clone()).dir(folder).env_remove("RUSTFLAGS");
+        self.follow(command, &format!("cargo {line}"))
+    }
+
     /// Runs a command; what it printed. Lines with test results are shown at once, the rest only if it fails.
     pub(super) fn run(&self, program: &str, arguments: &[&str], env: &[(&str, &str)]) -> Result<String> {
-        let mut command = environment(duct::cmd(program, arguments));
+        let command = env.iter().fold(duct::cmd(program, arguments), |command, (name, value)| command.env(name, value));
+        let name = Path::new(program).file_name().unwrap_or_default();
+        self.follow(command, &format!("{} {}", name.display(), arguments.join(" ")))
+    }
+
+    fn follow(&self, command: duct::Expression, name: &str) -> Result<String> {
+        let mut command = environment(command);
         if self.terminal {
             command = command.env("CARGO_TERM_COLOR", "always");
         }
-        let command = env.iter().fold(command, |command, (name, value)| command.env(name, value));
-        let running = command.stderr_to_stdout().unchecked().reader().with_context(|| program.to_owned())?;
+        let running = command.stderr_to_stdout().unchecked().reader().with_context(|| name.to_owned())?;
         let mut printed = String::new();
         let mut lines = BufReader::new(&running);
         let mut line = Vec::new();
@@ -61,15 +73,27 @@ impl Shell {
         if !self.verbose {
             println!("{}", printed.trim_end());
         }
-        let name = Path::new(program).file_name().unwrap_or_default();
-        bail!("{} {}", name.display(), arguments.join(" "))
+        bail!("{name}")
     }
 }
 
 /// Runs a command in silence: whether it is there and succeeds.
-pub(super) fn succeeds(program: &str, arguments: &[&str]) -> bool {
+pub(crate) fn succeeds(program: &str, arguments: &[&str]) -> bool {
     let command = environment(duct::cmd(program, arguments)).stdout_null().stderr_null().unchecked();
     command.run().is_ok_and(|output| output.status.success())
+}
+
+/// Returns whether the toolchain can build for `target`; asks rustup for it if need be.
+pub(crate) fn has_target(target: &str) -> bool {
+    let libraries = environment(duct::cmd!("rustc", "--print", "target-libdir", "--target", target));
+    libraries.stderr_null().read().is_ok_and(|folder| Path::new(folder.trim()).is_dir())
+        || succeeds("rustup", &["target", "add", target])
+}
+
+/// Returns whether `toolchain` is there; asks rustup for it if need be.
+pub(super) fn has_toolchain(toolchain: &str) -> bool {
+    succeeds("rustup", &["run", toolchain, "cargo", "--version"])
+        || succeeds("rustup", &["toolchain", "install", toolchain, "--profile", "minimal"])
 }
 
 /// Without what cargo tells the tasks that it runs: it would make every build in them differ from one by hand.

@@ -81,7 +81,18 @@ impl Scratch {
     }
 
     fn explore(&self) -> Result<Option<Caught>> {
-        let line = ["build", "--release", "-p", "iommu-core", "--example", "explore", "--message-format", "json"];
+        let line = [
+            "build",
+            "--release",
+            "-p",
+            "iommu-core",
+            "--features",
+            "software",
+            "--example",
+            "explore",
+            "--message-format",
+            "json",
+        ];
         let built = self.build(&line, &self.target.join("shuttle"))?;
         let explorer = executables(&built).pop().context("no explorer was built")?;
         match patiently(&duct::cmd!(explorer), EXPLORER_PATIENCE)? {

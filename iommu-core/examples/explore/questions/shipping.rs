@@ -157,7 +157,7 @@ fn change_type() -> String {
     let (iommu, changed) = (counted.iommu.clone(), group.clone());
     let change = stage::thread("type = identity", move || {
         let identity = TypeRequest::Explicit(DefaultDomainType::Identity);
-        iommu.set_type(&changed, identity).is_ok()
+        iommu.set_default_domain_type(&changed, identity).is_ok()
     });
     let (binder, watched) = (counted.clone(), group.clone());
     let bind = stage::thread("bind nic to A", move || {

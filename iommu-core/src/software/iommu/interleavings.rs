@@ -5,6 +5,7 @@ use device_model::sync::thread;
 
 use super::*;
 use crate::software::SimulatedDevice;
+use crate::software::testing::{Map, unheard};
 
 /// With `--cfg shuttle` every run takes another order that the model checker chose; otherwise, whatever comes.
 fn explore(run: impl Fn() + Send + Sync + 'static) {
@@ -21,8 +22,8 @@ const AT: u64 = 0xff0;
 fn stops(stop: impl Fn(&SoftIommu, &Endpoint, &dyn HardwareDomain) + Send + Sync + 'static) {
     explore(move || {
         let iommu = SoftIommu::new("soft", SoftIommuConfig::default());
-        let dev = Endpoint { id: DeviceId::new(1), name: "dev1".into() };
-        iommu.probe(&dev).unwrap();
+        let dev = Endpoint::new(DeviceId::new(1), "dev1");
+        iommu.probe(&dev, unheard()).unwrap();
         let domain = iommu.allocate(DomainKind::Paging, &dev).unwrap();
         domain.map(Iova::new(0), PhysAddr::new(0), 0x2000, Access::ReadWrite).unwrap();
         domain.attach(&dev).unwrap();
@@ -50,6 +51,6 @@ fn i8_no_dma_is_on_its_way_to_the_old_domain_once_attach_returns() {
 
 #[test]
 fn no_dma_is_on_its_way_once_block_or_release_returns() {
-    stops(|iommu, dev, _| iommu.block(dev));
+    stops(|iommu, dev, _| iommu.block(dev).unwrap());
     stops(|iommu, dev, _| iommu.release(dev));
 }

@@ -1,12 +1,12 @@
 use super::*;
-use crate::hardware::{DirtyRead, DirtySupport, DirtyTracking, Endpoint, IommuDriver, Nesting, PagingFeatures};
+use crate::hardware::{DirtyFlags, Endpoint, Gather, IommuDriver, PagingFlags};
+use crate::software::testing::{Map, unheard};
 use crate::software::{SimulatedDevice, SoftIommu, SoftIommuConfig};
-use crate::{PhysAddr, hardware::Capabilities, hardware::HardwareDomain};
+use crate::{IovaRange, PhysAddr, hardware::Capabilities, hardware::HardwareDomain};
 
 use alloc::boxed::Box;
 use device_model::DeviceId;
 
-const ALL: PagingFeatures = PagingFeatures { nesting: Nesting::Parent, dirty_tracking: DirtySupport::Required };
 /// Where the table lies, for the parent and in memory.
 const TABLE: (u64, u64) = (0x10_0000, 0x50_0000);
 
@@ -21,13 +21,14 @@ fn scene() -> Scene {
     let mut config = SoftIommuConfig::default();
     config.capabilities = config.capabilities.union(Capabilities::NESTING);
     let iommu = SoftIommu::new("dmar0", config);
-    let dev = Endpoint { id: DeviceId::new(1), name: "dev".into() };
-    iommu.probe(&dev).unwrap();
-    let parent = iommu.allocate_for_user(ALL, None, &dev).unwrap();
+    let dev = Endpoint::new(DeviceId::new(1), "dev");
+    iommu.probe(&dev, unheard()).unwrap();
+    let parent = iommu.allocate_for_user(PagingFlags::all(), None, &dev).unwrap();
     parent.map(Iova::new(TABLE.0), PhysAddr::new(TABLE.1), 0x1000, Access::Read).unwrap();
     parent.map(Iova::new(0x20_0000), PhysAddr::new(0x60_0000), 0x20_0000, Access::ReadWrite).unwrap();
     let stage1 = Stage1 { table: Iova::new(TABLE.0), entries: 16 }.to_bytes();
-    let nested = parent.nest(UserData { kind: STAGE_1_FORMAT, bytes: &stage1 }, &dev).unwrap();
+    let nested =
+        parent.nesting_parent().unwrap().nest(UserData { kind: STAGE_1_FORMAT, bytes: &stage1 }, &dev).unwrap();
     nested.attach(&dev).unwrap();
     let memory = Memory::new();
     let device = SimulatedDevice::new(dev, iommu, memory.clone());
@@ -49,7 +50,7 @@ impl Scene {
 
     fn forget(&self, first: u64, entries: u64) {
         let bytes = Invalidation { first, entries }.to_bytes();
-        self.nested.invalidate(UserData { kind: STAGE_1_FORMAT, bytes: &bytes }).unwrap();
+        self.nested.nested().unwrap().invalidate(UserData { kind: STAGE_1_FORMAT, bytes: &bytes }).unwrap();
     }
 }
 
@@ -89,18 +90,20 @@ fn an_entry_is_cached_until_it_is_invalidated() {
 fn writes_through_a_nested_domain_are_noted_by_the_parent() {
     let scene = scene();
     scene.set(0, stage_1_entry(Iova::new(0x20_0000), Access::ReadWrite));
-    scene.parent.set_dirty_tracking(DirtyTracking::On).unwrap();
+    let tracking = scene.parent.dirty_tracking().unwrap();
+    tracking.start().unwrap();
     scene.device.read(Iova::new(0), &mut [0]).unwrap();
-    let dirty = |read| {
+    let all = IovaRange::sized(Iova::new(0), 1 << 39).unwrap();
+    let dirty = |flags| {
         let mut pages = Vec::new();
-        scene.parent.read_dirty(Iova::new(0), 1 << 39, read, &mut |at, size| pages.push((at.get(), size))).unwrap();
+        tracking.read(all, flags, &mut Gather::new(), &mut |at, size| pages.push((at.get(), size))).unwrap();
         pages
     };
-    assert_eq!(dirty(DirtyRead::Keep), [], "a read dirties nothing");
+    assert_eq!(dirty(DirtyFlags::NO_CLEAR), [], "a read dirties nothing");
     scene.write(0).unwrap();
-    assert_eq!(dirty(DirtyRead::Keep), [(0x20_0000, 0x20_0000)], "a large page is dirty as a whole");
-    assert_eq!(dirty(DirtyRead::Clear).len(), 1);
-    assert_eq!(dirty(DirtyRead::Clear), []);
+    assert_eq!(dirty(DirtyFlags::NO_CLEAR), [(0x20_0000, 0x20_0000)], "a large page is dirty as a whole");
+    assert_eq!(dirty(DirtyFlags::empty()).len(), 1);
+    assert_eq!(dirty(DirtyFlags::empty()), []);
 }
 
 #[test]
@@ -108,7 +111,7 @@ fn data_that_is_not_understood_is_refused() {
     let scene = scene();
     let errno = |kind, bytes: &[u8]| {
         let dev = scene.device.endpoint();
-        scene.parent.nest(UserData { kind, bytes }, dev).err().map(|error| error.errno)
+        scene.parent.nesting_parent().unwrap().nest(UserData { kind, bytes }, dev).err().map(|error| error.errno)
     };
     assert_eq!(errno(STAGE_1_FORMAT, &[0; 15]), Some(Errno::EINVAL));
     assert_eq!(errno(2, &[0; 16]), Some(Errno::EOPNOTSUPP));
@@ -116,6 +119,5 @@ fn data_that_is_not_understood_is_refused() {
     assert_eq!(errno(STAGE_1_FORMAT, &misaligned), Some(Errno::EINVAL));
     let endless = Stage1 { table: Iova::new(0), entries: u64::MAX }.to_bytes();
     assert_eq!(errno(STAGE_1_FORMAT, &endless), Some(Errno::EINVAL));
-    let again = scene.nested.nest(UserData { kind: STAGE_1_FORMAT, bytes: &[0; 16] }, scene.device.endpoint());
-    assert_eq!(again.err().map(|error| error.errno), Some(Errno::EINVAL), "only a parent nests");
+    assert!(scene.nested.nesting_parent().is_none(), "only a parent nests");
 }

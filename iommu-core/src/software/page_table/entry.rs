@@ -1,9 +1,9 @@
 //! One entry of a page table, packed as hardware does.
 
-use crate::address::Access;
+use crate::address::Protection;
 
-/// An entry in 64 bits: bits 0 and 1 permit reads and writes and mark a page, bit 2 marks a table, bit 3 a page
-/// that was written, and from bit 12 on stands the page's physical address or the table's number. All bits clear: nothing.
+/// An entry in 64 bits: the low bits hold the [`Protection`] of a page, then one bit each for a table and for a page that was
+/// written, and from bit 12 on stands the page's physical address or the table's number. All bits clear: nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Entry(u64);
 
@@ -12,14 +12,14 @@ pub(super) struct Entry(u64);
 pub(super) enum Kind {
     Empty,
     Table(usize),
-    Page { phys: u64, access: Access },
+    Page { phys: u64, protection: Protection },
 }
 
-const READ: u64 = 1 << 0;
-const WRITE: u64 = 1 << 1;
-const TABLE: u64 = 1 << 2;
-const DIRTY: u64 = 1 << 3;
+const TABLE: u64 = 1 << 10;
+const DIRTY: u64 = 1 << 11;
 const ADDRESS_SHIFT: u32 = 12;
+
+const _: () = assert!((Protection::all().bits() as u64) < TABLE, "protection, table and dirty bits are apart");
 
 impl Entry {
     pub(super) const EMPTY: Self = Self(0);
@@ -28,14 +28,9 @@ impl Entry {
         Self((number as u64) << ADDRESS_SHIFT | TABLE)
     }
 
-    /// `phys` is a multiple of 4 KiB.
-    pub(super) const fn page(phys: u64, access: Access) -> Self {
-        let permissions = match access {
-            Access::Read => READ,
-            Access::Write => WRITE,
-            Access::ReadWrite => READ | WRITE,
-        };
-        Self(phys | permissions)
+    /// `phys` is a multiple of 4 KiB, and `protection` not empty.
+    pub(super) const fn page(phys: u64, protection: Protection) -> Self {
+        Self(phys | protection.bits() as u64)
     }
 
     /// The same page, written.
@@ -52,16 +47,15 @@ impl Entry {
         self.0 & DIRTY != 0
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "the low bits are what is wanted")]
     pub(super) const fn kind(self) -> Kind {
         if self.0 & TABLE != 0 {
             return Kind::Table((self.0 >> ADDRESS_SHIFT) as usize);
         }
-        let access = match self.0 & (READ | WRITE) {
-            0 => return Kind::Empty,
-            READ => Access::Read,
-            WRITE => Access::Write,
-            _ => Access::ReadWrite,
-        };
-        Kind::Page { phys: self.0 >> ADDRESS_SHIFT << ADDRESS_SHIFT, access }
+        let protection = Protection::from_bits_truncate(self.0 as u32);
+        if protection.is_empty() {
+            return Kind::Empty;
+        }
+        Kind::Page { phys: self.0 >> ADDRESS_SHIFT << ADDRESS_SHIFT, protection }
     }
 }

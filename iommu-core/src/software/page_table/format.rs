@@ -19,7 +19,7 @@ const fn shift(level: u32) -> u32 {
     PAGE_SHIFT + INDEX_BITS * level
 }
 
-/// The shape of page tables: how wide an address is, hence how many levels, and the sizes of pages.
+/// The shape of page tables: the width of addresses, hence the number of levels, and the sizes of pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TableFormat {
     address_bits: u32,
@@ -33,9 +33,9 @@ impl TableFormat {
     /// 48 bits of address in four levels, pages of 4 KiB, 2 MiB and 1 GiB.
     pub const X86_48: Self = Self { address_bits: 48, page_sizes: PageSizes::X86 };
 
-    /// Addresses of `address_bits` bits, 13 to 64, translated in as many levels of 9 bits as that takes.
+    /// Creates a format of `address_bits` bits, 13 to 64, translated in as many levels of 9 bits as that takes.
     ///
-    /// `None` for another width, for a page size other than 4 KiB, 2 MiB and 1 GiB, and for one that no level has: 2 MiB
+    /// Returns `None` for another width, for a page size other than 4 KiB, 2 MiB and 1 GiB, and for one that no level has: 2 MiB
     /// takes at least 22 bits, 1 GiB at least 31.
     pub const fn new(address_bits: u32, page_sizes: PageSizes) -> Option<Self> {
         let format = Self { address_bits, page_sizes };
@@ -47,34 +47,31 @@ impl TableFormat {
         if known && largest <= shift(format.levels() - 1) { Some(format) } else { None }
     }
 
-    /// How many tables a walk passes at the most.
+    /// Returns how many tables a walk passes at most.
     pub const fn levels(self) -> u32 {
         (self.address_bits - PAGE_SHIFT).div_ceil(INDEX_BITS)
     }
 
-    /// The sizes of pages.
+    /// Returns the sizes of pages.
     pub const fn page_sizes(self) -> PageSizes {
         self.page_sizes
     }
 
-    /// The highest address that can be mapped.
+    /// Returns the highest address that can be mapped.
     pub const fn last(self) -> Iova {
         Iova::new(u64::MAX >> (u64::BITS - self.address_bits))
     }
 
-    /// What a domain with such tables can map.
+    /// Returns what a domain with such tables can map.
     pub const fn geometry(self) -> Geometry {
         Geometry { page_sizes: self.page_sizes, first: Iova::new(0), last: self.last() }
     }
 
-    /// The level of the largest page that fits `size` bytes at addresses of these low bits; that of the smallest page
-    /// when none fits.
-    pub(super) fn largest_level(self, address: u64, size: u64) -> u32 {
-        let fits = |level: &u32| {
-            let page = coverage(*level);
-            self.page_sizes.bitmap() & page != 0 && address & (page - 1) == 0 && page <= size
-        };
-        let smallest = (self.page_sizes.smallest().trailing_zeros() - PAGE_SHIFT) / INDEX_BITS;
-        (smallest..self.levels()).rev().find(fits).unwrap_or(smallest)
+    /// The level at which pages of this size lie, if there are any.
+    pub(super) const fn level_of(self, page_size: u64) -> Option<u32> {
+        if !page_size.is_power_of_two() || self.page_sizes.bitmap() & page_size == 0 {
+            return None;
+        }
+        Some((page_size.trailing_zeros() - PAGE_SHIFT) / INDEX_BITS)
     }
 }

@@ -1,16 +1,17 @@
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::format;
 use std::string::{String, ToString};
 use std::vec::Vec;
 
 use iommu_core::device_model::pci::ConfigSpace;
-use iommu_core::sysfs::{DirTree, Snapshot};
+use iommu_core::sysfs::{MemoryTree, Snapshot};
 
 use super::*;
 
 fn sets(machine: &str) -> Vec<String> {
-    let tree = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../testdata/snapshots").join(machine);
-    let snapshot = Snapshot::load(&DirTree::new(tree)).unwrap();
+    let file = format!("{}/snapshots/{machine}.tree", env!("CARGO_MANIFEST_DIR"));
+    let tree = MemoryTree::from_archive(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let snapshot = Snapshot::load(&tree).unwrap();
     let mut sets: BTreeMap<ResetScope, Vec<String>> = BTreeMap::new();
     for device in &snapshot.devices {
         sets.entry(reset_scope(&device.function)).or_default().push(device.function.address.to_string());

@@ -1,0 +1,225 @@
+//! Page tables: mapping, unmapping and flushing.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::any::Any;
+
+use super::HardwareError;
+use crate::address::{Geometry, Iova, IovaRange, PhysAddr, Protection};
+
+bitflags::bitflags! {
+    /// What a paging domain must be able to do besides paging.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+    pub struct PagingFlags: u32 {
+        /// Domains can be nested on it: it has the role [`NestingParent`](super::NestingParent).
+        const NEST_PARENT = 1 << 0;
+        /// It tracks dirty pages: it has the role [`DirtyTracking`].
+        const DIRTY_TRACKING = 1 << 1;
+    }
+}
+
+/// Role of a domain with page tables.
+///
+/// All calls may come with spinning locks held, the group lock among them: an implementation takes spinning locks only.
+/// Two threads may call at once; that they do not map or unmap the same addresses is the caller's business, but must not
+/// corrupt the tables.
+pub trait Paging {
+    /// Returns the page sizes and the aperture. Both stay the same for as long as the domain lives.
+    fn geometry(&self) -> Geometry;
+
+    /// Maps pages of one size at `iova` to `phys`, and returns how many: at least one and at most `count`. The caller calls
+    /// again for the rest, and unmaps what was mapped if that fails.
+    ///
+    /// `page_size` is one of [`PageSizes`](crate::address::PageSizes), both addresses are multiples of it, `count` is not 0,
+    /// all lies within the aperture, and `protection` permits reads or writes.
+    ///
+    /// # Errors
+    /// Nothing was mapped: something is mapped at `iova` (`EEXIST`), or no memory for tables is left (`ENOMEM`).
+    fn map_pages(
+        &self,
+        iova: Iova,
+        phys: PhysAddr,
+        page_size: u64,
+        count: usize,
+        protection: Protection,
+    ) -> Result<usize, HardwareError>;
+
+    /// Makes new mappings visible to hardware, where it caches what is *not* mapped or does not snoop page tables. Called once
+    /// for a range that was mapped with any number of calls, before a device is told of it.
+    ///
+    /// # Errors
+    /// Hardware did not answer. The caller unmaps the range.
+    fn sync_map(&self, range: IovaRange) -> Result<(), HardwareError> {
+        let _ = range;
+        Ok(())
+    }
+
+    /// Unmaps from `iova` on until `count` pages of `page_size` are unmapped or a hole is met, and returns how many bytes
+    /// were unmapped: more than asked for when a larger page lies across the end.
+    ///
+    /// Devices may reach what was unmapped until [`flush`](Self::flush): the range goes into `gather`, as do tables that
+    /// became empty.
+    ///
+    /// # Errors
+    /// Hardware refused. What this call was to unmap is mapped as before, or must be taken as such.
+    fn unmap_pages(&self, iova: Iova, page_size: u64, count: usize, gather: &mut Gather) -> Result<u64, HardwareError>;
+
+    /// Drops what hardware has cached of the gathered range. When it returns, no access under what was unmapped is still on
+    /// its way.
+    ///
+    /// # Errors
+    /// Hardware did not answer: devices may still reach all that was gathered.
+    fn flush(&self, gather: &Gather) -> Result<(), HardwareError>;
+
+    /// Drops all that hardware has cached of this domain. As [`flush`](Self::flush) else.
+    ///
+    /// # Errors
+    /// Hardware did not answer: devices may still reach all that was unmapped since the last flush.
+    fn flush_all(&self) -> Result<(), HardwareError>;
+
+    /// Returns where `iova` leads, or `None` where nothing is mapped.
+    fn iova_to_phys(&self, iova: Iova) -> Option<PhysAddr>;
+
+    /// Keeps devices from bypassing CPU caches through this domain from now on, in what is mapped later as well.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` unless the driver says otherwise.
+    fn enforce_coherency(&self) -> Result<(), HardwareError> {
+        Err(HardwareError::new(device_model::Errno::EOPNOTSUPP, "the domain cannot enforce coherency"))
+    }
+}
+
+/// What was unmapped and is to be flushed: one range that covers it, and page tables that hardware may still walk.
+#[derive(Debug, Default)]
+pub struct Gather {
+    range: Option<IovaRange>,
+    page_size: u64,
+    tables: Vec<Box<dyn Any + Send>>,
+}
+
+impl Gather {
+    /// Creates an empty gather.
+    pub const fn new() -> Self {
+        Self { range: None, page_size: 0, tables: Vec::new() }
+    }
+
+    /// Returns the smallest range that covers all that was added.
+    pub const fn range(&self) -> Option<IovaRange> {
+        self.range
+    }
+
+    /// Returns the size of the smallest page that was added, or 0 for none: the step for hardware that invalidates page by
+    /// page.
+    pub const fn page_size(&self) -> u64 {
+        self.page_size
+    }
+
+    /// Adds a range that was mapped in pages of at least `page_size` bytes.
+    pub fn add(&mut self, range: IovaRange, page_size: u64) {
+        let sum =
+            self.range.and_then(|old| IovaRange::new(old.first().min(range.first()), old.last().max(range.last())));
+        self.range = sum.or(Some(range));
+        self.page_size = if self.page_size == 0 { page_size } else { self.page_size.min(page_size) };
+    }
+
+    /// Adds all that another gather has.
+    pub(crate) fn absorb(&mut self, mut other: Self) {
+        if let Some(range) = other.range {
+            self.add(range, other.page_size);
+        }
+        self.tables.append(&mut other.tables);
+    }
+
+    /// Keeps a page table that became empty until the flush, for hardware may still walk it.
+    pub fn retire(&mut self, table: Box<dyn Any + Send>) {
+        self.tables.push(table);
+    }
+}
+
+bitflags::bitflags! {
+    /// How dirty pages are read.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+    pub struct DirtyFlags: u32 {
+        /// Pages stay dirty; otherwise the next read tells of later writes only.
+        const NO_CLEAR = 1 << 0;
+    }
+}
+
+/// Role of a paging domain that tracks dirty pages.
+///
+/// All calls come without the group lock.
+pub trait DirtyTracking {
+    /// Begins to track which pages are written.
+    ///
+    /// # Errors
+    /// Hardware refused; nothing is tracked.
+    fn start(&self) -> Result<(), HardwareError>;
+
+    /// Ends tracking.
+    ///
+    /// # Errors
+    /// Hardware refused; pages are tracked as before.
+    fn stop(&self) -> Result<(), HardwareError>;
+
+    /// Calls `dirty` with each page of a range that was written, as address and size, ascending. A page may stick out of
+    /// the range. Holes are passed over.
+    ///
+    /// Hardware that has a page cached as dirty does not mark it again. Without [`DirtyFlags::NO_CLEAR`] the cleared pages
+    /// go into `gather`, and the caller flushes.
+    ///
+    /// # Errors
+    /// Hardware refused. What was passed to `dirty` counts.
+    fn read(
+        &self,
+        range: IovaRange,
+        flags: DirtyFlags,
+        gather: &mut Gather,
+        dirty: &mut dyn FnMut(Iova, u64),
+    ) -> Result<(), HardwareError>;
+}
+
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod tests {
+    use device_model::sync::Arc;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn range(first: u64, pages: u64) -> IovaRange {
+        IovaRange::sized(Iova::new(first << 12), pages << 12).unwrap()
+    }
+
+    proptest! {
+        /// Whatever is added, in one gather or in several: all of it is covered, in steps of the smallest page.
+        #[test]
+        fn a_gather_covers_all_that_was_added(
+            added in prop::collection::vec((0..1_u64 << 50, 1..1000_u64, 12..31_u32, any::<bool>()), 0..12),
+        ) {
+            let (mut gather, mut other) = (Gather::new(), Gather::new());
+            for (first, pages, bits, aside) in &added {
+                let to = if *aside { &mut other } else { &mut gather };
+                to.add(range(*first, *pages), 1 << bits);
+            }
+            gather.absorb(other);
+            prop_assert_eq!(gather.range().is_none(), added.is_empty());
+            for (first, pages, ..) in &added {
+                prop_assert!(gather.range().is_some_and(|all| all.covers(range(*first, *pages))));
+            }
+            let smallest = added.iter().map(|(_, _, bits, _)| 1_u64 << bits).min();
+            prop_assert_eq!(gather.page_size(), smallest.unwrap_or(0));
+        }
+    }
+
+    /// Hardware may walk a table until the flush.
+    #[test]
+    fn retired_tables_live_as_long_as_the_gather() {
+        let table = Arc::new(());
+        let (mut gather, mut other) = (Gather::new(), Gather::new());
+        other.retire(Box::new(table.clone()));
+        gather.absorb(other);
+        assert_eq!(Arc::strong_count(&table), 2);
+        drop(gather);
+        assert_eq!(Arc::strong_count(&table), 1);
+    }
+}

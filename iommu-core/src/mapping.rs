@@ -1,0 +1,246 @@
+//! Mapping into domains, unmapping, and flushing what hardware has cached.
+
+use device_model::Errno;
+
+use crate::address::{Geometry, Iova, IovaRange, PhysAddr, Protection};
+use crate::domain::Domain;
+use crate::hardware::{DomainKind, Gather, HardwareError, Paging};
+use crate::physical_memory::PhysicalMemory;
+
+impl Domain {
+    /// Returns what can be mapped, or `None` without page tables.
+    pub fn geometry(&self) -> Option<Geometry> {
+        self.hardware().paging().map(Paging::geometry)
+    }
+
+    fn paging(&self) -> Option<&dyn Paging> {
+        self.hardware().paging().filter(|_| self.kind().is_paging())
+    }
+
+    /// Maps `size` bytes at `iova` to `phys`, in the largest pages that fit. Takes locks of the IOMMU driver only.
+    ///
+    /// # Errors
+    /// Nothing of the range is mapped then that was not before, except for [`MapError::Reachable`].
+    pub fn map(
+        &self,
+        memory: &PhysicalMemory,
+        iova: Iova,
+        phys: PhysAddr,
+        size: u64,
+        protection: impl Into<Protection>,
+    ) -> Result<(), MapError> {
+        if !self.is_covered_by(memory) {
+            return Err(MapError::NoRight);
+        }
+        self.map_trusted(iova, phys, size, protection)
+    }
+
+    /// As [`map`](Self::map), where whoever called has the right in another form.
+    pub(crate) fn map_trusted(
+        &self,
+        iova: Iova,
+        phys: PhysAddr,
+        size: u64,
+        protection: impl Into<Protection>,
+    ) -> Result<(), MapError> {
+        let protection = protection.into();
+        let paging = self.paging().ok_or(MapError::NotPaging(self.kind()))?;
+        let Geometry { page_sizes, first, last } = paging.geometry();
+        let granule = page_sizes.smallest();
+        if size == 0 || (iova.get() | phys.get() | size) & (granule - 1) != 0 {
+            return Err(MapError::Misaligned { granule });
+        }
+        let range = IovaRange::sized(iova, size).filter(|range| first <= iova && range.last() <= last);
+        let (Some(range), Some(_)) = (range, phys.checked_add(size - 1)) else {
+            return Err(MapError::BeyondAperture { first, last });
+        };
+        if !protection.intersects(Protection::READ | Protection::WRITE) {
+            return Err(MapError::NoAccess);
+        }
+        let mut done = 0;
+        let mapped = loop {
+            let (Some(at), Some(to)) = (iova.checked_add(done), phys.checked_add(done)) else { break Ok(()) };
+            let left = size - done;
+            if left == 0 {
+                break paging.sync_map(range);
+            }
+            let (page, count) = page_sizes.first_run(at.get() | to.get(), at.get() ^ to.get(), left);
+            match paging.map_pages(at, to, page, count, protection) {
+                Ok(pages) => done += page * pages.clamp(1, count) as u64,
+                Err(cause) => break Err(cause),
+            }
+        };
+        mapped.map_err(|cause| match self.unmap(iova, done) {
+            Ok(unmapped) if unmapped >= done => MapError::Hardware(cause),
+            _ => MapError::Reachable { range, cause },
+        })
+    }
+
+    /// Unmaps from `iova` on and flushes, so that no access to what was unmapped is on its way when it returns. Returns how
+    /// many bytes were unmapped: 0 when misaligned or without page tables, less than `size` when a hole was met, more when
+    /// a large page lies across the end.
+    ///
+    /// # Errors
+    /// Hardware refused. Devices may still reach any of the range: its memory must not be reused until they are attached to
+    /// another domain.
+    pub fn unmap(&self, iova: Iova, size: u64) -> Result<u64, HardwareError> {
+        let mut batch = self.unmap_batch();
+        let unmapped = batch.unmap(iova, size);
+        batch.flush()?;
+        unmapped
+    }
+
+    /// Begins to unmap several ranges that are flushed at once.
+    ///
+    /// ```
+    /// # use iommu_core::{Domain, Iova, hardware::HardwareError};
+    /// # fn unmap_two(domain: &Domain) -> Result<(), HardwareError> {
+    /// let mut batch = domain.unmap_batch();
+    /// batch.unmap(Iova::new(0x1000), 0x1000)?;
+    /// batch.unmap(Iova::new(0x8000), 0x2000)?;
+    /// batch.flush() // now no device reaches either
+    /// # }
+    /// ```
+    pub fn unmap_batch(&self) -> UnmapBatch<'_> {
+        UnmapBatch { domain: self, gather: Gather::new() }
+    }
+
+    /// As [`unmap`](Self::unmap), without the flush.
+    pub(crate) fn unmap_gather(&self, iova: Iova, size: u64, gather: &mut Gather) -> Result<u64, HardwareError> {
+        let Some(paging) = self.paging() else { return Ok(0) };
+        let page_sizes = paging.geometry().page_sizes;
+        if (iova.get() | size) & (page_sizes.smallest() - 1) != 0 {
+            return Ok(0);
+        }
+        let mut done = 0;
+        while let Some(at) = iova.checked_add(done).filter(|_| done < size) {
+            let (page, count) = page_sizes.first_run(at.get(), 0, size - done);
+            match paging.unmap_pages(at, page, count, gather)? {
+                0 => break,
+                unmapped => done = done.saturating_add(unmapped),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Flushes what was gathered, then frees the page tables in it. If hardware refuses, they leak: it may walk them.
+    pub(crate) fn flush(&self, gather: Gather) -> Result<(), HardwareError> {
+        let (Some(paging), Some(_)) = (self.hardware().paging(), gather.range()) else { return Ok(()) };
+        let flushed = paging.flush(&gather);
+        if flushed.is_err() {
+            core::mem::forget(gather);
+        }
+        flushed
+    }
+
+    /// Flushes all that was unmapped from this domain.
+    pub(crate) fn flush_all(&self) -> Result<(), HardwareError> {
+        self.hardware().paging().map_or(Ok(()), Paging::flush_all)
+    }
+
+    /// Returns where `iova` leads: nowhere in a blocking domain, to the same number in an identity domain.
+    pub fn iova_to_phys(&self, iova: Iova) -> Option<PhysAddr> {
+        match self.kind() {
+            DomainKind::Blocking | DomainKind::Nested => None,
+            DomainKind::Identity => Some(PhysAddr::new(iova.get())),
+            DomainKind::Dma | DomainKind::DmaLazy | DomainKind::Paging => self.paging()?.iova_to_phys(iova),
+        }
+    }
+
+    /// Keeps devices from bypassing CPU caches through this domain from now on.
+    ///
+    /// # Errors
+    /// The driver's; `EOPNOTSUPP` when it cannot, or without page tables.
+    pub fn enforce_coherency(&self) -> Result<(), HardwareError> {
+        let none = HardwareError::new(Errno::EOPNOTSUPP, "the domain has no page tables");
+        self.hardware().paging().ok_or(none)?.enforce_coherency()
+    }
+}
+
+/// Ranges that are unmapped, and flushed at once. Dropping it flushes, too, and ignores errors.
+#[derive(Debug)]
+#[must_use = "what was unmapped can be reached until it is flushed"]
+pub struct UnmapBatch<'d> {
+    domain: &'d Domain,
+    gather: Gather,
+}
+
+impl UnmapBatch<'_> {
+    /// Unmaps from `iova` on and returns how many bytes that were, as [`Domain::unmap`] does. Devices may reach them until
+    /// the flush.
+    ///
+    /// # Errors
+    /// Hardware refused, as for [`Domain::unmap`].
+    pub fn unmap(&mut self, iova: Iova, size: u64) -> Result<u64, HardwareError> {
+        self.domain.unmap_gather(iova, size, &mut self.gather)
+    }
+
+    /// Flushes: when it returns, no access to what was unmapped is on its way.
+    ///
+    /// # Errors
+    /// Hardware refused. Devices may still reach all that was unmapped: its memory must not be reused until they are
+    /// attached to another domain.
+    pub fn flush(mut self) -> Result<(), HardwareError> {
+        self.domain.flush(core::mem::take(&mut self.gather))
+    }
+}
+
+impl Drop for UnmapBatch<'_> {
+    fn drop(&mut self) {
+        // There is nobody to tell; who wants to know calls `flush`.
+        let _ = self.domain.flush(core::mem::take(&mut self.gather));
+    }
+}
+
+/// Why nothing was mapped.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MapError {
+    /// The domain has no page tables.
+    #[error("a domain of kind {0} cannot be mapped into")]
+    NotPaging(DomainKind),
+    /// An address or the size is not a multiple of the smallest page, or the size is 0.
+    #[error("addresses and size must be multiples of {granule:#x}, and the size not 0")]
+    Misaligned {
+        /// The smallest page size.
+        granule: u64,
+    },
+    /// The range leaves the addresses that the domain translates.
+    #[error("the range leaves the aperture {first} to {last}")]
+    BeyondAperture {
+        /// Lowest address.
+        first: Iova,
+        /// Highest address, inclusive.
+        last: Iova,
+    },
+    /// The protection permits neither reads nor writes.
+    #[error("the mapping would permit neither reads nor writes")]
+    NoAccess,
+    /// The right to map physical memory is one of another subsystem.
+    #[error("the right to map physical memory does not cover this domain")]
+    NoRight,
+    /// The IOMMU driver refused.
+    #[error("the IOMMU refused the mapping")]
+    Hardware(#[source] HardwareError),
+    /// The IOMMU driver refused, and to unmap what it had mapped by then. Devices may reach any of the range: its memory must
+    /// be kept in [quarantine](Domain::quarantine).
+    #[error("the IOMMU refused the mapping, and to undo it: devices may reach {range}")]
+    Reachable {
+        /// The range that was to be mapped.
+        range: IovaRange,
+        /// Why it refused the mapping.
+        #[source]
+        cause: HardwareError,
+    },
+}
+
+impl MapError {
+    /// Returns `EINVAL`, `EPERM` without the right, or the driver's number.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::Hardware(error) | Self::Reachable { cause: error, .. } => error.errno,
+            Self::NoRight => Errno::EPERM,
+            _ => Errno::EINVAL,
+        }
+    }
+}
