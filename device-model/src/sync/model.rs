@@ -243,6 +243,20 @@ pub mod atomic {
         )*};
     }
 
+    /// What all fences have in common: no lock or atomic has this number.
+    const FENCES: Object = Object(0);
+
+    /// As [`core::sync::atomic::fence`]; every order counts as `SeqCst`.
+    pub fn fence(_order: Ordering) {
+        // Without old values to read, nobody sees a fence.
+        let step = if weak::is_on() { Step::Change(FENCES) } else { Step::Local };
+        announced(step, || {
+            // Lets other threads go first.
+            shuttle::sync::atomic::AtomicBool::new(false).load(Ordering::SeqCst);
+            weak::fence();
+        });
+    }
+
     atomic!(AtomicBool: bool, AtomicU32: u32, AtomicUsize: usize);
     counter!(AtomicU32: u32, AtomicUsize: usize);
 }

@@ -4,9 +4,10 @@
 //! it may still read. A load picks any store from there on; the scheduler decides which, so a search tries all. What
 //! moves a view forward is what orders memory: an acquire load takes over the view that a release store left behind, a
 //! lock passes on the view of whoever held it before, a join that of the thread that has ended. A read-modify-write
-//! reads the newest store. A `SeqCst` load reads nothing older than the newest `SeqCst` store.
+//! reads the newest store. A `SeqCst` load reads nothing older than the newest `SeqCst` store, nor than what a thread had
+//! seen at its `SeqCst` fence, if that came before.
 //!
-//! This is the model of C11 without fences, with two limits: stores to one atomic take effect in the order in which
+//! This is the model of C11 with fences that are `SeqCst`, with two limits: stores to one atomic take effect in the order in which
 //! they are executed, and no load returns a value that is stored later. Every outcome that it shows is possible in C11;
 //! an outcome that needs either of the two is not shown.
 
@@ -30,7 +31,7 @@ struct Memory {
     locks: BTreeMap<Object, View>,
     /// What an acquire load of this store takes over.
     released: BTreeMap<(Object, usize), View>,
-    /// The newest `SeqCst` store.
+    /// The newest `SeqCst` store, or what was seen at a `SeqCst` fence.
     strict: View,
     /// The last load returned another value than the newest.
     old: bool,
@@ -43,6 +44,10 @@ std::thread_local! {
 /// Forgets everything. With `choose`, memory is weak; without, every load returns the newest value.
 pub fn reset(choose: Option<Choose>) {
     MEMORY.with_borrow_mut(|memory| *memory = Memory { choose, ..Memory::default() });
+}
+
+pub(super) fn is_on() -> bool {
+    MEMORY.with_borrow(|memory| memory.choose.is_some())
 }
 
 fn advance(view: &mut View, other: &View) {
@@ -90,7 +95,7 @@ impl Memory {
             advance(self.released.entry((object, store)).or_default(), &view);
         }
         if order == Ordering::SeqCst {
-            self.strict.insert(object, store);
+            advance(&mut self.strict, &View::from([(object, store)]));
         }
     }
 }
@@ -125,6 +130,18 @@ pub(super) fn update(object: Object, order: Ordering, store: usize) {
         let passed = memory.released.get(&(object, store - 1)).cloned().unwrap_or_default();
         memory.released.insert((object, store), passed);
         memory.wrote(object, order, store);
+    });
+}
+
+/// The running thread is at a `SeqCst` fence.
+pub(super) fn fence() {
+    MEMORY.with_borrow_mut(|memory| {
+        let strict = memory.strict.clone();
+        if let Some(view) = memory.view() {
+            advance(view, &strict);
+            let seen = view.clone();
+            advance(&mut memory.strict, &seen);
+        }
     });
 }
 

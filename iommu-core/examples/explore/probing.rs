@@ -5,7 +5,7 @@ use std::sync::Arc;
 use device_model::platform::{PlatformBus, PlatformDevice};
 use device_model::sync::atomic::{AtomicBool, Ordering};
 use device_model::{
-    Awaits, BoundTo, BusHandle, DeviceId, DeviceSpec, DmaApi, Driver, DriverCore, ProbeError, ProbeHold, Unprotected,
+    Awaits, BoundTo, BusHandle, DeviceSpec, DmaApi, Driver, DriverCore, ProbeError, ProbeHold, Unprotected,
 };
 
 use crate::design::{A, B};
@@ -72,10 +72,32 @@ impl Probing {
         Self { core, bus }
     }
 
-    /// Adds a device; its drivers are probed.
-    pub(crate) fn plug(&self, device: &'static str) -> Option<DeviceId> {
+    /// With both devices, neither of them probed yet.
+    pub(crate) fn plugged() -> Self {
+        let probing = Self::new();
+        probing.bus.set_drivers_autoprobe(false);
+        stage::must(probing.plug(A) && probing.plug(B), "a device can be added");
+        probing.bus.set_drivers_autoprobe(true);
+        probing
+    }
+
+    /// Adds a device; its driver is probed.
+    pub(crate) fn plug(&self, device: &'static str) -> bool {
         stage::step(format!("adds {device}"));
-        self.bus.add_device(DeviceSpec::new(device, PlatformDevice::default())).ok().map(|device| device.id())
+        self.bus.add_device(DeviceSpec::new(device, PlatformDevice::default())).is_ok()
+    }
+
+    /// Probes the driver of a device.
+    pub(crate) fn probe(&self, device: &str) {
+        if let Some(device) = self.bus.device(device) {
+            // A deferral is no failure here.
+            let _ = self.bus.drivers_probe(&device);
+        }
+    }
+
+    /// Repeats what is due and was left to the next call.
+    pub(crate) fn repeat(&self) {
+        self.core.repeat_probes();
     }
 
     pub(crate) fn is_bound(&self, device: &str) -> bool {

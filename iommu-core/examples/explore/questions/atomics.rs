@@ -5,11 +5,17 @@
 //!
 //! | file | atomic | question |
 //! |---|---|---|
-//! | `device-model/src/deferred.rs` | `clock` | `atomic-deferral` |
 //! | `device-model/src/deferred.rs` | `listed` | `atomic-deferral` |
+//! | `device-model/src/deferred.rs` | `due` | `atomic-deferral` |
+//! | `device-model/src/deferred.rs` | `searches` | `atomic-deferral` |
+//! | `device-model/src/deferred.rs` | `triggers` | `atomic-deferral` |
 //! | `device-model/src/deferred.rs` | `holds` | `atomic-holds` |
-//! | `device-model/src/registry.rs` | `next_device` | `atomic-ids` |
+//! | `device-model/src/device.rs` | `close` | `atomic-left` |
+//! | `device-model/src/device.rs` | `probe` | `atomic-left` |
+//! | `device-model/src/device.rs` | `repeats` | `atomic-left` |
+//! | `device-model/src/pci/bus.rs` | `drivers` | `atomic-flag` |
 //! | `device-model/src/registry.rs` | `autoprobe` | `atomic-autoprobe` |
+//! | `iommu-core/src/dma_api/space.rs` | `lazy` | `atomic-flag` |
 //! | `iommu-core/src/failing/memory.rs` | `left` | `atomic-pins` |
 //! | `iommu-core/src/software/domain.rs` | `coherent` | `atomic-flag` |
 //! | `vfio-owner/src/device_file.rs` | `granted` | `atomic-flag` |
@@ -31,7 +37,8 @@ pub(super) fn questions() -> Vec<Question> {
             .ships(deferral),
         Question::new("atomic-holds", "A probe comes while the last hold on probes ends: is it forgotten?", "P1")
             .ships(holds),
-        Question::new("atomic-ids", "Can two devices that come at once get one id?", "D6").ships(ids),
+        Question::new("atomic-left", "A probe is due while its device is locked: does the holder forget it?", "D56")
+            .ships(left),
         Question::new("atomic-autoprobe", "Does a thread that has switched probing off still probe?", "D45")
             .ships(autoprobe),
         Question::new("atomic-pins", "Does the memory that fails one pin fail none, or two?", "").ships(pins),
@@ -40,52 +47,57 @@ pub(super) fn questions() -> Vec<Question> {
 }
 
 fn deferral() -> String {
-    let probing = Probing::new();
-    let plugs = [("add A, which waits", A), ("add B", B)].map(|(title, device)| {
+    let probing = Probing::plugged();
+    let probes = [("probe A, which waits", A), ("probe B", B)].map(|(title, device)| {
         let probing = probing.clone();
-        stage::thread(title, move || probing.plug(device).is_some())
+        stage::thread(title, move || probing.probe(device))
     });
-    let added = plugs.map(stage::Thread::join);
-    stage::must(added == [true, true] && probing.is_bound(B), "a device was not added and bound");
+    probes.into_iter().for_each(stage::Thread::join);
+    probing.repeat();
+    stage::must(probing.is_bound(B), "B is not bound");
     stage::must(probing.is_bound(A), "what the probe of A waited for is there, and A is not probed again");
     String::new()
 }
 
 fn holds() -> String {
-    let probing = Probing::new();
+    let probing = Probing::plugged();
     let hold = probing.hold_probes();
-    let plugger = probing.clone();
-    let plug = stage::thread("add B", move || plugger.plug(B).is_some());
+    let prober = probing.clone();
+    let probe = stage::thread("probe B", move || prober.probe(B));
     let release = stage::thread("let probes go on", move || drop(hold));
+    probe.join();
     release.join();
-    stage::must(plug.join(), "a device was not added");
+    probing.repeat();
     stage::must(probing.is_bound(B), "probes are no longer held, and B is not probed");
     String::new()
 }
 
-fn ids() -> String {
-    let probing = Probing::new();
-    let plugs = [("add A", A), ("add B", B)].map(|(title, device)| {
-        let probing = probing.clone();
-        stage::thread(title, move || probing.plug(device))
-    });
-    let [a, b] = plugs.map(stage::Thread::join);
-    stage::must(a.is_some() && a != b, "two devices have one id");
+fn left() -> String {
+    let probing = Probing::plugged();
+    probing.probe(A);
+    let holder = probing.clone();
+    let hold = stage::thread("lock and unlock A", move || holder.is_bound(A));
+    let prober = probing.clone();
+    let probe = stage::thread("probe B, repeat A", move || prober.probe(B));
+    hold.join();
+    probe.join();
+    // Whoever found the lock held has left the repeat to its holder: by now it is done.
+    stage::must(probing.is_bound(A), "the probe of A was left to the holder of its lock, who has forgotten it");
     String::new()
 }
 
 fn autoprobe() -> String {
     let probing = Probing::new();
-    let other = probing.clone();
-    let bystander = stage::thread("add A", move || other.plug(A).is_some());
     let stopper = probing.clone();
     let stop = stage::thread("stop probing, add B", move || {
         stopper.stop_probing();
-        stopper.plug(B).is_some()
+        stopper.plug(B)
     });
-    let added = [bystander.join(), stop.join()];
-    stage::must(added == [true, true], "a device was not added");
-    stage::must(!probing.is_bound(B), "B is probed by a thread that has switched probing off");
+    let looker = probing.clone();
+    let look = stage::thread("look at B", move || looker.is_bound(B));
+    let (added, bound) = (stop.join(), look.join());
+    stage::must(added, "a device was not added");
+    stage::must(!bound && !probing.is_bound(B), "B is probed by a thread that has switched probing off");
     String::new()
 }
 
