@@ -5,7 +5,6 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt;
-use core::sync::atomic::fence;
 
 use crate::any_device::internal::Internal as _;
 use crate::any_device::{AnyDevice, Children, drop_upwards};
@@ -18,7 +17,7 @@ use crate::notifier::{BusEvent, Notifier};
 use crate::registration::{Place, Registration};
 use crate::registry::BusShared;
 use crate::resources::Resources;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, Ordering, fence};
 use crate::sync::{LockClass, Mutex, MutexGuard, SpinMutex, Users};
 
 /// The turn and the lock of one device come before those of the devices below it, so they share a rank.

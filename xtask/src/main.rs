@@ -27,7 +27,7 @@ enum Command {
     Demo,
     /// List the drivers of a source tree of Linux by name, for the verdicts from names
     Drivers(drivers::Drivers),
-    /// Play both designs of DMA ownership in every interleaving, and show what goes wrong
+    /// Play the designs of DMA ownership in every interleaving, and show what goes wrong
     Explore(explore::Explore),
     /// Build the example kernel and boot it in QEMU
     Kernel,

@@ -128,7 +128,7 @@ fn model(shell: &Shell) -> Result<Verdict> {
     let flags: &[(&str, &str)] = &[("RUSTFLAGS", "--cfg shuttle")];
     shell.cargo(&format!("clippy {packages} --lib {scenes} -- -D warnings"), flags)?;
     shell.cargo(&format!("test {packages} --release {scenes}"), flags)?;
-    shell.cargo("run --quiet --package xtask -- explore", &[])?;
+    shell.cargo("run --quiet --package xtask -- explore --argument check", &[])?;
     Ok(Verdict::Passed)
 }
 
