@@ -137,7 +137,7 @@ fn both(stage: &Stage) -> Result<()> {
     file.set_container(&container)?;
     stage.done("VFIO puts the group into a container", "");
 
-    let context = Context::new("iommufd of a VMM");
+    let context = stage.machine().open_iommufd("iommufd of a VMM");
     let device = stage.machine().open_device(CARD[1])?;
     let refusal = device.bind_iommufd(&context).err().context("the iommufd got a device of VFIO's group")?;
     stage.refused("the iommufd binds function 1 by its file", refusal.errno(), &refusal);
