@@ -33,14 +33,14 @@ const N2: &str = "0000:00:0b.0";
 const N3: &str = "0000:00:0c.0";
 
 /// What every script may use.
-const FUNCTIONS: &str = r#"
+const FUNCTIONS: &str = r"
 disk() { for b in /sys/class/block/*; do p=$(readlink -f $b); case $p in */$1/*) [ -e $b/partition ] || basename $b;; esac; done | head -1; }
 net() { ls /sys/bus/pci/devices/$1/net; }
 make() { mke2fs -F /dev/$1 > /dev/null 2>&1; }
 mkdir -p /m/a /m/b /m/c
 D1=$(disk 0000:00:04.0) D2=$(disk 0000:00:05.0) D3=$(disk 0000:00:06.0)
 N0=$(net 0000:00:09.0) N1=$(net 0000:00:0a.0) N2=$(net 0000:00:0b.0) N3=$(net 0000:00:0c.0)
-"#;
+";
 
 const FORMS: &[Form] = &[
     Form {
