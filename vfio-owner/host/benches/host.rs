@@ -77,6 +77,9 @@ fn explained(c: &mut Criterion, devices: u32) {
     group.bench_function("the floor: read the file", |b| {
         b.iter(|| fs::read_to_string(&file).expect("it is one"));
     });
+    group.bench_function("the snapshot read, nothing explained", |b| {
+        b.iter(|| Host::open(&file).expect("it is one"));
+    });
     group.bench_function("all, from a snapshot", |b| {
         b.iter(|| explain_all(&Host::open(&file).expect("it is one")));
     });

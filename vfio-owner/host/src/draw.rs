@@ -87,7 +87,9 @@ fn draw_card(svg: &mut Svg, card: &Card, top: f64, places: &mut Vec<Place>) -> f
     y += 10.0;
     for row in &card.rows {
         let left = x + PADDING + INDENT * indent(row.depth - card.depth());
-        places.push(Place { depth: row.depth, x: left, y: y + 11.0 });
+        if row.in_tree {
+            places.push(Place { depth: row.depth, x: left, y: y + 11.0 });
+        }
         y = draw_row(&mut inside, row, left, y, x + width - PADDING);
     }
     for tie in &card.ties {

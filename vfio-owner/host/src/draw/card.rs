@@ -29,6 +29,8 @@ pub(super) struct Card {
 /// A device.
 pub(super) struct Row {
     pub(super) depth: usize,
+    /// Whether it hangs on the bus or bridge above it: other members have a place of their own.
+    pub(super) in_tree: bool,
     pub(super) address: String,
     pub(super) class: String,
     pub(super) name: String,
@@ -151,6 +153,7 @@ fn card(host: &Host, entry: &GroupEntry, run: &Run, again: bool, last: bool) -> 
 fn other_row(member: &OtherMember, depth: usize) -> Row {
     Row {
         depth,
+        in_tree: false,
         address: member.name.clone(),
         class: member.kind().to_owned(),
         name: String::new(),
@@ -188,6 +191,7 @@ fn row(host: &Host, entry: &GroupEntry, members: &[Neighbour], node: Node) -> Op
     let standing = members.iter().find(|member| member.device == node.device).map(|member| member.standing.verdict());
     Some(Row {
         depth: node.depth,
+        in_tree: true,
         address: device.device.to_string(),
         class: device.class.clone(),
         name: device.name.clone(),

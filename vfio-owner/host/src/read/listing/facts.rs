@@ -134,6 +134,7 @@ impl Facts {
     }
 
     pub(super) fn driver(&mut self, device: PciAddress, driver: Option<String>, line: usize) -> Merged {
+        let driver = driver.map(|name| spaced(&name));
         let record = self.device(device);
         match &record.driver {
             Some((before, first_line)) if *before != driver => {
@@ -188,16 +189,17 @@ impl Facts {
         let words = text.split('[').next().unwrap_or_default().trim();
         match bracketed.map(u32::from).or_else(|| class_code(words)) {
             Some(code) => self.class(device, code),
-            None => words.clone_into(&mut self.device(device).words.class),
+            None => self.device(device).words.class = spaced(words),
         }
     }
 
     pub(super) fn name(&mut self, device: PciAddress, name: &str) {
+        let name = spaced(name);
         let words = &mut self.device(device).words;
         if words.name.is_empty() {
-            name.trim().clone_into(&mut words.name);
-        } else if !words.name.contains(name.trim()) {
-            words.name = format!("{} {}", words.name, name.trim());
+            words.name = name;
+        } else if !words.name.contains(&name) {
+            words.name = format!("{} {name}", words.name);
         }
     }
 
@@ -347,6 +349,11 @@ impl Facts {
             doubtful_lines: self.doubtful.clone(),
         }
     }
+}
+
+/// The words of a text with one space between them.
+fn spaced(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 impl Record {
