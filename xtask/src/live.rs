@@ -18,7 +18,7 @@ use anyhow::{Result, bail};
 use live_guest::Report;
 
 use crate::ci::shell::environment;
-use guest::{Guest, Jobs};
+use guest::{Guest, Job};
 use judgement::{Judgement, judge};
 use packages::{Missing, Tools};
 use topology::{TOPOLOGIES, Topology};
@@ -37,6 +37,9 @@ pub(crate) struct Live {
     /// Only these kernels (may be given again)
     #[arg(long, value_name = "VERSION")]
     kernel: Vec<String>,
+    /// Only these jobs (may be given again)
+    #[arg(long, value_name = "JOB")]
+    job: Vec<Job>,
     /// Show what was right as well
     #[arg(long, short)]
     verbose: bool,
@@ -99,16 +102,20 @@ impl Live {
         }
     }
 
+    /// The short run leaves out what costs most: every device bound by hand.
+    fn jobs(&self, topology: &Topology) -> Vec<Job> {
+        match (self.job.as_slice(), self.full) {
+            ([], false) => vec![Job::Cycles, Job::Kills],
+            ([], true) if topology.lifelines => vec![Job::Verdicts, Job::Cycles, Job::Lifelines, Job::Kills],
+            ([], true) => vec![Job::Verdicts, Job::Cycles, Job::Kills],
+            (jobs, _) => jobs.to_vec(),
+        }
+    }
+
     /// Runs one machine; whether everything was right.
     fn machine(&self, guest: &Guest<'_>) -> Result<bool> {
         let begin = Instant::now();
-        // The short run leaves out what costs most: every device bound by hand.
-        let jobs = match (self.full, guest.topology.lifelines) {
-            (false, _) => Jobs::Cycles,
-            (true, false) => Jobs::All,
-            (true, true) => Jobs::AllAndLifelines,
-        };
-        let reports = guest.run(jobs)?;
+        let reports = guest.run(&self.jobs(guest.topology))?;
         let mut wrong = 0;
         let mut right = 0;
         for report in &reports {
@@ -137,7 +144,7 @@ impl Live {
 
 /// The step of `cargo xtask ci`: one machine, one kernel.
 pub(crate) fn quick() -> Result<Outcome> {
-    Live { full: false, machine: Vec::new(), kernel: Vec::new(), verbose: false }.outcome()
+    Live { full: false, machine: Vec::new(), kernel: Vec::new(), job: Vec::new(), verbose: false }.outcome()
 }
 
 /// Builds what runs in the guests. Optimized: an emulated processor is slow.

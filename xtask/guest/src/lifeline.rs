@@ -38,6 +38,7 @@ disk() { for b in /sys/class/block/*; do p=$(readlink -f $b); case $p in */$1/*)
 net() { ls /sys/bus/pci/devices/$1/net; }
 make() { mke2fs -F /dev/$1 > /dev/null 2>&1; }
 mkdir -p /m/a /m/b /m/c
+for m in ext4 loop overlay zram 8021q bridge; do modprobe $m; done
 D1=$(disk 0000:00:04.0) D2=$(disk 0000:00:05.0) D3=$(disk 0000:00:06.0)
 N0=$(net 0000:00:09.0) N1=$(net 0000:00:0a.0) N2=$(net 0000:00:0b.0) N3=$(net 0000:00:0c.0)
 ";
@@ -125,7 +126,7 @@ const FORMS: &[Form] = &[
     },
     Form {
         name: "zram with a backing disk",
-        set_up: "modprobe zram; echo 1 > /sys/block/zram0/reset; echo /dev/$D2 > /sys/block/zram0/backing_dev && \
+        set_up: "echo 1 > /sys/block/zram0/reset; echo /dev/$D2 > /sys/block/zram0/backing_dev && \
                  echo 16M > /sys/block/zram0/disksize && mkswap /dev/zram0 > /dev/null && swapon /dev/zram0",
         take_down: "swapoff /dev/zram0; echo 1 > /sys/block/zram0/reset",
         refused: &[D2],
@@ -192,9 +193,9 @@ const FORMS: &[Form] = &[
     },
     Form {
         name: "a default route over a VLAN",
-        set_up: "modprobe 8021q; vconfig add $N1 5 > /dev/null; ip link set $N1 up; ip addr add 10.1.0.1/24 dev $N1.5; \
+        set_up: "vconfig add $N1 5 > /dev/null; ip link set $N1 up; ip addr add 10.1.0.1/24 dev $N1.5; \
                  ip link set $N1.5 up; ip route add default via 10.1.0.2 dev $N1.5",
-        take_down: "ip link del $N1.5",
+        take_down: "vconfig rem $N1.5",
         refused: &[N1],
         free: &[N2],
     },

@@ -53,7 +53,7 @@ fn work(reporter: &mut Reporter) -> Result<()> {
         seconds: seconds.split(' ').next().unwrap_or_default().parse()?,
         devices: machine::devices()?.len(),
     })?;
-    for job in options(JOBS).flat_map(|jobs| jobs.split(',')) {
+    for job in options(JOBS).flat_map(|jobs| jobs.split(',')).filter(|job| !job.is_empty()) {
         match job {
             "verdicts" => job::verdicts(reporter)?,
             "cycles" => job::cycles(reporter)?,

@@ -25,24 +25,16 @@ pub(crate) struct Guest<'a> {
 }
 
 /// What a machine is to do.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Jobs {
-    /// Every device's cycle, and one killed at each change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum Job {
+    /// Ask about every device, as found and bound by hand, and compare with the kernel
+    Verdicts,
+    /// Plan, apply, use and undo every device
     Cycles,
-    /// Besides, the verdicts of all devices, bound by hand.
-    All,
-    /// Besides, what the machine lives on, form by form.
-    AllAndLifelines,
-}
-
-impl Jobs {
-    const fn list(self) -> &'static str {
-        match self {
-            Self::Cycles => "cycles",
-            Self::All => "verdicts,cycles",
-            Self::AllAndLifelines => "verdicts,cycles,lifelines",
-        }
-    }
+    /// Refuse what the machine lives on, form by form
+    Lifelines,
+    /// Kill apply and undo at every change
+    Kills,
 }
 
 impl Guest<'_> {
@@ -56,7 +48,7 @@ impl Guest<'_> {
     }
 
     /// Runs it to its end; what it reported.
-    pub(crate) fn run(&self, jobs: Jobs) -> Result<Vec<Report>> {
+    pub(crate) fn run(&self, jobs: &[Job]) -> Result<Vec<Report>> {
         let reports = self.file("reports");
         let mut machine = Running(self.command(jobs, &reports)?.spawn().context("QEMU")?);
         let begin = Instant::now();
@@ -68,7 +60,7 @@ impl Guest<'_> {
         text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
     }
 
-    fn command(&self, jobs: Jobs, reports: &Path) -> Result<Command> {
+    fn command(&self, jobs: &[Job], reports: &Path) -> Result<Command> {
         let mut qemu = Command::new(&self.tools.qemu);
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024", "-no-reboot"]);
         qemu.args(["-machine", "q35,kernel-irqchip=split", "-display", "none", "-monitor", "none"]);
@@ -84,8 +76,13 @@ impl Guest<'_> {
         qemu.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(self.initramfs);
         // On a busy machine the emulated timer fails the kernel's test of it.
         let options = "console=ttyS0 intel_iommu=on panic=-1 quiet no_timer_check";
-        let jobs = format!("{options} {JOBS}{} {KILL}{}", jobs.list(), self.topology.killed);
-        qemu.arg("-append").arg(jobs);
+        let named = |(job, name)| jobs.contains(&job).then_some(name);
+        let listed: Vec<&str> = [(Job::Verdicts, "verdicts"), (Job::Cycles, "cycles"), (Job::Lifelines, "lifelines")]
+            .into_iter()
+            .filter_map(named)
+            .collect();
+        let killed = if jobs.contains(&Job::Kills) { format!("{KILL}{}", self.topology.killed) } else { String::new() };
+        qemu.arg("-append").arg(format!("{options} {JOBS}{} {killed}", listed.join(",")));
         let log = fs::File::create(self.file("qemu"))?;
         qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         Ok(qemu)

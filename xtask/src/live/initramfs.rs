@@ -203,3 +203,32 @@ impl<W: Write> Archive<W> {
         Ok(self.out.flush()?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_says_what_it_depends_on() {
+        assert_eq!(dependencies(b"ELF\0license=GPL\0depends=nvme-core,t10_pi\0name=nvme\0"), ["nvme_core", "t10_pi"]);
+        assert_eq!(dependencies(b"depends=\0"), [""]);
+    }
+
+    /// The format is of fields of eight digits, with every part on a multiple of four.
+    #[test]
+    fn an_archive_is_one_of_the_kernels_format() -> Result<()> {
+        let mut bytes = Vec::new();
+        let mut archive = Archive { out: &mut bytes, entries: 0 };
+        archive.entry("init", 0o100_755, b"abcde")?;
+        archive.end()?;
+        let text = String::from_utf8(bytes)?;
+        assert_eq!(text.get(..6), Some("070701"));
+        assert_eq!(text.get(14..22), Some("000081ed"), "the mode");
+        assert_eq!(text.get(54..62), Some("00000005"), "the size");
+        assert_eq!(text.get(94..102), Some("00000005"), "the length of the name");
+        assert_eq!(text.get(110..115), Some("init\0"));
+        assert_eq!(text.match_indices("070701").map(|(at, _)| at % 4).collect::<Vec<_>>(), [0, 0]);
+        assert!(text.len() % 4 == 0 && text.contains("TRAILER!!!"));
+        Ok(())
+    }
+}

@@ -80,3 +80,69 @@ fn what(run: &Run) -> String {
 fn name(driver: Option<&String>) -> &str {
     driver.map_or("no driver", String::as_str)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(code: i32) -> Run {
+        Run { code: Some(code), out: String::new(), err: String::new() }
+    }
+
+    fn is_right(report: &Report) -> bool {
+        matches!(judge(report), Judgement::Right(_))
+    }
+
+    #[test]
+    fn a_verdict_is_right_only_if_it_is_the_kernels() {
+        let refused = Claim::Refused { reason: "group is not viable".to_owned() };
+        for (code, kernel, right) in [
+            (0, Claim::Granted, true),
+            (1, refused.clone(), true),
+            (0, refused.clone(), false),
+            (1, Claim::Granted, false),
+            (2, Claim::Granted, false),
+            (2, refused, false),
+        ] {
+            let verdict =
+                Report::Verdict { device: "0000:00:05.0".to_owned(), driver: None, explain: run(code), kernel };
+            assert_eq!(is_right(&verdict), right, "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_cycle_is_right_only_if_nothing_is_left_of_it() {
+        let cycle = |apply, kernel, undo, left: &[&str]| Report::Cycle {
+            device: "0000:00:05.0".to_owned(),
+            driver: Some("nvme".to_owned()),
+            allowed: Vec::new(),
+            apply: run(apply),
+            kernel,
+            explain: run(0),
+            undo: run(undo),
+            left: left.iter().map(ToString::to_string).collect(),
+        };
+        let refused = Claim::Refused { reason: "busy".to_owned() };
+        assert!(is_right(&cycle(0, Claim::Granted, 0, &[])));
+        assert!(!is_right(&cycle(1, Claim::Granted, 0, &[])));
+        assert!(!is_right(&cycle(0, refused, 0, &[])));
+        assert!(!is_right(&cycle(0, Claim::Granted, 1, &[])));
+        assert!(!is_right(&cycle(0, Claim::Granted, 0, &["gone: block nvme0n1"])));
+    }
+
+    #[test]
+    fn a_lifeline_is_refused_and_its_neighbour_is_not() {
+        let plan = |refused, code, guarded: &[&str]| Report::Lifeline {
+            form: "swap".to_owned(),
+            device: "0000:00:05.0".to_owned(),
+            refused,
+            set_up: run(0),
+            guarded: guarded.iter().map(ToString::to_string).collect(),
+            plan: run(code),
+        };
+        assert!(is_right(&plan(true, 1, &["0000:00:05.0"])) && is_right(&plan(false, 0, &[])));
+        // Refused for another reason, or not at all.
+        assert!(!is_right(&plan(true, 1, &[])) && !is_right(&plan(true, 0, &[])));
+        assert!(!is_right(&plan(false, 1, &["0000:00:05.0"])));
+    }
+}
