@@ -75,7 +75,7 @@ fn text(out: &mut String, explanation: &Explanation) -> fmt::Result {
     for reason in &by_group.reasons {
         writeln!(out, "    {reason}")?;
     }
-    way(out, "through its own file (iommufd)", by_device)?;
+    way(out, "as a VFIO device (cdev, iommufd)", by_device)?;
     if by_device.reasons.iter().any(|reason| by_group.reasons.contains(reason)) {
         writeln!(out, "    for the same reasons")?;
     }
