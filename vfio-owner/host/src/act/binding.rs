@@ -63,6 +63,12 @@ pub trait Bindings {
     /// # Errors
     /// The driver is not there, or does not take it.
     fn bind(&self, device: PciAddress, driver: &str) -> Result<(), BindingError>;
+
+    /// Returns the process that still waits for the kernel to change the device: it looks as before, and may yet change.
+    fn pending(&self, device: PciAddress) -> Option<u32> {
+        let _ = device;
+        None
+    }
 }
 
 /// A binding could not be read or changed.

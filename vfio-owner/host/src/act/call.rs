@@ -3,12 +3,14 @@
 //! A write to `unbind` waits for everybody who has the device open, and nothing ends a process that waits so, not even
 //! SIGKILL. The child may stay behind; this process goes on and says what it waits for.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
+
+use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
 /// How long the kernel may take. Drivers of disks and network cards take seconds to let go.
 pub(super) const DEADLINE: Duration = Duration::from_secs(20);
@@ -31,16 +33,32 @@ impl From<io::Error> for CallError {
     }
 }
 
-/// Writes `contents` to a file of sysfs that is open, as one write.
-pub(super) fn write(file: File, contents: &str, deadline: Duration) -> Result<(), CallError> {
+/// What a writer has in its environment: the device that it changes.
+const DEVICE: &str = "VFIO_HOST_DEVICE";
+
+/// Writes `contents` to a file of sysfs that is open, as one write, which changes a device.
+pub(super) fn write(file: File, contents: &str, device: PciAddress, deadline: Duration) -> Result<(), CallError> {
     // Whatever it copies, it copies in one block; what fails is told on its standard error.
     let mut command = Command::new("dd");
-    command.args(["bs=4096", "count=1"]).stdin(Stdio::piped()).stdout(file);
+    command.args(["bs=4096", "count=1"]).env(DEVICE, device.to_string()).stdin(Stdio::piped()).stdout(file);
     let mut child = spawn(&mut command)?;
     if let Some(mut input) = child.stdin.take() {
         input.write_all(contents.as_bytes())?;
     }
     finish(child, deadline)
+}
+
+/// Returns the process that still waits for its change of a device to be made, this process's or that of one that was ended.
+pub(super) fn pending(device: PciAddress) -> Option<u32> {
+    let variable = format!("{DEVICE}={device}");
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    numbers.find(|process| {
+        let is_writer = fs::read_to_string(format!("/proc/{process}/comm")).is_ok_and(|name| name.trim() == "dd");
+        let environment =
+            if is_writer { fs::read(format!("/proc/{process}/environ")).unwrap_or_default() } else { Vec::new() };
+        environment.split(|byte| *byte == 0).any(|text| text == variable.as_bytes())
+    })
 }
 
 /// Loads a module.
@@ -84,6 +102,10 @@ mod tests {
 
     use super::*;
 
+    fn address(text: &str) -> PciAddress {
+        text.parse().unwrap()
+    }
+
     #[test]
     fn what_does_not_return_is_given_up_and_names_its_process() {
         // Its first reader never comes: the pipe is full before it is written to.
@@ -94,12 +116,10 @@ mod tests {
         rustix::fs::fcntl_setfl(&full, rustix::fs::OFlags::empty()).unwrap();
         drop(full);
         let stuck = std::os::fd::OwnedFd::from(writer);
-        let CallError::NoAnswer { writer } =
-            write(stuck.into(), "0000:01:00.0", Duration::from_millis(50)).unwrap_err()
-        else {
-            panic!("it was answered")
-        };
-        assert_ne!(writer, 0);
+        let answer =
+            write(stuck.into(), "0000:01:00.0", address("fffe:01:00.0"), Duration::from_millis(50)).unwrap_err();
+        let CallError::NoAnswer { writer } = answer else { panic!("it was answered") };
+        assert_eq!((pending(address("fffe:01:00.0")), pending(address("fffe:01:00.1"))), (Some(writer), None));
         // The write goes through when somebody reads, as an unbind does when the device is let go.
         let mut all = Vec::new();
         reader.read_to_end(&mut all).unwrap();
@@ -109,7 +129,9 @@ mod tests {
     #[test]
     fn the_kernels_reason_is_told() {
         let full = File::options().write(true).open("/dev/full").unwrap();
-        let CallError::Refused(reason) = write(full, "x", DEADLINE).unwrap_err() else { panic!("it did not return") };
+        let CallError::Refused(reason) = write(full, "x", address("fffe:02:00.0"), DEADLINE).unwrap_err() else {
+            panic!("it did not return")
+        };
         assert_eq!(reason, "No space left on device");
     }
 }

@@ -378,6 +378,10 @@ fn restore(
 ) -> Result<Done, UndoFailure> {
     let device = entry.device;
     let failed = |error| UndoFailure::Device { device, error };
+    if let Some(writer) = bindings.pending(device) {
+        let waits = format!("process {writer} still waits for the kernel to change it");
+        return Err(failed(BindingError::new(device, waits)));
+    }
     let host = bindings.host().map_err(failed)?;
     let found = host.pci.device(device);
     if !found.is_some_and(|found| Identity::of(found).fits(&entry.identity)) {

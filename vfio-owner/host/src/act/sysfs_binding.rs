@@ -43,7 +43,7 @@ impl SysfsBindings {
     fn write(&self, path: &str, contents: &str, device: PciAddress) -> Result<(), BindingError> {
         let at = self.tree.sysfs().join(path);
         let file = OpenOptions::new().write(true).open(&at).map_err(|error| self.refused(path, error))?;
-        call::write(file, contents, DEADLINE).map_err(|error| self.failed(path, error, Some(device)))
+        call::write(file, contents, device, DEADLINE).map_err(|error| self.failed(path, error, Some(device)))
     }
 
     fn failed(&self, path: &str, error: CallError, device: Option<PciAddress>) -> BindingError {
@@ -147,6 +147,13 @@ impl Bindings for SysfsBindings {
         match self.tree.place() {
             Place::Copy(copy) => copy.bind(device, &path, driver).map_err(|error| self.refused(&at, error)),
             Place::Kernel(_) => self.write(&at, &device.to_string(), device),
+        }
+    }
+
+    fn pending(&self, device: PciAddress) -> Option<u32> {
+        match self.tree.place() {
+            Place::Copy(_) => None,
+            Place::Kernel(_) => call::pending(device),
         }
     }
 }

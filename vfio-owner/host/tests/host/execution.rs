@@ -531,3 +531,53 @@ fn a_forged_plan_is_refused_by_the_library() {
     assert!(matches!(error, PlanError::Guarded { .. }), "{error}");
     assert_eq!(CheckedPlan::new(&good, &bindings).unwrap().plan(), &good);
 }
+
+#[test]
+fn what_the_kernel_has_not_answered_is_kept_until_it_has() {
+    /// The kernel waits for someone at the first unbind, which is made when nobody looks any more.
+    struct Slow<'a> {
+        inner: &'a ModelBindings,
+        pending: Cell<Option<u32>>,
+    }
+    impl Bindings for Slow<'_> {
+        fn host(&self) -> Result<Host, BindingError> {
+            self.inner.host()
+        }
+        fn binding(&self, device: PciAddress) -> Result<Binding, BindingError> {
+            self.inner.binding(device)
+        }
+        fn load(&self, driver: &str) -> Result<(), BindingError> {
+            self.inner.load(driver)
+        }
+        fn set_override(&self, device: PciAddress, driver: Option<&str>) -> Result<(), BindingError> {
+            self.inner.set_override(device, driver)
+        }
+        fn unbind(&self, _: PciAddress, _: &str) -> Result<(), BindingError> {
+            let (writer, holders) = (8, vec!["process 7 (qemu)".to_owned()]);
+            self.pending.set(Some(writer));
+            Err(BindingError::NoAnswer { at: "unbind".into(), seconds: 20, writer, holders })
+        }
+        fn pending(&self, device: PciAddress) -> Option<u32> {
+            self.pending.get().filter(|_| device == address("01:00.1"))
+        }
+        fn bind(&self, device: PciAddress, driver: &str) -> Result<(), BindingError> {
+            self.inner.bind(device, driver)
+        }
+    }
+    let (host, plan) = companion();
+    let (bindings, folder) = (ModelBindings::of(&host), TempDir::new().unwrap());
+    let (journal, before) = (folder.path().join("journal"), state(&host, &bindings));
+    let slow = Slow { inner: &bindings, pending: Cell::new(None) };
+    let error = carry_out(&plan, &slow, &journal, &mut |_| ()).unwrap_err();
+    assert!(matches!(error, ExecutionError::HalfDone { .. }), "{error}");
+    assert!(error.to_string().contains("seems to wait for process 7 (qemu)"), "{error}");
+    // It looks as if nothing had happened, and must not be forgotten.
+    assert_eq!(state(&host, &bindings), before);
+    let error = undo(&slow, &journal, &mut |_| ()).unwrap_err();
+    assert!(error.to_string().contains("process 8 still waits for the kernel"), "{error}");
+    // Now it is answered.
+    bindings.unbind(address("01:00.1"), "snd_hda_intel").unwrap();
+    undo(&bindings, &journal, &mut |_| ()).unwrap();
+    assert_eq!(state(&host, &bindings), before);
+    assert!(!journal.exists());
+}
