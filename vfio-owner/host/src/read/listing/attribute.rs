@@ -99,6 +99,8 @@ pub(super) fn read(text: &str) -> Option<Attribute> {
 /// The driver of this text: `Some(None)` where it says that there is none, `None` where it says nothing.
 #[expect(clippy::option_option, reason = "a driver, no driver, and no word about it are three things")]
 fn driver(value: &str) -> Option<Option<String>> {
+    // Behind an arrow or a hash somebody says what he thinks of it.
+    let value = value.split(" <").next()?.split(" #").next()?;
     let value = value.trim().trim_matches(['"', '\'', ',']);
     match &*value.to_ascii_lowercase() {
         "" => None,
