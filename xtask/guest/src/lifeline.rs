@@ -105,7 +105,7 @@ const FORMS: &[Form] = &[
         name: "a swap file whose file system is lazily unmounted",
         set_up: "make $D1 && mount /dev/$D1 /m/a && dd if=/dev/zero of=/m/a/s bs=1M count=4 2> /dev/null && \
                  mkswap /m/a/s > /dev/null && swapon /m/a/s && umount -l /m/a",
-        take_down: "swapoff -a",
+        take_down: "mount /dev/$D1 /m/a; swapoff /m/a/s",
         refused: &[D1],
         free: &[D2],
     },
