@@ -47,7 +47,7 @@ const FORMS: &[Form] = &[
     Form {
         name: "nothing",
         set_up: "",
-        take_down: "",
+        take_down: ":",
         refused: &[],
         free: &[D1, D2, D3, MULTIPATH, XHCI, VIRTIO, N0, N3],
     },
@@ -105,15 +105,15 @@ const FORMS: &[Form] = &[
         name: "a swap file whose file system is lazily unmounted",
         set_up: "make $D1 && mount /dev/$D1 /m/a && dd if=/dev/zero of=/m/a/s bs=1M count=4 2> /dev/null && \
                  mkswap /m/a/s > /dev/null && swapon /m/a/s && umount -l /m/a",
-        take_down: "swapoff -a",
+        take_down: "mount /dev/$D1 /m/a; swapoff /m/a/s",
         refused: &[D1],
         free: &[D2],
     },
     Form {
         name: "a loop over a file whose file system is lazily unmounted",
         set_up: "make $D1 && mount /dev/$D1 /m/a && dd if=/dev/zero of=/m/a/i bs=1M count=4 2> /dev/null && \
-                 mke2fs -F /m/a/i > /dev/null 2>&1 && losetup /dev/loop0 /m/a/i && mount /dev/loop0 /m/b && umount -l /m/a",
-        take_down: "umount /m/b; losetup -d /dev/loop0",
+                 losetup /dev/loop0 /m/a/i && mkswap /dev/loop0 > /dev/null && swapon /dev/loop0 && umount -l /m/a",
+        take_down: "swapoff /dev/loop0; losetup -d /dev/loop0",
         refused: &[D1],
         free: &[D2],
     },
@@ -162,11 +162,11 @@ const FORMS: &[Form] = &[
         refused: &[D2],
         free: &[D1],
     },
-    Form { name: "the boot display", set_up: "", take_down: "", refused: &["0000:00:01.0"], free: &[] },
+    Form { name: "the boot display", set_up: "", take_down: ":", refused: &["0000:00:01.0"], free: &[] },
     Form {
         name: "an address without a default route",
         set_up: "ip addr add 10.0.2.15/24 dev $N0; ip link set $N0 up",
-        take_down: "",
+        take_down: ":",
         refused: &[],
         free: &[N0],
     },
@@ -235,7 +235,8 @@ pub(crate) fn lifelines(reporter: &mut Reporter) -> Result<()> {
                 })?;
             }
         }
-        shell(form.take_down)?;
+        // What was set up by halves must not be in the way of the next.
+        shell(&format!("{}; umount /m/b /m/a 2> /dev/null", form.take_down))?;
     }
     Ok(())
 }
