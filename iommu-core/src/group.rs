@@ -23,7 +23,6 @@ use crate::reserved::{self, ReservedRegion};
 
 mod state;
 
-use self::state::Retired;
 pub(crate) use self::state::{GroupState, Place, Record};
 
 const GROUP_LOCK: LockClass = LockClass::new("group lock", 800);
@@ -209,9 +208,22 @@ impl Group {
     /// Takes the group lock to change what is attached or who holds the group.
     #[inline]
     pub(crate) fn change(&self) -> Change<'_> {
-        let guard = self.state.lock();
+        let mut guard = self.state.lock();
+        // A further change must not displace what an earlier one has retired, for that would free it under the lock.
+        while guard.has_retired() {
+            drop(guard);
+            self.free_retired();
+            guard = self.state.lock();
+        }
         let before = guard.before();
-        Change { guard, retired: Retired::default(), before, group: self }
+        Change { guard, retired: RetiredOf { group: self, any: false }, before }
+    }
+
+    /// Frees what changes that are over have retired, without the group lock.
+    #[cold]
+    fn free_retired(&self) {
+        let retired = self.lock().take_retired();
+        drop(retired);
     }
 
     /// Tells the observer. The group lock must not be held.
@@ -233,16 +245,30 @@ impl fmt::Debug for Group {
 pub(crate) struct Change<'a> {
     // Fields are dropped in this order: what is retired goes after the lock.
     guard: SpinMutexGuard<'a, GroupState>,
-    retired: Retired,
+    retired: RetiredOf<'a>,
     before: Option<Ownership>,
+}
+
+/// Frees what the changes of a group have retired.
+struct RetiredOf<'a> {
     group: &'a Group,
+    any: bool,
+}
+
+impl Drop for RetiredOf<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.any {
+            self.group.free_retired();
+        }
+    }
 }
 
 impl Change<'_> {
     /// Unlocks, then tells the observer.
     #[inline]
     pub(crate) fn finish(mut self, device: Option<&Arc<str>>, stuck: Option<&SwitchError>) {
-        let group = self.group;
+        let group = self.retired.group;
         let Some(transition) = self.transition(device, stuck) else { return };
         drop(self);
         group.tell(&transition);
@@ -255,7 +281,7 @@ impl Change<'_> {
         stuck: Option<&'a SwitchError>,
     ) -> Option<Transition<'a>> {
         let before = self.before.take()?;
-        Some(self.guard.transition(self.group.id(), device, before, stuck))
+        Some(self.guard.transition(self.retired.group.id(), device, before, stuck))
     }
 }
 
@@ -276,6 +302,6 @@ impl DerefMut for Change<'_> {
 impl Drop for Change<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.retired = self.guard.settle();
+        self.retired.any = self.guard.settle();
     }
 }

@@ -61,6 +61,8 @@ pub(crate) struct GroupState {
     moved: bool,
     /// Whether a member is not where the group is.
     astray: bool,
+    /// Whether a change that is over has retired anything.
+    has_retired: bool,
     retired: Retired,
 }
 
@@ -178,6 +180,7 @@ impl GroupState {
             transitions: 0,
             moved: false,
             astray: false,
+            has_retired: false,
             retired: Retired::default(),
         }
     }
@@ -263,13 +266,27 @@ impl GroupState {
         }
     }
 
-    /// Ends a change: what it has set free.
+    /// Ends a change; whether something is to be freed without the group lock.
     #[inline]
-    pub(crate) fn settle(&mut self) -> Retired {
-        if self.moved { self.settle_members() } else { Retired::default() }
+    pub(crate) fn settle(&mut self) -> bool {
+        if self.moved {
+            self.settle_members();
+        }
+        self.has_retired
     }
 
-    fn settle_members(&mut self) -> Retired {
+    #[inline]
+    pub(crate) fn has_retired(&self) -> bool {
+        self.has_retired
+    }
+
+    /// What changes that are over have set free.
+    pub(crate) fn take_retired(&mut self) -> Retired {
+        self.has_retired = false;
+        core::mem::take(&mut self.retired)
+    }
+
+    fn settle_members(&mut self) {
         self.moved = false;
         let (mut astray, mut unknown) = (false, false);
         for record in self.records.iter().flatten() {
@@ -279,10 +296,21 @@ impl GroupState {
         self.astray = astray;
         self.ready =
             matches!(self.current, Current::Default) && self.default.is_some() && self.pasids.is_empty() && !astray;
-        let mut retired = core::mem::take(&mut self.retired);
-        if !unknown {
-            retired.quarantine = core::mem::take(&mut self.quarantine);
+        if !unknown && !self.quarantine.is_empty() {
+            self.retired.quarantine = core::mem::take(&mut self.quarantine);
         }
-        retired
+        self.has_retired = !self.retired.is_empty();
+    }
+}
+
+impl Retired {
+    fn is_empty(&self) -> bool {
+        let Self { current, default, quarantine, pasid, owner, served } = self;
+        current.is_none()
+            && default.is_none()
+            && quarantine.is_empty()
+            && pasid.is_none()
+            && owner.is_none()
+            && served.is_none()
     }
 }
