@@ -207,6 +207,7 @@ impl Group {
     }
 
     /// Takes the group lock to change what is attached or who holds the group.
+    #[inline]
     pub(crate) fn change(&self) -> Change<'_> {
         let guard = self.state.lock();
         let before = guard.before();
@@ -239,6 +240,7 @@ pub(crate) struct Change<'a> {
 
 impl Change<'_> {
     /// Unlocks, then tells the observer.
+    #[inline]
     pub(crate) fn finish(mut self, device: Option<&Arc<str>>, stuck: Option<&SwitchError>) {
         let group = self.group;
         let Some(transition) = self.transition(device, stuck) else { return };
@@ -272,6 +274,7 @@ impl DerefMut for Change<'_> {
 }
 
 impl Drop for Change<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.retired = self.guard.settle();
     }

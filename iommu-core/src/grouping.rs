@@ -93,16 +93,12 @@ pub fn partition(topology: &PciTopology) -> Vec<Vec<PciAddress>> {
     let mut tops: BTreeMap<(u32, u8), Option<&PciFunction>> = BTreeMap::new();
     for function in topology.iter() {
         let bus = |address: PciAddress| (address.domain(), address.bus());
-        let top = match tops.get(&bus(function.address)) {
-            Some(&top) => top,
-            None => {
-                let bridge = topology.bridge_above(function.address);
-                let above = bridge.and_then(|bridge| tops.get(&bus(bridge.address)).copied().flatten());
-                let top = above.or(bridge.filter(|bridge| ties(bridge)));
-                tops.insert(bus(function.address), top);
-                top
-            }
-        };
+        let top = tops.get(&bus(function.address)).copied().unwrap_or_else(|| {
+            let bridge = topology.bridge_above(function.address);
+            let above = bridge.and_then(|bridge| tops.get(&bus(bridge.address)).copied().flatten());
+            above.or(bridge.filter(|bridge| ties(bridge)))
+        });
+        tops.insert(bus(function.address), top);
         if let Some(&first) = anchors_beside(topology, top.unwrap_or(function)).first() {
             groups.entry(GroupKey(first)).or_default().push(function.address);
         }

@@ -10,9 +10,8 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::DeviceId;
 use iommu_core::hardware::{Endpoint, IommuDriver};
-use iommu_core::placement::{AllTogether, GroupKey, Placement};
 use iommu_core::software::{LockedPages, Memory, Process, SoftIommu, SoftIommuConfig};
-use iommu_core::{Access, Iommu, Iova, Member, UserAddr};
+use iommu_core::{Access, IommuSubsystem, Iova, Member, PhysicalMemory, UserAddr, generic_single_device_group};
 use iommufd_owner::{Context, CopyRequest, MapRequest, ObjectId, Place};
 use rangemap::RangeMap;
 
@@ -47,7 +46,7 @@ impl Space {
     fn new(areas: u64) -> Self {
         let process = Process::new(&Memory::new(), LockedPages::unlimited());
         let page = process.allocate(PAGE_SIZE, Access::ReadWrite).expect("there is memory");
-        let context = Context::new("vmm");
+        let context = Context::new("vmm", &group_of(0).1);
         let ioas = context.ioas_alloc().expect("there are ids");
         let space = Self { process, page, context, ioas };
         for number in 0..areas {
@@ -191,11 +190,11 @@ fn anywhere_in_fragments(c: &mut Criterion) {
 /// What an attached device adds: pins, accounting, page tables; by how many pages are mapped at once.
 fn attached(c: &mut Criterion) {
     let mut group = c.benchmark_group("map+unmap with a device attached");
-    let (_iommu, members) = group_of(1);
+    let (_iommu, physical, members) = group_of(1);
     for pages in [1, 512] {
         let process = Process::new(&Memory::new(), LockedPages::unlimited());
         let page = process.allocate(pages * PAGE_SIZE, Access::ReadWrite).expect("there is memory");
-        let context = Context::new("vmm");
+        let context = Context::new("vmm", &physical);
         let ioas = context.ioas_alloc().expect("there are ids");
         let space = Space { process, page, context, ioas };
         let bound = space.context.bind(&members[0]).expect("nobody has it");
@@ -210,24 +209,24 @@ fn attached(c: &mut Criterion) {
     group.finish();
 }
 
-fn group_of(devices: u64) -> (Iommu, Vec<Arc<Member>>) {
+fn group_of(devices: u64) -> (IommuSubsystem, PhysicalMemory, Vec<Arc<Member>>) {
     let hardware: Arc<dyn IommuDriver> = SoftIommu::new("soft", SoftIommuConfig::default());
-    let iommu = Iommu::new(AllTogether(hardware.clone()));
+    let (iommu, physical) =
+        IommuSubsystem::builder(move |_: &Endpoint| Some(generic_single_device_group(&hardware))).build();
     let plug = |number| {
-        let endpoint = Endpoint { id: DeviceId::new(number), name: format!("dev{number}").into() };
-        let placement = Placement { iommu: hardware.clone(), key: GroupKey::Named("group".into()) };
-        iommu.add_endpoint(endpoint, placement).expect("it can be served")
+        let endpoint = Endpoint::new(DeviceId::new(number), format!("dev{number}"));
+        iommu.add_device(&endpoint).expect("it can be served").expect("it is served")
     };
     let members = (0..devices).map(plug).collect();
-    (iommu, members)
+    (iommu, physical, members)
 }
 
 /// Attach and replace by the size of the group, all of whose devices are bound and attached.
 fn by_group_size(c: &mut Criterion) {
     let mut group = c.benchmark_group("by devices of the group");
     for devices in [1, 8, 64] {
-        let (_iommu, members) = group_of(devices);
-        let context = Context::new("vmm");
+        let (_iommu, physical, members) = group_of(devices);
+        let context = Context::new("vmm", &physical);
         let bound: Vec<_> = members.iter().map(|member| context.bind(member).expect("nobody has it")).collect();
         let spaces = [(); 2].map(|()| context.ioas_alloc().expect("there are ids"));
         let [a, b] = spaces.map(|ioas| context.hwpt_alloc(bound[0].id(), ioas).expect("it can be made"));

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use iommu_core::device_model::sync::thread;
 use iommu_core::device_model::{DeviceId, Errno};
 use iommu_core::hardware::{Endpoint, IommuDriver};
-use iommu_core::placement::{AllTogether, GroupKey, Placement};
 use iommu_core::software::{LockedPages, Memory, Process, SoftIommu, SoftIommuConfig};
-use iommu_core::{Access, Attached, Iommu, Iova, KernelUse, Member, Ownership, UserAddr};
+use iommu_core::{
+    Access, Attached, IommuSubsystem, Iova, KernelUse, Member, Ownership, PhysicalMemory, UserAddr,
+    generic_single_device_group,
+};
 use iommufd_owner::{Context, MapRequest, ObjectId, Place};
 use shuttle::scheduler::{DfsScheduler, PctScheduler};
 use shuttle::{Config, Runner};
@@ -35,19 +37,26 @@ fn explore(title: &str, scene: impl Fn() + Send + Sync + Clone + 'static) {
 struct Scene {
     members: [Arc<Member>; 2],
     process: Arc<Process>,
-    _iommu: Iommu,
+    physical: PhysicalMemory,
+    _iommu: IommuSubsystem,
 }
 
 impl Scene {
     fn new() -> Self {
         let hardware: Arc<dyn IommuDriver> = SoftIommu::new("soft", SoftIommuConfig::default());
-        let iommu = Iommu::new(AllTogether(hardware.clone()));
+        // One group for all.
+        let (iommu, physical) =
+            IommuSubsystem::builder(move |_: &Endpoint| Some(generic_single_device_group(&hardware))).build();
         let members = [1, 2].map(|number| {
-            let endpoint = Endpoint { id: DeviceId::new(number), name: format!("dev{number}").into() };
-            let placement = Placement { iommu: hardware.clone(), key: GroupKey::Named("group".into()) };
-            iommu.add_endpoint(endpoint, placement).unwrap()
+            let endpoint = Endpoint::new(DeviceId::new(number), format!("dev{number}"));
+            iommu.add_device(&endpoint).unwrap().unwrap()
         });
-        Self { members, process: Process::new(&Memory::new(), LockedPages::unlimited()), _iommu: iommu }
+        let process = Process::new(&Memory::new(), LockedPages::unlimited());
+        Self { members, process, physical, _iommu: iommu }
+    }
+
+    fn context(&self) -> Context {
+        Context::new("vmm", &self.physical)
     }
 
     /// An address space with a page.
@@ -73,12 +82,13 @@ fn two_contexts_and_a_kernel_driver_want_one_group() {
     explore("two contexts bind, and a kernel driver uses the neighbour (V38)", || {
         let scene = Scene::new();
         let binders = scene.members.clone().map(|member| {
+            let context = scene.context();
             thread::spawn(move || {
-                let bound = Context::new("vmm").bind(&member);
+                let bound = context.bind(&member);
                 bound.is_ok()
             })
         });
-        let kernel = KernelUse::begin(&*scene.members[1], &"nic".into());
+        let kernel = KernelUse::begin(scene.members[1].clone(), &"nic".into());
         let used = kernel.is_ok();
         drop(kernel);
         let bound = binders.map(|binder| binder.join().unwrap());
@@ -91,7 +101,7 @@ fn two_contexts_and_a_kernel_driver_want_one_group() {
 fn devices_of_one_group_attach_and_go() {
     explore("two devices of a group attach to one address space, and go (F45, F67)", || {
         let scene = Scene::new();
-        let context = Context::new("vmm");
+        let context = scene.context();
         let ioas = scene.ioas(&context);
         let threads = scene.members.clone().map(|member| {
             let context = context.clone();
@@ -114,7 +124,7 @@ fn devices_of_one_group_attach_and_go() {
 fn a_replace_meets_a_detach() {
     explore("replace through one device, detach of the other (F50, F67)", || {
         let scene = Scene::new();
-        let context = Context::new("vmm");
+        let context = scene.context();
         let [a, b] = [(); 2].map(|()| scene.ioas(&context));
         let [one, two] = [0, 1].map(|device| {
             let member: &Arc<Member> = &scene.members[device];
@@ -138,7 +148,7 @@ fn a_replace_meets_a_detach() {
 fn an_address_space_is_destroyed_while_a_device_attaches() {
     explore("destroy of an address space, and attach to it (F7)", || {
         let scene = Scene::new();
-        let context = Context::new("vmm");
+        let context = scene.context();
         let ioas = scene.ioas(&context);
         let bound = context.bind(&scene.members[0]).unwrap();
         let same = context.clone();
@@ -158,7 +168,7 @@ fn an_address_space_is_destroyed_while_a_device_attaches() {
 fn the_context_closes_while_devices_go() {
     explore("close of the context, and of its devices (F10)", || {
         let scene = Scene::new();
-        let context = Context::new("vmm");
+        let context = scene.context();
         let ioas = scene.ioas(&context);
         let threads = scene.members.clone().map(|member| {
             let bound = context.bind(&member).unwrap();
@@ -177,7 +187,7 @@ fn the_context_closes_while_devices_go() {
 fn two_maps_want_one_place() {
     explore("two maps of one range, one attach (F25)", || {
         let scene = Scene::new();
-        let context = Context::new("vmm");
+        let context = scene.context();
         let ioas = scene.ioas(&context);
         let bound = context.bind(&scene.members[0]).unwrap();
         let addr = scene.process.allocate(1, Access::ReadWrite).unwrap();
@@ -203,7 +213,7 @@ fn two_maps_want_one_place() {
 fn one_device_is_attached_twice_at_once() {
     explore("two attaches of one device to two address spaces (F49)", || {
         let scene = Scene::new();
-        let context = Context::new("vmm");
+        let context = scene.context();
         let spaces = [(); 2].map(|()| scene.ioas(&context));
         let bound = Arc::new(context.bind(&scene.members[0]).unwrap());
         let same = bound.clone();
@@ -223,7 +233,7 @@ fn one_device_is_attached_twice_at_once() {
 fn nobody_finds_a_page_table_that_cannot_be_filled() {
     explore("an attach whose memory is bad, a sibling that guesses the page table's id (F6, F46)", || {
         let scene = Scene::new();
-        let context = Context::new("vmm");
+        let context = scene.context();
         let ioas = context.ioas_alloc().unwrap();
         let (place, process) = (Place::Fixed(Iova::new(0)), scene.process.clone());
         let request = MapRequest { place, bytes: 0x1000, process, addr: UserAddr::new(0x1000), access: Access::Read };
@@ -249,7 +259,7 @@ fn nobody_finds_a_page_table_that_cannot_be_filled() {
 fn a_device_goes_while_a_call_uses_it() {
     explore("unbind, and a page table for the device (F9)", || {
         let scene = Scene::new();
-        let context = Context::new("vmm");
+        let context = scene.context();
         let ioas = scene.ioas(&context);
         let bound = context.bind(&scene.members[0]).unwrap();
         let (id, same) = (bound.id(), context.clone());
@@ -269,7 +279,8 @@ fn a_device_goes_while_a_call_uses_it() {
 #[test]
 fn two_groups_want_the_address_space_for_vfio() {
     explore("two threads make the address space for VFIO (F63), one destroys it (F8)", || {
-        let context = Context::new("container");
+        let scene = Scene::new();
+        let context = scene.context();
         let makers = [(); 2].map(|()| {
             let context = context.clone();
             thread::spawn(move || context.ensure_compat_ioas().unwrap())

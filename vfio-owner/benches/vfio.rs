@@ -56,7 +56,10 @@ impl User {
         let ram = process.allocate(PAGE_SIZE, Access::ReadWrite).expect("there is memory");
         let group = machine.open_group(NIC).expect("it is closed");
         let config = Type1Config { dma_entry_limit: u32::MAX, ..Type1Config::default() };
-        let vfio = vfio_owner::Vfio::new([Arc::new(Type1::new(config)) as Arc<dyn Backend>]);
+        let vfio =
+            vfio_owner::Vfio::new(
+                [Arc::new(Type1::with_config(machine.physical_memory(), config)) as Arc<dyn Backend>],
+            );
         let container = vfio.open_container();
         group.set_container(&container).expect("it is viable");
         container.set_iommu(Extension::TYPE1_V2).expect("there is a group");

@@ -18,8 +18,6 @@ mod device_file;
 pub mod device_ops;
 pub mod error;
 mod group;
-#[cfg(feature = "host")]
-pub mod host;
 #[cfg(feature = "testbed")]
 pub mod testbed;
 pub mod type1;

@@ -9,4 +9,4 @@ mod embedded;
 mod machine;
 
 pub use embedded::{pc, workstation};
-pub use machine::{Machine, MachineError};
+pub use machine::{Machine, MachineError, Pci};

@@ -18,13 +18,16 @@ mod reach;
 
 use alloc::boxed::Box;
 
+use iommu_core::PhysicalMemory;
+
 use crate::backend::{Backend, ContainerIommu, Extension};
 use crate::error::SetIommuError;
 use container::{Type1Container, Version};
 
 /// The backend: what a [`Vfio`](crate::Vfio) is given so that containers can be set to type1.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone)]
 pub struct Type1 {
+    memory: PhysicalMemory,
     config: Type1Config,
 }
 
@@ -55,9 +58,14 @@ pub enum UnsafeInterrupts {
 }
 
 impl Type1 {
-    /// The backend with these settings.
-    pub const fn new(config: Type1Config) -> Self {
-        Self { config }
+    /// Returns the backend with Linux's settings, whose mappings `memory` permits.
+    pub fn new(memory: &PhysicalMemory) -> Self {
+        Self::with_config(memory, Type1Config::default())
+    }
+
+    /// Returns the backend with these settings.
+    pub fn with_config(memory: &PhysicalMemory, config: Type1Config) -> Self {
+        Self { memory: memory.clone(), config }
     }
 }
 
@@ -74,6 +82,6 @@ impl Backend for Type1 {
             Extension::NESTING => Version::Nesting,
             _ => return Err(SetIommuError::NotAKind { kind }),
         };
-        Ok(Box::new(Type1Container::new(version, self.config)))
+        Ok(Box::new(Type1Container::new(self.memory.clone(), version, self.config)))
     }
 }

@@ -5,9 +5,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use iommu_core::device_model::sync::{LockClass, Mutex};
-use iommu_core::device_model::{Device, Removal};
+use iommu_core::device_model::{Bus, Device, DmaConfigure, Removal};
 use iommu_core::hardware::Capabilities;
-use iommu_core::{GroupId, Iommu};
+use iommu_core::{GroupId, MemberSlot};
 
 use crate::backend::Backend;
 use crate::container::Container;
@@ -100,15 +100,18 @@ impl Vfio {
     ///
     /// # Errors
     /// The device has no group, is registered, or its DMA is not coherent with CPU caches.
-    pub fn register(
+    pub fn register<B: Bus>(
         &self,
-        dev: &Arc<Device>,
+        dev: &Device<B>,
         set: &DeviceSetId,
         ops: Arc<dyn DeviceOps>,
-    ) -> Result<Registration, RegisterError> {
+    ) -> Result<Registration, RegisterError>
+    where
+        B::Dma: DmaConfigure<B::Device, Slot = MemberSlot>,
+    {
         let name = dev.name();
-        let member = Iommu::member(dev).ok_or_else(|| RegisterError::NoGroup { device: name.clone() })?;
-        let coherent = member.capabilities().has(Capabilities::CACHE_COHERENCY);
+        let member = dev.dma_slot().member().ok_or_else(|| RegisterError::NoGroup { device: name.clone() })?;
+        let coherent = member.capabilities().contains(Capabilities::CACHE_COHERENCY);
         let mut registry = self.0.registry.lock();
         let id = member.group().id();
         let known = registry.groups.get(&id).map(|registered| registered.group.clone());

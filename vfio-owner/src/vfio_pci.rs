@@ -9,6 +9,8 @@ mod config;
 mod driver;
 mod interrupts;
 mod model;
+#[cfg(feature = "testbed")]
+mod plain_memory;
 mod reset_scope;
 
 use alloc::sync::{Arc, Weak};
@@ -17,14 +19,16 @@ use core::fmt;
 
 use iommu_core::device_model::pci::{Bar, BarKind, ConfigSpace, PciFunction};
 use iommu_core::device_model::sync::{LockClass, Mutex, Users};
-use iommu_core::device_model::{Device, Errno};
+use iommu_core::device_model::{AnyDevice, Errno};
 
-pub use self::admission::{DMA_API, IDS, NAME, VfioPciRefusal, admits};
+pub use self::admission::{IDS, NAME, VfioPciRefusal, admits};
 use self::config::VirtualConfig;
 pub use self::driver::VfioPciDriver;
 pub use self::interrupts::Raised;
 use self::interrupts::{Available, Interrupts};
-pub use self::model::{FunctionModel, PlainMemory};
+pub use self::model::FunctionModel;
+#[cfg(feature = "testbed")]
+pub use self::plain_memory::PlainMemory;
 pub use self::reset_scope::{ResetScope, reset_scope};
 use crate::device_ops::{
     DeviceInfo, DeviceKind, DeviceOps, IrqAction, IrqError, IrqIndex, IrqInfo, IrqSource, NotResettable, RegionError,
@@ -51,7 +55,7 @@ pub struct VfioPciDevice {
     irqs: Available,
     model: Arc<dyn FunctionModel>,
     /// The bridge whose reset resets it.
-    bridge: Option<Weak<Device>>,
+    bridge: Option<Weak<dyn AnyDevice>>,
     /// The function's lock: the innermost but for leaf locks; no trigger and no model is called under it.
     state: Mutex<State>,
 }
@@ -72,13 +76,8 @@ struct Session {
 }
 
 impl VfioPciDevice {
-    /// The device of `function`, with plain memory behind its windows.
-    pub fn new(function: PciFunction) -> Self {
-        Self::with_model(function, Arc::new(PlainMemory::new()))
-    }
-
-    /// The device of `function`, with `model` behind its windows.
-    pub fn with_model(function: PciFunction, model: Arc<dyn FunctionModel>) -> Self {
+    /// Makes the device of `function`, with `model` behind its windows.
+    pub fn new(function: PciFunction, model: Arc<dyn FunctionModel>) -> Self {
         let state = State { config: VirtualConfig::new(&function), session: None };
         Self {
             resettable: is_resettable(&function.config),
@@ -92,7 +91,7 @@ impl VfioPciDevice {
 
     /// The same, reset with all that is below `bridge`.
     #[must_use]
-    pub fn below(self, bridge: Option<Weak<Device>>) -> Self {
+    pub fn below(self, bridge: Option<Weak<dyn AnyDevice>>) -> Self {
         Self { bridge, ..self }
     }
 
@@ -327,6 +326,5 @@ fn is_resettable(config: &ConfigSpace) -> bool {
     own_reset || register(CAP_POWER, 4).is_some_and(|control| control & 1 << 3 == 0)
 }
 
-#[cfg(test)]
-#[cfg(not(shuttle))]
+#[cfg(all(test, feature = "testbed", not(shuttle)))]
 mod tests;

@@ -20,6 +20,9 @@
 //! cannot know it calls unknown, with the reason.
 
 mod drivers;
+mod in_tree;
+#[cfg(feature = "serde")]
+pub mod region;
 
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -27,14 +30,15 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use iommu_core::reserved::{RegionKind, ReservedRegion};
-#[cfg(feature = "std")]
+#[cfg(feature = "testbed")]
 use iommu_core::sysfs::{Snapshot, SysfsGroup};
 use iommu_core::{ClaimError, Group, GroupId};
 
-pub use drivers::{DriverDma, dma_of};
+pub use drivers::{DmaBus, DriverDma, dma_of, dma_on};
 
 /// Whether a group can be claimed.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum Verdict {
     /// It can.
     Viable,
@@ -80,6 +84,11 @@ pub struct DeviceViability {
 
 /// How a device stands to a claim of its group.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(tag = "standing", rename_all = "kebab-case")
+)]
 #[non_exhaustive]
 pub enum Standing {
     /// It has no driver (D65).
@@ -99,6 +108,7 @@ pub enum Standing {
     /// In the way: firmware needs it to reach a range at all times (I33).
     DirectRegion {
         /// The range.
+        #[cfg_attr(feature = "serde", serde(with = "region"))]
         region: ReservedRegion,
     },
     /// Doubtful: the driver is not known, and may manage its own DMA.
@@ -111,6 +121,7 @@ pub enum Standing {
     /// Doubtful: one device of the group needs a range at all times, and the source does not say which.
     MaybeDirectRegion {
         /// The range.
+        #[cfg_attr(feature = "serde", serde(with = "region"))]
         region: ReservedRegion,
     },
 }
@@ -197,7 +208,7 @@ impl Viability {
     }
 }
 
-#[cfg(feature = "std")]
+#[cfg(feature = "testbed")]
 fn worst(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
     verdicts.into_iter().fold(Verdict::Viable, |sum, verdict| match (sum, verdict) {
         (Verdict::NotViable, _) | (_, Verdict::NotViable) => Verdict::NotViable,
@@ -227,7 +238,7 @@ pub fn of_group(group: &Group) -> Viability {
 }
 
 /// The viability of a group as far as a sysfs tree shows it; `None` when the tree has no such group.
-#[cfg(feature = "std")]
+#[cfg(feature = "testbed")]
 pub fn of_snapshot(snapshot: &Snapshot, number: u32) -> Option<Viability> {
     let group = snapshot.group(number)?;
     let mut devices: Vec<_> = group
@@ -247,7 +258,7 @@ pub fn of_snapshot(snapshot: &Snapshot, number: u32) -> Option<Viability> {
     Some(Viability { group: GroupId::new(number), verdict, devices, group_reason })
 }
 
-#[cfg(feature = "std")]
+#[cfg(feature = "testbed")]
 fn standing_of(driver: &str) -> Standing {
     let name = driver.into();
     match dma_of(driver) {
@@ -258,7 +269,7 @@ fn standing_of(driver: &str) -> Standing {
 }
 
 /// The tree tells the regions of a group, not whose they are.
-#[cfg(feature = "std")]
+#[cfg(feature = "testbed")]
 fn blame_direct_region(group: &SysfsGroup, devices: &mut [DeviceViability]) {
     let Some(region) = group.reserved.iter().find(|region| region.kind == RegionKind::Direct).copied() else { return };
     let alone = devices.len() == 1;
@@ -268,7 +279,7 @@ fn blame_direct_region(group: &SysfsGroup, devices: &mut [DeviceViability]) {
     }
 }
 
-#[cfg(feature = "std")]
+#[cfg(feature = "testbed")]
 fn perhaps_owned(devices: &[DeviceViability]) -> Option<GroupReason> {
     devices.iter().find_map(|device| match &device.driver {
         Some(driver) if dma_of(driver) == DriverDma::UserSpace => {

@@ -52,7 +52,7 @@ fn unbind_waits_for_the_close_that_frees_it() {
         world.bind("a1", VFIO);
         let (bus, group) = (world.bus.clone(), world.group("a1"));
         let (file, open) = use_device(&world.vfio, &world, "a1").unwrap();
-        let unbinder = thread::spawn(move || bus.unbind(VFIO, "a1").unwrap().wait());
+        let unbinder = thread::spawn(move || bus.sysfs().unbind(VFIO, "a1").unwrap().wait());
         assert!(group.ownership().is_held());
         drop(file);
         drop(open);
@@ -68,7 +68,7 @@ fn a_user_comes_while_its_driver_leaves() {
         let world = Arc::new(World::new(&["a1"]));
         world.bind("a1", VFIO);
         let (bus, group) = (world.bus.clone(), world.group("a1"));
-        let unbinder = thread::spawn(move || bus.unbind(VFIO, "a1").unwrap().wait());
+        let unbinder = thread::spawn(move || bus.sysfs().unbind(VFIO, "a1").unwrap().wait());
         let used = use_device(&world.vfio, &world, "a1");
         drop(used);
         unbinder.join().unwrap();
@@ -142,7 +142,7 @@ fn the_last_device_leaves_while_the_file_is_closed() {
         file.set_container(&world.vfio.open_container()).unwrap();
         let remover = thread::spawn(move || {
             let dev = bus.device("a1").unwrap();
-            bus.remove_device(&dev).wait();
+            dev.remove().wait();
         });
         drop(file);
         remover.join().unwrap();
@@ -191,7 +191,7 @@ fn a_group_and_an_iommufd_want_the_same_devices() {
             thread::spawn(move || use_device(&world.vfio, &world, "a1"))
         };
         let binder = thread::spawn(move || bind(&bus, "a3", KERNEL));
-        let context = Context::new("vmm");
+        let context = Context::new("vmm", &world.physical);
         let file = world.vfio.open_device("a2").unwrap();
         let by_device = file.bind_iommufd(&context).is_ok();
         let by_group = by_group.join().unwrap();
@@ -213,7 +213,7 @@ fn a_device_file_closes_while_the_group_is_opened() {
         world.bind("a1", VFIO);
         world.bind("a2", VFIO);
         let group = world.group("a1");
-        let context = Context::new("vmm");
+        let context = Context::new("vmm", &world.physical);
         let file = world.vfio.open_device("a2").unwrap();
         file.bind_iommufd(&context).unwrap();
         let closer = thread::spawn(move || drop(file));

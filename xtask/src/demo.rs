@@ -6,13 +6,12 @@ mod stage;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use vfio_owner::backend::Extension;
 use vfio_owner::iommu_core::address::{Access, Iova, PhysAddr};
 use vfio_owner::iommu_core::device_model::{Errno, pci};
 use vfio_owner::iommu_core::sysfs::Snapshot;
 use vfio_owner::iommu_core::{Domain, grouping};
-use vfio_owner::iommufd_owner::Context;
 use vfio_owner::testbed::{Machine, MachineError};
-use vfio_owner::{backend::Extension, iommu_core::Group};
 
 use stage::Stage;
 
@@ -54,21 +53,21 @@ fn boot(stage: &Stage, snapshot: &Snapshot) -> Result<()> {
     ));
     stage.machine().memory().write(KERNEL_PAGE, KERNEL_TEXT);
     stage.machine().memory().write(USER_PAGE, USER_TEXT);
-    map_kernel_page(stage.group())?;
+    map_kernel_page(stage)?;
     stage.title("One card, three functions that the IOMMU cannot tell apart, two kernel drivers");
     stage.state();
     stage.dma(CARD[1])
 }
 
 /// What e1000 does through the DMA API.
-fn map_kernel_page(group: &Arc<Group>) -> Result<()> {
-    let domain = group.default_domain().context("the group has no default domain")?;
-    Ok(domain.map(BUFFER, KERNEL_PAGE, PAGE, Access::ReadWrite)?)
+fn map_kernel_page(stage: &Stage) -> Result<()> {
+    let domain = stage.group().default_domain().context("the group has no default domain")?;
+    Ok(domain.map(stage.machine().physical_memory(), BUFFER, KERNEL_PAGE, PAGE, Access::ReadWrite)?)
 }
 
-fn user_domain(group: &Group) -> Result<Arc<Domain>> {
-    let domain = group.allocate_paging()?;
-    domain.map(BUFFER, USER_PAGE, PAGE, Access::ReadWrite)?;
+fn user_domain(stage: &Stage) -> Result<Arc<Domain>> {
+    let domain = stage.group().allocate_paging()?;
+    domain.map(stage.machine().physical_memory(), BUFFER, USER_PAGE, PAGE, Access::ReadWrite)?;
     Ok(domain)
 }
 
@@ -104,17 +103,17 @@ fn vfio(stage: &Stage) -> Result<()> {
 fn iommufd(stage: &Stage) -> Result<()> {
     stage.title("An iommufd wants two functions, each for itself: its claims nest");
     rebind(stage, CARD[1], "vfio-pci")?;
-    let context = Context::new("iommufd of a VMM");
+    let context = stage.machine().open_iommufd("iommufd of a VMM");
     let bound0 = context.bind(&stage.machine().member(CARD[0])?)?;
     stage.done("the iommufd binds function 0", "");
     let bound1 = context.bind(&stage.machine().member(CARD[1])?)?;
     stage.done("the iommufd binds function 1", "");
 
-    let stranger = Context::new("another iommufd");
+    let stranger = stage.machine().open_iommufd("another iommufd");
     let refusal = stranger.bind(&stage.machine().member(CARD[1])?).err().context("the stranger was let in")?;
     stage.refused("another iommufd binds function 1", refusal.errno(), &refusal);
 
-    let domain = user_domain(stage.group())?;
+    let domain = user_domain(stage)?;
     bound0.claim().attach(&domain)?;
     stage.done("function 0 is attached to the guest's page", "function 1 comes along");
     stage.dma(CARD[1])?;
@@ -138,7 +137,7 @@ fn both(stage: &Stage) -> Result<()> {
     file.set_container(&container)?;
     stage.done("VFIO puts the group into a container", "");
 
-    let context = Context::new("iommufd of a VMM");
+    let context = stage.machine().open_iommufd("iommufd of a VMM");
     let device = stage.machine().open_device(CARD[1])?;
     let refusal = device.bind_iommufd(&context).err().context("the iommufd got a device of VFIO's group")?;
     stage.refused("the iommufd binds function 1 by its file", refusal.errno(), &refusal);

@@ -6,14 +6,14 @@ use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::Mutex;
 use iommu_core::{Access, Iova};
-use iommufd_owner::{AccessPins, Context, IoasAccess, MapRequest, ObjectId, Place};
+use iommufd_owner::{AccessPins, IoasAccess, MapRequest, ObjectId, Place};
 
 use crate::rig::Rig;
 
 #[test]
 fn f23_an_unmap_asks_accesses_to_let_go() {
     let rig = Rig::new(&["a1"]);
-    let context = Context::new("vmm");
+    let context = rig.context("vmm");
     let ioas = context.ioas_alloc().unwrap();
     rig.map(&context, ioas, 0, 2, 3).unwrap();
     let held: Arc<Mutex<Option<AccessPins>>> = Arc::default();
@@ -36,7 +36,7 @@ fn f23_an_unmap_asks_accesses_to_let_go() {
 #[test]
 fn ft6_9_an_access_that_does_not_let_go_stops_the_unmap() {
     let rig = Rig::new(&["a1"]);
-    let context = Context::new("vmm");
+    let context = rig.context("vmm");
     let ioas = context.ioas_alloc().unwrap();
     rig.map(&context, ioas, 0, 1, 0).unwrap();
     let access = context.access(|_| {}).unwrap();
@@ -50,7 +50,7 @@ fn ft6_9_an_access_that_does_not_let_go_stops_the_unmap() {
 #[test]
 fn f60_reads_and_writes_cross_areas_and_stop_at_holes() {
     let rig = Rig::new(&["a1"]);
-    let context = Context::new("vmm");
+    let context = rig.context("vmm");
     let ioas = context.ioas_alloc().unwrap();
     rig.map(&context, ioas, 0, 1, 4).unwrap();
     rig.map(&context, ioas, 1, 1, 9).unwrap();
@@ -70,7 +70,7 @@ fn f60_reads_and_writes_cross_areas_and_stop_at_holes() {
 #[test]
 fn f59_an_access_moves_after_it_has_let_go() {
     let rig = Rig::new(&["a1"]);
-    let context = Context::new("vmm");
+    let context = rig.context("vmm");
     let [a, b] = [0, 1].map(|page| {
         let ioas = context.ioas_alloc().unwrap();
         rig.map(&context, ioas, 0, 1, page).unwrap();
@@ -112,7 +112,7 @@ fn f59_an_access_moves_after_it_has_let_go() {
 #[test]
 fn f13_only_an_access_that_pins_demands_whole_pages() {
     let rig = Rig::new(&["a1"]);
-    let context = Context::new("vmm");
+    let context = rig.context("vmm");
     let ioas = context.ioas_alloc().unwrap();
     let odd = MapRequest { bytes: 3, ..rig.request(Place::Fixed(Iova::new(5)), 1, 0) };
     context.ioas_map(ioas, odd.clone()).unwrap();

@@ -24,8 +24,8 @@ fn unmap(context: &Context, at: u64, pages: u64) -> Result<u64, Errno> {
 
 #[test]
 fn ft12_1_the_address_space_for_vfio() {
-    let context = Context::new("vmm");
     let rig = Rig::new(&["a1"]);
+    let context = rig.context("vmm");
     assert_eq!(context.compat_ioas(), None);
     assert_eq!(map(&rig, &context, 0, 1, 0), Err(Errno::ENODEV), "Ft12.7");
     assert_eq!(unmap(&context, 0, 1), Err(Errno::ENODEV));
@@ -51,7 +51,7 @@ fn ft12_1_the_address_space_for_vfio() {
 #[test]
 fn ft12_8_type1_cuts_mappings_and_type1v2_does_not() {
     let rig = Rig::new(&["a1"]);
-    let context = Context::with_account("container", Account::Process);
+    let context = rig.context_with_account("container", Account::Process);
     let ioas = context.ensure_compat_ioas().unwrap();
     let bound = context.bind(&rig.members[0]).unwrap();
     context.compat_set_iommu(CompatType::Type1v2).unwrap();
@@ -75,7 +75,7 @@ fn ft12_8_type1_cuts_mappings_and_type1v2_does_not() {
 #[test]
 fn ft12_6_type1_comes_too_late_for_domains_with_mappings() {
     let rig = Rig::new(&["a1"]);
-    let context = Context::new("vmm");
+    let context = rig.context("vmm");
     let ioas = context.ensure_compat_ioas().unwrap();
     let bound = context.bind(&rig.members[0]).unwrap();
     bound.attach(ioas).unwrap();
@@ -87,7 +87,8 @@ fn ft12_6_type1_comes_too_late_for_domains_with_mappings() {
 
 #[test]
 fn ft12_5_extensions_and_f63_devices_without_an_iommu() {
-    let context = Context::new("vmm");
+    let rig = Rig::new(&["a1"]);
+    let context = rig.context("vmm");
     let says = |context: &Context| {
         let asked = [Extension::Type1, Extension::Type1v2, Extension::UnmapAll, Extension::NoIommu, Extension::Other];
         asked.map(|extension| context.compat_check_extension(extension).unwrap())
@@ -107,7 +108,8 @@ fn ft12_5_extensions_and_f63_devices_without_an_iommu() {
 
 #[test]
 fn ft7_4_who_answers_for_locked_pages_is_chosen_first() {
-    let context = Context::new("vmm");
+    let rig = Rig::new(&["a1"]);
+    let context = rig.context("vmm");
     assert_eq!(context.account(), Account::User, "F26");
     context.set_account(Account::Process).unwrap();
     assert_eq!(context.account(), Account::Process);

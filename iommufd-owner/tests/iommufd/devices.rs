@@ -2,19 +2,19 @@
 
 use iommu_core::device_model::Errno;
 use iommu_core::{Attached, KernelUse, Ownership};
-use iommufd_owner::error::AttachErr;
+use iommufd_owner::AttachError;
 use iommufd_owner::{BoundDevice, Context, ObjectId};
 
 use crate::rig::Rig;
 
-fn errno<T>(result: Result<T, AttachErr>) -> Option<Errno> {
+fn errno<T>(result: Result<T, AttachError>) -> Option<Errno> {
     result.err().map(|error| error.errno())
 }
 
 /// Two devices of one group, bound to one context with two address spaces, each with a page of its own at 0.
 fn two() -> (Rig, Context, [BoundDevice; 2], [ObjectId; 2]) {
     let rig = Rig::new(&["a1", "a2"]);
-    let context = Context::new("vmm");
+    let context = rig.context("vmm");
     let bound = [0, 1].map(|device: usize| context.bind(&rig.members[device]).unwrap());
     let spaces = [0, 1].map(|page| {
         let ioas = context.ioas_alloc().unwrap();
@@ -27,7 +27,7 @@ fn two() -> (Rig, Context, [BoundDevice; 2], [ObjectId; 2]) {
 #[test]
 fn ft8_a_bind_claims_for_its_device() {
     let rig = Rig::new(&["a1", "a2"]);
-    let [mine, theirs] = ["vmm", "another"].map(Context::new);
+    let [mine, theirs] = ["vmm", "another"].map(|name| rig.context(name));
     let kernel = KernelUse::begin(rig.members[1].clone(), &"nic".into()).unwrap();
     let refused = mine.bind(&rig.members[0]).unwrap_err();
     assert_eq!(refused.errno(), Errno::EPERM);

@@ -1,7 +1,7 @@
 //! Page faults that user space answers: F64, F67, Ft2.5, Ft9.4.
 
 use iommu_core::device_model::Errno;
-use iommu_core::hardware::{Capabilities, Nesting, PageAnswer, PagingFeatures, UserData, WantedPage};
+use iommu_core::hardware::{Capabilities, PageAnswer, PagingFlags, UserData, WantedPage};
 use iommu_core::software::AnsweredRequest;
 use iommu_core::software::nested::{STAGE_1_FORMAT, Stage1};
 use iommu_core::{Access, Iova};
@@ -30,11 +30,10 @@ fn scene() -> Scene {
         let more = Capabilities::NESTING.union(Capabilities::PAGE_REQUESTS);
         config.capabilities = config.capabilities.union(more);
     });
-    let context = Context::new("vmm");
+    let context = rig.context("vmm");
     let bound: Vec<_> = rig.members.iter().map(|member| context.bind(member).unwrap()).collect();
     let ioas = context.ioas_alloc().unwrap();
-    let features = PagingFeatures { nesting: Nesting::Parent, ..PagingFeatures::default() };
-    let parent = HwptRequest { features, ..HwptRequest::default() };
+    let parent = HwptRequest { flags: PagingFlags::NEST_PARENT, ..HwptRequest::default() };
     let parent = context.hwpt_alloc_with(bound[0].id(), ioas, parent).unwrap();
     let queue = context.fault_queue_alloc().unwrap();
     let faulting = nested(&context, bound[0].id(), parent, Some(queue.id()));
@@ -145,19 +144,19 @@ fn ft9_4_a_device_that_cannot_be_listened_to_is_not_attached() {
     };
     let before = ranges(&scene);
     // The first call enables the page requests, the next ones attach the two devices of the group.
-    for n in 0..3 {
+    for n in 0..3_u32 {
         scene.rig.fail(Fails::Hardware, n);
         assert_eq!(scene.bound[0].attach(scene.faulting).unwrap_err().errno(), Errno::EIO, "call {n}");
         scene.rig.heal();
         assert_eq!(ranges(&scene), before);
-        scene.ask(0, n as u32, 1);
-        assert_eq!(scene.answers(0), [(n as u32, PageAnswer::Invalid)]);
+        scene.ask(0, n, 1);
+        assert_eq!(scene.answers(0), [(n, PageAnswer::Invalid)]);
     }
     for bound in &scene.bound {
         bound.attach(scene.parent).unwrap();
     }
     // Both devices are listened to, then both are moved.
-    for n in 0..4 {
+    for n in 0..4_u32 {
         scene.rig.fail(Fails::Hardware, n);
         assert_eq!(scene.bound[0].replace(scene.faulting).unwrap_err().errno(), Errno::EIO, "call {n}");
         scene.rig.heal();

@@ -2,17 +2,16 @@
 
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::Errno;
-use iommu_core::hardware::{Capabilities, DirtyRead, DirtySupport, DirtyTracking, Nesting, PagingFeatures, UserData};
-use iommu_core::software::FaultReason;
+use iommu_core::hardware::{Capabilities, DirtyFlags, FaultReason, PagingFlags, UserData};
 use iommu_core::software::nested::{Invalidation, STAGE_1_FORMAT, Stage1, stage_1_entry};
 use iommu_core::{Access, Iova, UserMemory};
-use iommufd_owner::error::{DirtyError, HwptError};
 use iommufd_owner::{BoundDevice, Context, DirtyRequest, HwptRequest, Invalidations, ObjectId, ObjectType};
+use iommufd_owner::{DirtyError, HwptError};
 
 use crate::rig::{Fails, PAGES, Rig};
 
-const PARENT: PagingFeatures = PagingFeatures { nesting: Nesting::Parent, dirty_tracking: DirtySupport::No };
-const TRACKED: PagingFeatures = PagingFeatures { nesting: Nesting::No, dirty_tracking: DirtySupport::Required };
+const PARENT: PagingFlags = PagingFlags::NEST_PARENT;
+const TRACKED: PagingFlags = PagingFlags::DIRTY_TRACKING;
 
 /// One device, bound, and an address space that shows all memory from 0 on.
 fn one(change: impl FnOnce(&mut iommu_core::software::SoftIommuConfig)) -> (Rig, Context, BoundDevice, ObjectId) {
@@ -20,15 +19,15 @@ fn one(change: impl FnOnce(&mut iommu_core::software::SoftIommuConfig)) -> (Rig,
         config.capabilities = config.capabilities.union(Capabilities::NESTING);
         change(config);
     });
-    let context = Context::new("vmm");
+    let context = rig.context("vmm");
     let bound = context.bind(&rig.members[0]).unwrap();
     let ioas = context.ioas_alloc().unwrap();
     rig.map(&context, ioas, 0, PAGES, 0).unwrap();
     (rig, context, bound, ioas)
 }
 
-fn with(features: PagingFeatures) -> HwptRequest<'static> {
-    HwptRequest { features, ..HwptRequest::default() }
+fn with(flags: PagingFlags) -> HwptRequest<'static> {
+    HwptRequest { flags, ..HwptRequest::default() }
 }
 
 fn refused(result: Result<ObjectId, HwptError>) -> Errno {
@@ -64,7 +63,7 @@ fn ft11_nested_page_tables_and_what_is_not_one() {
     assert_eq!(refused(alloc(parent, HwptRequest { data: no_bytes, ..nested })), Errno::EINVAL, "Ft11.2");
     assert_eq!(refused(alloc(ioas, nested)), Errno::EOPNOTSUPP, "Ft11.6");
     assert_eq!(refused(alloc(parent, HwptRequest::default())), Errno::EOPNOTSUPP, "Ft11.12");
-    assert_eq!(refused(alloc(parent, HwptRequest { features: PARENT, ..nested })), Errno::EOPNOTSUPP, "Ft11.12");
+    assert_eq!(refused(alloc(parent, HwptRequest { flags: PARENT, ..nested })), Errno::EOPNOTSUPP, "Ft11.12");
     assert_eq!(refused(alloc(plain, nested)), Errno::EINVAL, "Ft11.13");
     let short = Some(UserData { kind: STAGE_1_FORMAT, bytes: &bytes[1..] });
     assert_eq!(refused(alloc(parent, HwptRequest { data: short, ..nested })), Errno::EINVAL, "Ft11.14");
@@ -135,9 +134,14 @@ fn f57_f58_what_a_device_writes_is_noted_where_asked_for() {
     bound.attach(tracked).unwrap();
     let device = rig.device(0);
     let write = |page: u64| device.write(Iova::new(page * PAGE_SIZE + 7), &[1]).unwrap();
-    let track = |id, tracking| context.hwpt_set_dirty_tracking(id, tracking).map_err(|error| error.errno());
-    let request =
-        DirtyRequest { iova: Iova::new(0), bytes: PAGES * PAGE_SIZE, page_size: PAGE_SIZE, read: DirtyRead::Keep };
+    let start = |id| context.hwpt_start_dirty_tracking(id).map_err(|error| error.errno());
+    let stop = |id| context.hwpt_stop_dirty_tracking(id).map_err(|error| error.errno());
+    let request = DirtyRequest {
+        iova: Iova::new(0),
+        bytes: PAGES * PAGE_SIZE,
+        page_size: PAGE_SIZE,
+        flags: DirtyFlags::NO_CLEAR,
+    };
     let read = |id, request| {
         let mut bitmap = [0; 2];
         context.hwpt_get_dirty_bitmap(id, request, &mut bitmap).map(|()| u16::from_le_bytes(bitmap))
@@ -146,7 +150,7 @@ fn f57_f58_what_a_device_writes_is_noted_where_asked_for() {
 
     write(1);
     assert_eq!(read(tracked, request), Ok(0), "nobody asked yet");
-    assert_eq!(track(tracked, DirtyTracking::On), Ok(()));
+    assert_eq!(start(tracked), Ok(()));
     for page in [2, 9] {
         write(page);
     }
@@ -154,17 +158,17 @@ fn f57_f58_what_a_device_writes_is_noted_where_asked_for() {
     assert_eq!(read(tracked, request), Ok(1 << 2 | 1 << 9));
     assert_eq!(read(tracked, DirtyRequest { page_size: 4 * PAGE_SIZE, ..request }), Ok(1 << 0 | 1 << 2), "coarser");
     let upper = DirtyRequest { iova: Iova::new(8 * PAGE_SIZE), bytes: 8 * PAGE_SIZE, ..request };
-    assert_eq!(read(tracked, DirtyRequest { read: DirtyRead::Clear, ..upper }), Ok(1 << 1));
+    assert_eq!(read(tracked, DirtyRequest { flags: DirtyFlags::empty(), ..upper }), Ok(1 << 1));
     assert_eq!(read(tracked, request), Ok(1 << 2), "what was told is forgotten, the rest is not");
     let hole = DirtyRequest { iova: Iova::new(100 * PAGE_SIZE), ..request };
     assert_eq!(read(tracked, hole), Ok(0), "F58: holes are passed over");
-    assert_eq!(track(tracked, DirtyTracking::Off), Ok(()));
+    assert_eq!(stop(tracked), Ok(()));
     write(4);
-    assert_eq!(track(tracked, DirtyTracking::On), Ok(()));
+    assert_eq!(start(tracked), Ok(()));
     assert_eq!(read(tracked, request), Ok(0), "F57: it begins with nothing written");
 
-    assert_eq!(track(plain, DirtyTracking::On), Err(Errno::EOPNOTSUPP));
-    assert_eq!(track(ioas, DirtyTracking::On), Err(Errno::ENOENT));
+    assert_eq!(start(plain), Err(Errno::EOPNOTSUPP));
+    assert_eq!(start(ioas), Err(Errno::ENOENT));
     assert_eq!(refused(ioas, request), Errno::ENOENT);
     assert_eq!(refused(tracked, DirtyRequest { bytes: 0, ..request }), Errno::EINVAL);
     assert_eq!(refused(tracked, DirtyRequest { page_size: 0, ..request }), Errno::EINVAL);
@@ -188,7 +192,7 @@ fn f55_coherency_is_decided_when_a_page_table_is_made() {
     let rig = Rig::with(&["a1", "b1"], |config| {
         config.lacking.insert("b1".into(), Capabilities::ENFORCED_COHERENCY);
     });
-    let context = Context::new("vmm");
+    let context = rig.context("vmm");
     let [able, unable] = [0, 1].map(|device: usize| context.bind(&rig.members[device]).unwrap());
     let ioas = context.ensure_compat_ioas().unwrap();
     assert_eq!(context.compat_coherent(), Ok(true), "nothing is attached");
@@ -206,7 +210,7 @@ fn f42_what_the_iommu_is_like() {
     let (_rig, context, bound, ioas) = one(|_| {});
     let told = context.hw_info(bound.id()).unwrap();
     assert_eq!((told.description.kind, told.description.bytes.len()), (STAGE_1_FORMAT, 8));
-    assert!(told.capabilities.has(Capabilities::DIRTY_TRACKING));
+    assert!(told.capabilities.contains(Capabilities::DIRTY_TRACKING));
     assert_eq!(context.hw_info(ioas).unwrap_err().errno(), Errno::ENOENT);
 }
 

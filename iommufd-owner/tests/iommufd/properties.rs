@@ -74,7 +74,7 @@ enum Op {
     LetGo,
     Fail {
         what: Fails,
-        n: u64,
+        n: u32,
     },
 }
 
@@ -99,7 +99,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::DestroyUnused),
         2 => (space, 0..SPACE, 1..4_u64).prop_map(|(space, at, pages)| Op::Pin { space, at, pages }),
         1 => Just(Op::LetGo),
-        2 => (prop::sample::select(vec![Fails::Hardware, Fails::Pin]), 0..8_u64)
+        2 => (prop::sample::select(vec![Fails::Hardware, Fails::Pin]), 0..8_u32)
             .prop_map(|(what, n)| Op::Fail { what, n }),
     ]
 }
@@ -161,7 +161,7 @@ fn group(device: usize) -> usize {
 impl Life {
     fn new() -> Self {
         let rig = Rig::new(&["a1", "a2", "b1"]);
-        let context = Context::new("vmm");
+        let context = rig.context("vmm");
         let spaces = [(); SPACES].map(|()| context.ioas_alloc().unwrap());
         let pins: Arc<Mutex<Vec<AccessPins>>> = Arc::default();
         let accesses = spaces.map(|space| {

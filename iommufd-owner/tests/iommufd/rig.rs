@@ -7,9 +7,11 @@ use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::{DeviceId, Errno};
 use iommu_core::failing::{FailingIommu, FailingMemory};
 use iommu_core::hardware::{Endpoint, HardwareError, IommuDriver};
-use iommu_core::placement::{AllTogether, GroupKey, Placement};
 use iommu_core::software::{LockedPages, Memory, Process, SimulatedDevice, SoftIommu, SoftIommuConfig};
-use iommu_core::{Access, Attached, Iommu, Iova, Member, Ownership, UserAddr, UserMemory as _};
+use iommu_core::user_memory::Account;
+use iommu_core::{
+    Access, Attached, DeviceGroup, IommuSubsystem, Iova, Member, Ownership, PhysicalMemory, UserAddr, UserMemory as _,
+};
 use iommufd_owner::{Context, MapRequest, ObjectId, Place};
 
 /// Pages of the user's memory.
@@ -23,7 +25,9 @@ pub(crate) enum Fails {
 }
 
 pub(crate) struct Rig {
-    pub(crate) iommu: Iommu,
+    pub(crate) iommu: IommuSubsystem,
+    /// The right to map, which contexts are given.
+    physical: PhysicalMemory,
     pub(crate) hardware: Arc<FailingIommu>,
     soft: Arc<SoftIommu>,
     memory: Memory,
@@ -47,11 +51,10 @@ impl Rig {
         let soft = SoftIommu::new("soft", config);
         let hardware = FailingIommu::new(soft.clone());
         let driver: Arc<dyn IommuDriver> = hardware.clone();
-        let iommu = Iommu::new(AllTogether(driver.clone()));
+        let by_letter = move |device: &Endpoint| Some(DeviceGroup::named(&driver, device.name.get(..1)?));
+        let (iommu, physical) = IommuSubsystem::builder(by_letter).build();
         let plug = |(number, name): (u64, &&str)| {
-            let endpoint = Endpoint { id: DeviceId::new(number), name: (**name).into() };
-            let key = GroupKey::Named(name.get(..1).unwrap().into());
-            iommu.add_endpoint(endpoint, Placement { iommu: driver.clone(), key }).unwrap()
+            iommu.add_device(&Endpoint::new(DeviceId::new(number), *name)).unwrap().unwrap()
         };
         let members = (1..).zip(devices).map(plug).collect();
         let memory = Memory::new();
@@ -62,7 +65,16 @@ impl Rig {
             process.write(UserAddr::new(ram.get() + page * PAGE_SIZE), &[page as u8 + 1]).unwrap();
         }
         let user = FailingMemory::new(process.clone());
-        Self { iommu, hardware, soft, memory, user, process, locked, ram, members }
+        Self { iommu, physical, hardware, soft, memory, user, process, locked, ram, members }
+    }
+
+    /// A context that may map.
+    pub(crate) fn context(&self, name: &str) -> Context {
+        Context::new(name, &self.physical)
+    }
+
+    pub(crate) fn context_with_account(&self, name: &str, account: Account) -> Context {
+        Context::with_account(name, &self.physical, account)
     }
 
     /// A request for `pages` pages of memory from page `from` on.
@@ -95,7 +107,7 @@ impl Rig {
         SimulatedDevice::new(self.members[device].endpoint().clone(), self.soft.clone(), self.memory.clone())
     }
 
-    pub(crate) fn fail(&self, what: Fails, n: u64) {
+    pub(crate) fn fail(&self, what: Fails, n: u32) {
         match what {
             Fails::Hardware => self.hardware.fail_nth(n, HardwareError::new(Errno::EIO, "on command")),
             Fails::Pin => self.user.fail_nth(n),
@@ -108,7 +120,7 @@ impl Rig {
     }
 
     /// Whether the call that was to fail was made.
-    pub(crate) fn has_failed(&self, what: Fails, calls_before: u64, n: u64) -> bool {
+    pub(crate) fn has_failed(&self, what: Fails, calls_before: u32, n: u32) -> bool {
         match what {
             Fails::Hardware => self.hardware.calls() > calls_before + n,
             Fails::Pin => self.user.has_failed(),

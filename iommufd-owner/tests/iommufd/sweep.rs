@@ -15,7 +15,7 @@ struct Held {
 
 /// Two address spaces with mappings, and so many bound devices of one group.
 fn held(rig: &Rig, devices: usize) -> Held {
-    let context = Context::new("vmm");
+    let context = rig.context("vmm");
     let spaces = [0, 4].map(|page| {
         let ioas = context.ioas_alloc().unwrap();
         rig.map(&context, ioas, 0, 1, page).unwrap();

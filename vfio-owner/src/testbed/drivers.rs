@@ -4,9 +4,10 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use iommu_core::device_model::pci::{PciDriver, PciFunction, PciId, PortType};
-use iommu_core::device_model::{DeviceGuard, DmaApi, Driver, Errno, ProbeError};
+use iommu_core::device_model::pci::{PciFunction, PciId, PortType};
+use iommu_core::device_model::{AnyDriver, Bound, Errno, ProbeError, Removal};
 
+use super::machine::Pci;
 use crate::viability::{DriverDma, dma_of};
 
 /// What a simulated driver demands of a function besides a match.
@@ -20,23 +21,33 @@ enum Demands {
 #[derive(Debug)]
 struct SimulatedDriver {
     name: Arc<str>,
+    ids: Vec<PciId>,
+    driver_managed_dma: bool,
     demands: Demands,
 }
 
-impl Driver for SimulatedDriver {
+impl AnyDriver<Pci> for SimulatedDriver {
     fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    fn probe(&self, dev: &mut DeviceGuard<'_>) -> Result<(), ProbeError> {
-        let Some(function) = dev.device().details::<PciFunction>() else {
-            return Err(ProbeError::errno_only(Errno::ENODEV));
-        };
-        let refusal = match self.demands {
-            Demands::PciePort if !is_port(function) => Some(Errno::ENODEV),
-            _ => None,
-        };
-        refusal.map_or(Ok(()), |errno| Err(ProbeError::errno_only(errno)))
+    fn ids(&self) -> &[PciId] {
+        &self.ids
+    }
+
+    fn driver_managed_dma(&self) -> bool {
+        self.driver_managed_dma
+    }
+
+    fn probe(&self, dev: &mut Bound<'_, Pci>) -> Result<(), ProbeError> {
+        match self.demands {
+            Demands::PciePort if !is_port(dev.description()) => Err(ProbeError::errno_only(Errno::ENODEV)),
+            Demands::PciePort | Demands::Nothing => Ok(()),
+        }
+    }
+
+    fn remove(&self, _dev: &mut Bound<'_, Pci>, _attempt: u32) -> Removal {
+        Removal::Done
     }
 }
 
@@ -49,7 +60,7 @@ fn is_port(function: &PciFunction) -> bool {
 const CLASS_BRIDGE: PciId = PciId::class(0x06_0400, 0xff_ff00);
 
 /// The driver of this name, for the functions that `bound` to it in the tree.
-pub(crate) fn simulated(name: &str, bound: &[&PciFunction]) -> Arc<PciDriver> {
+pub(crate) fn simulated(name: &str, bound: &[&PciFunction]) -> Arc<dyn AnyDriver<Pci>> {
     let (demands, ids) = match name {
         "pcieport" => (Demands::PciePort, vec![CLASS_BRIDGE]),
         "pci-stub" => (Demands::Nothing, Vec::new()),
@@ -59,17 +70,17 @@ pub(crate) fn simulated(name: &str, bound: &[&PciFunction]) -> Arc<PciDriver> {
 }
 
 /// The same, but it takes whatever it is bound to by hand, for a tree may not show what it goes by.
-pub(crate) fn obliging(name: &str, bound: &[&PciFunction]) -> Arc<PciDriver> {
+pub(crate) fn obliging(name: &str, bound: &[&PciFunction]) -> Arc<dyn AnyDriver<Pci>> {
     driver(name, Demands::Nothing, ids_of(bound))
 }
 
 /// A driver that is not known does DMA for the kernel, to be on the safe side.
-fn driver(name: &str, demands: Demands, ids: Vec<PciId>) -> Arc<PciDriver> {
-    let dma_api = match dma_of(name) {
-        DriverDma::Managed | DriverDma::UserSpace => DmaApi::Managed,
-        DriverDma::Kernel | DriverDma::Unknown => DmaApi::Kernel,
+fn driver(name: &str, demands: Demands, ids: Vec<PciId>) -> Arc<dyn AnyDriver<Pci>> {
+    let driver_managed_dma = match dma_of(name) {
+        DriverDma::Managed | DriverDma::UserSpace => true,
+        DriverDma::Kernel | DriverDma::Unknown => false,
     };
-    Arc::new(PciDriver::new(Arc::new(SimulatedDriver { name: name.into(), demands }), ids, dma_api))
+    Arc::new(SimulatedDriver { name: name.into(), ids, driver_managed_dma, demands })
 }
 
 /// The ids under which a driver that has these functions would list them.

@@ -5,22 +5,26 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use iommu_core::device_model::pci::{PciAddress, PciBus, PciDriver, PciFunction, Upstream};
+use iommu_core::device_group::{DeviceGroup, PciGroups, Placement};
+use iommu_core::device_model::pci::{PciAddress, PciBus, PciFunction, Upstream};
 use iommu_core::device_model::sync::{LockClass, Mutex};
 use iommu_core::device_model::{
-    Autoprobe, BindError, BusHandle, Device, DeviceSpec, DriverCore, DriversProbeError, Errno, Unbind, UnbindError,
+    AnyDriver, BusHandle, Device, DeviceSpec, DriverCore, DriversProbeError, Errno, SysfsBindError, SysfsUnbindError,
+    Unbind,
 };
 use iommu_core::error::SetTypeError;
-use iommu_core::placement::{GroupKey, PciPlacing, Placement, Placing};
+use iommu_core::hardware::{Endpoint, IommuDriver};
 use iommu_core::software::{Memory, SimulatedDevice, SoftIommu, SoftIommuConfig};
 use iommu_core::sysfs::Snapshot;
-use iommu_core::{Group, Iommu, Member, Observer, TypeRequest, UnknownType};
+use iommu_core::{
+    DmaRefusal, Group, IommuSubsystem, Member, Observer, PhysicalMemory, Transition, TypeRequest, UnknownType,
+};
 
 use super::drivers;
 use crate::backend::Backend;
 use crate::error::{OpenDeviceError, OpenGroupError};
 use crate::type1::Type1;
-use crate::vfio_pci::{self, VfioPciDriver};
+use crate::vfio_pci::{self, PlainMemory, VfioPciDriver};
 use crate::viability::{DriverDma, dma_of};
 use crate::{DeviceFile, GroupFile, Vfio};
 
@@ -30,14 +34,18 @@ const RESCAN: LockClass = LockClass::new("rescan", 0);
 /// Drivers that every machine has, whether its tree shows them bound or not.
 const ALWAYS: [&str; 1] = ["pci-stub"];
 
+/// The PCI bus of a machine.
+pub type Pci = PciBus<IommuSubsystem>;
+
 /// A simulated machine.
 ///
 /// Every method takes devices by the name that sysfs gives them (`"0000:00:04.0"`) and may be called from any thread.
 #[derive(Debug)]
 pub struct Machine {
     core: DriverCore,
-    pci: BusHandle,
-    iommu: Iommu,
+    pci: BusHandle<Pci>,
+    iommu: IommuSubsystem,
+    physical_memory: PhysicalMemory,
     hardware: Arc<SoftIommu>,
     memory: Memory,
     vfio: Vfio,
@@ -51,13 +59,13 @@ impl Machine {
     /// Builds the machine of `snapshot` and boots it: drivers first, then devices in the order of their addresses, so
     /// that groups get the numbers that Linux gives them.
     pub fn boot(snapshot: &Snapshot) -> Self {
-        Self::boot_watched(snapshot, |_: &_| {})
+        Self::boot_watched(snapshot, |_: &Transition<'_>| {})
     }
 
     /// As [`boot`](Self::boot), with an observer of every change of ownership.
     pub fn boot_watched(snapshot: &Snapshot, observer: impl Observer + 'static) -> Self {
         let hardware = SoftIommu::new("dmar0", hardware_config(snapshot));
-        let iommu = Iommu::builder(PciPlacing::new(hardware.clone())).observer(observer).build();
+        let iommu = IommuSubsystem::builder(PciGroups::behind(hardware.clone())).observer(observer).build();
         let machine = Self::assemble(snapshot, hardware, iommu, drivers::simulated);
         machine.rescan();
         machine
@@ -68,9 +76,9 @@ impl Machine {
     /// that is not known counts as doing DMA for the kernel.
     pub fn as_found(snapshot: &Snapshot) -> Self {
         let hardware = SoftIommu::new("dmar0", hardware_config(snapshot));
-        let iommu = Iommu::new(as_listed(snapshot, hardware.clone()));
+        let iommu = IommuSubsystem::builder(as_listed(snapshot, hardware.clone())).build();
         let machine = Self::assemble(snapshot, hardware, iommu, drivers::obliging);
-        machine.pci.set_autoprobe(Autoprobe::Off);
+        machine.pci.set_drivers_autoprobe(false);
         machine.rescan();
         for dev in &snapshot.devices {
             let name = dev.function.address.to_string();
@@ -89,22 +97,32 @@ impl Machine {
     fn assemble(
         snapshot: &Snapshot,
         hardware: Arc<SoftIommu>,
-        iommu: Iommu,
-        simulate: fn(&str, &[&PciFunction]) -> Arc<PciDriver>,
+        (iommu, physical_memory): (IommuSubsystem, PhysicalMemory),
+        simulate: fn(&str, &[&PciFunction]) -> Arc<dyn AnyDriver<Pci>>,
     ) -> Self {
         let core = DriverCore::new();
-        let pci = core.add_bus(PciBus::new(Arc::new(iommu.clone())));
-        pci.subscribe(iommu.clone());
-        let vfio = Vfio::new([Arc::new(Type1::default()) as Arc<dyn Backend>]);
-        let vfio_pci = VfioPciDriver::new(vfio.clone());
+        let pci = core.add_bus(PciBus::new(iommu.clone()));
+        let vfio = Vfio::new([Arc::new(Type1::new(&physical_memory)) as Arc<dyn Backend>]);
+        let vfio_pci = VfioPciDriver::new(vfio.clone(), |_| Arc::new(PlainMemory::new()));
         for (name, functions) in bound_functions(snapshot) {
             // A name is a key of the map, so none is there twice.
             let _ = pci.add_driver(simulate(&name, &functions));
         }
-        let _ = pci.add_driver(Arc::new(vfio_pci.on_pci()));
+        let _ = pci.add_driver(vfio_pci.clone());
         let slots = snapshot.devices.iter().map(|dev| (dev.function.address, dev.function.clone())).collect();
         let memory = Memory::new();
-        Self { core, pci, iommu, hardware, memory, vfio, vfio_pci, slots, rescan: Mutex::of(RESCAN, ()) }
+        Self {
+            core,
+            pci,
+            iommu,
+            physical_memory,
+            hardware,
+            memory,
+            vfio,
+            vfio_pci,
+            slots,
+            rescan: Mutex::of(RESCAN, ()),
+        }
     }
 
     /// The driver core.
@@ -113,13 +131,23 @@ impl Machine {
     }
 
     /// The PCI bus.
-    pub fn pci(&self) -> &BusHandle {
+    pub fn pci(&self) -> &BusHandle<Pci> {
         &self.pci
     }
 
-    /// The groups.
-    pub fn iommu(&self) -> &Iommu {
+    /// Returns the groups.
+    pub fn iommu(&self) -> &IommuSubsystem {
         &self.iommu
+    }
+
+    /// Returns the right to map the machine's memory for devices.
+    pub fn physical_memory(&self) -> &PhysicalMemory {
+        &self.physical_memory
+    }
+
+    /// Opens `/dev/iommu`: a context without objects. The name is for messages (`"iommufd of qemu"`).
+    pub fn open_iommufd(&self, name: impl Into<Arc<str>>) -> iommufd_owner::Context {
+        iommufd_owner::Context::new(name, &self.physical_memory)
     }
 
     /// The IOMMU's hardware.
@@ -163,7 +191,7 @@ impl Machine {
     ///
     /// # Errors
     /// No such device is plugged in.
-    pub fn device(&self, name: &str) -> Result<Arc<Device>, MachineError> {
+    pub fn device(&self, name: &str) -> Result<Arc<Device<Pci>>, MachineError> {
         self.pci.device(name).ok_or_else(|| MachineError::NoDevice { device: name.to_string() })
     }
 
@@ -173,7 +201,7 @@ impl Machine {
     /// No such device, or it is in no group.
     pub fn member(&self, name: &str) -> Result<Arc<Member>, MachineError> {
         let dev = self.device(name)?;
-        Iommu::member(&dev).ok_or_else(|| MachineError::NoGroup { device: name.to_string() })
+        dev.dma_slot().member().ok_or_else(|| MachineError::NoGroup { device: name.to_string() })
     }
 
     /// The device's group.
@@ -206,7 +234,7 @@ impl Machine {
     pub fn bind(&self, name: &str, driver: &str) -> Result<(), MachineError> {
         let dev = self.device(name)?;
         dev.set_driver_override(Some(driver));
-        let result = self.pci.bind(driver, name);
+        let result = self.pci.sysfs().bind(driver, name);
         dev.set_driver_override(None);
         result.map_err(MachineError::Bind)
     }
@@ -219,7 +247,7 @@ impl Machine {
     pub fn unbind(&self, name: &str) -> Result<Unbind, MachineError> {
         let dev = self.device(name)?;
         let driver = dev.driver_hint().ok_or_else(|| MachineError::NoDriver { device: name.to_string() })?;
-        self.pci.unbind(&driver, name).map_err(MachineError::Unbind)
+        self.pci.sysfs().unbind(&driver, name).map_err(MachineError::Unbind)
     }
 
     /// Looks for a driver, as a write to `drivers_probe` does.
@@ -227,7 +255,7 @@ impl Machine {
     /// # Errors
     /// No such device, or a driver that matches was refused.
     pub fn probe(&self, name: &str) -> Result<(), MachineError> {
-        self.pci.drivers_probe(name).map_err(MachineError::Probe)
+        self.pci.sysfs().drivers_probe(name).map_err(MachineError::Probe)
     }
 
     /// Writes to the `type` file of the device's group.
@@ -237,7 +265,7 @@ impl Machine {
     pub fn set_type(&self, name: &str, text: &str) -> Result<(), MachineError> {
         let group = self.group(name)?;
         let request: TypeRequest = text.parse().map_err(MachineError::UnknownType)?;
-        self.iommu.set_type(&group, request).map_err(MachineError::SetType)
+        self.iommu.set_default_domain_type(&group, request).map_err(MachineError::SetType)
     }
 
     /// Unplugs the device and all below it. Nothing happens until the returned value is driven.
@@ -245,7 +273,7 @@ impl Machine {
     /// # Errors
     /// No such device.
     pub fn remove(&self, name: &str) -> Result<Unbind, MachineError> {
-        Ok(self.pci.remove_device(&self.device(name)?))
+        Ok(self.device(name)?.remove())
     }
 
     /// Looks for devices again: everything that sits in a slot below something plugged in comes back, in the order of
@@ -257,10 +285,10 @@ impl Machine {
             if self.pci.device(&name).is_some() {
                 continue;
             }
-            let spec = DeviceSpec::new(name).with(function.clone());
+            let spec = DeviceSpec::new(name, function.clone());
             let spec = match function.upstream {
                 Upstream::Bridge(bridge) => match self.pci.device(&bridge.to_string()) {
-                    Some(parent) => spec.below(&parent),
+                    Some(parent) => spec.below(parent),
                     None => continue,
                 },
                 Upstream::ByBusNumber | Upstream::RootBus => spec,
@@ -285,12 +313,13 @@ fn hardware_config(snapshot: &Snapshot) -> SoftIommuConfig {
 }
 
 /// Groups by the numbers of the tree.
-fn as_listed(snapshot: &Snapshot, hardware: Arc<SoftIommu>) -> impl Placing + 'static {
+fn as_listed(snapshot: &Snapshot, hardware: Arc<SoftIommu>) -> impl Placement + 'static {
     let numbered = snapshot.devices.iter().filter_map(|dev| Some((dev.function.address, dev.group?)));
     let groups: BTreeMap<PciAddress, u32> = numbered.collect();
-    move |dev: &Device| {
-        let number = groups.get(&dev.details::<PciFunction>()?.address)?;
-        Some(Placement { iommu: hardware.clone(), key: GroupKey::Named(number.to_string().into()) })
+    let hardware: Arc<dyn IommuDriver> = hardware;
+    move |dev: &Endpoint| {
+        let number = groups.get(&dev.description::<PciFunction>()?.address)?;
+        Some(DeviceGroup::named(&hardware, number.to_string()))
     }
 }
 
@@ -331,13 +360,13 @@ pub enum MachineError {
     },
     /// The driver was not bound.
     #[error(transparent)]
-    Bind(BindError),
+    Bind(SysfsBindError<DmaRefusal>),
     /// The driver was not unbound.
     #[error(transparent)]
-    Unbind(UnbindError),
+    Unbind(SysfsUnbindError),
     /// The search for a driver failed.
     #[error(transparent)]
-    Probe(DriversProbeError),
+    Probe(DriversProbeError<DmaRefusal>),
     /// No such default domain type.
     #[error(transparent)]
     UnknownType(UnknownType),
@@ -354,7 +383,7 @@ pub enum MachineError {
 
 impl MachineError {
     /// The number of Linux: what the write to sysfs gives.
-    pub const fn errno(&self) -> Errno {
+    pub fn errno(&self) -> Errno {
         match self {
             Self::NoDevice { .. } | Self::NoDriver { .. } => Errno::ENODEV,
             Self::NoGroup { .. } => Errno::ENOENT,

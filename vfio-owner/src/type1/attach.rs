@@ -65,7 +65,7 @@ impl Type1Container {
         if reach::allowed(self.apertures().chain([aperture]), holes).is_empty() {
             return Err(no_range);
         }
-        let isolated = capabilities.has(Capabilities::MSI_ISOLATION);
+        let isolated = capabilities.contains(Capabilities::MSI_ISOLATION);
         if !isolated && self.config.unsafe_interrupts == UnsafeInterrupts::Refuse {
             return Err(AttachGroupError::UnsafeInterrupts { group: id });
         }
@@ -101,7 +101,7 @@ impl Type1Container {
             return self.pin_all(fresh).map_err(|(mapping, cause)| failed(mapping, cause));
         };
         for (range, mapping) in self.mappings.iter() {
-            mapping.replay(range, &model.domain, fresh).map_err(|cause| failed(range, cause.into()))?;
+            mapping.replay(&self.memory, range, &model.domain, fresh).map_err(|cause| failed(range, cause.into()))?;
         }
         Ok(())
     }
@@ -111,7 +111,7 @@ impl Type1Container {
         let ranges: Vec<IovaRange> = self.mappings.iter().map(|(range, _)| range).collect();
         for (done, range) in ranges.iter().enumerate() {
             let Some((_, mapping)) = self.mappings.get_mut(range.first()) else { continue };
-            if let Err(error) = mapping.pin(*range, &iter::once(first)) {
+            if let Err(error) = mapping.pin(&self.memory, *range, &iter::once(first)) {
                 for earlier in ranges.iter().take(done) {
                     if let Some((_, mapping)) = self.mappings.get_mut(earlier.first()) {
                         mapping.unpin(*earlier, &iter::once(first));
@@ -136,7 +136,7 @@ impl Type1Container {
         let (id, capabilities) = (claim.group().id(), claim.group().capabilities());
         let forbidden = reach::forbidden(claim.group().reserved_regions());
         self.check_group(id, &fresh, &forbidden, capabilities)?;
-        let enforced = capabilities.has(Capabilities::ENFORCED_COHERENCY);
+        let enforced = capabilities.contains(Capabilities::ENFORCED_COHERENCY);
         let coherency = if enforced { Coherency::Enforced } else { Coherency::UpToTheDevice };
         let group = AttachedGroup { id, forbidden };
         if let Some(shared) = self.share(claim, &fresh, coherency)?.and_then(|place| self.domains.get_mut(place)) {

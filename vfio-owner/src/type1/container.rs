@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use iommu_core::address::PageSizes;
 use iommu_core::hardware::HardwareError;
-use iommu_core::{Claim, Iova, IovaMap, IovaRange};
+use iommu_core::{Claim, Iova, IovaMap, IovaRange, PhysicalMemory};
 
 use super::attach::{Coherency, SharedDomain};
 use super::mapping::Mapping;
@@ -27,6 +27,7 @@ pub(super) enum Version {
 /// Mappings, and the domains that they are in. The container's lock makes one call at a time.
 #[derive(Debug)]
 pub(super) struct Type1Container {
+    pub(super) memory: PhysicalMemory,
     pub(super) version: Version,
     pub(super) config: Type1Config,
     pub(super) mappings: IovaMap<Mapping>,
@@ -40,8 +41,9 @@ pub(super) struct Type1Container {
 }
 
 impl Type1Container {
-    pub(super) fn new(version: Version, config: Type1Config) -> Self {
+    pub(super) fn new(memory: PhysicalMemory, version: Version, config: Type1Config) -> Self {
         Self {
+            memory,
             version,
             config,
             mappings: IovaMap::new(),
@@ -208,7 +210,7 @@ impl ContainerIommu for Type1Container {
         let MapDma { process, addr, access, .. } = request;
         let domains = self.domains.iter().map(|shared| &*shared.domain);
         let mut mapping = Mapping::new(process, addr, access);
-        mapping.pin(range, &domains)?;
+        mapping.pin(&self.memory, range, &domains)?;
         place.insert(mapping);
         Ok(())
     }

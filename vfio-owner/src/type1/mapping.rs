@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::user_memory::{Account, OverLimit, PinnedRun};
-use iommu_core::{Access, Domain, Iova, IovaRange, MapError, PhysAddr, UserAddr, UserMemory};
+use iommu_core::{Access, Domain, Iova, IovaRange, MapError, PhysAddr, PhysicalMemory, UserAddr, UserMemory};
 
 use crate::error::MapDmaError;
 
@@ -55,12 +55,12 @@ fn pieces(domain: &Domain, range: IovaRange) -> impl Iterator<Item = Piece> {
     let mut next = Some(range.first());
     core::iter::from_fn(move || {
         let iova = next.filter(|iova| range.contains(*iova))?;
-        let phys = domain.translate(iova)?;
+        let phys = domain.iova_to_phys(iova)?;
         let left = range.last().get() - iova.get();
         let mut bytes = PAGE_SIZE;
         while bytes <= left
             && let (Some(at), Some(follows)) = (iova.checked_add(bytes), phys.checked_add(bytes))
-            && domain.translate(at) == Some(follows)
+            && domain.iova_to_phys(at) == Some(follows)
         {
             bytes += PAGE_SIZE;
         }
@@ -78,6 +78,7 @@ impl Mapping {
     /// Pins what is to be at `range` and maps it into every domain, if there is any; all or nothing (V48).
     pub(super) fn pin<'a>(
         &mut self,
+        memory: &PhysicalMemory,
         range: IovaRange,
         domains: &(impl Iterator<Item = &'a Domain> + Clone),
     ) -> Result<(), MapDmaError> {
@@ -88,7 +89,7 @@ impl Mapping {
         self.payer.charge(Account::Process, pages(range))?;
         let mut done = 0;
         while done < range.bytes() {
-            match map_piece(range, done, &self.process, addr, self.access, domains.clone()) {
+            match map_piece(memory, range, done, &self.process, addr, self.access, domains.clone()) {
                 Ok(run) => {
                     let whole = run.bytes == range.bytes();
                     self.backing = if whole { Backing::Piece(run.phys) } else { Backing::Pieces };
@@ -118,12 +119,7 @@ impl Mapping {
 
     /// No page is unpinned while a device reaches it.
     fn withdraw<'a>(&self, range: IovaRange, domains: &(impl Iterator<Item = &'a Domain> + Clone)) {
-        let withdraw = |iova, run: PinnedRun| {
-            for domain in domains.clone() {
-                domain.unmap(iova, run.bytes);
-            }
-            self.process.unpin(run);
-        };
+        let withdraw = |iova, run| unmap_and_unpin(&self.process, domains.clone(), iova, run);
         match (self.backing, domains.clone().next()) {
             (Backing::Piece(phys), _) => withdraw(range.first(), PinnedRun { phys, bytes: range.bytes() }),
             // A large page never crosses the end of a piece, for it is one piece itself.
@@ -133,12 +129,18 @@ impl Mapping {
     }
 
     /// Maps what is mapped in `model` into `domain` as well (Vt14.15). On failure a part of it may be there.
-    pub(super) fn replay(&self, range: IovaRange, model: &Domain, domain: &Domain) -> Result<(), MapError> {
+    pub(super) fn replay(
+        &self,
+        memory: &PhysicalMemory,
+        range: IovaRange,
+        model: &Domain,
+        domain: &Domain,
+    ) -> Result<(), MapError> {
         match self.backing {
             Backing::Unpinned => Ok(()),
-            Backing::Piece(phys) => domain.map(range.first(), phys, range.bytes(), self.access),
+            Backing::Piece(phys) => domain.map(memory, range.first(), phys, range.bytes(), self.access),
             Backing::Pieces => pieces(model, range)
-                .try_for_each(|piece| domain.map(piece.iova, piece.run.phys, piece.run.bytes, self.access)),
+                .try_for_each(|piece| domain.map(memory, piece.iova, piece.run.phys, piece.run.bytes, self.access)),
         }
     }
 
@@ -174,8 +176,37 @@ impl Mapping {
     }
 }
 
+/// Takes a piece out of the domains, then unpins it. What hardware refuses to unmap, a device may still reach: it stays
+/// pinned for as long as that domain exists.
+fn unmap_and_unpin<'a>(
+    process: &Arc<dyn UserMemory>,
+    domains: impl Iterator<Item = &'a Domain>,
+    iova: Iova,
+    run: PinnedRun,
+) {
+    let pinned = Arc::new(Pinned { process: process.clone(), run });
+    for domain in domains {
+        if domain.unmap(iova, run.bytes).is_err() {
+            domain.quarantine(pinned.clone());
+        }
+    }
+}
+
+/// Pinned memory, unpinned when it is dropped.
+struct Pinned {
+    process: Arc<dyn UserMemory>,
+    run: PinnedRun,
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        self.process.unpin(self.run);
+    }
+}
+
 /// Pins the next piece, `done` bytes into the range, and maps it into every domain.
 fn map_piece<'a>(
+    memory: &PhysicalMemory,
     range: IovaRange,
     done: u64,
     process: &Arc<dyn UserMemory>,
@@ -187,11 +218,8 @@ fn map_piece<'a>(
     let iova = range.first().checked_add(done).ok_or(MapDmaError::Wraps)?;
     let run = process.pin(at, range.bytes() - done, access)?;
     for (earlier, domain) in domains.clone().enumerate() {
-        if let Err(error) = domain.map(iova, run.phys, run.bytes, access) {
-            for domain in domains.take(earlier) {
-                domain.unmap(iova, run.bytes);
-            }
-            process.unpin(run);
+        if let Err(error) = domain.map(memory, iova, run.phys, run.bytes, access) {
+            unmap_and_unpin(process, domains.take(earlier), iova, run);
             return Err(error.into());
         }
     }

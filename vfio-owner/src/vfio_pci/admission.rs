@@ -1,16 +1,13 @@
 //! Which functions the driver takes.
 
+use iommu_core::device_model::Errno;
 use iommu_core::device_model::pci::{ConfigSpace, HeaderLayout, PciAddress, PciFunction, PciId};
-use iommu_core::device_model::{DmaApi, Errno};
 
 /// What the driver is called.
 pub const NAME: &str = "vfio-pci";
 
 /// Its table: every function, if an override demands the driver (D20). Ids that are added count besides.
-pub const IDS: [PciId; 1] = [PciId::ANY.only_on_override()];
-
-/// It claims DMA for its users, and does none through the kernel's DMA API (D64).
-pub const DMA_API: DmaApi = DmaApi::Managed;
+pub const IDS: [PciId; 1] = [PciId::ANY.override_only()];
 
 /// Accelerators of Intel that users must not have by default, for a user can make them do harm to the whole machine.
 const DENIED: [PciId; 8] = [

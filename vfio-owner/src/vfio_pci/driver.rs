@@ -1,36 +1,41 @@
 //! The driver.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
 
-use iommu_core::device_model::pci::{PciDriver, PciFunction};
+use iommu_core::IommuSubsystem;
+use iommu_core::device_model::pci::{PciBus, PciFunction, PciId};
 use iommu_core::device_model::sync::Mutex;
-use iommu_core::device_model::{Device, DeviceGuard, Driver, Errno, ProbeError, Removal};
+use iommu_core::device_model::{AnyDevice, BoundTo, Driver, DriverManaged, ProbeError, Removal};
 
-use super::{DMA_API, IDS, NAME, ResetScope, VfioPciDevice, admits, reset_scope};
+use super::{FunctionModel, IDS, NAME, ResetScope, VfioPciDevice, admits, reset_scope};
 use crate::device::DeviceSetId;
 use crate::vfio::{Registration, Vfio};
+
+type Models = Box<dyn Fn(&PciFunction) -> Arc<dyn FunctionModel> + Send + Sync>;
 
 /// vfio-pci: registers every function with VFIO that it is bound to, and lets go of one only when its users have.
 pub struct VfioPciDriver {
     name: Arc<str>,
     vfio: Vfio,
+    /// What is behind the windows of a function.
+    models: Models,
     /// Leaf lock: the functions that it has, by name.
     devices: Mutex<BTreeMap<Arc<str>, Weak<VfioPciDevice>>>,
 }
 
 impl VfioPciDriver {
-    /// A driver for `vfio`, to be added to a PCI bus as [`on_pci`](Self::on_pci).
-    pub fn new(vfio: Vfio) -> Arc<Self> {
-        Arc::new(Self { name: NAME.into(), vfio, devices: Mutex::default() })
-    }
-
-    /// The driver as a PCI bus takes it: it manages its own DMA (D64), and binds where an override demands it.
-    pub fn on_pci(self: &Arc<Self>) -> PciDriver {
-        PciDriver::new(self.clone(), Vec::from(IDS), DMA_API)
+    /// Returns a driver that registers its devices with `vfio`, and asks `models` at each probe for the hardware behind a
+    /// function's windows.
+    pub fn new(
+        vfio: Vfio,
+        models: impl Fn(&PciFunction) -> Arc<dyn FunctionModel> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self { name: NAME.into(), vfio, models: Box::new(models), devices: Mutex::default() })
     }
 
     /// The simulated side of a function that is bound to it: to raise interrupts, for instance.
@@ -39,28 +44,38 @@ impl VfioPciDriver {
     }
 }
 
-impl Driver for VfioPciDriver {
+type Pci = PciBus<IommuSubsystem>;
+
+impl Driver<Pci> for VfioPciDriver {
+    /// It claims DMA for its users, and does none through the kernel's DMA API (D64).
+    type Dma = DriverManaged;
+
     fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    fn probe(&self, dev: &mut DeviceGuard<'_>) -> Result<(), ProbeError> {
+    fn ids(&self) -> &[PciId] {
+        &IDS
+    }
+
+    fn probe(&self, dev: &mut BoundTo<'_, Pci, DriverManaged>) -> Result<(), ProbeError> {
         let device = dev.device();
-        let function = device.details::<PciFunction>().ok_or(ProbeError::errno_only(Errno::ENODEV))?;
+        let function = &**device.description();
         admits(function).map_err(|refusal| ProbeError::caused_by(refusal.errno(), refusal))?;
         let set = match reset_scope(function) {
             ResetScope::Alone(_) => DeviceSetId::Alone,
             ResetScope::Bus { domain, bus } => DeviceSetId::Named(format!("bus {domain:04x}:{bus:02x}").into()),
         };
-        let bridge = if set == DeviceSetId::Alone { None } else { device.parent().map(Arc::downgrade) };
-        let served = Arc::new(VfioPciDevice::new(function.clone()).below(bridge));
+        let bridge =
+            if set == DeviceSetId::Alone { None } else { device.parent().map(|parent| Arc::downgrade(&parent)) };
+        let served = Arc::new(VfioPciDevice::new(function.clone(), (self.models)(function)).below(bridge));
         let registration = self.vfio.register(device, &set, served.clone());
         dev.manage(registration.map_err(|error| ProbeError::caused_by(error.errno(), error))?);
         self.devices.lock().insert(device.name().clone(), Arc::downgrade(&served));
         Ok(())
     }
 
-    fn remove(&self, dev: &mut DeviceGuard<'_>, attempt: u32) -> Removal {
+    fn remove(&self, dev: &mut BoundTo<'_, Pci, DriverManaged>, attempt: u32) -> Removal {
         let removal =
             dev.resource_mut::<Registration>().map_or(Removal::Done, |registration| registration.unregister(attempt));
         if matches!(removal, Removal::Done) {
@@ -77,7 +92,7 @@ impl fmt::Debug for VfioPciDriver {
 }
 
 /// The names of the functions below a bridge that is still there.
-pub(super) fn below(bridge: Option<&Weak<Device>>) -> Vec<Arc<str>> {
+pub(super) fn below(bridge: Option<&Weak<dyn AnyDevice>>) -> Vec<Arc<str>> {
     let bridge = bridge.and_then(Weak::upgrade);
     bridge.map_or_else(Vec::new, |bridge| bridge.children().iter().map(|child| child.name().clone()).collect())
 }

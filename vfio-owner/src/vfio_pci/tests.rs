@@ -21,8 +21,12 @@ fn network() -> PciFunction {
     snapshot("pc").device(address).unwrap().function.clone()
 }
 
+fn plain(function: PciFunction) -> VfioPciDevice {
+    VfioPciDevice::new(function, Arc::new(PlainMemory::new()))
+}
+
 fn opened(function: PciFunction) -> VfioPciDevice {
-    let device = VfioPciDevice::new(function);
+    let device = plain(function);
     device.open().unwrap();
     device
 }
@@ -186,7 +190,7 @@ fn the_command_register_holds_the_line_back() {
 
 #[test]
 fn a_trigger_may_call_the_device() {
-    let device = Arc::new(VfioPciDevice::new(network()));
+    let device = Arc::new(plain(network()));
     device.open().unwrap();
     let (count, inner) = counter();
     let user = Arc::downgrade(&device);
@@ -206,7 +210,7 @@ fn a_trigger_may_call_the_device() {
 #[test]
 fn no_trigger_is_running_or_called_once_close_returns() {
     const ROUNDS: u32 = 50;
-    let device = VfioPciDevice::new(network());
+    let device = plain(network());
     for _ in 0..ROUNDS {
         device.open().unwrap();
         let open = Arc::new(AtomicU32::new(1));
@@ -257,7 +261,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #[test]
     fn a_closed_device_calls_no_trigger(steps in prop::collection::vec(step(), 0..80)) {
-        let device = VfioPciDevice::new(network());
+        let device = plain(network());
         let (count, trigger) = counter();
         let mut open = false;
         for step in steps {

@@ -7,15 +7,14 @@ use std::sync::Arc;
 use vfio_owner::backend::{Backend, ContainerIommu, DirtyBitmap, DirtyTracking, Extension, IommuInfo, MapDma, Unmap};
 use vfio_owner::error::{AttachGroupError, DirtyError, MapDmaError, SetIommuError, UnmapDmaError};
 use vfio_owner::iommu_core::address::PageSizes;
-use vfio_owner::iommu_core::device_model::platform::{PlatformBus, PlatformDriver};
+use vfio_owner::iommu_core::device_model::platform::{PlatformBus, PlatformDevice};
 use vfio_owner::iommu_core::device_model::{
-    Autoprobe, BusHandle, Device, DeviceGuard, DeviceSpec, DmaApi, Driver, DriverCore, ProbeError, Removal,
+    BoundTo, BusHandle, DeviceSpec, DmaApi, Driver, DriverCore, DriverManaged, ProbeError, Removal,
 };
 use vfio_owner::iommu_core::hardware::{
-    Capabilities, DomainKind, Endpoint, EndpointProperties, HardwareDomain, HardwareError, IommuDriver,
+    Capabilities, DomainKind, Endpoint, EndpointProperties, FaultSink, HardwareDomain, HardwareError, IommuDriver,
 };
-use vfio_owner::iommu_core::placement::{GroupKey, Placement};
-use vfio_owner::iommu_core::{Claim, Group, Iommu, Iova};
+use vfio_owner::iommu_core::{Claim, DeviceGroup, Group, IommuSubsystem, Iova, PhysicalMemory};
 use vfio_owner::{DeviceOps, DeviceSetId, Registration, Vfio};
 
 pub(crate) const VFIO: &str = "vfio";
@@ -24,9 +23,13 @@ pub(crate) const KERNEL: &str = "kernel";
 /// The type of IOMMU that containers can be set to.
 pub(crate) const KIND: Extension = Extension::TYPE1;
 
+pub(crate) type Bus = PlatformBus<IommuSubsystem>;
+
 pub(crate) struct World {
-    pub(crate) bus: BusHandle,
-    pub(crate) iommu: Iommu,
+    pub(crate) bus: BusHandle<Bus>,
+    pub(crate) iommu: IommuSubsystem,
+    /// The right to map, which backends and contexts are given.
+    pub(crate) physical: PhysicalMemory,
     pub(crate) vfio: Vfio,
     _core: DriverCore,
 }
@@ -34,38 +37,39 @@ pub(crate) struct World {
 impl World {
     /// A machine with these devices, none of them bound.
     pub(crate) fn new(devices: &[&str]) -> Self {
-        Self::on(Arc::new(Null), Arc::new(Attaching), devices)
+        Self::on(Arc::new(Null), |_| Arc::new(Attaching), devices)
     }
 
     /// The same on this hardware, with this IOMMU for containers.
-    pub(crate) fn on(hardware: Arc<dyn IommuDriver>, backend: Arc<dyn Backend>, devices: &[&str]) -> Self {
+    pub(crate) fn on(
+        hardware: Arc<dyn IommuDriver>,
+        backend: impl FnOnce(&PhysicalMemory) -> Arc<dyn Backend>,
+        devices: &[&str],
+    ) -> Self {
         Self::on_each(move |_| hardware.clone(), backend, devices)
     }
 
     /// The same, where each group may be behind hardware of its own, by the letter.
     pub(crate) fn on_each(
         hardware: impl Fn(&str) -> Arc<dyn IommuDriver> + Send + Sync + 'static,
-        backend: Arc<dyn Backend>,
+        backend: impl FnOnce(&PhysicalMemory) -> Arc<dyn Backend>,
         devices: &[&str],
     ) -> Self {
-        let iommu = Iommu::new(move |dev: &Device| {
-            let letter = dev.name().get(..1)?;
-            Some(Placement { iommu: hardware(letter), key: GroupKey::Named(letter.into()) })
-        });
+        let by_letter = move |dev: &Endpoint| {
+            let letter = dev.name.get(..1)?;
+            Some(DeviceGroup::named(&hardware(letter), letter))
+        };
+        let (iommu, physical) = IommuSubsystem::builder(by_letter).build();
         let core = DriverCore::new();
-        let bus = core.add_bus(PlatformBus::new(Arc::new(iommu.clone())));
-        bus.set_autoprobe(Autoprobe::Off);
-        bus.subscribe(iommu.clone());
-        let vfio = Vfio::new([backend]);
-        let giving = PlatformDriver::new(Arc::new(Giving { name: VFIO.into(), vfio: vfio.clone() }), DmaApi::Managed);
-        let kernel = PlatformDriver::new(Arc::new(Kernel(KERNEL.into())), DmaApi::Kernel);
-        for driver in [giving, kernel] {
-            bus.add_driver(Arc::new(driver)).unwrap();
-        }
+        let bus = core.add_bus(PlatformBus::new(iommu.clone()));
+        bus.set_drivers_autoprobe(false);
+        let vfio = Vfio::new([backend(&physical)]);
+        bus.add_driver(Arc::new(Giving { name: VFIO.into(), vfio: vfio.clone() })).unwrap();
+        bus.add_driver(Arc::new(Kernel(KERNEL.into()))).unwrap();
         for name in devices {
-            bus.add_device(DeviceSpec::new(*name)).unwrap();
+            bus.add_device(DeviceSpec::new(*name, PlatformDevice::default())).unwrap();
         }
-        Self { bus, iommu, vfio, _core: core }
+        Self { bus, iommu, physical, vfio, _core: core }
     }
 
     pub(crate) fn bind(&self, device: &str, driver: &str) -> bool {
@@ -73,15 +77,15 @@ impl World {
     }
 
     pub(crate) fn group(&self, device: &str) -> Arc<Group> {
-        Iommu::member(&self.bus.device(device).unwrap()).unwrap().group().clone()
+        self.bus.device(device).unwrap().dma_slot().member().unwrap().group().clone()
     }
 }
 
 /// As people do it; whether it worked.
-pub(crate) fn bind(bus: &BusHandle, device: &str, driver: &str) -> bool {
+pub(crate) fn bind(bus: &BusHandle<Bus>, device: &str, driver: &str) -> bool {
     let Some(dev) = bus.device(device) else { return false };
     dev.set_driver_override(Some(driver));
-    bus.bind(driver, device).is_ok()
+    bus.sysfs().bind(driver, device).is_ok()
 }
 
 /// Hands devices to VFIO.
@@ -90,30 +94,34 @@ struct Giving {
     vfio: Vfio,
 }
 
-impl Driver for Giving {
+impl Driver<Bus> for Giving {
+    type Dma = DriverManaged;
+
     fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    fn probe(&self, dev: &mut DeviceGuard<'_>) -> Result<(), ProbeError> {
+    fn probe(&self, dev: &mut BoundTo<'_, Bus, DriverManaged>) -> Result<(), ProbeError> {
         let registration = self.vfio.register(dev.device(), &DeviceSetId::Alone, Arc::new(Plain));
         dev.manage(registration.map_err(|error| ProbeError::caused_by(error.errno(), error))?);
         Ok(())
     }
 
-    fn remove(&self, dev: &mut DeviceGuard<'_>, attempt: u32) -> Removal {
+    fn remove(&self, dev: &mut BoundTo<'_, Bus, DriverManaged>, attempt: u32) -> Removal {
         dev.resource_mut::<Registration>().unwrap().unregister(attempt)
     }
 }
 
 struct Kernel(Arc<str>);
 
-impl Driver for Kernel {
+impl Driver<Bus> for Kernel {
+    type Dma = DmaApi;
+
     fn name(&self) -> &Arc<str> {
         &self.0
     }
 
-    fn probe(&self, _dev: &mut DeviceGuard<'_>) -> Result<(), ProbeError> {
+    fn probe(&self, _dev: &mut BoundTo<'_, Bus, DmaApi>) -> Result<(), ProbeError> {
         Ok(())
     }
 }
@@ -132,7 +140,7 @@ impl IommuDriver for Null {
         "null"
     }
 
-    fn probe(&self, _dev: &Endpoint) -> Result<EndpointProperties, HardwareError> {
+    fn probe(&self, _dev: &Endpoint, _faults: Arc<dyn FaultSink>) -> Result<EndpointProperties, HardwareError> {
         let capabilities = Capabilities::CACHE_COHERENCY.union(Capabilities::MSI_ISOLATION);
         Ok(EndpointProperties { capabilities, ..EndpointProperties::default() })
     }
@@ -143,7 +151,9 @@ impl IommuDriver for Null {
         Ok(Box::new(Self))
     }
 
-    fn block(&self, _dev: &Endpoint) {}
+    fn block(&self, _dev: &Endpoint) -> Result<(), HardwareError> {
+        Ok(())
+    }
 }
 
 impl HardwareDomain for Null {

@@ -32,7 +32,7 @@ enum Op {
     UnmapAll { container: usize },
     OpenDevice { device: usize },
     CloseDevice { device: usize },
-    Fail { what: Fails, n: u64 },
+    Fail { what: Fails, n: u32 },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -54,7 +54,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => container.prop_map(|container| Op::UnmapAll { container }),
         3 => device.clone().prop_map(|device| Op::OpenDevice { device }),
         2 => device.prop_map(|device| Op::CloseDevice { device }),
-        2 => (prop::sample::select(vec![Fails::Hardware, Fails::Pin]), 0..6_u64)
+        2 => (prop::sample::select(vec![Fails::Hardware, Fails::Pin]), 0..6_u32)
             .prop_map(|(what, n)| Op::Fail { what, n }),
     ]
 }
@@ -230,7 +230,7 @@ impl Life {
         let was_on_vfio = self.on_vfio(device);
         let bus = &self.rig.world.bus;
         let driver = bus.device(DEVICES[device]).unwrap().driver_hint().ok_or("no driver")?;
-        let mut unbind = bus.unbind(&driver, DEVICES[device]).map_err(|error| error.to_string())?;
+        let mut unbind = bus.sysfs().unbind(&driver, DEVICES[device]).map_err(|error| error.to_string())?;
         assert!(matches!(unbind.try_finish(), Progress::Done));
         let group = group_of(device);
         let left = (0..DEVICES.len()).any(|other| group_of(other) == group && self.on_vfio(other));

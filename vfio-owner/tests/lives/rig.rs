@@ -32,7 +32,7 @@ impl Rig {
     pub(crate) fn new(devices: &[&str]) -> Self {
         let soft = SoftIommu::new("soft", SoftIommuConfig::default());
         let hardware = FailingIommu::new(soft.clone());
-        let world = World::on(hardware.clone(), Arc::new(Type1::default()), devices);
+        let world = World::on(hardware.clone(), |memory| Arc::new(Type1::new(memory)), devices);
         let memory = Memory::new();
         let locked = LockedPages::limited(1 << 20);
         let process = Process::new(&memory, locked.clone());
@@ -69,7 +69,7 @@ impl Rig {
     }
 
     /// Lets the n-th call from now on fail: of hardware, or a pin.
-    pub(crate) fn fail(&self, what: Fails, n: u64) {
+    pub(crate) fn fail(&self, what: Fails, n: u32) {
         match what {
             Fails::Hardware => {
                 self.hardware.fail_nth(n, HardwareError::new(Errno::EIO, "on command"));
@@ -84,7 +84,7 @@ impl Rig {
     }
 
     /// Whether the call that was to fail was made.
-    pub(crate) fn has_failed(&self, what: Fails, calls_before: u64, n: u64) -> bool {
+    pub(crate) fn has_failed(&self, what: Fails, calls_before: u32, n: u32) -> bool {
         match what {
             Fails::Hardware => self.hardware.calls() > calls_before + n,
             Fails::Pin => self.user.has_failed(),

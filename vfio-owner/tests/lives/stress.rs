@@ -8,7 +8,7 @@ use proptest::prelude::any;
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
 use vfio_owner::backend::{Extension, Unmap};
-use vfio_owner::iommu_core::Iommu;
+use vfio_owner::iommu_core::device_model::platform::PlatformDevice;
 use vfio_owner::iommu_core::device_model::{AddDeviceError, DeviceSpec};
 
 use crate::common::{KERNEL, VFIO, bind};
@@ -20,7 +20,7 @@ const ROUNDS: usize = 400;
 
 /// One whole way of a user, as far as it is let.
 fn user(rig: &Rig, device: &str, page: u64) -> Option<()> {
-    let group = rig.world.bus.device(device).and_then(|dev| Iommu::member(&dev))?.group().clone();
+    let group = rig.world.bus.device(device).and_then(|dev| dev.dma_slot().member())?.group().clone();
     let file = rig.world.vfio.open_group(group.id()).ok()?;
     let container = rig.world.vfio.open_container();
     file.set_container(&container).ok()?;
@@ -62,16 +62,16 @@ fn threads_meet_and_nothing_is_lost() {
                         1 | 2 => drop(bind(bus, device, VFIO)),
                         3 => {
                             for driver in [KERNEL, VFIO] {
-                                if let Ok(unbind) = bus.unbind(driver, device) {
+                                if let Ok(unbind) = bus.sysfs().unbind(driver, device) {
                                     unbind.wait();
                                 }
                             }
                         }
                         4 if choice[0] > 200 => {
                             if let Some(dev) = bus.device(device) {
-                                bus.remove_device(&dev).wait();
+                                dev.remove().wait();
                             }
-                            match bus.add_device(DeviceSpec::new(device)) {
+                            match bus.add_device(DeviceSpec::new(device, PlatformDevice::default())) {
                                 Ok(_) | Err(AddDeviceError::NameTaken { .. }) => {}
                                 Err(error) => panic!("{error}"),
                             }

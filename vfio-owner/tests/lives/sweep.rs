@@ -132,7 +132,13 @@ fn what_cannot_fail_leaves_nothing_behind() {
         sweep(what, mapped, Fails::Hardware, |rig, held| {
             // The second try of a sweep is of no use here: what is undone is undone.
             undo(held);
-            assert_eq!((rig.process.pinned(), rig.reaches("a1", 0)), (0, None), "{what}");
+            let reached = (0..16).filter(|at| rig.reaches("a1", *at).is_some()).count() as u64;
+            if what == "unmap" && rig.hardware.last_failed().is_some() {
+                // What hardware may still let the device reach is pinned for as long as the domain exists.
+                assert!(rig.process.pinned() >= reached, "{what}: {reached} pages are reached");
+            } else {
+                assert_eq!((rig.process.pinned(), reached), (0, 0), "{what}");
+            }
             Ok(())
         });
     }

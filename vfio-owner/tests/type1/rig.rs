@@ -60,8 +60,11 @@ impl Rig {
         let devices: Vec<String> = letters.iter().map(|(letter, _)| format!("{letter}0")).collect();
         let names: Vec<&str> = devices.iter().map(String::as_str).collect();
         let by_letter = hardware.clone();
-        let backend = Arc::new(Type1::new(config));
-        let world = World::on_each(move |letter| by_letter[letter].clone() as Arc<dyn IommuDriver>, backend, &names);
+        let world = World::on_each(
+            move |letter| by_letter[letter].clone() as Arc<dyn IommuDriver>,
+            |memory| Arc::new(Type1::with_config(memory, config)),
+            &names,
+        );
         for device in &names {
             assert!(world.bind(device, VFIO));
         }

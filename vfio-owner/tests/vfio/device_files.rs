@@ -29,7 +29,7 @@ fn v10_a_device_file_answers_once_it_is_bound() {
     assert_eq!(file.info().unwrap_err().errno(), Errno::EINVAL);
     assert_eq!(file.attach_iommufd_pt(ObjectId::new(1)).unwrap_err().errno(), Errno::EINVAL, "Vt12.1");
     assert_eq!(file.detach_iommufd_pt().unwrap_err().errno(), Errno::EINVAL);
-    file.bind_iommufd(&Context::new("vmm")).unwrap();
+    file.bind_iommufd(&room.machine.open_iommufd("vmm")).unwrap();
     assert_eq!(file.info().unwrap().regions, 9);
     file.detach_iommufd_pt().unwrap();
 }
@@ -37,7 +37,7 @@ fn v10_a_device_file_answers_once_it_is_bound() {
 #[test]
 fn vt11_one_file_of_a_device_is_bound_at_a_time() {
     let room = Room::with(&[NIC]);
-    let [mine, theirs] = ["vmm", "another"].map(Context::new);
+    let [mine, theirs] = ["vmm", "another"].map(|name| room.machine.open_iommufd(name));
     let (one, two) = (open(&room, NIC), open(&room, NIC));
     one.bind_iommufd(&mine).unwrap();
     for file in [&one, &two] {
@@ -53,7 +53,7 @@ fn vt11_one_file_of_a_device_is_bound_at_a_time() {
 #[test]
 fn vt13_the_two_paths_exclude_each_other() {
     let room = Room::with(&BEHIND_PORT);
-    let context = Context::new("vmm");
+    let context = room.machine.open_iommufd("vmm");
     let group = room.group(BEHIND_PORT[0]);
     let file = open(&room, BEHIND_PORT[0]);
     let refused = file.bind_iommufd(&context).unwrap_err();
@@ -65,7 +65,7 @@ fn vt13_the_two_paths_exclude_each_other() {
     assert_eq!(blocked.errno(), Errno::EBUSY, "Vt13.4");
     assert!(blocked.to_string().contains(BEHIND_PORT[0]), "{blocked}");
     let other = open(&room, BEHIND_PORT[1]);
-    assert_eq!(other.bind_iommufd(&Context::new("another")).unwrap_err().errno(), Errno::EPERM, "V38");
+    assert_eq!(other.bind_iommufd(&room.machine.open_iommufd("another")).unwrap_err().errno(), Errno::EPERM, "V38");
     other.bind_iommufd(&context).unwrap();
     drop((file, other));
     room.group(BEHIND_PORT[0]);
@@ -75,7 +75,7 @@ fn vt13_the_two_paths_exclude_each_other() {
 fn vt13_5_a_kernel_driver_at_the_neighbour_is_named() {
     let room = Room::with(&[CARD[0]]);
     let file = open(&room, CARD[0]);
-    let refused = file.bind_iommufd(&Context::new("vmm")).unwrap_err();
+    let refused = file.bind_iommufd(&room.machine.open_iommufd("vmm")).unwrap_err();
     assert_eq!(refused.errno(), Errno::EPERM);
     assert_eq!(refused.to_string(), "group 3 is used by kernel drivers: 0000:00:04.1 (e1000)");
     room.group(CARD[0]);
@@ -84,7 +84,7 @@ fn vt13_5_a_kernel_driver_at_the_neighbour_is_named() {
 #[test]
 fn vt12_attach_again_replaces_without_a_moment_in_between() {
     let room = Room::with(&BEHIND_PORT);
-    let context = Context::new("vmm");
+    let context = room.machine.open_iommufd("vmm");
     let [a, b] = [(); 2].map(|()| space(&room, &context));
     let files = BEHIND_PORT.map(|device| {
         let file = open(&room, device);
@@ -108,7 +108,7 @@ fn vt12_attach_again_replaces_without_a_moment_in_between() {
 fn v14_unbinding_waits_for_a_device_file() {
     let room = Room::with(&[NIC]);
     let (bound, idle) = (open(&room, NIC), open(&room, NIC));
-    bound.bind_iommufd(&Context::new("vmm")).unwrap();
+    bound.bind_iommufd(&room.machine.open_iommufd("vmm")).unwrap();
     let mut unbind = room.unbind_blocked(NIC);
     assert_eq!(room.machine.open_device(NIC).unwrap_err().errno(), Errno::ENOENT, "V12");
     drop(bound);
@@ -121,7 +121,7 @@ fn v14_unbinding_waits_for_a_device_file() {
 #[test]
 fn v40_an_iommufd_in_a_containers_place_claims_when_a_device_is_opened() {
     let room = Room::with(&BEHIND_PORT);
-    let context = Context::new("vmm");
+    let context = room.machine.open_iommufd("vmm");
     let group = room.group(BEHIND_PORT[0]);
     group.set_iommufd(&context).unwrap();
     assert_eq!((group.status(), room.ownership(BEHIND_PORT[0])), (Ok(GroupStatus::InContainer), Ownership::Idle));
@@ -145,7 +145,7 @@ fn v40_an_iommufd_in_a_containers_place_claims_when_a_device_is_opened() {
 fn v42_viability_shows_when_a_device_is_opened() {
     let room = Room::with(&[CARD[0]]);
     let group = room.group(CARD[0]);
-    group.set_iommufd(&Context::new("vmm")).unwrap();
+    group.set_iommufd(&room.machine.open_iommufd("vmm")).unwrap();
     let refused = group.device(CARD[0]).unwrap_err();
     assert_eq!(refused.errno(), Errno::EPERM);
     assert!(refused.to_string().contains("0000:00:04.1 (e1000)"), "{refused}");
@@ -172,6 +172,6 @@ fn v55_a_device_file_shows_its_context() {
     let room = Room::with(&BEHIND_PORT);
     let file = open(&room, BEHIND_PORT[0]);
     assert!(file.hot_reset(&[]).is_err());
-    file.bind_iommufd(&Context::new("vmm")).unwrap();
+    file.bind_iommufd(&room.machine.open_iommufd("vmm")).unwrap();
     file.hot_reset(&[]).unwrap();
 }

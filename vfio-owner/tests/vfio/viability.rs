@@ -25,7 +25,7 @@ fn a_verdict_is_what_the_claim_meets_in_every_group_of_both_machines() {
             assert_eq!(told.verdict, if claim.is_ok() { Verdict::Viable } else { Verdict::NotViable }, "{told}");
             assert_eq!((known.verdict, blockers(&known)), (told.verdict, blockers(&told)));
             let refused = match claim {
-                Err(ClaimError::KernelUse { devices, .. }) => devices,
+                Err(ClaimError::KernelUse { devices, .. }) => devices.iter().cloned().collect(),
                 Ok(_) => Vec::new(),
                 Err(other) => panic!("{other}"),
             };

@@ -4,8 +4,8 @@ use std::sync::{Arc, Weak};
 
 use anyhow::{Context as _, Result, ensure};
 use vfio_owner::iommu_core::Owner;
-use vfio_owner::iommu_core::device_model::pci::PciDriver;
-use vfio_owner::iommu_core::device_model::{DeviceGuard, DmaApi, Driver, Errno, ProbeError};
+use vfio_owner::iommu_core::device_model::{BoundTo, DmaApi, Driver, Errno, ProbeError};
+use vfio_owner::testbed::Pci;
 
 use super::{CARD, Stage, stage, unbind};
 
@@ -17,12 +17,14 @@ struct Faulty {
     user: Owner,
 }
 
-impl Driver for Faulty {
+impl Driver<Pci> for Faulty {
+    type Dma = DmaApi;
+
     fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    fn probe(&self, dev: &mut DeviceGuard<'_>) -> Result<(), ProbeError> {
+    fn probe(&self, dev: &mut BoundTo<'_, Pci, DmaApi>) -> Result<(), ProbeError> {
         if let Some(stage) = self.stage.upgrade() {
             stage.done(&format!("{} is probed for {}", self.name, stage::short(dev.device().name())), "");
             if let Err(refusal) = stage.group().claim(&self.user) {
@@ -38,7 +40,6 @@ pub(super) fn play(stage: &Arc<Stage>) -> Result<()> {
     unbind(stage, CARD[0])?;
     let user = Owner::new("a VMM");
     let faulty = Faulty { name: "faulty".into(), stage: Arc::downgrade(stage), user: user.clone() };
-    let faulty = PciDriver::new(Arc::new(faulty), Vec::new(), DmaApi::Kernel);
     stage.machine().pci().add_driver(Arc::new(faulty))?;
     let bound = stage.machine().bind(CARD[0], "faulty");
     ensure!(bound.is_err(), "a driver whose probe fails was bound");

@@ -12,8 +12,8 @@ use vfio_owner::iommu_core::device_model::{Errno, Progress, Unbind};
 use vfio_owner::iommu_core::software::{LockedPages, Process};
 use vfio_owner::iommu_core::{Access, Iova, UserAddr};
 use vfio_owner::iommufd_owner::compat::{CompatError, CompatMap, CompatType};
-use vfio_owner::iommufd_owner::error::{NoObject, UnmapErr};
-use vfio_owner::iommufd_owner::{Context, CopyRequest, MapRequest, ObjectId, Place};
+
+use vfio_owner::iommufd_owner::{Context, CopyRequest, MapRequest, NoObjectError, ObjectId, Place, UnmapError};
 use vfio_owner::testbed::{Machine, MachineError};
 use vfio_owner::{Container, DeviceFile, GroupFile, GroupStatus};
 
@@ -145,7 +145,7 @@ impl Player {
     fn opened(&mut self, what: &Open) -> Result<Name, Answer> {
         let file = match what {
             Open::Container => File::Container(self.machine.vfio().open_container()),
-            Open::Iommufd => File::Iommufd(Context::new("iommufd")),
+            Open::Iommufd => File::Iommufd(self.machine.open_iommufd("iommufd")),
             Open::Group { device } => {
                 lookup(self.machine.open_group(device)).map(File::Group).map_err(|error| refused(error.errno()))?
             }
@@ -311,7 +311,7 @@ impl Player {
                 }
                 _ => Err(Errno::EBADF),
             },
-            Call::Ranges => context.ioas_iova_ranges(id).map_err(NoObject::errno).map(|ranges| {
+            Call::Ranges => context.ioas_iova_ranges(id).map_err(NoObjectError::errno).map(|ranges| {
                 let ranges: Vec<_> = ranges.ranges.iter().map(ToString::to_string).collect();
                 Answer::Value(ranges.join(" "))
             }),
@@ -351,11 +351,9 @@ impl Player {
                 let names: Vec<_> = group.members().into_iter().map(|member| member.device.to_string()).collect();
                 names.join(" ")
             })),
-            MachineStep::Type { device } => value(
-                machine
-                    .group(device)
-                    .map(|group| group.default_domain_type().map_or("unknown", |kind| kind.kind().name()).to_owned()),
-            ),
+            MachineStep::Type { device } => value(machine.group(device).map(|group| {
+                group.default_domain_type().map_or("unknown", |kind| kind.domain_kind().name()).to_owned()
+            })),
             MachineStep::Unbind { device } => self.start(machine.unbind(device)),
             MachineStep::Remove { device } => self.start(machine.remove(device)),
             MachineStep::Rescan => {
@@ -439,7 +437,7 @@ fn extension(kind: IommuType) -> Extension {
     }
 }
 
-fn unmapped_from_ioas(result: Result<u64, UnmapErr>) -> Result<Answer, Errno> {
+fn unmapped_from_ioas(result: Result<u64, UnmapError>) -> Result<Answer, Errno> {
     result.map(|bytes| Answer::Value(format!("{bytes:#x}"))).map_err(|error| error.errno())
 }
 

@@ -1,0 +1,508 @@
+//! The steps that give devices to user space: as few as there can be, none on what the machine lives on, all played on the
+//! model before they are shown.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use vfio_owner::iommu_core::device_model::pci::PciAddress;
+use vfio_owner::iommu_core::sysfs::SysfsDevice;
+use vfio_owner::vfio_pci;
+use vfio_owner::viability::Standing;
+
+use super::binding::{BindingError, Bindings};
+use super::proof::{Proof, ProofError};
+use crate::judge::{Explanation, Reason, held};
+use crate::read::{Holders, Purpose, Unseen};
+use crate::{Host, NoSuchDevice, Source, Type1};
+
+/// Steps that make it possible to give devices to user space, by the group way and by the device way.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The devices.
+    pub devices: Vec<PciAddress>,
+    /// Devices that the machine lives on and that may be touched all the same.
+    #[serde(default)]
+    pub allowed: Vec<PciAddress>,
+    /// What to do, in this order; nothing if it is possible already.
+    pub steps: Vec<Step>,
+    /// What could not be looked at.
+    #[serde(default)]
+    pub cautions: Vec<Caution>,
+}
+
+/// One step.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Step {
+    /// A driver's module is loaded, unless it is there.
+    Load {
+        /// The driver.
+        driver: String,
+    },
+    /// From now on only this driver may bind to the device.
+    Override {
+        /// The device.
+        device: PciAddress,
+        /// The driver.
+        driver: String,
+    },
+    /// The device is taken from the driver that it is on.
+    Unbind {
+        /// The device.
+        device: PciAddress,
+        /// The driver.
+        driver: String,
+    },
+    /// The device is given to a driver.
+    Bind {
+        /// The device.
+        device: PciAddress,
+        /// The driver.
+        driver: String,
+    },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Load { driver } => write!(f, "load {driver}"),
+            Self::Override { device, driver } => write!(f, "let only {driver} bind to {device}"),
+            Self::Unbind { device, driver } => write!(f, "unbind {device} from {driver}"),
+            Self::Bind { device, driver } => write!(f, "bind {device} to {driver}"),
+        }
+    }
+}
+
+impl Step {
+    /// The device that it changes, if any.
+    pub const fn device(&self) -> Option<PciAddress> {
+        match self {
+            Self::Load { .. } => None,
+            Self::Override { device, .. } | Self::Unbind { device, .. } | Self::Bind { device, .. } => Some(*device),
+        }
+    }
+
+    /// The driver that it is about.
+    pub fn driver(&self) -> &str {
+        match self {
+            Self::Load { driver }
+            | Self::Override { driver, .. }
+            | Self::Unbind { driver, .. }
+            | Self::Bind { driver, .. } => driver,
+        }
+    }
+
+    /// Takes the step.
+    ///
+    /// # Errors
+    /// It cannot be taken.
+    pub fn take(&self, bindings: &dyn Bindings) -> Result<(), BindingError> {
+        match self {
+            Self::Load { driver } => bindings.load(driver),
+            Self::Override { device, driver } => bindings.set_override(*device, Some(driver)),
+            Self::Unbind { device, driver } => bindings.unbind(*device, driver),
+            Self::Bind { device, driver } => bindings.bind(*device, driver),
+        }
+    }
+}
+
+/// What a plan could not take into account, for its source does not show it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Caution {
+    /// What the machine lives on.
+    LifelinesNotShown,
+    /// What the machine lives on; and a device of this kind is often needed.
+    PerhapsNeeded {
+        /// The device.
+        device: PciAddress,
+        /// What it may be needed for.
+        need: Need,
+    },
+    /// Whether user space has a device of the groups.
+    HoldersNotShown,
+    /// Regions that firmware needs.
+    ReservedRegionsNotShown,
+    /// Part of what the machine lives on, or of who holds its groups.
+    NotSeen(Unseen),
+    /// Capabilities of the devices: whoever is not root reads 64 bytes of configuration space.
+    CapabilitiesNotShown,
+    /// The module without which no container can be used is not loaded.
+    Type1NotLoaded,
+}
+
+impl fmt::Display for Caution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotSeen(unseen) => return unseen.fmt(f),
+            Self::CapabilitiesNotShown => {
+                "the configuration space of some devices is shown without capabilities (to root it is shown whole): why \
+                 they share groups, and how they reset, is not known"
+            }
+            Self::Type1NotLoaded => {
+                "vfio_iommu_type1 is not loaded: a container needs it (modprobe vfio_iommu_type1), iommufd does not"
+            }
+            Self::LifelinesNotShown => {
+                "it is not shown what the machine lives on: look for disks, network and display among the devices"
+            }
+            Self::PerhapsNeeded { device, need } => return write!(f, "{device}: {need}"),
+            Self::HoldersNotShown => "it is not shown whether user space has one of these groups open",
+            Self::ReservedRegionsNotShown => "it is not shown whether firmware needs these devices",
+        })
+    }
+}
+
+/// What a machine often needs a device of a kind for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Need {
+    /// Its disks.
+    Disks,
+    /// Its network.
+    Network,
+    /// Its display.
+    Display,
+}
+
+impl Need {
+    /// Returns what devices of a class are needed for.
+    fn of_class(class: u32) -> Option<Self> {
+        match class >> 16 {
+            0x01 => Some(Self::Disks),
+            0x02 => Some(Self::Network),
+            0x03 => Some(Self::Display),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Disks => "the system's disk may be behind it: look before you unbind it",
+            Self::Network => "the machine's network may go over it: look before you unbind it",
+            Self::Display => "it may be the machine's display",
+        })
+    }
+}
+
+/// A device that the machine lives on and that a plan would have to touch.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Guarded {
+    /// The device.
+    pub device: PciAddress,
+    /// What the machine has it for.
+    pub purposes: Vec<Purpose>,
+}
+
+impl fmt::Display for Guarded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let purposes: Vec<String> = self.purposes.iter().map(ToString::to_string).collect();
+        write!(f, "{}: {}", self.device, purposes.join("; "))
+    }
+}
+
+/// There is no plan.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// A device is not there.
+    #[error(transparent)]
+    NoSuchDevice(#[from] NoSuchDevice),
+    /// No step would help.
+    #[error("{device} cannot be given away: {}", listed(reasons))]
+    Impossible {
+        /// The device.
+        device: PciAddress,
+        /// What is in the way.
+        reasons: Vec<Reason>,
+    },
+    /// A device in the way cannot be unbound, for its virtual functions would go.
+    #[error("{device} is in the way and has {count} virtual functions, which go when it is unbound")]
+    LosesVirtualFunctions {
+        /// The device in the way.
+        device: PciAddress,
+        /// How many functions.
+        count: usize,
+    },
+    /// It would touch what the machine lives on.
+    #[error("the machine lives on what would have to be unbound: {}", listed(devices))]
+    Guarded {
+        /// The devices.
+        devices: Vec<Guarded>,
+    },
+    /// A device's driver, or its override, has a name as none can have, which no step and no script may carry.
+    #[error("{device}: no driver can have the name {name:?}")]
+    DriverName {
+        /// The device.
+        device: PciAddress,
+        /// The name.
+        name: String,
+    },
+    /// The source does not show what is in the way.
+    #[error("it is not shown what is in the way of {device}: {}", listed(reasons))]
+    NotShown {
+        /// The device.
+        device: PciAddress,
+        /// What is not shown.
+        reasons: Vec<Reason>,
+    },
+    /// The machine that the plan is for cannot be read.
+    #[error(transparent)]
+    Unreadable(BindingError),
+    /// The machine is not as it was when the plan was made.
+    #[error("the machine is not as it was when the plan was made, and needs other steps now: make a new plan")]
+    Stale,
+    /// The model refuses.
+    #[error("the plan fails on the model: {0}")]
+    Fails(#[from] ProofError),
+}
+
+fn listed(what: &[impl fmt::Display]) -> String {
+    what.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl Plan {
+    /// Plans to give `devices` to user space, touching no device that the machine lives on but those in `allowed`.
+    ///
+    /// # Errors
+    /// It cannot be done, or must not be.
+    pub fn make(host: &Host, devices: &[PciAddress], allowed: &[PciAddress]) -> Result<Self, PlanError> {
+        let mut targets: Vec<PciAddress> = devices.to_vec();
+        targets.sort_unstable();
+        targets.dedup();
+        let mut explained = Vec::new();
+        for target in &targets {
+            explained.push(possible(host, *target)?);
+        }
+        let steps = steps(host, &explained, &targets);
+        guard(host, &steps, allowed, &targets)?;
+        check_names(host, &steps)?;
+        Proof::play(host, &steps, &targets)?;
+        let cautions = cautions(host, &steps);
+        let mut allowed: Vec<PciAddress> = allowed.to_vec();
+        allowed.sort_unstable();
+        allowed.dedup();
+        Ok(Self { devices: targets, allowed, steps, cautions })
+    }
+
+    /// The devices that the plan changes, each once.
+    pub fn touched(&self) -> Vec<PciAddress> {
+        self.steps.iter().filter_map(Step::device).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Reads a plan from JSON.
+    ///
+    /// # Errors
+    /// It is none, or names a driver as none can be named.
+    pub fn from_json(text: &str) -> Result<Self, PlanFileError> {
+        let plan: Self = serde_json::from_str(text).map_err(|error| PlanFileError::Malformed(error.to_string()))?;
+        match plan.steps.iter().map(Step::driver).find(|name| !is_driver_name(name)) {
+            Some(name) => Err(PlanFileError::DriverName(name.to_string())),
+            None => Ok(plan),
+        }
+    }
+
+    /// The plan as JSON.
+    pub fn to_json(&self) -> String {
+        // Texts and lists of texts can always be written.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+}
+
+/// A plan that has been checked against the machine that it is for: the only kind that can be carried out.
+#[derive(Clone)]
+pub struct CheckedPlan<'a> {
+    pub(super) plan: Plan,
+    pub(super) bindings: &'a dyn Bindings,
+    /// The machine as it was when the plan was checked.
+    pub(super) host: Host,
+}
+
+impl fmt::Debug for CheckedPlan<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CheckedPlan").field("plan", &self.plan).finish_non_exhaustive()
+    }
+}
+
+impl<'a> CheckedPlan<'a> {
+    /// Reads the machine that `bindings` change and checks that [`Plan::make`] makes this plan of it, wherever the plan is
+    /// from. A plan that was written by hand, or for a machine that has changed since, is refused.
+    ///
+    /// # Errors
+    /// The machine cannot be read, or there would be another plan, or none.
+    pub fn new(plan: &Plan, bindings: &'a dyn Bindings) -> Result<Self, PlanError> {
+        let host = bindings.host().map_err(PlanError::Unreadable)?;
+        let now = Plan::make(&host, &plan.devices, &plan.allowed)?;
+        // A driver that has been loaded since, or whose module is gone, makes no difference to what happens to devices.
+        let changes =
+            |plan: &Plan| plan.steps.iter().filter(|step| step.device().is_some()).cloned().collect::<Vec<_>>();
+        if changes(&now) != changes(plan) {
+            return Err(PlanError::Stale);
+        }
+        Ok(Self { plan: now, bindings, host })
+    }
+
+    /// Returns the plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+}
+
+/// Refuses to unbind a device that the machine lives on, unless it is allowed, or that a process holds.
+pub(super) fn guard_unbind(
+    host: &Host,
+    device: PciAddress,
+    allowed: &BTreeSet<PciAddress>,
+) -> Result<(), BindingError> {
+    let purposes: Vec<Purpose> = host.purposes(device).cloned().collect();
+    if !allowed.contains(&device) && !purposes.is_empty() {
+        let guarded = Guarded { device, purposes };
+        return Err(BindingError::new("the machine lives on what would have to be unbound", guarded));
+    }
+    let group = host.pci.device(device).and_then(|device| device.group);
+    match held(host, group, &[device]) {
+        Some(reason @ (Reason::Held { .. } | Reason::HeldUnseen)) => Err(BindingError::new(device, reason)),
+        _ => Ok(()),
+    }
+}
+
+/// The text is no plan.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanFileError {
+    /// It is not the JSON of one.
+    #[error("this is no plan: {0}")]
+    Malformed(String),
+    /// It names a driver as none can be named.
+    #[error("no driver can have the name {0:?}")]
+    DriverName(String),
+}
+
+/// Whether a folder of sysfs can have this name, and a shell script may carry it.
+pub(super) fn is_driver_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.+: ".contains(&byte);
+    !name.is_empty() && !name.starts_with(['.', '-']) && name.len() <= 255 && name.bytes().all(plain)
+}
+
+fn possible(host: &Host, target: PciAddress) -> Result<Explanation, PlanError> {
+    let explanation = Explanation::of(host, target)?;
+    let reasons = &explanation.by_group.reasons;
+    let last: Vec<Reason> = reasons.iter().filter(|reason| reason.is_final()).cloned().collect();
+    if !last.is_empty() {
+        return Err(PlanError::Impossible { device: target, reasons: last });
+    }
+    let not_shown: Vec<Reason> = reasons.iter().filter(|reason| reason.is_not_shown()).cloned().collect();
+    if !not_shown.is_empty() {
+        return Err(PlanError::NotShown { device: target, reasons: not_shown });
+    }
+    for member in explanation.members.iter() {
+        let count = host.virtual_functions(member.device);
+        if count > 0 && is_in_the_way(&member.standing) {
+            return Err(PlanError::LosesVirtualFunctions { device: member.device, count });
+        }
+    }
+    Ok(explanation)
+}
+
+/// What is not known to be harmless is unbound.
+const fn is_in_the_way(standing: &Standing) -> bool {
+    matches!(standing, Standing::KernelUse { .. } | Standing::UnknownDriver { .. })
+}
+
+fn steps(host: &Host, explained: &[Explanation], targets: &[PciAddress]) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let others: BTreeSet<PciAddress> = explained
+        .iter()
+        .flat_map(|explanation| explanation.members.iter())
+        .filter(|member| is_in_the_way(&member.standing) && !targets.contains(&member.device))
+        .map(|member| member.device)
+        .collect();
+    for device in others {
+        steps.extend(unbind(host, device));
+    }
+    for target in targets {
+        let Some(found) = host.pci.device(*target) else { continue };
+        if host.is_handed_out(*target) {
+            continue;
+        }
+        let (device, driver) = (*target, vfio_pci::NAME.to_string());
+        if found.driver_override.as_deref() != Some(vfio_pci::NAME) {
+            steps.push(Step::Override { device, driver: driver.clone() });
+        }
+        steps.extend(unbind(host, device));
+        steps.push(Step::Bind { device, driver });
+    }
+    let loaded = host.pci.drivers.iter().any(|driver| driver.name == vfio_pci::NAME);
+    if !loaded && steps.iter().any(|step| matches!(step, Step::Bind { .. })) {
+        steps.insert(0, Step::Load { driver: vfio_pci::NAME.to_string() });
+    }
+    steps
+}
+
+fn unbind(host: &Host, device: PciAddress) -> Option<Step> {
+    let driver = host.pci.device(device)?.driver.clone()?;
+    Some(Step::Unbind { device, driver })
+}
+
+/// Losing its driver is what a machine does not survive.
+fn guard(host: &Host, steps: &[Step], allowed: &[PciAddress], targets: &[PciAddress]) -> Result<(), PlanError> {
+    let unbound = steps.iter().filter_map(|step| match step {
+        Step::Unbind { device, .. } => Some(*device),
+        Step::Load { .. } | Step::Override { .. } | Step::Bind { .. } => None,
+    });
+    let touched: BTreeSet<PciAddress> = unbound.chain(targets.iter().copied()).collect();
+    let devices: Vec<Guarded> = touched
+        .into_iter()
+        .filter(|device| !allowed.contains(device))
+        .map(|device| Guarded { device, purposes: host.purposes(device).cloned().collect() })
+        .filter(|guarded| !guarded.purposes.is_empty())
+        .collect();
+    if devices.is_empty() { Ok(()) } else { Err(PlanError::Guarded { devices }) }
+}
+
+/// What is written into files and scripts, now or when it is undone, comes from a tree or a listing that anybody may have
+/// made.
+fn check_names(host: &Host, steps: &[Step]) -> Result<(), PlanError> {
+    for found in steps.iter().filter_map(|step| host.pci.device(step.device()?)) {
+        let mut names = found.driver.iter().chain(&found.driver_override);
+        if let Some(name) = names.find(|name| !is_driver_name(name)) {
+            return Err(PlanError::DriverName { device: found.function.address, name: name.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// Shorter, and no capability can be in it.
+const CONFIG_WITH_CAPABILITIES: usize = 256;
+
+fn cautions(host: &Host, steps: &[Step]) -> Vec<Caution> {
+    let mut cautions = Vec::new();
+    if host.lifelines.is_none() {
+        cautions.push(Caution::LifelinesNotShown);
+        cautions.extend(steps.iter().filter_map(|step| {
+            let Step::Unbind { device, .. } = step else { return None };
+            let need = Need::of_class(host.pci.device(*device)?.function.config.class()?)?;
+            Some(Caution::PerhapsNeeded { device: *device, need })
+        }));
+    }
+    if matches!(host.holders, Holders::Some(_)) {
+        cautions.push(Caution::HoldersNotShown);
+    }
+    if host.source == Source::Listing {
+        cautions.push(Caution::ReservedRegionsNotShown);
+    }
+    cautions.extend(host.unseen.iter().cloned().map(Caution::NotSeen));
+    let is_short = |device: &SysfsDevice| device.function.config.bytes().len() < CONFIG_WITH_CAPABILITIES;
+    if matches!(host.source, Source::Live | Source::Capture) && host.pci.devices.iter().any(is_short) {
+        cautions.push(Caution::CapabilitiesNotShown);
+    }
+    if host.type1 == Some(Type1::NotLoaded) {
+        cautions.push(Caution::Type1NotLoaded);
+    }
+    cautions
+}

@@ -1,0 +1,56 @@
+//! Devices in words, from the pci-ids data.
+
+use pci_ids::{Class, Device, FromId as _, Subclass, Vendor};
+use vfio_owner::iommu_core::device_model::pci::ConfigSpace;
+use vfio_owner::iommu_core::sysfs::SysfsDevice;
+
+use crate::Host;
+
+/// Returns what kind of device it is: by its class, else in the words of the listing.
+pub(super) fn class_of(host: &Host, device: &SysfsDevice) -> String {
+    let config = &device.function.config;
+    let shown = host.words.get(&device.function.address).filter(|words| !words.class.is_empty());
+    match shown {
+        Some(words) if config.class().unwrap_or_default() == 0 => words.class.clone(),
+        _ => class_name(config),
+    }
+}
+
+/// Returns who made it and what they call it: by its ids, else in the words of the listing.
+pub(super) fn name_of(host: &Host, device: &SysfsDevice) -> String {
+    let config = &device.function.config;
+    let known = config
+        .vendor()
+        .zip(config.device())
+        .is_some_and(|(vendor, device)| Device::from_vid_pid(vendor, device).is_some());
+    let shown = host
+        .words
+        .get(&device.function.address)
+        .filter(|words| !known && !words.name.is_empty() && !is_placeholder(&words.name));
+    shown.map_or_else(|| device_name(config), |words| words.name.clone())
+}
+
+/// Whether `lspci` did not know the name either.
+fn is_placeholder(name: &str) -> bool {
+    name.ends_with(" Device") || name.ends_with(" unknown")
+}
+
+/// What kind of device it is.
+pub fn class_name(config: &ConfigSpace) -> String {
+    let Some(class) = config.class().filter(|class| *class != 0) else { return "unknown class".to_string() };
+    let [_, base, sub, _] = class.to_be_bytes();
+    let precise = Subclass::from_cid_sid(base, sub).map(Subclass::name);
+    let name = precise.or_else(|| Class::from_id(base).map(Class::name));
+    name.map_or_else(|| format!("class {base:02x}{sub:02x}"), ToString::to_string)
+}
+
+/// Who made it, and what they call it.
+pub fn device_name(config: &ConfigSpace) -> String {
+    let (Some(vendor), Some(device)) = (config.vendor(), config.device()) else { return String::new() };
+    match (Vendor::from_id(vendor), Device::from_vid_pid(vendor, device)) {
+        (Some(vendor), Some(device)) => format!("{} {}", vendor.name(), device.name()),
+        (Some(known), None) => format!("{} {vendor:04x}:{device:04x}", known.name()),
+        (None, _) if vendor == 0 => String::new(),
+        (None, _) => format!("{vendor:04x}:{device:04x}"),
+    }
+}

@@ -1,0 +1,163 @@
+//! Why devices share a group, and what would split it.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize, Serializer};
+use vfio_owner::iommu_core::device_model::pci::{PciAddress, PciTopology};
+use vfio_owner::iommu_core::grouping::{self, GroupKey, Shared};
+
+/// One thing that ties devices of a group together.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize)]
+#[serde(try_from = "Written")]
+pub struct Tie {
+    /// What.
+    pub cause: Shared,
+    /// What would undo it.
+    pub remedy: Remedy,
+}
+
+/// What would undo a tie.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Remedy {
+    /// The function can isolate, but is not told to.
+    SwitchAcsOn,
+    /// The function cannot isolate; only another slot, or a kernel that is told to believe otherwise.
+    MoveOrOverride,
+    /// The functions are of one device; only a kernel that is told to believe that they are apart.
+    Override,
+    /// Nothing but another slot.
+    Move,
+    /// Nothing: the device itself mixes its ids up.
+    Nothing,
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const RISK: &str = "which isolates nothing: with it, a device can reach the others' memory unseen by the IOMMU";
+        match self {
+            Self::SwitchAcsOn => f.write_str(
+                "it has ACS, switched off: switch it on in the firmware's settings (no risk but speed between peers)",
+            ),
+            Self::MoveOrOverride => {
+                write!(f, "put the device into a slot behind a port with ACS; else the ACS override patch, {RISK}")
+            }
+            Self::Override => {
+                write!(f, "give the whole device away; else the ACS override patch (multifunction), {RISK}")
+            }
+            Self::Move => f.write_str("put the device into a PCI Express slot that is not behind this bridge"),
+            Self::Nothing => f.write_str("nothing: it is a flaw of the device"),
+        }
+    }
+}
+
+/// A tie as programs read it.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    code: Code,
+    /// Where the flaw is.
+    at: PciAddress,
+    /// The other function, if two are tied to each other.
+    with: Option<PciAddress>,
+    remedy: Remedy,
+    #[serde(default, skip_deserializing)]
+    cause: String,
+    #[serde(default, skip_deserializing)]
+    what_would_split: String,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Code {
+    AliasBehind,
+    NoAcsAbove,
+    Multifunction,
+    DmaAlias,
+}
+
+impl Serialize for Tie {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (code, at, with) = match self.cause {
+            Shared::AliasBehind(bridge) => (Code::AliasBehind, bridge, None),
+            Shared::NoAcsAbove(bridge) => (Code::NoAcsAbove, bridge, None),
+            Shared::Multifunction { function, other } => (Code::Multifunction, function, Some(other)),
+            Shared::DmaAlias { function, alias } => (Code::DmaAlias, function, Some(alias)),
+        };
+        let (cause, what_would_split) = (self.cause.to_string(), self.remedy.to_string());
+        Written { code, at, with, remedy: self.remedy, cause, what_would_split }.serialize(serializer)
+    }
+}
+
+impl TryFrom<Written> for Tie {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        let Written { code, at, with, remedy, .. } = written;
+        let with = with.ok_or("`with` is missing");
+        let cause = match code {
+            Code::AliasBehind => Shared::AliasBehind(at),
+            Code::NoAcsAbove => Shared::NoAcsAbove(at),
+            Code::Multifunction => Shared::Multifunction { function: at, other: with? },
+            Code::DmaAlias => Shared::DmaAlias { function: at, alias: with? },
+        };
+        Ok(Self { cause, remedy })
+    }
+}
+
+fn remedy(topology: &PciTopology, cause: Shared) -> Remedy {
+    match cause {
+        Shared::AliasBehind(_) => Remedy::Move,
+        Shared::DmaAlias { .. } => Remedy::Nothing,
+        Shared::Multifunction { .. } => Remedy::Override,
+        Shared::NoAcsAbove(port) => match topology.get(port).and_then(|port| port.config.acs()) {
+            Some(acs) if acs.capability.contains(grouping::ISOLATION) => Remedy::SwitchAcsOn,
+            _ => Remedy::MoveOrOverride,
+        },
+    }
+}
+
+/// The shortest configuration space in which capabilities can be seen, in bytes.
+const WITH_CAPABILITIES: usize = 256;
+
+/// What ties the members of a group together; `None` if the topology does not explain that they are in one group, or if
+/// the capabilities of one of them, or of a bridge above, cannot be seen.
+pub(super) fn ties(topology: &PciTopology, members: &[PciAddress]) -> Option<Vec<Tie>> {
+    let above = members.iter().flat_map(|member| topology.bridges_above(*member));
+    let mut shown = members.iter().filter_map(|member| topology.get(*member)).chain(above);
+    if shown.any(|function| function.config.bytes().len() < WITH_CAPABILITIES) {
+        return None;
+    }
+    let keys: BTreeSet<Option<GroupKey>> =
+        members.iter().map(|member| grouping::group_key(topology, *member)).collect();
+    if keys.len() > 1 {
+        return None;
+    }
+    let causes: BTreeSet<Shared> =
+        members.iter().flat_map(|member| grouping::reasons(topology, *member)).map(lower_first).collect();
+    // Of functions that all are tied to each other, each is told beside the first.
+    let told: BTreeSet<PciAddress> = causes.iter().filter_map(second).collect();
+    let causes = causes.iter().copied().filter(|cause| match cause {
+        Shared::Multifunction { function, .. } => !told.contains(function),
+        _ => true,
+    });
+    Some(causes.map(|cause| Tie { cause, remedy: remedy(topology, cause) }).collect())
+}
+
+/// Two functions of one device are tied to each other, whichever is looked at.
+const fn lower_first(cause: Shared) -> Shared {
+    match cause {
+        Shared::Multifunction { function, other } if other.devfn().byte() < function.devfn().byte() => {
+            Shared::Multifunction { function: other, other: function }
+        }
+        cause => cause,
+    }
+}
+
+const fn second(cause: &Shared) -> Option<PciAddress> {
+    match cause {
+        Shared::Multifunction { other, .. } => Some(*other),
+        _ => None,
+    }
+}

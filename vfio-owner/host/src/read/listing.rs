@@ -1,0 +1,74 @@
+//! Listings as people post them: whatever names PCI functions and groups, in whatever form.
+//!
+//! There is no list of forms. Each line is searched for what it names; where the group and the device are in lines of
+//! their own, their places tell which belong together. What a listing does not show is unknown, and so is what stands
+//! where it is not clear to which group it belongs.
+
+mod attribute;
+mod facts;
+mod json;
+mod line;
+mod reader;
+mod table;
+mod token;
+mod words;
+mod xml;
+
+use std::str::FromStr;
+
+use vfio_owner::iommu_core::device_model::pci::PciAddress;
+
+use self::line::Line;
+use self::reader::Reader;
+use crate::Host;
+
+pub use self::facts::Claim;
+
+/// The text is no listing of groups and devices.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("line {line}: {reason}")]
+pub struct ListingError {
+    /// Which line, counted from 1; the last for what is nowhere.
+    pub line: usize,
+    /// Why.
+    pub reason: ListingErrorReason,
+}
+
+/// What is wrong with a listing.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListingErrorReason {
+    /// No line names a device.
+    #[error("neither a capture nor a listing: no line names a PCI device")]
+    NoDevice,
+    /// A line says something else of a device than one before.
+    #[error("{device} is {second} here, and {first} in line {first_line}")]
+    Contradiction {
+        /// The device.
+        device: PciAddress,
+        /// What was said first.
+        first: Claim,
+        /// In which line, counted from 1.
+        first_line: usize,
+        /// What is said now.
+        second: Claim,
+    },
+}
+
+impl FromStr for Host {
+    type Err = ListingError;
+
+    /// Reads a listing.
+    fn from_str(text: &str) -> Result<Self, ListingError> {
+        let facts = if let Some(facts) = json::read(text) {
+            facts.map_err(|reason| ListingError { line: 1, reason })?
+        } else {
+            let lines: Vec<Line> = (1..).zip(text.lines()).map(|(number, raw)| Line::new(number, raw)).collect();
+            Reader::new(&lines).read().map_err(|(line, reason)| ListingError { line, reason })?
+        };
+        if facts.is_empty() {
+            return Err(ListingError { line: text.lines().count(), reason: ListingErrorReason::NoDevice });
+        }
+        Ok(facts.into_host())
+    }
+}
