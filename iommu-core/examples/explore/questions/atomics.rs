@@ -11,6 +11,7 @@
 //! | `device-model/src/deferred.rs` | `triggers` | `atomic-deferral` |
 //! | `device-model/src/deferred.rs` | `holds` | `atomic-holds` |
 //! | `device-model/src/device.rs` | `close` | `atomic-left` |
+//! | `device-model/src/device.rs` | `close_after_turn` | `atomic-left` |
 //! | `device-model/src/device.rs` | `probe` | `atomic-left` |
 //! | `device-model/src/device.rs` | `repeats` | `atomic-left` |
 //! | `device-model/src/pci/bus.rs` | `drivers` | `atomic-flag` |
