@@ -1,7 +1,7 @@
 //! Plays a scene in every schedule, or in some of them, and keeps the schedule that goes wrong.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -127,19 +127,36 @@ pub(crate) fn quiet() {
     std::panic::set_hook(Box::new(|_| {}));
 }
 
+/// Which of so many values a load reads, where schedules are chosen at random: mostly the newest.
+fn any(offered: usize) -> usize {
+    thread_local! {
+        static RANDOM: Cell<u64> = const { Cell::new(SEED) };
+    }
+    // Marsaglia's xorshift.
+    let mut random = RANDOM.get();
+    random ^= random << 13;
+    random ^= random >> 7;
+    random ^= random << 17;
+    RANDOM.set(random);
+    let offered = u64::try_from(offered).unwrap_or(1);
+    let read = if random.is_multiple_of(4) { (random >> 32) % offered } else { 0 };
+    usize::try_from(read).unwrap_or(0)
+}
+
 /// Plays `scene` in the schedules of `method`, and looks among them for those of another design.
 pub(crate) fn search(scene: &Scene, method: Method, memory: Memory, alike: Vec<Alike>, progress: Progress) -> Found {
     FOUND.set(Found { alike, ..Found::default() });
+    let read = |choose: weak::Choose| (memory == Memory::Weak).then_some(choose);
     match method {
-        Method::Every => run(&Reduced::default(), scene, memory, progress),
+        Method::Every => run(&Reduced::default(), scene, read(reduced::choose), progress),
         Method::Sampled(budget) => {
-            run(&Shared::new(PctScheduler::new_from_seed(SEED, CHANGES, budget)), scene, memory, progress)
+            run(&Shared::new(PctScheduler::new_from_seed(SEED, CHANGES, budget)), scene, read(any), progress)
         }
         Method::Compared => {
-            let few = run(&Reduced::default(), scene, memory, progress);
+            let few = run(&Reduced::default(), scene, read(reduced::choose), progress);
             let all = match memory {
-                Memory::Sequential => run(&Shared::new(DfsScheduler::new(None, false)), scene, memory, progress),
-                Memory::Weak => run(&Reduced::all(), scene, memory, progress),
+                Memory::Sequential => run(&Shared::new(DfsScheduler::new(None, false)), scene, None, progress),
+                Memory::Weak => run(&Reduced::all(), scene, read(reduced::choose), progress),
             };
             // Not how often, but whether at all.
             let lost = all.ways().symmetric_difference(&few.ways()).count();
@@ -149,9 +166,13 @@ pub(crate) fn search(scene: &Scene, method: Method, memory: Memory, alike: Vec<A
 }
 
 /// A failure ends the runner, but not the search: the next runner goes on with the same scheduler.
-fn run<S: Scheduler + Clone + 'static>(scheduler: &S, scene: &Scene, memory: Memory, progress: Progress) -> Found {
+fn run<S: Scheduler + Clone + 'static>(
+    scheduler: &S,
+    scene: &Scene,
+    choose: Option<weak::Choose>,
+    progress: Progress,
+) -> Found {
     reduced::begin();
-    let choose = (memory == Memory::Weak).then_some(reduced::choose as weak::Choose);
     let mut config = Config::new();
     config.failure_persistence = FailurePersistence::None;
     config.silence_warnings = true;

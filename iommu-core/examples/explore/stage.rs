@@ -89,6 +89,8 @@ struct Stage {
     /// Devices whose drivers may do DMA through the DMA API, with the drivers.
     rights: BTreeMap<&'static str, &'static str>,
     claims: BTreeMap<&'static str, u32>,
+    /// Threads that have taken the group and have yet to say so, while they let go of other locks.
+    arriving: BTreeSet<usize>,
     /// Threads that are releasing a claim: until the group lock is let go it counts for all others.
     leaving: BTreeSet<usize>,
     /// What threads wait for.
@@ -272,15 +274,21 @@ pub(crate) fn dma_ends(device: &'static str) {
 pub(crate) fn dma_refused(device: &'static str, driver: &'static str) {
     with(|stage| {
         stage.line(format!("{driver} may not do DMA on {device}: EBUSY"));
-        if stage.claimed().next().is_none() {
+        if stage.claimed().next().is_none() && stage.arriving.is_empty() {
             stage.breaks(Rule::JustRefusal, "a driver is refused though nobody has claimed the group");
         }
     });
 }
 
+/// The running thread has taken the group for a claim that it is about to return.
+pub(crate) fn taken() {
+    with(|stage| stage.arriving.insert(me()));
+}
+
 /// A claim is in the hands of `owner`.
 pub(crate) fn claimed(owner: &'static str) {
     with(|stage| {
+        stage.arriving.remove(&me());
         *stage.claims.entry(owner).or_default() += 1;
         stage.line(format!("{owner} has the group, its devices are blocked"));
         if !stage.rights.is_empty() {

@@ -185,6 +185,7 @@ impl Walk {
             };
             *group = free.then_some(owner);
             if free {
+                stage::taken();
                 stage::moved(Reach::Owner);
             }
             free

@@ -11,6 +11,7 @@
 //! | `device-model/src/deferred.rs` | `triggers` | `atomic-deferral` |
 //! | `device-model/src/deferred.rs` | `holds` | `atomic-holds` |
 //! | `device-model/src/device.rs` | `close` | `atomic-left` |
+//! | `device-model/src/device.rs` | `close_after_turn` | `atomic-left` |
 //! | `device-model/src/device.rs` | `probe` | `atomic-left` |
 //! | `device-model/src/device.rs` | `repeats` | `atomic-left` |
 //! | `device-model/src/pci/bus.rs` | `drivers` | `atomic-flag` |
@@ -23,20 +24,23 @@
 use device_model::sync::Arc;
 use device_model::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use iommu_core::failing::FailingMemory;
-use iommu_core::software::{LockedPages, Memory, Process};
+use iommu_core::software::{self, LockedPages, Process};
 use iommu_core::{Access, UserMemory as _};
 
+use super::Expected::Holds;
 use super::Question;
 use crate::design::{A, B};
+use crate::designs::COUNTED;
 use crate::probing::Probing;
+use crate::search::{Memory, Method};
 use crate::stage;
 
 pub(super) fn questions() -> Vec<Question> {
     vec![
         Question::new("atomic-deferral", "A probe defers while what it waits for comes: is it forgotten?", "D54, D56")
-            .ships(deferral),
+            .under(Memory::Weak, COUNTED, Holds, Method::Sampled(MANY), deferral),
         Question::new("atomic-holds", "A probe comes while the last hold on probes ends: is it forgotten?", "P1")
-            .ships(holds),
+            .under(Memory::Weak, COUNTED, Holds, Method::Sampled(MANY), holds),
         Question::new("atomic-left", "A probe is due while its device is locked: does the holder forget it?", "D56")
             .ships(left),
         Question::new("atomic-autoprobe", "Does a thread that has switched probing off still probe?", "D45")
@@ -45,6 +49,9 @@ pub(super) fn questions() -> Vec<Question> {
         Question::new("atomic-flag", "A device file is open to calls: may what bound it be unseen?", "V37").ships(flag),
     ]
 }
+
+/// Schedules of those scenes that have too many to try all.
+const MANY: usize = 20_000;
 
 fn deferral() -> String {
     let probing = Probing::plugged();
@@ -102,7 +109,7 @@ fn autoprobe() -> String {
 }
 
 fn pins() -> String {
-    let process = Process::new(&Memory::new(), LockedPages::unlimited());
+    let process = Process::new(&software::Memory::new(), LockedPages::unlimited());
     let Some(at) = process.allocate(0x1000, Access::ReadWrite) else { return "no memory".to_owned() };
     let memory = FailingMemory::new(process);
     memory.fail_nth(1);
