@@ -127,6 +127,17 @@ impl Rig {
         }
     }
 
+    /// Everything that a device reaches is pinned.
+    pub(crate) fn assert_pinned(&self, what: &str) {
+        for (device, member) in self.members.iter().enumerate() {
+            let mut reached: Vec<_> = (0..24).filter_map(|at| self.reaches(device, at)).collect();
+            reached.sort_unstable();
+            reached.dedup();
+            let pinned = self.process.pinned();
+            assert!(reached.len() as u64 <= pinned, "{what}: {} reaches {reached:?}, {pinned} pins", member.name());
+        }
+    }
+
     /// All that can be seen, but for what is in a context.
     pub(crate) fn picture(&self) -> String {
         let mut picture = format!("pins {} locked {}\n", self.process.pinned(), self.locked.pages());
