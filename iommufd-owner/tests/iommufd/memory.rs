@@ -185,3 +185,48 @@ fn a_map_that_cannot_be_undone_keeps_its_memory() {
     context.destroy(ioas).unwrap();
     rig.assert_idle();
 }
+
+#[test]
+fn memory_is_unmapped_everywhere_before_it_is_unpinned() {
+    let rig = Rig::new(&["a1", "a2", "b1"]);
+    let context = rig.context("vmm");
+    let watched = rig.watched();
+    let [a, b] = [(); 2].map(|()| context.ioas_alloc().unwrap());
+    let map = |ioas, at: u64, pages, from| {
+        let request = rig.request(Place::Fixed(Iova::new(at * PAGE_SIZE)), pages, from);
+        context.ioas_map(ioas, MapRequest { process: watched.clone(), ..request }).map(drop)
+    };
+    map(a, 0, 2, 0).unwrap();
+    map(a, 4, 2, 2).unwrap();
+    map(b, 0, 2, 4).unwrap();
+    let bound: Vec<_> = rig.members.iter().map(|member| context.bind(member).unwrap()).collect();
+    // Whatever fails of an attach, the device is gone from what is unpinned.
+    for fails in [Fails::Hardware, Fails::Pin] {
+        for n in 0.. {
+            rig.fail(fails, n);
+            let attached = bound[0].attach(a);
+            rig.heal();
+            if attached.is_ok() {
+                bound[0].detach();
+                break;
+            }
+        }
+    }
+    for device in &bound {
+        device.attach(a).unwrap();
+    }
+    for n in 0.. {
+        rig.fail(Fails::Pin, n);
+        let mapped = map(a, 8, 4, 8);
+        rig.heal();
+        if mapped.is_ok() {
+            break;
+        }
+    }
+    context.ioas_unmap(a, Iova::new(8 * PAGE_SIZE), 4 * PAGE_SIZE).unwrap();
+    bound[0].replace(b).unwrap();
+    bound[2].replace(b).unwrap();
+    drop(bound);
+    drop(context);
+    rig.assert_idle();
+}

@@ -9,7 +9,7 @@ use iommu_core::address::PAGE_SIZE;
 use iommu_core::software::Process;
 use iommu_core::user_memory::{Account, BadAddress, OverLimit, PinnedRun};
 use iommu_core::{Access, Iova, UserAddr, UserMemory};
-use iommufd_owner::{BoundDevice, Context, CopyRequest, MapRequest, ObjectId, Place};
+use iommufd_owner::{BoundDevice, Context, CopyRequest, LargePages, MapRequest, ObjectId, Place};
 
 use crate::rig::Rig;
 
@@ -86,6 +86,23 @@ fn an_access_is_detached_though_its_notice_unwinds() {
     assert!(catch_unwind(AssertUnwindSafe(|| drop(access))).is_err());
     assert_eq!(context.object_type(id), None);
     context.destroy(a).unwrap();
+}
+
+#[test]
+fn what_a_map_that_unwound_may_have_mapped_stays_pinned() {
+    let rig = Rig::new(&["a1"]);
+    let context = rig.context("vmm");
+    let ioas = context.ioas_alloc().unwrap();
+    context.set_large_pages(ioas, LargePages::Disabled).unwrap();
+    let bound = context.bind(&rig.members[0]).unwrap();
+    bound.attach(ioas).unwrap();
+    // The third page of four.
+    rig.hardware.panic_nth(2);
+    assert!(catch_unwind(AssertUnwindSafe(|| rig.map(&context, ioas, 0, 4, 0))).is_err());
+    rig.heal();
+    assert_eq!((rig.reaches(0, 0), rig.process.pinned()), (None, 4));
+    bound.detach();
+    assert_eq!(rig.process.pinned(), 0);
 }
 
 struct Held {
