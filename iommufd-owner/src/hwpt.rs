@@ -107,7 +107,8 @@ impl NewHwpt {
     ) -> Result<Self, HwptError> {
         let HwptRequest { flags, faults, data } = request;
         let Some(data) = data.filter(|_| flags.is_empty()) else { return Err(HwptError::NoNesting) };
-        if parent.made == Made::Automatically || !parent.flags.contains(PagingFlags::NEST_PARENT) {
+        // Automatic page tables have no flags (Ft11.13).
+        if !parent.flags.contains(PagingFlags::NEST_PARENT) {
             return Err(HwptError::WrongParent { id: parent.id });
         }
         let reserved = context.objects().reserve()?;
