@@ -172,9 +172,7 @@ impl Group {
 
     /// Returns what the IOMMU can do for every member; nothing for an empty group.
     pub fn capabilities(&self) -> Capabilities {
-        let state = self.lock();
-        let each = state.records().map(|record| record.member().properties().capabilities);
-        each.reduce(Capabilities::intersection).unwrap_or_default()
+        self.lock().capabilities()
     }
 
     /// Makes a paging domain that the group can be attached to.

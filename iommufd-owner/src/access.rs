@@ -21,7 +21,7 @@ use crate::pages::{Pages, PinError, PinnedSlice, Slice};
 
 const ACCESS_LOCK: LockClass = LockClass::new("access", 605);
 
-/// What an access does when something that it may have pinned is unmapped: it lets go of what lies there.
+/// Called when something that an access may have pinned is unmapped: it is to unpin what lies in the range.
 pub type UnmapNotice = Box<dyn Fn(IovaRange) + Send + Sync>;
 
 /// An access of a context. Dropping it detaches it.
@@ -98,7 +98,7 @@ impl IoasAccess {
         Ok(Self { state, object, context: context.clone() })
     }
 
-    /// Its id in the context.
+    /// Returns its id in the context.
     pub fn id(&self) -> ObjectId {
         self.object.id()
     }
@@ -108,7 +108,7 @@ impl IoasAccess {
         Ok(ioas.join(self.id(), state, self.state.pins())?)
     }
 
-    /// Attaches it to an address space; if it pins, mappings there must be of whole pages from then on (F13).
+    /// Attaches it to an address space; if it pins, mappings there must be of whole pages from then on.
     ///
     /// # Errors
     /// It is attached, there is no such address space, or a mapping is not of whole pages.
@@ -180,10 +180,11 @@ impl IoasAccess {
         }
     }
 
-    /// Pins a range; all or nothing (F60).
+    /// Pins a range, or nothing of it.
     ///
     /// # Errors
-    /// Each says what speaks against it; nothing is pinned.
+    /// The range is empty, not of whole pages, not mapped, or not mapped for this; or user memory cannot be pinned. Nothing is
+    /// pinned.
     pub fn pin(&self, iova: Iova, bytes: u64, access: Access) -> Result<AccessPins, AccessError> {
         if !self.state.pins() {
             return Err(AccessError::NeverPins);
@@ -202,7 +203,7 @@ impl IoasAccess {
         Ok(pins)
     }
 
-    /// Reads through the address space; what lies before a mistake has been read.
+    /// Reads through the address space; what lies before an error has been read.
     ///
     /// # Errors
     /// As for [`pin`](Self::pin), but that nothing needs whole pages.
@@ -214,7 +215,7 @@ impl IoasAccess {
         })
     }
 
-    /// Writes through the address space; what lies before a mistake has been written.
+    /// Writes through the address space; what lies before an error has been written.
     ///
     /// # Errors
     /// As for [`read`](Self::read).
@@ -289,7 +290,7 @@ fn pin_part(
 }
 
 impl AccessPins {
-    /// The physical memory, in order, in pieces as long as possible.
+    /// Returns the physical memory, in order, in pieces as long as possible.
     pub fn runs(&self) -> Vec<PinnedRun> {
         self.parts.iter().flat_map(|part| part.pinned.runs()).collect()
     }
@@ -328,7 +329,7 @@ impl fmt::Debug for IoasAccess {
     }
 }
 
-/// Why an access got no memory (F59, F60).
+/// Why an access was refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AccessError {

@@ -232,7 +232,7 @@ fn unreserve_for_all(devices: &BTreeMap<ObjectId, Attached>, ioas: &Ioas) {
     }
 }
 
-/// Why a device was not attached, or not moved (tables Ft9, Ft10).
+/// Why a device was not attached, or not moved.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
@@ -245,19 +245,19 @@ pub enum AttachError {
         /// The id.
         id: ObjectId,
     },
-    /// The device is attached (F49).
+    /// The device is attached.
     #[error("{device} is attached already")]
     Attached {
         /// The device.
         device: Arc<str>,
     },
-    /// The device is not attached (Ft10.1, Ft10.2).
+    /// The device is not attached.
     #[error("{device} is not attached")]
     NotAttached {
         /// The device.
         device: Arc<str>,
     },
-    /// Another device of the group is attached to another page table (Ft9.1).
+    /// Another device of the group is attached to another page table.
     #[error("group {group} is attached to page table {hwpt}")]
     Elsewhere {
         /// The group.
@@ -274,13 +274,13 @@ pub enum AttachError {
         #[source]
         cause: RangeError,
     },
-    /// The device reserves two windows for interrupts, of which at most one can be in software (Ft9.2).
+    /// The device reserves two windows for interrupts, of which at most one can be in software.
     #[error("{device} has two windows for interrupts")]
     TwoInterruptWindows {
         /// The device.
         device: Arc<str>,
     },
-    /// The page table has a fault queue, and the device's page requests cannot be delivered to it (Ft9.4).
+    /// The page table has a fault queue, and the device's page requests cannot be delivered to it.
     #[error("page requests of a device cannot be delivered")]
     PageRequests(#[source] HardwareError),
     /// A page table for the device could not be made.

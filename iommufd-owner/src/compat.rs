@@ -26,7 +26,7 @@ pub enum Protection {
     /// One does.
     #[default]
     Iommu,
-    /// None does: VFIO's no-IOMMU mode (F63).
+    /// None does: VFIO's no-IOMMU mode.
     None,
 }
 
@@ -52,7 +52,7 @@ pub enum Extension {
 pub enum CompatType {
     /// There are none: no-IOMMU mode. That the caller may (`CAP_SYS_RAWIO`) was checked before.
     NoIommu,
-    /// Mappings are cut where an unmap ends (Ft12.8).
+    /// Mappings are cut where an unmap ends.
     Type1,
     /// They are not.
     Type1v2,
@@ -65,10 +65,10 @@ pub enum CompatError {
     /// The context has no address space for VFIO: no group was put into it.
     #[error("the context has no address space for VFIO")]
     NoIoas,
-    /// The type is not the one that a context has with an IOMMU, or without one (Ft12.6).
+    /// The type is not the one that a context has with an IOMMU, or without one.
     #[error("the context cannot have that type of IOMMU")]
     WrongType,
-    /// There is an address space and an IOMMU, or no IOMMU, and the other was asked for (F63).
+    /// There is an address space and an IOMMU, or no IOMMU, and the other was asked for.
     #[error("devices with and without an IOMMU do not share a context")]
     WrongProtection,
     /// The address space refused.
@@ -111,7 +111,7 @@ pub struct CompatMap {
 }
 
 impl Context {
-    /// `IOMMU_VFIO_IOAS`, `GET`: returns the address space that VFIO's calls are about, unless it was destroyed (F8).
+    /// Returns the address space that VFIO's calls are about (`IOMMU_VFIO_IOAS`, `GET`), unless it was destroyed.
     pub fn compat_ioas(&self) -> Option<ObjectId> {
         self.live_compat(&self.compat())
     }
@@ -123,7 +123,7 @@ impl Context {
         self.objects().peek(*id, is_known)?.then_some(*id)
     }
 
-    /// `IOMMU_VFIO_IOAS`, `SET`.
+    /// Sets the address space that VFIO's calls are about (`IOMMU_VFIO_IOAS`, `SET`).
     ///
     /// # Errors
     /// There is no such address space.
@@ -133,12 +133,12 @@ impl Context {
         Ok(())
     }
 
-    /// `IOMMU_VFIO_IOAS`, `CLEAR`: VFIO's calls find none any more; the address space stays.
+    /// Makes VFIO's calls find no address space any more (`IOMMU_VFIO_IOAS`, `CLEAR`). The address space stays.
     pub fn clear_compat_ioas(&self) {
         self.compat().ioas = None;
     }
 
-    /// Returns the address space for VFIO, which is made if there is none (F63).
+    /// Returns the address space for VFIO, which is made if there is none.
     ///
     /// # Errors
     /// There is no id left, or the context is in no-IOMMU mode.
@@ -155,7 +155,7 @@ impl Context {
         Ok(made)
     }
 
-    /// Devices without an IOMMU come into the context (F63).
+    /// Makes the context one for devices without an IOMMU.
     ///
     /// # Errors
     /// It has an address space for VFIO.
@@ -168,12 +168,12 @@ impl Context {
         Ok(())
     }
 
-    /// Whether an IOMMU protects memory from the devices of the context.
+    /// Returns whether an IOMMU protects memory from the devices of the context.
     pub fn protection(&self) -> Protection {
         self.compat().protection
     }
 
-    /// `VFIO_CHECK_EXTENSION` (Ft12.5).
+    /// Returns whether an extension is supported (`VFIO_CHECK_EXTENSION`).
     ///
     /// # Errors
     /// Coherency is asked for, and there is no address space for VFIO.
@@ -192,7 +192,7 @@ impl Context {
         found.ok_or(CompatError::NoIoas)
     }
 
-    /// Whether all DMA into the address space for VFIO is coherent with CPU caches (`VFIO_DMA_CC_IOMMU`): so it is where
+    /// Returns whether all DMA into the address space for VFIO is coherent with CPU caches (`VFIO_DMA_CC_IOMMU`): so it is where
     /// nothing is attached.
     ///
     /// # Errors
@@ -203,7 +203,7 @@ impl Context {
         Ok(coherent)
     }
 
-    /// `VFIO_SET_IOMMU`; may be repeated (Ft12.6).
+    /// Chooses how mappings are unmapped (`VFIO_SET_IOMMU`); may be repeated.
     ///
     /// # Errors
     /// The type does not fit the context, there is no address space for VFIO, or [`CompatType::Type1`] comes too late for
@@ -221,7 +221,7 @@ impl Context {
         Ok(())
     }
 
-    /// `VFIO_IOMMU_MAP_DMA` (Ft12.7).
+    /// Maps memory at a fixed place (`VFIO_IOMMU_MAP_DMA`).
     ///
     /// # Errors
     /// There is no address space for VFIO, or as for [`ioas_map`](Self::ioas_map).
@@ -234,7 +234,7 @@ impl Context {
         Ok(())
     }
 
-    /// `VFIO_IOMMU_UNMAP_DMA` (Ft12.8); how many bytes were unmapped, 0 where nothing was.
+    /// Unmaps a range (`VFIO_IOMMU_UNMAP_DMA`), and returns how many bytes were unmapped: 0 where nothing was mapped.
     ///
     /// # Errors
     /// There is no address space for VFIO, or a mapping sticks out of the range and cannot be cut.
@@ -255,7 +255,7 @@ impl Context {
         }
     }
 
-    /// `VFIO_IOMMU_UNMAP_DMA` of everything.
+    /// Unmaps everything (`VFIO_IOMMU_UNMAP_DMA` with `ALL`).
     ///
     /// # Errors
     /// There is no address space for VFIO.
@@ -264,7 +264,7 @@ impl Context {
         Ok(ioas.unmap(Iova::new(0), u64::MAX)?)
     }
 
-    /// `VFIO_IOMMU_GET_INFO` (Ft12.10).
+    /// Returns what can be mapped (`VFIO_IOMMU_GET_INFO`).
     ///
     /// # Errors
     /// There is no address space for VFIO.

@@ -21,10 +21,10 @@ use crate::object_table::{DestroyError, Use};
 
 const COMPAT_LOCK: LockClass = LockClass::new("iommufd compat", 650);
 
-/// An iommufd: one open `/dev/iommu`, and so one owner of DMA, however many devices it binds (F35).
+/// An iommufd: one open `/dev/iommu`, and so one owner of DMA, however many devices it binds.
 ///
 /// A clone is the same open file. It ends when its last clone and its last bound device are gone, and everything in it with
-/// it (F10).
+/// it.
 #[derive(Clone)]
 pub struct Context(Arc<Shared>);
 
@@ -47,8 +47,8 @@ impl Context {
         Self::with_account(name, memory, Account::User)
     }
 
-    /// As [`new`](Self::new), with who answers for locked pages: the process where the context stands in for
-    /// `/dev/vfio/vfio` (F62).
+    /// As [`new`](Self::new), with whose limit locked pages count against: the process where the context stands in for
+    /// `/dev/vfio/vfio`.
     pub fn with_account(name: impl Into<Arc<str>>, memory: &PhysicalMemory, account: Account) -> Self {
         Self(Arc::new(Shared {
             owner: Owner::new(name),
@@ -60,7 +60,7 @@ impl Context {
         }))
     }
 
-    /// The owner that it is.
+    /// Returns the owner that it is.
     pub fn owner(&self) -> &Owner {
         &self.0.owner
     }
@@ -102,14 +102,14 @@ impl Context {
         }
     }
 
-    /// Returns whether it has bound a device of this group (F34).
+    /// Returns whether it has bound a device of this group.
     pub fn owns(&self, group: &Group) -> bool {
         let groups = self.0.groups.lock();
         groups.get(&core::ptr::from_ref(group).addr()).is_some_and(|known| known.strong_count() > 0)
     }
 
-    /// Binds a device: one claim for this device (table Ft8). Further devices of its group can be bound by this context, not
-    /// by another (It6.3, It6.4). The group's devices reach nothing from then on (F40).
+    /// Binds a device: one claim for this device. Further devices of its group can be bound by this context, not
+    /// by another. The group's devices reach nothing from then on.
     ///
     /// # Errors
     /// Kernel drivers or another owner have the group, and the error says who; or the IOMMU does not protect others from
@@ -118,10 +118,10 @@ impl Context {
         BoundDevice::bind(self, device)
     }
 
-    /// `IOMMU_DESTROY`.
+    /// Destroys an object (`IOMMU_DESTROY`).
     ///
     /// # Errors
-    /// There is no such object, or it is used (table Ft2). Mappings are no use: they go with their address space.
+    /// There is no such object, or it is used. Mappings are no use: they go with their address space.
     pub fn destroy(&self, id: ObjectId) -> Result<(), DestroyError> {
         let object = self.objects().remove(id)?;
         // With no lock held: the end of an object takes those of others.
@@ -129,12 +129,12 @@ impl Context {
         Ok(())
     }
 
-    /// What the object of this id is; `None` if there is none.
+    /// Returns what the object of this id is, if there is one.
     pub fn object_type(&self, id: ObjectId) -> Option<ObjectType> {
         self.objects().peek(id, Object::kind)
     }
 
-    /// `IOMMU_IOAS_ALLOC`: a new, empty address space.
+    /// Makes an empty address space (`IOMMU_IOAS_ALLOC`).
     ///
     /// # Errors
     /// There is no id left.
@@ -148,8 +148,8 @@ impl Context {
         Ok((id, ioas))
     }
 
-    /// `IOMMU_IOAS_MAP` (table Ft4); where it was mapped. Memory is pinned at once if a device is attached, else when one
-    /// is (F17).
+    /// Maps memory (`IOMMU_IOAS_MAP`), and returns where. It is pinned at once if a device is attached, else when one
+    /// is.
     ///
     /// # Errors
     /// Nothing was mapped.
@@ -159,7 +159,7 @@ impl Context {
         ioas.map(request, self.account())
     }
 
-    /// `IOMMU_IOAS_COPY` (table Ft5): maps what `source` has mapped; the memory is pinned and accounted once (F20).
+    /// Maps what `source` has mapped (`IOMMU_IOAS_COPY`); the memory is pinned and accounted once.
     ///
     /// # Errors
     /// Nothing was mapped.
@@ -171,16 +171,16 @@ impl Context {
         to.copy(pieces, &request)
     }
 
-    /// `IOMMU_IOAS_UNMAP` (table Ft6); how many bytes were unmapped. All of `u64` unmaps everything.
+    /// Unmaps a range (`IOMMU_IOAS_UNMAP`), and returns how many bytes were unmapped. From 0, `u64::MAX` bytes are everything.
     ///
     /// # Errors
-    /// Nothing is there, or a mapping sticks out: what was unmapped before it stays so (F21).
+    /// Nothing is there, or a mapping sticks out: what was unmapped before it stays so.
     pub fn ioas_unmap(&self, ioas: ObjectId, iova: Iova, bytes: u64) -> Result<u64, UnmapError> {
         let (ioas, _used) = self.ioas(ioas)?;
         ioas.unmap(iova, bytes)
     }
 
-    /// `IOMMU_IOAS_IOVA_RANGES`.
+    /// Returns where mappings can be (`IOMMU_IOAS_IOVA_RANGES`).
     ///
     /// # Errors
     /// There is no such address space.
@@ -189,7 +189,7 @@ impl Context {
         Ok(ioas.iova_ranges())
     }
 
-    /// `IOMMU_IOAS_ALLOW_IOVAS` (table Ft3): ranges, first and last address each, that must stay usable whatever is
+    /// Sets the ranges, by first and last address, that must stay usable (`IOMMU_IOAS_ALLOW_IOVAS`) whatever is
     /// attached, and into which automatic placement goes. Replaces those before; none is no restriction.
     ///
     /// # Errors
@@ -199,7 +199,7 @@ impl Context {
         ioas.allow(ranges)
     }
 
-    /// `IOMMU_OPTION_HUGE_PAGES`.
+    /// Sets whether domains may use large pages (`IOMMU_OPTION_HUGE_PAGES`).
     ///
     /// # Errors
     /// Domains have mapped with large pages already, or a mapping is not of whole pages.
@@ -208,7 +208,7 @@ impl Context {
         ioas.set_large_pages(large_pages)
     }
 
-    /// `IOMMU_OPTION_HUGE_PAGES`, `GET`.
+    /// Returns whether domains may use large pages (`IOMMU_OPTION_HUGE_PAGES`, `GET`).
     ///
     /// # Errors
     /// There is no such address space.
@@ -218,12 +218,12 @@ impl Context {
         Ok(large_pages)
     }
 
-    /// `IOMMU_OPTION_RLIMIT_MODE`, `GET`: who answers for locked pages.
+    /// Returns whose limit locked pages count against (`IOMMU_OPTION_RLIMIT_MODE`, `GET`).
     pub fn account(&self) -> Account {
         *self.0.account.lock()
     }
 
-    /// `IOMMU_OPTION_RLIMIT_MODE`, `SET`. That the caller may (`CAP_SYS_RESOURCE`, Ft7.3) was checked before.
+    /// Sets whose limit locked pages count against (`IOMMU_OPTION_RLIMIT_MODE`). The caller checks `CAP_SYS_RESOURCE`.
     ///
     /// # Errors
     /// The context has objects.
@@ -235,7 +235,7 @@ impl Context {
         Ok(())
     }
 
-    /// A user in the kernel that pins, reads and writes without DMA (F59). `notice` is called, with no lock held, when
+    /// Makes a user in the kernel that pins, reads and writes without DMA. `notice` is called, with no lock held, when
     /// something that it may have pinned is being unmapped.
     ///
     /// # Errors
@@ -244,7 +244,7 @@ impl Context {
         IoasAccess::create(self, Some(Box::new(notice)))
     }
 
-    /// As [`access`](Self::access), of a user that only reads and writes. It demands no whole pages (F13).
+    /// As [`access`](Self::access), of a user that only reads and writes. It demands no whole pages.
     ///
     /// # Errors
     /// There is no id left.
@@ -252,7 +252,7 @@ impl Context {
         IoasAccess::create(self, None)
     }
 
-    /// Whether both are the same open file.
+    /// Returns whether both are the same open file.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }

@@ -17,7 +17,7 @@ use crate::object_table::{Owned, Use};
 
 /// A device that a context has bound: one claim of its group.
 ///
-/// Dropping it detaches and unbinds it; the group stays owned until the context's last device in it goes (F41).
+/// Dropping it detaches and unbinds it; the group stays owned until the context's last device in it goes.
 #[must_use = "dropping it unbinds the device"]
 pub struct BoundDevice {
     /// User space cannot destroy it (Ft2.1).
@@ -45,27 +45,27 @@ impl BoundDevice {
         Ok(Self { object, member: member.clone(), claim, group, context: context.clone() })
     }
 
-    /// Its id in the context.
+    /// Returns its id in the context.
     pub fn id(&self) -> ObjectId {
         self.object.id()
     }
 
-    /// The device in its IOMMU group.
+    /// Returns the device in its IOMMU group.
     pub fn device(&self) -> &Arc<Member> {
         &self.member
     }
 
-    /// The context that has bound it.
+    /// Returns the context that has bound it.
     pub fn context(&self) -> &Context {
         &self.context
     }
 
-    /// Its claim.
+    /// Returns its claim.
     pub fn claim(&self) -> &Claim {
         &self.claim
     }
 
-    /// Whether it is attached; a device of its group may be, and it reaches the same then.
+    /// Returns whether it is attached; another device of its group may be, and then it reaches the same.
     pub fn is_attached(&self) -> bool {
         self.group.has(self.id())
     }
@@ -74,18 +74,18 @@ impl BoundDevice {
         Bound { id: self.id(), member: &self.member, claim: &self.claim, objects: self.context.objects() }
     }
 
-    /// Attaches it to a page table, or to an address space by a page table that is found or made (tables Ft9, F46); the
-    /// page table's id. The first device of a group moves the whole group; the others join (F45).
+    /// Attaches it to a page table, or to an address space by a page table that is found or made, and returns the
+    /// page table's id. The first device of a group moves the whole group; the others join.
     ///
     /// # Errors
-    /// It is attached, its group is attached elsewhere, something lies where it must not be led, or the address space
+    /// It is attached, its group is attached elsewhere, a mapping overlaps a reserved region, or the address space
     /// cannot be shown to it. Nothing has changed.
     pub fn attach(&self, to: ObjectId) -> Result<ObjectId, AttachError> {
         self.to_target(to, Way::Attach)
     }
 
-    /// Moves it, and with it every attached device of its group, to another page table without a moment in between
-    /// (tables Ft10, F66).
+    /// Moves it, and with it every attached device of its group, to another page table, never by way of the blocking domain
+    ///.
     ///
     /// # Errors
     /// As for [`attach`](Self::attach), or it is not attached. Nothing has changed.
@@ -94,7 +94,7 @@ impl BoundDevice {
     }
 
     /// Detaches it. With the last attached device of the group in this context, the group goes back to the blocking domain
-    /// (F67); before that, the device reaches what the others do (F68). Nothing happens if it is not attached.
+    ///; before that, the device reaches what the others do. Nothing happens if it is not attached.
     pub fn detach(&self) {
         if let Some(hwpt) = self.group.detach(self.bound()) {
             self.discard(&hwpt);
@@ -187,7 +187,7 @@ impl fmt::Debug for BoundDevice {
     }
 }
 
-/// Why a device was not bound (table Ft8).
+/// Why a device was not bound.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {

@@ -25,7 +25,7 @@ pub struct DirtyRequest {
     pub flags: DirtyFlags,
 }
 
-/// Why it is not told which pages were written.
+/// Why dirty tracking was refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DirtyError {
@@ -84,7 +84,7 @@ impl Context {
         }
     }
 
-    /// `IOMMU_HWPT_SET_DIRTY_TRACKING`. It begins with no page written (F57).
+    /// Starts to track dirty pages (`IOMMU_HWPT_SET_DIRTY_TRACKING`); none is dirty then.
     ///
     /// # Errors
     /// There is no such page table, or it cannot.
@@ -92,7 +92,7 @@ impl Context {
         self.change_dirty_tracking(hwpt, Domain::start_dirty_tracking)
     }
 
-    /// `IOMMU_HWPT_SET_DIRTY_TRACKING` without `ENABLE`: ends tracking.
+    /// Stops to track dirty pages (`IOMMU_HWPT_SET_DIRTY_TRACKING` without `ENABLE`).
     ///
     /// # Errors
     /// As for [`hwpt_start_dirty_tracking`](Self::hwpt_start_dirty_tracking).
@@ -112,8 +112,8 @@ impl Context {
         change(&hwpt.domain).map_err(DirtyError::Hardware)
     }
 
-    /// `IOMMU_HWPT_GET_DIRTY_BITMAP`: sets the bit of each page that was written since it was last forgotten; other bits
-    /// stay as they are. The first address that is not mapped ends it, as does an error of the IOMMU driver (F58).
+    /// Sets the bit of each page that is dirty (`IOMMU_HWPT_GET_DIRTY_BITMAP`); other bits
+    /// stay as they are. The first address that is not mapped ends it, as does an error of the IOMMU driver.
     ///
     /// # Errors
     /// The range is not aligned, the bitmap too small, or the page table was not made to track dirty pages. No bit was set.

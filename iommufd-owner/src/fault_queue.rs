@@ -22,7 +22,7 @@ pub const MAX_REQUESTS: usize = 1 << 16;
 /// A queue of page faults: an object, and the file that it is read through.
 ///
 /// Dropping it closes the file. The object stays until it is destroyed, which the file and every page table that uses it
-/// prevent (Ft2.5).
+/// prevent.
 #[must_use = "dropping it closes the queue's file"]
 pub struct FaultQueue {
     id: ObjectId,
@@ -61,7 +61,7 @@ pub struct NoRoomError {
 }
 
 impl NoRoomError {
-    /// `EINVAL`.
+    /// Returns `EINVAL`.
     pub const fn errno(self) -> Errno {
         Errno::EINVAL
     }
@@ -76,14 +76,14 @@ pub struct UnknownCookieError {
 }
 
 impl UnknownCookieError {
-    /// `EINVAL`.
+    /// Returns `EINVAL`.
     pub const fn errno(self) -> Errno {
         Errno::EINVAL
     }
 }
 
 impl Context {
-    /// `IOMMU_FAULT_QUEUE_ALLOC`.
+    /// Makes a fault queue (`IOMMU_FAULT_QUEUE_ALLOC`).
     ///
     /// # Errors
     /// There is no id left.
@@ -95,17 +95,17 @@ impl Context {
 }
 
 impl FaultQueue {
-    /// Its id in the context.
+    /// Returns its id in the context.
     pub fn id(&self) -> ObjectId {
         self.id
     }
 
-    /// The context.
+    /// Returns the context.
     pub fn context(&self) -> &Context {
         &self.context
     }
 
-    /// Whether there is something to read (`poll`); stale as soon as it is read.
+    /// Returns whether there is something to read (`poll`); stale as soon as it is read.
     pub fn has_pending(&self) -> bool {
         !self.queue.0.lock().pending.is_empty()
     }

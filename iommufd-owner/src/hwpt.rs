@@ -34,9 +34,9 @@ pub(crate) struct Hwpt {
 /// By whom a page table was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Made {
-    /// By an attach to an address space; it goes with its last device (F47).
+    /// By an attach to an address space; it goes with its last device.
     Automatically,
-    /// By user space; it goes when destroyed, and no attach picks it (F46).
+    /// By user space; it goes when destroyed, and no attach picks it.
     ByHand,
 }
 
@@ -107,7 +107,8 @@ impl NewHwpt {
     ) -> Result<Self, HwptError> {
         let HwptRequest { flags, faults, data } = request;
         let Some(data) = data.filter(|_| flags.is_empty()) else { return Err(HwptError::NoNesting) };
-        if parent.made == Made::Automatically || !parent.flags.contains(PagingFlags::NEST_PARENT) {
+        // Automatic page tables have no flags (Ft11.13).
+        if !parent.flags.contains(PagingFlags::NEST_PARENT) {
             return Err(HwptError::WrongParent { id: parent.id });
         }
         let reserved = context.objects().reserve()?;
@@ -163,13 +164,13 @@ impl NewHwpt {
 pub struct HwptRequest<'a> {
     /// What it must be able to do (`NEST_PARENT`, `DIRTY_TRACKING`); nothing for a nested one.
     pub flags: PagingFlags,
-    /// Where page faults go (`FAULT_ID_VALID`); for a nested one only (Ft11.7).
+    /// Where page faults go (`FAULT_ID_VALID`); for a nested one only.
     pub faults: Option<ObjectId>,
     /// What the IOMMU driver needs to know; a nested one cannot do without.
     pub data: Option<UserData<'a>>,
 }
 
-/// What `IOMMU_GET_HW_INFO` tells (F42).
+/// What an IOMMU is like, as `IOMMU_GET_HW_INFO` reports it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HwInfo {
     /// What the IOMMU driver says.
@@ -186,7 +187,7 @@ impl Context {
         }
     }
 
-    /// `IOMMU_HWPT_ALLOC` of a plain page table; see [`hwpt_alloc_with`](Self::hwpt_alloc_with).
+    /// Makes a plain page table (`IOMMU_HWPT_ALLOC`); see [`hwpt_alloc_with`](Self::hwpt_alloc_with).
     ///
     /// # Errors
     /// As there.
@@ -194,7 +195,7 @@ impl Context {
         self.hwpt_alloc_with(device, parent, HwptRequest::default())
     }
 
-    /// `IOMMU_HWPT_ALLOC` (table Ft11): a page table that shows an address space to a bound device and to others like it,
+    /// Makes a page table (`IOMMU_HWPT_ALLOC`) that shows an address space to a bound device and to others like it,
     /// or one of user space that is nested on such a page table.
     ///
     /// # Errors
@@ -225,7 +226,7 @@ impl Context {
         }
     }
 
-    /// `IOMMU_GET_HW_INFO`: what the IOMMU of a bound device is like.
+    /// Returns what the IOMMU of a bound device is like (`IOMMU_GET_HW_INFO`).
     ///
     /// # Errors
     /// There is no such device, or its IOMMU did not say.
@@ -236,7 +237,7 @@ impl Context {
     }
 }
 
-/// Why no page table was made (table Ft11).
+/// Why no page table was made.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HwptError {
@@ -252,19 +253,19 @@ pub enum HwptError {
     /// A page table of user space was asked for, without data that describe it or with features that it cannot have.
     #[error("a nested page table needs data that describe it, and has no features of its own")]
     NoNesting,
-    /// Data without a format or without a byte (Ft11.2).
+    /// Data without a format or without a byte.
     #[error("data must have a format, and at least one byte")]
     BadData,
-    /// The device's IOMMU cannot tell which pages were written (Ft11.8).
+    /// The device's IOMMU cannot tell which pages were written.
     #[error("the IOMMU does not track what the device writes")]
     NoDirtyTracking,
-    /// Faults of a page table that shows an address space go nowhere (Ft11.7).
+    /// Faults of a page table that shows an address space go nowhere.
     #[error("only a nested page table can have a fault queue")]
     FaultsOfPaging,
     /// There is no such fault queue.
     #[error(transparent)]
     NoFaultQueue(NoObjectError),
-    /// The device's DMA can be kept coherent, but not by this domain (Ft11.10).
+    /// The device's DMA can be kept coherent, but not by this domain.
     #[error("the domain does not enforce coherency")]
     NotCoherent(#[source] HardwareError),
     /// The context has no id left.

@@ -22,7 +22,7 @@ pub struct Invalidations<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Why something, or all, is still cached.
+/// Why not every entry was handled.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{handled} entries were handled")]
 pub struct InvalidateError {
@@ -65,7 +65,7 @@ impl InvalidateError {
 }
 
 impl Context {
-    /// `IOMMU_HWPT_INVALIDATE`: the IOMMU forgets what the entries say; how many there were.
+    /// Invalidates what the entries name (`IOMMU_HWPT_INVALIDATE`), and returns how many there were.
     ///
     /// # Errors
     /// There is no such nested page table, the array is none, or the IOMMU driver refused an entry: those before it were

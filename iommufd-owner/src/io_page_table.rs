@@ -21,7 +21,7 @@ use crate::hwpt::Coherency;
 use crate::object_id::{NoObjectError, ObjectId};
 use crate::pages::{Pages, PinError};
 
-/// Whether a domain may use pages larger than the smallest (Ft7).
+/// Whether a domain may use pages larger than the smallest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LargePages {
     /// It may.
@@ -370,7 +370,7 @@ impl From<FillError> for MapError {
     }
 }
 
-/// What keeps a range from being reserved, or allowed (F15).
+/// What keeps a range from being reserved, or allowed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RangeError {
@@ -401,7 +401,7 @@ impl RangeError {
     }
 }
 
-/// Why nothing was mapped (tables Ft4, Ft5).
+/// Why nothing was mapped.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MapError {
@@ -472,7 +472,7 @@ impl MapError {
     }
 }
 
-/// Why an unmap stopped (table Ft6). What it had unmapped until then stays so (F21).
+/// Why an unmap stopped. What it had unmapped until then stays so.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnmapError {
@@ -503,7 +503,7 @@ pub enum UnmapError {
         /// The mapping.
         area: IovaRange,
     },
-    /// A mapping cannot be cut there (F61).
+    /// A mapping cannot be cut there.
     #[error("the mapping {area} cannot be cut at {at}")]
     CannotCut {
         /// The mapping.
@@ -526,7 +526,7 @@ impl UnmapError {
     }
 }
 
-/// Why an address space does not show itself in a domain (F53).
+/// Why an address space does not show itself in a domain.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddDomainError {

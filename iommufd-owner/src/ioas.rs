@@ -27,7 +27,7 @@ const ASKS: usize = 100;
 pub enum Place {
     /// Here.
     Fixed(Iova),
-    /// At the lowest place that fits (F16).
+    /// At the lowest place that fits.
     Anywhere,
 }
 
@@ -62,7 +62,7 @@ pub struct CopyRequest {
 /// What `IOMMU_IOAS_IOVA_RANGES` tells.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct IovaRanges {
-    /// Where a mapping can be, whether or not something is there, ascending (F70).
+    /// Where a mapping can be, whether or not something is there, ascending.
     pub ranges: Vec<IovaRange>,
     /// What addresses and lengths must be multiples of.
     pub alignment: u64,
@@ -361,13 +361,13 @@ pub enum IoasError {
     /// Something is there.
     #[error(transparent)]
     Range(#[from] RangeError),
-    /// Domains have mapped with large pages (Ft7.7).
+    /// Domains have mapped with large pages.
     #[error("domains have mappings")]
     DomainsMapped,
-    /// Objects exist (Ft7.4).
+    /// Objects exist.
     #[error("the context has objects")]
     HasObjects,
-    /// The context is for devices without an IOMMU (F63).
+    /// The context is for devices without an IOMMU.
     #[error("the context is in no-IOMMU mode")]
     NoIommuMode,
 }

@@ -9,7 +9,7 @@ use crate::hwpt::Hwpt;
 use crate::ioas::Ioas;
 use crate::object_table;
 
-/// The type of an object (F4).
+/// The type of an object.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ObjectType {
     /// A bound device.

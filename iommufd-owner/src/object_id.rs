@@ -5,7 +5,7 @@ use core::fmt;
 
 use iommu_core::device_model::Errno;
 
-/// The id of an object in its context (F4).
+/// The id of an object in its context.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId(u32);
 
@@ -48,7 +48,7 @@ impl NoIdsError {
     }
 }
 
-/// There is no such object, or it is of another kind (F3).
+/// There is no such object, or it is of another kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the context has no {what} with the id {id}")]
 pub struct NoObjectError {

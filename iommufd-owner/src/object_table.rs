@@ -12,13 +12,13 @@ use crate::object_id::{NoIdsError, Numbers, ObjectId};
 /// What stands behind an id.
 #[derive(Debug)]
 enum Slot<T> {
-    /// Nothing that a call finds: being made (F6).
+    /// Nothing that a call finds: being made.
     Reserved,
     /// As that, but others of its making use it already.
     Hidden(T),
     /// An object.
     Public(T),
-    /// Gone, but for calls under way that use it; the last of them gives the id back (F9).
+    /// Gone, but for calls under way that use it; the last of them gives the id back.
     Leaving,
 }
 
@@ -249,7 +249,7 @@ impl fmt::Debug for Use {
     }
 }
 
-/// Why an object was not destroyed (table Ft1).
+/// Why an object was not destroyed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DestroyError {
@@ -259,7 +259,7 @@ pub enum DestroyError {
         /// The id.
         id: ObjectId,
     },
-    /// Others use it (table Ft2).
+    /// Others use it.
     #[error("object {id} is used {uses} times")]
     InUse {
         /// The id.

@@ -92,7 +92,9 @@ impl Pages {
     /// Ends one pin of each page of a slice; how many pages are pinned no more.
     fn release(&self, pins: &mut Pins, slice: Slice) -> u64 {
         let freed = pins.release(slice);
-        freed.iter().for_each(|run| self.process.unpin(*run));
+        for run in &freed {
+            self.process.unpin(*run);
+        }
         freed.iter().map(|run| run.bytes / PAGE_SIZE).sum()
     }
 }

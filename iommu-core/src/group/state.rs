@@ -21,7 +21,7 @@ use crate::attached::{Attached, Reach};
 use crate::domain::Domain;
 use crate::error::{FirstFew, InTheWay, SwitchError};
 use crate::group_id::GroupId;
-use crate::hardware::DefaultDomainType;
+use crate::hardware::{Capabilities, DefaultDomainType};
 use crate::member::{Member, Served};
 use crate::observer::Transition;
 use crate::ownership::{Owner, Ownership};
@@ -47,6 +47,8 @@ pub(crate) struct GroupState {
     vacant: Vec<u32>,
     /// How many members there ever were.
     members: u64,
+    /// How many members lack each capability, in the order of the flags.
+    lacking: [u32; Capabilities::all().bits().count_ones() as usize],
     pasids: Vec<(u32, Arc<Domain>)>,
     /// Domains that members of unknown reach may still reach.
     quarantine: Vec<Arc<Domain>>,
@@ -172,6 +174,7 @@ impl GroupState {
             records: Vec::new(),
             vacant: Vec::new(),
             members: 0,
+            lacking: Default::default(),
             pasids: Vec::new(),
             quarantine: Vec::new(),
             last_owner: None,
@@ -205,6 +208,12 @@ impl GroupState {
 
     pub(crate) fn len(&self) -> usize {
         self.records.len() - self.vacant.len()
+    }
+
+    /// What the IOMMU can do for every member; nothing for an empty group.
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        let flags = Capabilities::all().iter().zip(self.lacking);
+        flags.filter(|(_, lacking)| *lacking == 0 && self.len() > 0).map(|(flag, _)| flag).collect()
     }
 
     /// The members, in the order in which they are attached.

@@ -105,7 +105,7 @@ impl Area {
     /// long as the domain exists.
     pub(super) fn unmap<'a>(&self, range: IovaRange, domains: impl Iterator<Item = &'a Shown>) {
         let mut left = Unmapping { area: self, range, now: None, rest: domains };
-        while let Some(shown) = left.rest.next() {
+        for shown in left.rest.by_ref() {
             left.now = Some(&shown.domain);
             self.unmap_one(range, &shown.domain);
             left.now = None;

@@ -1,6 +1,8 @@
 //! Users in the kernel: F23, F59, F60.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::Errno;
@@ -133,4 +135,105 @@ fn f13_only_an_access_that_pins_demands_whole_pages() {
     assert_eq!(pin(u64::MAX, 2), Err(Errno::EOVERFLOW));
     assert_eq!(pin(1, 2), Err(Errno::EINVAL));
     assert_eq!(pin(0, PAGE_SIZE), Ok(()));
+}
+
+#[test]
+fn ft6_9_each_mapping_is_asked_for_a_hundred_times() {
+    let rig = Rig::new(&["a1"]);
+    let context = rig.context("vmm");
+    let ioas = context.ioas_alloc().unwrap();
+    for number in 0..150 {
+        rig.map(&context, ioas, 2 * number, 1, 0).unwrap();
+    }
+    let held: Arc<Mutex<BTreeMap<u64, AccessPins>>> = Arc::default();
+    let asked = Arc::new(AtomicU32::new(0));
+    let (letting_go, count) = (held.clone(), asked.clone());
+    let access = context.access(move |range| {
+        count.fetch_add(1, Ordering::Relaxed);
+        let pins = letting_go.lock().remove(&range.first().get());
+        drop(pins);
+    });
+    let access = access.unwrap();
+    access.attach(ioas).unwrap();
+    let pin = |number: u64| access.pin(Iova::new(2 * number * PAGE_SIZE), PAGE_SIZE, Access::Read).unwrap();
+    for number in 0..150 {
+        held.lock().insert(2 * number * PAGE_SIZE, pin(number));
+    }
+    let stuck = held.lock().remove(&(298 * PAGE_SIZE));
+    let refused = context.ioas_unmap(ioas, Iova::new(0), u64::MAX).unwrap_err();
+    assert_eq!(refused.errno(), Errno::EDEADLK);
+    assert_eq!(asked.load(Ordering::Relaxed), 149 + 100);
+    let again = access.pin(Iova::new(298 * PAGE_SIZE), PAGE_SIZE, Access::Read).unwrap_err();
+    assert_eq!(again.errno(), Errno::EINVAL, "F23: the mark stays");
+    drop(stuck);
+    assert_eq!(context.ioas_unmap(ioas, Iova::new(0), u64::MAX), Ok(PAGE_SIZE), "the others are gone");
+}
+
+#[test]
+fn f24_what_is_mapped_behind_an_unmap_stays() {
+    let rig = Rig::new(&["a1"]);
+    let context = rig.context("vmm");
+    let ioas = context.ioas_alloc().unwrap();
+    rig.map(&context, ioas, 0, 1, 0).unwrap();
+    rig.map(&context, ioas, 2, 1, 0).unwrap();
+    let held: Arc<Mutex<Option<AccessPins>>> = Arc::default();
+    let (letting_go, same) = (held.clone(), context.clone());
+    let request = rig.request(Place::Fixed(Iova::new(0)), 1, 5);
+    let access = context.access(move |_| {
+        let pins = letting_go.lock().take();
+        if pins.is_some() {
+            same.ioas_map(ioas, request.clone()).unwrap();
+        }
+        drop(pins);
+    });
+    let access = access.unwrap();
+    access.attach(ioas).unwrap();
+    *held.lock() = Some(access.pin(Iova::new(2 * PAGE_SIZE), PAGE_SIZE, Access::Read).unwrap());
+    assert_eq!(context.ioas_unmap(ioas, Iova::new(0), 8 * PAGE_SIZE), Ok(2 * PAGE_SIZE));
+    let mut byte = [0];
+    access.read(Iova::new(0), &mut byte).unwrap();
+    assert_eq!(byte, [6], "what the notice mapped");
+}
+
+#[test]
+fn f59_an_access_does_what_its_mappings_permit() {
+    let rig = Rig::new(&["a1"]);
+    let context = rig.context("vmm");
+    let ioas = context.ioas_alloc().unwrap();
+    let readable = MapRequest { access: Access::Read, ..rig.request(Place::Fixed(Iova::new(0)), 1, 0) };
+    let writable = MapRequest { access: Access::Write, ..rig.request(Place::Fixed(Iova::new(PAGE_SIZE)), 1, 1) };
+    context.ioas_map(ioas, readable).unwrap();
+    context.ioas_map(ioas, writable).unwrap();
+    let access = context.access(|_| {}).unwrap();
+    access.attach(ioas).unwrap();
+    let (mut byte, second) = ([0], Iova::new(PAGE_SIZE));
+    assert_eq!(access.read(Iova::new(0), &mut byte), Ok(()));
+    assert_eq!(access.write(Iova::new(0), &[9]).unwrap_err().errno(), Errno::EPERM);
+    assert_eq!(access.write(second, &[9]), Ok(()));
+    assert_eq!(access.read(second, &mut byte).unwrap_err().errno(), Errno::EPERM);
+    let pin = |at, access_kind| access.pin(at, PAGE_SIZE, access_kind).map(drop).map_err(|error| error.errno());
+    assert_eq!(pin(Iova::new(0), Access::Read), Ok(()));
+    assert_eq!(pin(Iova::new(0), Access::ReadWrite), Err(Errno::EPERM));
+    assert_eq!(pin(second, Access::Read), Err(Errno::EPERM));
+    assert_eq!(rig.process.pinned(), 0);
+}
+
+#[test]
+fn an_access_that_cannot_move_stays() {
+    let rig = Rig::new(&["a1"]);
+    let context = rig.context("vmm");
+    let [a, b] = [(); 2].map(|()| context.ioas_alloc().unwrap());
+    rig.map(&context, a, 0, 1, 3).unwrap();
+    let odd = MapRequest { bytes: 3, ..rig.request(Place::Fixed(Iova::new(5)), 1, 0) };
+    context.ioas_map(b, odd).unwrap();
+    let access = context.access(|_| {}).unwrap();
+    access.attach(a).unwrap();
+    assert_eq!(access.replace(b).unwrap_err().errno(), Errno::EADDRINUSE);
+    let mut byte = [0];
+    access.read(Iova::new(0), &mut byte).unwrap();
+    assert_eq!(byte, [4]);
+    context.destroy(b).unwrap();
+    assert_eq!(context.destroy(a).unwrap_err().errno(), Errno::EBUSY);
+    access.detach().unwrap();
+    assert_eq!(context.ioas_iova_ranges(a).unwrap().alignment, 1);
 }

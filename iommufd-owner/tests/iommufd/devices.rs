@@ -1,11 +1,12 @@
 //! Binding, attaching, moving: tables Ft8 to Ft11.
 
 use iommu_core::device_model::Errno;
-use iommu_core::{Attached, KernelUse, Ownership};
-use iommufd_owner::AttachError;
-use iommufd_owner::{BoundDevice, Context, ObjectId};
+use iommu_core::hardware::Capabilities;
+use iommu_core::reserved::{RegionKind, ReservedRegion};
+use iommu_core::{Attached, Iova, KernelUse, Ownership};
+use iommufd_owner::{AttachError, BindError, BoundDevice, Context, ObjectId};
 
-use crate::rig::Rig;
+use crate::rig::{Fails, Rig};
 
 fn errno<T>(result: Result<T, AttachError>) -> Option<Errno> {
     result.err().map(|error| error.errno())
@@ -112,4 +113,131 @@ fn f10_everything_ends_with_the_context() {
     assert_eq!(rig.members[0].group().attached(), Attached::Blocking);
     drop(two);
     rig.assert_idle();
+}
+
+#[test]
+fn ft8_4_interrupts_of_every_device_of_the_group_are_isolated() {
+    let rig = Rig::with(&["a1", "a2"], |config| {
+        config.lacking.insert("a2".into(), Capabilities::MSI_ISOLATION);
+    });
+    let context = rig.context("vmm");
+    let refused = context.bind(&rig.members[0]).unwrap_err();
+    assert!(matches!(refused, BindError::UnsafeInterrupts { .. }) && refused.errno() == Errno::EPERM);
+    rig.iommu.remove(&rig.members[1]);
+    let bound = context.bind(&rig.members[0]).unwrap();
+    assert!(context.owns(rig.members[0].group()));
+    drop(bound);
+    assert!(!context.owns(rig.members[0].group()));
+}
+
+#[test]
+fn ft8_1_a_device_whose_dma_is_not_coherent_is_not_bound() {
+    let rig = Rig::with(&["a1", "a2"], |config| {
+        config.lacking.insert("a1".into(), Capabilities::CACHE_COHERENCY);
+    });
+    let context = rig.context("vmm");
+    assert!(matches!(context.bind(&rig.members[0]), Err(BindError::NotCoherent { .. })));
+    let other = context.bind(&rig.members[1]).unwrap();
+    assert_eq!(other.id().get(), 1, "the refused bind has taken no id");
+}
+
+/// Where a device has a direct-mapped region at page 2 and an interrupt window of its own.
+fn with_region(device: &str) -> Rig {
+    Rig::with(&["a1", "a2", "b1"], |config| {
+        let region = ReservedRegion { first: Iova::new(0x2000), last: Iova::new(0x2fff), kind: RegionKind::Reserved };
+        config.reserved.insert(device.into(), vec![region]);
+    })
+}
+
+fn usable(context: &Context, ioas: ObjectId) -> Vec<String> {
+    context.ioas_iova_ranges(ioas).unwrap().ranges.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn f51_reserved_regions_move_with_the_devices() {
+    let rig = with_region("a2");
+    let context = rig.context("vmm");
+    let [a, b] = [(); 2].map(|()| context.ioas_alloc().unwrap());
+    let bound: Vec<_> = rig.members.iter().map(|member| context.bind(member).unwrap()).collect();
+    let fresh = usable(&context, a);
+    bound[0].attach(a).unwrap();
+    let window = usable(&context, a);
+    assert_eq!(window.len(), 2);
+    bound[1].attach(a).unwrap();
+    let all = usable(&context, a);
+    assert_eq!(all, ["0x0-0x1fff", "0x3000-0xfedfffff", "0xfef00000-0x7fffffffff"]);
+    // Within one address space reservations stay, whether the replace succeeds or fails.
+    let by_hand = context.hwpt_alloc(bound[0].id(), a).unwrap();
+    rig.fail(Fails::Hardware, 1);
+    assert!(bound[0].replace(by_hand).is_err());
+    rig.heal();
+    assert_eq!(usable(&context, a), all);
+    bound[0].replace(by_hand).unwrap();
+    assert_eq!(usable(&context, a), all);
+    // To another one they move, or stay.
+    rig.map(&context, b, 2, 1, 0).unwrap();
+    let refused = bound[0].replace(b).unwrap_err();
+    assert_eq!(refused.errno(), Errno::EADDRINUSE);
+    assert_eq!((usable(&context, a), usable(&context, b)), (all.clone(), fresh.clone()));
+    context.ioas_unmap(b, Iova::new(0x2000), 0x1000).unwrap();
+    bound[0].replace(b).unwrap();
+    context.destroy(by_hand).unwrap();
+    assert_eq!((usable(&context, a), usable(&context, b)), (fresh.clone(), all));
+    bound[1].detach();
+    assert_eq!(usable(&context, b), window);
+    bound[0].detach();
+    assert_eq!(usable(&context, b), fresh);
+}
+
+#[test]
+fn ft9_2_a_refused_region_reserves_nothing() {
+    let rig = with_region("a2");
+    let context = rig.context("vmm");
+    let ioas = context.ioas_alloc().unwrap();
+    let bound: Vec<_> = rig.members.iter().map(|member| context.bind(member).unwrap()).collect();
+    bound[2].attach(ioas).unwrap();
+    let before = usable(&context, ioas);
+    rig.map(&context, ioas, 2, 1, 0).unwrap();
+    let refused = bound[1].attach(ioas).unwrap_err();
+    assert_eq!(refused.errno(), Errno::EADDRINUSE);
+    assert!(!bound[1].is_attached());
+    assert_eq!((usable(&context, ioas), rig.reaches(1, 2)), (before, None));
+    // The other group goes, and with it its page table; nothing of the refused one is left.
+    bound[2].detach();
+    assert_eq!(usable(&context, ioas).len(), 1);
+    context.destroy(ioas).unwrap();
+}
+
+#[test]
+fn one_address_space_is_shown_by_several_domains() {
+    let rig = Rig::new(&["a1", "b1"]);
+    let context = rig.context("vmm");
+    let ioas = context.ioas_alloc().unwrap();
+    let bound: Vec<_> = rig.members.iter().map(|member| context.bind(member).unwrap()).collect();
+    let by_hand = context.hwpt_alloc(bound[1].id(), ioas).unwrap();
+    bound[0].attach(ioas).unwrap();
+    bound[1].attach(by_hand).unwrap();
+    rig.map(&context, ioas, 0, 3, 4).unwrap();
+    let reach = |at| [rig.reaches(0, at), rig.reaches(1, at)];
+    assert_eq!((reach(0), reach(2), rig.process.pinned()), ([Some(5); 2], [Some(7); 2], 3));
+    // Whichever hardware call of a map fails, neither domain shows anything of it.
+    for n in 0..64 {
+        rig.fail(Fails::Hardware, n);
+        let mapped = rig.map(&context, ioas, 8, 3, 9);
+        rig.heal();
+        if mapped.is_ok() {
+            assert!(n > 1, "both domains are mapped into");
+            assert_eq!(reach(8), [Some(10); 2]);
+            break;
+        }
+        assert_eq!((reach(8), reach(10), rig.process.pinned()), ([None; 2], [None; 2], 3), "call {n}");
+    }
+    bound[0].detach();
+    assert_eq!((reach(0), rig.process.pinned()), ([None, Some(5)], 6), "the other domain still shows it");
+    context.ioas_unmap(ioas, Iova::new(0), 0x3000).unwrap();
+    assert_eq!((reach(0), rig.process.pinned()), ([None; 2], 3));
+    bound[1].detach();
+    assert_eq!(rig.process.pinned(), 3, "a page table shows it, attached or not");
+    context.destroy(by_hand).unwrap();
+    assert_eq!(rig.process.pinned(), 0);
 }

@@ -5,7 +5,7 @@ use iommu_core::hardware::{Capabilities, PageAnswer, PagingFlags, UserData, Want
 use iommu_core::software::AnsweredRequest;
 use iommu_core::software::nested::{STAGE_1_FORMAT, Stage1};
 use iommu_core::{Access, Iova};
-use iommufd_owner::{BoundDevice, Context, FaultQueue, HwptRequest, ObjectId};
+use iommufd_owner::{BoundDevice, Context, FaultQueue, HwptRequest, MAX_REQUESTS, ObjectId};
 
 use crate::rig::{Fails, Rig};
 
@@ -167,4 +167,56 @@ fn ft9_4_a_device_that_cannot_be_listened_to_is_not_attached() {
     }
     scene.bound[0].replace(scene.faulting).unwrap();
     assert!(scene.bound.iter().all(BoundDevice::is_attached));
+}
+
+#[test]
+fn page_requests_end_with_the_claim_of_their_own_device() {
+    let mut scene = scene();
+    for bound in &scene.bound {
+        bound.attach(scene.parent).unwrap();
+    }
+    // The first device moves both to the page table with a queue, and goes.
+    scene.bound[0].replace(scene.faulting).unwrap();
+    drop(scene.bound.remove(0));
+    scene.ask(1, 7, 1);
+    let read = scene.queue.read(8).unwrap();
+    assert_eq!(read.iter().map(|fault| fault.group).collect::<Vec<_>>(), [7]);
+    scene.ask(0, 8, 1);
+    assert_eq!(scene.answers(0), [(8, PageAnswer::Invalid)]);
+}
+
+#[test]
+fn f95d_cookies_are_the_lowest_free_numbers_from_1() {
+    let scene = scene();
+    scene.bound[0].attach(scene.faulting).unwrap();
+    for index in 0..4 {
+        scene.ask(0, index, 1);
+    }
+    let cookies = |room| scene.queue.read(room).unwrap().iter().map(|fault| fault.cookie).collect::<Vec<_>>();
+    assert_eq!(cookies(3), [1, 2, 3]);
+    scene.queue.respond(2, PageAnswer::Success).unwrap();
+    assert_eq!(cookies(1), [2]);
+    // Put back, it comes first again, whatever came since.
+    scene.queue.put_back(1).unwrap();
+    scene.ask(0, 9, 1);
+    let read = scene.queue.read(8).unwrap();
+    assert_eq!(read.iter().map(|fault| (fault.cookie, fault.group)).collect::<Vec<_>>(), [(1, 0), (4, 9)]);
+}
+
+#[test]
+fn a_full_queue_answers_invalid() {
+    let scene = scene();
+    scene.bound[0].attach(scene.faulting).unwrap();
+    for index in 0..MAX_REQUESTS as u32 {
+        scene.ask(0, index, 1);
+    }
+    assert_eq!(scene.answers(0), []);
+    let read = scene.queue.read(1).unwrap();
+    scene.ask(0, u32::MAX, 1);
+    assert_eq!(scene.answers(0), [(u32::MAX, PageAnswer::Invalid)], "what was read counts until it is answered");
+    scene.queue.respond(read[0].cookie, PageAnswer::Success).unwrap();
+    scene.ask(0, 3, 1);
+    assert_eq!(scene.answers(0), [(0, PageAnswer::Success)]);
+    scene.bound[0].detach();
+    assert_eq!(scene.answers(0).len(), MAX_REQUESTS);
 }

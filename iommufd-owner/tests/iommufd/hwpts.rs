@@ -160,8 +160,23 @@ fn f57_f58_what_a_device_writes_is_noted_where_asked_for() {
     let upper = DirtyRequest { iova: Iova::new(8 * PAGE_SIZE), bytes: 8 * PAGE_SIZE, ..request };
     assert_eq!(read(tracked, DirtyRequest { flags: DirtyFlags::empty(), ..upper }), Ok(1 << 1));
     assert_eq!(read(tracked, request), Ok(1 << 2), "what was told is forgotten, the rest is not");
+    let coarse = DirtyRequest { page_size: 4 * PAGE_SIZE, bytes: 4 * PAGE_SIZE, ..request };
+    assert_eq!(read(tracked, DirtyRequest { iova: Iova::new(4 * PAGE_SIZE), ..coarse }), Ok(0));
+    assert_eq!(
+        refused(tracked, DirtyRequest { iova: Iova::new(2 * PAGE_SIZE), ..coarse }),
+        Errno::EINVAL,
+        "F91: begin"
+    );
+    assert_eq!(refused(tracked, DirtyRequest { bytes: 6 * PAGE_SIZE, ..coarse }), Errno::EINVAL, "F91: end");
+    assert_eq!(
+        refused(tracked, DirtyRequest { bytes: 0x800, ..request }),
+        Errno::EINVAL,
+        "the address space's alignment"
+    );
+    let odd = DirtyRequest { page_size: 3 * PAGE_SIZE, ..coarse };
+    assert_eq!(read(tracked, odd), Ok(1 << 2), "F92: the lowest bit of the page size");
     let hole = DirtyRequest { iova: Iova::new(100 * PAGE_SIZE), ..request };
-    assert_eq!(read(tracked, hole), Ok(0), "F58: holes are passed over");
+    assert_eq!(read(tracked, hole), Ok(0), "F92c: a hole");
     assert_eq!(stop(tracked), Ok(()));
     write(4);
     assert_eq!(start(tracked), Ok(()));
@@ -237,4 +252,27 @@ fn hardware_that_refuses_leaves_nothing_of_a_nested_page_table() {
         context.destroy(id).unwrap();
     }
     rig.assert_idle();
+}
+
+#[test]
+fn f92c_a_hole_ends_what_is_told() {
+    let (rig, context, bound, ioas) = one(|_| {});
+    rig.map(&context, ioas, PAGES + 1, 2, 0).unwrap();
+    let tracked = context.hwpt_alloc_with(bound.id(), ioas, with(TRACKED)).unwrap();
+    bound.attach(tracked).unwrap();
+    context.hwpt_start_dirty_tracking(tracked).unwrap();
+    for page in [PAGES - 1, PAGES + 1] {
+        rig.device(0).write(Iova::new(page * PAGE_SIZE), &[1]).unwrap();
+    }
+    let flags = DirtyFlags::NO_CLEAR;
+    let read = |first: u64, pages| {
+        let (iova, bytes) = (Iova::new(first * PAGE_SIZE), pages * PAGE_SIZE);
+        let mut bitmap = [0x80];
+        let request = DirtyRequest { iova, bytes, page_size: PAGE_SIZE, flags };
+        context.hwpt_get_dirty_bitmap(tracked, request, &mut bitmap).map(|()| bitmap[0])
+    };
+    assert_eq!(read(PAGES - 2, 6), Ok(0x82), "up to the hole; other bits stay");
+    assert_eq!(read(PAGES, 4), Ok(0x80), "it begins with the hole");
+    assert_eq!(read(PAGES + 2, 1), Ok(0x80), "begins inside of a mapping");
+    assert_eq!(read(PAGES + 1, 1), Ok(0x81));
 }

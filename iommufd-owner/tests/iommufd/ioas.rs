@@ -242,3 +242,16 @@ fn ft5_what_is_wrong_with_a_copy_is_told_in_order() {
     assert_eq!(copy(ioas, ioas, of_that), Errno::EPERM, "Ft5.9");
     context.ioas_copy(ioas, ioas, CopyRequest { access: Access::Read, ..of_that }).unwrap();
 }
+
+#[test]
+fn f53_a_mapping_that_a_domain_cannot_map_keeps_devices_out() {
+    let (rig, context, ioas) = setup();
+    let bound = context.bind(&rig.members[0]).unwrap();
+    let odd = MapRequest { bytes: 1, ..rig.request(Place::Fixed(Iova::new(1)), 1, 0) };
+    context.ioas_map(ioas, odd).unwrap();
+    assert_eq!(bound.attach(ioas).unwrap_err().errno(), Errno::EADDRINUSE);
+    assert_eq!((bound.is_attached(), rig.process.pinned()), (false, 0));
+    assert_eq!(context.ioas_iova_ranges(ioas).unwrap().ranges, [IovaRange::ALL]);
+    context.ioas_unmap(ioas, Iova::new(1), 1).unwrap();
+    bound.attach(ioas).unwrap();
+}

@@ -13,6 +13,8 @@ mod devices;
 mod faults;
 mod hwpts;
 mod ioas;
+mod memory;
 mod properties;
 mod rig;
 mod sweep;
+mod unwinding;

@@ -8,9 +8,10 @@ use iommu_core::device_model::{DeviceId, Errno};
 use iommu_core::failing::{FailingIommu, FailingMemory};
 use iommu_core::hardware::{Endpoint, HardwareError, IommuDriver};
 use iommu_core::software::{LockedPages, Memory, Process, SimulatedDevice, SoftIommu, SoftIommuConfig};
-use iommu_core::user_memory::Account;
+use iommu_core::user_memory::{Account, BadAddress, OverLimit, PinnedRun};
 use iommu_core::{
-    Access, Attached, DeviceGroup, IommuSubsystem, Iova, Member, Ownership, PhysicalMemory, UserAddr, UserMemory as _,
+    Access, Attached, DeviceGroup, IommuSubsystem, Iova, Member, Ownership, PhysAddr, PhysicalMemory, UserAddr,
+    UserMemory,
 };
 use iommufd_owner::{Context, MapRequest, ObjectId, Place};
 
@@ -102,6 +103,13 @@ impl Rig {
         Some(u64::from(byte[0]))
     }
 
+    /// The memory, which no device may reach any more when it is unpinned.
+    pub(crate) fn watched(&self) -> Arc<Watched> {
+        let devices = self.members.iter().map(|member| member.device()).collect();
+        let (inner, user) = (self.process.clone(), self.user.clone());
+        Arc::new(Watched { inner, user, soft: self.soft.clone(), memory: self.memory.clone(), devices })
+    }
+
     /// The bus-master side of a device.
     pub(crate) fn device(&self, device: usize) -> SimulatedDevice {
         SimulatedDevice::new(self.members[device].endpoint().clone(), self.soft.clone(), self.memory.clone())
@@ -124,6 +132,17 @@ impl Rig {
         match what {
             Fails::Hardware => self.hardware.calls() > calls_before + n,
             Fails::Pin => self.user.has_failed(),
+        }
+    }
+
+    /// Everything that a device reaches is pinned.
+    pub(crate) fn assert_pinned(&self, what: &str) {
+        for (device, member) in self.members.iter().enumerate() {
+            let mut reached: Vec<_> = (0..24).filter_map(|at| self.reaches(device, at)).collect();
+            reached.sort_unstable();
+            reached.dedup();
+            let pinned = self.process.pinned();
+            assert!(reached.len() as u64 <= pinned, "{what}: {} reaches {reached:?}, {pinned} pins", member.name());
         }
     }
 
@@ -151,5 +170,50 @@ impl Rig {
         for device in 0..self.members.len() {
             assert!((0..24).all(|at| self.reaches(device, at).is_none()), "{}", self.members[device].name());
         }
+    }
+}
+
+/// See [`Rig::watched`].
+#[derive(Debug)]
+pub(crate) struct Watched {
+    inner: Arc<Process>,
+    user: Arc<FailingMemory>,
+    soft: Arc<SoftIommu>,
+    memory: Memory,
+    devices: Vec<DeviceId>,
+}
+
+impl UserMemory for Watched {
+    fn pin(&self, at: UserAddr, bytes: u64, access: Access) -> Result<PinnedRun, BadAddress> {
+        self.user.pin(at, bytes, access)
+    }
+
+    fn unpin(&self, run: PinnedRun) {
+        let freed = (0..run.bytes / PAGE_SIZE).map(|page| PhysAddr::new(run.phys.get() + page * PAGE_SIZE));
+        let freed: Vec<u8> = freed.map(|page| self.memory.bytes::<1>(page)[0]).collect();
+        for device in &self.devices {
+            for at in 0..24 {
+                let mut byte = [0];
+                let reached = self.soft.dma_read(*device, Iova::new(at * PAGE_SIZE), &mut byte, &self.memory).is_ok();
+                assert!(!reached || !freed.contains(&byte[0]), "{device:?} reaches page {at} as it is unpinned");
+            }
+        }
+        self.inner.unpin(run);
+    }
+
+    fn read(&self, at: UserAddr, into: &mut [u8]) -> Result<(), BadAddress> {
+        self.inner.read(at, into)
+    }
+
+    fn write(&self, at: UserAddr, from: &[u8]) -> Result<(), BadAddress> {
+        self.inner.write(at, from)
+    }
+
+    fn charge(&self, account: Account, pages: u64) -> Result<(), OverLimit> {
+        self.inner.charge(account, pages)
+    }
+
+    fn uncharge(&self, account: Account, pages: u64) {
+        self.inner.uncharge(account, pages);
     }
 }

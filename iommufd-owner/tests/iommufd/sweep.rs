@@ -3,7 +3,7 @@
 
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::{Access, Iova};
-use iommufd_owner::{BoundDevice, Context, CopyRequest, ObjectId, Place};
+use iommufd_owner::{BoundDevice, Context, CopyRequest, LargePages, ObjectId, Place};
 
 use crate::rig::{Fails, Rig};
 
@@ -35,7 +35,8 @@ fn sweep(
     for n in 0.. {
         let rig = Rig::new(&["a1", "a2"]);
         let mut held = setup(&rig);
-        let (before, calls) = (rig.picture(), rig.hardware.calls());
+        let ranges = |held: &Held| held.spaces.map(|ioas| held.context.ioas_iova_ranges(ioas).unwrap());
+        let (before, reserved, calls) = (rig.picture(), ranges(&held), rig.hardware.calls());
         rig.fail(fails, n);
         let result = operation(&rig, &mut held);
         let failed = rig.has_failed(fails, calls, n);
@@ -43,6 +44,7 @@ fn sweep(
         if let Err(error) = &result {
             assert!(failed, "{what} failed for nothing: {error}");
             assert_eq!(rig.picture(), before, "{what}, {fails:?} {n}: {error}");
+            assert_eq!(ranges(&held), reserved, "{what}, {fails:?} {n}: {error}");
             assert_eq!(operation(&rig, &mut held), Ok(()), "{what} works once nothing fails");
         }
         held.bound.clear();
@@ -54,6 +56,83 @@ fn sweep(
         if !failed {
             return;
         }
+    }
+}
+
+/// The n-th call of hardware fails, and the m-th, which may be one that undoes: what a device reaches stays pinned, and
+/// everything can be taken down.
+fn pairs(what: &str, setup: impl Fn(&Rig) -> Held, operation: impl Fn(&Rig, &mut Held) -> Result<(), String>) {
+    for n in 0.. {
+        for m in n + 1.. {
+            let rig = Rig::new(&["a1", "a2"]);
+            let mut held = setup(&rig);
+            let calls = rig.hardware.calls();
+            rig.fail(Fails::Hardware, n);
+            rig.fail(Fails::Hardware, m);
+            let _ = operation(&rig, &mut held);
+            let [first, second] = [n, m].map(|n| rig.has_failed(Fails::Hardware, calls, n));
+            rig.heal();
+            rig.assert_pinned(&format!("{what}, {n} and {m}"));
+            held.bound.clear();
+            for ioas in held.spaces {
+                assert_eq!(held.context.destroy(ioas), Ok(()), "{what}, {n} and {m}");
+            }
+            drop(held);
+            rig.assert_idle();
+            if !first {
+                return;
+            }
+            if !second {
+                break;
+            }
+        }
+    }
+}
+
+/// Both devices attached to the first address space, which is shown page by page.
+fn page_by_page(rig: &Rig) -> Held {
+    let held = held(rig, 2);
+    for ioas in held.spaces {
+        held.context.set_large_pages(ioas, LargePages::Disabled).unwrap();
+    }
+    for bound in &held.bound {
+        bound.attach(held.spaces[0]).unwrap();
+    }
+    held
+}
+
+fn copy_of_two_areas(_: &Rig, held: &mut Held) -> Result<(), String> {
+    let (from, bytes) = (Iova::new(4 * PAGE_SIZE), 3 * PAGE_SIZE);
+    let both = |to: u64| CopyRequest { from, bytes, place: Place::Fixed(Iova::new(to)), access: Access::ReadWrite };
+    let (context, [a, b]) = (&held.context, held.spaces);
+    // The source spans two areas; they are there already when it is tried again.
+    let _ = context.ioas_copy(b, b, CopyRequest { bytes: PAGE_SIZE, ..both(7 * PAGE_SIZE) });
+    let two = CopyRequest { bytes: 4 * PAGE_SIZE, ..both(16 * PAGE_SIZE) };
+    told(context.ioas_copy(a, b, two))
+}
+
+#[test]
+fn pairs_of_failing_calls() {
+    let map = |rig: &Rig, held: &mut Held| {
+        let request = rig.request(Place::Fixed(Iova::new(8 * PAGE_SIZE)), 4, 9);
+        told(held.context.ioas_map(held.spaces[0], request))
+    };
+    pairs("map", page_by_page, map);
+    pairs("copy", page_by_page, copy_of_two_areas);
+    pairs("unmap", page_by_page, |_, held| told(held.context.ioas_unmap(held.spaces[0], Iova::new(0), u64::MAX)));
+    pairs("replace", page_by_page, |_, held| told(held.bound[1].replace(held.spaces[1])));
+    pairs("attach", |rig| held(rig, 2), |_, held| told(held.bound[0].attach(held.spaces[0])));
+}
+
+#[test]
+fn map_and_copy_page_by_page() {
+    for fails in [Fails::Hardware, Fails::Pin] {
+        sweep("map", fails, page_by_page, |rig, held| {
+            let request = rig.request(Place::Fixed(Iova::new(8 * PAGE_SIZE)), 4, 9);
+            told(held.context.ioas_map(held.spaces[0], request))
+        });
+        sweep("copy", fails, page_by_page, copy_of_two_areas);
+        sweep("replace", fails, page_by_page, |_, held| told(held.bound[1].replace(held.spaces[1])));
     }
 }
 

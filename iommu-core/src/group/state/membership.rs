@@ -10,7 +10,7 @@ use crate::attached::Reach;
 use crate::domain::Domain;
 use crate::error::{AddError, SetTypeError, SwitchError};
 use crate::group_id::GroupId;
-use crate::hardware::DefaultDomainType;
+use crate::hardware::{Capabilities, DefaultDomainType};
 use crate::member::{Member, Served};
 
 /// The place of a member that comes, and the serial by which the group tells it from all others before and after.
@@ -163,9 +163,19 @@ impl GroupState {
         if let Some(taken) = self.records.get_mut(place) {
             *taken = Some(record);
         }
+        for count in self.lacked_by(member) {
+            *count += 1;
+        }
         if let Some(uses) = self.uses.get_mut(member.place()) {
             *uses = Use { serial: member.serial(), ..Use::default() };
         }
+    }
+
+    /// The counts of those who lack a capability, of each that this member lacks.
+    fn lacked_by(&mut self, member: &Member) -> impl Iterator<Item = &mut u32> {
+        let has = member.properties().capabilities;
+        let counts = Capabilities::all().iter().zip(&mut self.lacking);
+        counts.filter(move |(flag, _)| !has.contains(*flag)).map(|(_, count)| count)
     }
 
     /// A member goes: its DMA is stopped. What hardware and the group keep for it goes when what is returned is dropped,
@@ -175,6 +185,9 @@ impl GroupState {
         self.moved = true;
         let uses = self.end_all_uses(member);
         let record = self.records.get_mut(member.place() as usize).and_then(Option::take);
+        for count in self.lacked_by(member) {
+            *count -= 1;
+        }
         self.vacant.push(member.place());
         let mut left = Left { record, reached: Reached::default(), uses, emptied: self.len() == 0 };
         let reached = &mut left.reached;

@@ -1,0 +1,225 @@
+//! What one more costs: time per element at n and 10n, of everything that could grow with how much there is. Prints a table.
+//! Linear work shows about the same number in both columns.
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "what is measured cannot fail")]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use iommu_core::address::PAGE_SIZE;
+use iommu_core::device_model::DeviceId;
+use iommu_core::hardware::{Capabilities, Endpoint, IommuDriver, PageAnswer, PagingFlags, UserData, WantedPage};
+use iommu_core::software::nested::{STAGE_1_FORMAT, Stage1};
+use iommu_core::software::{LockedPages, Memory, Process, SimulatedDevice, SoftIommu, SoftIommuConfig};
+use iommu_core::user_memory::{Account, BadAddress, OverLimit, PinnedRun};
+use iommu_core::{Access, DeviceGroup, IommuSubsystem, Iova, Member, UserAddr, UserMemory, generic_device_group};
+use iommufd_owner::{BoundDevice, Context, HwptRequest, MapRequest, ObjectId, Place};
+
+/// Which devices share a group.
+#[derive(Clone, Copy)]
+enum Groups {
+    One,
+    Each,
+}
+
+struct Scene {
+    soft: Arc<SoftIommu>,
+    memory: Memory,
+    members: Vec<Arc<Member>>,
+    context: Context,
+    _iommu: IommuSubsystem,
+}
+
+impl Scene {
+    fn new(devices: u64, groups: Groups) -> Self {
+        let more = Capabilities::NESTING | Capabilities::PAGE_REQUESTS;
+        let default = SoftIommuConfig::default();
+        let soft = SoftIommu::new("soft", SoftIommuConfig { capabilities: default.capabilities | more, ..default });
+        let driver: Arc<dyn IommuDriver> = soft.clone();
+        let placement = move |_: &Endpoint| match groups {
+            Groups::One => Some(DeviceGroup::named(&driver, "group")),
+            Groups::Each => Some(generic_device_group(&driver)),
+        };
+        let (iommu, physical) = IommuSubsystem::builder(placement).build();
+        let plug = |number| {
+            let endpoint = Endpoint::new(DeviceId::new(number), format!("dev{number}"));
+            iommu.add_device(&endpoint).expect("it can be served").expect("it is served")
+        };
+        let members = (0..devices).map(plug).collect();
+        let context = Context::new("vmm", &physical);
+        Self { soft, memory: Memory::new(), members, context, _iommu: iommu }
+    }
+
+    fn bind_all(&self) -> Vec<BoundDevice> {
+        self.members.iter().map(|member| self.context.bind(member).expect("nobody has it")).collect()
+    }
+
+    fn ioas(&self) -> ObjectId {
+        self.context.ioas_alloc().expect("there are ids")
+    }
+}
+
+fn timed(work: impl FnOnce()) -> Duration {
+    let began = Instant::now();
+    work();
+    began.elapsed()
+}
+
+fn bind(groups: Groups) -> impl Fn(u64) -> Duration {
+    move |n| {
+        let scene = Scene::new(n, groups);
+        let mut bound = Vec::new();
+        timed(|| bound = scene.bind_all())
+    }
+}
+
+fn attach(n: u64) -> Duration {
+    let scene = Scene::new(n, Groups::One);
+    let (bound, ioas) = (scene.bind_all(), scene.ioas());
+    timed(|| bound.iter().for_each(|device| assert!(device.attach(ioas).is_ok())))
+}
+
+fn replace(n: u64) -> Duration {
+    let scene = Scene::new(n, Groups::One);
+    let (bound, a, b) = (scene.bind_all(), scene.ioas(), scene.ioas());
+    for device in &bound {
+        device.attach(a).expect("nothing is in the way");
+    }
+    timed(|| assert!(bound[0].replace(b).is_ok()))
+}
+
+fn detach(n: u64) -> Duration {
+    let scene = Scene::new(n, Groups::One);
+    let (bound, ioas) = (scene.bind_all(), scene.ioas());
+    for device in &bound {
+        device.attach(ioas).expect("nothing is in the way");
+    }
+    timed(|| bound.iter().for_each(BoundDevice::detach))
+}
+
+fn hwpts(scene: &Scene, bound: &BoundDevice, ioas: ObjectId, n: u64) -> Vec<ObjectId> {
+    (0..n).map(|_| scene.context.hwpt_alloc(bound.id(), ioas).expect("it can be made")).collect()
+}
+
+fn hwpt_alloc(n: u64) -> Duration {
+    let scene = Scene::new(1, Groups::One);
+    let (bound, ioas) = (scene.bind_all(), scene.ioas());
+    timed(|| drop(hwpts(&scene, &bound[0], ioas, n)))
+}
+
+fn destroy(n: u64) -> Duration {
+    let scene = Scene::new(1, Groups::One);
+    let (bound, ioas) = (scene.bind_all(), scene.ioas());
+    let made = hwpts(&scene, &bound[0], ioas, n);
+    timed(|| made.into_iter().for_each(|id| scene.context.destroy(id).expect("nobody uses it")))
+}
+
+fn iova_ranges(n: u64) -> Duration {
+    let scene = Scene::new(n, Groups::Each);
+    let (bound, ioas) = (scene.bind_all(), scene.ioas());
+    for device in &bound {
+        device.attach(ioas).expect("nothing is in the way");
+    }
+    timed(|| drop(scene.context.ioas_iova_ranges(ioas).expect("it exists")))
+}
+
+fn allow_iovas(n: u64) -> Duration {
+    let scene = Scene::new(0, Groups::One);
+    let ioas = scene.ioas();
+    let range = |number: u64| (Iova::new(number << 13), Iova::new((number << 13) + 0xfff));
+    let ranges: Vec<_> = (0..n).map(range).collect();
+    timed(|| scene.context.ioas_allow_iovas(ioas, &ranges).expect("nothing is reserved"))
+}
+
+/// Page requests that come, are read one by one, and are answered last first.
+fn faults(n: u64) -> Duration {
+    let scene = Scene::new(1, Groups::One);
+    let (bound, ioas) = (scene.bind_all(), scene.ioas());
+    let device = bound[0].id();
+    let parent = HwptRequest { flags: PagingFlags::NEST_PARENT, ..HwptRequest::default() };
+    let parent = scene.context.hwpt_alloc_with(device, ioas, parent).expect("it can be made");
+    let queue = scene.context.fault_queue_alloc().expect("there are ids");
+    let bytes = Stage1 { table: Iova::new(0), entries: 1 }.to_bytes();
+    let data = Some(UserData { kind: STAGE_1_FORMAT, bytes: &bytes });
+    let nested = HwptRequest { data, faults: Some(queue.id()), ..HwptRequest::default() };
+    let nested = scene.context.hwpt_alloc_with(device, parent, nested).expect("it can be made");
+    bound[0].attach(nested).expect("nothing is in the way");
+    let simulated = SimulatedDevice::new(scene.members[0].endpoint().clone(), scene.soft.clone(), scene.memory.clone());
+    timed(|| {
+        for index in 0..n {
+            let page = WantedPage { iova: Iova::new(0), access: Access::Read };
+            simulated.request_pages(u32::try_from(index).expect("few"), vec![page]);
+        }
+        let cookies: Vec<u32> = (0..n).map(|_| queue.read(1).expect("there is room")[0].cookie).collect();
+        for cookie in cookies.into_iter().rev() {
+            queue.respond(cookie, PageAnswer::Success).expect("it was read");
+        }
+    })
+}
+
+/// Memory that is handed out a page at a time.
+#[derive(Debug)]
+struct Scattered(Arc<Process>);
+
+impl UserMemory for Scattered {
+    fn pin(&self, at: UserAddr, _bytes: u64, access: Access) -> Result<PinnedRun, BadAddress> {
+        self.0.pin(at, PAGE_SIZE, access)
+    }
+
+    fn unpin(&self, run: PinnedRun) {
+        self.0.unpin(run);
+    }
+
+    fn read(&self, at: UserAddr, into: &mut [u8]) -> Result<(), BadAddress> {
+        self.0.read(at, into)
+    }
+
+    fn write(&self, at: UserAddr, from: &[u8]) -> Result<(), BadAddress> {
+        self.0.write(at, from)
+    }
+
+    fn charge(&self, account: Account, pages: u64) -> Result<(), OverLimit> {
+        self.0.charge(account, pages)
+    }
+
+    fn uncharge(&self, account: Account, pages: u64) {
+        self.0.uncharge(account, pages);
+    }
+}
+
+fn page_by_page(n: u64) -> Duration {
+    let scene = Scene::new(1, Groups::One);
+    let (bound, ioas) = (scene.bind_all(), scene.ioas());
+    bound[0].attach(ioas).expect("nothing is in the way");
+    let process = Process::new(&scene.memory, LockedPages::unlimited());
+    let addr = process.allocate(n * PAGE_SIZE, Access::ReadWrite).expect("there is memory");
+    let place = Place::Fixed(Iova::new(1 << 32));
+    let process = Arc::new(Scattered(process));
+    let request = MapRequest { place, bytes: n * PAGE_SIZE, process, addr, access: Access::ReadWrite };
+    timed(|| assert!(scene.context.ioas_map(ioas, request).is_ok()))
+}
+
+type Row = (&'static str, Box<dyn Fn(u64) -> Duration>);
+
+fn main() {
+    let rows: [Row; 11] = [
+        ("bind, a group each", Box::new(bind(Groups::Each))),
+        ("bind, one group", Box::new(bind(Groups::One))),
+        ("attach, one group", Box::new(attach)),
+        ("replace of a group, per device", Box::new(replace)),
+        ("detach, one group", Box::new(detach)),
+        ("hwpt_alloc, one IOAS", Box::new(hwpt_alloc)),
+        ("destroy, one IOAS", Box::new(destroy)),
+        ("iova_ranges, per attached device", Box::new(iova_ranges)),
+        ("allow_iovas, per range", Box::new(allow_iovas)),
+        ("page request, read, answer", Box::new(faults)),
+        ("map, page by page", Box::new(page_by_page)),
+    ];
+    let measured = std::env::args().any(|argument| argument == "--bench");
+    let (few, many) = if measured { (1_000, 10_000) } else { (10, 100) };
+    println!("{:<34} {:>10} {:>10} {:>6}", "ns per element at n =", few, many, "ratio");
+    for (name, row) in rows {
+        let per = |n: u32| (0..3).map(|_| row(n.into())).min().unwrap_or_default().as_secs_f64() * 1e9 / f64::from(n);
+        let (one, other) = (per(few), per(many));
+        println!("{name:<34} {one:>10.0} {other:>10.0} {:>6.2}", other / one);
+    }
+}
