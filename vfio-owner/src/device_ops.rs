@@ -14,8 +14,8 @@ pub use region::{RegionError, RegionIndex, RegionInfo};
 
 /// One device, as its VFIO driver serves it. A device that says nothing of itself has no regions and no interrupts.
 ///
-/// [`open`](Self::open) and [`close`](Self::close) are called in turn, with the locks of the device's VFIO group and of its
-/// set held (V54); every other call but [`request`](Self::request) comes in between, from any thread.
+/// Called with no lock of this crate held. [`open`](Self::open) and [`close`](Self::close) are called in turn; every other
+/// call but [`request`](Self::request) and [`hot_reset`](Self::hot_reset) comes in between, from any thread.
 pub trait DeviceOps: Send + Sync + fmt::Debug {
     /// The device is opened, after nobody had it open; its DMA is owned already.
     ///
@@ -28,8 +28,8 @@ pub trait DeviceOps: Send + Sync + fmt::Debug {
     /// Nobody has the device open any more: it must be quiet when this returns. Its DMA is given up after (V30).
     fn close(&self) {}
 
-    /// Its users are asked to let it go, for the `attempt`th time from 0 on: its driver is to be unbound (V13). Called
-    /// with the device lock held, whether or not the device is open.
+    /// Its users are asked to let it go, for the `attempt`th time from 0 on: its driver is to be unbound. Called without the
+    /// device lock, by whoever waits for the users; whether or not the device is open.
     fn request(&self, attempt: u32) {
         let _ = attempt;
     }
@@ -91,7 +91,7 @@ pub trait DeviceOps: Send + Sync + fmt::Debug {
     }
 
     /// The devices that are reset with this one, by name, registered with VFIO or not; the device itself need not be among
-    /// them. Called with the lock of the set held.
+    /// them.
     fn reset_with(&self) -> Vec<Arc<str>> {
         Vec::new()
     }

@@ -100,6 +100,11 @@ impl VfioPciDevice {
         &self.function
     }
 
+    /// Returns whether a user has it open: `false` from the moment at which the last file is closed.
+    pub fn is_open(&self) -> bool {
+        self.state.lock().session.is_some()
+    }
+
     /// Whether the user has made it a bus master. Its DMA is not held back when not: that is the IOMMU's task.
     pub fn bus_master(&self) -> bool {
         self.state.lock().config.bus_master()
