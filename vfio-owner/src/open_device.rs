@@ -250,8 +250,12 @@ impl First {
                 if !container.has_iommu() {
                     return Err(GetDeviceError::NoIommu { group: device.group().id() });
                 }
-                let _attachment = Through::Container { _in_use: in_use.clone(), _keeps: file.clone() };
-                Ok(Self::Container { way: ThroughGroup { _attachment, reservation: device.reserve(&mut set) } })
+                Ok(Self::Container {
+                    way: ThroughGroup {
+                        _attachment: Through::Container { _in_use: in_use.clone(), _keeps: file.clone() },
+                        reservation: device.reserve(&mut set),
+                    },
+                })
             }
             #[cfg(feature = "iommufd")]
             Attachment::Iommufd(context) => {

@@ -331,5 +331,6 @@ fn is_resettable(config: &ConfigSpace) -> bool {
     own_reset || register(CAP_POWER, 4).is_some_and(|control| control & 1 << 3 == 0)
 }
 
-#[cfg(all(test, feature = "testbed", not(shuttle)))]
+#[cfg(test)]
+#[cfg(all(feature = "testbed", not(shuttle)))]
 mod tests;

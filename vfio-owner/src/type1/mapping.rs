@@ -101,7 +101,7 @@ impl Mapping {
                 scopeguard::ScopeGuard::into_inner(made);
                 return Ok(());
             }
-            let run = map_piece(memory, range, *done, &mapping.process, addr, mapping.access, domains.clone())?;
+            let run = map_piece(memory, range, *done, &mapping.process, addr, mapping.access, domains)?;
             let whole = run.bytes == range.bytes();
             mapping.backing = if whole { Backing::Piece(run.phys) } else { Backing::Pieces };
             *done += run.bytes;
@@ -212,7 +212,7 @@ fn map_piece<'a>(
     process: &Arc<dyn UserMemory>,
     addr: UserAddr,
     access: Access,
-    domains: impl Iterator<Item = &'a Domain> + Clone,
+    domains: &(impl Iterator<Item = &'a Domain> + Clone),
 ) -> Result<PinnedRun, MapDmaError> {
     let at = addr.checked_add(done).ok_or(MapDmaError::Wraps)?;
     let iova = range.first().checked_add(done).ok_or(MapDmaError::Wraps)?;
