@@ -85,9 +85,9 @@ pub trait DeviceOps: Send + Sync + fmt::Debug {
     /// Brings the device back to its state after power-on: `VFIO_DEVICE_RESET`. Interrupts stay set up.
     ///
     /// # Errors
-    /// It cannot be reset alone; [`DeviceInfo::resettable`] says so.
-    fn reset(&self) -> Result<(), NotResettable> {
-        Err(NotResettable)
+    /// It cannot be reset alone, as [`DeviceInfo::resettable`] says; or not now.
+    fn reset(&self) -> Result<(), ResetError> {
+        Err(ResetError::NotResettable)
     }
 
     /// The devices that are reset with this one, by name, registered with VFIO or not; the device itself need not be among
@@ -126,14 +126,24 @@ pub enum DeviceKind {
     Platform,
 }
 
-/// The device cannot be reset alone.
+/// Why a device was not reset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the device cannot be reset alone")]
-pub struct NotResettable;
+#[non_exhaustive]
+pub enum ResetError {
+    /// It cannot be reset alone.
+    #[error("the device cannot be reset alone")]
+    NotResettable,
+    /// Its driver is being unbound, which holds the device lock until the device is closed.
+    #[error("the driver of the device is being unbound")]
+    Leaving,
+}
 
-impl NotResettable {
-    /// `EINVAL`.
+impl ResetError {
+    /// Returns the number that Linux gives.
     pub const fn errno(self) -> Errno {
-        Errno::EINVAL
+        match self {
+            Self::NotResettable => Errno::EINVAL,
+            Self::Leaving => Errno::EAGAIN,
+        }
     }
 }

@@ -10,8 +10,8 @@ use iommu_core::{Group, Member};
 
 use crate::device::{Occupant, OpenDevices, Reservation, VfioDevice};
 use crate::device_ops::{
-    DeviceInfo, DeviceOps, IrqAction, IrqError, IrqIndex, IrqInfo, IrqSource, NotResettable, RegionError, RegionIndex,
-    RegionInfo,
+    DeviceInfo, DeviceOps, IrqAction, IrqError, IrqIndex, IrqInfo, IrqSource, RegionError, RegionIndex, RegionInfo,
+    ResetError,
 };
 use crate::error::{GetDeviceError, HotResetError};
 use crate::group::{Attachment, GroupFile, InUse, OpenGroup};
@@ -180,8 +180,8 @@ impl OpenDevice {
     /// Resets the device: `VFIO_DEVICE_RESET`.
     ///
     /// # Errors
-    /// It cannot be reset alone.
-    pub fn reset(&self) -> Result<(), NotResettable> {
+    /// It cannot be reset alone, or its driver is being unbound.
+    pub fn reset(&self) -> Result<(), ResetError> {
         self.ops().reset()
     }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use vfio_owner::backend::{Extension, MapDma, Unmap};
-use vfio_owner::device_ops::{DeviceKind, NotResettable};
-use vfio_owner::error::UnmapDmaError;
+use vfio_owner::device_ops::{DeviceKind, ResetError};
+use vfio_owner::error::{OpenGroupError, UnmapDmaError};
 use vfio_owner::iommu_core::device_model::{Errno, Progress, Unbind};
 use vfio_owner::iommu_core::software::{LockedPages, Process};
 use vfio_owner::iommu_core::{Access, Iova, UserAddr};
@@ -24,7 +24,6 @@ const BUFFER_BYTES: u64 = 64 << 20;
 
 const BAD_HANDLE: Answer = Answer::Errno(Errno::EBADF);
 const NOT_A_CALL: Answer = Answer::Errno(Errno::ENOTTY);
-const EBADFD: Errno = Errno::new(77);
 
 /// An answer, printed in the recorded form.
 #[derive(Debug, PartialEq, Eq)]
@@ -110,6 +109,10 @@ impl Player {
             Action::Close(handle) => match self.names.remove(handle) {
                 Some(Name::File(number)) if self.files.remove(&number).is_some() => {
                     self.bound.remove(&number);
+                    // Whoever waited for this user goes on.
+                    for unbind in &mut self.waiting {
+                        let _ = unbind.try_finish();
+                    }
                     Answer::Ok
                 }
                 _ => BAD_HANDLE,
@@ -194,6 +197,7 @@ impl Player {
             (Some(File::Group(group)), _) => self.call_group(group, call),
             // What only a device's own file has.
             (Some(File::Device(_)), Call::Bind { .. }) => Answer::Errno(Errno::EINVAL),
+            (Some(File::Device(_)), Call::Attach { to }) if !self.names.contains_key(to) => BAD_HANDLE,
             (Some(File::Device(_)), Call::Attach { .. } | Call::Detach) => Answer::Errno(Errno::ENOTTY),
             (Some(File::Device(device)), _) => Self::call_device(device, call),
             (Some(File::DeviceFile(file)), _) => self.call_device_file(file, call),
@@ -203,8 +207,21 @@ impl Player {
 
     fn bind(&self, device: &DeviceFile, iommufd: &Handle) -> Result<(u32, ObjectId), Answer> {
         let Some(Name::File(number)) = self.names.get(iommufd) else { return Err(BAD_HANDLE) };
-        let Some(File::Iommufd(context)) = self.files.get(number) else { return Err(Answer::Errno(EBADFD)) };
+        let Some(File::Iommufd(context)) = self.files.get(number) else {
+            return Err(Answer::Errno(self.bind_to_what_is_no_iommufd(device)));
+        };
         device.bind_iommufd(context).map(|bound| (*number, bound.iommufd_id())).map_err(|error| refused(error.errno()))
+    }
+
+    /// What the file of the device is asked for is looked at first.
+    fn bind_to_what_is_no_iommufd(&self, device: &DeviceFile) -> Errno {
+        if device.bound().is_ok() {
+            return Errno::EINVAL;
+        }
+        match self.machine.open_group(device.name()) {
+            Err(MachineError::OpenGroup(OpenGroupError::Open { .. })) => Errno::EBUSY,
+            _ => Errno::EBADFD,
+        }
     }
 
     fn call_object(&mut self, handle: &Handle, iommufd: u32, id: ObjectId, call: &Call) -> Answer {
@@ -230,7 +247,12 @@ impl Player {
             Call::SetContainer { container } => match self.named(container) {
                 Ok(File::Container(container)) => done(group.set_container(container).map_err(|e| e.errno())),
                 Ok(File::Iommufd(context)) => done(group.set_iommufd(context).map_err(|e| e.errno())),
-                Ok(_) => Err(EBADFD),
+                // What the group is asked for is looked at first.
+                Ok(_) => Err(match group.status() {
+                    Err(gone) => gone.errno(),
+                    Ok(GroupStatus::InContainer) => Errno::EINVAL,
+                    Ok(GroupStatus::Viable | GroupStatus::NotViable) => Errno::EBADFD,
+                }),
                 Err(answer) => return answer,
             },
             Call::UnsetContainer => done(group.unset_container().map_err(|e| e.errno())),
@@ -261,7 +283,7 @@ impl Player {
                 let flags = kind | u32::from(info.resettable);
                 Answer::Value(format!("flags {flags:#x} regions {} irqs {}", info.regions, info.irqs))
             }
-            Call::Reset => done(device.reset().map_err(NotResettable::errno)).unwrap_or_else(Answer::Errno),
+            Call::Reset => done(device.reset().map_err(ResetError::errno)).unwrap_or_else(Answer::Errno),
             _ => NOT_A_CALL,
         }
     }
@@ -381,7 +403,7 @@ impl Player {
             }
             MachineStep::Wait => match self.waiting.pop_front() {
                 Some(unbind) => self.advance(unbind, Queue::Front),
-                None => Answer::Ok,
+                None => Answer::Errno(Errno::ESRCH),
             },
         }
     }
