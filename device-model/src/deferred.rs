@@ -12,7 +12,6 @@ use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::fence;
 
 use crate::any_device::AnyDevice;
 use crate::any_device::internal::Internal;
@@ -20,7 +19,7 @@ use crate::device_id::DeviceId;
 use crate::driver::Awaits;
 use crate::driver_core::{CoreShared, Repeats};
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicUsize, Ordering, fence};
 
 pub(crate) struct Deferral {
     repeats: Repeats,

@@ -5,7 +5,6 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt;
-use core::sync::atomic::fence;
 
 use crate::any_device::internal::Internal as _;
 use crate::any_device::{AnyDevice, Children, drop_upwards};
@@ -18,7 +17,7 @@ use crate::notifier::{BusEvent, Notifier};
 use crate::registration::{Place, Registration};
 use crate::registry::BusShared;
 use crate::resources::Resources;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, Ordering, fence};
 use crate::sync::{LockClass, Mutex, MutexGuard, SpinMutex, Users};
 
 /// The turn and the lock of one device come before those of the devices below it, so they share a rank.
@@ -95,6 +94,8 @@ pub(crate) type Notifiers<B> = Option<Arc<[Arc<dyn Notifier<B>>]>>;
 struct LeftToHolder {
     /// The bus is closed: let the driver go.
     close: AtomicBool,
+    /// The same, for whoever has the turn. Apart, so that closing does not wait for a lock by leaving it to itself.
+    close_after_turn: AtomicBool,
     /// The deferred probe of this device is to be repeated.
     probe: AtomicBool,
     /// Deferred probes of other devices are to be repeated.
@@ -298,7 +299,7 @@ impl<B: Bus> Device<B> {
     }
 
     pub(crate) fn take_turn(self: &Arc<Self>) -> Turn<'_, B> {
-        Turn { _turn: self.turn.lock(), _after: AfterUnlock { device: self, repeating: false } }
+        Turn { _turn: self.turn.lock(), _after: AfterTurn(self) }
     }
 
     /// The device lock if nobody holds it; else, after `prepare`, `left` is what whoever holds it does when it lets go.
@@ -319,18 +320,14 @@ impl<B: Bus> Device<B> {
         })
     }
 
-    /// As [`lock_or_leave`](Self::lock_or_leave), for the turn.
-    pub(crate) fn turn_or_leave(self: &Arc<Self>, left: Left) -> Option<Turn<'_, B>> {
-        let attempt = || {
-            let turn = self.turn.try_lock()?;
-            Some(Turn { _turn: turn, _after: AfterUnlock { device: self, repeating: false } })
-        };
+    /// The turn if nobody has it; else whoever has it closes the device when it lets go.
+    pub(crate) fn turn_or_leave(self: &Arc<Self>) -> Option<Turn<'_, B>> {
+        let attempt = || Some(Turn { _turn: self.turn.try_lock()?, _after: AfterTurn(self) });
         attempt().or_else(|| {
-            let flag = self.left_to_holder.flag(left);
-            flag.store(true, Ordering::SeqCst);
+            self.left_to_holder.close_after_turn.store(true, Ordering::SeqCst);
             fence(Ordering::SeqCst);
             let turn = attempt()?;
-            flag.store(false, Ordering::SeqCst);
+            self.left_to_holder.close_after_turn.store(false, Ordering::SeqCst);
             Some(turn)
         })
     }
@@ -408,7 +405,19 @@ impl<B: Bus> Drop for AfterUnlock<'_, B> {
 /// The turn of a device: nobody else adds or removes it.
 pub(crate) struct Turn<'a, B: Bus> {
     _turn: MutexGuard<'a, ()>,
-    _after: AfterUnlock<'a, B>,
+    /// Last, so that it is dropped with the turn free.
+    _after: AfterTurn<'a, B>,
+}
+
+struct AfterTurn<'a, B: Bus>(&'a Arc<Device<B>>);
+
+impl<B: Bus> Drop for AfterTurn<'_, B> {
+    fn drop(&mut self) {
+        fence(Ordering::SeqCst);
+        if self.0.left_to_holder.close_after_turn.swap(false, Ordering::SeqCst) {
+            self.0.clone().close();
+        }
+    }
 }
 
 /// Holds the lock of a device. The driver can be read and changed only through it.

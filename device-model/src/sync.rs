@@ -32,6 +32,8 @@ mod order;
 #[cfg(shuttle)]
 pub mod pending;
 mod users;
+#[cfg(shuttle)]
+pub mod weak;
 
 pub use alloc::sync::{Arc, Weak};
 #[cfg(all(feature = "std", not(shuttle)))]
@@ -50,8 +52,8 @@ pub use model::{Condvar, Mutex, Mutex as SpinMutex, MutexGuard, MutexGuard as Sp
 pub use order::LockClass;
 pub use users::{UserGuard, Users};
 
-/// Atomics of the widths that every target has.
+/// Atomics of the widths that every target has, and fences.
 #[cfg(not(shuttle))]
 pub mod atomic {
-    pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+    pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 }

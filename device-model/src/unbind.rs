@@ -387,17 +387,23 @@ pub(crate) fn take_back<B: Bus>(dev: &Arc<Device<B>>) {
 /// Nobody has a handle of the bus any more: the device goes, and its driver, asked once, without waiting for a user. If
 /// somebody holds the device's lock, that one does it.
 pub(crate) fn close<B: Bus>(dev: &Arc<Device<B>>) {
-    let Some(_turn) = dev.turn_or_leave(Left::Close) else { return };
+    let Some(_turn) = dev.turn_or_leave() else { return };
     let Some(mut guard) = dev.lock_or_leave(Left::Close, || ()) else { return };
     if guard.state().life == Life::Gone {
         return;
     }
     let before = core::mem::replace(&mut guard.state_mut().life, Life::Gone);
     drop(guard);
+    // Each step is taken even if the one before unwinds.
     let _finish = scopeguard::guard((), |()| finish(dev));
+    let _release = scopeguard::guard((), |()| release_by_force(dev));
     if before != Life::Dying {
         dev.notify(&BusEvent::Deleting(dev));
     }
+}
+
+/// Lets the driver go, if there is one, whatever it answers.
+fn release_by_force<B: Bus>(dev: &Arc<Device<B>>) {
     let mut guard = dev.raw_lock();
     let mut force = scopeguard::guard(&mut guard, |guard| {
         if guard.link().is_some() {

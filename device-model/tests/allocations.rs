@@ -2,7 +2,7 @@
 #![cfg(not(any(shuttle, lock_order)))]
 
 #[cfg(not(feature = "std"))]
-device_model::sync::dma_locks::provide!(device_model::sync::dma_locks::Spinning);
+dma_locks::provide!(dma_locks::Spinning);
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

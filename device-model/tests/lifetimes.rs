@@ -3,7 +3,7 @@
 #![expect(clippy::expect_used, reason = "a broken expectation is how a test fails")]
 
 #[cfg(not(feature = "std"))]
-device_model::sync::dma_locks::provide!(device_model::sync::dma_locks::Spinning);
+dma_locks::provide!(dma_locks::Spinning);
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -2,6 +2,9 @@
 #![cfg(all(not(shuttle), feature = "std"))]
 #![expect(clippy::expect_used, reason = "a broken expectation is how a test fails")]
 
+#[cfg(not(feature = "std"))]
+dma_locks::provide!(dma_locks::Spinning);
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 

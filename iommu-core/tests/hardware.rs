@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what a test takes for granted may fail it")]
 
 #[cfg(not(feature = "std"))]
-iommu_core::device_model::sync::dma_locks::provide!(iommu_core::device_model::sync::dma_locks::Spinning);
+dma_locks::provide!(dma_locks::Spinning);
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

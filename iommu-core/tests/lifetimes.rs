@@ -3,6 +3,9 @@
 #![cfg(not(shuttle))]
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what a test takes for granted may fail it")]
 
+#[cfg(not(feature = "std"))]
+dma_locks::provide!(dma_locks::Spinning);
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -6,6 +6,9 @@
 #![cfg(not(shuttle))]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "what a test takes for granted may fail it")]
 
+#[cfg(not(feature = "std"))]
+dma_locks::provide!(dma_locks::Spinning);
+
 mod common;
 
 use std::any::Any;

@@ -6,16 +6,18 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use iommu_core::address::PAGE_SIZE;
+use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{LockClass, Mutex};
 use iommu_core::user_memory::PinnedRun;
 use iommu_core::{Access, Iova, IovaRange};
 
 use crate::context::Context;
-use crate::error::{AccessError, PinError};
-use crate::io_page_table::{Accesses, Area};
-use crate::ioas::Ioas;
-use crate::object::{Object, ObjectId, Use};
-use crate::pages::{Pages, Slice};
+use crate::io_page_table::{Accesses, Area, IoPageTable, RangeError};
+use crate::ioas::{Ioas, UnmapListener};
+use crate::object::Object;
+use crate::object_id::{NoIdsError, NoObjectError, ObjectId};
+use crate::object_table::{Owned, Use};
+use crate::pages::{Pages, PinError, PinnedSlice, Slice};
 
 const ACCESS_LOCK: LockClass = LockClass::new("access", 605);
 
@@ -24,9 +26,8 @@ pub type UnmapNotice = Box<dyn Fn(IovaRange) + Send + Sync>;
 
 /// An access of a context. Dropping it detaches it.
 pub struct IoasAccess {
-    id: ObjectId,
     state: Arc<AccessState>,
-    object: Option<Use>,
+    object: Owned<Object>,
     context: Context,
 }
 
@@ -57,19 +58,35 @@ pub struct AccessPins {
 #[derive(Debug)]
 struct Part {
     area: Iova,
-    pages: Arc<Pages>,
-    slice: Slice,
+    pinned: PinnedSlice,
 }
 
-impl AccessState {
-    /// Something is unmapped. Called without locks.
-    pub(crate) fn notify(&self, range: IovaRange) {
+/// An access that is asked to let go of everything. Dropping it ends that, also when the notice unwinds.
+struct Letting<'a> {
+    access: &'a IoasAccess,
+    /// What it leaves in the end.
+    leave: (Arc<Ioas>, Arc<Use>),
+    /// What it uses then.
+    then: Target,
+}
+
+impl Drop for Letting<'_> {
+    fn drop(&mut self) {
+        self.leave.0.leave(self.access.id(), self.access.state.pins());
+        *self.access.state.target.lock() = core::mem::replace(&mut self.then, Target::Nothing);
+    }
+}
+
+impl UnmapListener for AccessState {
+    fn unmapping(&self, range: IovaRange) {
         if let Some(notice) = &self.notice {
             notice(range);
         }
     }
+}
 
-    pub(crate) fn pins(&self) -> bool {
+impl AccessState {
+    fn pins(&self) -> bool {
         self.notice.is_some()
     }
 }
@@ -77,13 +94,18 @@ impl AccessState {
 impl IoasAccess {
     pub(crate) fn create(context: &Context, notice: Option<UnmapNotice>) -> Result<Self, AccessError> {
         let state = Arc::new(AccessState { notice, target: Mutex::of(ACCESS_LOCK, Target::Nothing) });
-        let (id, object) = context.objects().reserve()?.publish_used(Object::Access);
-        Ok(Self { id, state, object: Some(object), context: context.clone() })
+        let object = context.objects().reserve()?.publish_owned(Object::Access);
+        Ok(Self { state, object, context: context.clone() })
     }
 
     /// Its id in the context.
     pub fn id(&self) -> ObjectId {
-        self.id
+        self.object.id()
+    }
+
+    fn join(&self, ioas: &Ioas) -> Result<(), AccessError> {
+        let state: Weak<AccessState> = Arc::downgrade(&self.state);
+        Ok(ioas.join(self.id(), state, self.state.pins())?)
     }
 
     /// Attaches it to an address space; if it pins, mappings there must be of whole pages from then on (F13).
@@ -98,7 +120,7 @@ impl IoasAccess {
             Target::Leaving => return Err(AccessError::Leaving),
         }
         let (ioas, used) = self.context.ioas(ioas)?;
-        ioas.join(&self.state)?;
+        self.join(&ioas)?;
         *target = Target::Ioas(ioas, Arc::new(used));
         Ok(())
     }
@@ -119,13 +141,15 @@ impl IoasAccess {
         if Arc::ptr_eq(&ioas, &old) {
             return Ok(());
         }
-        ioas.join(&self.state)?;
+        self.join(&ioas)?;
         *target = Target::Leaving;
         drop(target);
-        self.state.notify(IovaRange::ALL);
-        old.leave(&self.state);
-        *self.state.target.lock() = Target::Ioas(ioas, Arc::new(used));
-        drop(old_use);
+        let (old, new) = ((old, old_use), (ioas, Arc::new(used)));
+        let mut letting =
+            Letting { access: self, leave: new.clone(), then: Target::Ioas(old.0.clone(), old.1.clone()) };
+        self.state.unmapping(IovaRange::ALL);
+        letting.leave = old;
+        letting.then = Target::Ioas(new.0, new.1);
         Ok(())
     }
 
@@ -144,10 +168,8 @@ impl IoasAccess {
             Target::Ioas(ioas, used) => (ioas, used),
         };
         drop(target);
-        self.state.notify(IovaRange::ALL);
-        ioas.leave(&self.state);
-        *self.state.target.lock() = Target::Nothing;
-        drop((ioas, used));
+        let _letting = Letting { access: self, leave: (ioas, used), then: Target::Nothing };
+        self.state.unmapping(IovaRange::ALL);
         Ok(())
     }
 
@@ -169,22 +191,14 @@ impl IoasAccess {
         let range = check_range(iova, bytes)?;
         let ioas = self.target()?;
         let mut pins = AccessPins { ioas: Arc::downgrade(&ioas), parts: Vec::new() };
+        // Dropped before the pins, should one fail: those take its lock.
         let mut table = ioas.lock_table();
         let mut next = Some(range.first());
         while let Some(at) = next.filter(|at| range.contains(*at)) {
-            let result = pin_part(&mut table, at, range, access);
-            match result {
-                Ok((part, behind)) => {
-                    pins.parts.push(part);
-                    next = behind;
-                }
-                Err(error) => {
-                    drop(table);
-                    return Err(error);
-                }
-            }
+            let (part, behind) = pin_part(&mut table, at, range, access)?;
+            pins.parts.push(part);
+            next = behind;
         }
-        drop(table);
         Ok(pins)
     }
 
@@ -257,7 +271,7 @@ impl Area {
 
 /// Pins what of `range` lies in the area at `at`; where the rest begins.
 fn pin_part(
-    table: &mut crate::io_page_table::IoPageTable,
+    table: &mut IoPageTable,
     at: Iova,
     range: IovaRange,
     access: Access,
@@ -269,16 +283,15 @@ fn pin_part(
     if !(offset | part.bytes()).is_multiple_of(PAGE_SIZE) {
         return Err(AccessError::BadRange);
     }
-    let slice = Slice::of(offset, part.bytes());
-    area.pages.pin(slice)?;
+    let pinned = area.pages.pin(Slice::of(offset, part.bytes()))?;
     area.access_pins += 1;
-    Ok((Part { area: area_range.first(), pages: area.pages.clone(), slice }, part.last().checked_add(1)))
+    Ok((Part { area: area_range.first(), pinned }, part.last().checked_add(1)))
 }
 
 impl AccessPins {
     /// The physical memory, in order, in pieces as long as possible.
     pub fn runs(&self) -> Vec<PinnedRun> {
-        self.parts.iter().flat_map(|part| part.pages.runs(part.slice)).collect()
+        self.parts.iter().flat_map(|part| part.pinned.runs()).collect()
     }
 }
 
@@ -286,7 +299,7 @@ impl Drop for AccessPins {
     fn drop(&mut self) {
         let ioas = self.ioas.upgrade();
         for part in self.parts.drain(..) {
-            part.pages.unpin(part.slice);
+            drop(part.pinned);
             if let Some(ioas) = &ioas
                 && let Some((_, area)) = ioas.lock_table().areas.get_mut(part.area)
             {
@@ -300,8 +313,6 @@ impl Drop for IoasAccess {
     fn drop(&mut self) {
         // Nobody else has it, so nobody else detaches it.
         let _ = self.detach();
-        self.object = None;
-        drop(self.context.objects().retire(self.id));
     }
 }
 
@@ -313,6 +324,77 @@ impl fmt::Debug for AccessState {
 
 impl fmt::Debug for IoasAccess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IoasAccess").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("IoasAccess").field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+/// Why an access got no memory (F59, F60).
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AccessError {
+    /// No such address space, or the access has none.
+    #[error("the access has no address space")]
+    NotAttached,
+    /// It has one.
+    #[error("the access has an address space already")]
+    Attached,
+    /// No such address space.
+    #[error(transparent)]
+    NoObject(#[from] NoObjectError),
+    /// The context has no id left.
+    #[error(transparent)]
+    NoIds(#[from] NoIdsError),
+    /// A mapping is not of whole pages, so it cannot be pinned.
+    #[error(transparent)]
+    Range(#[from] RangeError),
+    /// Another thread detaches or moves it.
+    #[error("the access is being detached or moved")]
+    Leaving,
+    /// It was made without a notice, so it may not pin.
+    #[error("the access was made to read and write only")]
+    NeverPins,
+    /// The length is 0, or the range is not of whole pages of memory.
+    #[error("the range is empty, or not of whole pages")]
+    BadRange,
+    /// The range does not fit in 64 bits.
+    #[error("addresses do not fit in 64 bits")]
+    Overflow,
+    /// The range is being unmapped.
+    #[error("{area} is being unmapped")]
+    Unmapping {
+        /// The mapping.
+        area: IovaRange,
+    },
+    /// The mapping does not allow it.
+    #[error("{area} does not allow this access")]
+    NotPermitted {
+        /// The mapping.
+        area: IovaRange,
+    },
+    /// Some of it is not mapped.
+    #[error("{range} is not wholly mapped")]
+    NotMapped {
+        /// The range.
+        range: IovaRange,
+    },
+    /// The memory was not pinned.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+}
+
+impl AccessError {
+    /// Returns the error number that Linux gives.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NotAttached | Self::NotMapped { .. } => Errno::ENOENT,
+            Self::Attached | Self::NeverPins | Self::BadRange | Self::Unmapping { .. } => Errno::EINVAL,
+            Self::Leaving => Errno::EBUSY,
+            Self::Overflow => Errno::EOVERFLOW,
+            Self::NoObject(error) => error.errno(),
+            Self::NoIds(error) => error.errno(),
+            Self::Range(error) => error.errno(),
+            Self::NotPermitted { .. } => Errno::EPERM,
+            Self::Pin(error) => error.errno(),
+        }
     }
 }

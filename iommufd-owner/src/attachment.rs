@@ -1,18 +1,22 @@
 //! To what a context has attached a group: all its devices there share one page table (F31, F44 to F51).
 
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{LockClass, Mutex};
+use iommu_core::hardware::HardwareError;
 use iommu_core::reserved::RegionKind;
-use iommu_core::{Claim, Group, IovaRange, Member};
+use iommu_core::{AttachError as DomainAttachError, Claim, Group, GroupId, IovaRange, Member};
 
-use crate::error::{AttachErr, NoObject};
 use crate::fault_queue::{Listening, Queue};
-use crate::hwpt::Hwpt;
-use crate::io_page_table::ReservedFor;
+use crate::hwpt::{Hwpt, HwptError};
+use crate::io_page_table::{RangeError, ReservedFor};
 use crate::ioas::Ioas;
-use crate::object::{ObjectId, ObjectTable, Use};
+use crate::object::{Object, ObjectTable};
+use crate::object_id::{NoObjectError, ObjectId};
+use crate::object_table::Use;
 
 const GROUP_LOCK: LockClass = LockClass::new("iommufd group", 620);
 
@@ -28,14 +32,15 @@ pub(crate) struct ContextGroup {
 #[derive(Debug, Default)]
 struct Attachment {
     hwpt: Option<Arc<Hwpt>>,
-    devices: Vec<Attached>,
+    devices: BTreeMap<ObjectId, Attached>,
 }
 
 /// A device that is attached.
 #[derive(Debug)]
 struct Attached {
-    id: ObjectId,
     member: Arc<Member>,
+    /// Its own claim, which its page requests end with at the latest.
+    claim: Arc<Claim>,
     /// What must not be mapped as long as it is attached.
     regions: Vec<IovaRange>,
     /// Keeps the page table from being destroyed.
@@ -49,7 +54,7 @@ struct Attached {
 pub(crate) struct Bound<'a> {
     pub(crate) id: ObjectId,
     pub(crate) member: &'a Arc<Member>,
-    pub(crate) claim: &'a Claim,
+    pub(crate) claim: &'a Arc<Claim>,
     pub(crate) objects: &'a ObjectTable,
 }
 
@@ -59,17 +64,18 @@ impl Bound<'_> {
     }
 
     /// One use more of a page table, unless it was destroyed meanwhile.
-    fn use_of(&self, hwpt: &Arc<Hwpt>) -> Result<Use, AttachErr> {
-        let gone = || NoObject { id: hwpt.id, what: "page table" };
-        Ok(self.objects.use_hwpt(hwpt).ok_or_else(gone)?)
+    fn use_of(&self, hwpt: &Arc<Hwpt>) -> Result<Use, AttachError> {
+        let gone = || NoObjectError { id: hwpt.id, what: "page table" };
+        let is_meant = |object: &Object| matches!(object, Object::Hwpt(known) if Arc::ptr_eq(known, hwpt));
+        Ok(self.objects.use_of(hwpt.id, is_meant).ok_or_else(gone)?)
     }
 
     /// What of its reserved regions must not be mapped (Ft9.2).
-    fn regions(&self) -> Result<Vec<IovaRange>, AttachErr> {
+    fn regions(&self) -> Result<Vec<IovaRange>, AttachError> {
         let regions = self.member.reserved_regions();
         let software = regions.iter().filter(|region| region.kind == RegionKind::SoftwareMsi).count();
         if software > 1 || software == 1 && regions.iter().any(|region| region.kind == RegionKind::Msi) {
-            return Err(AttachErr::TwoInterruptWindows { device: self.name() });
+            return Err(AttachError::TwoInterruptWindows { device: self.name() });
         }
         let kept = regions.into_iter().filter(|region| region.kind != RegionKind::DirectRelaxable);
         Ok(kept.filter_map(|region| IovaRange::new(region.first, region.last)).collect())
@@ -81,25 +87,29 @@ impl ContextGroup {
         Self { group, state: Mutex::of(GROUP_LOCK, Attachment::default()) }
     }
 
+    pub(crate) fn group(&self) -> &Arc<Group> {
+        &self.group
+    }
+
     /// Whether the device of this id is attached.
     pub(crate) fn has(&self, device: ObjectId) -> bool {
-        self.state.lock().devices.iter().any(|attached| attached.id == device)
+        self.state.lock().devices.contains_key(&device)
     }
 
     /// Table Ft9. The first device moves the group; the others join (F45).
-    pub(crate) fn attach(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<(), AttachErr> {
+    pub(crate) fn attach(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<(), AttachError> {
         let mut state = self.state.lock();
-        if state.devices.iter().any(|attached| attached.id == bound.id) {
-            return Err(AttachErr::Attached { device: bound.name() });
+        if state.devices.contains_key(&bound.id) {
+            return Err(AttachError::Attached { device: bound.name() });
         }
         if let Some(now) = state.hwpt.as_ref().filter(|now| !Arc::ptr_eq(now, hwpt)) {
-            return Err(AttachErr::Elsewhere { group: self.group.id(), hwpt: now.id });
+            return Err(AttachError::Elsewhere { group: self.group.id(), hwpt: now.id });
         }
         let hwpt_use = bound.use_of(hwpt)?;
         let regions = bound.regions()?;
         let whose = ReservedFor::Device(bound.id);
-        let reserve = hwpt.ioas.lock_table().reserve_all(regions.iter().copied(), whose);
-        reserve.map_err(|in_the_way| AttachErr::Reserved { device: bound.name(), in_the_way })?;
+        let reserved = hwpt.ioas.lock_table().reserve(regions.iter().copied(), whose);
+        reserved.map_err(|cause| AttachError::Reserved { device: bound.name(), cause })?;
         let listening = match state.enter(bound, hwpt) {
             Ok(listening) => listening,
             Err(error) => {
@@ -108,15 +118,16 @@ impl ContextGroup {
             }
         };
         state.hwpt = Some(hwpt.clone());
-        state.devices.push(Attached { id: bound.id, member: bound.member.clone(), regions, hwpt_use, listening });
+        let (member, claim) = (bound.member.clone(), bound.claim.clone());
+        state.devices.insert(bound.id, Attached { member, claim, regions, hwpt_use, listening });
         Ok(())
     }
 
     /// Table Ft10: moves every attached device, or none. What the group was attached to, if that is something else.
-    pub(crate) fn replace(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<Option<Arc<Hwpt>>, AttachErr> {
+    pub(crate) fn replace(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<Option<Arc<Hwpt>>, AttachError> {
         let mut state = self.state.lock();
-        let not_attached = || AttachErr::NotAttached { device: bound.name() };
-        if state.devices.iter().all(|attached| attached.id != bound.id) {
+        let not_attached = || AttachError::NotAttached { device: bound.name() };
+        if !state.devices.contains_key(&bound.id) {
             return Err(not_attached());
         }
         let old = state.hwpt.clone().ok_or_else(not_attached)?;
@@ -141,7 +152,7 @@ impl ContextGroup {
         if elsewhere {
             unreserve_for_all(&state.devices, &old.ioas);
         }
-        for (device, hwpt_use) in state.devices.iter_mut().zip(uses) {
+        for (device, hwpt_use) in state.devices.values_mut().zip(uses) {
             device.hwpt_use = hwpt_use;
             device.listen_to(hwpt.queue(), &mut listeners);
         }
@@ -152,8 +163,7 @@ impl ContextGroup {
     /// With the last attached device the group is blocked again (F67). To what the device was attached, if it was.
     pub(crate) fn detach(&self, bound: Bound<'_>) -> Option<Arc<Hwpt>> {
         let mut state = self.state.lock();
-        let place = state.devices.iter().position(|attached| attached.id == bound.id)?;
-        let device = state.devices.remove(place);
+        let device = state.devices.remove(&bound.id)?;
         let hwpt = state.hwpt.clone()?;
         if state.devices.is_empty() {
             bound.claim.detach();
@@ -167,9 +177,9 @@ impl ContextGroup {
 
 impl Attachment {
     /// Ft9.4: listens to the device and moves the group, or neither.
-    fn enter(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<Option<Listening>, AttachErr> {
+    fn enter(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<Option<Listening>, AttachError> {
         let start = |queue| Listening::start(bound.id, bound.member, bound.claim, queue);
-        let listening = hwpt.queue().map(start).transpose().map_err(AttachErr::PageRequests)?;
+        let listening = hwpt.queue().map(start).transpose().map_err(AttachError::PageRequests)?;
         if self.hwpt.is_none() {
             bound.claim.attach(&hwpt.domain)?;
         }
@@ -177,10 +187,10 @@ impl Attachment {
     }
 
     /// Ft10.6: listens to every device to which nobody listens yet, and moves the group; or nothing of it.
-    fn move_all(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<Vec<Listening>, AttachErr> {
-        let silent = || self.devices.iter().filter(|device| device.listening.is_none());
-        let start = |(device, queue): (&Attached, &Arc<Queue>)| {
-            Listening::start(device.id, &device.member, bound.claim, queue).map_err(AttachErr::PageRequests)
+    fn move_all(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<Vec<Listening>, AttachError> {
+        let silent = || self.devices.iter().filter(|(_, device)| device.listening.is_none());
+        let start = |((id, device), queue): ((&ObjectId, &Attached), &Arc<Queue>)| {
+            Listening::start(*id, &device.member, &device.claim, queue).map_err(AttachError::PageRequests)
         };
         let queues = hwpt.queue().into_iter();
         let fresh = queues.flat_map(|queue| silent().map(move |device| (device, queue))).map(start);
@@ -201,23 +211,108 @@ impl Attached {
     }
 }
 
-fn reserve_for_all(devices: &[Attached], ioas: &Ioas) -> Result<(), AttachErr> {
+/// Reserves for all devices, or for none of them.
+fn reserve_for_all(devices: &BTreeMap<ObjectId, Attached>, ioas: &Ioas) -> Result<(), AttachError> {
     let mut table = ioas.lock_table();
-    for (done, device) in devices.iter().enumerate() {
-        let whose = ReservedFor::Device(device.id);
-        if let Err(in_the_way) = table.reserve_all(device.regions.iter().copied(), whose) {
-            for device in devices.iter().take(done) {
-                table.unreserve(ReservedFor::Device(device.id));
+    for (id, device) in devices {
+        if let Err(cause) = table.reserve(device.regions.iter().copied(), ReservedFor::Device(*id)) {
+            for (done, _) in devices.range(..*id) {
+                table.unreserve(ReservedFor::Device(*done));
             }
-            return Err(AttachErr::Reserved { device: device.member.name().clone(), in_the_way });
+            return Err(AttachError::Reserved { device: device.member.name().clone(), cause });
         }
     }
     Ok(())
 }
 
-fn unreserve_for_all(devices: &[Attached], ioas: &Ioas) {
+fn unreserve_for_all(devices: &BTreeMap<ObjectId, Attached>, ioas: &Ioas) {
     let mut table = ioas.lock_table();
-    for device in devices {
-        table.unreserve(ReservedFor::Device(device.id));
+    for id in devices.keys() {
+        table.unreserve(ReservedFor::Device(*id));
+    }
+}
+
+/// Why a device was not attached, or not moved (tables Ft9, Ft10).
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// No such object.
+    #[error(transparent)]
+    NoObject(#[from] NoObjectError),
+    /// The object is nothing to attach to.
+    #[error("object {id} is neither an address space nor a page table")]
+    WrongKind {
+        /// The id.
+        id: ObjectId,
+    },
+    /// The device is attached (F49).
+    #[error("{device} is attached already")]
+    Attached {
+        /// The device.
+        device: Arc<str>,
+    },
+    /// The device is not attached (Ft10.1, Ft10.2).
+    #[error("{device} is not attached")]
+    NotAttached {
+        /// The device.
+        device: Arc<str>,
+    },
+    /// Another device of the group is attached to another page table (Ft9.1).
+    #[error("group {group} is attached to page table {hwpt}")]
+    Elsewhere {
+        /// The group.
+        group: GroupId,
+        /// What it is attached to.
+        hwpt: ObjectId,
+    },
+    /// A mapping or an allowed range overlaps a reserved region of the device.
+    #[error("{device} needs a reserved range")]
+    Reserved {
+        /// The device.
+        device: Arc<str>,
+        /// What is there.
+        #[source]
+        cause: RangeError,
+    },
+    /// The device reserves two windows for interrupts, of which at most one can be in software (Ft9.2).
+    #[error("{device} has two windows for interrupts")]
+    TwoInterruptWindows {
+        /// The device.
+        device: Arc<str>,
+    },
+    /// The page table has a fault queue, and the device's page requests cannot be delivered to it (Ft9.4).
+    #[error("page requests of a device cannot be delivered")]
+    PageRequests(#[source] HardwareError),
+    /// A page table for the device could not be made.
+    #[error(transparent)]
+    Hwpt(#[from] HwptError),
+    /// The domain was not attached.
+    #[error(transparent)]
+    Domain(#[from] DomainAttachError),
+}
+
+impl AttachError {
+    /// Returns the error number that Linux gives.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NoObject(error) => error.errno(),
+            Self::WrongKind { .. }
+            | Self::Attached { .. }
+            | Self::NotAttached { .. }
+            | Self::Elsewhere { .. }
+            | Self::TwoInterruptWindows { .. } => Errno::EINVAL,
+            Self::PageRequests(error) => error.errno,
+            Self::Reserved { cause, .. } => cause.errno(),
+            Self::Hwpt(error) => error.errno(),
+            Self::Domain(error) => error.errno(),
+        }
+    }
+
+    /// Whether another page table may fit where this one did not (F46).
+    pub(crate) fn is_soft(&self) -> bool {
+        match self {
+            Self::Attached { .. } | Self::NotAttached { .. } | Self::TwoInterruptWindows { .. } => false,
+            _ => self.errno() == Errno::EINVAL,
+        }
     }
 }

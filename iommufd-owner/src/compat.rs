@@ -1,20 +1,22 @@
 //! VFIO's calls on an iommufd that stands in a container's place (table Ft12).
 
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 
 use iommu_core::device_model::Errno;
 use iommu_core::{Access, Iova, IovaRange, UserAddr, UserMemory};
 
-use crate::context::{Context, IovaRanges};
-use crate::error::{IoasError, MapErr, NoObject, UnmapErr};
-use crate::io_page_table::LargePages;
-use crate::ioas::{MapRequest, Place};
-use crate::object::{ObjectId, Use};
+use crate::context::Context;
+use crate::io_page_table::{LargePages, MapError, UnmapError};
+use crate::ioas::{Ioas, IoasError, IovaRanges, MapRequest, Place};
+use crate::object::Object;
+use crate::object_id::{NoObjectError, ObjectId};
+use crate::object_table::Use;
 
 /// What VFIO's calls are about, in a context.
 #[derive(Debug, Default)]
 pub(crate) struct Compat {
-    ioas: Option<ObjectId>,
+    /// With its id; forgotten once it was destroyed (F8).
+    ioas: Option<(ObjectId, Weak<Ioas>)>,
     protection: Protection,
 }
 
@@ -26,13 +28,6 @@ pub enum Protection {
     Iommu,
     /// None does: VFIO's no-IOMMU mode (F63).
     None,
-}
-
-impl Compat {
-    /// An address space is gone (F8).
-    pub(crate) fn forget(&mut self, id: ObjectId) {
-        self.ioas = self.ioas.filter(|known| *known != id);
-    }
 }
 
 /// What `VFIO_CHECK_EXTENSION` asks for on an iommufd.
@@ -81,14 +76,14 @@ pub enum CompatError {
     Ioas(#[from] IoasError),
     /// Nothing was mapped.
     #[error(transparent)]
-    Map(#[from] MapErr),
+    Map(#[from] MapError),
     /// Nothing was unmapped, or not all.
     #[error(transparent)]
-    Unmap(#[from] UnmapErr),
+    Unmap(#[from] UnmapError),
 }
 
 impl CompatError {
-    /// The number of Linux.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NoIoas => Errno::ENODEV,
@@ -116,48 +111,48 @@ pub struct CompatMap {
 }
 
 impl Context {
-    /// `IOMMU_VFIO_IOAS`, `GET`: the address space that VFIO's calls are about.
+    /// `IOMMU_VFIO_IOAS`, `GET`: returns the address space that VFIO's calls are about, unless it was destroyed (F8).
     pub fn compat_ioas(&self) -> Option<ObjectId> {
-        self.objects().compat(|compat| compat.ioas)
+        self.live_compat(&self.compat())
+    }
+
+    fn live_compat(&self, compat: &Compat) -> Option<ObjectId> {
+        let (id, known) = compat.ioas.as_ref()?;
+        // Another one may have got its id.
+        let is_known = |object: &Object| matches!(object, Object::Ioas(ioas) if Arc::as_ptr(ioas) == known.as_ptr());
+        self.objects().peek(*id, is_known)?.then_some(*id)
     }
 
     /// `IOMMU_VFIO_IOAS`, `SET`.
     ///
     /// # Errors
     /// There is no such address space.
-    pub fn set_compat_ioas(&self, ioas: ObjectId) -> Result<(), NoObject> {
-        let _found = self.ioas(ioas)?;
-        self.objects().compat(|compat| compat.ioas = Some(ioas));
+    pub fn set_compat_ioas(&self, id: ObjectId) -> Result<(), NoObjectError> {
+        let (ioas, _used) = self.ioas(id)?;
+        self.compat().ioas = Some((id, Arc::downgrade(&ioas)));
         Ok(())
     }
 
     /// `IOMMU_VFIO_IOAS`, `CLEAR`: VFIO's calls find none any more; the address space stays.
     pub fn clear_compat_ioas(&self) {
-        self.objects().compat(|compat| compat.ioas = None);
+        self.compat().ioas = None;
     }
 
-    /// The address space for VFIO, made if there is none (F63).
+    /// Returns the address space for VFIO, which is made if there is none (F63).
     ///
     /// # Errors
     /// There is no id left, or the context is in no-IOMMU mode.
     pub fn ensure_compat_ioas(&self) -> Result<ObjectId, IoasError> {
-        let known = self.objects().compat(|compat| match (compat.protection, compat.ioas) {
-            (Protection::None, _) => Err(IoasError::NoIommuMode),
-            (Protection::Iommu, known) => Ok(known),
-        });
-        if let Some(known) = known? {
+        let mut compat = self.compat();
+        if compat.protection == Protection::None {
+            return Err(IoasError::NoIommuMode);
+        }
+        if let Some(known) = self.live_compat(&compat) {
             return Ok(known);
         }
-        let made = self.ioas_alloc()?;
-        let chosen = self.objects().compat(|compat| match compat.protection {
-            Protection::None => Err(IoasError::NoIommuMode),
-            Protection::Iommu => Ok(*compat.ioas.get_or_insert(made)),
-        });
-        if chosen != Ok(made) {
-            // Another thread was faster; nobody knows this one.
-            let _ = self.destroy(made);
-        }
-        chosen
+        let (made, ioas) = self.ioas_make()?;
+        compat.ioas = Some((made, Arc::downgrade(&ioas)));
+        Ok(made)
     }
 
     /// Devices without an IOMMU come into the context (F63).
@@ -165,18 +160,17 @@ impl Context {
     /// # Errors
     /// It has an address space for VFIO.
     pub fn enter_no_iommu_mode(&self) -> Result<(), CompatError> {
-        self.objects().compat(|compat| {
-            if compat.ioas.is_some() {
-                return Err(CompatError::WrongProtection);
-            }
-            compat.protection = Protection::None;
-            Ok(())
-        })
+        let mut compat = self.compat();
+        if self.live_compat(&compat).is_some() {
+            return Err(CompatError::WrongProtection);
+        }
+        compat.protection = Protection::None;
+        Ok(())
     }
 
     /// Whether an IOMMU protects memory from the devices of the context.
     pub fn protection(&self) -> Protection {
-        self.objects().compat(|compat| compat.protection)
+        self.compat().protection
     }
 
     /// `VFIO_CHECK_EXTENSION` (Ft12.5).
@@ -192,9 +186,10 @@ impl Context {
         }
     }
 
-    fn compat(&self) -> Result<(Arc<crate::ioas::Ioas>, Use), CompatError> {
-        let id = self.compat_ioas().ok_or(CompatError::NoIoas)?;
-        self.ioas(id).map_err(|_| CompatError::NoIoas)
+    fn find_compat(&self) -> Result<(Arc<Ioas>, Use), CompatError> {
+        let (id, known) = self.compat().ioas.clone().ok_or(CompatError::NoIoas)?;
+        let found = self.ioas(id).ok().filter(|(ioas, _)| Arc::as_ptr(ioas) == known.as_ptr());
+        found.ok_or(CompatError::NoIoas)
     }
 
     /// Whether all DMA into the address space for VFIO is coherent with CPU caches (`VFIO_DMA_CC_IOMMU`): so it is where
@@ -203,7 +198,7 @@ impl Context {
     /// # Errors
     /// There is no address space for VFIO.
     pub fn compat_coherent(&self) -> Result<bool, CompatError> {
-        let (ioas, _used) = self.compat()?;
+        let (ioas, _used) = self.find_compat()?;
         let coherent = ioas.lock_table().is_coherent();
         Ok(coherent)
     }
@@ -219,7 +214,7 @@ impl Context {
             (Protection::None, _) | (_, CompatType::NoIommu) => return Err(CompatError::WrongType),
             (Protection::Iommu, CompatType::Type1 | CompatType::Type1v2) => {}
         }
-        let (ioas, _used) = self.compat()?;
+        let (ioas, _used) = self.find_compat()?;
         if kind == CompatType::Type1 {
             ioas.set_large_pages(LargePages::Disabled)?;
         }
@@ -231,9 +226,11 @@ impl Context {
     /// # Errors
     /// There is no address space for VFIO, or as for [`ioas_map`](Self::ioas_map).
     pub fn compat_map(&self, request: CompatMap) -> Result<(), CompatError> {
-        let id = self.compat_ioas().ok_or(CompatError::NoIoas)?;
+        let (ioas, _used) = self.find_compat()?;
         let CompatMap { iova, bytes, process, addr, access } = request;
-        self.ioas_map(id, MapRequest { place: Place::Fixed(iova), bytes, process, addr, access })?;
+        let request = MapRequest { place: Place::Fixed(iova), bytes, process, addr, access };
+        request.check()?;
+        ioas.map(request, self.account())?;
         Ok(())
     }
 
@@ -242,7 +239,7 @@ impl Context {
     /// # Errors
     /// There is no address space for VFIO, or a mapping sticks out of the range and cannot be cut.
     pub fn compat_unmap(&self, iova: Iova, bytes: u64) -> Result<u64, CompatError> {
-        let (ioas, _used) = self.compat()?;
+        let (ioas, _used) = self.find_compat()?;
         if let Some(range) = IovaRange::sized(iova, bytes) {
             let mut table = ioas.lock_table();
             if table.large_pages == LargePages::Disabled {
@@ -253,7 +250,7 @@ impl Context {
             }
         }
         match ioas.unmap(iova, bytes) {
-            Err(UnmapErr::NotMapped { .. }) => Ok(0),
+            Err(UnmapError::NotMapped { .. }) => Ok(0),
             other => Ok(other?),
         }
     }
@@ -263,7 +260,7 @@ impl Context {
     /// # Errors
     /// There is no address space for VFIO.
     pub fn compat_unmap_all(&self) -> Result<u64, CompatError> {
-        let (ioas, _used) = self.compat()?;
+        let (ioas, _used) = self.find_compat()?;
         Ok(ioas.unmap(Iova::new(0), u64::MAX)?)
     }
 
@@ -272,7 +269,7 @@ impl Context {
     /// # Errors
     /// There is no address space for VFIO.
     pub fn compat_info(&self) -> Result<IovaRanges, CompatError> {
-        let id = self.compat_ioas().ok_or(CompatError::NoIoas)?;
-        self.ioas_iova_ranges(id).map_err(|_| CompatError::NoIoas)
+        let (ioas, _used) = self.find_compat()?;
+        Ok(ioas.iova_ranges())
     }
 }

@@ -3,20 +3,23 @@
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
-use alloc::vec::Vec;
 use core::fmt;
 
-use iommu_core::device_model::sync::Mutex;
+use iommu_core::device_model::sync::{LockClass, Mutex, MutexGuard};
 use iommu_core::user_memory::Account;
 use iommu_core::{Group, Iova, IovaRange, Member, Owner, PhysicalMemory};
 
-use crate::access::IoasAccess;
+use crate::access::{AccessError, IoasAccess};
 use crate::attachment::ContextGroup;
-use crate::device::BoundDevice;
-use crate::error::{AccessError, BindError, DestroyError, IoasError, MapErr, NoObject, UnmapErr};
-use crate::io_page_table::LargePages;
-use crate::ioas::{CopyRequest, Ioas, MapRequest};
-use crate::object::{Object, ObjectId, ObjectTable, ObjectType, Use};
+use crate::compat::Compat;
+use crate::device::{BindError, BoundDevice};
+use crate::io_page_table::{LargePages, MapError, UnmapError};
+use crate::ioas::{CopyRequest, Ioas, IoasError, IovaRanges, MapRequest};
+use crate::object::{Object, ObjectTable, ObjectType};
+use crate::object_id::{NoIdsError, NoObjectError, ObjectId};
+use crate::object_table::{DestroyError, Use};
+
+const COMPAT_LOCK: LockClass = LockClass::new("iommufd compat", 650);
 
 /// An iommufd: one open `/dev/iommu`, and so one owner of DMA, however many devices it binds (F35).
 ///
@@ -34,15 +37,8 @@ struct Shared {
     groups: Mutex<BTreeMap<usize, Weak<ContextGroup>>>,
     /// Who answers for locked pages (F26). Leaf lock.
     account: Mutex<Account>,
-}
-
-/// What `IOMMU_IOAS_IOVA_RANGES` tells.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct IovaRanges {
-    /// Where a mapping can be, whether or not something is there, ascending (F70).
-    pub ranges: Vec<IovaRange>,
-    /// What addresses and lengths must be multiples of.
-    pub alignment: u64,
+    /// What VFIO's calls are about. Its lock is outside that of the object table.
+    compat: Mutex<Compat>,
 }
 
 impl Context {
@@ -57,9 +53,10 @@ impl Context {
         Self(Arc::new(Shared {
             owner: Owner::new(name),
             memory: memory.clone(),
-            objects: ObjectTable::default(),
+            objects: ObjectTable::new(),
             groups: Mutex::default(),
             account: Mutex::new(account),
+            compat: Mutex::of(COMPAT_LOCK, Compat::default()),
         }))
     }
 
@@ -72,10 +69,15 @@ impl Context {
         &self.0.objects
     }
 
-    pub(crate) fn ioas(&self, id: ObjectId) -> Result<(Arc<Ioas>, Use), NoObject> {
+    /// What VFIO's calls are about.
+    pub(crate) fn compat(&self) -> MutexGuard<'_, Compat> {
+        self.0.compat.lock()
+    }
+
+    pub(crate) fn ioas(&self, id: ObjectId) -> Result<(Arc<Ioas>, Use), NoObjectError> {
         match self.objects().get(id) {
             Some((Object::Ioas(ioas), used)) => Ok((ioas, used)),
-            _ => Err(NoObject { id, what: "address space" }),
+            _ => Err(NoObjectError { id, what: "address space" }),
         }
     }
 
@@ -86,16 +88,24 @@ impl Context {
         let at = Arc::as_ptr(group).addr();
         groups.get(&at).and_then(Weak::upgrade).unwrap_or_else(|| {
             let new = Arc::new(ContextGroup::new(group.clone()));
-            groups.retain(|_, known| known.strong_count() > 0);
             groups.insert(at, Arc::downgrade(&new));
             new
         })
     }
 
-    /// Whether it has bound a device of this group (F34).
+    /// Forgets a group whose last bound device goes with this reference (F33).
+    pub(crate) fn leave_group(&self, group: &Arc<ContextGroup>) {
+        let mut groups = self.0.groups.lock();
+        // Others get theirs under this lock only.
+        if Arc::strong_count(group) == 1 {
+            groups.remove(&Arc::as_ptr(group.group()).addr());
+        }
+    }
+
+    /// Returns whether it has bound a device of this group (F34).
     pub fn owns(&self, group: &Group) -> bool {
-        self.objects()
-            .any(|object| matches!(object, Object::Device(member) if core::ptr::eq(Arc::as_ptr(member.group()), group)))
+        let groups = self.0.groups.lock();
+        groups.get(&core::ptr::from_ref(group).addr()).is_some_and(|known| known.strong_count() > 0)
     }
 
     /// Binds a device: one claim for this device (table Ft8). Further devices of its group can be bound by this context, not
@@ -121,7 +131,7 @@ impl Context {
 
     /// What the object of this id is; `None` if there is none.
     pub fn object_type(&self, id: ObjectId) -> Option<ObjectType> {
-        self.objects().kind(id)
+        self.objects().peek(id, Object::kind)
     }
 
     /// `IOMMU_IOAS_ALLOC`: a new, empty address space.
@@ -129,7 +139,13 @@ impl Context {
     /// # Errors
     /// There is no id left.
     pub fn ioas_alloc(&self) -> Result<ObjectId, IoasError> {
-        Ok(self.objects().reserve()?.publish(Object::Ioas(Ioas::new(self.0.memory.clone()))))
+        Ok(self.ioas_make()?.0)
+    }
+
+    pub(crate) fn ioas_make(&self) -> Result<(ObjectId, Arc<Ioas>), NoIdsError> {
+        let ioas = Ioas::new(self.0.memory.clone());
+        let id = self.objects().reserve()?.publish(Object::Ioas(ioas.clone()));
+        Ok((id, ioas))
     }
 
     /// `IOMMU_IOAS_MAP` (table Ft4); where it was mapped. Memory is pinned at once if a device is attached, else when one
@@ -137,7 +153,7 @@ impl Context {
     ///
     /// # Errors
     /// Nothing was mapped.
-    pub fn ioas_map(&self, ioas: ObjectId, request: MapRequest) -> Result<Iova, MapErr> {
+    pub fn ioas_map(&self, ioas: ObjectId, request: MapRequest) -> Result<Iova, MapError> {
         request.check()?;
         let (ioas, _used) = self.ioas(ioas)?;
         ioas.map(request, self.account())
@@ -147,7 +163,7 @@ impl Context {
     ///
     /// # Errors
     /// Nothing was mapped.
-    pub fn ioas_copy(&self, to: ObjectId, source: ObjectId, request: CopyRequest) -> Result<Iova, MapErr> {
+    pub fn ioas_copy(&self, to: ObjectId, source: ObjectId, request: CopyRequest) -> Result<Iova, MapError> {
         request.check()?;
         let (source, _source_use) = self.ioas(source)?;
         let pieces = source.pieces(&request)?;
@@ -159,7 +175,7 @@ impl Context {
     ///
     /// # Errors
     /// Nothing is there, or a mapping sticks out: what was unmapped before it stays so (F21).
-    pub fn ioas_unmap(&self, ioas: ObjectId, iova: Iova, bytes: u64) -> Result<u64, UnmapErr> {
+    pub fn ioas_unmap(&self, ioas: ObjectId, iova: Iova, bytes: u64) -> Result<u64, UnmapError> {
         let (ioas, _used) = self.ioas(ioas)?;
         ioas.unmap(iova, bytes)
     }
@@ -168,10 +184,9 @@ impl Context {
     ///
     /// # Errors
     /// There is no such address space.
-    pub fn ioas_iova_ranges(&self, ioas: ObjectId) -> Result<IovaRanges, NoObject> {
+    pub fn ioas_iova_ranges(&self, ioas: ObjectId) -> Result<IovaRanges, NoObjectError> {
         let (ioas, _used) = self.ioas(ioas)?;
-        let table = ioas.lock_table();
-        Ok(IovaRanges { ranges: table.usable(), alignment: table.alignment() })
+        Ok(ioas.iova_ranges())
     }
 
     /// `IOMMU_IOAS_ALLOW_IOVAS` (table Ft3): ranges, first and last address each, that must stay usable whatever is
@@ -197,7 +212,7 @@ impl Context {
     ///
     /// # Errors
     /// There is no such address space.
-    pub fn large_pages(&self, ioas: ObjectId) -> Result<LargePages, NoObject> {
+    pub fn large_pages(&self, ioas: ObjectId) -> Result<LargePages, NoObjectError> {
         let (ioas, _used) = self.ioas(ioas)?;
         let large_pages = ioas.lock_table().large_pages;
         Ok(large_pages)

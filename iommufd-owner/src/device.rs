@@ -3,27 +3,28 @@
 use alloc::sync::{Arc, Weak};
 use core::fmt;
 
+use iommu_core::device_model::Errno;
 use iommu_core::hardware::Capabilities;
-use iommu_core::{Claim, Member};
+use iommu_core::{Claim, ClaimError, GroupId, Member};
 
-use crate::attachment::{Bound, ContextGroup};
+use crate::attachment::{AttachError, Bound, ContextGroup};
 use crate::context::Context;
-use crate::error::{AttachErr, BindError, NoObject};
 use crate::hwpt::{Hwpt, HwptRequest, Made, NewHwpt};
 use crate::ioas::Ioas;
-use crate::object::{Object, ObjectId, Use};
+use crate::object::Object;
+use crate::object_id::{NoIdsError, NoObjectError, ObjectId};
+use crate::object_table::{Owned, Use};
 
 /// A device that a context has bound: one claim of its group.
 ///
 /// Dropping it detaches and unbinds it; the group stays owned until the context's last device in it goes (F41).
 #[must_use = "dropping it unbinds the device"]
 pub struct BoundDevice {
-    id: ObjectId,
+    /// User space cannot destroy it (Ft2.1).
+    object: Owned<Object>,
     member: Arc<Member>,
-    claim: Claim,
+    claim: Arc<Claim>,
     group: Arc<ContextGroup>,
-    /// The bind's own, so that user space cannot destroy the object (Ft2.1).
-    object: Option<Use>,
     context: Context,
 }
 
@@ -37,17 +38,16 @@ impl BoundDevice {
         if !group.capabilities().contains(Capabilities::MSI_ISOLATION) {
             return Err(BindError::UnsafeInterrupts { group: group.id() });
         }
-        let claim = member.claim(context.owner())?;
+        let claim = Arc::new(member.claim(context.owner())?);
         let reserved = context.objects().reserve()?;
-        let context_group = context.group(group);
-        let (id, object) = reserved.publish_used(Object::Device(member.clone()));
-        let context = context.clone();
-        Ok(Self { id, member: member.clone(), claim, group: context_group, object: Some(object), context })
+        let group = context.group(group);
+        let object = reserved.publish_owned(Object::Device(member.clone()));
+        Ok(Self { object, member: member.clone(), claim, group, context: context.clone() })
     }
 
     /// Its id in the context.
     pub fn id(&self) -> ObjectId {
-        self.id
+        self.object.id()
     }
 
     /// The device in its IOMMU group.
@@ -67,11 +67,11 @@ impl BoundDevice {
 
     /// Whether it is attached; a device of its group may be, and it reaches the same then.
     pub fn is_attached(&self) -> bool {
-        self.group.has(self.id)
+        self.group.has(self.id())
     }
 
     fn bound(&self) -> Bound<'_> {
-        Bound { id: self.id, member: &self.member, claim: &self.claim, objects: self.context.objects() }
+        Bound { id: self.id(), member: &self.member, claim: &self.claim, objects: self.context.objects() }
     }
 
     /// Attaches it to a page table, or to an address space by a page table that is found or made (tables Ft9, F46); the
@@ -80,7 +80,7 @@ impl BoundDevice {
     /// # Errors
     /// It is attached, its group is attached elsewhere, something lies where it must not be led, or the address space
     /// cannot be shown to it. Nothing has changed.
-    pub fn attach(&self, to: ObjectId) -> Result<ObjectId, AttachErr> {
+    pub fn attach(&self, to: ObjectId) -> Result<ObjectId, AttachError> {
         self.to_target(to, Way::Attach)
     }
 
@@ -89,7 +89,7 @@ impl BoundDevice {
     ///
     /// # Errors
     /// As for [`attach`](Self::attach), or it is not attached. Nothing has changed.
-    pub fn replace(&self, to: ObjectId) -> Result<ObjectId, AttachErr> {
+    pub fn replace(&self, to: ObjectId) -> Result<ObjectId, AttachError> {
         self.to_target(to, Way::Replace)
     }
 
@@ -101,16 +101,16 @@ impl BoundDevice {
         }
     }
 
-    fn to_target(&self, to: ObjectId, way: Way) -> Result<ObjectId, AttachErr> {
+    fn to_target(&self, to: ObjectId, way: Way) -> Result<ObjectId, AttachError> {
         match self.context.objects().get(to) {
-            None => Err(NoObject { id: to, what: "page table or address space" }.into()),
+            None => Err(NoObjectError { id: to, what: "page table or address space" }.into()),
             Some((Object::Hwpt(hwpt), _used)) => self.go(&hwpt, way).map(|()| hwpt.id),
             Some((Object::Ioas(ioas), used)) => self.to_ioas(&ioas, used, way),
-            Some(_) => Err(AttachErr::WrongKind { id: to }),
+            Some(_) => Err(AttachError::WrongKind { id: to }),
         }
     }
 
-    fn go(&self, hwpt: &Arc<Hwpt>, way: Way) -> Result<(), AttachErr> {
+    fn go(&self, hwpt: &Arc<Hwpt>, way: Way) -> Result<(), AttachError> {
         match way {
             Way::Attach => self.group.attach(self.bound(), hwpt),
             Way::Replace => {
@@ -123,13 +123,13 @@ impl BoundDevice {
     }
 
     /// By the first page table that fits, or a new one (F46, F66).
-    fn to_ioas(&self, ioas: &Arc<Ioas>, used: Use, way: Way) -> Result<ObjectId, AttachErr> {
+    fn to_ioas(&self, ioas: &Arc<Ioas>, used: Use, way: Way) -> Result<ObjectId, AttachError> {
         let mut list = ioas.lock_hwpts();
         for hwpt in list.iter().filter_map(Weak::upgrade).filter(|hwpt| hwpt.made == Made::Automatically) {
             match self.go(&hwpt, way) {
                 Ok(()) => return Ok(hwpt.id),
                 // It does not fit, or was discarded just now.
-                Err(error) if error.is_soft() || matches!(error, AttachErr::NoObject(_)) => {}
+                Err(error) if error.is_soft() || matches!(error, AttachError::NoObject(_)) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -174,13 +174,51 @@ enum Way {
 impl Drop for BoundDevice {
     fn drop(&mut self) {
         self.detach();
-        self.object = None;
-        drop(self.context.objects().retire(self.id));
+        self.context.leave_group(&self.group);
     }
 }
 
 impl fmt::Debug for BoundDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BoundDevice").field("id", &self.id).field("device", self.member.name()).finish_non_exhaustive()
+        f.debug_struct("BoundDevice")
+            .field("id", &self.id())
+            .field("device", self.member.name())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a device was not bound (table Ft8).
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// Its DMA would not be coherent with CPU caches.
+    #[error("the IOMMU cannot keep DMA of {device} coherent with CPU caches")]
+    NotCoherent {
+        /// The device.
+        device: Arc<str>,
+    },
+    /// A device of the group could raise interrupts of others.
+    #[error("interrupts of group {group} are not isolated")]
+    UnsafeInterrupts {
+        /// The group.
+        group: GroupId,
+    },
+    /// Somebody else has the group; says who.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// The context has no id left.
+    #[error(transparent)]
+    NoIds(#[from] NoIdsError),
+}
+
+impl BindError {
+    /// Returns the error number that Linux gives.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NotCoherent { .. } => Errno::EINVAL,
+            Self::UnsafeInterrupts { .. } => Errno::EPERM,
+            Self::Claim(error) => error.errno(),
+            Self::NoIds(error) => error.errno(),
+        }
     }
 }

@@ -7,9 +7,10 @@ use iommu_core::hardware::{DirtyFlags, HardwareError, PagingFlags};
 use iommu_core::{Domain, Iova, IovaRange};
 
 use crate::context::Context;
-use crate::error::NoObject;
 use crate::hwpt::Hwpt;
-use crate::object::{Object, ObjectId, Use};
+use crate::object::Object;
+use crate::object_id::{NoObjectError, ObjectId};
+use crate::object_table::Use;
 
 /// What `IOMMU_HWPT_GET_DIRTY_BITMAP` is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,9 +19,9 @@ pub struct DirtyRequest {
     pub iova: Iova,
     /// How much it covers, in bytes.
     pub bytes: u64,
-    /// How much one bit stands for; a power of two.
+    /// How much one bit stands for, in bytes: a power of two (of another number the lowest bit counts).
     pub page_size: u64,
-    /// Whether what is told is forgotten.
+    /// Whether reading clears dirty bits.
     pub flags: DirtyFlags,
 }
 
@@ -30,8 +31,8 @@ pub struct DirtyRequest {
 pub enum DirtyError {
     /// There is no such page table, or it is nested.
     #[error(transparent)]
-    NoHwpt(#[from] NoObject),
-    /// The length is 0, the page size no power of two, or something not a multiple of it or of the alignment.
+    NoHwpt(#[from] NoObjectError),
+    /// The length or the page size is 0, or an end of the range is not a multiple of both the page size and the alignment.
     #[error(
         "a range must be of whole pages of {page_size:#x} bytes, and of the address space's alignment of {alignment:#x}"
     )]
@@ -62,7 +63,7 @@ pub enum DirtyError {
 }
 
 impl DirtyError {
-    /// The number of Linux.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NoHwpt(error) => error.errno(),
@@ -76,10 +77,10 @@ impl DirtyError {
 }
 
 impl Context {
-    fn paging_hwpt(&self, id: ObjectId) -> Result<(Arc<Hwpt>, Use), NoObject> {
+    fn paging_hwpt(&self, id: ObjectId) -> Result<(Arc<Hwpt>, Use), NoObjectError> {
         match self.objects().get(id) {
             Some((Object::Hwpt(hwpt), used)) if !hwpt.is_nested() => Ok((hwpt, used)),
-            _ => Err(NoObject { id, what: "page table of an address space" }),
+            _ => Err(NoObjectError { id, what: "page table of an address space" }),
         }
     }
 
@@ -112,10 +113,10 @@ impl Context {
     }
 
     /// `IOMMU_HWPT_GET_DIRTY_BITMAP`: sets the bit of each page that was written since it was last forgotten; other bits
-    /// stay as they are. What is not mapped was not written, and what hardware cannot say is passed over (F58).
+    /// stay as they are. The first address that is not mapped ends it, as does an error of the IOMMU driver (F58).
     ///
     /// # Errors
-    /// The request is none, or the page table does not note writes. No bit was set.
+    /// The range is not aligned, the bitmap too small, or the page table was not made to track dirty pages. No bit was set.
     pub fn hwpt_get_dirty_bitmap(
         &self,
         hwpt: ObjectId,
@@ -127,14 +128,18 @@ impl Context {
         let table = hwpt.ioas.lock_table();
         let alignment = table.alignment();
         let misaligned = DirtyError::Misaligned { page_size, alignment };
-        if bytes == 0 || !page_size.is_power_of_two() {
+        if bytes == 0 {
             return Err(misaligned);
         }
         let range = IovaRange::sized(iova, bytes).ok_or(DirtyError::Overflow)?;
-        if (iova.get() | bytes) & ((alignment | page_size) - 1) != 0 || (iova.get() | bytes) & (alignment - 1) != 0 {
+        // F91: both ends, first for the address space, then for the page size, which need be no power of two.
+        let ends = iova.get() | iova.get().wrapping_add(bytes);
+        if page_size == 0 || ends & (alignment - 1) != 0 || ends & (page_size - 1) != 0 {
             return Err(misaligned);
         }
         tracked(&hwpt)?;
+        // F92: a bit stands for the lowest bit of the page size.
+        let page_size = 1 << page_size.trailing_zeros();
         let wanted = (bytes / page_size).div_ceil(8);
         if (bitmap.len() as u64) < wanted {
             return Err(DirtyError::BitmapTooSmall { wanted });
@@ -146,7 +151,10 @@ impl Context {
                 set_bits(bitmap, bit(page.first()), bit(page.last()));
             }
         };
-        let _ = hwpt.domain.read_dirty(range, flags, set);
+        if let Some(mapped) = table.mapped_from(range) {
+            // F58: what the IOMMU driver refuses is not told.
+            let _ = hwpt.domain.read_dirty(mapped, flags, set);
+        }
         Ok(())
     }
 }

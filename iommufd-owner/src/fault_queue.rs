@@ -1,6 +1,6 @@
 //! Queues of page faults, which user space reads and answers (F64).
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -11,8 +11,13 @@ use iommu_core::hardware::{HardwareError, PageAnswer, PageRequest, PageRequestSi
 use iommu_core::{Access, Claim, Iova, Member, PageRequestDelivery};
 
 use crate::context::Context;
-use crate::error::NoIds;
-use crate::object::{Object, ObjectId, Use};
+use crate::object::Object;
+use crate::object_id::{NoIdsError, Numbers, ObjectId};
+use crate::object_table::Use;
+
+/// The most requests that a queue holds, read or not, that were not answered. Those beyond are answered
+/// [`PageAnswer::Invalid`] at once.
+pub const MAX_REQUESTS: usize = 1 << 16;
 
 /// A queue of page faults: an object, and the file that it is read through.
 ///
@@ -48,14 +53,14 @@ pub struct PageFault {
 /// Why no page faults were read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the first group has {faults} faults, there is room for {room}")]
-pub struct NoRoom {
+pub struct NoRoomError {
     /// How many faults the first group has.
     pub faults: usize,
     /// For how many there was room.
     pub room: usize,
 }
 
-impl NoRoom {
+impl NoRoomError {
     /// `EINVAL`.
     pub const fn errno(self) -> Errno {
         Errno::EINVAL
@@ -65,12 +70,12 @@ impl NoRoom {
 /// No group that was read and not yet answered has this cookie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("no fault that waits for an answer has the cookie {cookie}")]
-pub struct UnknownCookie {
+pub struct UnknownCookieError {
     /// The cookie.
     pub cookie: u32,
 }
 
-impl UnknownCookie {
+impl UnknownCookieError {
     /// `EINVAL`.
     pub const fn errno(self) -> Errno {
         Errno::EINVAL
@@ -82,7 +87,7 @@ impl Context {
     ///
     /// # Errors
     /// There is no id left.
-    pub fn fault_queue_alloc(&self) -> Result<FaultQueue, NoIds> {
+    pub fn fault_queue_alloc(&self) -> Result<FaultQueue, NoIdsError> {
         let queue = Arc::new(Queue::default());
         let (id, object) = self.objects().reserve()?.publish_used(Object::FaultQueue(queue.clone()));
         Ok(FaultQueue { id, queue, _object: object, context: self.clone() })
@@ -109,21 +114,19 @@ impl FaultQueue {
     ///
     /// # Errors
     /// The first group is larger than the room. It stays.
-    pub fn read(&self, room: usize) -> Result<Vec<PageFault>, NoRoom> {
+    pub fn read(&self, room: usize) -> Result<Vec<PageFault>, NoRoomError> {
         let mut state = self.queue.0.lock();
         let mut read = Vec::new();
-        while let Some(group) = state.pending.front() {
-            let faults = group.request.pages.len();
+        while let Some((number, group)) = state.pending.first_key_value() {
+            let (number, faults) = (*number, group.request.pages.len());
             if read.len() + faults > room {
                 if read.is_empty() {
-                    return Err(NoRoom { faults, room });
+                    return Err(NoRoomError { faults, room });
                 }
                 break;
             }
-            let Some(group) = state.pending.pop_front() else { break };
-            let cookie = state.free_cookie();
+            let Some((cookie, group)) = state.deliver(number) else { break };
             read.extend(group.faults(cookie));
-            state.unanswered.insert(cookie, group);
         }
         Ok(read)
     }
@@ -132,10 +135,10 @@ impl FaultQueue {
     ///
     /// # Errors
     /// Nothing was read under that cookie, or it was answered.
-    pub fn put_back(&self, cookie: u32) -> Result<(), UnknownCookie> {
+    pub fn put_back(&self, cookie: u32) -> Result<(), UnknownCookieError> {
         let mut state = self.queue.0.lock();
-        let group = state.unanswered.remove(&cookie).ok_or(UnknownCookie { cookie })?;
-        state.pending.push_front(group);
+        let (number, group) = state.take_delivered(cookie).ok_or(UnknownCookieError { cookie })?;
+        state.add(number, group);
         Ok(())
     }
 
@@ -143,8 +146,9 @@ impl FaultQueue {
     ///
     /// # Errors
     /// Nothing was read under that cookie, or it was answered, be it because its device was detached.
-    pub fn respond(&self, cookie: u32, answer: PageAnswer) -> Result<(), UnknownCookie> {
-        let group = self.queue.0.lock().unanswered.remove(&cookie).ok_or(UnknownCookie { cookie })?;
+    pub fn respond(&self, cookie: u32, answer: PageAnswer) -> Result<(), UnknownCookieError> {
+        let taken = self.queue.0.lock().take_delivered(cookie);
+        let (_, group) = taken.ok_or(UnknownCookieError { cookie })?;
         group.answer(answer);
         Ok(())
     }
@@ -162,22 +166,58 @@ pub(crate) struct Queue(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    pending: VecDeque<Group>,
-    /// What was read, by cookie.
-    unanswered: BTreeMap<u32, Group>,
-    /// Who delivers.
-    subscriptions: BTreeSet<u64>,
+    /// What waits to be read, by the number in which it came.
+    pending: BTreeMap<u64, Group>,
+    /// What was read, by cookie, with the number in which it came.
+    delivered: BTreeMap<u32, (u64, Group)>,
+    cookies: Numbers,
+    /// How many requests ever came.
+    came: u64,
+    /// Who delivers, by number.
+    subscriptions: BTreeMap<u64, Requests>,
     /// How many there ever were.
     subscribed: u64,
 }
 
+/// What came from one who delivers, and was not answered.
+#[derive(Debug, Default)]
+struct Requests {
+    pending: BTreeSet<u64>,
+    delivered: BTreeSet<u32>,
+}
+
 impl State {
-    fn free_cookie(&self) -> u32 {
-        let taken = self.unanswered.keys();
-        (0..)
-            .zip(taken)
-            .find(|(number, cookie)| number != *cookie)
-            .map_or_else(|| u32::try_from(self.unanswered.len()).unwrap_or(u32::MAX), |(number, _)| number)
+    /// Puts a group where its number belongs.
+    fn add(&mut self, number: u64, group: Group) {
+        if let Some(requests) = self.subscriptions.get_mut(&group.subscription) {
+            requests.pending.insert(number);
+        }
+        self.pending.insert(number, group);
+    }
+
+    /// Gives a pending group the lowest free cookie (F95d). None if there is no such group, or no cookie.
+    fn deliver(&mut self, number: u64) -> Option<(u32, &Group)> {
+        let group = self.pending.remove(&number)?;
+        let Ok(cookie) = self.cookies.take() else {
+            self.pending.insert(number, group);
+            return None;
+        };
+        if let Some(requests) = self.subscriptions.get_mut(&group.subscription) {
+            requests.pending.remove(&number);
+            requests.delivered.insert(cookie);
+        }
+        let (_, group) = self.delivered.entry(cookie).or_insert((number, group));
+        Some((cookie, group))
+    }
+
+    /// Takes a group that was read, whose cookie is free again.
+    fn take_delivered(&mut self, cookie: u32) -> Option<(u64, Group)> {
+        let (number, group) = self.delivered.remove(&cookie)?;
+        self.cookies.give_back(cookie);
+        if let Some(requests) = self.subscriptions.get_mut(&group.subscription) {
+            requests.delivered.remove(&cookie);
+        }
+        Some((number, group))
     }
 }
 
@@ -214,38 +254,30 @@ impl Queue {
         let mut state = self.0.lock();
         state.subscribed += 1;
         let subscription = state.subscribed;
-        state.subscriptions.insert(subscription);
+        state.subscriptions.insert(subscription, Requests::default());
         subscription
     }
 
+    /// Takes a request, unless its device is no more subscribed or the queue is full.
     fn push(&self, group: Group) -> Result<(), PageRequest> {
         let mut state = self.0.lock();
-        if !state.subscriptions.contains(&group.subscription) {
+        let full = state.pending.len() + state.delivered.len() >= MAX_REQUESTS;
+        if full || !state.subscriptions.contains_key(&group.subscription) {
             return Err(group.request);
         }
-        state.pending.push_back(group);
+        state.came += 1;
+        let number = state.came;
+        state.add(number, group);
         Ok(())
     }
 
-    /// Nothing more comes from it, and what has come is answered "invalid" (F67).
+    /// Nothing more comes from it, and what has come is answered "invalid" (F67), without the lock.
     fn unsubscribe(&self, subscription: u64) {
-        let orphans = {
-            let mut state = self.0.lock();
-            state.subscriptions.remove(&subscription);
-            let pending = core::mem::take(&mut state.pending);
-            let (mine, others): (VecDeque<_>, _) =
-                pending.into_iter().partition(|group| group.subscription == subscription);
-            state.pending = others;
-            let mut orphans = Vec::from(mine);
-            let read: Vec<u32> = state
-                .unanswered
-                .iter()
-                .filter(|(_, group)| group.subscription == subscription)
-                .map(|(cookie, _)| *cookie)
-                .collect();
-            orphans.extend(read.iter().filter_map(|cookie| state.unanswered.remove(cookie)));
-            orphans
-        };
+        let mut state = self.0.lock();
+        let Requests { pending, delivered } = state.subscriptions.remove(&subscription).unwrap_or_default();
+        let mut orphans: Vec<Group> = pending.iter().filter_map(|number| state.pending.remove(number)).collect();
+        orphans.extend(delivered.iter().filter_map(|cookie| Some(state.take_delivered(*cookie)?.1)));
+        drop(state);
         for group in orphans {
             group.answer(PageAnswer::Invalid);
         }

@@ -3,14 +3,17 @@
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
-use iommu_core::hardware::{Capabilities, Description, PagingFlags, UserData};
+use iommu_core::device_model::Errno;
+use iommu_core::hardware::{Capabilities, Description, HardwareError, PagingFlags, UserData};
 use iommu_core::{Domain, Member};
 
 use crate::context::Context;
-use crate::error::{HwptError, NoObject};
 use crate::fault_queue::Queue;
+use crate::io_page_table::AddDomainError;
 use crate::ioas::Ioas;
-use crate::object::{Object, ObjectId, ObjectTable, ReservedId, Use};
+use crate::object::{Object, ObjectTable};
+use crate::object_id::{NoIdsError, NoObjectError, ObjectId};
+use crate::object_table::{ReservedId, Use};
 
 /// A page table (HWPT): an object of a context. Dropping it takes everything out of its domain.
 #[derive(Debug)]
@@ -63,7 +66,7 @@ impl Drop for Hwpt {
 /// A page table that no call finds yet (F6). Dropping it ends it.
 pub(crate) struct NewHwpt {
     hwpt: Arc<Hwpt>,
-    reserved: ReservedId,
+    reserved: ReservedId<Object>,
 }
 
 impl NewHwpt {
@@ -112,7 +115,7 @@ impl NewHwpt {
         let faults = match faults.map(|id| (id, context.objects().get(id))) {
             None => None,
             Some((_, Some((Object::FaultQueue(queue), used)))) => Some((queue, used)),
-            Some((id, _)) => return Err(HwptError::NoFaultQueue(NoObject { id, what: "fault queue" })),
+            Some((id, _)) => return Err(HwptError::NoFaultQueue(NoObjectError { id, what: "fault queue" })),
         };
         let hwpt = Hwpt {
             id: reserved.id(),
@@ -127,7 +130,7 @@ impl NewHwpt {
         Ok(Self::hidden(hwpt, reserved))
     }
 
-    fn hidden(hwpt: Hwpt, reserved: ReservedId) -> Self {
+    fn hidden(hwpt: Hwpt, reserved: ReservedId<Object>) -> Self {
         let hwpt = Arc::new(hwpt);
         reserved.hide(Object::Hwpt(hwpt.clone()));
         Self { hwpt, reserved }
@@ -143,7 +146,7 @@ impl NewHwpt {
         Ok(ioas.lock_table().add_domain(*id, domain, *coherency)?)
     }
 
-    /// From now on calls find it; `list` is that of its address space.
+    /// From now on calls find it, and attaches to its address space, whose list this is.
     pub(crate) fn publish(self, list: &mut Vec<Weak<Hwpt>>) -> ObjectId {
         list.retain(|known| known.strong_count() > 0);
         list.push(Arc::downgrade(&self.hwpt));
@@ -176,10 +179,10 @@ pub struct HwInfo {
 }
 
 impl Context {
-    fn device(&self, id: ObjectId) -> Result<(Arc<Member>, Use), NoObject> {
+    fn device(&self, id: ObjectId) -> Result<(Arc<Member>, Use), NoObjectError> {
         match self.objects().get(id) {
             Some((Object::Device(member), used)) => Ok((member, used)),
-            _ => Err(NoObject { id, what: "device" }),
+            _ => Err(NoObjectError { id, what: "device" }),
         }
     }
 
@@ -211,10 +214,9 @@ impl Context {
                 if request.faults.is_some() {
                     return Err(HwptError::FaultsOfPaging);
                 }
-                let mut list = ioas.lock_hwpts();
                 let new = NewHwpt::allocate(self.objects(), &member, &ioas, used, Made::ByHand, request)?;
                 new.fill()?;
-                Ok(new.publish(&mut list))
+                Ok(new.publish_alone())
             }
             Some((Object::Hwpt(hwpt), used)) if !hwpt.is_nested() => {
                 Ok(NewHwpt::nest(self, &member, &hwpt, used, request)?.publish_alone())
@@ -231,5 +233,61 @@ impl Context {
         let (member, _used) = self.device(device).map_err(HwptError::NoDevice)?;
         let description = member.describe_iommu().map_err(HwptError::Hardware)?;
         Ok(HwInfo { description, capabilities: member.capabilities() })
+    }
+}
+
+/// Why no page table was made (table Ft11).
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HwptError {
+    /// The device is none of the context.
+    #[error(transparent)]
+    NoDevice(NoObjectError),
+    /// What it is to show is neither an address space nor a page table.
+    #[error("object {id} is neither an address space nor a page table")]
+    WrongParent {
+        /// The id.
+        id: ObjectId,
+    },
+    /// A page table of user space was asked for, without data that describe it or with features that it cannot have.
+    #[error("a nested page table needs data that describe it, and has no features of its own")]
+    NoNesting,
+    /// Data without a format or without a byte (Ft11.2).
+    #[error("data must have a format, and at least one byte")]
+    BadData,
+    /// The device's IOMMU cannot tell which pages were written (Ft11.8).
+    #[error("the IOMMU does not track what the device writes")]
+    NoDirtyTracking,
+    /// Faults of a page table that shows an address space go nowhere (Ft11.7).
+    #[error("only a nested page table can have a fault queue")]
+    FaultsOfPaging,
+    /// There is no such fault queue.
+    #[error(transparent)]
+    NoFaultQueue(NoObjectError),
+    /// The device's DMA can be kept coherent, but not by this domain (Ft11.10).
+    #[error("the domain does not enforce coherency")]
+    NotCoherent(#[source] HardwareError),
+    /// The context has no id left.
+    #[error(transparent)]
+    NoIds(#[from] NoIdsError),
+    /// The IOMMU driver made no domain.
+    #[error("the IOMMU made no domain")]
+    Hardware(#[source] HardwareError),
+    /// The address space could not be shown in it.
+    #[error(transparent)]
+    Fill(#[from] AddDomainError),
+}
+
+impl HwptError {
+    /// Returns the error number that Linux gives.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NoDevice(error) | Self::NoFaultQueue(error) => error.errno(),
+            Self::WrongParent { .. } | Self::BadData | Self::NotCoherent(_) => Errno::EINVAL,
+            Self::NoNesting | Self::NoDirtyTracking | Self::FaultsOfPaging => Errno::EOPNOTSUPP,
+            Self::NoIds(error) => error.errno(),
+            Self::Hardware(error) => error.errno,
+            Self::Fill(error) => error.errno(),
+        }
     }
 }

@@ -5,8 +5,8 @@ use iommu_core::device_model::Errno;
 use iommu_core::hardware::{HardwareError, UserData};
 
 use crate::context::Context;
-use crate::error::NoObject;
-use crate::object::{Object, ObjectId};
+use crate::object::Object;
+use crate::object_id::{NoObjectError, ObjectId};
 
 /// As many entries as one call takes.
 const MOST_ENTRIES: usize = 1 << 19;
@@ -39,7 +39,7 @@ pub struct InvalidateError {
 pub enum InvalidateCause {
     /// There is no such page table, or it is not nested.
     #[error(transparent)]
-    NoHwpt(NoObject),
+    NoHwpt(NoObjectError),
     /// Entries are longer than a page, too many, or not as long as was said.
     #[error("{bytes} bytes are no array of entries of {entry_bytes} bytes")]
     BadArray {
@@ -54,7 +54,7 @@ pub enum InvalidateCause {
 }
 
 impl InvalidateError {
-    /// The number of Linux.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match &self.cause {
             InvalidateCause::NoHwpt(error) => error.errno(),
@@ -80,7 +80,7 @@ impl Context {
         }
         let (hwpt, _used) = match self.objects().get(hwpt) {
             Some((Object::Hwpt(found), used)) if found.is_nested() => (found, used),
-            _ => return Err(not_begun(InvalidateCause::NoHwpt(NoObject { id: hwpt, what: "nested page table" }))),
+            _ => return Err(not_begun(InvalidateCause::NoHwpt(NoObjectError { id: hwpt, what: "nested page table" }))),
         };
         if count == 0 {
             return Ok(0);

@@ -1,54 +1,25 @@
 //! An I/O address space: what is mapped, what may not be, and the domains that show it to devices (F11).
 
+mod area;
 mod placement;
+mod reserved;
 
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use iommu_core::address::PAGE_SIZE;
-use iommu_core::{Access, Domain, Iova, IovaMap, IovaRange, MapError, PhysAddr, PhysicalMemory};
+use iommu_core::device_model::Errno;
+use iommu_core::{Access, Domain, Iova, IovaMap, IovaRange, MapError as DomainMapError, PhysicalMemory};
 
-use crate::error::{AddDomainError, InTheWay, MapErr, UnmapErr};
+pub(crate) use area::{Accesses, Area};
+use area::{FillError, Filler};
+use reserved::Reserved;
+pub(crate) use reserved::ReservedFor;
+
 use crate::hwpt::Coherency;
-use crate::object::ObjectId;
-use crate::pages::{Pages, Slice};
-
-/// A mapping: a part of a window of memory.
-#[derive(Debug)]
-pub(crate) struct Area {
-    pub(crate) pages: Arc<Pages>,
-    /// Where in the window it begins, in bytes.
-    pub(crate) offset: u64,
-    pub(crate) access: Access,
-    storage: Storage,
-    /// Pins of accesses that lie in it.
-    pub(crate) access_pins: u32,
-    pub(crate) accesses: Accesses,
-}
-
-/// Whether an area's memory is pinned for domains (F29).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Storage {
-    Unpinned,
-    Pinned,
-}
-
-/// Whether accesses may pin an area (F23).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Accesses {
-    Welcome,
-    /// It is being unmapped.
-    Refused,
-}
-
-/// Why a range may not be mapped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum ReservedFor {
-    /// A device that is attached needs it for itself.
-    Device(ObjectId),
-    /// A domain does not reach it.
-    Domain(ObjectId),
-}
+use crate::object_id::{NoObjectError, ObjectId};
+use crate::pages::{Pages, PinError};
 
 /// Whether a domain may use pages larger than the smallest (Ft7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -63,9 +34,10 @@ pub enum LargePages {
 /// A domain that shows the address space.
 #[derive(Debug)]
 struct Shown {
-    id: ObjectId,
     domain: Arc<Domain>,
     coherency: Coherency,
+    /// Its smallest page.
+    granule: u64,
 }
 
 /// What an IOAS guards with its innermost lock.
@@ -73,10 +45,12 @@ struct Shown {
 pub(crate) struct IoPageTable {
     memory: PhysicalMemory,
     pub(crate) areas: IovaMap<Area>,
-    reserved: Vec<(IovaRange, ReservedFor)>,
-    /// Ascending; empty for no restriction (F14).
-    allowed: Vec<IovaRange>,
-    domains: Vec<Shown>,
+    reserved: Reserved,
+    /// Empty for no restriction (F14).
+    allowed: IovaMap<()>,
+    domains: BTreeMap<ObjectId, Shown>,
+    /// How many domains have each smallest page.
+    granules: BTreeMap<u64, usize>,
     /// How many accesses that pin are attached (F13).
     pub(crate) pinning_accesses: u32,
     pub(crate) large_pages: LargePages,
@@ -87,9 +61,10 @@ impl IoPageTable {
         Self {
             memory,
             areas: IovaMap::default(),
-            reserved: Vec::new(),
-            allowed: Vec::new(),
-            domains: Vec::new(),
+            reserved: Reserved::default(),
+            allowed: IovaMap::default(),
+            domains: BTreeMap::new(),
+            granules: BTreeMap::new(),
             pinning_accesses: 0,
             large_pages: LargePages::default(),
         }
@@ -97,9 +72,9 @@ impl IoPageTable {
 
     /// What addresses and lengths must be multiples of (F13).
     pub(crate) fn alignment(&self) -> u64 {
-        let domains = self.domains.iter().filter_map(|shown| Some(shown.domain.geometry()?.page_sizes.smallest()));
+        let of_domains = self.granules.last_key_value().map_or(1, |(granule, _)| *granule);
         let whole_pages = self.pinning_accesses > 0 || self.large_pages == LargePages::Disabled;
-        domains.chain(whole_pages.then_some(PAGE_SIZE)).max().unwrap_or(1)
+        if whole_pages { of_domains.max(PAGE_SIZE) } else { of_domains }
     }
 
     pub(crate) fn has_domains(&self) -> bool {
@@ -108,11 +83,14 @@ impl IoPageTable {
 
     /// Whether no device can bypass CPU caches (Ft12.5).
     pub(crate) fn is_coherent(&self) -> bool {
-        self.domains.iter().all(|shown| shown.coherency == Coherency::Enforced)
+        self.domains.values().all(|shown| shown.coherency == Coherency::Enforced)
     }
 
-    /// Whether some area is not a multiple of `alignment`.
+    /// An area that is not a multiple of `alignment`, if any.
     pub(crate) fn violates(&self, alignment: u64) -> Option<IovaRange> {
+        if alignment <= self.alignment() {
+            return None;
+        }
         let mask = alignment - 1;
         let aligned = |range: &IovaRange, area: &Area| (range.first().get() | range.bytes() | area.offset) & mask == 0;
         self.areas.iter().find(|(range, area)| !aligned(range, area)).map(|(range, _)| range)
@@ -120,74 +98,75 @@ impl IoPageTable {
 
     /// The holes of what is reserved, ascending (F70).
     pub(crate) fn usable(&self) -> Vec<IovaRange> {
-        IovaRange::ALL.without(self.reserved.iter().map(|(range, _)| *range))
+        self.reserved.holes(IovaRange::ALL).collect()
     }
 
-    /// Ft3.4 to Ft3.7.
-    pub(crate) fn allow(&mut self, mut ranges: Vec<IovaRange>) -> Result<(), InTheWay> {
-        ranges.sort_unstable();
-        for range in &ranges {
-            if let Some((reserved, _)) = self.reserved.iter().find(|(reserved, _)| reserved.overlaps(*range)) {
-                return Err(InTheWay::Reserved { range: *reserved });
+    /// Ft3.6, Ft3.7.
+    pub(crate) fn allow(&mut self, allowed: IovaMap<()>) -> Result<(), RangeError> {
+        for (range, ()) in allowed.iter() {
+            if let Some(reserved) = self.reserved.first_in(range) {
+                return Err(RangeError::Reserved { range: reserved });
             }
         }
-        self.allowed = ranges;
+        self.allowed = allowed;
         Ok(())
     }
 
-    /// F15: no mapping and no promise may be in the way.
-    fn reserve(&mut self, range: IovaRange, whose: ReservedFor) -> Result<(), InTheWay> {
-        if let Some((mapped, _)) = self.areas.first_in(range) {
-            return Err(InTheWay::Mapped { range: mapped });
-        }
-        if let Some(allowed) = self.allowed.iter().find(|allowed| allowed.overlaps(range)) {
-            return Err(InTheWay::Allowed { range: *allowed });
-        }
-        self.reserved.push((range, whose));
-        Ok(())
-    }
-
-    /// All of these, or none.
-    pub(crate) fn reserve_all(
+    /// F15: no mapping and no allowed range may be in the way. Reserves all of these, or none.
+    pub(crate) fn reserve(
         &mut self,
-        ranges: impl IntoIterator<Item = IovaRange>,
+        ranges: impl IntoIterator<Item = IovaRange> + Clone,
         whose: ReservedFor,
-    ) -> Result<(), InTheWay> {
-        let before = self.reserved.len();
-        for range in ranges {
-            if let Err(in_the_way) = self.reserve(range, whose) {
-                self.reserved.truncate(before);
-                return Err(in_the_way);
+    ) -> Result<(), RangeError> {
+        for range in ranges.clone() {
+            if let Some(mapped) = self.areas.first_range_in(range) {
+                return Err(RangeError::Mapped { range: mapped });
             }
+            if let Some(allowed) = self.allowed.first_range_in(range) {
+                return Err(RangeError::Allowed { range: allowed });
+            }
+        }
+        for range in ranges {
+            self.reserved.insert(range, whose);
         }
         Ok(())
     }
 
     pub(crate) fn unreserve(&mut self, whose: ReservedFor) {
-        self.reserved.retain(|(_, owner)| *owner != whose);
+        self.reserved.remove(whose);
+    }
+
+    /// Returns what of a range is mapped without a hole from its first address on.
+    pub(crate) fn mapped_from(&self, range: IovaRange) -> Option<IovaRange> {
+        let mut last = None;
+        for (area, _) in self.areas.overlapping(range) {
+            let next = last.map_or(Some(range.first()), |last: Iova| last.checked_add(1))?;
+            if !area.contains(next) {
+                break;
+            }
+            last = Some(area.last());
+        }
+        IovaRange::new(range.first(), last?.min(range.last()))
     }
 
     /// Where a new area of these bytes goes (F16).
-    pub(crate) fn place(&self, addr: u64, bytes: u64) -> Result<IovaRange, MapErr> {
+    pub(crate) fn place(&self, addr: u64, bytes: u64) -> Result<IovaRange, MapError> {
         placement::place(&self.areas, &self.allowed, &self.reserved, self.alignment(), addr, bytes)
     }
 
     /// Ft4.10 to Ft4.12.
-    pub(crate) fn check_fixed(&self, iova: Iova, bytes: u64) -> Result<IovaRange, MapErr> {
+    pub(crate) fn check_fixed(&self, iova: Iova, bytes: u64) -> Result<IovaRange, MapError> {
         let alignment = self.alignment();
         if !iova.is_aligned(alignment) {
-            return Err(MapErr::Misaligned { alignment });
+            return Err(MapError::Misaligned { alignment });
         }
-        let range = IovaRange::sized(iova, bytes).ok_or(MapErr::Overflow)?;
-        if let Some((reserved, _)) = self.reserved.iter().find(|(reserved, _)| reserved.overlaps(range)) {
-            return Err(MapErr::Reserved { range: *reserved });
-        }
-        Ok(range)
+        let range = IovaRange::sized(iova, bytes).ok_or(MapError::Overflow)?;
+        self.reserved.first_in(range).map_or(Ok(range), |reserved| Err(MapError::Reserved { range: reserved }))
     }
 
     /// Ft4.13.
-    pub(crate) fn check_vacant(&self, range: IovaRange) -> Result<(), MapErr> {
-        self.areas.first_range_in(range).map_or(Ok(()), |existing| Err(MapErr::Mapped { existing }))
+    pub(crate) fn check_vacant(&self, range: IovaRange) -> Result<(), MapError> {
+        self.areas.first_range_in(range).map_or(Ok(()), |existing| Err(MapError::Mapped { existing }))
     }
 
     /// Makes an area, in every domain or not at all (F18). The range was checked but for Ft4.13.
@@ -197,77 +176,56 @@ impl IoPageTable {
         pages: Arc<Pages>,
         offset: u64,
         access: Access,
-    ) -> Result<(), MapErr> {
-        let place = self.areas.vacant(range).map_err(|overlap| MapErr::Mapped { existing: overlap.existing })?;
-        let mut area =
-            Area { pages, offset, access, storage: Storage::Unpinned, access_pins: 0, accesses: Accesses::Welcome };
+    ) -> Result<(), MapError> {
+        let place = self.areas.vacant(range).map_err(|overlap| MapError::Mapped { existing: overlap.existing })?;
+        let mut area = Area::new(pages, offset, access);
         if !self.domains.is_empty() {
-            area.pin(range)?;
-            for (done, shown) in self.domains.iter().enumerate() {
-                if let Err(error) = fill(&self.memory, &shown.domain, range, &area, self.large_pages) {
-                    for shown in self.domains.iter().take(done) {
-                        area.unmap(&shown.domain, range);
-                    }
-                    area.unpin(range);
-                    return Err(error.into());
-                }
-            }
+            area.map(range, self.domains.values(), Filler { memory: &self.memory, large_pages: self.large_pages })?;
         }
         place.insert(area);
         Ok(())
     }
 
-    /// Unmaps the areas of a range in ascending order; how many bytes (table Ft6, F21). Stops at one that accesses have
-    /// pinned.
-    pub(crate) fn remove_areas(&mut self, range: IovaRange, bytes: &mut u64) -> Result<(), UnmapErr> {
+    /// Unmaps the areas of a range in ascending order (table Ft6, F21). Stops at one that accesses have pinned.
+    pub(crate) fn remove_areas(&mut self, removal: &mut Removal) -> Result<(), UnmapError> {
+        let range = removal.range;
         // Mostly, what was mapped at once is unmapped at once.
         let whole = |area_range: IovaRange, area: &Area| area_range == range && area.access_pins == 0;
         if let Some((_, area)) = self.areas.remove_if(range.first(), whole) {
-            self.end_area(range, area);
-            *bytes = bytes.saturating_add(range.bytes());
+            area.unmap(range, self.domains.values());
+            removal.done(range);
             return Ok(());
         }
-        let mut found = *bytes > 0;
-        while let Some((area_range, area)) = self.areas.first_in(range) {
-            found = true;
+        while let Some((area_range, area)) = removal.rest.and_then(|rest| self.areas.first_in(rest)) {
             if !range.covers(area_range) {
-                return Err(UnmapErr::WouldCut { area: area_range });
+                return Err(UnmapError::WouldCut { area: area_range });
             }
             if area.access_pins > 0 {
-                return Err(UnmapErr::Pinned { area: area_range });
+                return Err(UnmapError::Pinned { area: area_range });
             }
             self.remove_area(area_range.first());
-            *bytes = bytes.saturating_add(area_range.bytes());
+            removal.done(area_range);
         }
-        if found { Ok(()) } else { Err(UnmapErr::NotMapped { range }) }
+        if removal.bytes > 0 { Ok(()) } else { Err(UnmapError::NotMapped { range }) }
     }
 
-    fn remove_area(&mut self, first: Iova) {
+    pub(crate) fn remove_area(&mut self, first: Iova) {
         if let Some((range, area)) = self.areas.remove(first) {
-            self.end_area(range, area);
+            area.unmap(range, self.domains.values());
         }
-    }
-
-    /// Takes an area that is no more out of every domain.
-    fn end_area(&self, range: IovaRange, mut area: Area) {
-        for shown in &self.domains {
-            area.unmap(&shown.domain, range);
-        }
-        area.unpin(range);
     }
 
     /// Cuts an area in two before `at`, if one lies across (F61).
-    pub(crate) fn cut(&mut self, at: Iova) -> Result<(), UnmapErr> {
+    pub(crate) fn cut(&mut self, at: Iova) -> Result<(), UnmapError> {
         let Some((range, area)) = self.areas.get(at).filter(|(range, _)| range.first() != at) else { return Ok(()) };
         let alignment = self.alignment();
         if !at.is_aligned(alignment) || area.access_pins > 0 || self.large_pages == LargePages::Enabled {
-            return Err(UnmapErr::CannotCut { area: range, at });
+            return Err(UnmapError::CannotCut { area: range, at });
         }
-        let Some((range, left)) = self.areas.remove(range.first()) else { return Ok(()) };
+        let Some((range, area)) = self.areas.remove(range.first()) else { return Ok(()) };
         let length = at.get() - range.first().get();
-        let right = Area { pages: left.pages.clone(), offset: left.offset + length, ..left };
-        let halves = [(IovaRange::sized(range.first(), length), left), (IovaRange::new(at, range.last()), right)];
-        for (half, area) in halves {
+        let halves = [IovaRange::sized(range.first(), length), IovaRange::new(at, range.last())];
+        for (half, area) in halves.into_iter().zip(area.split(range, length)) {
             if let Some(half) = half {
                 // The whole was there before, so its halves have room.
                 let _ = self.areas.insert(half, area);
@@ -284,61 +242,47 @@ impl IoPageTable {
         coherency: Coherency,
     ) -> Result<(), AddDomainError> {
         let geometry = domain.geometry().ok_or(AddDomainError::NotPaging)?;
-        let smallest = geometry.page_sizes.smallest();
-        if smallest > PAGE_SIZE {
-            return Err(AddDomainError::PagesTooLarge { smallest });
+        let granule = geometry.page_sizes.smallest();
+        if granule > PAGE_SIZE {
+            return Err(AddDomainError::PagesTooLarge { smallest: granule });
         }
-        if let Some(area) = self.violates(smallest.max(self.alignment())) {
-            return Err(AddDomainError::InTheWay(InTheWay::Mapped { range: area }));
+        if let Some(area) = self.violates(granule) {
+            return Err(AddDomainError::Range(RangeError::Mapped { range: area }));
         }
         let aperture = IovaRange::new(geometry.first, geometry.last).ok_or(AddDomainError::NotPaging)?;
         let outside = IovaRange::ALL.without([aperture]);
-        self.reserve_all(outside, ReservedFor::Domain(id)).map_err(AddDomainError::InTheWay)?;
-        if let Err(error) = self.fill_domain(domain) {
-            self.unreserve(ReservedFor::Domain(id));
-            return Err(AddDomainError::Map(error));
-        }
-        self.domains.push(Shown { id, domain: domain.clone(), coherency });
-        Ok(())
-    }
-
-    fn fill_domain(&mut self, domain: &Domain) -> Result<(), MapErr> {
-        let ranges: Vec<IovaRange> = self.areas.iter().map(|(range, _)| range).collect();
-        for (done, range) in ranges.iter().enumerate() {
-            let Some((_, area)) = self.areas.get_mut(range.first()) else { continue };
-            let was = area.storage;
-            let result =
-                area.pin(*range).and_then(|()| Ok(fill(&self.memory, domain, *range, area, self.large_pages)?));
-            if let Err(error) = result {
-                if was == Storage::Unpinned {
-                    area.unpin(*range);
-                }
-                let last_domain = self.domains.is_empty();
-                for range in ranges.iter().take(done) {
-                    let Some((_, area)) = self.areas.get_mut(range.first()) else { continue };
-                    area.unmap(domain, *range);
-                    if last_domain {
-                        area.unpin(*range);
-                    }
-                }
-                return Err(error);
-            }
-        }
+        self.reserve(outside, ReservedFor::Domain(id)).map_err(AddDomainError::Range)?;
+        let mut adding =
+            Adding { table: self, id, shown: Some(Shown { domain: domain.clone(), coherency, granule }), filled: 0 };
+        adding.fill().map_err(AddDomainError::Map)?;
+        adding.commit();
         Ok(())
     }
 
     /// Takes everything out of a domain, and unpins it if that was the last (F54).
     pub(crate) fn remove_domain(&mut self, id: ObjectId) {
-        let Some(place) = self.domains.iter().position(|shown| shown.id == id) else { return };
-        let Shown { domain, .. } = self.domains.remove(place);
+        let Some(shown) = self.domains.remove(&id) else { return };
+        if let Some(count) = self.granules.get_mut(&shown.granule) {
+            *count -= 1;
+            if *count == 0 {
+                self.granules.remove(&shown.granule);
+            }
+        }
         self.unreserve(ReservedFor::Domain(id));
+        self.empty(&shown, usize::MAX);
+    }
+
+    /// Takes the first `count` areas out of a domain, and unpins all if no other shows them.
+    fn empty(&mut self, shown: &Shown, count: usize) {
         let last = self.domains.is_empty();
         let ranges: Vec<IovaRange> = self.areas.iter().map(|(range, _)| range).collect();
-        for range in ranges {
+        for (done, range) in ranges.into_iter().enumerate() {
             let Some((_, area)) = self.areas.get_mut(range.first()) else { continue };
-            area.unmap(&domain, range);
+            if done < count {
+                area.unmap(range, core::iter::once(shown));
+            }
             if last {
-                area.unpin(range);
+                area.unpin();
             }
         }
     }
@@ -346,85 +290,270 @@ impl IoPageTable {
 
 impl Drop for IoPageTable {
     fn drop(&mut self) {
-        while let Some((range, _)) = self.areas.first_in(IovaRange::ALL) {
+        while let Some(range) = self.areas.first_range_in(IovaRange::ALL) {
             self.remove_area(range.first());
         }
     }
 }
 
-impl Area {
-    /// The part of the window that the area shows.
-    pub(crate) fn slice(&self, range: IovaRange) -> Slice {
-        Slice::of(self.offset, range.bytes())
+/// An unmap under way.
+#[derive(Debug)]
+pub(crate) struct Removal {
+    range: IovaRange,
+    /// What is behind the areas that were unmapped; what others map before it stays (F24).
+    rest: Option<IovaRange>,
+    bytes: u64,
+}
+
+impl Removal {
+    pub(crate) fn of(range: IovaRange) -> Self {
+        Self { range, rest: Some(range), bytes: 0 }
     }
 
-    fn pin(&mut self, range: IovaRange) -> Result<(), MapErr> {
-        if self.storage == Storage::Unpinned {
-            self.pages.pin(self.slice(range))?;
-            self.storage = Storage::Pinned;
+    /// How many bytes were unmapped.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn done(&mut self, area: IovaRange) {
+        self.bytes = self.bytes.saturating_add(area.bytes());
+        self.rest = area.last().checked_add(1).and_then(|next| IovaRange::new(next, self.range.last()));
+    }
+}
+
+/// A domain in which not everything is shown yet. Dropping it before [`commit`](Self::commit) takes out what is, also when
+/// memory or the IOMMU driver unwinds.
+struct Adding<'a> {
+    table: &'a mut IoPageTable,
+    id: ObjectId,
+    /// `None` once it was added.
+    shown: Option<Shown>,
+    /// In how many areas it shows.
+    filled: usize,
+}
+
+impl Adding<'_> {
+    fn fill(&mut self) -> Result<(), MapError> {
+        let IoPageTable { areas, memory, large_pages, .. } = &mut *self.table;
+        let ranges: Vec<IovaRange> = areas.iter().map(|(range, _)| range).collect();
+        for range in ranges {
+            let Some((_, area)) = areas.get_mut(range.first()) else { continue };
+            area.map(range, self.shown.iter(), Filler { memory, large_pages: *large_pages })?;
+            self.filled += 1;
         }
         Ok(())
     }
 
-    /// Takes the area out of a domain. What hardware refuses to unmap, a device may still reach: its memory stays pinned
-    /// for as long as the domain exists.
-    fn unmap(&self, domain: &Domain, range: IovaRange) {
-        if domain.unmap(range.first(), range.bytes()).is_err() {
-            let kept = Kept { pages: self.pages.clone(), slice: self.slice(range) };
-            // Pinned already, so that it is only counted.
-            if kept.pages.pin(kept.slice).is_ok() {
-                domain.quarantine(kept);
-            }
-        }
-    }
-
-    fn unpin(&mut self, range: IovaRange) {
-        if self.storage == Storage::Pinned {
-            self.pages.unpin(self.slice(range));
-            self.storage = Storage::Unpinned;
+    fn commit(mut self) {
+        if let Some(shown) = self.shown.take() {
+            *self.table.granules.entry(shown.granule).or_default() += 1;
+            self.table.domains.insert(self.id, shown);
         }
     }
 }
 
-/// Memory that a device may still reach.
-struct Kept {
-    pages: Arc<Pages>,
-    slice: Slice,
-}
-
-impl Drop for Kept {
+impl Drop for Adding<'_> {
     fn drop(&mut self) {
-        self.pages.unpin(self.slice);
+        if let Some(shown) = self.shown.take() {
+            self.table.unreserve(ReservedFor::Domain(self.id));
+            self.table.empty(&shown, self.filled);
+        }
     }
 }
 
-/// Maps a pinned area into a domain, or nothing of it: each run of memory as a whole, so that large pages can be used, or
-/// page by page.
-fn fill(
-    memory: &PhysicalMemory,
-    domain: &Domain,
-    range: IovaRange,
-    area: &Area,
-    large_pages: LargePages,
-) -> Result<(), MapError> {
-    let most = if large_pages == LargePages::Disabled { PAGE_SIZE } else { u64::MAX };
-    // With pages smaller than those of the CPU an area may begin and end inside of one.
-    let mut skip = area.offset % PAGE_SIZE;
-    let mut done = 0;
-    for run in area.pages.runs(area.slice(range)) {
-        let (mut phys, end) = (run.phys.get() + skip, run.phys.get() + run.bytes);
-        skip = 0;
-        while phys < end && done < range.bytes() {
-            let bytes = (end - phys).min(most).min(range.bytes() - done);
-            let at = Iova::new(range.first().get() + done);
-            if let Err(error) = domain.map(memory, at, PhysAddr::new(phys), bytes, area.access) {
-                if let Some(done) = IovaRange::sized(range.first(), done) {
-                    area.unmap(domain, done);
-                }
-                return Err(error);
-            }
-            (done, phys) = (done + bytes, phys + bytes);
+impl From<FillError> for MapError {
+    fn from(error: FillError) -> Self {
+        match error {
+            FillError::Pin(error) => error.into(),
+            FillError::Domain(error) => error.into(),
         }
     }
-    Ok(())
+}
+
+/// What keeps a range from being reserved, or allowed (F15).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RangeError {
+    /// A mapping.
+    #[error("{range} is mapped")]
+    Mapped {
+        /// Where.
+        range: IovaRange,
+    },
+    /// A range in the allowed IOVA list.
+    #[error("{range} is in the allowed IOVA list")]
+    Allowed {
+        /// Where.
+        range: IovaRange,
+    },
+    /// Something reserved.
+    #[error("{range} is reserved")]
+    Reserved {
+        /// Where.
+        range: IovaRange,
+    },
+}
+
+impl RangeError {
+    /// Returns `EADDRINUSE`.
+    pub const fn errno(&self) -> Errno {
+        Errno::EADDRINUSE
+    }
+}
+
+/// Why nothing was mapped (tables Ft4, Ft5).
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MapError {
+    /// No such address space.
+    #[error(transparent)]
+    NoObject(#[from] NoObjectError),
+    /// A number is too large.
+    #[error("addresses or lengths do not fit in 64 bits")]
+    Overflow,
+    /// The length is 0.
+    #[error("the length is 0, or beyond any memory")]
+    BadLength,
+    /// A number is not a multiple of what the domains map.
+    #[error("addresses and length must be multiples of {alignment:#x}")]
+    Misaligned {
+        /// What they must be multiples of.
+        alignment: u64,
+    },
+    /// A device or a domain cannot use that address.
+    #[error("{range} is reserved")]
+    Reserved {
+        /// What is reserved.
+        range: IovaRange,
+    },
+    /// Something is mapped there.
+    #[error("{existing} is mapped already")]
+    Mapped {
+        /// The lowest mapping in the way.
+        existing: IovaRange,
+    },
+    /// No hole is large enough.
+    #[error("there is no place for {bytes:#x} bytes")]
+    NoPlace {
+        /// How many.
+        bytes: u64,
+    },
+    /// The source of a copy is not wholly mapped.
+    #[error("{range} of the source is not wholly mapped")]
+    SourceNotMapped {
+        /// What was to be copied.
+        range: IovaRange,
+    },
+    /// The source of a copy is mapped for reading only.
+    #[error("the source is mapped for reading only")]
+    SourceReadOnly,
+    /// The memory was not pinned.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// A domain did not take it.
+    #[error(transparent)]
+    Domain(#[from] DomainMapError),
+}
+
+impl MapError {
+    /// Returns the error number that Linux gives.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NoObject(error) => error.errno(),
+            Self::Overflow => Errno::EOVERFLOW,
+            Self::BadLength | Self::Misaligned { .. } | Self::Reserved { .. } => Errno::EINVAL,
+            Self::Mapped { .. } => Errno::EEXIST,
+            Self::NoPlace { .. } => Errno::ENOSPC,
+            Self::SourceNotMapped { .. } => Errno::ENOENT,
+            Self::SourceReadOnly => Errno::EPERM,
+            Self::Pin(error) => error.errno(),
+            Self::Domain(error) => error.errno(),
+        }
+    }
+}
+
+/// Why an unmap stopped (table Ft6). What it had unmapped until then stays so (F21).
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnmapError {
+    /// No such address space.
+    #[error(transparent)]
+    NoObject(#[from] NoObjectError),
+    /// A number is too large.
+    #[error("addresses or lengths do not fit in 64 bits")]
+    Overflow,
+    /// The length is 0.
+    #[error("the length is 0")]
+    BadLength,
+    /// Nothing is there.
+    #[error("nothing is mapped in {range}")]
+    NotMapped {
+        /// Where.
+        range: IovaRange,
+    },
+    /// A mapping sticks out of the range.
+    #[error("the range would cut the mapping {area}")]
+    WouldCut {
+        /// The mapping.
+        area: IovaRange,
+    },
+    /// A user in the kernel has it pinned, and does not let go.
+    #[error("{area} is pinned by an access")]
+    Pinned {
+        /// The mapping.
+        area: IovaRange,
+    },
+    /// A mapping cannot be cut there (F61).
+    #[error("the mapping {area} cannot be cut at {at}")]
+    CannotCut {
+        /// The mapping.
+        area: IovaRange,
+        /// Where.
+        at: Iova,
+    },
+}
+
+impl UnmapError {
+    /// Returns the error number that Linux gives.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NoObject(error) => error.errno(),
+            Self::Overflow => Errno::EOVERFLOW,
+            Self::BadLength | Self::CannotCut { .. } => Errno::EINVAL,
+            Self::NotMapped { .. } | Self::WouldCut { .. } => Errno::ENOENT,
+            Self::Pinned { .. } => Errno::EDEADLK,
+        }
+    }
+}
+
+/// Why an address space does not show itself in a domain (F53).
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddDomainError {
+    /// The domain has no page tables.
+    #[error("the domain has no page tables")]
+    NotPaging,
+    /// Its smallest page is larger than the CPU's.
+    #[error("the domain's smallest page is of {smallest:#x} bytes")]
+    PagesTooLarge {
+        /// That page.
+        smallest: u64,
+    },
+    /// A mapping is not aligned for it, or it does not reach what is mapped or allowed.
+    #[error(transparent)]
+    Range(RangeError),
+    /// What is mapped could not be mapped in it.
+    #[error(transparent)]
+    Map(MapError),
+}
+
+impl AddDomainError {
+    /// Returns the error number that Linux gives.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NotPaging | Self::PagesTooLarge { .. } => Errno::EINVAL,
+            Self::Range(error) => error.errno(),
+            Self::Map(error) => error.errno(),
+        }
+    }
 }

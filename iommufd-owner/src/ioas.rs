@@ -1,17 +1,19 @@
 //! I/O address spaces.
 
+use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::fmt;
 
 use iommu_core::address::PAGE_SIZE;
+use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{LockClass, Mutex, MutexGuard};
 use iommu_core::user_memory::Account;
-use iommu_core::{Access, Iova, IovaRange, PhysicalMemory, UserAddr, UserMemory};
+use iommu_core::{Access, Iova, IovaMap, IovaRange, PhysicalMemory, UserAddr, UserMemory};
 
-use crate::access::AccessState;
-use crate::error::{InTheWay, IoasError, MapErr, UnmapErr};
 use crate::hwpt::Hwpt;
-use crate::io_page_table::{Accesses, IoPageTable, LargePages};
+use crate::io_page_table::{Accesses, IoPageTable, LargePages, MapError, RangeError, Removal, UnmapError};
+use crate::object_id::{NoIdsError, NoObjectError, ObjectId};
 use crate::pages::Pages;
 
 const HWPTS_LOCK: LockClass = LockClass::new("IOAS", 610);
@@ -57,15 +59,30 @@ pub struct CopyRequest {
     pub access: Access,
 }
 
+/// What `IOMMU_IOAS_IOVA_RANGES` tells.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IovaRanges {
+    /// Where a mapping can be, whether or not something is there, ascending (F70).
+    pub ranges: Vec<IovaRange>,
+    /// What addresses and lengths must be multiples of.
+    pub alignment: u64,
+}
+
+/// A user of an address space that is told of unmaps.
+pub(crate) trait UnmapListener: Send + Sync + fmt::Debug {
+    /// A range is being unmapped: whatever is pinned there is to be unpinned. Called without locks.
+    fn unmapping(&self, range: IovaRange);
+}
+
 /// An I/O address space: an object of a context.
 #[derive(Debug)]
 pub(crate) struct Ioas {
-    /// The IOAS lock: the page tables that show it, oldest first. Taken outside those of groups and of areas.
+    /// The IOAS lock: the page tables that attaches made, oldest first. Taken outside those of groups and of areas.
     hwpts: Mutex<Vec<Weak<Hwpt>>>,
     /// The lock of the areas: inside that of a group.
     table: Mutex<IoPageTable>,
     /// Leaf lock: users in the kernel.
-    accesses: Mutex<Vec<Weak<AccessState>>>,
+    listeners: Mutex<BTreeMap<ObjectId, Weak<dyn UnmapListener>>>,
 }
 
 impl Ioas {
@@ -73,7 +90,7 @@ impl Ioas {
         Arc::new(Self {
             hwpts: Mutex::of(HWPTS_LOCK, Vec::new()),
             table: Mutex::of(AREAS_LOCK, IoPageTable::new(memory)),
-            accesses: Mutex::default(),
+            listeners: Mutex::default(),
         })
     }
 
@@ -86,42 +103,48 @@ impl Ioas {
     }
 
     /// One user in the kernel more; one that pins demands whole pages (F13, F59).
-    pub(crate) fn join(&self, access: &Arc<AccessState>) -> Result<(), InTheWay> {
-        if access.pins() {
+    pub(crate) fn join(&self, id: ObjectId, listener: Weak<dyn UnmapListener>, pins: bool) -> Result<(), RangeError> {
+        if pins {
             let mut table = self.lock_table();
             if let Some(range) = table.violates(PAGE_SIZE) {
-                return Err(InTheWay::Mapped { range });
+                return Err(RangeError::Mapped { range });
             }
             table.pinning_accesses += 1;
         }
-        self.accesses.lock().push(Arc::downgrade(access));
+        self.listeners.lock().insert(id, listener);
         Ok(())
     }
 
-    pub(crate) fn leave(&self, access: &AccessState) {
-        self.accesses.lock().retain(|known| !core::ptr::eq(known.as_ptr(), access));
-        if access.pins() {
+    pub(crate) fn leave(&self, id: ObjectId, pins: bool) {
+        self.listeners.lock().remove(&id);
+        if pins {
             self.lock_table().pinning_accesses -= 1;
         }
     }
 
+    /// F70.
+    pub(crate) fn iova_ranges(&self) -> IovaRanges {
+        let table = self.lock_table();
+        IovaRanges { ranges: table.usable(), alignment: table.alignment() }
+    }
+
     /// Table Ft4.
-    pub(crate) fn map(&self, request: MapRequest, account: Account) -> Result<Iova, MapErr> {
+    pub(crate) fn map(&self, request: MapRequest, account: Account) -> Result<Iova, MapError> {
         let MapRequest { place, bytes, process, addr, access } = request;
         if bytes == 0 || bytes > u64::MAX - PAGE_SIZE {
-            return Err(MapErr::BadLength);
+            return Err(MapError::BadLength);
         }
-        addr.checked_add(bytes).ok_or(MapErr::Overflow)?;
+        addr.checked_add(bytes).ok_or(MapError::Overflow)?;
         let pages = Pages::new(process, addr, bytes, access, account);
         self.add(place, bytes, pages, addr.get() % PAGE_SIZE, access)
     }
 
     /// From Ft4.8 on: a part of a window, at a place.
-    fn add(&self, place: Place, bytes: u64, pages: Arc<Pages>, offset: u64, access: Access) -> Result<Iova, MapErr> {
+    fn add(&self, place: Place, bytes: u64, pages: Arc<Pages>, offset: u64, access: Access) -> Result<Iova, MapError> {
         let mut table = self.lock_table();
         let alignment = table.alignment();
         if !bytes.is_multiple_of(alignment) {
-            return Err(MapErr::Misaligned { alignment });
+            return Err(MapError::Misaligned { alignment });
         }
         let addr = pages.addr(offset).get();
         let range = match place {
@@ -130,18 +153,18 @@ impl Ioas {
         };
         if !(addr % PAGE_SIZE).is_multiple_of(alignment) {
             table.check_vacant(range)?;
-            return Err(MapErr::Misaligned { alignment });
+            return Err(MapError::Misaligned { alignment });
         }
         table.add_area(range, pages, offset, access)?;
         Ok(range.first())
     }
 
     /// The parts of areas that make up the source of a copy (Ft5.5, Ft5.6).
-    pub(crate) fn pieces(&self, request: &CopyRequest) -> Result<Vec<CopyPiece>, MapErr> {
+    pub(crate) fn pieces(&self, request: &CopyRequest) -> Result<Vec<CopyPiece>, MapError> {
         if request.bytes == 0 {
-            return Err(MapErr::BadLength);
+            return Err(MapError::BadLength);
         }
-        let range = IovaRange::sized(request.from, request.bytes).ok_or(MapErr::Overflow)?;
+        let range = IovaRange::sized(request.from, request.bytes).ok_or(MapError::Overflow)?;
         let table = self.lock_table();
         let mut pieces = Vec::new();
         let mut next = Some(range.first());
@@ -152,85 +175,88 @@ impl Ioas {
             next = part.last().checked_add(1);
         }
         let covered: u64 = pieces.iter().map(|piece| piece.bytes).sum();
-        if covered == range.bytes() { Ok(pieces) } else { Err(MapErr::SourceNotMapped { range }) }
+        if covered == range.bytes() { Ok(pieces) } else { Err(MapError::SourceNotMapped { range }) }
     }
 
     /// From Ft5.8 on: one area for each piece of the source (F20).
-    pub(crate) fn copy(&self, pieces: Vec<CopyPiece>, request: &CopyRequest) -> Result<Iova, MapErr> {
+    pub(crate) fn copy(&self, pieces: Vec<CopyPiece>, request: &CopyRequest) -> Result<Iova, MapError> {
         let CopyRequest { bytes, place, access, .. } = *request;
         let mut table = self.lock_table();
         let range = check_copy(&table, &pieces, place, bytes)?;
         if pieces.iter().any(|piece| access.permits(Access::Write) && !piece.pages.access.permits(Access::Write)) {
-            return Err(MapErr::SourceReadOnly);
+            return Err(MapError::SourceReadOnly);
         }
+        let mut copying = Copying { table: &mut table, made: Vec::new() };
         let mut at = range.first();
         for piece in pieces {
-            let Some(part) = IovaRange::sized(at, piece.bytes) else { return Err(MapErr::Overflow) };
-            if let Err(error) = table.add_area(part, piece.pages, piece.offset, access) {
-                if let Some(made) = IovaRange::sized(range.first(), at.get() - range.first().get()) {
-                    // Only what was just made is there.
-                    let _ = table.remove_areas(made, &mut 0);
-                }
-                return Err(error);
-            }
+            let part = IovaRange::sized(at, piece.bytes).ok_or(MapError::Overflow)?;
+            copying.table.add_area(part, piece.pages, piece.offset, access)?;
+            copying.made.push(part);
             at = Iova::new(at.get().wrapping_add(piece.bytes));
         }
+        copying.made.clear();
         Ok(range.first())
     }
 
     /// Table Ft6; how many bytes were unmapped.
-    pub(crate) fn unmap(&self, iova: Iova, bytes: u64) -> Result<u64, UnmapErr> {
+    pub(crate) fn unmap(&self, iova: Iova, bytes: u64) -> Result<u64, UnmapError> {
         if iova.get() == 0 && bytes == u64::MAX {
             return match self.remove(IovaRange::ALL) {
-                Err(UnmapErr::NotMapped { .. }) => Ok(0),
+                Err(UnmapError::NotMapped { .. }) => Ok(0),
                 other => other,
             };
         }
         if iova.get() == u64::MAX || bytes == u64::MAX {
-            return Err(UnmapErr::Overflow);
+            return Err(UnmapError::Overflow);
         }
         if bytes == 0 {
-            return Err(UnmapErr::BadLength);
+            return Err(UnmapError::BadLength);
         }
-        self.remove(IovaRange::sized(iova, bytes).ok_or(UnmapErr::Overflow)?)
+        self.remove(IovaRange::sized(iova, bytes).ok_or(UnmapError::Overflow)?)
     }
 
-    /// Unmaps a range; accesses that have pinned some of it are asked to let go, with no lock held (F23, L31).
-    pub(crate) fn remove(&self, range: IovaRange) -> Result<u64, UnmapErr> {
-        let mut bytes = 0;
-        for _ in 0..ASKS {
+    /// Unmaps a range; accesses that have pinned some of it are asked to let go, with no lock held (F23, L31). They are asked
+    /// so often for each area (Ft6.9).
+    pub(crate) fn remove(&self, range: IovaRange) -> Result<u64, UnmapError> {
+        let mut removal = Removal::of(range);
+        let mut asked = None;
+        let mut asks = 0;
+        loop {
             let area = {
                 let mut table = self.lock_table();
-                match table.remove_areas(range, &mut bytes) {
-                    Err(UnmapErr::Pinned { area }) => {
+                match table.remove_areas(&mut removal) {
+                    Err(UnmapError::Pinned { area }) => {
                         if let Some((_, pinned)) = table.areas.get_mut(area.first()) {
                             pinned.accesses = Accesses::Refused;
                         }
                         area
                     }
-                    other => return other.map(|()| bytes),
+                    other => return other.map(|()| removal.bytes()),
                 }
             };
-            let accesses: Vec<_> = self.accesses.lock().iter().filter_map(Weak::upgrade).collect();
-            for access in accesses {
-                access.notify(area);
+            if asked.replace(area) != Some(area) {
+                asks = 0;
+            }
+            if asks == ASKS {
+                return Err(UnmapError::Pinned { area });
+            }
+            asks += 1;
+            let listeners: Vec<_> = self.listeners.lock().values().filter_map(Weak::upgrade).collect();
+            for listener in listeners {
+                listener.unmapping(area);
             }
         }
-        let mut table = self.lock_table();
-        table.remove_areas(range, &mut bytes).map(|()| bytes)
     }
 
     /// `IOMMU_IOAS_ALLOW_IOVAS` (table Ft3).
     pub(crate) fn allow(&self, ranges: &[(Iova, Iova)]) -> Result<(), IoasError> {
-        let mut checked: Vec<IovaRange> = Vec::with_capacity(ranges.len());
+        let mut allowed = IovaMap::new();
         for (first, last) in ranges {
             let range = IovaRange::new(*first, *last).filter(|_| first != last).ok_or(IoasError::BadRange)?;
-            if let Some(other) = checked.iter().find(|other| other.overlaps(range)) {
-                return Err(IoasError::Overlap { one: *other, other: range });
-            }
-            checked.push(range);
+            let inserted = allowed.insert(range, ());
+            inserted.map_err(|overlap| IoasError::Overlap { one: overlap.existing, other: range })?;
         }
-        Ok(self.lock_table().allow(checked)?)
+        Ok(self.lock_table().allow(allowed)?)
     }
 
     /// `IOMMU_OPTION_HUGE_PAGES` (Ft7.6 to Ft7.11).
@@ -241,11 +267,25 @@ impl Ioas {
                 return Err(IoasError::DomainsMapped);
             }
             if let Some(range) = table.violates(PAGE_SIZE) {
-                return Err(IoasError::InTheWay(InTheWay::Mapped { range }));
+                return Err(IoasError::Range(RangeError::Mapped { range }));
             }
         }
         table.large_pages = large_pages;
         Ok(())
+    }
+}
+
+/// A copy that is being made. Dropping it takes out what was made.
+struct Copying<'a> {
+    table: &'a mut IoPageTable,
+    made: Vec<IovaRange>,
+}
+
+impl Drop for Copying<'_> {
+    fn drop(&mut self) {
+        for area in &self.made {
+            self.table.remove_area(area.first());
+        }
     }
 }
 
@@ -257,10 +297,10 @@ pub(crate) struct CopyPiece {
 }
 
 /// Ft4.8 to Ft4.14 for a copy: where it goes.
-fn check_copy(table: &IoPageTable, pieces: &[CopyPiece], place: Place, bytes: u64) -> Result<IovaRange, MapErr> {
+fn check_copy(table: &IoPageTable, pieces: &[CopyPiece], place: Place, bytes: u64) -> Result<IovaRange, MapError> {
     let alignment = table.alignment();
     if !bytes.is_multiple_of(alignment) {
-        return Err(MapErr::Misaligned { alignment });
+        return Err(MapError::Misaligned { alignment });
     }
     let first = pieces.first().map_or(0, |piece| piece.pages.addr(piece.offset).get());
     let range = match place {
@@ -269,30 +309,78 @@ fn check_copy(table: &IoPageTable, pieces: &[CopyPiece], place: Place, bytes: u6
     };
     table.check_vacant(range)?;
     let misaligned = |piece: &CopyPiece| !(piece.pages.addr(piece.offset).get() % PAGE_SIZE).is_multiple_of(alignment);
-    if pieces.iter().any(misaligned) { Err(MapErr::Misaligned { alignment }) } else { Ok(range) }
+    if pieces.iter().any(misaligned) { Err(MapError::Misaligned { alignment }) } else { Ok(range) }
 }
 
 impl MapRequest {
     /// Ft4.2: what is wrong whatever the address space.
-    pub(crate) fn check(&self) -> Result<(), MapErr> {
+    pub(crate) fn check(&self) -> Result<(), MapError> {
         check_numbers(self.place, self.bytes)
     }
 }
 
 impl CopyRequest {
     /// Ft5.2: as that.
-    pub(crate) fn check(&self) -> Result<(), MapErr> {
+    pub(crate) fn check(&self) -> Result<(), MapError> {
         if self.from.get() == u64::MAX {
-            return Err(MapErr::Overflow);
+            return Err(MapError::Overflow);
         }
         check_numbers(self.place, self.bytes)
     }
 }
 
-fn check_numbers(place: Place, bytes: u64) -> Result<(), MapErr> {
+fn check_numbers(place: Place, bytes: u64) -> Result<(), MapError> {
     match place {
-        _ if bytes == u64::MAX => Err(MapErr::Overflow),
-        Place::Fixed(iova) if iova.get() == u64::MAX => Err(MapErr::Overflow),
+        _ if bytes == u64::MAX => Err(MapError::Overflow),
+        Place::Fixed(iova) if iova.get() == u64::MAX => Err(MapError::Overflow),
         _ => Ok(()),
+    }
+}
+
+/// Why an address space refused a range, or an option.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IoasError {
+    /// No such address space.
+    #[error(transparent)]
+    NoObject(#[from] NoObjectError),
+    /// The context has no id left.
+    #[error(transparent)]
+    NoIds(#[from] NoIdsError),
+    /// A range is of one byte or none.
+    #[error("a range must have two addresses at least")]
+    BadRange,
+    /// Two ranges overlap.
+    #[error("{one} and {other} overlap")]
+    Overlap {
+        /// One.
+        one: IovaRange,
+        /// The other.
+        other: IovaRange,
+    },
+    /// Something is there.
+    #[error(transparent)]
+    Range(#[from] RangeError),
+    /// Domains have mapped with large pages (Ft7.7).
+    #[error("domains have mappings")]
+    DomainsMapped,
+    /// Objects exist (Ft7.4).
+    #[error("the context has objects")]
+    HasObjects,
+    /// The context is for devices without an IOMMU (F63).
+    #[error("the context is in no-IOMMU mode")]
+    NoIommuMode,
+}
+
+impl IoasError {
+    /// Returns the error number that Linux gives.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NoObject(error) => error.errno(),
+            Self::NoIds(error) => error.errno(),
+            Self::BadRange | Self::Overlap { .. } | Self::DomainsMapped | Self::NoIommuMode => Errno::EINVAL,
+            Self::Range(error) => error.errno(),
+            Self::HasObjects => Errno::EBUSY,
+        }
     }
 }

@@ -1,16 +1,42 @@
 //! Memory of a process that address spaces share: pinned once, however many map it (F12, F20).
 
+mod pins;
+
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use iommu_core::address::PAGE_SIZE;
+use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{LockClass, Mutex};
-use iommu_core::user_memory::{Account, PinnedRun};
-use iommu_core::{Access, PhysAddr, UserAddr, UserMemory};
+use iommu_core::user_memory::{Account, BadAddress, OverLimit, PinnedRun};
+use iommu_core::{Access, UserAddr, UserMemory};
 
-use crate::error::PinError;
+pub(crate) use pins::Slice;
+use pins::{Pins, Stretch};
 
 const PAGES_LOCK: LockClass = LockClass::new("pages", 640);
+
+/// Why memory was not pinned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PinError {
+    /// The process has no such memory.
+    #[error(transparent)]
+    BadAddress(#[from] BadAddress),
+    /// It may not lock that much.
+    #[error(transparent)]
+    OverLimit(#[from] OverLimit),
+}
+
+impl PinError {
+    /// Returns the error number that Linux gives.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::BadAddress(error) => error.errno(),
+            Self::OverLimit(error) => error.errno(),
+        }
+    }
+}
 
 /// A window of a process's memory, in whole pages.
 #[derive(Debug)]
@@ -21,40 +47,8 @@ pub(crate) struct Pages {
     /// What it was mapped for: the most that any mapping of it may allow (Ft5.9).
     pub(crate) access: Access,
     account: Account,
-    /// The pages lock: inside every other of this crate.
+    /// The pages lock: inside every other of this crate. User memory is called with it held.
     pins: Mutex<Pins>,
-}
-
-/// What is pinned of a window.
-#[derive(Debug, Default)]
-struct Pins {
-    /// From the first page on, as far as anything was ever pinned.
-    pages: Vec<Pin>,
-}
-
-/// A page, and how many want it pinned.
-#[derive(Debug, Clone, Copy)]
-struct Pin {
-    phys: PhysAddr,
-    count: u32,
-}
-
-const UNPINNED: Pin = Pin { phys: PhysAddr::new(0), count: 0 };
-
-/// A part of a window, in pages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Slice {
-    pub(crate) first: u64,
-    pub(crate) count: u64,
-}
-
-impl Slice {
-    /// The pages that `bytes` bytes from `offset` of a window on lie in.
-    pub(crate) fn of(offset: u64, bytes: u64) -> Self {
-        let first = offset / PAGE_SIZE;
-        let end = offset.saturating_add(bytes).div_ceil(PAGE_SIZE);
-        Self { first, count: end.saturating_sub(first) }
-    }
 }
 
 impl Pages {
@@ -80,106 +74,93 @@ impl Pages {
         UserAddr::new(self.first.get().wrapping_add(offset))
     }
 
-    /// Pins the pages of a slice once more; all or none (F27: the limit is looked at after pinning).
-    pub(crate) fn pin(&self, slice: Slice) -> Result<(), PinError> {
+    /// Pins the pages of a slice once more; all or none, also when user memory unwinds (F27: the limit is looked at after
+    /// pinning).
+    pub(crate) fn pin(self: &Arc<Self>, slice: Slice) -> Result<PinnedSlice, PinError> {
         let mut pins = self.pins.lock();
-        let end = slice.first.saturating_add(slice.count).min(self.count);
-        let Some(length) = usize::try_from(end).ok() else { return Err(PinError::TooLong) };
-        if pins.pages.len() < length {
-            let more = length - pins.pages.len();
-            pins.pages.try_reserve_exact(more).map_err(|_| PinError::TooLong)?;
-            pins.pages.resize(length, UNPINNED);
-        }
+        let mut pinning = Pinning { pages: self, pins: &mut pins, done: Slice { count: 0, ..slice } };
+        let end = slice.end().min(self.count);
         let mut fresh = 0;
-        let mut page = slice.first;
-        while page < end {
-            match self.pin_next(&mut pins, page, end) {
-                Ok((pages, new)) => {
-                    page += pages;
-                    fresh += new;
-                }
-                Err(error) => {
-                    self.unpin_pages(&mut pins, Slice { first: slice.first, count: page - slice.first });
-                    return Err(error);
-                }
-            }
+        while pinning.done.end() < end {
+            fresh += pinning.step(end)?;
         }
-        if let Err(over) = self.process.charge(self.account, fresh) {
-            self.unpin_pages(&mut pins, slice);
-            return Err(PinError::OverLimit(over));
-        }
-        Ok(())
+        self.process.charge(self.account, fresh)?;
+        pinning.done.count = 0;
+        Ok(PinnedSlice { pages: self.clone(), slice })
     }
 
-    /// Pins some pages from `page` on: how many, and how many of them were not pinned before.
-    fn pin_next(&self, pins: &mut Pins, page: u64, end: u64) -> Result<(u64, u64), PinError> {
-        let slots = pins.pages.get_mut(whole(page)..whole(end)).ok_or(PinError::TooLong)?;
-        let pinned = slots.iter().take_while(|pin| pin.count > 0).count();
-        if pinned > 0 {
-            for pin in slots.iter_mut().take(pinned) {
-                pin.count = pin.count.saturating_add(1);
-            }
-            return Ok((pinned as u64, 0));
-        }
-        let wanted = slots.iter().take_while(|pin| pin.count == 0).count() as u64;
-        let run = self.process.pin(self.addr(page * PAGE_SIZE), wanted * PAGE_SIZE, self.access)?;
-        let got = (run.bytes / PAGE_SIZE).clamp(1, wanted);
-        for (index, pin) in (0..got).zip(slots) {
-            *pin = Pin { phys: PhysAddr::new(run.phys.get() + index * PAGE_SIZE), count: 1 };
-        }
-        Ok((got, got))
-    }
-
-    /// Ends one pin of each page of a slice.
-    pub(crate) fn unpin(&self, slice: Slice) {
-        let mut pins = self.pins.lock();
-        let freed = self.unpin_pages(&mut pins, slice);
-        self.process.uncharge(self.account, freed);
-    }
-
-    /// How many pages are pinned no more.
-    fn unpin_pages(&self, pins: &mut Pins, slice: Slice) -> u64 {
-        let mut freed = 0;
-        let mut run: Option<PinnedRun> = None;
-        for pin in pins.pages.iter_mut().skip(whole(slice.first)).take(whole(slice.count)) {
-            if pin.count == 0 {
-                continue;
-            }
-            pin.count -= 1;
-            if pin.count > 0 {
-                continue;
-            }
-            freed += 1;
-            match &mut run {
-                Some(run) if run.phys.checked_add(run.bytes) == Some(pin.phys) => run.bytes += PAGE_SIZE,
-                _ => {
-                    if let Some(run) = run.replace(PinnedRun { phys: pin.phys, bytes: PAGE_SIZE }) {
-                        self.process.unpin(run);
-                    }
-                }
-            }
-        }
-        if let Some(run) = run {
-            self.process.unpin(run);
-        }
-        freed
-    }
-
-    /// The physical memory behind a slice that is pinned, in pieces as long as possible.
-    pub(crate) fn runs(&self, slice: Slice) -> Vec<PinnedRun> {
-        let pins = self.pins.lock();
-        let mut runs: Vec<PinnedRun> = Vec::new();
-        for pin in pins.pages.iter().skip(whole(slice.first)).take(whole(slice.count)) {
-            match runs.last_mut() {
-                Some(run) if run.phys.checked_add(run.bytes) == Some(pin.phys) => run.bytes += PAGE_SIZE,
-                _ => runs.push(PinnedRun { phys: pin.phys, bytes: PAGE_SIZE }),
-            }
-        }
-        runs
+    /// Ends one pin of each page of a slice; how many pages are pinned no more.
+    fn release(&self, pins: &mut Pins, slice: Slice) -> u64 {
+        let freed = pins.release(slice);
+        freed.iter().for_each(|run| self.process.unpin(*run));
+        freed.iter().map(|run| run.bytes / PAGE_SIZE).sum()
     }
 }
 
-/// As an index into memory; what does not fit is beyond any memory.
-fn whole(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
+/// A slice of a window that is pinned; dropping it ends one pin of each page.
+#[derive(Debug)]
+#[must_use = "dropping it unpins the memory"]
+pub(crate) struct PinnedSlice {
+    pages: Arc<Pages>,
+    slice: Slice,
+}
+
+impl PinnedSlice {
+    /// Pins a part of it once more, which cannot fail.
+    pub(crate) fn again(&self, part: Slice) -> Self {
+        self.pages.pins.lock().hold(part);
+        Self { pages: self.pages.clone(), slice: part }
+    }
+
+    /// Returns the physical memory, in order, in pieces as long as possible.
+    pub(crate) fn runs(&self) -> Vec<PinnedRun> {
+        self.pages.pins.lock().runs(self.slice)
+    }
+}
+
+impl Drop for PinnedSlice {
+    fn drop(&mut self) {
+        let Pages { process, account, pins, .. } = &*self.pages;
+        let mut pins = pins.lock();
+        let freed = self.pages.release(&mut pins, self.slice);
+        process.uncharge(*account, freed);
+    }
+}
+
+/// Pages that are being pinned. Dropping it ends the pins again.
+struct Pinning<'a> {
+    pages: &'a Pages,
+    pins: &'a mut Pins,
+    done: Slice,
+}
+
+impl Pinning<'_> {
+    /// Pins some pages more, of those before `end`; how many of them were not pinned before.
+    fn step(&mut self, end: u64) -> Result<u64, BadAddress> {
+        let page = self.done.end();
+        let (pages, fresh) = match self.pins.stretch(page, end) {
+            Stretch::Pinned(pages) => {
+                self.pins.hold(Slice { first: page, count: pages });
+                (pages, 0)
+            }
+            Stretch::Unpinned(wanted) => {
+                let Pages { process, access, .. } = self.pages;
+                let run = process.pin(self.pages.addr(page * PAGE_SIZE), wanted * PAGE_SIZE, *access)?;
+                // No more is trusted to be there than was asked for.
+                let pages = (run.bytes / PAGE_SIZE).clamp(1, wanted);
+                self.pins.insert(page, pages, run.phys);
+                (pages, pages)
+            }
+        };
+        self.done.count += pages;
+        Ok(fresh)
+    }
+}
+
+impl Drop for Pinning<'_> {
+    fn drop(&mut self) {
+        if self.done.count > 0 {
+            self.pages.release(self.pins, self.done);
+        }
+    }
 }

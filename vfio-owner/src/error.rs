@@ -117,7 +117,7 @@ pub enum SetContainerError {
     /// The iommufd has no room for an address space.
     #[cfg(feature = "iommufd")]
     #[error(transparent)]
-    Ioas(iommufd_owner::error::IoasError),
+    Ioas(iommufd_owner::IoasError),
     /// The container's IOMMU does not take it.
     #[error(transparent)]
     Attach(#[from] AttachGroupError),
@@ -194,7 +194,7 @@ pub enum GetDeviceError {
     /// The iommufd does not bind it (Vt6.10).
     #[cfg(feature = "iommufd")]
     #[error(transparent)]
-    Bind(iommufd_owner::error::BindError),
+    Bind(iommufd_owner::BindError),
     /// The iommufd has no address space for VFIO (Vt6.12).
     #[cfg(feature = "iommufd")]
     #[error("the iommufd of group {group} has no address space for VFIO")]
@@ -205,7 +205,7 @@ pub enum GetDeviceError {
     /// It cannot be attached to the address space for VFIO (Vt6.13).
     #[cfg(feature = "iommufd")]
     #[error(transparent)]
-    Attach(iommufd_owner::error::AttachErr),
+    Attach(iommufd_owner::AttachError),
     /// Its driver refuses.
     #[error("the driver of {device} does not open it ({errno})")]
     Driver {
@@ -256,7 +256,7 @@ pub enum BindIommufdError {
     },
     /// The iommufd does not bind it; says who is in the way.
     #[error(transparent)]
-    Bind(#[from] iommufd_owner::error::BindError),
+    Bind(#[from] iommufd_owner::BindError),
     /// Its driver refuses.
     #[error("the driver of {device} does not open it ({errno})")]
     Driver {
@@ -287,7 +287,7 @@ impl BindIommufdError {
 pub enum AttachPtError {
     /// The iommufd refuses.
     #[error(transparent)]
-    Attach(#[from] iommufd_owner::error::AttachErr),
+    Attach(#[from] iommufd_owner::AttachError),
 }
 
 #[cfg(feature = "iommufd")]

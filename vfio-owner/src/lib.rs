@@ -1,4 +1,4 @@
-// The page's example needs the machine room.
+// The page's example needs the testbed.
 #![cfg_attr(feature = "testbed", doc = include_str!("../README.md"))]
 #![cfg_attr(
     not(feature = "testbed"),

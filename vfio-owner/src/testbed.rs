@@ -1,4 +1,4 @@
-//! The machine room: a whole simulated machine in one value.
+//! The testbed: a whole simulated machine in one value.
 //!
 //! A [`Machine`] is built from a sysfs tree of a real one: its PCI functions on a PCI bus, its drivers as simulated
 //! ones, its groups computed from its topology, and a software IOMMU below, so that a test can see what each device

@@ -20,6 +20,9 @@
 //! cannot know it calls unknown, with the reason.
 
 mod drivers;
+mod in_tree;
+#[cfg(feature = "serde")]
+pub mod region;
 
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -31,10 +34,11 @@ use iommu_core::reserved::{RegionKind, ReservedRegion};
 use iommu_core::sysfs::{Snapshot, SysfsGroup};
 use iommu_core::{ClaimError, Group, GroupId};
 
-pub use drivers::{DriverDma, dma_of};
+pub use drivers::{DmaBus, DriverDma, dma_of, dma_on};
 
 /// Whether a group can be claimed.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum Verdict {
     /// It can.
     Viable,
@@ -80,6 +84,11 @@ pub struct DeviceViability {
 
 /// How a device stands to a claim of its group.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(tag = "standing", rename_all = "kebab-case")
+)]
 #[non_exhaustive]
 pub enum Standing {
     /// It has no driver (D65).
@@ -99,6 +108,7 @@ pub enum Standing {
     /// In the way: firmware needs it to reach a range at all times (I33).
     DirectRegion {
         /// The range.
+        #[cfg_attr(feature = "serde", serde(with = "region"))]
         region: ReservedRegion,
     },
     /// Doubtful: the driver is not known, and may manage its own DMA.
@@ -111,6 +121,7 @@ pub enum Standing {
     /// Doubtful: one device of the group needs a range at all times, and the source does not say which.
     MaybeDirectRegion {
         /// The range.
+        #[cfg_attr(feature = "serde", serde(with = "region"))]
         region: ReservedRegion,
     },
 }

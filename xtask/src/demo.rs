@@ -1,5 +1,6 @@
 //! `cargo xtask demo`: the story of one card, told on the machine of a real kernel's snapshot.
 
+mod failing;
 mod stage;
 
 use std::sync::Arc;
@@ -29,15 +30,17 @@ pub(crate) fn run() -> Result<()> {
     let snapshot = crate::replay::snapshot("pc")?;
     let machine = Machine::boot(&snapshot);
     let group = machine.group(CARD[0])?;
-    let mut stage = Stage::new(machine, group);
-    boot(&mut stage, &snapshot)?;
-    vfio(&mut stage)?;
-    iommufd(&mut stage)?;
+    let stage = Arc::new(Stage::new(machine, group));
+    boot(&stage, &snapshot)?;
+    vfio(&stage)?;
+    iommufd(&stage)?;
+    both(&stage)?;
+    failing::play(&stage)?;
     stage.close();
     Ok(())
 }
 
-fn boot(stage: &mut Stage, snapshot: &Snapshot) -> Result<()> {
+fn boot(stage: &Stage, snapshot: &Snapshot) -> Result<()> {
     let computed = grouping::partition(&snapshot.topology());
     let told: Vec<Vec<pci::PciAddress>> = snapshot.groups.iter().map(|group| group.members.clone()).collect();
     ensure!(computed == told, "the computed groups are not those of the kernel");
@@ -68,7 +71,7 @@ fn user_domain(stage: &Stage) -> Result<Arc<Domain>> {
     Ok(domain)
 }
 
-fn vfio(stage: &mut Stage) -> Result<()> {
+fn vfio(stage: &Stage) -> Result<()> {
     stage.title("VFIO wants function 0, for the group as a whole");
     rebind(stage, CARD[0], "vfio-pci")?;
     let file = stage.machine().open_group(CARD[0])?;
@@ -97,7 +100,7 @@ fn vfio(stage: &mut Stage) -> Result<()> {
     stage.dma(CARD[1])
 }
 
-fn iommufd(stage: &mut Stage) -> Result<()> {
+fn iommufd(stage: &Stage) -> Result<()> {
     stage.title("An iommufd wants two functions, each for itself: its claims nest");
     rebind(stage, CARD[1], "vfio-pci")?;
     let context = stage.machine().open_iommufd("iommufd of a VMM");
@@ -126,21 +129,52 @@ fn iommufd(stage: &mut Stage) -> Result<()> {
     stage.dma(CARD[0])
 }
 
-fn unbind(stage: &mut Stage, device: &str) -> Result<()> {
+fn both(stage: &Stage) -> Result<()> {
+    stage.title("VFIO and an iommufd meet on one group");
+    rebind(stage, CARD[0], "vfio-pci")?;
+    let file = stage.machine().open_group(CARD[0])?;
+    let container = stage.machine().vfio().open_container();
+    file.set_container(&container)?;
+    stage.done("VFIO puts the group into a container", "");
+
+    let context = stage.machine().open_iommufd("iommufd of a VMM");
+    let device = stage.machine().open_device(CARD[1])?;
+    let refusal = device.bind_iommufd(&context).err().context("the iommufd got a device of VFIO's group")?;
+    stage.refused("the iommufd binds function 1 by its file", refusal.errno(), &refusal);
+    let refusal = context.bind(&stage.machine().member(CARD[1])?).err().context("the iommufd got VFIO's group")?;
+    stage.refused("it binds function 1 without a file", refusal.errno(), &refusal);
+    stage.note("the first refusal is VFIO's, the second that of the group: neither relies on the other");
+
+    drop((file, container));
+    stage.done("VFIO closes the group", "");
+    device.bind_iommufd(&context)?;
+    stage.done("the iommufd binds function 1 by its file", "");
+    match stage.machine().open_group(CARD[0]) {
+        Err(MachineError::OpenGroup(refusal)) => {
+            stage.refused("VFIO opens the group", refusal.errno(), &refusal);
+        }
+        other => return Err(anyhow!("VFIO was not refused: {other:?}")),
+    }
+    drop(device);
+    stage.done("the iommufd lets function 1 go", "");
+    Ok(())
+}
+
+fn unbind(stage: &Stage, device: &str) -> Result<()> {
     let driver = stage.machine().driver(device).context("no driver to unbind")?;
     stage.machine().unbind(device)?.wait();
     stage.done(&format!("{driver} is unbound from {}", stage::short(device)), "");
     Ok(())
 }
 
-fn rebind(stage: &mut Stage, device: &str, driver: &str) -> Result<()> {
+fn rebind(stage: &Stage, device: &str, driver: &str) -> Result<()> {
     unbind(stage, device)?;
     stage.machine().bind(device, driver)?;
     stage.done(&format!("{driver} is bound to {}", stage::short(device)), "it manages its own DMA: no kernel use");
     Ok(())
 }
 
-fn refuse_driver(stage: &mut Stage, device: &str, driver: &str) -> Result<()> {
+fn refuse_driver(stage: &Stage, device: &str, driver: &str) -> Result<()> {
     match stage.machine().bind(device, driver) {
         Err(MachineError::Bind(error)) if error.errno() == Errno::EBUSY => {
             let reason = anyhow!(error);

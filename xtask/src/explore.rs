@@ -1,6 +1,8 @@
-//! `cargo xtask explore`: plays both designs of DMA ownership in every interleaving, and shows what goes wrong.
+//! `cargo xtask explore`: plays the designs of DMA ownership in every interleaving, and shows what goes wrong.
 
+mod document;
 pub(crate) mod report;
+mod sequence;
 mod timeline;
 
 use std::collections::BTreeMap;
@@ -28,9 +30,22 @@ pub(crate) struct Explore {
     /// List the questions
     #[arg(long)]
     list: bool,
-    /// One JSON object a line: what came out for each question and design
+    /// One JSON document: what came out for each question and design
     #[arg(long)]
     json: bool,
+    /// Draw each schedule that goes wrong as a sequence diagram, as a file in this folder
+    #[arg(long, value_name = "FOLDER")]
+    svg: Option<PathBuf>,
+    /// The verdicts and pictures of docs/argument.md: compare them with what came out, or write them anew
+    #[arg(long, value_name = "WHAT", conflicts_with_all = ["question", "list"])]
+    argument: Option<Argument>,
+}
+
+/// What to do with the verdicts and pictures of docs/argument.md.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Argument {
+    Check,
+    Update,
 }
 
 impl Explore {
@@ -47,12 +62,22 @@ impl Explore {
         }
         let status = running.try_wait()?.map(|output| output.status);
         // It fails as well when it has found what it should not.
-        let finished = status.is_some_and(|status| status.success()) || seen.unexpected > 0;
+        let finished = status.is_some_and(|status| status.success()) || seen.unexpected() > 0;
         ensure!(finished, "the explorer did not come to its end:\n{}", seen.noise.join("\n"));
-        if !self.list && !self.json {
+        if let Some(folder) = &self.svg {
+            document::draw(&seen.answers, folder)?;
+        }
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&seen.document)?);
+        } else if !self.list {
             seen.sum_up();
         }
-        Ok(seen.unexpected == 0)
+        let documented = match self.argument {
+            Some(Argument::Check) => document::check(&seen.answers)?,
+            Some(Argument::Update) => document::update(&seen.answers).map(|()| true)?,
+            None => true,
+        };
+        Ok(seen.unexpected() == 0 && documented)
     }
 }
 
@@ -61,7 +86,7 @@ fn build(silent: bool) -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     let target = target.join("shuttle");
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let line = "build --release -p iommu-core --example explore --target-dir";
+    let line = "build --release -p iommu-core --features software --example explore --target-dir";
     let words = line.split(' ').map(Into::into).chain([target.clone().into_os_string()]);
     let command = environment(duct::cmd(cargo, words)).env("RUSTFLAGS", "--cfg shuttle");
     if !silent && std::io::stderr().is_terminal() {
@@ -77,7 +102,9 @@ fn build(silent: bool) -> Result<PathBuf> {
 #[derive(Default)]
 struct Total {
     searches: usize,
+    /// Of the searches that leave out nothing.
     schedules: u64,
+    /// Chosen at random.
     sampled: u64,
     wrong: usize,
 }
@@ -90,8 +117,9 @@ struct Seen {
     question: String,
     /// What is being searched now.
     now: String,
-    totals: BTreeMap<String, Total>,
-    unexpected: usize,
+    answers: Vec<Answer>,
+    /// The same as it was told, for programs.
+    document: serde_json::Value,
     /// What it printed besides.
     noise: Vec<String>,
 }
@@ -103,16 +131,20 @@ impl Seen {
             terminal: !json && std::io::stdout().is_terminal(),
             question: String::new(),
             now: String::new(),
-            totals: BTreeMap::new(),
-            unexpected: 0,
+            answers: Vec::new(),
+            document: serde_json::json!([]),
             noise: Vec::new(),
         }
     }
 
+    fn unexpected(&self) -> usize {
+        self.answers.iter().filter(|answer| !answer.is_expected()).count()
+    }
+
     fn line(&mut self, text: &str) -> Result<()> {
         match serde_json::from_str(text) {
-            Ok(Line::Question { question, asks, facts, designs }) if !self.json => {
-                println!("{BOLD}{question:<16}{BOLD:#}{asks} {DIM}{facts}{DIM:#}");
+            Ok(Line::Question { question, asks, designs }) if !self.json => {
+                println!("{BOLD}{question:<16}{BOLD:#}{asks}");
                 println!("{:16}{DIM}{}{DIM:#}", "", designs.join("; "));
             }
             Ok(Line::Begin { question, design }) => {
@@ -121,16 +153,24 @@ impl Seen {
             }
             Ok(Line::Progress { schedules }) => self.progress(schedules)?,
             Ok(Line::End(answer)) => {
-                self.count(&answer);
-                if self.json {
-                    println!("{text}");
-                } else {
+                if !self.json {
                     self.show(&answer);
                 }
+                self.keep(text)?;
+                self.answers.push(*answer);
             }
-            Ok(Line::Question { .. }) => println!("{text}"),
+            Ok(Line::Question { .. }) => self.keep(text)?,
             Err(_) => self.noise.push(text.to_owned()),
         }
+        Ok(())
+    }
+
+    fn keep(&mut self, text: &str) -> Result<()> {
+        let mut told: serde_json::Value = serde_json::from_str(text)?;
+        if let Some(told) = told.as_object_mut() {
+            told.remove("kind");
+        }
+        self.document.as_array_mut().context("the document is a list")?.push(told);
         Ok(())
     }
 
@@ -143,25 +183,13 @@ impl Seen {
         Ok(())
     }
 
-    fn count(&mut self, answer: &Answer) {
-        self.unexpected += usize::from(!answer.is_expected());
-        if answer.method != Method::Compared {
-            let design = answer.design.split(',').next().unwrap_or_default();
-            let total = self.totals.entry(design.to_owned()).or_default();
-            total.searches += 1;
-            total.schedules += answer.schedules;
-            total.sampled += if answer.method == Method::Sampled { answer.schedules } else { 0 };
-            total.wrong += usize::from(answer.violations > 0);
-        }
-    }
-
     fn show(&mut self, answer: &Answer) {
         if self.terminal {
             print!("\x1b[K");
         }
         if self.question != answer.question {
             answer.question.clone_into(&mut self.question);
-            println!("\n{BOLD}{}{BOLD:#}  {} {DIM}{}{DIM:#}", answer.question, answer.asks, answer.facts);
+            println!("\n{BOLD}{}{BOLD:#}  {}", answer.question, answer.asks);
         }
         let (mark, style) = match (answer.is_expected(), answer.expected) {
             (true, Expected::Holds) => ("no", GOOD),
@@ -175,33 +203,81 @@ impl Seen {
             answer.extent(),
             answer.seconds
         );
-        if answer.expected == Expected::Holds && answer.method != Method::Compared {
+        if answer.expected == Expected::Holds && answer.method != Method::Compared && !answer.endings().is_empty() {
             println!("       {DIM}{}{DIM:#}", answer.endings());
         }
         if let Some(play) = &answer.counterexample {
             timeline::print(play);
         }
+        if let Some(play) = &answer.counted {
+            println!("       {BOLD}counting, in the schedule that is most like it{BOLD:#}");
+            timeline::print(play);
+        }
     }
 
     fn sum_up(&self) {
-        println!();
-        for (design, total) in &self.totals {
-            let all = total.schedules - total.sampled;
-            println!(
-                "{BOLD}{design}{BOLD:#}: wrong in {} of {} searches; {} schedules, every one there is{}",
-                total.wrong,
-                total.searches,
-                grouped(all),
-                if total.sampled > 0 { format!("; {} more at random", grouped(total.sampled)) } else { String::new() }
-            );
+        println!("\n{BOLD}what the labels stand for{BOLD:#}");
+        let mut labels: Vec<(&str, &str)> = Vec::new();
+        for answer in &self.answers {
+            if !labels.contains(&(&answer.design, &answer.meaning)) {
+                labels.push((&answer.design, &answer.meaning));
+            }
         }
+        for (label, meaning) in labels.into_iter().chain(LEGEND) {
+            for (line, text) in timeline::wrapped(meaning, 78).iter().enumerate() {
+                println!("  {:<29}{text}", if line == 0 { label } else { "" });
+            }
+        }
+        println!();
+        print!("{}", summary(&self.answers));
         println!(
             "{DIM}A schedule stands for all that differ only in the order of steps that touch nothing in common.{DIM:#}"
         );
-        if self.unexpected > 0 {
-            println!("{BAD}{} answers are not the expected ones{BAD:#}", self.unexpected);
+        if self.unexpected() > 0 {
+            println!("{BAD}{} answers are not the expected ones{BAD:#}", self.unexpected());
         }
     }
+}
+
+/// What stands in every timeline.
+const LEGEND: [(&str, &str); 8] = [
+    ("A, B, C", "devices of one group"),
+    ("A.driver", "the driver of A as the driver core knows it, set before the bind asks for the group"),
+    ("nic", "a kernel driver that does DMA through the DMA API"),
+    ("early-nic, broken-nic", "as that; its bind fails before it asks for the group, or in its probe"),
+    ("vfio-pci, mlx5-vfio", "drivers that manage their own DMA: user space may claim their devices"),
+    ("X, Y", "owners in user space"),
+    ("group:1, A:2", "the group lock is held by the first thread, the device lock of A by the second"),
+    ("weak memory", "a load may return an older value where the memory order of C11 allows it"),
+];
+
+/// How all searches ended, a line for each design.
+fn summary(answers: &[Answer]) -> String {
+    let line = |(design, total): (&String, &Total)| {
+        let sampled =
+            if total.sampled > 0 { format!("; {} more at random", grouped(total.sampled)) } else { String::new() };
+        let schedules = grouped(total.schedules);
+        format!(
+            "{design}: wrong in {} of {} searches; {schedules} schedules, every one there is{sampled}\n",
+            total.wrong, total.searches
+        )
+    };
+    totals(answers).iter().map(line).collect()
+}
+
+/// What the questions came to, by design.
+fn totals(answers: &[Answer]) -> BTreeMap<String, Total> {
+    let mut totals: BTreeMap<String, Total> = BTreeMap::new();
+    for answer in answers.iter().filter(|answer| answer.judges_a_design()) {
+        let total = totals.entry(answer.family().to_owned()).or_default();
+        total.searches += 1;
+        match answer.method {
+            Method::Sampled => total.sampled += answer.schedules,
+            Method::Every | Method::Compared => total.schedules += answer.schedules,
+        }
+        total.wrong += usize::from(answer.violations > 0);
+    }
+    totals
 }
 
 /// A number that can be read at a glance.

@@ -57,7 +57,7 @@ pub(crate) fn boot(shell: &Shell) -> Result<Outcome> {
     }
     let built = std::path::absolute("target/kernel")?;
     // In its own folder, whose flags those of the environment would replace.
-    let line = format!("build --locked --target-dir {}", built.display());
+    let line = format!("build --target-dir {}", built.display());
     shell.cargo_in(FOLDER, &line)?;
     if !succeeds(QEMU, &["--version"]) {
         return Ok(Outcome::Lacking(QEMU));

@@ -4,8 +4,10 @@
 mod api;
 mod ci;
 mod demo;
+mod drivers;
 mod explore;
 mod kernel;
+mod live;
 mod mutants;
 mod replay;
 
@@ -23,10 +25,14 @@ enum Command {
     Ci(ci::Ci),
     /// Boot the snapshot of a real machine and tell the story of one card
     Demo,
-    /// Play both designs of DMA ownership in every interleaving, and show what goes wrong
+    /// List the drivers of a source tree of Linux by name, for the verdicts from names
+    Drivers(drivers::Drivers),
+    /// Play the designs of DMA ownership in every interleaving, and show what goes wrong
     Explore(explore::Explore),
     /// Build the example kernel and boot it in QEMU
     Kernel,
+    /// Boot real kernels in QEMU and compare what vfio-host says and does with what they do
+    Live(live::Live),
     /// Break the rules on purpose, one at a time, and look that the tests notice
     Mutants(mutants::Mutants),
     /// Play scenarios and compare with what a real kernel answered
@@ -38,8 +44,10 @@ fn main() -> Result<ExitCode> {
         Command::Api(api) => api.run().map(|()| true)?,
         Command::Ci(ci) => ci.run()?,
         Command::Demo => demo::run().map(|()| true)?,
+        Command::Drivers(drivers) => drivers.run().map(|()| true)?,
         Command::Explore(explore) => explore.run()?,
         Command::Kernel => kernel::run().map(|()| true)?,
+        Command::Live(live) => live.run()?,
         Command::Mutants(mutants) => mutants.run()?,
         Command::Replay(replay) => replay.run()?,
     };

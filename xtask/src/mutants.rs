@@ -26,6 +26,9 @@ pub(crate) struct Mutants {
     /// Try only this one (may be given again)
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
+    /// Only those that the explorer is to notice, and let nothing but the explorer look
+    #[arg(long)]
+    explore: bool,
     /// List them
     #[arg(long)]
     list: bool,
@@ -42,7 +45,8 @@ impl Mutants {
             bail!("no mutant called `{unknown}`; `--list` lists them");
         }
         let chosen = |mutant: &&Mutant| self.only.is_empty() || self.only.iter().any(|name| name == mutant.name);
-        let chosen: Vec<_> = table::all().filter(chosen).collect();
+        let chosen = table::all().filter(chosen).filter(|mutant| !self.suites(mutant).is_empty());
+        let chosen: Vec<_> = chosen.collect();
         if self.list {
             for mutant in chosen {
                 println!("{:<24} {:<34} {}", mutant.name, mutant.file, mutant.rule);
@@ -66,6 +70,15 @@ impl Mutants {
         Ok(caught == chosen.len())
     }
 
+    /// The tests that are to notice this one.
+    fn suites(&self, mutant: &Mutant) -> &'static [Suite] {
+        match mutant.suites {
+            suites if !self.explore => suites,
+            suites if suites.contains(&Suite::Explore) => &[Suite::Explore],
+            _ => &[],
+        }
+    }
+
     /// A test that fails anyway says nothing about a mutant.
     fn look_at_unbroken(&self, scratch: &Scratch, chosen: &[&Mutant]) -> Result<()> {
         if !self.json && std::io::stdout().is_terminal() {
@@ -73,7 +86,7 @@ impl Mutants {
             std::io::stdout().flush()?;
         }
         let mut suites: Vec<Suite> = Vec::new();
-        for suite in chosen.iter().flat_map(|mutant| mutant.suites) {
+        for suite in chosen.iter().flat_map(|mutant| self.suites(mutant)) {
             if !suites.contains(suite) {
                 suites.push(*suite);
             }
@@ -95,7 +108,7 @@ impl Mutants {
         let file = scratch.root.join(mutant.file);
         let original = std::fs::read(mutant.file)?;
         std::fs::write(&file, mutated(mutant)?)?;
-        let caught = scratch.notices(mutant.suites);
+        let caught = scratch.notices(self.suites(mutant));
         std::fs::write(&file, original)?;
         let caught = caught.with_context(|| format!("mutant `{}`", mutant.name))?;
         let took = begin.elapsed().as_secs_f64();

@@ -10,8 +10,8 @@ use core::ops::{Deref, DerefMut};
 
 pub use shuttle::thread;
 
-use super::LockClass;
 use super::pending::{Object, Step, announced, new_object};
+use super::{LockClass, weak};
 
 /// Holds a [`Mutex`]; dropping it unlocks.
 pub struct MutexGuard<'a, T> {
@@ -94,6 +94,7 @@ impl<T> Mutex<T> {
     /// Takes the lock if nobody holds it.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         let guard = announced(Step::Change(self.object), || self.lock.try_lock()).ok()?;
+        weak::acquired(self.object);
         Some(MutexGuard { guard: Some(guard), object: self.object })
     }
 }
@@ -149,40 +150,72 @@ impl Condvar {
     }
 }
 
-/// Atomics that say what they are about to do. Every ordering is the strictest, as `shuttle` knows no other.
+/// Atomics that say what they are about to do, and return what their [order](super::weak) allows.
+#[expect(clippy::disallowed_types, reason = "what was stored is looked at without a turn of the scheduler")]
 pub mod atomic {
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+    use std::vec::Vec;
+
     pub use core::sync::atomic::Ordering;
 
     use super::super::pending::{Object, Step, announced, new_object};
+    use super::super::weak;
 
     macro_rules! atomic {
         ($($name:ident: $value:ty),*) => {$(
             #[doc = concat!("As [`core::sync::atomic::", stringify!($name), "`].")]
             #[derive(Debug)]
             pub struct $name {
-                atomic: shuttle::sync::atomic::$name,
+                /// Lets other threads go first.
+                turn: shuttle::sync::atomic::AtomicBool,
+                /// All that was ever stored, the newest last.
+                stores: Mutex<Vec<$value>>,
                 object: Object,
             }
 
             impl $name {
                 #[doc = "Holds `value`."]
                 pub fn new(value: $value) -> Self {
-                    Self { atomic: shuttle::sync::atomic::$name::new(value), object: new_object() }
+                    let turn = shuttle::sync::atomic::AtomicBool::new(false);
+                    Self { turn, stores: Mutex::new([value].into()), object: new_object() }
                 }
 
-                #[doc = "The value."]
-                pub fn load(&self, _order: Ordering) -> $value {
-                    announced(Step::Load(self.object), || self.atomic.load(Ordering::SeqCst))
+                fn turn(&self) -> MutexGuard<'_, Vec<$value>> {
+                    self.turn.load(Ordering::SeqCst);
+                    self.stores.lock().unwrap_or_else(PoisonError::into_inner)
+                }
+
+                #[doc = "Returns the value, or an older one if `order` allows that."]
+                pub fn load(&self, order: Ordering) -> $value {
+                    announced(Step::Load(self.object), || {
+                        let stores = self.turn();
+                        let store = weak::load(self.object, order, stores.len() - 1);
+                        *stores.get(store).expect("only what was stored is read")
+                    })
                 }
 
                 #[doc = "Sets the value."]
-                pub fn store(&self, value: $value, _order: Ordering) {
-                    announced(Step::Change(self.object), || self.atomic.store(value, Ordering::SeqCst));
+                pub fn store(&self, value: $value, order: Ordering) {
+                    announced(Step::Change(self.object), || {
+                        let mut stores = self.turn();
+                        weak::store(self.object, order, stores.len());
+                        stores.push(value);
+                    });
                 }
 
-                #[doc = "Sets the value; the old one."]
-                pub fn swap(&self, value: $value, _order: Ordering) -> $value {
-                    announced(Step::Change(self.object), || self.atomic.swap(value, Ordering::SeqCst))
+                fn update(&self, order: Ordering, change: impl FnOnce($value) -> $value) -> $value {
+                    announced(Step::Change(self.object), || {
+                        let mut stores = self.turn();
+                        let old = *stores.last().expect("the first value is kept");
+                        weak::update(self.object, order, stores.len());
+                        stores.push(change(old));
+                        old
+                    })
+                }
+
+                #[doc = "Sets the value and returns the old one."]
+                pub fn swap(&self, value: $value, order: Ordering) -> $value {
+                    self.update(order, |_| value)
                 }
             }
 
@@ -197,17 +230,31 @@ pub mod atomic {
     macro_rules! counter {
         ($($name:ident: $value:ty),*) => {$(
             impl $name {
-                #[doc = "Adds; the value before."]
-                pub fn fetch_add(&self, value: $value, _order: Ordering) -> $value {
-                    announced(Step::Change(self.object), || self.atomic.fetch_add(value, Ordering::SeqCst))
+                #[doc = "Adds, and returns the value before."]
+                pub fn fetch_add(&self, value: $value, order: Ordering) -> $value {
+                    self.update(order, |old| old.wrapping_add(value))
                 }
 
-                #[doc = "Subtracts; the value before."]
-                pub fn fetch_sub(&self, value: $value, _order: Ordering) -> $value {
-                    announced(Step::Change(self.object), || self.atomic.fetch_sub(value, Ordering::SeqCst))
+                #[doc = "Subtracts, and returns the value before."]
+                pub fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
+                    self.update(order, |old| old.wrapping_sub(value))
                 }
             }
         )*};
+    }
+
+    /// What all fences have in common: no lock or atomic has this number.
+    const FENCES: Object = Object(0);
+
+    /// As [`core::sync::atomic::fence`]; every order counts as `SeqCst`.
+    pub fn fence(_order: Ordering) {
+        // Without old values to read, nobody sees a fence.
+        let step = if weak::is_on() { Step::Change(FENCES) } else { Step::Local };
+        announced(step, || {
+            // Lets other threads go first.
+            shuttle::sync::atomic::AtomicBool::new(false).load(Ordering::SeqCst);
+            weak::fence();
+        });
     }
 
     atomic!(AtomicBool: bool, AtomicU32: u32, AtomicUsize: usize);

@@ -7,6 +7,8 @@
 use std::cell::RefCell;
 use std::vec::Vec;
 
+use super::weak;
+
 /// A lock, condition or atomic. Numbered in the order in which they are made, so that a schedule that begins alike
 /// numbers them alike.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -76,7 +78,15 @@ pub fn of(thread: usize) -> Step {
 /// Does `step` by `work`.
 pub fn announced<R>(step: Step, work: impl FnOnce() -> R) -> R {
     announce(step);
+    if let Step::Release(lock) | Step::Wait { lock, .. } = step {
+        weak::released(lock);
+    }
     let result = work();
+    match step {
+        Step::Acquire(lock) | Step::Wait { lock, .. } => weak::acquired(lock),
+        Step::Join(thread) => weak::joined(thread),
+        _ => {}
+    }
     announce(Step::Unknown);
     result
 }

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use device_model::platform::{PlatformBus, PlatformDriver};
-use device_model::sync::Users;
-use device_model::{
-    Autoprobe, BusHandle, Device, DeviceGuard, DeviceSpec, DmaApi, DmaConfigure, DmaUse, Driver, DriverCore, Errno,
-    ProbeError, Removal,
+use device_model::{DmaConfigure, ProbeError};
+use iommu_core::hardware::{
+    DomainKind, Endpoint, EndpointProperties, FaultSink, HardwareDomain, HardwareError, IommuDriver,
 };
-use iommu_core::hardware::{Endpoint, EndpointProperties, HardwareDomain, HardwareError, IommuDriver};
-use iommu_core::placement::AllTogether;
-use iommu_core::{Attached, Claim, ClaimError, DomainKind, Group, Iommu, Member, Owner, Transition};
+use iommu_core::{
+    Attached, Claim, ClaimError, Group, IommuSubsystem, KernelUse, Member, MemberSlot, Owner, Ownership, Transition,
+    generic_single_device_group,
+};
 
 use crate::design::{A, B, Design, Kind, Refusal};
+use crate::machine::{self, Binding, Machine, Prepared};
 use crate::stage::{self, Reach};
 
 /// An IOMMU that does as it is told, and tells the stage.
@@ -27,7 +27,7 @@ impl IommuDriver for Willing {
     fn name(&self) -> &'static str {
         "willing"
     }
-    fn probe(&self, _dev: &Endpoint) -> Result<EndpointProperties, HardwareError> {
+    fn probe(&self, _dev: &Endpoint, _faults: Arc<dyn FaultSink>) -> Result<EndpointProperties, HardwareError> {
         Ok(EndpointProperties::default())
     }
     fn release(&self, dev: &Endpoint) {
@@ -37,8 +37,9 @@ impl IommuDriver for Willing {
         let kernel = matches!(kind, DomainKind::Identity | DomainKind::Dma | DomainKind::DmaLazy);
         Ok(Box::new(WillingDomain(if kernel { Reach::Kernel } else { Reach::Owner })))
     }
-    fn block(&self, dev: &Endpoint) {
+    fn block(&self, dev: &Endpoint) -> Result<(), HardwareError> {
         stage::attached(&dev.name, Reach::Owner);
+        Ok(())
     }
 }
 
@@ -49,79 +50,56 @@ impl HardwareDomain for WillingDomain {
     }
 }
 
-/// The names of devices live as long as the program, as the timeline wants them.
-fn known(device: &Device) -> &'static str {
-    crate::questions::DEVICES.into_iter().find(|name| *name == &**device.name()).unwrap_or("another device")
+/// A driver that is being bound, or is: its right to DMA ends, and then its driver is cleared.
+pub(crate) struct Bound {
+    device: &'static str,
+    right: Option<KernelUse>,
 }
 
-struct Named(Kind, Arc<str>);
-
-impl Driver for Named {
-    fn name(&self) -> &Arc<str> {
-        &self.1
-    }
-
-    fn probe(&self, dev: &mut DeviceGuard<'_>) -> Result<(), ProbeError> {
-        let _lock = stage::holding(format!("device lock of {}", dev.device().name()));
-        match self.0 {
-            Kind::Failing => {
-                stage::step(format!("{} fails to probe {}", self.1, dev.device().name()));
-                return Err(ProbeError::errno_only(Errno::EIO));
-            }
-            Kind::Managed => dev.manage(Arc::new(Users::new())),
-            Kind::Kernel => {}
-        }
-        stage::step(format!("{} probes {}", self.1, dev.device().name()));
-        Ok(())
-    }
-
-    fn remove(&self, dev: &mut DeviceGuard<'_>, _attempt: u32) -> Removal {
-        let _lock = stage::holding(format!("device lock of {}", dev.device().name()));
-        let users = dev.resource::<Arc<Users>>().cloned();
-        if let Some(users) = users {
-            users.close();
-            if users.inside() > 0 {
-                stage::step(format!("{} waits for the user of {}", self.1, dev.device().name()));
-                return Removal::Waiting(users);
-            }
-        }
-        stage::step(format!("{} leaves {}", self.1, dev.device().name()));
-        Removal::Done
-    }
-}
-
-/// Tells the stage when rights to DMA begin and end.
-struct Watched(Iommu);
-
-impl DmaConfigure for Watched {
-    fn dma_configure(&self, dev: &DeviceGuard<'_>, api: DmaApi) -> Result<DmaUse, ProbeError> {
-        let device = known(dev.device());
-        let driver = dev.driver().map(|driver| driver.name().clone());
-        let driver = Kind::ALL.into_iter().map(Kind::name).find(|name| driver.as_deref() == Some(name)).unwrap_or("?");
-        let _lock = stage::holding(format!("device lock of {device}"));
-        let granted = self.0.dma_configure(dev, api).inspect_err(|_| stage::dma_refused(device, driver))?;
-        if granted.is_guarded() {
-            stage::dma_begins(device, driver);
-            // Dropped in this order, and nobody runs in between.
-            return Ok(DmaUse::holding((granted, Ends(device))));
-        }
-        Ok(granted)
-    }
-}
-
-struct Ends(&'static str);
-
-impl Drop for Ends {
+impl Drop for Bound {
     fn drop(&mut self) {
-        stage::dma_ends(self.0);
+        let _lock = machine::holding(self.device);
+        // Nobody runs between the two.
+        drop(self.right.take());
+        stage::dma_ends(self.device);
+        machine::clears_driver(self.device);
     }
 }
 
-/// Two devices on a bus, in one group.
+impl Binding for IommuSubsystem {
+    type Slot = MemberSlot;
+    type Bound = Bound;
+
+    fn device_added(&self, dev: Prepared<'_, Self>) {
+        DmaConfigure::device_added(self, dev);
+    }
+
+    fn device_removed(&self, dev: Prepared<'_, Self>) {
+        DmaConfigure::device_removed(self, dev);
+    }
+
+    fn configure(&self, dev: Prepared<'_, Self>, device: &'static str, driver: Kind) -> Result<Bound, ProbeError> {
+        let refused = |error: iommu_core::DmaRefusal| {
+            stage::dma_refused(device, driver.name());
+            ProbeError::caused_by(device_model::dma::DmaError::errno(&error), error)
+        };
+        self.dma_configure(dev).map_err(refused)?;
+        if driver.manages_dma() {
+            return Ok(Bound { device, right: None });
+        }
+        let right = self.use_default_domain(dev, &driver.name().into()).map_err(refused)?;
+        if right.is_some() {
+            stage::dma_begins(device, driver.name());
+        }
+        Ok(Bound { device, right })
+    }
+}
+
+/// The devices of a scene in one group.
 #[derive(Clone)]
 pub(crate) struct Counted {
-    pub(crate) bus: BusHandle,
-    pub(crate) iommu: Iommu,
+    machine: Machine<IommuSubsystem>,
+    pub(crate) iommu: IommuSubsystem,
     /// Of the devices that were there from the beginning.
     pub(crate) members: Vec<Arc<Member>>,
     owners: [Owner; 2],
@@ -130,39 +108,23 @@ pub(crate) struct Counted {
 impl Counted {
     /// With the devices of these names; the drivers are registered, none is bound.
     pub(crate) fn with(devices: &[&'static str]) -> Self {
-        let observer = |told: &Transition| {
+        let observer = |told: &Transition<'_>| {
             stage::moved(match told.attached {
                 Attached::Default(_) | Attached::Nothing => Reach::Kernel,
                 Attached::Blocking | Attached::Own => Reach::Owner,
             });
         };
-        let iommu = Iommu::builder(AllTogether(Arc::new(Willing))).observer(observer).build();
-        let bus = DriverCore::new().add_bus(PlatformBus::new(Arc::new(Watched(iommu.clone()))));
-        bus.set_autoprobe(Autoprobe::Off);
-        bus.subscribe(iommu.clone());
-        for kind in Kind::ALL {
-            let api = if kind == Kind::Managed { DmaApi::Managed } else { DmaApi::Kernel };
-            let driver = PlatformDriver::new(Arc::new(Named(kind, kind.name().into())), api);
-            let added = bus.add_driver(Arc::new(driver.with_ids(crate::questions::DEVICES)));
-            stage::must(added.is_ok(), "a driver can be registered");
-        }
-        let mut counted = Self { bus, iommu, members: Vec::new(), owners: OWNERS.map(Owner::new) };
-        let plugged = devices.iter().filter_map(|device| Iommu::member(&*counted.plug(device)?));
-        counted.members = plugged.collect();
-        counted
+        let unit: Arc<dyn IommuDriver> = Arc::new(Willing);
+        let placement = move |_: &Endpoint| Some(generic_single_device_group(&unit));
+        let (iommu, _) = IommuSubsystem::builder(placement).observer(observer).build();
+        let machine = Machine::new(iommu.clone());
+        let plugged = devices.iter().filter(|device| machine.plug(device));
+        let members = plugged.filter_map(|device| machine.slot(device, MemberSlot::member).flatten()).collect();
+        Self { machine, iommu, members, owners: OWNERS.map(Owner::new) }
     }
 
     pub(crate) fn new() -> Self {
         Self::with(&[A, B])
-    }
-
-    /// Adds a device to the bus.
-    pub(crate) fn plug(&self, device: &'static str) -> Option<Arc<Device>> {
-        self.bus.add_device(DeviceSpec::new(device)).ok()
-    }
-
-    pub(crate) fn device(&self, name: &str) -> Option<Arc<Device>> {
-        self.bus.device(name)
     }
 
     pub(crate) fn member(&self, device: &str) -> Option<&Arc<Member>> {
@@ -184,26 +146,10 @@ const OWNERS: [&str; 2] = ["X", "Y"];
 
 impl Design for Counted {
     type Claim = Claim;
-    type Open = device_model::sync::UserGuard;
+    type Binding = IommuSubsystem;
 
-    fn bind(&self, driver: Kind, device: &'static str) -> bool {
-        self.bus.bind(driver.name(), device).is_ok()
-    }
-
-    fn unbind(&self, driver: Kind, device: &'static str) {
-        if let Ok(unbind) = self.bus.unbind(driver.name(), device) {
-            unbind.wait();
-        }
-    }
-
-    fn unload(&self, driver: Kind) {
-        if let Some(unbind) = self.bus.remove_driver(driver.name()) {
-            unbind.wait();
-        }
-    }
-
-    fn open(&self, device: &'static str) -> Option<Self::Open> {
-        self.device(device)?.lock().resource::<Arc<Users>>()?.enter()
+    fn machine(&self) -> &Machine<IommuSubsystem> {
+        &self.machine
     }
 
     fn claim_group(&self, owner: &'static str) -> Result<Claim, Refusal> {
@@ -214,6 +160,21 @@ impl Design for Counted {
     fn claim_device(&self, owner: &'static str, device: &'static str) -> Result<Claim, Refusal> {
         let (member, owner) = self.member(device).zip(self.owner(owner)).ok_or(Refusal::Gone)?;
         member.claim(owner).map_err(|error| refusal(&error))
+    }
+
+    fn has_one_user(&self, _device: &'static str) -> bool {
+        let ownership = self.group().map_or(Ownership::Idle, |group| group.ownership());
+        let one = match ownership {
+            Ownership::Idle => false,
+            Ownership::Kernel { users } => users.get() == 1,
+            Ownership::User { claims, .. } => claims.get() == 1,
+        };
+        stage::told_one_user(one);
+        one
+    }
+
+    fn freed(&self, driver: Kind) {
+        stage::step(format!("{} is unregistered and its memory freed", driver.name()));
     }
 }
 

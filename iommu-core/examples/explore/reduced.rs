@@ -61,6 +61,8 @@ struct Level {
     done: Threads,
     /// Whose turn leads only to what has been seen.
     asleep: Vec<(usize, Step)>,
+    /// Which of the values that weak memory offered the step has read, and how many there were.
+    reads: Vec<(usize, usize)>,
 }
 
 impl Level {
@@ -76,6 +78,18 @@ impl Level {
     fn asleep_after(&self) -> Vec<(usize, Step)> {
         let had_turn = self.enabled.iter().filter(|(thread, _)| *thread != self.chosen && self.done & 1 << thread != 0);
         self.asleep.iter().chain(had_turn).filter(|(_, step)| !dependent(*step, self.step)).copied().collect()
+    }
+
+    /// Lets the step read another value; `false` once it has read each.
+    fn reads_another(&mut self) -> bool {
+        while let Some((read, offered)) = self.reads.last_mut() {
+            *read += 1;
+            if read < offered {
+                return true;
+            }
+            self.reads.pop();
+        }
+        false
     }
 }
 
@@ -133,14 +147,26 @@ impl Order {
     }
 }
 
+/// Which schedules are tried.
+#[derive(Default, PartialEq, Eq)]
+enum Orders {
+    /// One of those that differ in nothing that matters.
+    #[default]
+    Distinct,
+    All,
+}
+
 #[derive(Default)]
 struct Search {
     levels: Vec<Level>,
     /// Decisions of this schedule so far.
     depth: usize,
+    /// Values that the running step has read so far.
+    reads: usize,
     order: Order,
     /// This schedule turned out to lead only to what has been seen.
     redundant: bool,
+    orders: Orders,
     begun: bool,
     over: bool,
 }
@@ -158,14 +184,18 @@ impl Search {
         self.redundant = false;
         REDUNDANT.set(false);
         self.depth = 0;
+        self.reads = 0;
         self.order = Order::default();
         pending::reset();
         true
     }
 
-    /// Back to the last decision where another thread's turn is to be tried.
+    /// Back to the last decision where another value, or another thread's turn, is to be tried.
     fn go_back(&mut self) -> bool {
         while let Some(level) = self.levels.last_mut() {
+            if level.reads_another() {
+                return true;
+            }
             let left = level.wanted & !level.done & !level.sleepers();
             if let Some((thread, step)) = level.enabled.iter().find(|(thread, _)| left & 1 << thread != 0) {
                 level.done |= 1 << thread;
@@ -233,21 +263,42 @@ impl Search {
         }
         let level = &self.levels[self.depth];
         self.depth += 1;
+        self.reads = 0;
         self.order.advance(level.chosen, level.step, self.depth);
         level.chosen
+    }
+
+    /// Which of so many values the running step reads.
+    fn read(&mut self, offered: usize) -> usize {
+        let Some(level) = self.depth.checked_sub(1).and_then(|last| self.levels.get_mut(last)) else { return 0 };
+        if self.redundant || offered < 2 {
+            return 0;
+        }
+        if self.reads == level.reads.len() {
+            level.reads.push((0, offered));
+        }
+        self.reads += 1;
+        level.reads[self.reads - 1].0
     }
 
     /// A decision that no schedule has come to yet; `false` if all that can follow has been seen.
     fn decide(&mut self, runnable: &[usize], current: Option<usize>) -> bool {
         self.compare(runnable);
-        let asleep = self.levels.last().map(Level::asleep_after).unwrap_or_default();
+        let asleep = match self.levels.last() {
+            Some(last) if self.orders == Orders::Distinct => last.asleep_after(),
+            _ => Vec::new(),
+        };
         let enabled: Vec<_> = runnable.iter().map(|thread| (*thread, pending::of(*thread))).collect();
         let awake = |thread: &usize| asleep.iter().all(|(sleeper, _)| sleeper != thread);
         // Whoever ran goes on if it can: schedules with few changes are the ones that people can read.
         let first = current.filter(|thread| runnable.contains(thread) && awake(thread));
         let Some(chosen) = first.or_else(|| runnable.iter().copied().find(awake)) else { return false };
         let step = pending::of(chosen);
-        self.levels.push(Level { enabled, chosen, step, wanted: 1 << chosen, done: 1 << chosen, asleep });
+        let wanted = match self.orders {
+            Orders::Distinct => 1 << chosen,
+            Orders::All => enabled.iter().fold(0, |bits, (thread, _)| bits | 1 << thread),
+        };
+        self.levels.push(Level { enabled, chosen, step, wanted, done: 1 << chosen, asleep, reads: Vec::new() });
         true
     }
 }
@@ -258,6 +309,8 @@ pub(crate) struct Reduced(Rc<RefCell<Search>>);
 
 thread_local! {
     static REDUNDANT: Cell<bool> = const { Cell::new(false) };
+    /// The search whose schedule is being played.
+    static PLAYING: RefCell<Reduced> = RefCell::default();
 }
 
 /// A search begins.
@@ -265,9 +318,21 @@ pub(crate) fn begin() {
     REDUNDANT.set(false);
 }
 
+/// Which of so many values the running step reads, if this search schedules.
+pub(crate) fn choose(offered: usize) -> usize {
+    PLAYING.with_borrow(|playing| playing.0.borrow_mut().read(offered))
+}
+
 /// Whether this schedule leads only to what has been seen.
 pub(crate) fn was_redundant() -> bool {
     REDUNDANT.get()
+}
+
+impl Reduced {
+    /// A search that leaves out nothing.
+    pub(crate) fn all() -> Self {
+        Self(Rc::new(RefCell::new(Search { orders: Orders::All, ..Search::default() })))
+    }
 }
 
 impl Scheduler for Reduced {
@@ -275,6 +340,7 @@ impl Scheduler for Reduced {
         let mut search = self.0.borrow_mut();
         let another = search.begin();
         search.over = !another;
+        PLAYING.set(self.clone());
         another.then(|| Schedule::new(0))
     }
 

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use device_model::sync::weak;
 use shuttle::scheduler::{DfsScheduler, PctScheduler, Schedule, Scheduler, Task, TaskId};
 use shuttle::{Config, FailurePersistence, Runner};
 
@@ -27,6 +28,15 @@ pub(crate) enum Method {
     Sampled(usize),
 }
 
+/// What a load may return.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Memory {
+    /// The newest value.
+    Sequential,
+    /// Any value that C11 allows; see [`device_model::sync::weak`].
+    Weak,
+}
+
 /// What came out.
 #[derive(Default)]
 pub(crate) struct Found {
@@ -43,6 +53,33 @@ pub(crate) struct Found {
     pub(crate) outcomes: BTreeMap<String, usize>,
     /// Of the schedules that went wrong, the one that is easiest to follow.
     pub(crate) counterexample: Option<Play>,
+    /// For each schedule of another design that was to be found again, the one that is most like it.
+    pub(crate) alike: Vec<Alike>,
+}
+
+/// The schedule that is most like one of another design.
+pub(crate) struct Alike {
+    wanted: Play,
+    /// How many steps of `wanted` the same threads take in the same order.
+    common: usize,
+    pub(crate) play: Option<Play>,
+}
+
+impl Alike {
+    pub(crate) fn to(wanted: Play) -> Self {
+        Self { wanted, common: 0, play: None }
+    }
+
+    fn compare(&mut self, play: &Play) {
+        let common = self.wanted.common_steps(play);
+        let better = self.play.as_ref().is_none_or(|best| {
+            (common, std::cmp::Reverse(play.changes())) > (self.common, std::cmp::Reverse(best.changes()))
+        });
+        if better {
+            self.common = common;
+            self.play = Some(play.clone());
+        }
+    }
 }
 
 /// Seed of the schedules chosen at random: the same in each run.
@@ -58,6 +95,7 @@ impl Found {
 
     fn record(&mut self, mut play: Play, outcome: String) {
         self.schedules += 1;
+        self.alike.iter_mut().for_each(|alike| alike.compare(&play));
         *self.outcomes.entry(outcome).or_default() += 1;
         if play.broken.is_none() {
             return;
@@ -89,16 +127,20 @@ pub(crate) fn quiet() {
     std::panic::set_hook(Box::new(|_| {}));
 }
 
-/// Plays `scene` in the schedules of `method`.
-pub(crate) fn search(scene: &Scene, method: Method, progress: Progress) -> Found {
+/// Plays `scene` in the schedules of `method`, and looks among them for those of another design.
+pub(crate) fn search(scene: &Scene, method: Method, memory: Memory, alike: Vec<Alike>, progress: Progress) -> Found {
+    FOUND.set(Found { alike, ..Found::default() });
     match method {
-        Method::Every => run(&Reduced::default(), scene, progress),
+        Method::Every => run(&Reduced::default(), scene, memory, progress),
         Method::Sampled(budget) => {
-            run(&Shared::new(PctScheduler::new_from_seed(SEED, CHANGES, budget)), scene, progress)
+            run(&Shared::new(PctScheduler::new_from_seed(SEED, CHANGES, budget)), scene, memory, progress)
         }
         Method::Compared => {
-            let few = run(&Reduced::default(), scene, progress);
-            let all = run(&Shared::new(DfsScheduler::new(None, false)), scene, progress);
+            let few = run(&Reduced::default(), scene, memory, progress);
+            let all = match memory {
+                Memory::Sequential => run(&Shared::new(DfsScheduler::new(None, false)), scene, memory, progress),
+                Memory::Weak => run(&Reduced::all(), scene, memory, progress),
+            };
             // Not how often, but whether at all.
             let lost = all.ways().symmetric_difference(&few.ways()).count();
             Found { reduced: Some(few.schedules), wrong: lost, counterexample: None, ..all }
@@ -107,8 +149,9 @@ pub(crate) fn search(scene: &Scene, method: Method, progress: Progress) -> Found
 }
 
 /// A failure ends the runner, but not the search: the next runner goes on with the same scheduler.
-fn run<S: Scheduler + Clone + 'static>(scheduler: &S, scene: &Scene, progress: Progress) -> Found {
+fn run<S: Scheduler + Clone + 'static>(scheduler: &S, scene: &Scene, memory: Memory, progress: Progress) -> Found {
     reduced::begin();
+    let choose = (memory == Memory::Weak).then_some(reduced::choose as weak::Choose);
     let mut config = Config::new();
     config.failure_persistence = FailurePersistence::None;
     config.silence_warnings = true;
@@ -118,6 +161,7 @@ fn run<S: Scheduler + Clone + 'static>(scheduler: &S, scene: &Scene, progress: P
         let scene = scene.clone();
         let once = move || {
             stage::clear();
+            weak::reset(choose);
             let outcome = scene();
             record(stage::take(), outcome, progress);
         };

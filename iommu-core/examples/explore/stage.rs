@@ -3,13 +3,14 @@
 //! The truth is kept apart from the design that is being watched: rights to DMA as the bus gives and takes them back,
 //! claims as values in somebody's hands. An entry is made in the same step in which the group lock is let go, so the
 //! order of entries is the order in which things happened.
+#![expect(clippy::indexing_slicing, reason = "the places of a subsequence are counted beside it")]
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use device_model::sync::pending::{Step, announced};
-use device_model::sync::thread;
+use device_model::sync::{thread, weak};
 
 /// One line of a timeline.
 #[derive(Clone, PartialEq, Eq)]
@@ -19,7 +20,8 @@ pub(crate) struct Line {
     pub(crate) what: String,
     /// It says what is wrong, rather than what is done.
     pub(crate) wrong: bool,
-    pub(crate) locks: Vec<String>,
+    /// The locks that are held now, each with the thread that holds it.
+    pub(crate) locks: Vec<(String, usize)>,
     pub(crate) ownership: String,
 }
 
@@ -39,6 +41,20 @@ impl Play {
     /// How often another thread went on.
     pub(crate) fn changes(&self) -> usize {
         self.lines.iter().zip(self.lines.iter().skip(1)).filter(|(one, next)| one.thread != next.thread).count()
+    }
+
+    /// How many steps both have in the same order, by the same threads: the longest common subsequence.
+    pub(crate) fn common_steps(&self, other: &Self) -> usize {
+        let mut longest = vec![0; other.lines.len() + 1];
+        for mine in &self.lines {
+            let mut before = 0;
+            for (place, theirs) in other.lines.iter().enumerate() {
+                let same = mine.thread == theirs.thread && mine.what == theirs.what;
+                let found = if same { before + 1 } else { longest[place].max(longest[place + 1]) };
+                before = std::mem::replace(&mut longest[place + 1], found);
+            }
+        }
+        longest.last().copied().unwrap_or(0)
     }
 }
 
@@ -106,12 +122,20 @@ impl Stage {
     }
 
     fn line_of(&mut self, me: usize, what: String, wrong: bool) {
-        let locks = self.locks.get(&me).cloned().unwrap_or_default();
+        let locks = self.held();
         // What the main thread sets up before the others come is not part of the story.
         if let Some(thread) = self.columns.get(&me).copied() {
             let ownership = self.ownership();
             self.play.lines.push(Line { thread, what, wrong, locks, ownership });
         }
+    }
+
+    /// Each lock once, though a thread may say more than once that it holds it.
+    fn held(&self) -> Vec<(String, usize)> {
+        let column = |(thread, locks): (&usize, &Vec<String>)| Some((*self.columns.get(thread)?, locks.clone()));
+        let held = self.locks.iter().filter_map(column);
+        let held = held.flat_map(|(thread, locks)| locks.into_iter().map(move |lock| (lock, thread)));
+        held.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     fn broken(&mut self, what: impl Into<String>) {
@@ -125,6 +149,13 @@ impl Stage {
         if !self.tolerated.contains(&rule) {
             self.broken(what);
         }
+    }
+
+    /// Kernel uses and claims; one that is being released counts no more.
+    fn users(&self) -> usize {
+        let claims: u32 = self.claims.values().sum();
+        let leaving = u32::from(self.leaving.contains(&me()));
+        self.rights.len() + usize::try_from(claims.saturating_sub(leaving)).unwrap_or(usize::MAX)
     }
 
     /// Nothing that user space drives may reach the kernel's memory.
@@ -314,6 +345,18 @@ pub(crate) fn attached(device: &str, reach: Reach) {
     });
 }
 
+/// The design has said whether the group has exactly one user.
+pub(crate) fn told_one_user(one: bool) {
+    with(|stage| {
+        stage.line(format!("is told that the group has {}", if one { "one user" } else { "none, or more than one" }));
+        match (one, stage.users() == 1) {
+            (true, false) => stage.breaks(Rule::Exclusion, "an attach is allowed though there is another user"),
+            (false, true) => stage.breaks(Rule::JustRefusal, "an attach is refused though there is one user"),
+            (true, true) | (false, false) => {}
+        }
+    });
+}
+
 /// Everybody has given back what they had: nobody may have the group any more.
 pub(crate) fn curtain() {
     with(|stage| {
@@ -335,7 +378,9 @@ pub(crate) fn thread<T: Send + 'static>(name: &'static str, work: impl FnOnce() 
         stage.play.threads.push(name);
         stage.play.threads.len() - 1
     });
+    let seen = weak::seen();
     let begin = move || {
+        weak::adopt(&seen);
         with(|stage| stage.columns.insert(me(), column));
         work()
     };

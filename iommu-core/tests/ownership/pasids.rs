@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use iommu_core::address::Access;
-use iommu_core::device_model::sync::Mutex;
+use iommu_core::device_model::sync::SpinMutex;
 use iommu_core::device_model::{DeviceId, Errno};
 use iommu_core::error::{AttachError, ClaimError, SetTypeError, SwitchError, UseError};
 use iommu_core::hardware::{
@@ -183,7 +183,7 @@ fn devices_come_and_go_beside_a_pasid() {
 #[derive(Debug)]
 struct Uneven {
     soft: Arc<SoftIommu>,
-    gone: Arc<Mutex<Vec<String>>>,
+    gone: Arc<SpinMutex<Vec<String>>>,
 }
 
 impl IommuDriver for Uneven {
@@ -209,7 +209,7 @@ impl IommuDriver for Uneven {
 #[derive(Debug)]
 struct Remembering {
     inner: Box<dyn HardwareDomain>,
-    gone: Arc<Mutex<Vec<String>>>,
+    gone: Arc<SpinMutex<Vec<String>>>,
 }
 
 impl HardwareDomain for Remembering {
@@ -232,7 +232,7 @@ impl HardwareDomain for Remembering {
 #[test]
 fn the_tightest_device_with_pasids_counts() {
     let soft = SoftIommu::new("soft", SoftIommuConfig { max_pasids: 16, ..SoftIommuConfig::default() });
-    let gone = Arc::new(Mutex::new(Vec::new()));
+    let gone = Arc::new(SpinMutex::new(Vec::new()));
     let hardware: Arc<dyn IommuDriver> = Arc::new(Uneven { soft: soft.clone(), gone: gone.clone() });
     let shared = hardware.clone();
     let (iommu, right) =

@@ -1,12 +1,10 @@
 //! Where a mapping goes when user space does not say (F16).
 
-use alloc::vec::Vec;
-
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::{Iova, IovaMap, IovaRange};
 
-use super::{Area, ReservedFor};
-use crate::error::MapErr;
+use super::reserved::Reserved;
+use super::{Area, MapError};
 
 /// Alignment never asked for beyond this: the huge page of x86.
 const HUGE_PAGE: u64 = 2 << 20;
@@ -15,29 +13,30 @@ const HUGE_PAGE: u64 = 2 << 20;
 /// allowed if anything is; aligned as both the length and the memory are, so that large pages can be used.
 pub(super) fn place(
     areas: &IovaMap<Area>,
-    allowed: &[IovaRange],
-    reserved: &[(IovaRange, ReservedFor)],
+    allowed: &IovaMap<()>,
+    reserved: &Reserved,
     demanded: u64,
     addr: u64,
     bytes: u64,
-) -> Result<IovaRange, MapErr> {
+) -> Result<IovaRange, MapError> {
     if bytes >= u64::MAX / 2 {
-        return Err(MapErr::Overflow);
+        return Err(MapError::Overflow);
     }
     let of_memory = if addr == 0 { u64::MAX } else { 1 << addr.trailing_zeros() };
     let alignment = bytes.checked_next_power_of_two().unwrap_or(HUGE_PAGE).min(of_memory).min(HUGE_PAGE);
     if alignment < demanded {
-        return Err(MapErr::Misaligned { alignment: demanded });
+        return Err(MapError::Misaligned { alignment: demanded });
     }
     let offset = addr % PAGE_SIZE;
     // Memory that begins inside a page does so in the I/O address space too.
     let step = if offset == 0 { alignment } else { PAGE_SIZE };
     let whole = IovaRange::new(Iova::new(PAGE_SIZE), Iova::new(u64::MAX - PAGE_SIZE));
-    let windows: Vec<IovaRange> = if allowed.is_empty() { whole.into_iter().collect() } else { allowed.to_vec() };
-    windows
+    let anywhere = allowed.is_empty().then_some(IovaRange::ALL);
+    anywhere
         .into_iter()
+        .chain(allowed.iter().map(|(range, ())| range))
         .filter_map(|window| window.intersection(whole?))
-        .flat_map(|window| window.without(reserved.iter().map(|(range, _)| *range)))
+        .flat_map(|window| reserved.holes(window))
         .find_map(|hole| areas.find_gap(bytes, step, offset, hole))
-        .ok_or(MapErr::NoPlace { bytes })
+        .ok_or(MapError::NoPlace { bytes })
 }

@@ -2,12 +2,12 @@
 
 use iommu_core::device_model::Errno;
 use iommu_core::{Attached, KernelUse, Ownership};
-use iommufd_owner::error::AttachErr;
+use iommufd_owner::AttachError;
 use iommufd_owner::{BoundDevice, Context, ObjectId};
 
 use crate::rig::Rig;
 
-fn errno<T>(result: Result<T, AttachErr>) -> Option<Errno> {
+fn errno<T>(result: Result<T, AttachError>) -> Option<Errno> {
     result.err().map(|error| error.errno())
 }
 

@@ -5,8 +5,8 @@ use iommu_core::device_model::Errno;
 use iommu_core::hardware::{Capabilities, DirtyFlags, FaultReason, PagingFlags, UserData};
 use iommu_core::software::nested::{Invalidation, STAGE_1_FORMAT, Stage1, stage_1_entry};
 use iommu_core::{Access, Iova, UserMemory};
-use iommufd_owner::error::{DirtyError, HwptError};
 use iommufd_owner::{BoundDevice, Context, DirtyRequest, HwptRequest, Invalidations, ObjectId, ObjectType};
+use iommufd_owner::{DirtyError, HwptError};
 
 use crate::rig::{Fails, PAGES, Rig};
 

@@ -1,4 +1,4 @@
-//! A machine of a thousand devices: read from a snapshot, from memory and from a copy on disk, and every device explained.
+//! Machines of thousands of devices: read from a snapshot, from memory and from a copy on disk, and every device explained.
 #![expect(clippy::expect_used, reason = "what is measured cannot fail")]
 
 use std::fs;
@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use tempfile::TempDir;
-use vfio_host::{Explanation, Host, Source, capture};
+use vfio_host::{Explanation, Host, Source, capture, changes};
 use vfio_owner::iommu_core::device_model::pci::{ConfigSpace, PortType};
 use vfio_owner::iommu_core::sysfs::{MemoryTree, Tree as _};
 
@@ -66,14 +66,20 @@ fn write(tree: &MemoryTree, folder: &TempDir) {
     }
 }
 
-fn thousand_devices(c: &mut Criterion) {
-    let mut group = c.benchmark_group("explain 1000 devices");
-    let tree = machine(1000);
+fn explained(c: &mut Criterion, devices: u32) {
+    let mut group = c.benchmark_group(format!("explain {devices} devices"));
+    let tree = machine(devices);
     let folder = TempDir::new().expect("there is room");
     let file = folder.path().join("snapshot");
     fs::write(&file, capture(&tree).expect("it has devices").to_archive()).expect("there is room");
     write(&tree, &folder);
-    assert_eq!(Host::open(&file).expect("it is one").pci.devices.len(), 1000);
+    assert_eq!(Host::open(&file).expect("it is one").pci.devices.len(), devices as usize);
+    group.bench_function("the floor: read the file", |b| {
+        b.iter(|| fs::read_to_string(&file).expect("it is one"));
+    });
+    group.bench_function("the snapshot read, nothing explained", |b| {
+        b.iter(|| Host::open(&file).expect("it is one"));
+    });
     group.bench_function("all, from a snapshot", |b| {
         b.iter(|| explain_all(&Host::open(&file).expect("it is one")));
     });
@@ -85,5 +91,28 @@ fn thousand_devices(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, thousand_devices);
+fn thousand_devices(c: &mut Criterion) {
+    explained(c, 1000);
+}
+
+fn ten_thousand_devices(c: &mut Criterion) {
+    explained(c, 10_000);
+}
+
+/// All devices of one group, which falls apart; must grow as the devices do.
+fn one_large_group(c: &mut Criterion) {
+    let mut group = c.benchmark_group("diff of one group");
+    for devices in [1000, 2000, 4000] {
+        let [together, apart] = [u32::MIN, u32::MAX].map(|mask| {
+            let line = |number: u32| {
+                format!("Group {} {:04x}:{:02x}:01.0 Ethernet\n", number & mask, number / 256, number % 256)
+            };
+            (0..devices).map(line).collect::<String>().parse::<Host>().expect("it is a listing")
+        });
+        group.bench_function(format!("{devices} devices"), |b| b.iter(|| changes(black_box(&together), &apart)));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, thousand_devices, ten_thousand_devices, one_large_group);
 criterion_main!(benches);

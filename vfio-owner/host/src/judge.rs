@@ -1,5 +1,6 @@
 //! What is in the way of giving devices away, and why they share a group.
 
+mod advice;
 mod change;
 mod explanation;
 mod naming;
@@ -7,10 +8,15 @@ mod overview;
 mod reason;
 mod tie;
 
+pub use advice::Advice;
 pub use change::{Change, changes};
 pub(crate) use explanation::held;
-pub use explanation::{Explanation, Neighbour};
+pub use explanation::{Explanation, Ids, Neighbour, Part};
 pub use naming::{class_name, device_name};
 pub use overview::{DeviceEntry, GroupEntry, Possession, overview};
 pub use reason::{Answer, Reason};
 pub use tie::{Remedy, Tie};
+
+/// The version of the JSON that [`Explanation`], [`GroupEntry`] and [`Change`] make: raised when a field or a code goes or
+/// gets another meaning, not when one is added.
+pub const SCHEMA: u32 = 1;

@@ -2,21 +2,33 @@
 #![forbid(unsafe_code)]
 
 mod act;
+mod candidate;
+mod draw;
+mod fact;
 mod host;
 mod judge;
+mod next_tool;
 mod read;
+mod selector;
 
 pub use act::{
-    Binding, BindingError, Bindings, Caution, Done, ExecutionError, Guarded, Journal, JournalError, ModelBindings,
-    Plan, PlanError, PlanFileError, Proof, ProofError, Step, SysfsBindings, UndoError, carry_out, undo,
+    Binding, BindingError, Bindings, Caution, CheckedPlan, Done, ExecutionError, ExecutionFailure, Guarded, Journal,
+    JournalError, ModelBindings, Need, Persistence, PersistenceError, PersistentFile, Plan, PlanError, PlanFileError,
+    Proof, ProofError, Step, SysfsBindings, UndoError, UndoFailure, undo,
 };
-pub use host::{Host, NoSuchDevice};
+pub use candidate::{Candidate, candidates};
+pub use draw::draw;
+pub use fact::Fact;
+pub use host::{Host, NoSuchDevice, Type1};
 pub use judge::{
-    Answer, Change, DeviceEntry, Explanation, GroupEntry, Neighbour, Possession, Reason, Remedy, Tie, changes,
-    class_name, device_name, overview,
+    Advice, Answer, Change, DeviceEntry, Explanation, GroupEntry, Ids, Neighbour, Part, Possession, Reason, Remedy,
+    SCHEMA, Tie, changes, class_name, device_name, overview,
 };
+pub use next_tool::NextTool;
 pub use read::{
-    HeldFile, Holder, Holders, HostTree, Lifeline, ListingError, ListingErrorReason, OpenHostError, Purpose, Source,
-    capture,
+    Check, Claim, HeldFile, Holder, Holders, HostTree, IommuState, Lifeline, ListingError, ListingErrorReason,
+    OpenHostError, Origin, OtherMember, Purpose, Source, State, Subject, Trial, Unseen, capture, is_printable,
+    readiness,
 };
+pub use selector::{NoneSelected, ParseSelectorError, Selector};
 pub use vfio_owner;

@@ -1,14 +1,28 @@
 //! What a machine is: read from the running kernel, from a tree or a capture of one, or from a listing.
 
+mod asked;
 mod capture;
+mod confined;
 mod holder;
+mod iommu_state;
 mod lifeline;
 mod listing;
+mod network;
+mod origin;
+mod other_member;
+mod process;
+mod readiness;
 mod source;
 
+pub use asked::Trial;
 pub use capture::capture;
+pub(crate) use confined::Confined;
 pub use holder::{HeldFile, Holder, Holders};
-pub use lifeline::{Lifeline, Purpose};
-pub use listing::{ListingError, ListingErrorReason};
-pub(crate) use source::text;
-pub use source::{HostTree, OpenHostError, Source};
+pub use iommu_state::IommuState;
+pub use lifeline::{Lifeline, Purpose, Unseen};
+pub use listing::{Claim, ListingError, ListingErrorReason};
+pub use origin::Origin;
+pub use other_member::OtherMember;
+pub use readiness::{Check, State, Subject, readiness};
+pub use source::{HostTree, OpenHostError, Source, is_printable};
+pub(crate) use source::{Place, text};

@@ -1,4 +1,6 @@
-//! What is known of PCI drivers by their names.
+//! What is known of drivers by their names.
+
+use super::in_tree;
 
 /// How a driver stands to DMA ownership (D63).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -13,130 +15,65 @@ pub enum DriverDma {
     Unknown,
 }
 
-/// What Linux 6.12 has in its tree with `driver_managed_dma` set (D64), without those that hand devices out.
-const MANAGED: [&str; 2] = ["pci-stub", "pcieport"];
+/// The buses that take part in DMA ownership (D60): a driver on any other counts for nothing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum DmaBus {
+    /// PCI.
+    Pci,
+    /// Devices that cannot be discovered.
+    Platform,
+    /// Arm's PrimeCells.
+    Amba,
+    /// Freescale's Management Complex.
+    FslMc,
+    /// AMD's FPGA fabric.
+    Cdx,
+}
 
-/// The drivers of that list that hand devices out.
-const USER_SPACE: [&str; 8] = [
-    "hisi-acc-vfio-pci",
-    "mlx5-vfio-pci",
-    "nvgrace-gpu-vfio-pci",
-    "pds-vfio-pci",
-    "qat-vfio-pci",
-    "qat_vfio_pci",
-    "vfio-pci",
-    "virtio-vfio-pci",
-];
+impl DmaBus {
+    /// Returns the bus that sysfs calls `name`; `None` if it takes no part in DMA ownership.
+    pub fn of_name(name: &str) -> Option<Self> {
+        let all = [Self::Pci, Self::Platform, Self::Amba, Self::FslMc, Self::Cdx];
+        all.into_iter().find(|bus| bus.name() == name)
+    }
 
-/// PCI drivers of Linux that people meet in the groups of devices which they want to give away. None of them sets
-/// `driver_managed_dma`.
-const KERNEL: &[&str] = &[
-    "8139cp",
-    "8139too",
-    "ahci",
-    "alx",
-    "amd_sfh",
-    "amdgpu",
-    "ast",
-    "ath10k_pci",
-    "ath11k_pci",
-    "ath12k_pci",
-    "ath9k",
-    "atlantic",
-    "atl1c",
-    "bnx2",
-    "bnx2x",
-    "bnxt_en",
-    "brcmfmac",
-    "ccp",
-    "cx23885",
-    "cxgb4",
-    "dw_dmac_pci",
-    "e100",
-    "e1000",
-    "e1000e",
-    "ehci-pci",
-    "ena",
-    "enic",
-    "fm10k",
-    "gma500",
-    "hpsa",
-    "hpwdt",
-    "i2c-designware-pci",
-    "i40e",
-    "i801_smbus",
-    "i915",
-    "iavf",
-    "ice",
-    "igb",
-    "igbvf",
-    "igc",
-    "intel-lpss",
-    "intel_ish_ipc",
-    "ioatdma",
-    "iosf_mbi_pci",
-    "isci",
-    "iwlwifi",
-    "ixgbe",
-    "ixgbevf",
-    "jme",
-    "lpc_ich",
-    "megaraid_sas",
-    "mei_me",
-    "mgag200",
-    "mlx4_core",
-    "mlx5_core",
-    "mpt3sas",
-    "mt7921e",
-    "mt7925e",
-    "mwifiex_pcie",
-    "nouveau",
-    "nvme",
-    "ohci-pci",
-    "parport_pc",
-    "pata_acpi",
-    "pcie_mp2_amd",
-    "piix4_smbus",
-    "proc_thermal_pci",
-    "qla2xxx",
-    "qxl",
-    "r8169",
-    "radeon",
-    "rtsx_pci",
-    "rtw89_8852be",
-    "sata_nv",
-    "sata_sil24",
-    "sdhci-pci",
-    "serial",
-    "sfc",
-    "sky2",
-    "smartpqi",
-    "snd_emu10k1",
-    "snd_hda_intel",
-    "snd_rn_pci_acp3x",
-    "snd_sof_amd_renoir",
-    "snd_sof_pci_intel_tgl",
-    "sp5100_tco",
-    "intel-spi",
-    "tg3",
-    "thunderbolt",
-    "uhci_hcd",
-    "virtio-pci",
-    "vmd",
-    "vmxnet3",
-    "xe",
-    "xen-pciback",
-    "xhci_hcd",
-    "xhci-pci",
-];
+    /// Returns the name of the bus in sysfs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pci => "pci",
+            Self::Platform => "platform",
+            Self::Amba => "amba",
+            Self::FslMc => "fsl-mc",
+            Self::Cdx => "cdx",
+        }
+    }
 
-/// What is known of the PCI driver of this name.
+    /// Returns the drivers of Linux on this bus that have `driver_managed_dma` set, sorted.
+    const fn managed(self) -> &'static [&'static str] {
+        match self {
+            Self::Pci => in_tree::PCI_MANAGED,
+            Self::Platform => in_tree::PLATFORM_MANAGED,
+            Self::Amba => in_tree::AMBA_MANAGED,
+            Self::FslMc => in_tree::FSL_MC_MANAGED,
+            Self::Cdx => in_tree::CDX_MANAGED,
+        }
+    }
+}
+
+/// Returns what is known of the PCI driver of this name.
 pub fn dma_of(driver: &str) -> DriverDma {
-    if MANAGED.contains(&driver) {
-        DriverDma::Managed
-    } else if USER_SPACE.contains(&driver) {
-        DriverDma::UserSpace
-    } else if KERNEL.contains(&driver) {
+    dma_on(DmaBus::Pci, driver)
+}
+
+/// Returns what is known of the driver of this name on a bus.
+///
+/// Drivers that manage their own DMA without being part of Linux are known for PCI only; on the other buses, whatever
+/// is not known to be managed does DMA for the kernel.
+pub fn dma_on(bus: DmaBus, driver: &str) -> DriverDma {
+    if bus.managed().binary_search(&driver).is_ok() {
+        // Of those, the variants of vfio hand their devices out.
+        if driver.contains("vfio") { DriverDma::UserSpace } else { DriverDma::Managed }
+    } else if bus != DmaBus::Pci || in_tree::PCI.binary_search(&driver).is_ok() {
         DriverDma::Kernel
     } else {
         DriverDma::Unknown
@@ -148,11 +85,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn d64_no_driver_is_in_two_lists() {
-        for name in KERNEL {
-            assert!(!MANAGED.contains(name) && !USER_SPACE.contains(name), "{name}");
+    fn d64_every_list_is_sorted_and_no_driver_is_in_two() {
+        assert!(in_tree::PCI.is_sorted() && in_tree::PCI.len() > 800);
+        for bus in [DmaBus::Pci, DmaBus::Platform, DmaBus::Amba, DmaBus::FslMc, DmaBus::Cdx] {
+            assert!(bus.managed().is_sorted(), "{bus:?}");
+            assert!(bus.managed().iter().all(|name| in_tree::PCI.binary_search(name).is_err()), "{bus:?}");
+            assert_eq!(DmaBus::of_name(bus.name()), Some(bus));
         }
-        assert_eq!(dma_of("xen-pciback"), DriverDma::Kernel);
+    }
+
+    #[test]
+    fn d64_drivers_are_told_by_bus_and_name() {
+        assert_eq!(dma_of("pciback"), DriverDma::Kernel);
+        assert_eq!(dma_of("pcieport"), DriverDma::Managed);
+        assert_eq!(dma_of("mlx5_vfio_pci"), DriverDma::UserSpace);
         assert_eq!(dma_of("nvidia"), DriverDma::Unknown);
+        assert_eq!(dma_on(DmaBus::Platform, "fsl-pci"), DriverDma::Managed);
+        assert_eq!(dma_on(DmaBus::Platform, "pcieport"), DriverDma::Kernel);
+        assert_eq!(dma_on(DmaBus::FslMc, "vfio-fsl-mc"), DriverDma::UserSpace);
     }
 }

@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::SystemTime;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::shell::{Shell, has_target, has_toolchain, succeeds};
 use super::{PACKAGES, Step, Verdict};
-use crate::{api, kernel};
+use crate::{api, kernel, live};
 
 /// What runs without std.
 const LIBRARIES: [&str; 4] = ["device-model", "iommu-core", "iommufd-owner", "vfio-owner"];
@@ -38,6 +38,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { name: "model", what: "interleavings under the model checker", run: model },
     Step { name: "demo", what: "the demo plays to its end", run: demo },
     Step { name: "replay", what: "what our stack answers is what Linux answered", run: replay },
+    Step { name: "live", what: "what vfio-host says and does is what a kernel in QEMU does", run: boot_live },
     Step { name: "bench", what: "benchmarks compile and run once, unoptimized", run: bench },
     Step { name: "package", what: "each crate packages on its own and passes its tests", run: package },
     Step { name: "api", what: "the public API is that of the snapshots", run: public_api },
@@ -127,7 +128,7 @@ fn model(shell: &Shell) -> Result<Verdict> {
     let flags: &[(&str, &str)] = &[("RUSTFLAGS", "--cfg shuttle")];
     shell.cargo(&format!("clippy {packages} --lib {scenes} -- -D warnings"), flags)?;
     shell.cargo(&format!("test {packages} --release {scenes}"), flags)?;
-    shell.cargo("run --quiet --package xtask -- explore", &[])?;
+    shell.cargo("run --quiet --package xtask -- explore --argument check", &[])?;
     Ok(Verdict::Passed)
 }
 
@@ -140,6 +141,14 @@ fn replay(shell: &Shell) -> Result<Verdict> {
     let folders = "testdata/scenarios/basics testdata/scenarios/random";
     shell.cargo(&format!("run --quiet --package xtask -- replay --check {folders}"), &[])?;
     Ok(Verdict::Passed)
+}
+
+fn boot_live(_: &Shell) -> Result<Verdict> {
+    match live::quick()? {
+        live::Outcome::Right => Ok(Verdict::Passed),
+        live::Outcome::Wrong => bail!("`cargo xtask live --verbose` shows all of it"),
+        live::Outcome::Missing(missing) => Ok(Verdict::Skipped(missing.to_string())),
+    }
 }
 
 /// As tests, so that they share what the tests built: criterion runs each once unless it is told to measure.

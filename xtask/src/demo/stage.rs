@@ -114,6 +114,14 @@ impl Stage {
             Attached::Own => "the owner's domain".to_owned(),
             other => other.to_string(),
         };
+        // What is too long for its column has a line of its own.
+        let action = if action.chars().count() < ACTION {
+            action.to_owned()
+        } else {
+            println!("  {style}{mark}{style:#} {action}");
+            String::new()
+        };
+        let mark = if action.is_empty() { ' ' } else { mark };
         println!(
             "  {style}{mark}{style:#} {action:<ACTION$}{DIM}group {}{DIM:#} {holder_style}{holder:<17}{holder_style:#}{DIM}{attached}{DIM:#}",
             self.group.id()

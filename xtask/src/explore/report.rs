@@ -9,13 +9,13 @@ use super::grouped;
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub(crate) enum Line {
     /// A question that can be asked.
-    Question { question: String, asks: String, facts: String, designs: Vec<String> },
+    Question { question: String, asks: String, designs: Vec<String> },
     /// A search begins.
     Begin { question: String, design: String },
     /// It has come so far.
     Progress { schedules: u64 },
     /// It has ended.
-    End(Answer),
+    End(Box<Answer>),
 }
 
 /// What came of one search.
@@ -23,8 +23,10 @@ pub(crate) enum Line {
 pub(crate) struct Answer {
     pub(crate) question: String,
     pub(super) asks: String,
-    pub(super) facts: String,
     pub(super) design: String,
+    /// What the design's label stands for.
+    pub(super) meaning: String,
+    pub(super) memory: Memory,
     pub(super) expected: Expected,
     pub(super) method: Method,
     pub(super) schedules: u64,
@@ -35,6 +37,15 @@ pub(crate) struct Answer {
     /// How often it ended in which way.
     pub(super) outcomes: BTreeMap<String, u64>,
     pub(super) counterexample: Option<Play>,
+    /// What the design that ships does in that schedule.
+    pub(super) counted: Option<Play>,
+}
+
+#[derive(serde::Deserialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Memory {
+    Sequential,
+    Weak,
 }
 
 #[derive(serde::Deserialize, Clone, Copy, PartialEq, Eq)]
@@ -67,9 +78,19 @@ pub(crate) struct Play {
 pub(crate) struct Step {
     pub(super) thread: usize,
     pub(super) what: String,
+    /// It says what is wrong, rather than what is done.
     pub(super) wrong: bool,
-    pub(super) locks: Vec<String>,
+    /// The locks that are held after it.
+    pub(super) locks: Vec<Held>,
     pub(super) ownership: String,
+}
+
+/// A lock that is held.
+#[derive(serde::Deserialize, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(super) lock: String,
+    /// By which thread.
+    pub(super) thread: usize,
 }
 
 impl Answer {
@@ -77,22 +98,48 @@ impl Answer {
         (self.violations > 0) == (self.expected == Expected::Fails)
     }
 
+    /// Whether it is a question about designs, rather than about the search or the model of memory.
+    pub(super) fn judges_a_design(&self) -> bool {
+        self.method != Method::Compared && self.family() != "memory"
+    }
+
+    /// The design without its variant.
+    pub(super) fn family(&self) -> &str {
+        self.design.split(',').next().unwrap_or_default()
+    }
+
     /// How many schedules there were, and how they ended.
     pub(super) fn extent(&self) -> String {
         let all = grouped(self.schedules);
+        let memory = match self.memory {
+            Memory::Sequential => "",
+            Memory::Weak => ", weak memory",
+        };
         match (self.method, self.reduced) {
             (Method::Compared, Some(reduced)) if self.violations == 0 => {
-                format!("{} schedules end in all the ways of all {all}", grouped(reduced))
+                format!("{} schedules end in all the ways of all {all}{memory}", grouped(reduced))
             }
-            (Method::Compared, _) => format!("{} outcomes of all {all} schedules are missing", self.violations),
-            (Method::Sampled, _) => format!("{} of {all} schedules, chosen at random", grouped(self.violations)),
-            (Method::Every, _) => format!("{} of {all} schedules", grouped(self.violations)),
+            (Method::Compared, _) => format!("{} outcomes of all {all} schedules are missing{memory}", self.violations),
+            (Method::Sampled, _) => {
+                format!("{} of {all} schedules, chosen at random{memory}", grouped(self.violations))
+            }
+            (Method::Every, _) => format!("{} of {all} schedules{memory}", grouped(self.violations)),
         }
     }
 
     /// The ways in which schedules ended, and how often.
     pub(super) fn endings(&self) -> String {
-        let ways: Vec<_> = self.outcomes.iter().map(|(way, count)| format!("{way}: {}", grouped(*count))).collect();
+        let ways = self.outcomes.iter().filter(|(way, _)| !way.is_empty());
+        let ways: Vec<_> = ways.map(|(way, count)| format!("{way}: {}", grouped(*count))).collect();
         ways.join("; ")
+    }
+
+    /// The answer as the name of a file: the question, and the design's variant.
+    pub(super) fn picture(&self) -> String {
+        let word = |text: &str| {
+            let kept = text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect::<String>();
+            kept.split('-').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
+        };
+        format!("{}.{}", self.question, word(&self.design))
     }
 }

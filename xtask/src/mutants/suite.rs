@@ -10,8 +10,10 @@ use duct::Expression;
 use crate::ci::shell::environment;
 use crate::explore::report::Line;
 
-/// How long one binary of tests may take; a mutant that hangs is caught.
+/// How long one binary of tests may take, and all questions of the explorer; a mutant that hangs is caught.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// See [`PATIENCE`].
+const EXPLORER_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Tests of one kind.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -69,7 +71,7 @@ impl Scratch {
             let name = binary.file_stem().unwrap_or_default().display().to_string();
             let name = name.rsplit_once('-').map_or(name.as_str(), |(name, _)| name).to_owned();
             let command = duct::cmd!(&binary, "--format", "terse").dir(self.root.join(package));
-            match patiently(&command)? {
+            match patiently(&command, PATIENCE)? {
                 Ended::Hangs => return Ok(Some(Caught::Hangs(name))),
                 Ended::Well => {}
                 Ended::Badly(printed) => return Ok(Some(Caught::Test(format!("{name}: {}", first_failure(&printed))))),
@@ -79,10 +81,21 @@ impl Scratch {
     }
 
     fn explore(&self) -> Result<Option<Caught>> {
-        let line = ["build", "--release", "-p", "iommu-core", "--example", "explore", "--message-format", "json"];
+        let line = [
+            "build",
+            "--release",
+            "-p",
+            "iommu-core",
+            "--features",
+            "software",
+            "--example",
+            "explore",
+            "--message-format",
+            "json",
+        ];
         let built = self.build(&line, &self.target.join("shuttle"))?;
         let explorer = executables(&built).pop().context("no explorer was built")?;
-        match patiently(&duct::cmd!(explorer))? {
+        match patiently(&duct::cmd!(explorer), EXPLORER_PATIENCE)? {
             Ended::Hangs => Ok(Some(Caught::Hangs("explore".to_owned()))),
             Ended::Well => Ok(None),
             Ended::Badly(printed) => {
@@ -116,7 +129,7 @@ fn executables(messages: &str) -> Vec<PathBuf> {
 /// The question, if it was not answered as expected.
 fn unexpected(line: Line) -> Option<String> {
     match line {
-        Line::End(answer) if !answer.is_expected() => Some(answer.question),
+        Line::End(answer) if !answer.is_expected() => Some(answer.question.clone()),
         _ => None,
     }
 }
@@ -127,12 +140,12 @@ enum Ended {
     Hangs,
 }
 
-fn patiently(command: &Expression) -> Result<Ended> {
+fn patiently(command: &Expression, patience: Duration) -> Result<Ended> {
     // The same cases for every mutant and in every run; none is kept.
     let command = environment(command.clone()).env("RUST_BACKTRACE", "0");
     let command = command.env("PROPTEST_RNG_SEED", "1").env("PROPTEST_DISABLE_FAILURE_PERSISTENCE", "true");
     let running = command.stderr_to_stdout().stdout_capture().unchecked().start()?;
-    let Some(output) = running.wait_timeout(PATIENCE)? else {
+    let Some(output) = running.wait_timeout(patience)? else {
         running.kill()?;
         return Ok(Ended::Hangs);
     };

@@ -12,8 +12,8 @@ use vfio_owner::iommu_core::device_model::{Errno, Progress, Unbind};
 use vfio_owner::iommu_core::software::{LockedPages, Process};
 use vfio_owner::iommu_core::{Access, Iova, UserAddr};
 use vfio_owner::iommufd_owner::compat::{CompatError, CompatMap, CompatType};
-use vfio_owner::iommufd_owner::error::{NoObject, UnmapErr};
-use vfio_owner::iommufd_owner::{Context, CopyRequest, MapRequest, ObjectId, Place};
+
+use vfio_owner::iommufd_owner::{Context, CopyRequest, MapRequest, NoObjectError, ObjectId, Place, UnmapError};
 use vfio_owner::testbed::{Machine, MachineError};
 use vfio_owner::{Container, DeviceFile, GroupFile, GroupStatus, OpenDevice};
 
@@ -352,7 +352,7 @@ impl Player {
                 }
                 _ => Err(Errno::EBADF),
             },
-            Call::Ranges => context.ioas_iova_ranges(id).map_err(NoObject::errno).map(|ranges| {
+            Call::Ranges => context.ioas_iova_ranges(id).map_err(NoObjectError::errno).map(|ranges| {
                 let ranges: Vec<_> = ranges.ranges.iter().map(ToString::to_string).collect();
                 Answer::Value(ranges.join(" "))
             }),
@@ -478,7 +478,7 @@ fn extension(kind: IommuType) -> Extension {
     }
 }
 
-fn unmapped_from_ioas(result: Result<u64, UnmapErr>) -> Result<Answer, Errno> {
+fn unmapped_from_ioas(result: Result<u64, UnmapError>) -> Result<Answer, Errno> {
     result.map(|bytes| Answer::Value(format!("{bytes:#x}"))).map_err(|error| error.errno())
 }
 

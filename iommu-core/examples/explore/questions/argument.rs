@@ -1,95 +1,97 @@
-//! What the argument was about: the interleavings H8 to H16 and H19, asked of both designs.
+//! What the argument was about: the interleavings H8 to H16 and H19, asked of the designs.
 
+use device_model::sync::atomic::Ordering;
 use iommu_core::{KernelUse, Owner};
 
-use super::{Question, won};
+use super::Expected::{Fails, Holds};
+use super::{DEVICES, Question, memory, start, won};
 use crate::counted::Counted;
 use crate::design::{A, B, Design, Kind};
+use crate::designs::{
+    BEST, COUNTED_ALONE, RELAXED, RELEASE_ACQUIRE, WALK, WALK_BEFORE, WALK_GIVES_BACK, WALK_INSIDE, WALK_PUBLISHED,
+    WALK_TWICE,
+};
+use crate::proposed::Proposed;
+use crate::search::Memory;
 use crate::stage::{self, Rule};
 use crate::user::{claim_device, claim_group};
-use crate::walk::{GiveBack, Look, Publish, Variant, Walk};
-
-const LOOK_TWICE: Variant = Variant { look: Look::Twice, ..Variant::PLAIN };
-const LOCK_INSIDE: Variant = Variant { look: Look::LockInside, ..Variant::PLAIN };
-const LOCK_BEFORE: Variant = Variant { look: Look::LockBefore, ..Variant::PLAIN };
-const PUBLISH_FIRST: Variant = Variant { publish: Publish::BeforeWalk, ..Variant::PLAIN };
-const KEEP_WHILE_MANAGED: Variant = Variant { give_back: GiveBack::AfterWalk, ..Variant::PLAIN };
-
-const PLAIN: &str = "walk, plain read";
-const TWICE: &str = "walk, looks twice";
-const INSIDE: &str = "walk, device lock inside";
-const BEFORE: &str = "walk, device locks before";
-const FIRST: &str = "walk, claim published first";
-const KEEP: &str = "walk, released by a walk";
+use crate::walk::Walk;
 
 pub(super) fn questions() -> Vec<Question> {
     vec![
         Question::new("freed-driver", "Does a claim read a driver whose module has been freed?", "H8")
-            .ships(|| freed_driver(&Counted::new()))
-            .fails(PLAIN, || freed_driver(&Walk::plain())),
+            .counted(freed_driver)
+            .walk(Fails, WALK, freed_driver),
         Question::new("not-yet", "Is a claim refused because of a driver that has no right to DMA yet?", "H9, Lt4.1")
-            .ships(|| bind_and_claim(&Counted::new()))
-            .fails(PLAIN, || bind_and_claim(&Walk::plain()))
-            .holds(BEFORE, || bind_and_claim(&Walk::new(LOCK_BEFORE))),
+            .counted(bind_and_claim)
+            .walk(Fails, WALK, bind_and_claim)
+            .walk(Holds, WALK_BEFORE, bind_and_claim)
+            .run(BEST.0, Holds, || bind_and_claim(&owned_through_c())),
         Question::new(
             "no-winner",
             "Can a bind and a claim refuse each other, so that nobody has the group?",
             "H10, L40",
         )
-        .ships(|| one_winner(&Counted::new()))
-        .holds(PLAIN, || one_winner(&Walk::plain()))
-        .fails(FIRST, || one_winner(&Walk::new(PUBLISH_FIRST))),
+        .counted(one_winner)
+        .walk(Holds, WALK, one_winner)
+        .walk(Fails, WALK_PUBLISHED, one_winner)
+        .run(BEST.0, Holds, || one_winner(&owned_through_c())),
         Question::new("no-more", "Is a claim refused because of a driver whose DMA has ended?", "H11, Lt4.5")
-            .ships(|| unbind_and_claim(&Counted::new()))
-            .fails(PLAIN, || unbind_and_claim(&Walk::plain())),
+            .counted(unbind_and_claim)
+            .walk(Fails, WALK, unbind_and_claim)
+            .proposed(Fails, BEST, unbind_and_claim),
         Question::new("other-driver", "Does the answer to a claim hang on when a driver was looked at?", "H12")
             .ships(|| replaced_driver(&Counted::new(), None))
-            .fails(TWICE, || replaced_driver(&Walk::new(LOOK_TWICE), Some(Rule::JustRefusal))),
+            .run(WALK_TWICE.0, Fails, || replaced_driver(&Walk::new(WALK_TWICE.1), Some(Rule::JustRefusal))),
         Question::new("never-released", "Is the group kept after the only claim was released?", "H13")
-            .ships(|| bound_but_not_claimed(&Counted::new()))
-            .fails(KEEP, || bound_but_not_claimed(&Walk::new(KEEP_WHILE_MANAGED))),
+            .counted(bound_but_not_claimed)
+            .walk(Fails, WALK_GIVES_BACK, bound_but_not_claimed),
         Question::new("nesting", "Does the release of one claim take the group from another claim?", "H13, H14, I25")
-            .ships(|| nested_claims(&Counted::new()))
-            .fails(PLAIN, || nested_claims(&Walk::plain())),
+            .counted(nested_claims)
+            .walk(Fails, WALK, nested_claims),
         Question::new("lock-inside", "Can a bind and a claim deadlock?", "H15, L33")
-            .ships(|| bind_and_claim_only(&Counted::new()))
-            .fails(INSIDE, || bind_and_claim_only(&Walk::new(LOCK_INSIDE))),
+            .counted(bind_and_claim_only)
+            .walk(Fails, WALK_INSIDE, bind_and_claim_only)
+            .run(BEST.0, Holds, || bind_and_claim_only(&owned_through_c())),
         Question::new("lock-before", "Can an unbind that waits for a user and the user's claim deadlock?", "H16, L35")
-            .ships(|| waiting_unbind(&Counted::new()))
-            .holds(PLAIN, || waiting_unbind(&Walk::plain()))
-            .fails(BEFORE, || waiting_unbind(&Walk::new(LOCK_BEFORE))),
+            .counted(waiting_unbind)
+            .walk(Holds, WALK, waiting_unbind)
+            .walk(Fails, WALK_BEFORE, waiting_unbind)
+            .proposed(Holds, BEST, waiting_unbind),
         Question::new("false-free", "Do kernel DMA and user space ever have the group at once?", "H19, I4")
-            .ships(|| false_free(&Counted::new()))
-            .holds(PLAIN, || false_free(&Walk::plain()))
-            .holds(BEFORE, || false_free(&Walk::new(LOCK_BEFORE)))
-            .holds(FIRST, || false_free(&Walk::new(PUBLISH_FIRST))),
+            .counted(false_free)
+            .walk(Holds, WALK, false_free)
+            .walk(Holds, WALK_BEFORE, false_free)
+            .walk(Holds, WALK_PUBLISHED, false_free)
+            .run(BEST.0, Holds, || false_free(&owned_through_c())),
         Question::new("search", "Does the search miss an outcome because it leaves orders out?", "L40")
-            .compared("counted, without a bus", uses_and_claims)
-            .compared(PLAIN, || bind_and_claim(&Walk::plain()))
-            .compared(INSIDE, || bind_and_claim(&Walk::new(LOCK_INSIDE)))
-            .compared(FIRST, || one_winner(&Walk::new(PUBLISH_FIRST)))
-            .compared(BEFORE, || waiting_unbind(&Walk::new(LOCK_BEFORE)))
-            .compared(PLAIN, || unbind_and_claim(&Walk::plain())),
+            .compared(Memory::Sequential, COUNTED_ALONE, uses_and_claims)
+            .compared(Memory::Sequential, BEST.0, || one_winner(&Proposed::new(BEST.1)))
+            .compared(Memory::Weak, RELAXED, || memory::store_buffering(Ordering::Relaxed))
+            .compared(Memory::Weak, RELEASE_ACQUIRE, || memory::message(Ordering::AcqRel)),
     ]
+}
+
+/// The owner is known by the driver of a device, so there must be one: C has it.
+fn owned_through_c() -> Proposed {
+    let proposed = Proposed::with(BEST.1, &DEVICES);
+    proposed.bind(Kind::Managed, "C");
+    proposed
 }
 
 fn freed_driver<D: Design>(design: &D) -> String {
     stage::tolerate(Rule::JustRefusal);
     design.bind(Kind::Kernel, A);
-    let unloader = design.clone();
-    let unload = stage::thread("rmmod nic", move || unloader.unload(Kind::Kernel));
-    let claimer = design.clone();
-    let claim = stage::thread("claim by X", move || claim_group(&claimer, "X").is_some());
+    let unload = start(design, "rmmod nic", move |unloader| unloader.unload(Kind::Kernel));
+    let claim = start(design, "claim by X", move |claimer| claim_group(claimer, "X").is_some());
     unload.join();
     won("claim", claim.join())
 }
 
 /// A bind and a claim, each for itself; with all rules.
 fn bind_and_claim<D: Design>(design: &D) -> String {
-    let binder = design.clone();
-    let bind = stage::thread("bind nic to A", move || binder.bind(Kind::Kernel, A));
-    let claimer = design.clone();
-    let claim = stage::thread("claim by X", move || claim_group(&claimer, "X"));
+    let bind = start(design, "bind nic to A", move |binder| binder.bind(Kind::Kernel, A));
+    let claim = start(design, "claim by X", move |claimer| claim_group(claimer, "X"));
     let (bound, claim) = (bind.join(), claim.join());
     format!("{}, {}", won("bind", bound), won("claim", claim.is_some()))
 }
@@ -101,10 +103,8 @@ fn bind_and_claim_only<D: Design>(design: &D) -> String {
 
 fn one_winner<D: Design>(design: &D) -> String {
     stage::tolerate(Rule::JustRefusal);
-    let binder = design.clone();
-    let bind = stage::thread("bind nic to A", move || binder.bind(Kind::Kernel, A));
-    let claimer = design.clone();
-    let claim = stage::thread("claim by X", move || claim_group(&claimer, "X"));
+    let bind = start(design, "bind nic to A", move |binder| binder.bind(Kind::Kernel, A));
+    let claim = start(design, "claim by X", move |claimer| claim_group(claimer, "X"));
     let (bound, claim) = (bind.join(), claim.join());
     stage::must(bound || claim.is_some(), "bind and claim have refused each other: nobody has the group");
     stage::must(!(bound && claim.is_some()), "bind and claim have both succeeded");
@@ -113,10 +113,8 @@ fn one_winner<D: Design>(design: &D) -> String {
 
 fn unbind_and_claim<D: Design>(design: &D) -> String {
     design.bind(Kind::Kernel, A);
-    let unbinder = design.clone();
-    let unbind = stage::thread("unbind nic from A", move || unbinder.unbind(Kind::Kernel, A));
-    let claimer = design.clone();
-    let claim = stage::thread("claim by X", move || claim_group(&claimer, "X").is_some());
+    let unbind = start(design, "unbind nic from A", move |unbinder| unbinder.unbind(Kind::Kernel, A));
+    let claim = start(design, "claim by X", move |claimer| claim_group(claimer, "X").is_some());
     unbind.join();
     won("claim", claim.join())
 }
@@ -124,22 +122,18 @@ fn unbind_and_claim<D: Design>(design: &D) -> String {
 fn replaced_driver<D: Design>(design: &D, tolerated: Option<Rule>) -> String {
     tolerated.into_iter().for_each(stage::tolerate);
     design.bind(Kind::Kernel, A);
-    let binder = design.clone();
-    let rebind = stage::thread("nic to vfio-pci", move || {
+    let rebind = start(design, "nic to vfio-pci", move |binder| {
         binder.unbind(Kind::Kernel, A);
         binder.bind(Kind::Managed, A)
     });
-    let claimer = design.clone();
-    let claim = stage::thread("claim by X", move || claim_group(&claimer, "X").is_some());
+    let claim = start(design, "claim by X", move |claimer| claim_group(claimer, "X").is_some());
     format!("{}, {}", won("bind", rebind.join()), won("claim", claim.join()))
 }
 
 fn bound_but_not_claimed<D: Design>(design: &D) -> String {
     design.bind(Kind::Managed, A);
-    let binder = design.clone();
-    let bind = stage::thread("bind vfio-pci to B", move || binder.bind(Kind::Managed, B));
-    let user = design.clone();
-    let user = stage::thread("X: claim A, release", move || claim_device(&user, "X", A).is_some());
+    let bind = start(design, "bind vfio-pci to B", move |binder| binder.bind(Kind::Managed, B));
+    let user = start(design, "X: claim A, release", move |user| claim_device(user, "X", A).is_some());
     bind.join();
     let claimed = user.join();
     stage::curtain();
@@ -150,10 +144,8 @@ fn nested_claims<D: Design>(design: &D) -> String {
     for device in [A, B] {
         design.bind(Kind::Managed, device);
     }
-    let users = [("X: claim A, release", A), ("X: claim B, release", B)].map(|(title, device)| {
-        let user = design.clone();
-        stage::thread(title, move || claim_device(&user, "X", device).is_some())
-    });
+    let users = [("X: claim A, release", A), ("X: claim B, release", B)]
+        .map(|(title, device)| start(design, title, move |user| claim_device(user, "X", device).is_some()));
     let claims = users.map(stage::Thread::join);
     stage::curtain();
     format!("{}, {}", won("A", claims[0]), won("B", claims[1]))
@@ -162,11 +154,9 @@ fn nested_claims<D: Design>(design: &D) -> String {
 fn waiting_unbind<D: Design>(design: &D) -> String {
     design.bind(Kind::Managed, A);
     let open = design.open(A);
-    let unbinder = design.clone();
-    let unbind = stage::thread("unbind vfio-pci", move || unbinder.unbind(Kind::Managed, A));
-    let user = design.clone();
-    let user = stage::thread("user of A", move || {
-        let claimed = claim_device(&user, "X", A).is_some();
+    let unbind = start(design, "unbind vfio-pci", move |unbinder| unbinder.unbind(Kind::Managed, A));
+    let user = start(design, "user of A", move |user| {
+        let claimed = claim_device(user, "X", A).is_some();
         stage::step("closes A");
         drop(open);
         claimed
@@ -179,12 +169,9 @@ fn waiting_unbind<D: Design>(design: &D) -> String {
 
 fn false_free<D: Design>(design: &D) -> String {
     stage::tolerate(Rule::JustRefusal);
-    let binds = [("bind nic to A", A), ("bind nic to B", B)].map(|(title, device)| {
-        let binder = design.clone();
-        stage::thread(title, move || binder.bind(Kind::Kernel, device))
-    });
-    let claimer = design.clone();
-    let claim = stage::thread("claim by X", move || claim_group(&claimer, "X"));
+    let binds = [("bind nic to A", A), ("bind nic to B", B)]
+        .map(|(title, device)| start(design, title, move |binder| binder.bind(Kind::Kernel, device)));
+    let claim = start(design, "claim by X", move |claimer| claim_group(claimer, "X"));
     let binds = binds.map(stage::Thread::join);
     let claim = claim.join();
     stage::must(!(claim.is_some() && (binds[0] || binds[1])), "a bind and the claim have both succeeded");

@@ -3,7 +3,7 @@
 use device_model::sync::Arc;
 use iommu_core::{Attached, DefaultDomainType, Group, Ownership, TypeRequest};
 
-use super::{Question, won};
+use super::{Question, bind, start, won};
 use crate::counted::Counted;
 use crate::design::{A, B, Design, Kind};
 use crate::stage;
@@ -54,17 +54,10 @@ fn deserted(group: &Group) {
     stage::must(matches!(group.attached(), Attached::Default(_)), "all have left, and the group is blocked");
 }
 
-/// Starts a bind in a thread of its own.
-fn bind(counted: &Counted, title: &'static str, driver: Kind, device: &'static str) -> stage::Thread<bool> {
-    let counted = counted.clone();
-    stage::thread(title, move || counted.bind(driver, device))
-}
-
 fn two_binds() -> String {
     let counted = Counted::new();
     let binds = [bind(&counted, "bind nic to A", Kind::Kernel, A), bind(&counted, "bind nic to B", Kind::Kernel, B)];
-    let claimer = counted.clone();
-    let claim = stage::thread("claim by X", move || claim_group(&claimer, "X"));
+    let claim = start(&counted, "claim by X", move |claimer| claim_group(claimer, "X"));
     let [a, b] = binds.map(stage::Thread::join);
     let claim = claim.join();
     stage::must(a != claim.is_some() && b != claim.is_some(), "the binds and the claim have not one winner");
@@ -85,14 +78,12 @@ fn two_binds() -> String {
 
 fn unbind() -> String {
     let counted = Counted::new();
-    let kernel = counted.clone();
-    let kernel = stage::thread("bind, unbind", move || {
+    let kernel = start(&counted, "bind, unbind", move |kernel| {
         let bound = kernel.bind(Kind::Kernel, A);
         kernel.unbind(Kind::Kernel, A);
         bound
     });
-    let user = counted.clone();
-    let user = stage::thread("claim by X, release", move || claim_device(&user, "X", B).is_some());
+    let user = start(&counted, "claim by X, release", move |user| claim_device(user, "X", B).is_some());
     let (bound, claimed) = (kernel.join(), user.join());
     counted.group().map(Arc::as_ref).into_iter().for_each(deserted);
     format!("{}, {}", won("bind", bound), won("claim", claimed))
@@ -100,10 +91,8 @@ fn unbind() -> String {
 
 fn two_contexts() -> String {
     let counted = Counted::new();
-    let users = [("claim by X", "X", A), ("claim by Y", "Y", B)].map(|(title, owner, device)| {
-        let user = counted.clone();
-        stage::thread(title, move || claim_device(&user, owner, device))
-    });
+    let users = [("claim by X", "X", A), ("claim by Y", "Y", B)]
+        .map(|(title, owner, device)| start(&counted, title, move |user| claim_device(user, owner, device)));
     let bound = bind(&counted, "bind nic to B", Kind::Kernel, B);
     let [x, y] = users.map(stage::Thread::join);
     let bound = bound.join();
@@ -118,13 +107,11 @@ fn two_contexts() -> String {
 
 fn hot_add() -> String {
     let counted = Counted::new();
-    let plugger = counted.clone();
-    let plug = stage::thread("plug C, bind nic to it", move || {
-        let _device = plugger.plug("C");
+    let plug = start(&counted, "plug C, bind nic to it", move |plugger| {
+        let _device = plugger.machine().plug("C");
         plugger.bind(Kind::Kernel, "C")
     });
-    let claimer = counted.clone();
-    let claim = stage::thread("claim by X", move || claim_group(&claimer, "X"));
+    let claim = start(&counted, "claim by X", move |claimer| claim_group(claimer, "X"));
     let (bound, claim) = (plug.join(), claim.join());
     stage::must(bound != claim.is_some(), "the bind to the new device and the claim have not one winner");
     let outcome = won("claim", claim.is_some());
@@ -137,14 +124,10 @@ fn hot_add() -> String {
 
 fn hot_remove() -> String {
     let counted = Counted::new();
-    let remover = counted.clone();
-    let remove = stage::thread("unplug B", move || {
-        if let Some(device) = remover.device(B) {
-            remover.bus.remove_device(&device).wait();
-        }
+    let remove = start(&counted, "unplug B", move |remover| {
+        remover.machine().unplug(B);
     });
-    let user = counted.clone();
-    let user = stage::thread("claim of B by X", move || claim_device(&user, "X", B));
+    let user = start(&counted, "claim of B by X", move |user| claim_device(user, "X", B));
     remove.join();
     let claim = user.join();
     let held = counted.group().is_some_and(|group| group.ownership().is_held());
@@ -160,9 +143,8 @@ fn hot_remove() -> String {
 
 fn failing_probe() -> String {
     let counted = Counted::new();
-    let bound = bind(&counted, "bind broken to A", Kind::Failing, A);
-    let user = counted.clone();
-    let user = stage::thread("claim by X, release", move || claim_group(&user, "X").is_some());
+    let bound = bind(&counted, "bind broken-nic to A", Kind::Failing, A);
+    let user = start(&counted, "claim by X, release", move |user| claim_group(user, "X").is_some());
     let (bound, claimed) = (bound.join(), user.join());
     stage::must(!bound, "a driver whose probe fails is bound");
     counted.group().map(Arc::as_ref).into_iter().for_each(deserted);
@@ -175,7 +157,7 @@ fn change_type() -> String {
     let (iommu, changed) = (counted.iommu.clone(), group.clone());
     let change = stage::thread("type = identity", move || {
         let identity = TypeRequest::Explicit(DefaultDomainType::Identity);
-        iommu.set_type(&changed, identity).is_ok()
+        iommu.set_default_domain_type(&changed, identity).is_ok()
     });
     let (binder, watched) = (counted.clone(), group.clone());
     let bind = stage::thread("bind nic to A", move || {
@@ -219,9 +201,8 @@ fn replace() -> String {
 fn close() -> String {
     let counted = Counted::new();
     counted.bind(Kind::Managed, A);
-    let (open, device) = (counted.open(A), counted.device(A));
-    let unbinder = counted.clone();
-    let unbind = stage::thread("unbind vfio-pci", move || {
+    let open = counted.open(A);
+    let unbind = start(&counted, "unbind vfio-pci", move |unbinder| {
         unbinder.unbind(Kind::Managed, A);
         stage::step("the unbind has returned");
     });
@@ -231,27 +212,23 @@ fn close() -> String {
         drop(open);
         left
     });
-    let locker = device.clone();
-    let lock = stage::thread("lock of A", move || locker.is_some_and(|device| device.lock().is_bound()));
+    let lock = start(&counted, "lock of A", move |locker| locker.machine().is_bound(A));
     unbind.join();
     stage::must(user.join(), "the device could not be opened");
     let seen = lock.join();
-    stage::must(device.is_some_and(|device| device.lock().driver().is_none()), "the driver is there after the unbind");
+    stage::must(!counted.machine().is_bound(A), "the driver is there after the unbind");
     if seen { "locked while bound" } else { "locked after the unbind" }.to_owned()
 }
 
 fn turns() -> String {
     let counted = Counted::new();
-    let kernel = counted.clone();
-    let kernel = stage::thread("bind, unbind nic", move || {
+    let kernel = start(&counted, "bind, unbind nic", move |kernel| {
         let bound = kernel.bind(Kind::Kernel, A);
         kernel.unbind(Kind::Kernel, A);
         bound
     });
-    let users = [("X: claim A, release", "X", A), ("Y: claim B, release", "Y", B)].map(|(title, owner, device)| {
-        let user = counted.clone();
-        stage::thread(title, move || claim_device(&user, owner, device).is_some())
-    });
+    let users = [("X: claim A, release", "X", A), ("Y: claim B, release", "Y", B)]
+        .map(|(title, owner, device)| start(&counted, title, move |user| claim_device(user, owner, device).is_some()));
     let bound = kernel.join();
     let [x, y] = users.map(stage::Thread::join);
     stage::must(bound || x || y, "everybody was refused");
@@ -262,16 +239,11 @@ fn turns() -> String {
 fn crowd() -> String {
     let counted = Counted::with(&super::DEVICES);
     let binds =
-        [bind(&counted, "bind nic to A", Kind::Kernel, A), bind(&counted, "bind broken to B", Kind::Failing, B)];
-    let users = [("claim by X", "X", A), ("claim by Y", "Y", "C")].map(|(title, owner, device)| {
-        let user = counted.clone();
-        stage::thread(title, move || claim_device(&user, owner, device).is_some())
-    });
-    let remover = counted.clone();
-    let remove = stage::thread("unplug C", move || {
-        if let Some(device) = remover.device("C") {
-            remover.bus.remove_device(&device).wait();
-        }
+        [bind(&counted, "bind nic to A", Kind::Kernel, A), bind(&counted, "bind broken-nic to B", Kind::Failing, B)];
+    let users = [("claim by X", "X", A), ("claim by Y", "Y", "C")]
+        .map(|(title, owner, device)| start(&counted, title, move |user| claim_device(user, owner, device).is_some()));
+    let remove = start(&counted, "unplug C", move |remover| {
+        remover.machine().unplug("C");
     });
     let [bound, _] = binds.map(stage::Thread::join);
     let [x, y] = users.map(stage::Thread::join);

@@ -5,18 +5,36 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
+use crate::Host;
+
 /// What a device is bound to, and what it may be bound to.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Binding {
     /// The driver that it is on.
     pub driver: Option<String>,
-    /// The only driver that may bind to it (D16).
+    /// The only driver that may bind to it (`driver_override`).
     pub driver_override: Option<String>,
+}
+
+impl fmt::Display for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.driver.as_deref().unwrap_or("no driver"))?;
+        match &self.driver_override {
+            Some(name) if self.driver.as_ref() != Some(name) => write!(f, " (driver_override {name})"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The devices and drivers of a machine: the running kernel's, those of a tree on disk, or those of the model.
 pub trait Bindings {
-    /// What a device is bound to.
+    /// Reads the machine as it is now, what it lives on and who holds its groups included.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn host(&self) -> Result<Host, BindingError>;
+
+    /// Returns what a device is bound to.
     ///
     /// # Errors
     /// There is no such device, or it cannot be read.
@@ -45,20 +63,49 @@ pub trait Bindings {
     /// # Errors
     /// The driver is not there, or does not take it.
     fn bind(&self, device: PciAddress, driver: &str) -> Result<(), BindingError>;
+
+    /// Returns the process that still waits for the kernel to change the device: it looks as before, and may yet change.
+    fn pending(&self, device: PciAddress) -> Option<u32> {
+        let _ = device;
+        None
+    }
 }
 
 /// A binding could not be read or changed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{at}: {reason}")]
-pub struct BindingError {
-    /// Which file or device.
-    pub at: String,
-    /// Why.
-    pub reason: String,
+#[non_exhaustive]
+pub enum BindingError {
+    /// It was refused, and nothing has changed.
+    #[error("{at}: {reason}")]
+    Refused {
+        /// Which file or device.
+        at: String,
+        /// Why.
+        reason: String,
+    },
+    /// The kernel has not answered. The change may still be made when what it waits for is over.
+    #[error(
+        "{at}: the kernel has not answered for {seconds} s{}; process {writer} still waits for it",
+        waits_for(holders)
+    )]
+    NoAnswer {
+        /// Which file.
+        at: String,
+        /// How long it was waited for.
+        seconds: u64,
+        /// The process that made the call, and cannot be ended before the kernel answers.
+        writer: u32,
+        /// Who seems to be waited for.
+        holders: Vec<String>,
+    },
+}
+
+fn waits_for(holders: &[String]) -> String {
+    if holders.is_empty() { String::new() } else { format!(", and seems to wait for {}", holders.join(", ")) }
 }
 
 impl BindingError {
     pub(super) fn new(at: impl fmt::Display, reason: impl fmt::Display) -> Self {
-        Self { at: format!("{at}"), reason: format!("{reason}") }
+        Self::Refused { at: format!("{at}"), reason: format!("{reason}") }
     }
 }

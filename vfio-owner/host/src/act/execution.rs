@@ -1,23 +1,23 @@
-//! A plan carried out, with a journal from which an interrupted run is undone whole.
+//! Plans carried out, and what was done undone, however far it had come.
 //!
-//! Before a device is touched for the first time, the journal has what it was bound to, on disk. Undoing brings each of
-//! these devices back to that, the last one first, however far the run had come; so it can be interrupted itself, and be
-//! begun again.
+//! Before a device is touched, the journal has what it was bound to, on disk. Undoing restores what is still as it was left;
+//! it can be interrupted itself, and be begun again.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::fs;
-use std::path::Path;
 
 use serde::Serialize;
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
 use super::binding::{Binding, BindingError, Bindings};
-use super::journal::{Before, Journal, JournalError, read};
-use super::plan::{Plan, Step};
+use super::identity::Identity;
+use super::journal::{Entry, Journal, JournalError, Progress};
+use super::plan::{CheckedPlan, Step, guard_unbind};
 
 /// What has been done.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(tag = "done", rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Done {
     /// A step of a plan.
     Step(Step),
@@ -29,15 +29,41 @@ pub enum Done {
         #[serde(flatten)]
         binding: Binding,
     },
+    /// A device stays as it is, for others of its group are still out.
+    Kept {
+        /// The device.
+        device: PciAddress,
+        /// Those that are out.
+        needed_by: Vec<PciAddress>,
+    },
+    /// Someone else changed the device after the plan was carried out, so it was left as it is.
+    LeftAlone {
+        /// The device.
+        device: PciAddress,
+        /// What it is bound to.
+        #[serde(flatten)]
+        binding: Binding,
+    },
+    /// The device is not there any more, or another one is at its address.
+    Gone {
+        /// The device.
+        device: PciAddress,
+    },
 }
 
 impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Step(step) => step.fmt(f),
-            Self::Restored { device, binding } => {
-                write!(f, "{device} is on {} again", binding.driver.as_deref().unwrap_or("no driver"))
+            Self::Restored { device, binding } => write!(f, "{device} is on {binding} again"),
+            Self::Kept { device, needed_by } => {
+                let needed_by: Vec<String> = needed_by.iter().map(ToString::to_string).collect();
+                write!(f, "{device} stays as it is while {} is out", needed_by.join(", "))
             }
+            Self::LeftAlone { device, binding } => {
+                write!(f, "{device} is on {binding}, as the plan did not leave it, and was left alone")
+            }
+            Self::Gone { device } => write!(f, "{device} is not there any more, so there is nothing to restore"),
         }
     }
 }
@@ -46,29 +72,39 @@ impl fmt::Display for Done {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExecutionError {
-    /// The journal failed. No step was taken after that.
+    /// It was not begun: the journal cannot be written.
+    #[error("{0}; nothing was changed")]
+    NotBegun(JournalError),
+    /// It failed, and everything that had been done is undone.
+    #[error("{cause}; everything is as it was before")]
+    Undone {
+        /// Why it failed.
+        cause: Box<ExecutionFailure>,
+    },
+    /// It failed, and so did undoing some of what had been done.
+    #[error("{cause}; {}", left(failures))]
+    HalfDone {
+        /// Why it failed.
+        cause: Box<ExecutionFailure>,
+        /// What is left, and why.
+        failures: Vec<UndoFailure>,
+    },
+}
+
+/// Why carrying out a plan stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExecutionFailure {
+    /// The journal failed.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// What a device is bound to cannot be read, so it was not touched.
-    #[error(transparent)]
-    Unreadable(BindingError),
-    /// A step failed; everything that had been done is undone.
-    #[error("{step}: {error}; everything is as it was before")]
+    /// A step failed.
+    #[error("{step}: {error}")]
     Step {
         /// The step.
         step: Step,
         /// Why.
         error: BindingError,
-    },
-    /// A step failed, and so did undoing what had been done; the journal is still there.
-    #[error("{step}: {error}; undoing that failed as well: {undo}")]
-    HalfDone {
-        /// The step.
-        step: Step,
-        /// Why.
-        error: BindingError,
-        /// Why it was not undone.
-        undo: Box<UndoError>,
     },
 }
 
@@ -76,58 +112,192 @@ pub enum ExecutionError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UndoError {
-    /// The journal failed.
+    /// The journal cannot be opened, or does not have the device.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// A device was not brought back. The others were tried; the journal is still there.
-    #[error("{device} was not brought back: {error}")]
+    /// The machine cannot be read.
+    #[error(transparent)]
+    Unreadable(BindingError),
+    /// Some devices were not restored. The others were; the journal still has these.
+    #[error("{}", left(failures))]
+    Devices {
+        /// Each, and why.
+        failures: Vec<UndoFailure>,
+    },
+}
+
+/// A device was not restored.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UndoFailure {
+    /// It could not be changed.
+    #[error("{device} was not restored: {error}")]
     Device {
-        /// The first of them.
+        /// The device.
         device: PciAddress,
         /// Why.
         error: BindingError,
     },
+    /// Its entry in the journal could not be read, written or removed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
 }
 
-/// Carries out a plan, telling of each step that is done. The journal at `journal` stays, for [`undo`]. When a step fails,
-/// what was done is undone at once.
-///
-/// # Errors
-/// Nothing has changed, unless the error says so.
-pub fn carry_out(
-    plan: &Plan,
-    bindings: &dyn Bindings,
-    journal: impl AsRef<Path>,
-    tell: &mut dyn FnMut(Done),
-) -> Result<(), ExecutionError> {
-    let path = journal.as_ref();
-    let mut journal = Journal::begin(path, plan)?;
-    for step in &plan.steps {
-        let recorded = step.device().map_or(Ok(()), |device| record(&mut journal, device, bindings));
-        let taken = match recorded {
-            Ok(()) => step.take(bindings).and_then(|()| check(step, bindings)),
-            Err(ExecutionError::Unreadable(error)) => Err(error),
-            Err(error) => return Err(error),
-        };
-        if let Err(error) = taken {
-            let step = step.clone();
-            return Err(match undo(bindings, path, tell) {
-                Ok(()) => ExecutionError::Step { step, error },
-                Err(undo) => ExecutionError::HalfDone { step, error, undo: Box::new(undo) },
-            });
+fn left(failures: &[UndoFailure]) -> String {
+    failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl CheckedPlan<'_> {
+    /// Carries out the plan, telling of each step that is done. The journal then has what [`undo`] needs. When a step
+    /// fails, what was done is undone at once.
+    ///
+    /// Each unbind is preceded by a look at what the machine lives on, and at who holds the device, at that moment.
+    ///
+    /// # Errors
+    /// Nothing has changed, unless the error says so.
+    pub fn carry_out(self, journal: &Journal, tell: &mut dyn FnMut(Done)) -> Result<(), ExecutionError> {
+        let mut records = self.records(journal).map_err(ExecutionError::NotBegun)?;
+        let result = self.take_all(journal, &mut records, tell);
+        let Err(cause) = result else { return Ok(()) };
+        let mut failures = Vec::new();
+        for record in records.iter().rev() {
+            failures.extend(record.roll_back(journal, self.bindings, tell).err());
         }
-        tell(Done::Step(step.clone()));
+        Err(match (cause, failures) {
+            (Cause::NotBegun(error), failures) if failures.is_empty() => ExecutionError::NotBegun(error),
+            (Cause::NotBegun(error), failures) => ExecutionError::HalfDone { cause: Box::new(error.into()), failures },
+            (Cause::Failed(cause), failures) if failures.is_empty() => {
+                ExecutionError::Undone { cause: Box::new(cause) }
+            }
+            (Cause::Failed(cause), failures) => ExecutionError::HalfDone { cause: Box::new(cause), failures },
+        })
     }
-    Ok(())
+
+    fn take_all(&self, journal: &Journal, records: &mut [Record], tell: &mut dyn FnMut(Done)) -> Result<(), Cause> {
+        for record in &*records {
+            journal.write(&record.entry).map_err(Cause::NotBegun)?;
+        }
+        for step in &self.plan.steps {
+            self.take(step).map_err(|error| ExecutionFailure::Step { step: step.clone(), error })?;
+            tell(Done::Step(step.clone()));
+        }
+        for record in records.iter_mut().filter(|record| record.entry.progress == Progress::Applying) {
+            record.entry.progress = Progress::Applied;
+            journal.write(&record.entry).map_err(ExecutionFailure::Journal)?;
+        }
+        Ok(())
+    }
+
+    fn take(&self, step: &Step) -> Result<(), BindingError> {
+        if let Step::Unbind { device, .. } = step {
+            let allowed = self.plan.allowed.iter().copied().collect();
+            guard_unbind(&self.bindings.host()?, *device, &allowed)?;
+        }
+        step.take(self.bindings)?;
+        check(step, self.bindings)
+    }
+
+    /// What the journal is to have of each device: those that are touched, and those of their groups that now have to stay
+    /// as they are for these, too.
+    fn records(&self, journal: &Journal) -> Result<Vec<Record>, JournalError> {
+        let (entries, failures) = journal.entries()?;
+        if let Some(failure) = failures.into_iter().next() {
+            return Err(failure);
+        }
+        let targets: BTreeSet<PciAddress> = self.plan.devices.iter().copied().collect();
+        let mut order = entries.last().map_or(0, |entry| entry.order);
+        let (mut records, mut seen) = (Vec::new(), BTreeSet::new());
+        let touched = self.plan.steps.iter().filter_map(Step::device);
+        for device in touched.chain(self.plan.devices.iter().copied()).filter(|device| seen.insert(*device)) {
+            let Some(found) = self.host.pci.device(device) else { continue };
+            order = order.saturating_add(1);
+            let now = Binding { driver: found.driver.clone(), driver_override: found.driver_override.clone() };
+            let previous = entries.iter().find(|entry| entry.device == device);
+            let fresh = Entry::new(device, Identity::of(found), order, now.clone());
+            let mut entry = match previous {
+                Some(previous) if previous.progress != Progress::Applied => {
+                    return Err(JournalError::Interrupted { path: journal.path().into(), device });
+                }
+                // What was before the first plan is what undoing all of them restores.
+                Some(previous) if previous.after == now && previous.identity.fits(&fresh.identity) => previous.clone(),
+                _ => fresh,
+            };
+            entry.progress = Progress::Applying;
+            entry.after = self.after(device, now.clone());
+            entry.needed_by.extend(&targets);
+            entry.allowed.extend(&self.plan.allowed);
+            records.push(Record { entry, previous: previous.cloned(), found: Some(now) });
+        }
+        let groups: BTreeSet<u32> = targets.iter().filter_map(|target| self.host.pci.device(*target)?.group).collect();
+        for previous in entries.iter().filter(|entry| !seen.contains(&entry.device)) {
+            let group = self.host.pci.device(previous.device).and_then(|device| device.group);
+            if group.is_some_and(|group| groups.contains(&group)) {
+                let mut entry = previous.clone();
+                entry.needed_by.extend(&targets);
+                records.push(Record { entry, previous: Some(previous.clone()), found: None });
+            }
+        }
+        Ok(records)
+    }
+
+    /// What the device is bound to when all steps are done.
+    fn after(&self, device: PciAddress, mut binding: Binding) -> Binding {
+        for step in self.plan.steps.iter().filter(|step| step.device() == Some(device)) {
+            match step {
+                Step::Load { .. } => {}
+                Step::Override { driver, .. } => binding.driver_override = Some(driver.clone()),
+                Step::Unbind { .. } => binding.driver = None,
+                Step::Bind { driver, .. } => binding.driver = Some(driver.clone()),
+            }
+        }
+        binding
+    }
 }
 
-/// What the device is bound to goes into the journal, unless it is there already.
-fn record(journal: &mut Journal, device: PciAddress, bindings: &dyn Bindings) -> Result<(), ExecutionError> {
-    if journal.has(device) {
-        return Ok(());
+/// Why carrying out stopped, and whether a step had been taken.
+enum Cause {
+    NotBegun(JournalError),
+    Failed(ExecutionFailure),
+}
+
+impl From<ExecutionFailure> for Cause {
+    fn from(failure: ExecutionFailure) -> Self {
+        Self::Failed(failure)
     }
-    let binding = bindings.binding(device).map_err(ExecutionError::Unreadable)?;
-    Ok(journal.record(device, binding)?)
+}
+
+/// An entry as it is to be, and what was there before.
+struct Record {
+    entry: Entry,
+    previous: Option<Entry>,
+    /// What the device was bound to; `None` if it is not touched.
+    found: Option<Binding>,
+}
+
+impl Record {
+    fn roll_back(
+        &self,
+        journal: &Journal,
+        bindings: &dyn Bindings,
+        tell: &mut dyn FnMut(Done),
+    ) -> Result<(), UndoFailure> {
+        let device = self.entry.device;
+        if let Some(found) = &self.found {
+            let entry = Entry { before: found.clone(), progress: Progress::Undoing, ..self.entry.clone() };
+            let failed = |error| UndoFailure::Device { device, error };
+            let was = bindings.binding(device).map_err(failed)?;
+            let done = restore(entry, bindings, &mut |_| Ok(()))?;
+            if was != *found {
+                tell(done);
+            }
+        }
+        match &self.previous {
+            Some(previous) if journal.read(device).is_ok_and(|entry| entry == *previous) => {}
+            Some(previous) => journal.write(previous)?,
+            None => journal.remove(device)?,
+        }
+        Ok(())
+    }
 }
 
 /// A write to sysfs can succeed and leave the device with no driver, or with another.
@@ -140,48 +310,146 @@ fn check(step: &Step, bindings: &dyn Bindings) -> Result<(), BindingError> {
         Step::Unbind { .. } => now.driver.is_none(),
         Step::Bind { driver, .. } => now.driver.as_ref() == Some(driver),
     };
-    if as_meant {
-        return Ok(());
-    }
-    let driver = now.driver.unwrap_or_else(|| "no driver".to_string());
-    Err(BindingError::new(device, format!("it was written, but the device is on {driver}")))
+    if as_meant { Ok(()) } else { Err(not_as_written(device, &now)) }
 }
 
-/// Brings every device of a journal back to what it was before, the last one first, and takes the journal away.
+fn not_as_written(device: PciAddress, now: &Binding) -> BindingError {
+    BindingError::new(device, format!("it was written, but the device is on {now}"))
+}
+
+/// Undoes what was done for `devices`, or everything if there are none, the last thing first.
+///
+/// A device is restored when none of its group is out any more, so plans can be undone in any order. What someone else has
+/// changed since is left alone; a device that is gone, or cannot be restored, does not keep others from being restored.
+/// Each unbind is preceded by a look at what the machine lives on, and at who holds the device. The journal's folder is
+/// removed with the last entry.
 ///
 /// # Errors
-/// A device could not be brought back; the others were. The journal stays.
-pub fn undo(bindings: &dyn Bindings, journal: impl AsRef<Path>, tell: &mut dyn FnMut(Done)) -> Result<(), UndoError> {
-    let path = journal.as_ref();
-    let mut failure = None;
-    for before in read(path)?.into_iter().rev() {
-        match restore(&before, bindings) {
-            Ok(()) => tell(Done::Restored { device: before.device, binding: before.binding }),
-            Err(error) => failure = failure.or(Some((before.device, error))),
+/// A device is not out, or could not be restored; the others were. The journal keeps what was not.
+pub fn undo(
+    bindings: &dyn Bindings,
+    journal: Journal,
+    devices: &[PciAddress],
+    tell: &mut dyn FnMut(Done),
+) -> Result<(), UndoError> {
+    let (mut entries, unreadable) = journal.entries()?;
+    let mut failures: Vec<UndoFailure> = unreadable.into_iter().map(UndoFailure::Journal).collect();
+    if entries.is_empty() && failures.is_empty() {
+        let path = journal.path().to_path_buf();
+        journal.remove_if_empty()?;
+        return Err(JournalError::Missing { path }.into());
+    }
+    let known: BTreeSet<PciAddress> = entries.iter().map(|entry| entry.device).collect();
+    let out: BTreeSet<PciAddress> = entries.iter().flat_map(|entry| entry.needed_by.iter().copied()).collect();
+    if let Some(device) = devices.iter().find(|device| !out.contains(device)) {
+        return Err(JournalError::NotOut { path: journal.path().into(), device: *device }.into());
+    }
+    for entry in entries.iter_mut().rev() {
+        let needed_by = entry.needed_by.len();
+        entry.needed_by.retain(|target| !devices.is_empty() && !devices.contains(target) && known.contains(target));
+        let done = if entry.needed_by.is_empty() {
+            restore_and_forget(entry, bindings, &journal)
+        } else if entry.needed_by.len() < needed_by {
+            let needed_by = entry.needed_by.iter().copied().collect();
+            journal.write(entry).map(|()| Done::Kept { device: entry.device, needed_by }).map_err(Into::into)
+        } else {
+            continue;
+        };
+        match done {
+            Ok(done) => tell(done),
+            Err(failure) => failures.push(failure),
         }
     }
-    if let Some((device, error)) = failure {
-        return Err(UndoError::Device { device, error });
-    }
-    Ok(fs::remove_file(path).map_err(|error| JournalError::Io { path: path.to_path_buf(), error })?)
+    journal.remove_if_empty()?;
+    if failures.is_empty() { Ok(()) } else { Err(UndoError::Devices { failures }) }
 }
 
-fn restore(before: &Before, bindings: &dyn Bindings) -> Result<(), BindingError> {
-    let Before { device, binding: wanted } = before;
-    let now = bindings.binding(*device)?;
-    if let Some(driver) = now.driver.as_deref().filter(|_| now.driver != wanted.driver) {
-        bindings.unbind(*device, driver)?;
+fn restore_and_forget(entry: &Entry, bindings: &dyn Bindings, journal: &Journal) -> Result<Done, UndoFailure> {
+    let done = restore(entry.clone(), bindings, &mut |entry| journal.write(entry))?;
+    journal.remove(entry.device)?;
+    Ok(done)
+}
+
+/// Restores the device of an entry, as far as it is still as it was left. `begin` is told before the first change.
+fn restore(
+    mut entry: Entry,
+    bindings: &dyn Bindings,
+    begin: &mut dyn FnMut(&Entry) -> Result<(), JournalError>,
+) -> Result<Done, UndoFailure> {
+    let device = entry.device;
+    let failed = |error| UndoFailure::Device { device, error };
+    if let Some(writer) = bindings.pending(device) {
+        let waits = format!("process {writer} still waits for the kernel to change it");
+        return Err(failed(BindingError::new(device, waits)));
     }
-    if now.driver_override != wanted.driver_override {
-        bindings.set_override(*device, wanted.driver_override.as_deref())?;
+    let host = bindings.host().map_err(failed)?;
+    let found = host.pci.device(device);
+    if !found.is_some_and(|found| Identity::of(found).fits(&entry.identity)) {
+        return Ok(Done::Gone { device });
     }
-    if let Some(driver) = wanted.driver.as_deref().filter(|_| now.driver != wanted.driver) {
-        bindings.bind(*device, driver)?;
+    let now = bindings.binding(device).map_err(failed)?;
+    let mut wanted = Binding { driver: now.driver.clone(), driver_override: entry.before.driver_override.clone() };
+    let is_as_left = entry.left_driver(&now);
+    if is_as_left {
+        wanted.driver.clone_from(&entry.before.driver);
     }
-    let now = bindings.binding(*device)?;
-    if now == *wanted {
-        return Ok(());
+    if !entry.left_override(&now) {
+        wanted.driver_override.clone_from(&now.driver_override);
     }
-    let driver = now.driver.unwrap_or_else(|| "no driver".to_string());
-    Err(BindingError::new(device, format!("it was written, but the device is on {driver}")))
+    if now != wanted {
+        entry.progress = Progress::Undoing;
+        entry.before = wanted.clone();
+        begin(&entry)?;
+        change(device, &now, &wanted, &entry.allowed, bindings).map_err(failed)?;
+    }
+    Ok(if is_as_left {
+        Done::Restored { device, binding: wanted }
+    } else {
+        Done::LeftAlone { device, binding: wanted }
+    })
+}
+
+impl Entry {
+    /// Whether the driver is where a plan, or an interruption, left it.
+    fn left_driver(&self, now: &Binding) -> bool {
+        let interrupted = self.progress != Progress::Applied && now.driver.is_none();
+        now.driver == self.after.driver || now.driver == self.before.driver || interrupted
+    }
+
+    /// Whether the override is what a plan, or an interruption, left.
+    fn left_override(&self, now: &Binding) -> bool {
+        let interrupted = self.progress == Progress::Undoing && now.driver_override.is_none();
+        now.driver_override == self.after.driver_override
+            || now.driver_override == self.before.driver_override
+            || interrupted
+    }
+}
+
+/// Brings a device from one binding to another. An override keeps every other driver from binding, so it is cleared while
+/// the driver is bound, and written afterwards.
+fn change(
+    device: PciAddress,
+    now: &Binding,
+    wanted: &Binding,
+    allowed: &BTreeSet<PciAddress>,
+    bindings: &dyn Bindings,
+) -> Result<(), BindingError> {
+    let rebind = now.driver != wanted.driver;
+    let mut driver_override = now.driver_override.clone();
+    if let Some(driver) = now.driver.as_deref().filter(|_| rebind) {
+        guard_unbind(&bindings.host()?, device, allowed)?;
+        bindings.unbind(device, driver)?;
+    }
+    if let Some(driver) = wanted.driver.as_deref().filter(|_| rebind) {
+        if driver_override.is_some() {
+            bindings.set_override(device, None)?;
+            driver_override = None;
+        }
+        bindings.bind(device, driver)?;
+    }
+    if driver_override != wanted.driver_override {
+        bindings.set_override(device, wanted.driver_override.as_deref())?;
+    }
+    let reached = bindings.binding(device)?;
+    if reached == *wanted { Ok(()) } else { Err(not_as_written(device, &reached)) }
 }

@@ -1,47 +1,104 @@
-//! What devices were bound to before a plan touched them, on disk.
+//! What devices were bound to before a plan touched them, on disk: a folder with a file for each device.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fstat, open, openat, renameat, stat, unlinkat};
 use serde::{Deserialize, Serialize};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
 use super::binding::Binding;
-use super::plan::{Plan, is_driver_name};
+use super::identity::Identity;
+use super::plan::is_driver_name;
 
-/// The first line of a journal.
-#[derive(Serialize, Deserialize)]
-struct Header {
-    journal: u32,
-    devices: Vec<PciAddress>,
-}
+const VERSION: u32 = 2;
+const SUFFIX: &str = ".json";
+/// How often and how long another process may have the journal before that is an error.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+/// Longest entry that is read.
+const LONGEST: u64 = 1 << 20;
 
-const VERSION: u32 = 1;
-
-/// What a device was bound to before it was touched.
+/// What is known of a device that was touched, or that is out.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(super) struct Before {
+#[serde(deny_unknown_fields)]
+pub(super) struct Entry {
+    pub(super) journal: u32,
     pub(super) device: PciAddress,
-    #[serde(flatten)]
-    pub(super) binding: Binding,
+    pub(super) identity: Identity,
+    /// Entries are undone in descending order.
+    pub(super) order: u64,
+    /// The devices in user space's hands for which this one has to stay as it is, itself perhaps among them.
+    pub(super) needed_by: BTreeSet<PciAddress>,
+    /// Devices that may be touched although the machine lives on them.
+    pub(super) allowed: BTreeSet<PciAddress>,
+    pub(super) progress: Progress,
+    pub(super) before: Binding,
+    pub(super) after: Binding,
 }
 
-/// The journal of a plan that is carried out: a file that is there from the first step on until everything is undone.
+/// How far a change has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Progress {
+    /// It has begun; the device may be anywhere on the way.
+    Applying,
+    /// It is complete, so whatever is different by now was done by someone else.
+    Applied,
+    /// It is being undone; the device may be anywhere on the way back.
+    Undoing,
+}
+
+impl Entry {
+    pub(super) fn new(device: PciAddress, identity: Identity, order: u64, before: Binding) -> Self {
+        Self {
+            journal: VERSION,
+            device,
+            identity,
+            order,
+            needed_by: BTreeSet::new(),
+            allowed: BTreeSet::new(),
+            progress: Progress::Applying,
+            after: before.clone(),
+            before,
+        }
+    }
+
+    /// Why this cannot have been written by [`Journal::write`] for the device.
+    fn fault(&self, device: PciAddress) -> Option<String> {
+        if self.journal != VERSION {
+            return Some("it is of another version".to_owned());
+        }
+        if self.device != device {
+            return Some(format!("it is about {}", self.device));
+        }
+        let bindings = [&self.before, &self.after];
+        let mut names = bindings.into_iter().flat_map(|binding| binding.driver.iter().chain(&binding.driver_override));
+        let name = names.find(|name| !is_driver_name(name))?;
+        Some(format!("no driver can have the name {name:?}"))
+    }
+}
+
+/// The journal of what has been applied and not undone: a folder, locked against other processes until this is dropped.
+///
+/// Each device has a file of its own, which is replaced as a whole, so an interruption never leaves half of one.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    file: File,
-    recorded: Vec<PciAddress>,
+    folder: File,
 }
 
 /// A journal could not be written or read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JournalError {
-    /// There is one already: of a plan that was carried out, or interrupted.
-    #[error("{}: a plan was carried out or interrupted before; undo that first", path.display())]
-    Exists {
+    /// Another process has it.
+    #[error("{}: another process is carrying out or undoing a plan", path.display())]
+    InUse {
         /// Where.
         path: PathBuf,
     },
@@ -51,6 +108,22 @@ pub enum JournalError {
         /// Where.
         path: PathBuf,
     },
+    /// A device is not in it.
+    #[error("{}: {device} is not out, so there is nothing to undo for it", path.display())]
+    NotOut {
+        /// Where.
+        path: PathBuf,
+        /// The device.
+        device: PciAddress,
+    },
+    /// A plan that touches the device was interrupted before.
+    #[error("{}: a plan was interrupted at {device}; undo that first", path.display())]
+    Interrupted {
+        /// Where.
+        path: PathBuf,
+        /// The device.
+        device: PciAddress,
+    },
     /// It cannot be written or read.
     #[error("{}: {error}", path.display())]
     Io {
@@ -59,7 +132,7 @@ pub enum JournalError {
         /// Why.
         error: io::Error,
     },
-    /// A line is not one of a journal.
+    /// A file in it is none of a journal.
     #[error("{}: line {line} is not one of a journal: {reason}", path.display())]
     Malformed {
         /// Where.
@@ -72,70 +145,143 @@ pub enum JournalError {
 }
 
 impl Journal {
-    /// Begins the journal of `plan` at `path`.
+    /// Opens the journal in the folder `path`, which is made if it is not there, and locks it.
     ///
     /// # Errors
-    /// There is one already, or it cannot be written.
-    pub fn begin(path: impl AsRef<Path>, plan: &Plan) -> Result<Self, JournalError> {
-        let path = path.as_ref().to_path_buf();
-        let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::AlreadyExists => JournalError::Exists { path: path.clone() },
-            _ => JournalError::Io { path: path.clone(), error },
+    /// Another process has it, or the folder cannot be made or opened.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, JournalError> {
+        let path = path.as_ref();
+        loop {
+            match fs::create_dir(path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(JournalError::Io { path: path.into(), error });
+                }
+                _ => {}
+            }
+            // It may be removed again before it is locked.
+            if let Some(journal) = Self::lock(path)? {
+                return Ok(journal);
+            }
+        }
+    }
+
+    /// Opens the journal in the folder `path`, which is there, and locks it.
+    ///
+    /// # Errors
+    /// There is none, or another process has it.
+    pub fn open_existing(path: impl AsRef<Path>) -> Result<Self, JournalError> {
+        let path = path.as_ref();
+        Self::lock(path)?.ok_or_else(|| JournalError::Missing { path: path.into() })
+    }
+
+    /// Returns `None` if the folder is not there, or not any more.
+    fn lock(path: &Path) -> Result<Option<Self>, JournalError> {
+        let failed = |errno: rustix::io::Errno| match errno {
+            rustix::io::Errno::WOULDBLOCK => JournalError::InUse { path: path.into() },
+            errno => JournalError::Io { path: path.into(), error: errno.into() },
         };
-        let file = OpenOptions::new().append(true).create_new(true).open(&path).map_err(failed)?;
-        // The name of the file must be on disk as well.
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
-        let mut journal = Self { path: path.clone(), file, recorded: Vec::new() };
-        journal.write(&Header { journal: VERSION, devices: plan.devices.clone() })?;
-        Ok(journal)
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = match open(path, flags, Mode::empty()) {
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            folder => folder.map_err(failed)?,
+        };
+        let mut tries = 0;
+        while let Err(errno) = flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            // A child that was forked and has not become a program yet has every lock of its parent.
+            if errno != rustix::io::Errno::WOULDBLOCK || tries == LOCK_TRIES {
+                return Err(failed(errno));
+            }
+            tries += 1;
+            thread::sleep(LOCK_PAUSE);
+        }
+        let (ours, there) = (fstat(&folder).map_err(failed)?, stat(path));
+        let same = there.is_ok_and(|there| (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino));
+        Ok(same.then(|| Self { path: path.to_path_buf(), folder: folder.into() }))
     }
 
-    fn write(&mut self, line: &impl Serialize) -> Result<(), JournalError> {
-        let io = |error| JournalError::Io { path: self.path.clone(), error };
-        let mut text = serde_json::to_string(line).map_err(|error| io(error.into()))?;
-        text.push('\n');
-        self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data()).map_err(io)
+    fn io(&self, name: &str, error: impl Into<io::Error>) -> JournalError {
+        JournalError::Io { path: self.path.join(name), error: error.into() }
     }
 
-    /// Whether it is written already what the device was bound to.
-    pub(super) fn has(&self, device: PciAddress) -> bool {
-        self.recorded.contains(&device)
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// Writes what the device is bound to.
-    pub(super) fn record(&mut self, device: PciAddress, binding: Binding) -> Result<(), JournalError> {
-        self.write(&Before { device, binding })?;
-        self.recorded.push(device);
+    /// Returns every entry in the order in which the devices were touched, and why others cannot be read.
+    pub(super) fn entries(&self) -> Result<(Vec<Entry>, Vec<JournalError>), JournalError> {
+        let (mut entries, mut failures) = (Vec::new(), Vec::new());
+        for file in fs::read_dir(&self.path).map_err(|error| self.io("", error))? {
+            let name = file.map_err(|error| self.io("", error))?.file_name();
+            let device = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)).and_then(|name| name.parse().ok());
+            // What was being written when a run was interrupted has another name.
+            let Some(device) = device else { continue };
+            match self.read(device) {
+                Ok(entry) => entries.push(entry),
+                Err(error) => failures.push(error),
+            }
+        }
+        entries.sort_by_key(|entry| (entry.order, entry.device));
+        Ok((entries, failures))
+    }
+
+    /// Returns the entry of a device.
+    pub(super) fn read(&self, device: PciAddress) -> Result<Entry, JournalError> {
+        let name = format!("{device}{SUFFIX}");
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = openat(&self.folder, &*name, flags, Mode::empty()).map_err(|errno| self.io(&name, errno))?;
+        let mut text = String::new();
+        File::from(file).take(LONGEST).read_to_string(&mut text).map_err(|error| self.io(&name, error))?;
+        let path = self.path.join(&name);
+        let entry: Entry = serde_json::from_str(&text).map_err(|error| JournalError::Malformed {
+            path: path.clone(),
+            line: error.line(),
+            reason: error.to_string(),
+        })?;
+        match entry.fault(device) {
+            Some(reason) => Err(JournalError::Malformed { path, line: 1, reason }),
+            None => Ok(entry),
+        }
+    }
+
+    /// Writes the entry of a device in place of the one that is there, whole or not at all.
+    pub(super) fn write(&self, entry: &Entry) -> Result<(), JournalError> {
+        let name = format!("{}{SUFFIX}", entry.device);
+        let failed = |error: io::Error| self.io(&name, error);
+        let text = serde_json::to_string_pretty(entry).map_err(|error| failed(error.into()))?;
+        let scratch = format!("{name}.new");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&self.folder, &*scratch, flags, Mode::from_raw_mode(0o600));
+        let mut file = File::from(file.map_err(|errno| failed(errno.into()))?);
+        file.write_all(text.as_bytes()).map_err(failed)?;
+        // It need not be on disk: what devices are bound to does not outlive the running kernel either.
+        renameat(&self.folder, &*scratch, &self.folder, &*name).map_err(|errno| failed(errno.into()))
+    }
+
+    /// Removes the entry of a device, if there is one.
+    pub(super) fn remove(&self, device: PciAddress) -> Result<(), JournalError> {
+        let name = format!("{device}{SUFFIX}");
+        match unlinkat(&self.folder, &*name, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(errno) => Err(self.io(&name, errno)),
+        }
+    }
+
+    /// Removes the folder if no device is left in it.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn remove_if_empty(self) -> Result<(), JournalError> {
+        let (entries, failures) = self.entries()?;
+        if entries.is_empty() && failures.is_empty() {
+            // Only our own files: the folder stays if something else is in it.
+            for file in fs::read_dir(&self.path).map_err(|error| self.io("", error))?.flatten() {
+                if file.file_name().to_str().is_some_and(|name| name.ends_with(".json.new")) {
+                    let _ = fs::remove_file(file.path());
+                }
+            }
+            let _ = fs::remove_dir(&self.path);
+        }
         Ok(())
     }
-}
-
-/// The devices of a journal in the order in which they were touched. A last line without its end was being written when
-/// the run was interrupted: nothing had been done by then.
-pub(super) fn read(path: &Path) -> Result<Vec<Before>, JournalError> {
-    let text = fs::read_to_string(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => JournalError::Missing { path: path.to_path_buf() },
-        _ => JournalError::Io { path: path.to_path_buf(), error },
-    })?;
-    let whole = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or_default();
-    let malformed =
-        |line, reason: &dyn ToString| JournalError::Malformed { path: path.into(), line, reason: reason.to_string() };
-    let mut befores = Vec::new();
-    for (line, text) in (1..).zip(whole.lines()) {
-        if line == 1 {
-            let header: Header = serde_json::from_str(text).map_err(|error| malformed(line, &error))?;
-            if header.journal != VERSION {
-                return Err(malformed(line, &"it is of another version"));
-            }
-            continue;
-        }
-        let before: Before = serde_json::from_str(text).map_err(|error| malformed(line, &error))?;
-        let mut named = before.binding.driver.iter().chain(&before.binding.driver_override);
-        if let Some(name) = named.find(|name| !is_driver_name(name)) {
-            return Err(malformed(line, &format!("no driver can have the name {name:?}")));
-        }
-        befores.push(before);
-    }
-    Ok(befores)
 }

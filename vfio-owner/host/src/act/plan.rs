@@ -6,16 +6,15 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
+use vfio_owner::iommu_core::sysfs::SysfsDevice;
 use vfio_owner::vfio_pci;
-use vfio_owner::viability::{DriverDma, Standing, dma_of};
+use vfio_owner::viability::Standing;
 
 use super::binding::{BindingError, Bindings};
 use super::proof::{Proof, ProofError};
-use crate::judge::Explanation;
-use crate::judge::Reason;
-use crate::read::Holders;
-use crate::read::Purpose;
-use crate::{Host, NoSuchDevice, Source};
+use crate::judge::{Explanation, Reason, held};
+use crate::read::{Holders, Purpose, Unseen};
+use crate::{Host, NoSuchDevice, Source, Type1};
 
 /// Steps that make it possible to give devices to user space, by the group way and by the device way.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -110,25 +109,83 @@ impl Step {
 }
 
 /// What a plan could not take into account, for its source does not show it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Caution {
     /// What the machine lives on.
     LifelinesNotShown,
+    /// What the machine lives on; and a device of this kind is often needed.
+    PerhapsNeeded {
+        /// The device.
+        device: PciAddress,
+        /// What it may be needed for.
+        need: Need,
+    },
     /// Whether user space has a device of the groups.
     HoldersNotShown,
     /// Regions that firmware needs.
     ReservedRegionsNotShown,
+    /// Part of what the machine lives on, or of who holds its groups.
+    NotSeen(Unseen),
+    /// Capabilities of the devices: whoever is not root reads 64 bytes of configuration space.
+    CapabilitiesNotShown,
+    /// The module without which no container can be used is not loaded.
+    Type1NotLoaded,
 }
 
 impl fmt::Display for Caution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::NotSeen(unseen) => return unseen.fmt(f),
+            Self::CapabilitiesNotShown => {
+                "the configuration space of some devices is shown without capabilities (to root it is shown whole): why \
+                 they share groups, and how they reset, is not known"
+            }
+            Self::Type1NotLoaded => {
+                "vfio_iommu_type1 is not loaded: a container needs it (modprobe vfio_iommu_type1), iommufd does not"
+            }
             Self::LifelinesNotShown => {
                 "it is not shown what the machine lives on: look for disks, network and display among the devices"
             }
+            Self::PerhapsNeeded { device, need } => return write!(f, "{device}: {need}"),
             Self::HoldersNotShown => "it is not shown whether user space has one of these groups open",
             Self::ReservedRegionsNotShown => "it is not shown whether firmware needs these devices",
+        })
+    }
+}
+
+/// What a machine often needs a device of a kind for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Need {
+    /// Its disks.
+    Disks,
+    /// Its network.
+    Network,
+    /// Its display.
+    Display,
+}
+
+impl Need {
+    /// Returns what devices of a class are needed for.
+    fn of_class(class: u32) -> Option<Self> {
+        match class >> 16 {
+            0x01 => Some(Self::Disks),
+            0x02 => Some(Self::Network),
+            0x03 => Some(Self::Display),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Disks => "the system's disk may be behind it: look before you unbind it",
+            Self::Network => "the machine's network may go over it: look before you unbind it",
+            Self::Display => "it may be the machine's display",
         })
     }
 }
@@ -186,9 +243,17 @@ pub enum PlanError {
         /// The name.
         name: String,
     },
-    /// The source does not show which drivers are in the way.
-    #[error("the listing does not show drivers (`lspci -nnk` does)")]
-    DriversNotShown,
+    /// The source does not show what is in the way.
+    #[error("it is not shown what is in the way of {device}: {}", listed(reasons))]
+    NotShown {
+        /// The device.
+        device: PciAddress,
+        /// What is not shown.
+        reasons: Vec<Reason>,
+    },
+    /// The machine that the plan is for cannot be read.
+    #[error(transparent)]
+    Unreadable(BindingError),
     /// The machine is not as it was when the plan was made.
     #[error("the machine is not as it was when the plan was made, and needs other steps now: make a new plan")]
     Stale,
@@ -214,27 +279,15 @@ impl Plan {
         for target in &targets {
             explained.push(possible(host, *target)?);
         }
-        if host.source == Source::ListingWithoutDrivers {
-            return Err(PlanError::DriversNotShown);
-        }
         let steps = steps(host, &explained, &targets);
         guard(host, &steps, allowed, &targets)?;
         check_names(host, &steps)?;
         Proof::play(host, &steps, &targets)?;
-        let cautions = cautions(host);
+        let cautions = cautions(host, &steps);
         let mut allowed: Vec<PciAddress> = allowed.to_vec();
         allowed.sort_unstable();
         allowed.dedup();
         Ok(Self { devices: targets, allowed, steps, cautions })
-    }
-
-    /// Looks whether the plan is what [`make`](Self::make) would make of `host` now.
-    ///
-    /// # Errors
-    /// There would be another plan, or none.
-    pub fn check(&self, host: &Host) -> Result<(), PlanError> {
-        let now = Self::make(host, &self.devices, &self.allowed)?;
-        if now.steps == self.steps { Ok(()) } else { Err(PlanError::Stale) }
     }
 
     /// The devices that the plan changes, each once.
@@ -258,6 +311,63 @@ impl Plan {
     pub fn to_json(&self) -> String {
         // Texts and lists of texts can always be written.
         serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+}
+
+/// A plan that has been checked against the machine that it is for: the only kind that can be carried out.
+#[derive(Clone)]
+pub struct CheckedPlan<'a> {
+    pub(super) plan: Plan,
+    pub(super) bindings: &'a dyn Bindings,
+    /// The machine as it was when the plan was checked.
+    pub(super) host: Host,
+}
+
+impl fmt::Debug for CheckedPlan<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CheckedPlan").field("plan", &self.plan).finish_non_exhaustive()
+    }
+}
+
+impl<'a> CheckedPlan<'a> {
+    /// Reads the machine that `bindings` change and checks that [`Plan::make`] makes this plan of it, wherever the plan is
+    /// from. A plan that was written by hand, or for a machine that has changed since, is refused.
+    ///
+    /// # Errors
+    /// The machine cannot be read, or there would be another plan, or none.
+    pub fn new(plan: &Plan, bindings: &'a dyn Bindings) -> Result<Self, PlanError> {
+        let host = bindings.host().map_err(PlanError::Unreadable)?;
+        let now = Plan::make(&host, &plan.devices, &plan.allowed)?;
+        // A driver that has been loaded since, or whose module is gone, makes no difference to what happens to devices.
+        let changes =
+            |plan: &Plan| plan.steps.iter().filter(|step| step.device().is_some()).cloned().collect::<Vec<_>>();
+        if changes(&now) != changes(plan) {
+            return Err(PlanError::Stale);
+        }
+        Ok(Self { plan: now, bindings, host })
+    }
+
+    /// Returns the plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+}
+
+/// Refuses to unbind a device that the machine lives on, unless it is allowed, or that a process holds.
+pub(super) fn guard_unbind(
+    host: &Host,
+    device: PciAddress,
+    allowed: &BTreeSet<PciAddress>,
+) -> Result<(), BindingError> {
+    let purposes: Vec<Purpose> = host.purposes(device).cloned().collect();
+    if !allowed.contains(&device) && !purposes.is_empty() {
+        let guarded = Guarded { device, purposes };
+        return Err(BindingError::new("the machine lives on what would have to be unbound", guarded));
+    }
+    let group = host.pci.device(device).and_then(|device| device.group);
+    match held(host, group, &[device]) {
+        Some(reason @ (Reason::Held { .. } | Reason::HeldUnseen)) => Err(BindingError::new(device, reason)),
+        _ => Ok(()),
     }
 }
 
@@ -286,7 +396,11 @@ fn possible(host: &Host, target: PciAddress) -> Result<Explanation, PlanError> {
     if !last.is_empty() {
         return Err(PlanError::Impossible { device: target, reasons: last });
     }
-    for member in &explanation.members {
+    let not_shown: Vec<Reason> = reasons.iter().filter(|reason| reason.is_not_shown()).cloned().collect();
+    if !not_shown.is_empty() {
+        return Err(PlanError::NotShown { device: target, reasons: not_shown });
+    }
+    for member in explanation.members.iter() {
         let count = host.virtual_functions(member.device);
         if count > 0 && is_in_the_way(&member.standing) {
             return Err(PlanError::LosesVirtualFunctions { device: member.device, count });
@@ -304,7 +418,7 @@ fn steps(host: &Host, explained: &[Explanation], targets: &[PciAddress]) -> Vec<
     let mut steps = Vec::new();
     let others: BTreeSet<PciAddress> = explained
         .iter()
-        .flat_map(|explanation| &explanation.members)
+        .flat_map(|explanation| explanation.members.iter())
         .filter(|member| is_in_the_way(&member.standing) && !targets.contains(&member.device))
         .map(|member| member.device)
         .collect();
@@ -313,7 +427,7 @@ fn steps(host: &Host, explained: &[Explanation], targets: &[PciAddress]) -> Vec<
     }
     for target in targets {
         let Some(found) = host.pci.device(*target) else { continue };
-        if found.driver.as_deref().is_some_and(|driver| dma_of(driver) == DriverDma::UserSpace) {
+        if host.is_handed_out(*target) {
             continue;
         }
         let (device, driver) = (*target, vfio_pci::NAME.to_string());
@@ -363,16 +477,32 @@ fn check_names(host: &Host, steps: &[Step]) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn cautions(host: &Host) -> Vec<Caution> {
+/// Shorter, and no capability can be in it.
+const CONFIG_WITH_CAPABILITIES: usize = 256;
+
+fn cautions(host: &Host, steps: &[Step]) -> Vec<Caution> {
     let mut cautions = Vec::new();
     if host.lifelines.is_none() {
         cautions.push(Caution::LifelinesNotShown);
+        cautions.extend(steps.iter().filter_map(|step| {
+            let Step::Unbind { device, .. } = step else { return None };
+            let need = Need::of_class(host.pci.device(*device)?.function.config.class()?)?;
+            Some(Caution::PerhapsNeeded { device: *device, need })
+        }));
     }
     if matches!(host.holders, Holders::Some(_)) {
         cautions.push(Caution::HoldersNotShown);
     }
-    if matches!(host.source, Source::Listing | Source::ListingWithoutDrivers) {
+    if host.source == Source::Listing {
         cautions.push(Caution::ReservedRegionsNotShown);
+    }
+    cautions.extend(host.unseen.iter().cloned().map(Caution::NotSeen));
+    let is_short = |device: &SysfsDevice| device.function.config.bytes().len() < CONFIG_WITH_CAPABILITIES;
+    if matches!(host.source, Source::Live | Source::Capture) && host.pci.devices.iter().any(is_short) {
+        cautions.push(Caution::CapabilitiesNotShown);
+    }
+    if host.type1 == Some(Type1::NotLoaded) {
+        cautions.push(Caution::Type1NotLoaded);
     }
     cautions
 }

@@ -15,23 +15,36 @@ use crate::Host;
 
 /// The bindings of a simulated machine.
 #[derive(Debug)]
-pub struct ModelBindings(Machine);
+pub struct ModelBindings {
+    machine: Machine,
+    host: Host,
+}
 
 impl ModelBindings {
     /// The machine of a host as it is: every device in the group and on the driver that the host has it.
     pub fn of(host: &Host) -> Self {
-        Self(Machine::as_found(&host.pci))
+        Self { machine: Machine::as_found(&host.pci), host: host.clone() }
     }
 
     /// The machine.
     pub fn machine(&self) -> &Machine {
-        &self.0
+        &self.machine
     }
 }
 
 impl Bindings for ModelBindings {
+    /// Returns the host that the model was made of, with the drivers that devices are on now.
+    fn host(&self) -> Result<Host, BindingError> {
+        let mut host = self.host.clone();
+        for device in &mut host.pci.devices {
+            let now = self.binding(device.function.address)?;
+            (device.driver, device.driver_override) = (now.driver, now.driver_override);
+        }
+        Ok(host)
+    }
+
     fn binding(&self, device: PciAddress) -> Result<Binding, BindingError> {
-        let found = self.0.device(&device.to_string()).map_err(|error| BindingError::new(device, error))?;
+        let found = self.machine.device(&device.to_string()).map_err(|error| BindingError::new(device, error))?;
         Ok(Binding {
             driver: found.driver_hint().map(|name| name.to_string()),
             driver_override: found.driver_override().map(|name| name.to_string()),
@@ -43,13 +56,13 @@ impl Bindings for ModelBindings {
     }
 
     fn set_override(&self, device: PciAddress, driver: Option<&str>) -> Result<(), BindingError> {
-        let found = self.0.device(&device.to_string()).map_err(|error| BindingError::new(device, error))?;
+        let found = self.machine.device(&device.to_string()).map_err(|error| BindingError::new(device, error))?;
         found.set_driver_override(driver);
         Ok(())
     }
 
     fn unbind(&self, device: PciAddress, driver: &str) -> Result<(), BindingError> {
-        let unbind = self.0.pci().sysfs().unbind(driver, &device.to_string());
+        let unbind = self.machine.pci().sysfs().unbind(driver, &device.to_string());
         match unbind.map_err(|error| BindingError::new(device, error))?.try_finish() {
             Progress::Done => Ok(()),
             Progress::Waiting { .. } => Err(BindingError::new(device, "it is in use")),
@@ -57,7 +70,7 @@ impl Bindings for ModelBindings {
     }
 
     fn bind(&self, device: PciAddress, driver: &str) -> Result<(), BindingError> {
-        self.0.pci().sysfs().bind(driver, &device.to_string()).map_err(|error| BindingError::new(device, error))
+        self.machine.pci().sysfs().bind(driver, &device.to_string()).map_err(|error| BindingError::new(device, error))
     }
 }
 

@@ -45,27 +45,53 @@ bind() {
     expect "$1" "$2"
 }
 
-# restore DEVICE DRIVER OVERRIDE: back to that, from wherever it is
+# same DEVICE VENDOR ID: another device may be at the address by now
+same() {
+    at="$sys/bus/pci/devices/$1"
+    [ -e "$at" ] || stop "$1 is not there"
+    [ ! -e "$at/vendor" ] || [ "$(cat "$at/vendor") $(cat "$at/device")" = "$2 $3" ] || stop "another device is at $1"
+}
+
+# restore DEVICE DRIVER OVERRIDE LEFT: back to that, from no driver or the one that it was left on
 restore() {
     found=$(driver_of "$1")
+    if [ -n "$found" ] && [ "$found" != "$2" ] && [ "$found" != "$4" ]; then
+        echo "$0: $1 is on $found by now, and was left alone" >&2
+        return
+    fi
     if [ -n "$found" ] && [ "$found" != "$2" ]; then unbind "$1" "$found"; found=; fi
+    # An override keeps every other driver from binding.
+    if [ -n "$2" ] && [ "$found" != "$2" ]; then set_override "$1" ""; bind "$1" "$2"; fi
     set_override "$1" "$3"
-    if [ -n "$2" ] && [ "$found" != "$2" ]; then bind "$1" "$2"; fi
 }
 "#;
 
 impl Plan {
     /// The plan as a shell script: without an argument it does what the plan says, and stops at the first step that does
-    /// not do what it should; with `undo` it brings every device back to what `host` shows.
+    /// not do what it should; with `undo` it brings every device back to what `host` shows, unless it is on a driver by then
+    /// that the script did not leave it on. It looks whether the devices are the same, but neither at what the machine lives
+    /// on nor at who holds them: [`CheckedPlan`](crate::CheckedPlan) does.
     pub fn to_script(&self, host: &Host) -> String {
         let devices: Vec<String> = self.devices.iter().map(|device| format!("{device}")).collect();
         let mut script = format!("#!/bin/sh\n# Gives {} to user space; `undo` takes it back.", devices.join(" "));
         script.push_str(HEAD);
-        script.push_str("\nif [ \"${1:-}\" = undo ]; then\n");
+        script.push('\n');
+        for device in self.touched() {
+            let config = host.pci.device(device).map(|found| &found.function.config);
+            if let Some((vendor, id)) = config.and_then(|config| config.vendor().zip(config.device())) {
+                let _ = writeln!(script, "same {device} {vendor:#06x} {id:#06x}");
+            }
+        }
+        script.push_str("if [ \"${1:-}\" = undo ]; then\n");
         for (device, before) in self.befores(host).into_iter().rev() {
             let [driver, driver_override] = [before.driver, before.driver_override].map(Option::unwrap_or_default);
             // Writing to a string cannot fail.
-            let _ = writeln!(script, "    restore {device} '{driver}' '{driver_override}'");
+            let bound = self.steps.iter().find_map(|step| match step {
+                Step::Bind { device: bound, driver } if *bound == device => Some(driver.as_str()),
+                _ => None,
+            });
+            let left = bound.unwrap_or_default();
+            let _ = writeln!(script, "    restore {device} '{driver}' '{driver_override}' '{left}'");
         }
         script.push_str("    exit 0\nfi\n\n");
         for step in &self.steps {

@@ -1,96 +1,95 @@
 //! Bindings through the files of sysfs: the running kernel's, or those of a copy, in which what the kernel would do is
 //! imitated.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::fs::OpenOptions;
+use std::io;
 
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
-use vfio_owner::iommu_core::sysfs::{DirTree, Tree as _, resolve};
+use vfio_owner::iommu_core::sysfs::{Tree as _, resolve};
 
 use super::binding::{Binding, BindingError, Bindings};
-use crate::judge::Reason;
-use crate::judge::held;
-use crate::read::text;
-use crate::{Host, HostTree, Source};
+use super::call::{self, CallError, DEADLINE};
+use crate::read::{Confined, Place, text};
+use crate::{Host, HostTree};
 
 const DRIVERS: &str = "bus/pci/drivers";
 
 /// The bindings of a tree of sysfs.
+///
+/// Those of the running kernel are changed by child processes with a deadline, for the kernel may wait as long as someone
+/// has a device open. Those of a copy are changed as the kernel would, and nothing outside the copy is.
 #[derive(Debug)]
 pub struct SysfsBindings {
-    tree: DirTree,
-    kernel: Kernel,
-}
-
-/// Who answers to what is written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kernel {
-    Running,
-    /// Nobody: files and links are changed as the kernel would.
-    Imitated,
+    tree: HostTree,
 }
 
 impl SysfsBindings {
-    /// The bindings of this host: those of the running kernel, or of a copy on disk.
+    /// Returns the bindings of this host: those of the running kernel, or of a copy on disk.
     pub fn new(host: &HostTree) -> Self {
-        let kernel = if host.source() == Source::Live { Kernel::Running } else { Kernel::Imitated };
-        Self { tree: DirTree::new(host.sysfs()), kernel }
+        // What the machine lives on is asked for as well as possible before anything is changed.
+        Self { tree: host.clone().asking() }
     }
 
     fn device(&self, device: PciAddress) -> Result<String, BindingError> {
         let link = device_link(device);
-        resolve(&self.tree, &link).ok_or_else(|| BindingError::new(self.disk(&link).display(), "no such device"))
+        resolve(&self.tree, &link).ok_or_else(|| self.refused(&link, "no such device"))
     }
 
-    fn disk(&self, path: &str) -> PathBuf {
-        self.tree.root().join(path)
+    fn refused(&self, path: &str, reason: impl std::fmt::Display) -> BindingError {
+        BindingError::new(self.tree.sysfs().join(path).display(), reason)
     }
 
-    fn write(&self, path: &str, contents: &str) -> Result<(), BindingError> {
-        let path = self.disk(path);
-        // The kernel's files are there; those of a copy may have been left out.
-        let imitated = self.kernel == Kernel::Imitated;
-        let file = OpenOptions::new().write(true).create(imitated).truncate(imitated).open(&path);
-        let written = file.and_then(|mut file| file.write_all(contents.as_bytes()));
-        written.map_err(|error| BindingError::new(path.display(), error))
+    /// Writes to a file, which is the running kernel's.
+    fn write(&self, path: &str, contents: &str, device: PciAddress) -> Result<(), BindingError> {
+        let at = self.tree.sysfs().join(path);
+        let file = OpenOptions::new().write(true).open(&at).map_err(|error| self.refused(path, error))?;
+        call::write(file, contents, device, DEADLINE).map_err(|error| self.failed(path, error, Some(device)))
     }
 
-    /// A link as the copy has them: of the file system, or a text.
+    fn failed(&self, path: &str, error: CallError, device: Option<PciAddress>) -> BindingError {
+        match error {
+            CallError::Refused(reason) => self.refused(path, reason),
+            CallError::NoAnswer { writer } => BindingError::NoAnswer {
+                at: self.tree.sysfs().join(path).display().to_string(),
+                seconds: DEADLINE.as_secs(),
+                writer,
+                holders: device.map_or_else(Vec::new, |device| self.holders(device)),
+            },
+        }
+    }
+
+    /// Who holds the device, or its group.
+    fn holders(&self, device: PciAddress) -> Vec<String> {
+        let Ok(host) = self.host() else { return Vec::new() };
+        host.holders_of(device).map(ToString::to_string).collect()
+    }
+}
+
+/// What the kernel would do, done to a copy.
+impl Confined {
+    /// Makes a link as the copy has them: of the file system, or a text.
     fn make_link(&self, device: PciAddress, at: &str, target: &str) -> io::Result<()> {
         let up = "../".repeat(at.matches('/').count());
-        let (target, at) = (format!("{up}{target}"), self.disk(at));
-        if self.disk(&device_link(device)).is_symlink() { symlink(target, at) } else { fs::write(at, target) }
+        let target = format!("{up}{target}");
+        if self.is_symlink(&device_link(device)) { self.symlink(&target, at) } else { self.write(at, &target) }
     }
 
-    /// What the kernel does at a write to `unbind`.
-    fn imitate_unbind(&self, device: PciAddress, path: &str, driver: &str) -> io::Result<()> {
-        remove(&self.disk(&format!("{DRIVERS}/{driver}/{device}")))?;
-        remove(&self.disk(&format!("{path}/driver")))
+    fn unbind(&self, device: PciAddress, path: &str, driver: &str) -> io::Result<()> {
+        self.remove(&format!("{DRIVERS}/{driver}/{device}"))?;
+        self.remove(&format!("{path}/driver"))
     }
 
-    /// What the kernel does at a write to `bind`.
-    fn imitate_bind(&self, device: PciAddress, path: &str, driver: &str) -> io::Result<()> {
+    fn bind(&self, device: PciAddress, path: &str, driver: &str) -> io::Result<()> {
         self.make_link(device, &format!("{path}/driver"), &format!("{DRIVERS}/{driver}"))?;
         self.make_link(device, &format!("{DRIVERS}/{driver}/{device}"), path)
-    }
-
-    /// The kernel would let the write wait until user space has let go, with no way to call it off.
-    fn refuse_if_held(&self, device: PciAddress) -> Result<(), BindingError> {
-        if self.kernel == Kernel::Imitated {
-            return Ok(());
-        }
-        let host = Host::of_tree(&HostTree::live()).map_err(|error| BindingError::new(device, error))?;
-        let group = host.pci.device(device).and_then(|device| device.group);
-        match held(&host, group, &[device]) {
-            Some(Reason::Held { holder }) => Err(BindingError::new(device, format!("{holder} has it open"))),
-            _ => Ok(()),
-        }
     }
 }
 
 impl Bindings for SysfsBindings {
+    fn host(&self) -> Result<Host, BindingError> {
+        Host::of_tree(&self.tree).map_err(|error| BindingError::new("the machine cannot be read", error))
+    }
+
     fn binding(&self, device: PciAddress) -> Result<Binding, BindingError> {
         let path = self.device(device)?;
         let driver =
@@ -107,62 +106,58 @@ impl Bindings for SysfsBindings {
         if self.tree.list(&folder).is_ok() {
             return Ok(());
         }
-        let path = self.disk(&folder);
-        if self.kernel == Kernel::Imitated {
-            return fs::create_dir_all(&path).map_err(|error| BindingError::new(path.display(), error));
-        }
-        let loaded = std::process::Command::new("modprobe").arg("--").arg(driver).status();
-        match loaded {
-            Ok(status) if status.success() && self.tree.list(&folder).is_ok() => Ok(()),
-            Ok(status) => Err(BindingError::new(path.display(), format!("modprobe {driver}: {status}"))),
-            Err(error) => Err(BindingError::new(path.display(), format!("modprobe: {error}"))),
+        match self.tree.place() {
+            Place::Copy(copy) => copy.create_directory(&folder).map_err(|error| self.refused(&folder, error)),
+            Place::Kernel(_) => {
+                call::modprobe(driver, DEADLINE).map_err(|error| self.failed(&folder, error, None))?;
+                self.tree.list(&folder).map(|_| ()).map_err(|error| self.refused(&folder, error))
+            }
         }
     }
 
     fn set_override(&self, device: PciAddress, driver: Option<&str>) -> Result<(), BindingError> {
         let path = format!("{}/driver_override", self.device(device)?);
-        let none = if self.kernel == Kernel::Imitated { "(null)" } else { "" };
-        self.write(&path, &format!("{}\n", driver.unwrap_or(none)))
+        match self.tree.place() {
+            Place::Copy(copy) => {
+                let written = copy.write(&path, &format!("{}\n", driver.unwrap_or("(null)")));
+                written.map_err(|error| self.refused(&path, error))
+            }
+            Place::Kernel(_) => self.write(&path, &format!("{}\n", driver.unwrap_or_default()), device),
+        }
     }
 
     fn unbind(&self, device: PciAddress, driver: &str) -> Result<(), BindingError> {
         let path = self.device(device)?;
-        let at = self.disk(&format!("{DRIVERS}/{driver}/unbind"));
+        let at = format!("{DRIVERS}/{driver}/unbind");
         if self.binding(device)?.driver.as_deref() != Some(driver) {
-            return Err(BindingError::new(at.display(), format!("{device} is not on {driver}")));
+            return Err(self.refused(&at, format!("{device} is not on {driver}")));
         }
-        self.refuse_if_held(device)?;
-        match self.kernel {
-            Kernel::Running => self.write(&format!("{DRIVERS}/{driver}/unbind"), &device.to_string()),
-            Kernel::Imitated => {
-                self.imitate_unbind(device, &path, driver).map_err(|error| BindingError::new(at.display(), error))
-            }
+        match self.tree.place() {
+            Place::Copy(copy) => copy.unbind(device, &path, driver).map_err(|error| self.refused(&at, error)),
+            Place::Kernel(_) => self.write(&at, &device.to_string(), device),
         }
     }
 
     fn bind(&self, device: PciAddress, driver: &str) -> Result<(), BindingError> {
         let path = self.device(device)?;
-        let at = self.disk(&format!("{DRIVERS}/{driver}/bind"));
+        let at = format!("{DRIVERS}/{driver}/bind");
         if self.tree.list(&format!("{DRIVERS}/{driver}")).is_err() {
-            return Err(BindingError::new(at.display(), "no such driver"));
+            return Err(self.refused(&at, "no such driver"));
         }
-        match self.kernel {
-            Kernel::Running => self.write(&format!("{DRIVERS}/{driver}/bind"), &device.to_string()),
-            Kernel::Imitated => {
-                self.imitate_bind(device, &path, driver).map_err(|error| BindingError::new(at.display(), error))
-            }
+        match self.tree.place() {
+            Place::Copy(copy) => copy.bind(device, &path, driver).map_err(|error| self.refused(&at, error)),
+            Place::Kernel(_) => self.write(&at, &device.to_string(), device),
+        }
+    }
+
+    fn pending(&self, device: PciAddress) -> Option<u32> {
+        match self.tree.place() {
+            Place::Copy(_) => None,
+            Place::Kernel(_) => call::pending(device),
         }
     }
 }
 
 fn device_link(device: PciAddress) -> String {
     format!("bus/pci/devices/{device}")
-}
-
-/// A driver of a copy may not list its devices.
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
 }

@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::viability::Verdict;
 
-use super::explanation::Explanation;
-use crate::Host;
+use super::explanation::verdicts;
+use crate::{Fact, Host};
 
 /// A difference.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Change {
     /// A device is new.
     Added {
@@ -24,14 +25,12 @@ pub enum Change {
         /// The device.
         device: PciAddress,
     },
-    /// A device shares its group with others than before.
+    /// Devices share their groups with others than before.
     Regrouped {
-        /// The device.
-        device: PciAddress,
-        /// With whom it shares it now.
-        joined: Vec<PciAddress>,
-        /// With whom no more.
-        left: Vec<PciAddress>,
+        /// The groups that the devices made, each with its members.
+        before: Vec<Vec<PciAddress>>,
+        /// The groups that they make now.
+        after: Vec<Vec<PciAddress>>,
     },
     /// A group has the same devices and another number.
     Renumbered {
@@ -45,18 +44,18 @@ pub enum Change {
         /// The device.
         device: PciAddress,
         /// What it was on.
-        before: Option<String>,
+        before: Fact<String>,
         /// What it is on.
-        after: Option<String>,
+        after: Fact<String>,
     },
     /// Whether a device may be given to user space through its group is another answer.
     Verdict {
         /// The device.
         device: PciAddress,
         /// What it was.
-        before: &'static str,
+        before: Verdict,
         /// What it is.
-        after: &'static str,
+        after: Verdict,
     },
 }
 
@@ -65,75 +64,131 @@ impl fmt::Display for Change {
         match self {
             Self::Added { device } => write!(f, "{device} is new"),
             Self::Removed { device } => write!(f, "{device} has gone"),
-            Self::Regrouped { device, joined, left } => {
-                let list =
-                    |devices: &[PciAddress]| devices.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                let parts = [("now shares its group with", joined), ("no more with", left)];
-                let parts: Vec<String> = parts
-                    .iter()
-                    .filter(|(_, devices)| !devices.is_empty())
-                    .map(|(words, devices)| format!("{words} {}", list(devices)))
-                    .collect();
-                write!(f, "{device} {}", parts.join(", "))
+            Self::Regrouped { before, after } => {
+                write!(f, "groups were {}, are {}", listed(before), listed(after))
             }
             Self::Renumbered { before, after } => write!(f, "group {before} is group {after}"),
             Self::Driver { device, before, after } => {
-                let name = |driver: &Option<String>| driver.clone().unwrap_or_else(|| "no driver".to_string());
+                let name = |driver: &Fact<String>| match driver {
+                    Fact::Is(driver) => driver.clone(),
+                    Fact::Absent => "no driver".to_string(),
+                    Fact::Unknown => "a driver that is not shown".to_string(),
+                };
                 write!(f, "{device} was on {}, is on {}", name(before), name(after))
             }
             Self::Verdict { device, before, after } => {
-                write!(f, "may {device} be given to user space: was {before}, is {after}")
+                let word = |verdict: &Verdict| match verdict {
+                    Verdict::Viable => "yes",
+                    Verdict::NotViable => "no",
+                    Verdict::Unknown => "unknown",
+                };
+                write!(f, "may {device} be given to user space: was {}, is {}", word(before), word(after))
             }
         }
     }
 }
 
-/// What is different in `after`: devices, grouping, drivers, and whether devices may be given away.
+fn listed(groups: &[Vec<PciAddress>]) -> String {
+    let one = |members: &Vec<PciAddress>| {
+        format!("[{}]", members.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+    };
+    groups.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+/// Returns what is different in `after`: devices, grouping, drivers, and whether devices may be given away.
 pub fn changes(before: &Host, after: &Host) -> Vec<Change> {
-    let [old, new] = [before, after].map(addresses);
-    let gone = old.difference(&new).map(|device| Change::Removed { device: *device });
-    let added = new.difference(&old).map(|device| Change::Added { device: *device });
-    let mut changes: Vec<Change> = gone.chain(added).collect();
-    let [old_groups, new_groups] = [before, after].map(companions);
-    let mut renumbered = BTreeSet::new();
-    for device in old.intersection(&new) {
-        let (Some(was), Some(is)) = (before.pci.device(*device), after.pci.device(*device)) else { continue };
-        let [with, now_with] = [(&old_groups, was.group), (&new_groups, is.group)].map(|(groups, number)| {
-            number.and_then(|number| groups.get(&number)).cloned().unwrap_or_else(|| BTreeSet::from([*device]))
-        });
-        if with == now_with {
-            renumbered.extend(was.group.zip(is.group).filter(|(was, is)| was != is));
-        } else {
-            let joined = now_with.difference(&with).copied().collect();
-            let left = with.difference(&now_with).copied().collect();
-            changes.push(Change::Regrouped { device: *device, joined, left });
+    let [old, new] = [before, after].map(verdicts);
+    let mut changes: Vec<Change> = Vec::new();
+    for device in old.keys().filter(|device| !new.contains_key(device)) {
+        changes.push(Change::Removed { device: *device });
+    }
+    for (device, is) in &new {
+        let Some(was) = old.get(device) else {
+            changes.push(Change::Added { device: *device });
+            continue;
+        };
+        let drivers = [before, after].map(|host| host.driver(*device).map(ToOwned::to_owned));
+        if drivers[0] != drivers[1] {
+            let [before, after] = drivers;
+            changes.push(Change::Driver { device: *device, before, after });
         }
-        if was.driver != is.driver {
-            changes.push(Change::Driver { device: *device, before: was.driver.clone(), after: is.driver.clone() });
-        }
-        let [was, is] = [before, after].map(|host| verdict(host, *device));
         if was != is {
-            changes.push(Change::Verdict { device: *device, before: was, after: is });
+            changes.push(Change::Verdict { device: *device, before: *was, after: *is });
         }
     }
-    changes.extend(renumbered.into_iter().map(|(before, after)| Change::Renumbered { before, after }));
+    changes.extend(regrouped(before, after));
     changes.sort();
     changes
 }
 
-fn addresses(host: &Host) -> BTreeSet<PciAddress> {
-    host.pci.devices.iter().map(|device| device.function.address).collect()
+/// What changed about groups. Groups before and after that have devices in common are told together.
+fn regrouped(before: &Host, after: &Host) -> Vec<Change> {
+    let [old, new] = [before, after].map(Groups::of);
+    let mut done: BTreeSet<usize> = BTreeSet::new();
+    let mut changes = Vec::new();
+    for start in 0..old.members.len() {
+        let (mut olds, mut news) = (BTreeSet::new(), BTreeSet::new());
+        let mut open = vec![start];
+        while let Some(place) = open.pop() {
+            if !done.insert(place) {
+                continue;
+            }
+            olds.insert(place);
+            for joined in old.overlapping(place, &new) {
+                if news.insert(joined) {
+                    open.extend(new.overlapping(joined, &old));
+                }
+            }
+        }
+        let members = |groups: &Groups, places: &BTreeSet<usize>| -> Vec<Vec<PciAddress>> {
+            places.iter().filter_map(|place| groups.members.get(*place).cloned()).collect()
+        };
+        let (was, is) = (members(&old, &olds), members(&new, &news));
+        if was.is_empty() || is.is_empty() {
+            continue;
+        }
+        if was == is {
+            let number = |groups: &Groups, places: &BTreeSet<usize>| {
+                places.first().and_then(|place| groups.numbers.get(*place).copied().flatten())
+            };
+            let numbers = number(&old, &olds).zip(number(&new, &news)).filter(|(before, after)| before != after);
+            changes.extend(numbers.map(|(before, after)| Change::Renumbered { before, after }));
+        } else {
+            changes.push(Change::Regrouped { before: was, after: is });
+        }
+    }
+    changes
 }
 
-fn companions(host: &Host) -> BTreeMap<u32, BTreeSet<PciAddress>> {
-    host.pci.groups.iter().map(|group| (group.number, group.members.iter().copied().collect())).collect()
+/// The groups of a host; a device that is known to be in none makes one of its own, without a number.
+struct Groups {
+    members: Vec<Vec<PciAddress>>,
+    numbers: Vec<Option<u32>>,
+    places: BTreeMap<PciAddress, usize>,
 }
 
-fn verdict(host: &Host, device: PciAddress) -> &'static str {
-    let answer = Explanation::of(host, device).map(|explanation| explanation.by_group.verdict());
-    match answer {
-        Ok(Verdict::Viable) => "yes",
-        Ok(Verdict::NotViable) => "no",
-        Ok(Verdict::Unknown) | Err(_) => "unknown",
+impl Groups {
+    fn of(host: &Host) -> Self {
+        let mut groups = Self { members: Vec::new(), numbers: Vec::new(), places: BTreeMap::new() };
+        for group in host.pci.groups.iter().filter(|group| !group.members.is_empty()) {
+            groups.add(Some(group.number), group.members.clone());
+        }
+        for device in host.pci.devices.iter().map(|device| device.function.address) {
+            if host.group(device) == Fact::Absent {
+                groups.add(None, vec![device]);
+            }
+        }
+        groups
+    }
+
+    fn add(&mut self, number: Option<u32>, members: Vec<PciAddress>) {
+        self.places.extend(members.iter().map(|member| (*member, self.members.len())));
+        self.members.push(members);
+        self.numbers.push(number);
+    }
+
+    /// The groups of `other` that have a member of this one.
+    fn overlapping<'a>(&'a self, place: usize, other: &'a Self) -> impl Iterator<Item = usize> + 'a {
+        self.members.get(place).into_iter().flatten().filter_map(|member| other.places.get(member).copied())
     }
 }

@@ -1,24 +1,29 @@
 //! One device: whether it may be given to user space now, what is in the way, and why it shares its group.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use serde::ser::SerializeStruct as _;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use vfio_owner::iommu_core::device_model::pci::{HeaderLayout, PciAddress};
 use vfio_owner::iommu_core::reserved::{RegionKind, ReservedRegion};
 use vfio_owner::iommu_core::sysfs::{SysfsDevice, SysfsGroup};
-use vfio_owner::vfio_pci;
-use vfio_owner::viability::{DriverDma, Standing, Verdict, dma_of, of_snapshot};
+use vfio_owner::vfio_pci::{self, VfioPciRefusal, reset_scope};
+use vfio_owner::viability::{DriverDma, Standing, Verdict};
 
-use super::naming::{class_name, device_name};
+use super::advice::{Advice, advice};
+use super::naming::{class_of, name_of};
 use super::reason::{Answer, Reason};
 use super::tie::{Tie, ties};
-use crate::read::Purpose;
-use crate::read::{HeldFile, Holders};
-use crate::{Host, NoSuchDevice, Source};
+use crate::host::NoSuchDevice;
+use crate::read::{HeldFile, Holders, OtherMember, Purpose, Trial};
+use crate::{Fact, Host, Source};
+
+/// So many devices that stand alone are named.
+const MOST_ALTERNATIVES: usize = 8;
 
 /// Whether a device may be given to user space now.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Explanation {
     /// The device.
     pub device: PciAddress,
@@ -26,53 +31,103 @@ pub struct Explanation {
     pub class: String,
     /// Its maker and name.
     pub name: String,
+    /// Vendor and device id.
+    pub ids: Option<Ids>,
     /// The driver that it is on.
-    pub driver: Option<String>,
+    pub driver: Fact<String>,
     /// The number of its group.
-    pub group: Option<u32>,
+    pub group: Fact<u32>,
+    /// The file of its group, `/dev/vfio/3`.
+    pub group_file: Option<String>,
+    /// The name of its own file, `vfio3`.
+    pub device_file: Option<String>,
+    /// The NUMA node that it is near.
+    pub numa_node: Option<u32>,
+    /// Whether its group can be claimed by user space: what kernel drivers and firmware have to say, but not whether
+    /// the device is handed out, or the group in use.
+    pub viable: Answer,
     /// The way of VFIO's groups.
     pub by_group: Answer,
     /// The way of iommufd: the device's own file.
     pub by_device: Answer,
-    /// Every device of the group, itself among them, and how it stands.
-    pub members: Vec<Neighbour>,
-    /// What ties the group together; `None` when the topology that is shown does not explain it.
+    /// Every PCI function of the group, itself among them, and how it stands.
+    pub members: Arc<[Neighbour]>,
+    /// The members of the group that are no PCI functions.
+    pub other_members: Vec<OtherMember>,
+    /// The other functions of the same card, if its group is not shown: they share it unless ACS isolates them.
+    pub same_card: Vec<Neighbour>,
+    /// Devices of other groups that are reset along with it.
+    pub reset_partners: Vec<PciAddress>,
+    /// Devices of the same kind that share their groups with no other device, if this one does.
+    pub alternatives: Vec<PciAddress>,
+    /// What ties the group together; `None` when the source does not show enough to tell.
     pub ties: Option<Vec<Tie>>,
+    /// What to run next, where the source does not show enough.
+    pub next: Vec<Advice>,
+}
+
+/// Vendor and device id.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Ids {
+    /// The maker.
+    pub vendor: u16,
+    /// What it made.
+    pub device: u16,
 }
 
 /// A device of the group.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[non_exhaustive]
 pub struct Neighbour {
     /// The device.
     pub device: PciAddress,
     /// What kind of device it is.
     pub class: String,
     /// The driver that it is on.
-    pub driver: Option<String>,
+    pub driver: Fact<String>,
+    /// What the group needs of it.
+    pub part: Part,
     /// How it stands to a claim of the group.
     pub standing: Standing,
     /// What the machine has it for, as far as that is known.
     pub purposes: Vec<Purpose>,
 }
 
-impl Serialize for Neighbour {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut out = serializer.serialize_struct("Neighbour", 6)?;
-        out.serialize_field("device", &self.device)?;
-        out.serialize_field("class", &self.class)?;
-        out.serialize_field("driver", &self.driver)?;
-        out.serialize_field("in_the_way", in_the_way(self.standing.verdict()))?;
-        out.serialize_field("because", &self.standing.to_string())?;
-        out.serialize_field("purposes", &self.purposes)?;
-        out.end()
-    }
+/// What a group needs of a member to be viable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Part {
+    /// Nothing.
+    None,
+    /// It is a bridge, which stays where it is: on its usual driver (pcieport), or on none.
+    Stays,
+    /// It must leave its driver, if that is not one that hands it to user space.
+    Leaves,
 }
 
-const fn in_the_way(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Viable => "no",
-        Verdict::NotViable => "yes",
-        Verdict::Unknown => "perhaps",
+impl Serialize for Neighbour {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Written<'a> {
+            device: PciAddress,
+            class: &'a str,
+            driver: &'a Fact<String>,
+            part: Part,
+            standing: &'a Standing,
+            in_the_way: &'static str,
+            text: String,
+            purposes: &'a [Purpose],
+        }
+        let Self { device, class, driver, part, standing, purposes } = self;
+        let in_the_way = match standing.verdict() {
+            Verdict::Viable => "no",
+            Verdict::NotViable => "yes",
+            Verdict::Unknown => "perhaps",
+        };
+        let text = standing.to_string();
+        Written { device: *device, class, driver, part: *part, standing, in_the_way, text, purposes }
+            .serialize(serializer)
     }
 }
 
@@ -82,8 +137,7 @@ impl Explanation {
     /// # Errors
     /// There is none at the address.
     pub fn of(host: &Host, device: PciAddress) -> Result<Self, NoSuchDevice> {
-        let found = host.device(device)?;
-        Ok(Self::in_group(host, found, &GroupFacts::of(host, found.group)))
+        Ok(Self::of_each(host, &[device])?.remove(0))
     }
 
     /// Explains devices, in their order. What a group has in common is found out once.
@@ -92,38 +146,93 @@ impl Explanation {
     /// There is none at one of the addresses.
     pub fn of_each(host: &Host, devices: &[PciAddress]) -> Result<Vec<Self>, NoSuchDevice> {
         let mut groups: BTreeMap<Option<u32>, GroupFacts> = BTreeMap::new();
-        let explain = |device: &PciAddress| {
+        let mut alone = None;
+        let mut explanations = Vec::with_capacity(devices.len());
+        for device in devices {
             let found = host.device(*device)?;
             let facts = groups.entry(found.group).or_insert_with(|| GroupFacts::of(host, found.group));
-            Ok(Self::in_group(host, found, facts))
-        };
-        devices.iter().map(explain).collect()
+            let mut explanation = Self::in_group(host, found, facts);
+            if facts.is_shared() {
+                let alone = alone.get_or_insert_with(|| standing_alone(host));
+                let like = alone.get(&kind(found)).map_or(&[][..], Vec::as_slice);
+                let others = like.iter().copied().filter(|other| host.group(*other).known() != found.group);
+                explanation.alternatives = others.take(MOST_ALTERNATIVES).collect();
+            }
+            explanations.push(explanation);
+        }
+        Ok(explanations)
     }
 
     fn in_group(host: &Host, device: &SysfsDevice, group: &GroupFacts) -> Self {
-        let own = own_reasons(host, device);
-        let file = device_file_missing(host, device);
-        let answer = |file: Option<Reason>| Answer {
-            reasons: own.iter().chain(&group.in_the_way).chain(&file).chain(&group.held).cloned().collect(),
-        };
-        let (by_group, by_device) = (answer(None), answer(file));
+        let address = device.function.address;
+        let [by_group, by_device] = answers(host, device, group);
+        let next = advice(&[&by_group.reasons[..], &by_device.reasons[..]].concat(), host.source);
+        let config = &device.function.config;
+        let ids = config.vendor().zip(config.device()).map(|(vendor, device)| Ids { vendor, device });
         Self {
-            device: device.function.address,
-            class: class_name(&device.function.config),
-            name: device_name(&device.function.config),
-            driver: device.driver.clone(),
-            group: device.group,
+            device: address,
+            class: class_of(host, device),
+            name: name_of(host, device),
+            ids: ids.filter(|ids| ids.vendor != 0),
+            driver: host.driver(address).map(ToOwned::to_owned),
+            group: host.group(address),
+            group_file: device.group.map(|number| format!("/dev/vfio/{number}")),
+            device_file: host.device_files.get(&address).cloned(),
+            numa_node: host.numa_nodes.get(&address).copied(),
+            viable: Answer { reasons: group_reasons(host, device, group) },
             by_group,
             by_device,
             members: group.members.clone(),
+            other_members: group.others.clone(),
+            same_card: same_card(host, device),
+            reset_partners: reset_partners(host, device),
+            alternatives: Vec::new(),
             ties: group.ties.clone(),
+            next,
         }
     }
 }
 
+/// Returns whether each of the devices of a host may be given to user space through its group. What a group says is
+/// found out once.
+pub(super) fn verdicts(host: &Host) -> BTreeMap<PciAddress, Verdict> {
+    let mut groups: BTreeMap<u32, Verdict> = BTreeMap::new();
+    let told = host.pci.devices.iter().map(|device| {
+        let mut reasons = own_reasons(host, device);
+        let group = if let Some(number) = device.group {
+            *groups.entry(number).or_insert_with(|| {
+                let facts = GroupFacts::without_ties(host, Some(number));
+                let mut reasons = group_reasons(host, device, &facts);
+                reasons.extend(facts.held);
+                Answer { reasons }.verdict()
+            })
+        } else {
+            reasons.extend(group_reasons(host, device, &GroupFacts::without_ties(host, None)));
+            Verdict::Viable
+        };
+        let verdict = match (Answer { reasons }.verdict(), group) {
+            (Verdict::NotViable, _) | (_, Verdict::NotViable) => Verdict::NotViable,
+            (Verdict::Unknown, _) | (_, Verdict::Unknown) => Verdict::Unknown,
+            (Verdict::Viable, Verdict::Viable) => Verdict::Viable,
+        };
+        (device.function.address, verdict)
+    });
+    told.collect()
+}
+
+/// The way through the group, and the way through the device's own file.
+fn answers(host: &Host, device: &SysfsDevice, group: &GroupFacts) -> [Answer; 2] {
+    let own = own_reasons(host, device);
+    let shared = group_reasons(host, device, group);
+    let file = device_file_missing(host, device);
+    [None, file]
+        .map(|file| Answer { reasons: own.iter().chain(&shared).chain(&file).chain(&group.held).cloned().collect() })
+}
+
 /// What is the same for every device of a group.
 struct GroupFacts {
-    members: Vec<Neighbour>,
+    members: Arc<[Neighbour]>,
+    others: Vec<OtherMember>,
     in_the_way: Vec<Reason>,
     held: Option<Reason>,
     ties: Option<Vec<Tie>>,
@@ -132,38 +241,117 @@ struct GroupFacts {
 impl GroupFacts {
     fn of(host: &Host, number: Option<u32>) -> Self {
         let group = number.and_then(|number| host.pci.group(number));
+        // A listing shows nothing of what would explain it.
+        let shows_config = host.source != Source::Listing;
+        let ties = group.filter(|_| shows_config).and_then(|group| ties(&host.topology, &group.members));
+        Self { ties, ..Self::without_ties(host, number) }
+    }
+
+    fn without_ties(host: &Host, number: Option<u32>) -> Self {
+        let group = number.and_then(|number| host.pci.group(number));
         let addresses: &[PciAddress] = group.map_or(&[], |group| &group.members);
-        let members = number.map_or_else(Vec::new, |number| standings(host, number));
-        let speaking = members.iter().filter(|member| member.standing.verdict() != Verdict::Viable);
-        let mut in_the_way: Vec<Reason> = speaking
-            .map(|member| Reason::Neighbour { device: member.device, standing: member.standing.clone() })
-            .collect();
-        // A device that is in the way anyhow does not tell its region.
-        if !in_the_way.iter().any(Reason::is_direct_region) {
-            let region = group.and_then(direct_region);
-            in_the_way.extend(region.map(|region| Reason::DirectRegion { region }));
-        }
-        let (held, ties) = (held(host, number, addresses), ties(&host.topology, addresses));
-        Self { members, in_the_way, held, ties }
+        let members: Arc<[Neighbour]> = number.map_or_else(Vec::new, |number| standings(host, number)).into();
+        let others = number.map_or(&[][..], |number| host.other_members(number)).to_vec();
+        let in_the_way = in_the_way(host, group, &members, &others);
+        Self { members, others, in_the_way, held: held(host, number, addresses), ties: None }
+    }
+
+    /// Whether several devices, bridges aside, are in it.
+    fn is_shared(&self) -> bool {
+        self.members.iter().filter(|member| member.part != Part::Stays).count() + self.others.len() > 1
     }
 }
 
-/// How each device of a group stands.
+/// What speaks against a claim of a group.
+fn in_the_way(host: &Host, group: Option<&SysfsGroup>, members: &[Neighbour], others: &[OtherMember]) -> Vec<Reason> {
+    let speaking = members.iter().filter(|member| member.standing.verdict() != Verdict::Viable);
+    let mut reasons: Vec<Reason> =
+        speaking.map(|member| Reason::Neighbour { device: member.device, standing: member.standing.clone() }).collect();
+    let others = others.iter().filter(|member| member.standing().verdict() != Verdict::Viable);
+    reasons.extend(others.map(|member| Reason::OtherNeighbour { member: member.clone() }));
+    // A device that is in the way anyhow does not tell its region.
+    if !reasons.iter().any(Reason::is_direct_region) {
+        let region = group.and_then(direct_region);
+        reasons.extend(region.map(|region| Reason::DirectRegion { region }));
+    }
+    let refused = members.iter().filter(|member| host.refused.contains(&member.device));
+    reasons.extend(refused.map(|member| Reason::RefusedByKernel { device: member.device }));
+    if group.is_some_and(|group| host.gaps.members.contains(&group.number)) {
+        reasons.push(Reason::MembersNotShown);
+    }
+    reasons
+}
+
+/// What speaks against a claim of the group of a device.
+fn group_reasons(host: &Host, device: &SysfsDevice, group: &GroupFacts) -> Vec<Reason> {
+    let address = device.function.address;
+    let mut reasons = match host.group(address) {
+        Fact::Is(_) => group.in_the_way.clone(),
+        Fact::Absent => vec![Reason::NoGroup { iommu: host.iommu }],
+        Fact::Unknown => {
+            let mut reasons = vec![Reason::GroupNotShown];
+            // By itself it would be in the way of any group.
+            let neighbour = neighbour(host, device);
+            if neighbour.standing.verdict() != Verdict::Viable {
+                reasons.push(Reason::Neighbour { device: address, standing: neighbour.standing });
+            }
+            let refused = host.refused.contains(&address);
+            reasons.extend(refused.then_some(Reason::RefusedByKernel { device: address }));
+            reasons
+        }
+    };
+    if !host.gaps.doubtful_lines.is_empty() {
+        reasons.push(Reason::LinesNotUnderstood { lines: host.gaps.doubtful_lines.clone() });
+    }
+    reasons
+}
+
+/// How each PCI function of a group stands.
 pub(super) fn standings(host: &Host, number: u32) -> Vec<Neighbour> {
     let Some(group) = host.pci.group(number) else { return Vec::new() };
-    let viability = of_snapshot(&host.pci, number);
-    let devices = viability.map_or_else(Vec::new, |viability| viability.devices);
-    let members = group.members.iter().zip(devices).filter_map(|(address, viability)| {
-        let device = host.pci.device(*address)?;
-        let standing = match viability.standing {
-            Standing::NoDriver if host.source == Source::ListingWithoutDrivers => Standing::DriverNotShown,
-            standing => standing,
-        };
-        let class = class_name(&device.function.config);
-        let purposes = host.purposes(*address).cloned().collect();
-        Some(Neighbour { device: *address, class, driver: device.driver.clone(), standing, purposes })
-    });
-    members.collect()
+    let devices = group.members.iter().filter_map(|address| host.pci.device(*address));
+    let mut members: Vec<Neighbour> = devices.map(|device| neighbour(host, device)).collect();
+    blame_direct_region(group, &mut members);
+    members
+}
+
+fn neighbour(host: &Host, device: &SysfsDevice) -> Neighbour {
+    let address = device.function.address;
+    let driver = host.driver(address);
+    let standing = match driver {
+        Fact::Is(driver) => match host.dma_of(driver) {
+            DriverDma::Kernel => Standing::KernelUse { driver: driver.into() },
+            DriverDma::Managed | DriverDma::UserSpace => Standing::Managed { driver: driver.into() },
+            DriverDma::Unknown => Standing::UnknownDriver { driver: driver.into() },
+        },
+        Fact::Absent => Standing::NoDriver,
+        Fact::Unknown => Standing::DriverNotShown,
+    };
+    let part = match standing.verdict() {
+        _ if is_bridge(device) && driver.known().is_none_or(|driver| host.dma_of(driver) == DriverDma::Managed) => {
+            Part::Stays
+        }
+        Verdict::Viable => Part::None,
+        Verdict::NotViable | Verdict::Unknown => Part::Leaves,
+    };
+    Neighbour {
+        device: address,
+        class: class_of(host, device),
+        driver: driver.map(ToOwned::to_owned),
+        part,
+        standing,
+        purposes: host.purposes(address).cloned().collect(),
+    }
+}
+
+/// The tree tells the regions of a group, not whose they are.
+fn blame_direct_region(group: &SysfsGroup, members: &mut [Neighbour]) {
+    let Some(region) = direct_region(group) else { return };
+    let alone = members.len() == 1;
+    for member in members.iter_mut().filter(|member| member.standing.verdict() != Verdict::NotViable) {
+        member.standing =
+            if alone { Standing::DirectRegion { region } } else { Standing::MaybeDirectRegion { region } };
+    }
 }
 
 /// The range that firmware needs a device of the group to reach, if there is one.
@@ -173,19 +361,22 @@ pub(super) fn direct_region(group: &SysfsGroup) -> Option<ReservedRegion> {
 
 /// What is in the way of a device by itself, whatever its group.
 fn own_reasons(host: &Host, device: &SysfsDevice) -> Vec<Reason> {
+    let address = device.function.address;
     let mut reasons = Vec::new();
-    if device.group.is_none() {
-        reasons.push(Reason::NoGroup);
-    }
-    let users_driver = device.driver.as_deref().is_some_and(|driver| dma_of(driver) == DriverDma::UserSpace);
-    if users_driver {
+    let driver = host.driver(address);
+    let dma = driver.map(|driver| host.dma_of(driver));
+    if dma == Fact::Is(DriverDma::UserSpace) {
         return reasons;
     }
     reasons.extend(refusal(host, device));
+    reasons.extend(physical_function(host, device));
+    if let Some(devices) = host.children.get(&address) {
+        reasons.push(Reason::PerhapsVirtualFunctions { devices: devices.clone() });
+    }
     // One that does DMA for the kernel is told among the devices of the group.
-    let drivers_do_count = device.driver.as_deref().map(dma_of);
-    let shown = host.source != Source::ListingWithoutDrivers;
-    if shown && matches!(drivers_do_count, None | Some(DriverDma::Managed)) || device.group.is_none() {
+    let harmless = matches!(dma, Fact::Absent | Fact::Is(DriverDma::Managed));
+    let group = host.group(address);
+    if group == Fact::Absent || harmless && group != Fact::Unknown {
         reasons.push(Reason::NotHandedOut { driver: device.driver.clone() });
     }
     reasons
@@ -197,24 +388,39 @@ fn refusal(host: &Host, device: &SysfsDevice) -> Option<Reason> {
     if count > 0 {
         return Some(Reason::VirtualFunctions { count });
     }
-    let layout = device.function.config.layout();
-    if layout.is_some_and(|layout| layout != HeaderLayout::Endpoint) {
+    if is_bridge(device) {
         return Some(Reason::Bridge);
     }
     match vfio_pci::admits(&device.function) {
-        Err(vfio_pci::VfioPciRefusal::Denied { .. }) => Some(Reason::Denied),
+        Err(VfioPciRefusal::Denied { .. }) => Some(Reason::Denied),
         _ => None,
     }
 }
 
+fn is_bridge(device: &SysfsDevice) -> bool {
+    device.function.config.layout().is_some_and(|layout| layout != HeaderLayout::Endpoint)
+}
+
+/// A virtual function cannot outlive the driver of its physical function, which is in the way if it is in the group.
+fn physical_function(host: &Host, device: &SysfsDevice) -> Option<Reason> {
+    let address = device.function.address;
+    let known = device.function.physical_function.map(|parent| vec![parent]);
+    let parents = known.or_else(|| host.parents.get(&address).cloned()).filter(|parents| !parents.is_empty())?;
+    let in_the_way = |parent: &PciAddress| {
+        let used = host.driver(*parent).known().is_some_and(|driver| host.dma_of(driver) == DriverDma::Kernel);
+        used && device.group.is_some() && host.group(*parent).known() == device.group
+    };
+    parents.iter().all(in_the_way).then_some(Reason::PhysicalFunction { devices: parents })
+}
+
 fn device_file_missing(host: &Host, device: &SysfsDevice) -> Option<Reason> {
-    let handed_out = device.driver.as_deref().is_some_and(|driver| dma_of(driver) == DriverDma::UserSpace);
-    if !handed_out || host.device_files.contains_key(&device.function.address) {
+    let address = device.function.address;
+    if !host.is_handed_out(address) || host.device_files.contains_key(&address) {
         return None;
     }
     Some(match host.source {
         Source::Live | Source::Capture => Reason::NoDeviceFile,
-        Source::Tree | Source::Listing | Source::ListingWithoutDrivers => Reason::DeviceFileNotShown,
+        Source::Tree | Source::Listing => Reason::DeviceFileNotShown,
     })
 }
 
@@ -226,10 +432,71 @@ pub(crate) fn held(host: &Host, group: Option<u32>, members: &[PciAddress]) -> O
     if let Some(holder) = holder {
         return Some(Reason::Held { holder });
     }
-    let handed_out = |member: &PciAddress| {
-        let driver = host.pci.device(*member).and_then(|device| device.driver.as_deref());
-        driver.is_some_and(|driver| dma_of(driver) == DriverDma::UserSpace)
-    };
+    match tried(host, group) {
+        Some(Trial::Free) => return None,
+        Some(Trial::Busy) => {
+            // A device or a mapping that is open does not show which one it is, but somebody has this group.
+            let some = host.holders.of(&HeldFile::SomeDevice).cloned();
+            return Some(some.map_or(Reason::HeldUnseen, |holder| Reason::Held { holder }));
+        }
+        None => {}
+    }
     let all_known = matches!(host.holders, Holders::All(_));
-    (!all_known && members.iter().any(handed_out)).then_some(Reason::PerhapsHeld)
+    let some = host.holders.of(&HeldFile::SomeDevice).is_some();
+    ((some || !all_known) && members.iter().any(|member| host.is_handed_out(*member))).then_some(Reason::PerhapsHeld)
+}
+
+fn tried(host: &Host, group: Option<u32>) -> Option<Trial> {
+    host.trials.get(&group?).copied()
+}
+
+/// The other functions of a device whose group is not shown.
+fn same_card(host: &Host, device: &SysfsDevice) -> Vec<Neighbour> {
+    let address = device.function.address;
+    if host.group(address) != Fact::Unknown {
+        return Vec::new();
+    }
+    let beside = host.topology.functions_in_slot(address).filter(|other| other.address != address);
+    beside.filter_map(|other| host.pci.device(other.address)).map(|other| neighbour(host, other)).collect()
+}
+
+/// Devices of other groups that a reset of the whole bus takes along (V54).
+fn reset_partners(host: &Host, device: &SysfsDevice) -> Vec<PciAddress> {
+    if device.group.is_none() {
+        return Vec::new();
+    }
+    let scope = reset_scope(&device.function);
+    let beside = host.topology.functions_on_bus(device.function.address).filter(|other| reset_scope(other) == scope);
+    beside
+        .map(|other| other.address)
+        .filter(|other| *other != device.function.address)
+        .filter(|other| {
+            device.group.is_none() || host.pci.device(*other).is_some_and(|other| other.group != device.group)
+        })
+        .collect()
+}
+
+/// What devices have in common that do the same: class and subclass.
+fn kind(device: &SysfsDevice) -> u32 {
+    device.function.config.class().unwrap_or_default() >> 8
+}
+
+/// The devices that share their groups with no other device but functions of the same slot and bridges, by kind.
+fn standing_alone(host: &Host) -> BTreeMap<u32, Vec<PciAddress>> {
+    let mut alone: BTreeMap<u32, Vec<PciAddress>> = BTreeMap::new();
+    for group in host.pci.groups.iter().filter(|group| !host.gaps.members.contains(&group.number)) {
+        let devices = group.members.iter().filter_map(|member| host.pci.device(*member));
+        let devices: Vec<&SysfsDevice> = devices.filter(|device| !is_bridge(device)).collect();
+        let slot = |device: &SysfsDevice| {
+            let address = device.function.address;
+            (address.domain(), address.bus(), address.slot())
+        };
+        let one_slot = devices.windows(2).all(|pair| matches!(pair, [one, other] if slot(one) == slot(other)));
+        if one_slot && host.other_members(group.number).is_empty() {
+            for device in devices.into_iter().filter(|device| kind(device) != 0) {
+                alone.entry(kind(device)).or_default().push(device.function.address);
+            }
+        }
+    }
+    alone
 }

@@ -2,6 +2,38 @@
 
 use pci_ids::{Class, Device, FromId as _, Subclass, Vendor};
 use vfio_owner::iommu_core::device_model::pci::ConfigSpace;
+use vfio_owner::iommu_core::sysfs::SysfsDevice;
+
+use crate::Host;
+
+/// Returns what kind of device it is: by its class, else in the words of the listing.
+pub(super) fn class_of(host: &Host, device: &SysfsDevice) -> String {
+    let config = &device.function.config;
+    let shown = host.words.get(&device.function.address).filter(|words| !words.class.is_empty());
+    match shown {
+        Some(words) if config.class().unwrap_or_default() == 0 => words.class.clone(),
+        _ => class_name(config),
+    }
+}
+
+/// Returns who made it and what they call it: by its ids, else in the words of the listing.
+pub(super) fn name_of(host: &Host, device: &SysfsDevice) -> String {
+    let config = &device.function.config;
+    let known = config
+        .vendor()
+        .zip(config.device())
+        .is_some_and(|(vendor, device)| Device::from_vid_pid(vendor, device).is_some());
+    let shown = host
+        .words
+        .get(&device.function.address)
+        .filter(|words| !known && !words.name.is_empty() && !is_placeholder(&words.name));
+    shown.map_or_else(|| device_name(config), |words| words.name.clone())
+}
+
+/// Whether `lspci` did not know the name either.
+fn is_placeholder(name: &str) -> bool {
+    name.ends_with(" Device") || name.ends_with(" unknown")
+}
 
 /// What kind of device it is.
 pub fn class_name(config: &ConfigSpace) -> String {

@@ -2,34 +2,39 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
-use vfio_owner::iommu_core::sysfs::SysfsGroup;
-use vfio_owner::viability::Standing;
+use vfio_owner::iommu_core::sysfs::{SysfsDevice, SysfsGroup};
+use vfio_owner::viability::{Standing, Verdict};
 
-use super::explanation::{direct_region, held, standings};
-use super::naming::{class_name, device_name};
+use super::explanation::{Ids, direct_region, held, standings};
+use super::naming::{class_of, name_of};
 use super::reason::Reason;
-use crate::Host;
-use crate::read::Holder;
-use crate::read::Purpose;
+use crate::read::{Holder, OtherMember, Purpose};
+use crate::{Fact, Host, Source};
 
-/// A group, or what is in none.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+/// A group, or devices that are in none.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct GroupEntry {
-    /// Its number; `None` for the devices that are in no group.
-    pub group: Option<u32>,
+    /// Its number.
+    pub group: Fact<u32>,
+    /// Its file, `/dev/vfio/3`.
+    pub group_file: Option<String>,
     /// What its devices are attached to: the word of sysfs, as far as it is shown.
     pub domain: Option<String>,
     /// Who has it.
     #[serde(flatten)]
     pub possession: Possession,
-    /// Its devices.
+    /// Its PCI functions.
     pub devices: Vec<DeviceEntry>,
+    /// Its other members.
+    pub other_members: Vec<OtherMember>,
 }
 
 /// A device of a group.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct DeviceEntry {
     /// The device.
     pub device: PciAddress,
@@ -37,126 +42,166 @@ pub struct DeviceEntry {
     pub class: String,
     /// Its maker and name.
     pub name: String,
+    /// Vendor and device id.
+    pub ids: Option<Ids>,
     /// The driver that it is on.
-    pub driver: Option<String>,
+    pub driver: Fact<String>,
+    /// The name of its own file, `vfio3`.
+    pub device_file: Option<String>,
+    /// The NUMA node that it is near.
+    pub numa_node: Option<u32>,
     /// What the machine has it for, as far as that is known.
     pub purposes: Vec<Purpose>,
 }
 
 /// Who has a group, or can have it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "possession", rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Possession {
-    /// Nobody; user space can have it.
+    /// Nobody has it, and user space can.
     Free,
-    /// Kernel drivers.
+    /// No kernel driver is in the way; whether user space has it already is not shown.
+    Viable,
+    /// User space has it.
+    InUse {
+        /// Who.
+        holder: Holder,
+    },
+    /// User space has it, but no process that is shown.
+    InUseUnseen,
+    /// Kernel drivers use it.
     Kernel {
         /// The drivers, each once.
         drivers: Vec<String>,
     },
-    /// User space.
-    UserSpace {
-        /// Who.
-        holder: Holder,
-    },
-    /// User space or nobody: it is not shown.
-    PerhapsUserSpace,
     /// Nobody can have it but the kernel: firmware needs its devices to reach a range at all times.
     Blocked {
-        /// The first address of the range.
-        first: String,
+        /// The first address of the range, as far as it is shown.
+        first: Option<String>,
         /// The last.
-        last: String,
+        last: Option<String>,
     },
     /// It cannot be told: these drivers are not known, or are not shown.
     Unknown {
-        /// The drivers.
+        /// The drivers that are shown and not known.
         drivers: Vec<String>,
     },
     /// No IOMMU serves these devices; user space cannot have them.
     NoIommu,
+    /// The groups of these devices are not shown.
+    GroupNotShown,
 }
 
 impl fmt::Display for Possession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Free => f.write_str("free"),
-            Self::Kernel { drivers } => write!(f, "used by {}", drivers.join(", ")),
-            Self::UserSpace { holder } => write!(f, "held by {holder}"),
-            Self::PerhapsUserSpace => f.write_str("free or held by user space: not shown"),
-            Self::Blocked { first, last } => write!(f, "blocked: firmware needs {first} to {last}"),
-            Self::Unknown { drivers } if drivers.is_empty() => f.write_str("unknown: drivers are not shown"),
+            Self::Viable => f.write_str("viable; whether it is in use is not shown"),
+            Self::InUse { holder } => write!(f, "in use by {holder}"),
+            Self::InUseUnseen => f.write_str("in use by a process that is not shown"),
+            Self::Kernel { drivers } => write!(f, "kernel drivers: {}", drivers.join(", ")),
+            Self::Blocked { first: Some(first), last: Some(last) } => {
+                write!(f, "blocked: firmware needs {first} to {last}")
+            }
+            Self::Blocked { .. } => f.write_str("blocked: firmware needs it (RMRR), says the kernel's log"),
+            Self::Unknown { drivers } if drivers.is_empty() => f.write_str("unknown: not all drivers are shown"),
             Self::Unknown { drivers } => write!(f, "unknown: {} may do DMA for the kernel", drivers.join(", ")),
             Self::NoIommu => f.write_str("no IOMMU"),
+            Self::GroupNotShown => f.write_str("not shown"),
         }
     }
 }
 
-/// Every group by number, then the devices that are in none.
+/// Returns every group by number, then the devices that are in none, then those whose group is not shown.
 pub fn overview(host: &Host) -> Vec<GroupEntry> {
-    let mut groups: Vec<GroupEntry> = host
-        .pci
-        .groups
-        .iter()
-        .filter(|group| !group.members.is_empty())
-        .map(|group| GroupEntry {
-            group: Some(group.number),
-            domain: group.domain.map(|domain| domain.to_string()),
-            possession: possession(host, group),
-            devices: group.members.iter().filter_map(|member| entry(host, *member)).collect(),
-        })
-        .collect();
-    let alone = host.pci.devices.iter().filter(|device| device.group.is_none());
-    let devices: Vec<DeviceEntry> = alone.filter_map(|device| entry(host, device.function.address)).collect();
-    if !devices.is_empty() {
-        groups.push(GroupEntry { group: None, domain: None, possession: Possession::NoIommu, devices });
+    let mut numbers: Vec<u32> = host.pci.groups.iter().map(|group| group.number).collect();
+    numbers.extend(host.other_members.iter().map(|member| member.group));
+    numbers.sort_unstable();
+    numbers.dedup();
+    let mut groups: Vec<GroupEntry> = numbers.into_iter().filter_map(|number| entry_of(host, number)).collect();
+    for (group, possession) in [(Fact::Absent, Possession::NoIommu), (Fact::Unknown, Possession::GroupNotShown)] {
+        let devices = host.pci.devices.iter().filter(|device| host.group(device.function.address) == group);
+        let devices: Vec<DeviceEntry> = devices.map(|device| device_entry(host, device)).collect();
+        if !devices.is_empty() {
+            let other_members = Vec::new();
+            groups.push(GroupEntry { group, group_file: None, domain: None, possession, devices, other_members });
+        }
     }
     groups
 }
 
-fn entry(host: &Host, address: PciAddress) -> Option<DeviceEntry> {
-    let device = host.pci.device(address)?;
-    Some(DeviceEntry {
-        device: address,
-        class: class_name(&device.function.config),
-        name: device_name(&device.function.config),
-        driver: device.driver.clone(),
-        purposes: host.purposes(address).cloned().collect(),
+fn entry_of(host: &Host, number: u32) -> Option<GroupEntry> {
+    let empty = SysfsGroup { number, ..SysfsGroup::default() };
+    let group = host.pci.group(number).unwrap_or(&empty);
+    let members = group.members.iter().filter_map(|member| host.pci.device(*member));
+    let devices: Vec<DeviceEntry> = members.map(|device| device_entry(host, device)).collect();
+    let other_members = host.other_members(number).to_vec();
+    if devices.is_empty() && other_members.is_empty() {
+        return None;
+    }
+    Some(GroupEntry {
+        group: Fact::Is(number),
+        group_file: Some(format!("/dev/vfio/{number}")),
+        domain: group.domain.map(|domain| domain.to_string()),
+        possession: possession(host, group, &other_members),
+        devices,
+        other_members,
     })
 }
 
-fn possession(host: &Host, group: &SysfsGroup) -> Possession {
+fn device_entry(host: &Host, device: &SysfsDevice) -> DeviceEntry {
+    let address = device.function.address;
+    let config = &device.function.config;
+    let ids = config.vendor().zip(config.device()).map(|(vendor, device)| Ids { vendor, device });
+    DeviceEntry {
+        device: address,
+        class: class_of(host, device),
+        name: name_of(host, device),
+        ids: ids.filter(|ids| ids.vendor != 0),
+        driver: host.driver(address).map(ToOwned::to_owned),
+        device_file: host.device_files.get(&address).cloned(),
+        numa_node: host.numa_nodes.get(&address).copied(),
+        purposes: host.purposes(address).cloned().collect(),
+    }
+}
+
+fn possession(host: &Host, group: &SysfsGroup, others: &[OtherMember]) -> Possession {
     if let Some(region) = direct_region(group) {
-        let [first, last] = [region.first, region.last].map(|iova| iova.to_string());
+        let [first, last] = [region.first, region.last].map(|iova| Some(iova.to_string()));
         return Possession::Blocked { first, last };
+    }
+    if group.members.iter().any(|member| host.refused.contains(member)) {
+        return Possession::Blocked { first: None, last: None };
     }
     let held = held(host, Some(group.number), &group.members);
     if let Some(Reason::Held { holder }) = held {
-        return Possession::UserSpace { holder };
+        return Possession::InUse { holder };
     }
-    let mut using: Vec<String> = Vec::new();
-    let mut doubtful: Vec<String> = Vec::new();
-    let mut not_shown = false;
-    for member in standings(host, group.number) {
-        let (list, driver) = match member.standing {
-            Standing::KernelUse { driver } => (&mut using, driver),
-            Standing::UnknownDriver { driver } => (&mut doubtful, driver),
-            Standing::DriverNotShown => {
-                not_shown = true;
-                continue;
+    if held == Some(Reason::HeldUnseen) {
+        return Possession::InUseUnseen;
+    }
+    let pci = standings(host, group.number).into_iter().map(|member| member.standing);
+    let standings: Vec<Standing> = pci.chain(others.iter().map(OtherMember::standing)).collect();
+    let drivers = |verdict: Verdict| {
+        let mut names: Vec<String> = Vec::new();
+        for standing in standings.iter().filter(|standing| standing.verdict() == verdict) {
+            if let Standing::KernelUse { driver } | Standing::UnknownDriver { driver } = standing
+                && !names.iter().any(|known| **known == **driver)
+            {
+                names.push(driver.to_string());
             }
-            _ => continue,
-        };
-        if !list.iter().any(|known| **known == *driver) {
-            list.push((*driver).into());
         }
-    }
-    if !using.is_empty() {
-        Possession::Kernel { drivers: using }
-    } else if !doubtful.is_empty() || not_shown {
-        Possession::Unknown { drivers: doubtful }
-    } else if held.is_some() {
-        Possession::PerhapsUserSpace
+        names
+    };
+    let worst = |verdict| standings.iter().any(|standing| standing.verdict() == verdict);
+    let not_shown = host.gaps.members.contains(&group.number) || !host.gaps.doubtful_lines.is_empty();
+    if worst(Verdict::NotViable) {
+        Possession::Kernel { drivers: drivers(Verdict::NotViable) }
+    } else if worst(Verdict::Unknown) || not_shown {
+        Possession::Unknown { drivers: drivers(Verdict::Unknown) }
+    } else if held.is_some() || host.source == Source::Listing {
+        Possession::Viable
     } else {
         Possession::Free
     }

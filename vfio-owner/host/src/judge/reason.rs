@@ -2,56 +2,67 @@
 
 use std::fmt;
 
-use serde::ser::SerializeStruct as _;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::iommu_core::reserved::ReservedRegion;
-use vfio_owner::viability::{Standing, Verdict};
+use vfio_owner::viability::{Standing, Verdict, region};
 
-use crate::read::Holder;
+use crate::read::{Holder, IommuState, OtherMember};
 
 /// Whether one way is open, and if not, why.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[non_exhaustive]
 pub struct Answer {
     /// Everything that speaks against it; empty if nothing does.
     pub reasons: Vec<Reason>,
 }
 
 impl Answer {
-    /// The sum of the reasons.
+    /// Returns what the reasons come to: the worst of them.
     pub fn verdict(&self) -> Verdict {
-        let worst = self.reasons.iter().map(Reason::verdict);
-        if worst.clone().any(|verdict| verdict == Verdict::NotViable) {
-            Verdict::NotViable
-        } else if worst.clone().any(|verdict| verdict == Verdict::Unknown) {
-            Verdict::Unknown
-        } else {
-            Verdict::Viable
-        }
+        let worst = |verdict| self.reasons.iter().any(|reason| reason.verdict() == verdict);
+        [Verdict::NotViable, Verdict::Unknown].into_iter().find(|verdict| worst(*verdict)).unwrap_or(Verdict::Viable)
     }
+}
+
+/// A reason as programs read it: its code and what it is about, its verdict, and the words for a person.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    reason: &'a Reason,
+    verdict: Verdict,
+    text: String,
 }
 
 impl Serialize for Answer {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Written<'a> {
+            possible: &'static str,
+            reasons: Vec<Told<'a>>,
+        }
         let possible = match self.verdict() {
             Verdict::Viable => "yes",
             Verdict::NotViable => "no",
             Verdict::Unknown => "unknown",
         };
-        let mut out = serializer.serialize_struct("Answer", 2)?;
-        out.serialize_field("possible", possible)?;
-        let reasons: Vec<String> = self.reasons.iter().map(ToString::to_string).collect();
-        out.serialize_field("reasons", &reasons)?;
-        out.end()
+        let told = |reason| Told { reason, verdict: Reason::verdict(reason), text: reason.to_string() };
+        Written { possible, reasons: self.reasons.iter().map(told).collect() }.serialize(serializer)
     }
 }
 
-/// What speaks against giving a device away now.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// What speaks against giving a device away now. In JSON, `code` says which.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "code", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Reason {
     /// It is in no group: no IOMMU serves it.
-    NoGroup,
+    NoGroup {
+        /// Why, as far as that is shown.
+        iommu: IommuState,
+    },
+    /// Its group is not shown.
+    GroupNotShown,
     /// It is a bridge, which vfio-pci does not take (V60).
     Bridge,
     /// vfio-pci does not take it, for users could do harm with it (V60).
@@ -60,6 +71,11 @@ pub enum Reason {
     VirtualFunctions {
         /// How many there are.
         count: usize,
+    },
+    /// It may have virtual functions; with them, vfio-pci does not take it (V60).
+    PerhapsVirtualFunctions {
+        /// The functions that may be its own.
+        devices: Vec<PciAddress>,
     },
     /// It is on no driver that hands it to user space.
     NotHandedOut {
@@ -71,18 +87,45 @@ pub enum Reason {
         /// The device.
         device: PciAddress,
         /// How it stands.
+        #[serde(flatten)]
         standing: Standing,
+    },
+    /// A device of the group that is no PCI function is in the way, or may be.
+    OtherNeighbour {
+        /// The device.
+        #[serde(flatten)]
+        member: OtherMember,
+    },
+    /// It is a virtual function, and its physical function is in the way: unbound, that takes this one along.
+    PhysicalFunction {
+        /// The physical function; it is one of these if there are several.
+        devices: Vec<PciAddress>,
     },
     /// Firmware needs a device of the group to reach a range at all times (I33).
     DirectRegion {
         /// The range.
+        #[serde(with = "region")]
         region: ReservedRegion,
+    },
+    /// The kernel's log says that it refuses a device of the group, for firmware needs it mapped at all times (I33).
+    RefusedByKernel {
+        /// The device.
+        device: PciAddress,
+    },
+    /// The group may have devices that are not shown.
+    MembersNotShown,
+    /// Lines of the listing that may be about the group were not understood.
+    LinesNotUnderstood {
+        /// Which, counted from 1.
+        lines: Vec<usize>,
     },
     /// User space has it, or its group.
     Held {
         /// Who.
         holder: Holder,
     },
+    /// Someone has its group, but no process that is shown.
+    HeldUnseen,
     /// It is not shown whether user space has the group.
     PerhapsHeld,
     /// It has no file of its own: the kernel was built without.
@@ -92,25 +135,48 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// What this alone would come to.
-    pub const fn verdict(&self) -> Verdict {
+    /// Returns what this alone would come to.
+    pub fn verdict(&self) -> Verdict {
         match self {
             Self::Neighbour { standing, .. } => standing.verdict(),
-            Self::PerhapsHeld | Self::DeviceFileNotShown => Verdict::Unknown,
+            Self::OtherNeighbour { member } => member.standing().verdict(),
+            Self::GroupNotShown
+            | Self::PerhapsVirtualFunctions { .. }
+            | Self::MembersNotShown
+            | Self::LinesNotUnderstood { .. }
+            | Self::PerhapsHeld
+            | Self::DeviceFileNotShown => Verdict::Unknown,
             _ => Verdict::NotViable,
         }
     }
 
-    /// Whether no step of a plan can clear it.
-    pub const fn is_final(&self) -> bool {
+    /// Returns whether no step of a plan can clear it.
+    pub fn is_final(&self) -> bool {
         match self {
-            Self::NoGroup
+            Self::NoGroup { .. }
             | Self::Bridge
             | Self::Denied
             | Self::VirtualFunctions { .. }
+            | Self::PhysicalFunction { .. }
             | Self::DirectRegion { .. }
-            | Self::Held { .. } => true,
+            | Self::RefusedByKernel { .. }
+            | Self::Held { .. }
+            | Self::HeldUnseen => true,
+            Self::OtherNeighbour { .. } => self.verdict() == Verdict::NotViable,
             Self::Neighbour { .. } => self.is_direct_region(),
+            _ => false,
+        }
+    }
+
+    /// Returns whether it is that the source does not show what a plan would have to know.
+    pub fn is_not_shown(&self) -> bool {
+        match self {
+            Self::GroupNotShown
+            | Self::PerhapsVirtualFunctions { .. }
+            | Self::MembersNotShown
+            | Self::LinesNotUnderstood { .. } => true,
+            Self::Neighbour { standing, .. } => *standing == Standing::DriverNotShown,
+            Self::OtherNeighbour { .. } => self.verdict() == Verdict::Unknown,
             _ => false,
         }
     }
@@ -129,21 +195,44 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoGroup => f.write_str("it is in no IOMMU group: there is no IOMMU, or it is switched off"),
+            Self::NoGroup { iommu } => write!(f, "it is in no IOMMU group: {iommu}"),
+            Self::GroupNotShown => f.write_str("its IOMMU group is not shown"),
             Self::Bridge => f.write_str("it is a bridge, which vfio-pci does not take"),
             Self::Denied => f.write_str("vfio-pci does not take it: users could do harm to the machine with it"),
             Self::VirtualFunctions { count } => {
                 write!(f, "it has {count} virtual functions; remove them first (write 0 to its sriov_numvfs)")
             }
+            Self::PerhapsVirtualFunctions { devices } => {
+                write!(f, "it may have virtual functions ({}); remove them first", listed(devices))
+            }
             Self::NotHandedOut { driver: Some(driver) } => write!(f, "{driver} does not hand it to user space"),
             Self::NotHandedOut { driver: None } => f.write_str("it has no driver that hands it to user space"),
             Self::Neighbour { device, standing } => write!(f, "{device}: {standing}"),
+            Self::OtherNeighbour { member } => write!(f, "{member}: {}", member.standing()),
+            Self::PhysicalFunction { devices } => {
+                let devices: Vec<String> = devices.iter().map(ToString::to_string).collect();
+                let devices = devices.join(" or ");
+                write!(
+                    f,
+                    "it is a virtual function of {devices}, which is in the way: when that is unbound, this one is removed"
+                )
+            }
             Self::DirectRegion { region } => write!(
                 f,
                 "firmware needs a device of the group to reach {} to {} at all times; no step clears that",
                 region.first, region.last
             ),
+            Self::RefusedByKernel { device } => write!(
+                f,
+                "the kernel's log says that it refuses {device}: firmware needs it mapped at all times (RMRR); no step \
+                 clears that but firmware settings or another slot"
+            ),
+            Self::MembersNotShown => f.write_str("its group may have devices that are not shown"),
+            Self::LinesNotUnderstood { lines } => {
+                write!(f, "these lines may be about its group and were not understood: {}", listed(lines))
+            }
             Self::Held { holder } => write!(f, "{holder} has it"),
+            Self::HeldUnseen => f.write_str("its group is in use (EBUSY), by no process that is shown"),
             Self::PerhapsHeld => f.write_str("it is not shown whether user space has the group open"),
             Self::NoDeviceFile => {
                 f.write_str("it has no file of its own: the kernel has none (CONFIG_VFIO_DEVICE_CDEV)")
@@ -151,4 +240,8 @@ impl fmt::Display for Reason {
             Self::DeviceFileNotShown => f.write_str("it is not shown whether it has a file of its own"),
         }
     }
+}
+
+fn listed(what: &[impl fmt::Display]) -> String {
+    what.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -1,14 +1,15 @@
 //! Why devices share a group, and what would split it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use vfio_owner::iommu_core::device_model::pci::{PciAddress, PciTopology};
 use vfio_owner::iommu_core::grouping::{self, GroupKey, Shared};
 
 /// One thing that ties devices of a group together.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize)]
+#[serde(try_from = "Written")]
 pub struct Tie {
     /// What.
     pub cause: Shared,
@@ -17,8 +18,9 @@ pub struct Tie {
 }
 
 /// What would undo a tie.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Remedy {
     /// The function can isolate, but is not told to.
     SwitchAcsOn,
@@ -51,23 +53,56 @@ impl fmt::Display for Remedy {
     }
 }
 
+/// A tie as programs read it.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    code: Code,
+    /// Where the flaw is.
+    at: PciAddress,
+    /// The other function, if two are tied to each other.
+    with: Option<PciAddress>,
+    remedy: Remedy,
+    #[serde(default, skip_deserializing)]
+    cause: String,
+    #[serde(default, skip_deserializing)]
+    what_would_split: String,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Code {
+    AliasBehind,
+    NoAcsAbove,
+    Multifunction,
+    DmaAlias,
+}
+
 impl Serialize for Tie {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let told: BTreeMap<&str, String> = [
-            ("cause", self.cause.to_string()),
-            ("at", at(self.cause).to_string()),
-            ("what_would_split", self.remedy.to_string()),
-        ]
-        .into();
-        told.serialize(serializer)
+        let (code, at, with) = match self.cause {
+            Shared::AliasBehind(bridge) => (Code::AliasBehind, bridge, None),
+            Shared::NoAcsAbove(bridge) => (Code::NoAcsAbove, bridge, None),
+            Shared::Multifunction { function, other } => (Code::Multifunction, function, Some(other)),
+            Shared::DmaAlias { function, alias } => (Code::DmaAlias, function, Some(alias)),
+        };
+        let (cause, what_would_split) = (self.cause.to_string(), self.remedy.to_string());
+        Written { code, at, with, remedy: self.remedy, cause, what_would_split }.serialize(serializer)
     }
 }
 
-/// Where the flaw is.
-const fn at(cause: Shared) -> PciAddress {
-    match cause {
-        Shared::AliasBehind(bridge) | Shared::NoAcsAbove(bridge) => bridge,
-        Shared::Multifunction { function, .. } | Shared::DmaAlias { function, .. } => function,
+impl TryFrom<Written> for Tie {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        let Written { code, at, with, remedy, .. } = written;
+        let with = with.ok_or("`with` is missing");
+        let cause = match code {
+            Code::AliasBehind => Shared::AliasBehind(at),
+            Code::NoAcsAbove => Shared::NoAcsAbove(at),
+            Code::Multifunction => Shared::Multifunction { function: at, other: with? },
+            Code::DmaAlias => Shared::DmaAlias { function: at, alias: with? },
+        };
+        Ok(Self { cause, remedy })
     }
 }
 
@@ -83,8 +118,17 @@ fn remedy(topology: &PciTopology, cause: Shared) -> Remedy {
     }
 }
 
-/// What ties the members of a group together; `None` if the topology does not explain that they are in one group.
+/// The shortest configuration space in which capabilities can be seen, in bytes.
+const WITH_CAPABILITIES: usize = 256;
+
+/// What ties the members of a group together; `None` if the topology does not explain that they are in one group, or if
+/// the capabilities of one of them, or of a bridge above, cannot be seen.
 pub(super) fn ties(topology: &PciTopology, members: &[PciAddress]) -> Option<Vec<Tie>> {
+    let above = members.iter().flat_map(|member| topology.bridges_above(*member));
+    let mut shown = members.iter().filter_map(|member| topology.get(*member)).chain(above);
+    if shown.any(|function| function.config.bytes().len() < WITH_CAPABILITIES) {
+        return None;
+    }
     let keys: BTreeSet<Option<GroupKey>> =
         members.iter().map(|member| grouping::group_key(topology, *member)).collect();
     if keys.len() > 1 {

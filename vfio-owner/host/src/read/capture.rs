@@ -3,11 +3,17 @@
 use vfio_owner::iommu_core::device_model::pci::ConfigSpace;
 use vfio_owner::iommu_core::sysfs::{LoadError, MemoryTree, Tree};
 
+use super::other_member::{LINKS, folders};
+use super::source::NUMA_NODE;
 use crate::{Host, Source};
 
 pub(super) const CAPTURED_LIFELINES: &str = "captured/lifelines";
 pub(super) const CAPTURED_HOLDERS: &str = "captured/holders";
+pub(super) const CAPTURED_TRIALS: &str = "captured/trials";
+pub(super) const CAPTURED_UNSEEN: &str = "captured/unseen";
 pub(super) const CAPTURED_DEVICE_FILES: &str = "captured/device_files";
+pub(super) const CAPTURED_ORIGINS: &str = "captured/origins";
+pub(super) const CAPTURED_IOMMU: &str = "captured/iommu";
 
 /// Where a device's serial number is, which often is its MAC address.
 const SERIAL_NUMBER: u16 = 0x03;
@@ -19,7 +25,8 @@ const VITAL_DATA_AT: u16 = 4;
 const VITAL_DATA_BYTES: u16 = 4;
 
 /// Captures the host of a tree: what the loader reads, what the machine lives on, and who has files of VFIO open. Serial
-/// numbers, MAC addresses and names of interfaces are left out; mount points and names of processes that use VFIO are in.
+/// numbers, MAC addresses and names of interfaces are left out; mount points are in, and so are names of processes that use
+/// VFIO or have disks open.
 ///
 /// # Errors
 /// The tree has no list of PCI devices.
@@ -31,10 +38,15 @@ pub fn capture(tree: &dyn Tree) -> Result<MemoryTree, LoadError> {
     for (path, bytes) in bare.collect::<Vec<_>>() {
         copy.insert(&path, bytes);
     }
+    copy_more(tree, &host, &mut copy);
     for (path, text) in [
         (CAPTURED_LIFELINES, host.lifelines.map(|lifelines| serde_json::to_string(&lifelines))),
         (CAPTURED_HOLDERS, Some(serde_json::to_string(&host.holders))),
+        (CAPTURED_TRIALS, Some(serde_json::to_string(&host.trials))),
+        (CAPTURED_UNSEEN, Some(serde_json::to_string(&host.unseen))),
         (CAPTURED_DEVICE_FILES, Some(serde_json::to_string(&host.device_files))),
+        (CAPTURED_ORIGINS, Some(serde_json::to_string(&host.origins))),
+        (CAPTURED_IOMMU, Some(serde_json::to_string(&host.iommu))),
     ] {
         // None of these can fail to be written: their keys are texts.
         if let Some(Ok(text)) = text {
@@ -42,6 +54,24 @@ pub fn capture(tree: &dyn Tree) -> Result<MemoryTree, LoadError> {
         }
     }
     Ok(copy)
+}
+
+/// Copies what [`Host::load`] reads besides the PCI functions: NUMA nodes, and the drivers of other members of groups.
+fn copy_more(tree: &dyn Tree, host: &Host, copy: &mut MemoryTree) {
+    for device in &host.pci.devices {
+        let path = format!("{}/{NUMA_NODE}", device.path);
+        if let Ok(contents) = tree.read(&path) {
+            copy.insert(&path, contents);
+        }
+    }
+    for path in folders(tree).into_iter().filter_map(|(_, _, path)| path) {
+        copy.insert_directory(&path);
+        for link in LINKS.map(|name| format!("{path}/{name}")) {
+            if let Ok(target) = tree.link(&link) {
+                copy.insert(&link, target);
+            }
+        }
+    }
 }
 
 fn without_serials(config: &[u8]) -> Vec<u8> {

@@ -1,11 +1,15 @@
 //! Which processes have files of VFIO open.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use vfio_owner::iommu_core::sysfs::{Tree, TreeError};
+use vfio_owner::iommu_core::sysfs::{Snapshot, Tree, resolve};
+use vfio_owner::viability::{DriverDma, dma_of};
 
-use super::source::{PROC, text};
+use super::asked::{self, Trial};
+use super::process::{Node, OpenFile, Processes};
+use super::source::text;
 
 /// Who has files of VFIO open, as far as it is known.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -42,6 +46,8 @@ pub enum HeldFile {
     Group(u32),
     /// That of a device, by its name.
     Device(String),
+    /// A device, or a mapping of one, of which it is not shown which it is: it was opened through its group.
+    SomeDevice,
 }
 
 impl fmt::Display for Holder {
@@ -64,41 +70,67 @@ impl Holders {
     }
 }
 
-/// The holders that the tree shows.
-pub(super) fn holders(tree: &dyn Tree) -> Holders {
-    let names = tree.list(PROC).unwrap_or_default();
-    let processes: Vec<u32> = names.iter().filter_map(|name| name.parse().ok()).collect();
-    let mut holders = Vec::new();
-    // There always is one; a tree without any does not show them.
-    let mut hidden = u32::from(processes.is_empty());
-    for process in processes {
-        let folder = format!("{PROC}/{process}/fd");
-        let files = match tree.list(&folder) {
-            Ok(files) => files,
-            // It has ended meanwhile.
-            Err(TreeError::Missing) => continue,
-            Err(_) => {
-                hidden += 1;
-                continue;
-            }
-        };
-        let targets = files.iter().filter_map(|file| tree.link(&format!("{folder}/{file}")).ok());
-        let held: Vec<HeldFile> = targets.filter_map(|target| held_file(&target)).collect();
-        if held.is_empty() {
-            continue;
-        }
-        let name = text(tree, &format!("{PROC}/{process}/comm")).unwrap_or_default().trim().to_string();
-        holders.extend(held.into_iter().map(|file| Holder { process, name: name.clone(), file }));
+/// Returns the holders that the tree shows, and what opening those groups came to that a user's driver has a device of.
+pub(super) fn holders(tree: &dyn Tree, processes: &Processes, pci: &Snapshot) -> (Holders, BTreeMap<u32, Trial>) {
+    let nodes = nodes(tree);
+    let mut holders: Vec<Holder> = Vec::new();
+    for open in &processes.open {
+        let file = held_file(open, &nodes);
+        holders.extend(file.map(|file| Holder { process: open.process, name: open.name.clone(), file }));
+    }
+    let of_users = |driver: Option<&str>| driver.is_some_and(|driver| dma_of(driver) == DriverDma::UserSpace);
+    let groups = pci.devices.iter().filter(|device| of_users(device.driver.as_deref()));
+    let groups: BTreeSet<u32> = groups.filter_map(|device| device.group).collect();
+    let trials: BTreeMap<u32, Trial> =
+        groups.into_iter().filter_map(|group| Some((group, asked::group(tree, group)?))).collect();
+    let unexplained = |(group, trial): (&u32, &Trial)| {
+        *trial == Trial::Busy && !holders.iter().any(|holder| holder.file == HeldFile::Group(*group))
+    };
+    if trials.iter().any(unexplained) {
+        // Reading the mappings of every process takes its time, so only now.
+        let mapping = processes.mapping(tree).into_iter();
+        holders.extend(mapping.map(|(process, name)| Holder { process, name, file: HeldFile::SomeDevice }));
     }
     holders.sort_unstable();
     holders.dedup();
-    if hidden > 0 { Holders::Some(holders) } else { Holders::All(holders) }
+    (if processes.hidden > 0 { Holders::Some(holders) } else { Holders::All(holders) }, trials)
 }
 
-fn held_file(target: &str) -> Option<HeldFile> {
-    let file = target.strip_prefix("/dev/vfio/")?;
+/// The files of VFIO by the numbers of their nodes.
+fn nodes(tree: &dyn Tree) -> BTreeMap<String, HeldFile> {
+    let mut nodes = BTreeMap::new();
+    for (folder, of) in [("class/vfio", group_named as fn(&str) -> Option<HeldFile>), ("class/vfio-dev", device_named)]
+    {
+        for name in tree.list(folder).unwrap_or_default() {
+            let number = resolve(tree, &format!("{folder}/{name}")).and_then(|path| text(tree, &format!("{path}/dev")));
+            nodes.extend(number.and_then(|number| Some((number.trim().to_owned(), of(&name)?))));
+        }
+    }
+    nodes
+}
+
+fn group_named(name: &str) -> Option<HeldFile> {
+    name.strip_prefix("noiommu-").unwrap_or(name).parse().ok().map(HeldFile::Group)
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "as its like for groups")]
+fn device_named(name: &str) -> Option<HeldFile> {
+    Some(HeldFile::Device(name.to_owned()))
+}
+
+/// The number of a node counts, for it may have any name; without one, its usual name does.
+fn held_file(open: &OpenFile, nodes: &BTreeMap<String, HeldFile>) -> Option<HeldFile> {
+    if open.is_vfio_device() {
+        return Some(HeldFile::SomeDevice);
+    }
+    if let Some(Node::Character(number)) = &open.node
+        && let Some(file) = nodes.get(number)
+    {
+        return Some(file.clone());
+    }
+    let file = open.target.strip_prefix("/dev/vfio/")?;
     match file.strip_prefix("devices/") {
-        Some(device) => Some(HeldFile::Device(device.to_string())),
-        None => file.strip_prefix("noiommu-").unwrap_or(file).parse().ok().map(HeldFile::Group),
+        Some(device) => device_named(device),
+        None => group_named(file),
     }
 }

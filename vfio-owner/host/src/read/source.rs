@@ -1,30 +1,45 @@
 //! Where hosts are read from: the running kernel, trees, captures, listings.
 
-use std::collections::BTreeMap;
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::iommu_core::sysfs::{
-    ArchiveError, DirTree, LoadError, MemoryTree, Snapshot, SysfsDevice, Tree, TreeError,
+    ArchiveError, DirTree, LoadError, MemoryTree, Snapshot, SysfsDevice, Tree, TreeError, Warning, WarningReason,
 };
 use vfio_owner::viability::{DriverDma, dma_of};
 
-use super::capture::{CAPTURED_DEVICE_FILES, CAPTURED_HOLDERS, CAPTURED_LIFELINES};
+use super::asked::{ASKED, Ask, ask};
+use super::capture::{
+    CAPTURED_DEVICE_FILES, CAPTURED_HOLDERS, CAPTURED_IOMMU, CAPTURED_LIFELINES, CAPTURED_ORIGINS, CAPTURED_TRIALS,
+    CAPTURED_UNSEEN,
+};
+use super::confined::Confined;
 use super::holder::holders;
+use super::iommu_state::IommuState;
 use super::lifeline::lifelines;
 use super::listing::ListingError;
-use crate::Host;
+use super::origin::origins;
+use super::other_member::other_members;
+use super::process::Processes;
+use crate::host::Gaps;
+use crate::selector::names;
+use crate::{Host, Type1};
 
 /// Where `/proc` is in the tree of a host, whose root is that of sysfs, which has no such name of its own.
 pub(super) const PROC: &str = "proc";
+
+/// The file of a device with the number of the NUMA node that it is near.
+pub(super) const NUMA_NODE: &str = "numa_node";
 
 /// Longest capture or listing that is read: a machine of a thousand devices has one of a megabyte.
 const LONGEST_FILE: u64 = 64 << 20;
 
 /// Where a host is known from; what is not shown means more in some sources than in others.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
     /// The running kernel.
@@ -34,54 +49,97 @@ pub enum Source {
     /// A copy of a sysfs tree, which may leave anything out.
     #[default]
     Tree,
-    /// A listing that shows groups, ids and drivers.
+    /// A listing as people post it, which shows whatever was posted.
     Listing,
-    /// A listing that shows groups and ids, but no drivers.
-    ListingWithoutDrivers,
 }
 
-/// The tree of a host on disk: sysfs, and what `/proc` adds to it.
+/// The tree of a host on disk: sysfs, what `/proc` adds to it, and on the running kernel what only asking it shows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HostTree {
-    sysfs: DirTree,
-    proc: DirTree,
-    source: Source,
+    place: Place,
+    proc: Place,
+    ask: Ask,
+}
+
+/// Where a tree is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// The running kernel's file system.
+    Kernel(DirTree),
+    /// A copy, which no path leads out of.
+    Copy(Confined),
+}
+
+impl Place {
+    fn tree(&self) -> &dyn Tree {
+        match self {
+            Self::Kernel(tree) => tree,
+            Self::Copy(tree) => tree,
+        }
+    }
 }
 
 impl HostTree {
-    /// The running kernel: `/sys` and `/proc`.
+    /// Returns the running kernel: `/sys` and `/proc`.
     pub fn live() -> Self {
-        Self { sysfs: DirTree::new("/sys"), proc: DirTree::new("/proc"), source: Source::Live }
+        let [place, proc] = ["/sys", "/proc"].map(|root| Place::Kernel(DirTree::new(root)));
+        Self { place, proc, ask: Ask::Passively }
     }
 
-    /// A copy: `sys` and, if it is there, `proc` in `folder`, or a sysfs tree alone that is `folder` itself.
+    /// Returns a copy: `sys` and, if it is there, `proc` in `folder`, or a sysfs tree alone that is `folder` itself. No
+    /// link in the folder leads out of it.
     pub fn copy(folder: impl AsRef<Path>) -> Self {
-        let folder = folder.as_ref();
-        Self { sysfs: DirTree::new(folder), proc: DirTree::new(folder.join(PROC)), source: Source::Tree }
+        let whole = Confined::new(&folder, "");
+        let below = if !whole.is_directory("bus") && whole.is_directory("sys/bus") { "sys" } else { "" };
+        let [place, proc] = [below, PROC].map(|below| Place::Copy(Confined::new(&folder, below)));
+        Self { place, proc, ask: Ask::Never }
+    }
+
+    /// Lets the running kernel be asked in ways that others may notice, too: each disk that a device has is opened for a
+    /// moment with nobody else, to see whether someone uses it. Does nothing to a copy.
+    #[must_use]
+    pub fn asking(mut self) -> Self {
+        if self.ask == Ask::Passively {
+            self.ask = Ask::Actively;
+        }
+        self
     }
 
     /// Where sysfs is.
     pub fn sysfs(&self) -> &Path {
-        self.sysfs.root()
+        match &self.place {
+            Place::Kernel(tree) => tree.root(),
+            Place::Copy(tree) => tree.root(),
+        }
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Whether this is the running kernel.
     pub fn source(&self) -> Source {
-        self.source
+        match self.place {
+            Place::Kernel(_) => Source::Live,
+            Place::Copy(_) => Source::Tree,
+        }
     }
 
     /// The tree that `path` is in, and what it is called there.
-    fn split<'a>(&'a self, path: &'a str) -> (&'a DirTree, &'a str) {
+    fn split<'a>(&'a self, path: &'a str) -> (&'a dyn Tree, &'a str) {
         match path.strip_prefix(PROC) {
-            Some("") => (&self.proc, ""),
-            Some(rest) if rest.starts_with('/') => (&self.proc, rest.trim_start_matches('/')),
-            _ => (&self.sysfs, path),
+            Some("") => (self.proc.tree(), ""),
+            Some(rest) if rest.starts_with('/') => (self.proc.tree(), rest.trim_start_matches('/')),
+            _ => (self.place.tree(), path),
         }
     }
 }
 
 impl Tree for HostTree {
     fn read(&self, path: &str) -> Result<Vec<u8>, TreeError> {
+        if let Some(question) = path.strip_prefix(ASKED).filter(|_| self.ask != Ask::Never) {
+            return ask(question, self.ask);
+        }
         let (tree, path) = self.split(path);
         tree.read(path)
     }
@@ -108,12 +166,38 @@ impl Host {
     /// # Errors
     /// The tree has no list of PCI devices.
     pub fn load(tree: &dyn Tree, source: Source) -> Result<Self, LoadError> {
-        let pci = Snapshot::load(tree)?;
-        let captured = json(tree, CAPTURED_LIFELINES);
-        let lifelines = captured.or_else(|| lifelines(tree, &pci));
-        let holders = json(tree, CAPTURED_HOLDERS).unwrap_or_else(|| holders(tree));
+        let mut pci = Snapshot::load(tree)?;
+        let other_members = other_members(tree);
+        pci.warnings.retain(|warning| !is_about_a_member(warning));
         let device_files = json(tree, CAPTURED_DEVICE_FILES).unwrap_or_else(|| device_files(tree, &pci));
-        Ok(Self { source, lifelines, holders, device_files, ..Self::of_snapshot(pci) })
+        let processes = LazyCell::new(|| Processes::of(tree));
+        let (holders, trials) = match json(tree, CAPTURED_HOLDERS) {
+            Some(holders) => (holders, json(tree, CAPTURED_TRIALS).unwrap_or_default()),
+            None => holders(tree, &processes, &pci),
+        };
+        let (lifelines, unseen) = match json(tree, CAPTURED_LIFELINES) {
+            Some(lifelines) => (Some(lifelines), json(tree, CAPTURED_UNSEEN).unwrap_or_default()),
+            None => lifelines(tree, &processes, &pci).map_or((None, Vec::new()), |(all, unseen)| (Some(all), unseen)),
+        };
+        let origins = json(tree, CAPTURED_ORIGINS).unwrap_or_else(|| origins(tree, &pci));
+        let iommu = json(tree, CAPTURED_IOMMU).unwrap_or_else(|| IommuState::of_tree(tree));
+        let (numa_nodes, gaps) = (numa_nodes(tree, &pci), gaps(tree, &pci, source));
+        Ok(Self {
+            other_members,
+            source,
+            lifelines,
+            unseen,
+            holders,
+            trials,
+            type1: type1(tree),
+            device_files,
+            origins,
+            numa_nodes,
+            iommu,
+            gaps,
+            names: names(tree),
+            ..Self::of_snapshot(pci)
+        })
     }
 
     /// Reads the tree of a host.
@@ -121,7 +205,7 @@ impl Host {
     /// # Errors
     /// It has no list of PCI devices.
     pub fn of_tree(tree: &HostTree) -> Result<Self, OpenHostError> {
-        Self::load(tree, tree.source).map_err(|source| OpenHostError::Tree { path: tree.sysfs().into(), source })
+        Self::load(tree, tree.source()).map_err(|error| OpenHostError::Tree { path: tree.sysfs().into(), error })
     }
 
     /// Reads what is at `path`: a folder with a copy of a tree, a capture, or a listing.
@@ -144,13 +228,13 @@ impl Host {
     pub fn of_text(text: &str, name: impl AsRef<Path>) -> Result<Self, OpenHostError> {
         let path = name.as_ref();
         if !MemoryTree::is_archive(text) {
-            return text.parse().map_err(|source| OpenHostError::Listing { path: path.into(), source });
+            return text.parse().map_err(|error| OpenHostError::Listing { path: path.into(), error });
         }
         let tree =
-            MemoryTree::from_archive(text).map_err(|source| OpenHostError::Archive { path: path.into(), source })?;
+            MemoryTree::from_archive(text).map_err(|error| OpenHostError::Archive { path: path.into(), error })?;
         let captured = tree.read(CAPTURED_HOLDERS).is_ok();
         let source = if captured { Source::Capture } else { Source::Tree };
-        Self::load(&tree, source).map_err(|source| OpenHostError::Tree { path: path.into(), source })
+        Self::load(&tree, source).map_err(|error| OpenHostError::Tree { path: path.into(), error })
     }
 }
 
@@ -180,17 +264,77 @@ pub(super) fn lines(tree: &dyn Tree, path: &str) -> Vec<String> {
     text(tree, path).unwrap_or_default().lines().map(ToOwned::to_owned).collect()
 }
 
+/// The target of a link, whatever it looks like: those of `/proc` may lead to no path at all.
+pub(super) fn link_or_text(tree: &dyn Tree, path: &str) -> Option<String> {
+    tree.link(path).ok().or_else(|| Some(text(tree, path)?.trim_end().to_owned()))
+}
+
+/// A name that came from a machine, with what would change how a terminal shows the text around it spelled out.
+pub(super) fn printable(name: &str) -> String {
+    let spell = |char: char| if is_printable(char) { vec![char] } else { char.escape_default().collect() };
+    name.chars().flat_map(spell).collect()
+}
+
+/// Returns whether a character shows as itself, where it stands: neither control characters do, nor those that turn the
+/// direction of text.
+pub fn is_printable(char: char) -> bool {
+    let turns_text = matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !char.is_control() && !turns_text
+}
+
 fn json<T: serde::de::DeserializeOwned>(tree: &dyn Tree, path: &str) -> Option<T> {
     serde_json::from_slice(&tree.read(path).ok()?).ok()
+}
+
+/// Members that are no PCI functions are no mistake of the tree.
+fn is_about_a_member(warning: &Warning) -> bool {
+    warning.reason == WarningReason::NotAFunction && warning.path.starts_with("kernel/iommu_groups/")
+}
+
+/// What the tree does not show: a link that leads nowhere, as in copies that left its target out, is not no link; and a
+/// copy without the folder of the groups, or of the drivers, has left them out.
+fn gaps(tree: &dyn Tree, pci: &Snapshot, source: Source) -> Gaps {
+    let lost: BTreeSet<&str> = pci.warnings.iter().map(|warning| &*warning.path).collect();
+    let left_out = |folder: &str| source == Source::Tree && tree.list(folder).is_err();
+    let without = |link: &str, left_out: bool| {
+        let lacks = |device: &&SysfsDevice| left_out || lost.contains(&*format!("{}/{link}", device.path));
+        pci.devices.iter().filter(lacks).map(|device| device.function.address).collect()
+    };
+    Gaps {
+        drivers: without("driver", left_out("bus/pci/drivers")),
+        groups: without("iommu_group", left_out("kernel/iommu_groups")),
+        ..Gaps::default()
+    }
+}
+
+fn numa_nodes(tree: &dyn Tree, pci: &Snapshot) -> BTreeMap<PciAddress, u32> {
+    let nodes = pci.devices.iter().filter_map(|device| {
+        // The kernel writes -1 for none.
+        let node = text(tree, &format!("{}/{NUMA_NODE}", device.path))?.trim().parse().ok()?;
+        Some((device.function.address, node))
+    });
+    nodes.collect()
 }
 
 fn device_files(tree: &dyn Tree, pci: &Snapshot) -> BTreeMap<PciAddress, String> {
     let handed_out = |device: &&SysfsDevice| device.driver.as_deref().map(dma_of) == Some(DriverDma::UserSpace);
     let named = pci.devices.iter().filter(handed_out).filter_map(|device| {
         let names = tree.list(&format!("{}/vfio-dev", device.path)).ok()?;
-        Some((device.function.address, names.into_iter().next()?))
+        // Without CONFIG_VFIO_DEVICE_CDEV the device is there, but has no file and no number.
+        let name = names.into_iter().find(|name| tree.read(&format!("{}/vfio-dev/{name}/dev", device.path)).is_ok())?;
+        Some((device.function.address, name))
     });
     named.collect()
+}
+
+/// Whether the module that containers need is there; `None` if no modules are shown.
+fn type1(tree: &dyn Tree) -> Option<Type1> {
+    if tree.list("module").ok()?.is_empty() {
+        return None;
+    }
+    let loaded = tree.is_directory("module/vfio_iommu_type1");
+    // Loading vfio-pci brings it along; what is there without it was loaded by hand, or is missing.
+    tree.is_directory("module/vfio").then_some(if loaded { Type1::Loaded } else { Type1::NotLoaded })
 }
 
 /// A host could not be read.
@@ -206,27 +350,27 @@ pub enum OpenHostError {
         error: io::Error,
     },
     /// It is no tree of sysfs.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Tree {
         /// What.
         path: PathBuf,
         /// Why.
-        source: LoadError,
+        error: LoadError,
     },
     /// It begins as a capture, but is none.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Archive {
         /// What.
         path: PathBuf,
         /// Why.
-        source: ArchiveError,
+        error: ArchiveError,
     },
     /// It is neither a capture nor a listing.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {error}", path.display())]
     Listing {
         /// What.
         path: PathBuf,
         /// Why.
-        source: ListingError,
+        error: ListingError,
     },
 }

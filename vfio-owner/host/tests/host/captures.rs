@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::symlink;
 
-use vfio_host::{HeldFile, Holders, Host, HostTree, Plan, PlanError, Possession, Source, capture, overview};
+use vfio_host::{Fact, HeldFile, Holders, Host, HostTree, Plan, PlanError, Possession, Source, capture, overview};
 use vfio_owner::iommu_core::sysfs::MemoryTree;
 
 use crate::disk::{Links, lay};
@@ -47,8 +47,8 @@ fn a_capture_answers_as_the_machine_does() {
     assert_eq!(overview(&captured), overview(&live));
     assert_eq!((&captured.lifelines, &captured.holders), (&live.lifelines, &live.holders));
     assert_eq!(captured.device_files, live.device_files);
-    let held = overview(&captured).into_iter().find(|group| group.group == Some(1)).unwrap().possession;
-    let Possession::UserSpace { holder } = held else { panic!("{held}") };
+    let held = overview(&captured).into_iter().find(|group| group.group == Fact::Is(1)).unwrap().possession;
+    let Possession::InUse { holder } = held else { panic!("{held}") };
     assert_eq!((holder.process, &*holder.name, holder.file), (4711, "qemu-system-x86", HeldFile::Group(1)));
     assert!(matches!(Plan::make(&captured, &[address("00:17.0")], &[]), Err(PlanError::Guarded { .. })));
 }

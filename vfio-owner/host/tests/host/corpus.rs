@@ -62,7 +62,7 @@ fn short(address: PciAddress) -> String {
 fn in_the_way(host: &Host, give: &[PciAddress]) -> Vec<PciAddress> {
     let mut named: Vec<PciAddress> = give
         .iter()
-        .flat_map(|device| Explanation::of(host, *device).unwrap().members)
+        .flat_map(|device| Explanation::of(host, *device).unwrap().members.to_vec())
         .filter(|member| member.standing.verdict() == Verdict::NotViable)
         .map(|member| member.device)
         .collect();
@@ -270,7 +270,7 @@ pub(crate) const CASES: &[Case] = &[
                 03:02.1 vf iavf 1 vf=03:00.0",
         give: "03:02.0",
         in_the_way: "03:00.0 03:02.0 03:02.1",
-        plan: "no: 03:00.0 is in the way and has 2 virtual functions",
+        plan: "no: it is a virtual function of 0000:03:00.0, which is in the way",
     },
     Case {
         name: "a physical function that has virtual ones",
@@ -362,7 +362,7 @@ pub(crate) const CASES: &[Case] = &[
         table: "00:01.0 root-port>01 shpchp 1
                 01:00.0 vga vfio-pci 1",
         give: "01:00.0",
-        in_the_way: "",
+        in_the_way: "00:01.0",
         plan: "-00:01.0",
     },
     Case {
@@ -377,7 +377,7 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "a variant driver of VFIO",
         table: "00:03.0 root-port>03 pcieport 1
-                03:00.0 nic mlx5-vfio-pci 1
+                03:00.0 nic mlx5_vfio_pci 1
                 03:00.1 nic mlx5_core 1",
         give: "03:00.0",
         in_the_way: "03:00.1",
@@ -505,7 +505,7 @@ pub(crate) const CASES: &[Case] = &[
                 03:00.0 fpga dfl-pci 7
                 04:00.0 fpga vfio-pci 7",
         give: "04:00.0",
-        in_the_way: "",
+        in_the_way: "03:00.0",
         plan: "-03:00.0",
     },
     Case {

@@ -85,13 +85,6 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_a_listing_or_none(text in "((IOMMU )?[Gg]roup [0-9]{1,12}:?|\\PC{0,20}|0{0,4}:?0[0-3]:0[0-2].[0-9]|\\[[0-9a-f:]{0,9}\\]|Kernel driver in use: \\PC{0,8}|[ \n\t]){0,30}") {
-        if let Ok(host) = text.parse::<Host>() {
-            ask(&host);
-        }
-    }
-
-    #[test]
     fn any_text_is_a_plan_or_none(text in "\\PC{0,200}", place in any::<prop::sample::Index>(), junk in "\\PC{0,6}") {
         let _ = Plan::from_json(&text);
         let host = Host::load(&tree(MACHINE), Source::Tree).unwrap();
@@ -99,6 +92,147 @@ proptest! {
         let at = place.index(plan.len());
         let _ = Plan::from_json(&format!("{}{junk}{}", &plan[..at], &plan[at..]));
     }
+}
+
+/// Pieces of which listings are made, whole and broken.
+const PIECES: &[&str] = &[
+    "IOMMU Group 1:",
+    "IOMMU Group 1 ",
+    "Group 15 - ",
+    "### Group 2 ###",
+    "IOMMMU Grupo 3:",
+    "iommugroup",
+    "group -1",
+    "group 99999999999",
+    "/sys/kernel/iommu_groups/1/devices/",
+    "/dev/vfio/7",
+    "Adding to iommu group 4",
+    "iommu: Adding device ",
+    " to group 5",
+    "00:01.0",
+    "0000:01:00.0",
+    "01:00.0 ",
+    "10000:e0:06.0",
+    "00:01.0/01:00.0",
+    "00:01.0/00.0",
+    "pci_0000_07_10_7",
+    "1f:1f.8",
+    "VGA compatible controller [0300]: ",
+    "PCI bridge: ",
+    "0300: ",
+    "[10de:1b80]",
+    "[0604]",
+    "(rev a1)",
+    "Virtual Function",
+    "Kernel driver in use: ",
+    "Kernel modules: ",
+    "Driver:\t",
+    "drv=",
+    "unused=",
+    "vfio-pci",
+    "nouveau",
+    "pcieport",
+    "(none)",
+    "Slot:\t",
+    "IOMMUGroup:\t1",
+    "NUMANode:\t",
+    "E: DRIVER=ccp",
+    "P: /devices/",
+    "L: iommu_group=../kernel/iommu_groups/37",
+    "<device>",
+    "<name>pci_0000_07_10_7</name>",
+    "<driver>",
+    "</driver>",
+    "<iommuGroup number='40'>",
+    "</device>",
+    "<address domain='0x0' bus='1' slot='2' function='0'/>",
+    "│ ",
+    " │",
+    "| ",
+    " |",
+    "├── ",
+    "└── ",
+    "═══",
+    "> ",
+    "* ",
+    "- ",
+    "# ",
+    "\u{1b}[31m",
+    "\u{1b}[0m",
+    "^[[1m",
+    "\u{1b}",
+    "[",
+    "]",
+    "\u{0}",
+    "\u{202e}",
+    "Firmware has requested this device have a 1:1 IOMMU mapping",
+    "ineligible for IOMMU",
+    "intel_iommu=off",
+    "Command line: ",
+    "*-display UNCLAIMED",
+    "bus info: pci@",
+    "configuration: driver=",
+    " -> ../../../",
+    "/physfn -> ",
+    "bus/pci/drivers/nvme",
+    "reserved_regions:0x0 0x1 direct",
+    "$ lspci -nnk",
+    "\n",
+    "\n",
+    "\n",
+    "\n\n",
+    "\t",
+    "        ",
+    " ",
+    "\r\n",
+    "é组",
+    "🦀",
+    "\u{a0}",
+    "{\"id\":\"0000:01:00.0\",\"iommugroup\":1}",
+];
+
+/// Text after text, from a generator whose numbers are as good as random.
+fn listing(seed: u64) -> String {
+    let mut state = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut next = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    let pieces = next(40);
+    let mut text = String::new();
+    for _ in 0..pieces {
+        text.push_str(PIECES.get(next(PIECES.len())).unwrap());
+        if next(12) == 0 {
+            text.pop();
+        }
+    }
+    text
+}
+
+/// As many listings as `LISTINGS` says, else as many as a run of the tests can afford.
+#[test]
+fn whatever_is_posted_is_read_or_refused() {
+    let count = std::env::var("LISTINGS").map_or(20_000, |count| count.parse().unwrap());
+    let mut read = 0;
+    for seed in 0..count {
+        let text = listing(seed);
+        let Ok(host) = text.parse::<Host>() else { continue };
+        read += 1;
+        for group in overview(&host) {
+            for device in group.devices {
+                let name = [&device.class, &device.name].map(|text| text.contains(char::is_control));
+                assert_eq!(name, [false, false], "{text:?}");
+                let explanation = Explanation::of(&host, device.device).unwrap();
+                assert!(!explanation.by_group.reasons.is_empty(), "no listing proves anything: {text:?}");
+            }
+        }
+        if seed % 64 == 0 {
+            ask(&host);
+        }
+    }
+    assert!(read > count / 4, "{read} of {count}");
 }
 
 #[test]

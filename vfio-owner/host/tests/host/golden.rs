@@ -2,15 +2,19 @@
 //! writes it anew.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use vfio_host::Host;
 
 use crate::program::{Run, run};
 
+fn file_of(machine: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots").join(machine).with_extension("tree")
+}
+
 /// Runs the program on a machine that comes along, for the command as it would be typed.
 fn typed(machine: &str, command: &str) -> String {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots").join(machine).with_extension("tree");
+    let file = file_of(machine);
     let mut arguments: Vec<&str> = command.split_whitespace().collect();
     arguments.extend(["--from", file.to_str().unwrap()]);
     let Run { code, out, err } = run(&arguments);
@@ -28,8 +32,9 @@ fn check(name: &str, printed: &str) {
 #[test]
 fn everything_about_both_machines() {
     for machine in ["pc", "workstation"] {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("snapshots").join(machine).with_extension("tree");
+        let file = file_of(machine);
         let devices = Host::open(file).unwrap().pci.devices;
+        check(&format!("{machine}.svg"), &run(&["draw", "--from", file_of(machine).to_str().unwrap()]).out);
         check(&format!("{machine}-list.txt"), &typed(machine, "list"));
         check(&format!("{machine}-explain.txt"), &typed(machine, "explain"));
         let plans = devices.iter().map(|device| typed(machine, &format!("plan {}", device.function.address)));

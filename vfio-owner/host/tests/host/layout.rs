@@ -21,6 +21,8 @@ pub(crate) fn tree(table: &str) -> MemoryTree {
     let slots = table.split_whitespace().filter_map(|word| word.parse::<PciAddress>().ok()).map(slot).collect();
     let mut layout = Layout { slots, ..Layout::default() };
     layout.tree.insert_directory("bus/pci/devices");
+    layout.tree.insert_directory("bus/pci/drivers");
+    layout.tree.insert_directory("kernel/iommu_groups");
     for line in table.lines().map(str::trim).filter(|line| !line.is_empty()) {
         layout.line(line);
     }
@@ -130,7 +132,9 @@ impl Layout {
             ("override", driver) => {
                 self.tree.insert(&format!("{path}/driver_override"), format!("{driver}\n"));
             }
-            ("file", _) => self.tree.insert_directory(&format!("{path}/vfio-dev/vfio0")),
+            ("file", _) => {
+                self.tree.insert(&format!("{path}/vfio-dev/vfio0/dev"), "511:0\n");
+            }
             _ => panic!("{more}"),
         }
     }

@@ -46,13 +46,11 @@ fn a_plan_is_made_applied_and_undone_on_a_copy() {
     assert_eq!((applied.code, applied.out.lines().count()), (0, 5), "{}{}", applied.out, applied.err);
     // Nothing in a copy says whether user space has the group.
     assert_eq!(explain(), 2);
-    assert_eq!(
-        run(&["plan", "01:00.0", "--sysfs", dir]).out.lines().last(),
-        Some("nothing to do: it is possible already")
-    );
+    let plan = run(&["plan", "01:00.0", "--sysfs", dir]);
+    assert!(plan.code == 2 && plan.out.contains("nothing to do, unless it is in use already"), "{}", plan.out);
     let again = run(&["apply", file.to_str().unwrap(), "--sysfs", dir]);
     assert_eq!(again.code, 1);
-    assert!(again.err.contains("make a new plan"), "{}", again.err);
+    assert!(again.err.contains("make a new"), "{}", again.err);
 
     let undone = run(&["undo", "--json", "--sysfs", dir]);
     let restored = r#"{"done":"restored","device":"0000:01:00.1","driver":"snd_hda_intel","driver_override":null}"#;
@@ -160,4 +158,55 @@ fn no_colour_goes_into_a_pipe_and_completions_come_for_every_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         assert!(run(&["completions", shell]).out.contains("explain"), "{shell}");
     }
+}
+
+#[test]
+fn the_whole_card_and_the_whole_group_go_with_one_word_and_no_driver_takes_them_back() {
+    let table = "
+        proc
+        00:01.0 root-port>01 pcieport 1
+        01:00.0 vga nouveau 1
+        01:00.1 audio snd_hda_intel 1
+        01:00.2 usb - 1
+        00:02.0 nvme nvme 1
+        00:03.0 nvme nvme 2";
+    let folder = lay(&tree(table), Links::Symbolic);
+    let dir = folder.path().to_str().unwrap();
+    let steps = |whole: &str| {
+        let run = run(&["plan", whole, "--json", "--sysfs", dir]);
+        assert_eq!(run.code, 0, "{}", run.err);
+        let plan = Plan::from_json(&run.out).unwrap();
+        let kept = |step: &&vfio_host::Step| matches!(step, vfio_host::Step::Override { .. });
+        let overridden = plan.steps.iter().filter(kept).filter_map(vfio_host::Step::device).collect::<Vec<_>>();
+        (plan.devices.len(), overridden.len(), plan.touched().len())
+    };
+    assert_eq!(steps("01:00.0"), (1, 1, 3));
+    assert_eq!(steps("01:00"), (3, 3, 4));
+    assert_eq!(steps("group:1"), (4, 4, 4));
+}
+
+#[test]
+fn a_script_leaves_alone_what_is_elsewhere_by_now_or_another_device() {
+    let folder = lay(&tree(CARD), Links::Symbolic);
+    let dir = folder.path().to_str().unwrap();
+    let sys = folder.path().join("sys");
+    let file = folder.path().join("script");
+    fs::write(&file, run(&["plan", "01:00.0", "--script", "--sysfs", dir]).out).unwrap();
+    let undo = || {
+        let output = Command::new("sh").arg(&file).arg("undo").env("SYSFS", &sys).output().unwrap();
+        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+    };
+    let before = contents(folder.path());
+    assert_eq!(undo(), (true, String::new()));
+    let device = sys.join("devices/pci0000:00/0000:00:01.0/0000:01:00.0");
+    fs::remove_file(device.join("driver")).unwrap();
+    std::os::unix::fs::symlink("../../../../bus/pci/drivers/pci-stub", device.join("driver")).unwrap();
+    fs::create_dir_all(sys.join("bus/pci/drivers/pci-stub")).unwrap();
+    let (_, told) = undo();
+    assert!(told.contains("0000:01:00.0 is on pci-stub by now, and was left alone"), "{told}");
+    fs::write(device.join("vendor"), "0x1234\n").unwrap();
+    fs::write(device.join("device"), "0x5678\n").unwrap();
+    let (done, told) = undo();
+    assert!(!done && told.contains("another device is at 0000:01:00.0"), "{told}");
+    assert_ne!(contents(folder.path()), before);
 }

@@ -1,6 +1,6 @@
 //! Drivers that come and go.
 
-use super::{DEVICE, EXPLORE, Mutant};
+use super::{DEVICE, DEVICE_OR_EXPLORE, EXPLORE, Mutant};
 
 const BINDING: &str = "device-model/src/binding.rs";
 const UNBIND: &str = "device-model/src/unbind.rs";
@@ -16,7 +16,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         old: "bus.notify(&BusEvent::NotBound(guard));
         detach(guard);",
         new: "bus.notify(&BusEvent::NotBound(guard));",
-        suites: DEVICE,
+        suites: DEVICE_OR_EXPLORE,
     },
     Mutant {
         name: "refused-dma-keeps-driver",
@@ -25,7 +25,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         old: "        Err(error) => {
             detach(guard);",
         new: "        Err(error) => {",
-        suites: DEVICE,
+        suites: DEVICE_OR_EXPLORE,
     },
     Mutant {
         name: "resources-before-dma",
@@ -100,7 +100,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         }
         ask(&mut guard)?;",
         new: "        let _ = users;",
-        suites: DEVICE,
+        suites: DEVICE_OR_EXPLORE,
     },
     Mutant {
         name: "children-stay",
@@ -124,7 +124,23 @@ pub(super) const MUTANTS: &[Mutant] = &[
         rule: "D56: what came during the probe is not waited for",
         old: "        if missed {",
         new: "        if missed && false {",
-        suites: DEVICE,
+        suites: DEVICE_OR_EXPLORE,
+    },
+    Mutant {
+        name: "triggers-read-without-order",
+        file: DEFERRED,
+        rule: "D56: whoever defers sees what came meanwhile, whichever core it came on",
+        old: "let now = deferral.clock.load(Ordering::SeqCst)",
+        new: "let now = deferral.clock.load(Ordering::Relaxed)",
+        suites: EXPLORE,
+    },
+    Mutant {
+        name: "waiters-read-without-order",
+        file: DEFERRED,
+        rule: "D56: whoever binds sees who waits, whichever core it waits on",
+        old: "        if deferral.listed.load(Ordering::SeqCst) == 0 {",
+        new: "        if deferral.listed.load(Ordering::Relaxed) == 0 {",
+        suites: EXPLORE,
     },
     Mutant {
         name: "unregistered-driver-takes",

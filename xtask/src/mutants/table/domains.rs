@@ -83,7 +83,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         rule: "I13: a device joins where its group is",
         old: "Current::Blocking => self.blocking.as_ref(),",
         new: "Current::Blocking => self.default.as_ref().map(|default| &default.domain),",
-        suites: IOMMU,
+        suites: IOMMU_OR_EXPLORE,
     },
     Mutant {
         name: "failed-join-stays",

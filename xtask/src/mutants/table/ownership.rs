@@ -13,7 +13,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         rule: "I20: a further kernel use counts",
         old: "Self::Kernel { users } => *users = users.checked_add(1).ok_or(Refused)?,",
         new: "Self::Kernel { .. } => {}",
-        suites: IOMMU,
+        suites: IOMMU_OR_EXPLORE,
     },
     Mutant {
         name: "last-use-stays",
@@ -21,7 +21,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         rule: "I21: the last use that ends frees the group",
         old: "None => *self = Self::Idle,",
         new: "None => {}",
-        suites: IOMMU,
+        suites: IOMMU_OR_EXPLORE,
     },
     Mutant {
         name: "nested-claim-not-counted",

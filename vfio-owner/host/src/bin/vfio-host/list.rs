@@ -3,18 +3,31 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use vfio_host::{DeviceEntry, GroupEntry, Host, Possession, Purpose, overview};
+use vfio_host::{DeviceEntry, Fact, GroupEntry, Host, Possession, Purpose, Selector, overview};
 
-use crate::output::{BAD, Columns, DIM, DOUBT, Format, GOOD, Outcome, STRONG, print, print_json};
+use crate::output::{BAD, Columns, DIM, DOUBT, Format, GOOD, Outcome, STRONG, driver_of, print_json, print_text};
+use crate::selection::select;
 
-pub(crate) fn run(host: &Host, format: Format) -> Result<Outcome> {
-    let groups = overview(host);
-    if format == Format::Json {
-        print_json(&groups)?;
-    } else {
-        print(&text(&groups)?)?;
+#[derive(clap::Args)]
+pub(crate) struct List {
+    /// Only groups with one of these: address, slot, ids, group:N, interface, disk, class or driver
+    devices: Vec<Selector>,
+}
+
+impl List {
+    pub(crate) fn run(&self, host: &Host, format: Format) -> Result<Outcome> {
+        let mut groups = overview(host);
+        if !self.devices.is_empty() {
+            let wanted = select(host, &self.devices)?;
+            groups.retain(|group| group.devices.iter().any(|entry| wanted.contains(&entry.device)));
+        }
+        if format == Format::Json {
+            print_json("groups", &groups)?;
+        } else {
+            print_text(&text(&groups)?)?;
+        }
+        Ok(Outcome::Possible)
     }
-    Ok(Outcome::Possible)
 }
 
 fn text(groups: &[GroupEntry]) -> Result<String> {
@@ -25,11 +38,15 @@ fn text(groups: &[GroupEntry]) -> Result<String> {
     for group in groups {
         let style = match group.possession {
             Possession::Free => GOOD,
-            Possession::PerhapsUserSpace | Possession::Unknown { .. } => DOUBT,
             Possession::Blocked { .. } | Possession::NoIommu => BAD,
-            Possession::Kernel { .. } | Possession::UserSpace { .. } => STRONG,
+            Possession::Kernel { .. } | Possession::InUse { .. } | Possession::InUseUnseen => STRONG,
+            _ => DOUBT,
         };
-        let name = group.group.map_or_else(|| "no group".to_owned(), |number| format!("group {number}"));
+        let name = match group.group {
+            Fact::Is(number) => format!("group {number}"),
+            Fact::Absent => "no group".to_owned(),
+            Fact::Unknown => "group".to_owned(),
+        };
         write!(out, "{name}: {style}{}{style:#}", group.possession)?;
         match &group.domain {
             Some(domain) => writeln!(out, "  {DIM}[{domain}]{DIM:#}")?,
@@ -38,6 +55,9 @@ fn text(groups: &[GroupEntry]) -> Result<String> {
         let mut devices = Columns::new();
         group.devices.iter().for_each(|device| devices.row(row(device)));
         devices.write(&mut out, "  ", &widths)?;
+        for member in &group.other_members {
+            writeln!(out, "  {member}  {}", driver_of(&member.driver))?;
+        }
     }
     Ok(out)
 }
@@ -47,7 +67,7 @@ fn row(device: &DeviceEntry) -> [(anstyle::Style, String); 5] {
     let purposes: Vec<String> = device.purposes.iter().map(Purpose::to_string).collect();
     [
         (plain, device.device.to_string()),
-        (plain, device.driver.clone().unwrap_or_else(|| "-".to_owned())),
+        (plain, driver_of(&device.driver)),
         (plain, device.class.clone()),
         (DIM, device.name.clone()),
         (DOUBT, purposes.join("; ")),

@@ -1,10 +1,16 @@
 //! `vfio-host`: says which device keeps a group from user space, why, and what to do.
 
+mod candidates;
 mod change;
 mod explain;
 mod list;
 mod output;
+mod persist;
 mod plan;
+mod ready;
+mod selection;
+mod shell;
+mod tool;
 
 use std::io::{read_to_string, stdin};
 use std::path::{Path, PathBuf};
@@ -12,9 +18,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser, Subcommand};
-use vfio_host::{Host, HostTree, capture};
+use vfio_host::{Host, HostTree, capture, draw};
 
-use output::{BAD, Format, Outcome, print, warn_of};
+use output::{Format, Outcome, print, warn_of};
 
 /// Says who has which IOMMU group, which device keeps a group from user space, and what to do about it.
 ///
@@ -26,7 +32,8 @@ use output::{BAD, Format, Outcome, print, warn_of};
 Examples:
   vfio-host list                          who has which group
   vfio-host explain 01:00.0               what is in the way of giving it away
-  vfio-host plan 01:00.0                  the steps that make it possible
+  vfio-host plan 01:00                    the steps that make it possible for the whole card
+  vfio-host plan eth1 group:4             devices by interface, disk, ids, class or group as well
   vfio-host plan 01:00.0 --json > p.json; sudo vfio-host apply p.json
   sudo vfio-host undo                     everything as it was before
   vfio-host explain --from - < posted.txt from what `lspci -nnk` and a list of groups show
@@ -60,7 +67,9 @@ struct Machine {
 #[derive(Subcommand)]
 enum Command {
     /// List the groups: devices, drivers, and who has each group or can have it
-    List,
+    List(list::List),
+    /// List the devices that can go without harm, the cheapest first, each proved by a plan
+    Candidates,
     /// Say of devices whether they may be given to user space now, and what is in the way
     Explain(explain::Explain),
     /// Make the shortest list of steps that lets user space have devices, played on a model first
@@ -69,6 +78,18 @@ enum Command {
     Apply(plan::Apply),
     /// Bring everything back to what it was before `apply`, interrupted or not
     Undo(plan::Undo),
+    /// Draw the machine as SVG: bridges as a tree, groups as areas, and what is in the way
+    Draw {
+        /// Where to write it, instead of standard output
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Look whether guests can run with devices: permissions, locked memory, interrupt remapping, reset, displays
+    Ready(ready::Ready),
+    /// Write devices as the next tool wants them
+    Tool(tool::Tool),
+    /// Keep devices on vfio-pci over reboots, as root; `--undo` takes it back
+    Persist(persist::Persist),
     /// Capture this machine in one file for `--from`, without serial numbers and MAC addresses
     Snapshot {
         /// Where to write it, instead of standard output
@@ -87,6 +108,11 @@ enum Command {
         /// Which
         shell: clap_complete::Shell,
     },
+    /// Write the man pages
+    Man {
+        /// The folder that they go into
+        folder: PathBuf,
+    },
 }
 
 impl Machine {
@@ -96,10 +122,19 @@ impl Machine {
 
     /// The machine, after a word on what its source left out.
     fn host(&self) -> Result<Host> {
+        self.read(&self.tree())
+    }
+
+    /// The machine, looked at as closely as before a change.
+    fn host_to_change(&self) -> Result<Host> {
+        self.read(&self.tree().asking())
+    }
+
+    fn read(&self, tree: &HostTree) -> Result<Host> {
         let host = match &self.from {
             Some(path) if path == Path::new("-") => Host::of_text(&read_to_string(stdin())?, "standard input")?,
             Some(path) => Host::open(path)?,
-            None => Host::of_tree(&self.tree())?,
+            None => Host::of_tree(tree)?,
         };
         warn_of(&host);
         Ok(host)
@@ -113,41 +148,54 @@ impl Machine {
 }
 
 impl Arguments {
+    const fn format(&self) -> Format {
+        if self.json { Format::Json } else { Format::Text }
+    }
+
     fn run(&self) -> Result<Outcome> {
-        let format = if self.json { Format::Json } else { Format::Text };
+        let format = self.format();
         match &self.command {
-            Command::List => list::run(&self.machine.host()?, format),
+            Command::List(list) => list.run(&self.machine.host()?, format),
+            Command::Candidates => candidates::run(&self.machine.host()?, format),
+            Command::Ready(ready) => ready.run(&self.machine.changeable()?, format),
+            Command::Tool(tool) => tool.run(&self.machine.host()?),
+            Command::Persist(persist) => persist.run(&self.machine.host()?, format),
             Command::Explain(explain) => explain.run(&self.machine.host()?, format),
-            Command::Plan(make) => make.run(&self.machine.host()?, format),
+            Command::Plan(make) => make.run(&self.machine.host_to_change()?, format),
             Command::Apply(apply) => apply.run(&self.machine.changeable()?, format),
             Command::Undo(undo) => Ok(undo.run(&self.machine.changeable()?, format)),
-            Command::Snapshot { output } => snapshot(&self.machine.changeable()?, output.as_ref()),
+            Command::Draw { output } => write_out(&draw(&self.machine.host()?), output.as_deref()),
+            Command::Snapshot { output } => snapshot(&self.machine.changeable()?, output.as_deref()),
             Command::Diff { before, after } => change::run(before, after, format),
-            Command::Completions { shell } => {
-                let mut command = Self::command();
-                clap_complete::generate(*shell, &mut command, "vfio-host", &mut std::io::stdout());
-                Ok(Outcome::Possible)
-            }
+            Command::Completions { shell } => shell::completions(*shell, &mut Self::command()),
+            Command::Man { folder } => shell::man_pages(folder, Self::command()),
         }
     }
 }
 
-fn snapshot(tree: &HostTree, output: Option<&PathBuf>) -> Result<Outcome> {
-    let archive = capture(tree).with_context(|| tree.sysfs().display().to_string())?.to_archive();
+fn snapshot(tree: &HostTree, output: Option<&Path>) -> Result<Outcome> {
+    write_out(&capture(tree).with_context(|| tree.sysfs().display().to_string())?.to_archive(), output)
+}
+
+fn write_out(text: &str, output: Option<&Path>) -> Result<Outcome> {
     match output {
-        Some(path) => std::fs::write(path, archive).with_context(|| path.display().to_string())?,
-        None => print(&archive)?,
+        Some(path) => std::fs::write(path, text).with_context(|| path.display().to_string())?,
+        None => print(text)?,
     }
     Ok(Outcome::Possible)
 }
 
 fn main() -> ExitCode {
-    match Arguments::parse().run() {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return output::usage(&error),
+    };
+    match arguments.run() {
         Ok(outcome) => outcome.into(),
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            anstream::eprintln!("{BAD}vfio-host:{BAD:#} {error:#}");
-            ExitCode::from(2)
+            output::complain("vfio-host", &error, arguments.format());
+            Outcome::Unknown.into()
         }
     }
 }

@@ -36,17 +36,31 @@ bind() {
     expect "$1" "$2"
 }
 
-# restore DEVICE DRIVER OVERRIDE: back to that, from wherever it is
-restore() {
-    found=$(driver_of "$1")
-    if [ -n "$found" ] && [ "$found" != "$2" ]; then unbind "$1" "$found"; found=; fi
-    set_override "$1" "$3"
-    if [ -n "$2" ] && [ "$found" != "$2" ]; then bind "$1" "$2"; fi
+# same DEVICE VENDOR ID: another device may be at the address by now
+same() {
+    at="$sys/bus/pci/devices/$1"
+    [ -e "$at" ] || stop "$1 is not there"
+    [ ! -e "$at/vendor" ] || [ "$(cat "$at/vendor") $(cat "$at/device")" = "$2 $3" ] || stop "another device is at $1"
 }
 
+# restore DEVICE DRIVER OVERRIDE LEFT: back to that, from no driver or the one that it was left on
+restore() {
+    found=$(driver_of "$1")
+    if [ -n "$found" ] && [ "$found" != "$2" ] && [ "$found" != "$4" ]; then
+        echo "$0: $1 is on $found by now, and was left alone" >&2
+        return
+    fi
+    if [ -n "$found" ] && [ "$found" != "$2" ]; then unbind "$1" "$found"; found=; fi
+    # An override keeps every other driver from binding.
+    if [ -n "$2" ] && [ "$found" != "$2" ]; then set_override "$1" ""; bind "$1" "$2"; fi
+    set_override "$1" "$3"
+}
+
+same 0000:02:00.0 0x1b36 0x0010
+same 0000:03:00.0 0x8086 0x10d3
 if [ "${1:-}" = undo ]; then
-    restore 0000:03:00.0 'e1000e' ''
-    restore 0000:02:00.0 'nvme' ''
+    restore 0000:03:00.0 'e1000e' '' ''
+    restore 0000:02:00.0 'nvme' '' 'vfio-pci'
     exit 0
 fi
 

@@ -1,0 +1,396 @@
+//! What a listing says, merged by device; what contradicts itself is an error that names both lines.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use vfio_owner::iommu_core::device_model::pci::{ConfigSpace, Devfn, PciAddress, PciFunction};
+use vfio_owner::iommu_core::reserved::ReservedRegion;
+use vfio_owner::iommu_core::sysfs::{Snapshot, SysfsDevice, SysfsDriver, SysfsGroup};
+
+use super::ListingErrorReason;
+use super::token::hex4;
+use super::words::class_code;
+use crate::host::{Gaps, Words};
+use crate::read::{IommuState, OtherMember, Source};
+use crate::{Fact, Host};
+
+/// The class of bridges between PCI buses, whose header is of a bridge.
+const CLASS_PCI_BRIDGE: u32 = 0x0604;
+
+/// A virtual function is said to be of one of so many functions at most.
+const MOST_PARENTS: usize = 8;
+
+/// What a line says of a device.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Claim {
+    /// The group that it is in; `None` for no group.
+    Group(Option<u32>),
+    /// The driver that it is on; `None` for no driver.
+    Driver(Option<String>),
+    /// Its vendor and device id.
+    Ids(u16, u16),
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Group(Some(group)) => write!(f, "in group {group}"),
+            Self::Group(None) => f.write_str("in no group"),
+            Self::Driver(Some(driver)) => write!(f, "on driver {driver}"),
+            Self::Driver(None) => f.write_str("on no driver"),
+            Self::Ids(vendor, device) => write!(f, "a {vendor:04x}:{device:04x}"),
+        }
+    }
+}
+
+/// How a listing shows a device: what is missing in one form may be shown in another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(super) enum Form {
+    /// `lspci`, with what belongs to the device in lines below.
+    #[default]
+    Lspci,
+    /// `KEY: VALUE` lines: `lspci -vmm`, umockdev, libvirt, lshw.
+    Record,
+}
+
+/// How sure it is that a device is in a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    /// The listing says so.
+    Shown,
+    /// It stands where the group's devices may have ended.
+    Perhaps,
+}
+
+/// What is said of one device, each with the line that says it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Record {
+    group: Option<(Option<u32>, usize)>,
+    perhaps_in: Option<u32>,
+    driver: Option<(Option<String>, usize)>,
+    ids: Option<(u16, u16, usize)>,
+    class: u32,
+    words: Words,
+    numa_node: Option<u32>,
+    parent: Option<PciAddress>,
+    /// It is listed, and not only mentioned.
+    pub(super) listed: bool,
+    pub(super) form: Form,
+    /// Lines that come with its driver, if it has one, are there.
+    pub(super) details: bool,
+    /// Its modules are shown, so its driver would be.
+    pub(super) modules: bool,
+}
+
+/// What is said of all devices and groups.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    pub(super) devices: BTreeMap<PciAddress, Record>,
+    others: BTreeMap<(u32, String), OtherMember>,
+    refused: BTreeSet<PciAddress>,
+    regions: BTreeMap<u32, Vec<ReservedRegion>>,
+    /// The groups in a listing of all groups, as `find` makes it.
+    pub(super) enumerated: BTreeSet<u32>,
+    incomplete: BTreeSet<u32>,
+    pub(super) iommu: IommuState,
+    pub(super) skipped: usize,
+    pub(super) doubtful: Vec<usize>,
+}
+
+type Merged = Result<(), ListingErrorReason>;
+
+impl Facts {
+    pub(super) fn device(&mut self, device: PciAddress) -> &mut Record {
+        self.devices.entry(device).or_default()
+    }
+
+    /// A device is in a group, or in none.
+    pub(super) fn group(&mut self, device: PciAddress, group: Option<u32>, place: Place, line: usize) -> Merged {
+        let record = self.device(device);
+        if place == Place::Perhaps {
+            record.perhaps_in = group;
+            return Ok(());
+        }
+        match record.group {
+            Some((before, first_line)) if before != group => {
+                let (first, second) = (Claim::Group(before), Claim::Group(group));
+                Err(ListingErrorReason::Contradiction { device, first, first_line, second })
+            }
+            Some(_) => Ok(()),
+            None => {
+                record.group = Some((group, line));
+                Ok(())
+            }
+        }
+    }
+
+    /// The log says that the device left its group; what comes later counts.
+    pub(super) fn left_group(&mut self, device: PciAddress) {
+        self.device(device).group = None;
+    }
+
+    pub(super) fn shows_driver(&self, device: PciAddress) -> bool {
+        self.devices.get(&device).is_some_and(|record| record.driver.is_some())
+    }
+
+    pub(super) fn driver(&mut self, device: PciAddress, driver: Option<String>, line: usize) -> Merged {
+        let driver = driver.map(|name| spaced(&name));
+        let record = self.device(device);
+        match &record.driver {
+            Some((before, first_line)) if *before != driver => {
+                let (first, second) = (Claim::Driver(before.clone()), Claim::Driver(driver));
+                Err(ListingErrorReason::Contradiction { device, first, first_line: *first_line, second })
+            }
+            Some(_) => Ok(()),
+            None => {
+                record.driver = Some((driver, line));
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn ids(&mut self, device: PciAddress, (vendor, id): (u16, u16), line: usize) -> Merged {
+        let record = self.device(device);
+        match record.ids {
+            Some((v, d, first_line)) if (v, d) != (vendor, id) && v != 0 && d != 0 => {
+                let (first, second) = (Claim::Ids(v, d), Claim::Ids(vendor, id));
+                Err(ListingErrorReason::Contradiction { device, first, first_line, second })
+            }
+            _ => {
+                record.ids = Some((vendor, id, line));
+                Ok(())
+            }
+        }
+    }
+
+    /// One of the two ids; the other comes in another line.
+    pub(super) fn vendor(&mut self, device: PciAddress, vendor: u16, line: usize) {
+        let record = self.device(device);
+        record.ids = Some((vendor, record.ids.map_or(0, |(_, device, _)| device), line));
+    }
+
+    /// See [`vendor`](Self::vendor).
+    pub(super) fn device_id(&mut self, device: PciAddress, id: u16, line: usize) {
+        let record = self.device(device);
+        record.ids = Some((record.ids.map_or(0, |(vendor, _, _)| vendor), id, line));
+    }
+
+    /// The kind of device: base class and subclass.
+    pub(super) fn class(&mut self, device: PciAddress, class: u32) {
+        let record = self.device(device);
+        if record.class == 0 {
+            record.class = class;
+        }
+    }
+
+    /// The kind of device in words, with its number in brackets or without.
+    pub(super) fn class_words(&mut self, device: PciAddress, text: &str) {
+        let bracketed = text.split('[').skip(1).find_map(|part| hex4(part.split_once(']')?.0));
+        let words = text.split('[').next().unwrap_or_default().trim();
+        match bracketed.map(u32::from).or_else(|| class_code(words)) {
+            Some(code) => self.class(device, code),
+            None => self.device(device).words.class = spaced(words),
+        }
+    }
+
+    pub(super) fn name(&mut self, device: PciAddress, name: &str) {
+        let name = spaced(name);
+        let words = &mut self.device(device).words;
+        if words.name.is_empty() {
+            words.name = name;
+        } else if !words.name.contains(&name) {
+            words.name = format!("{} {name}", words.name);
+        }
+    }
+
+    pub(super) fn numa_node(&mut self, device: PciAddress, node: u32) {
+        self.device(device).numa_node = Some(node);
+    }
+
+    pub(super) fn parent(&mut self, device: PciAddress, physical_function: PciAddress) {
+        self.device(device).parent = Some(physical_function);
+    }
+
+    pub(super) fn refused(&mut self, device: PciAddress) {
+        self.device(device);
+        self.refused.insert(device);
+    }
+
+    pub(super) fn region(&mut self, group: u32, region: ReservedRegion) {
+        self.regions.entry(group).or_default().push(region);
+    }
+
+    /// A member that is no PCI function; what is known of its bus and driver is kept.
+    pub(super) fn other_member(&mut self, group: u32, name: &str, bus: Fact<String>, driver: Fact<String>) {
+        let new = || OtherMember { group, name: name.to_owned(), bus: Fact::Unknown, driver: Fact::Unknown };
+        let member = self.others.entry((group, name.to_owned())).or_insert_with(new);
+        if member.bus == Fact::Unknown {
+            member.bus = bus;
+        }
+        if member.driver == Fact::Unknown {
+            member.driver = driver;
+        }
+    }
+
+    /// A group may have a member besides those that are read.
+    pub(super) fn perhaps_more_in(&mut self, group: u32) {
+        self.incomplete.insert(group);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.devices.is_empty() && self.others.is_empty()
+    }
+
+    /// The host that is described.
+    pub(super) fn into_host(mut self) -> Host {
+        self.conclude_drivers();
+        self.conclude_groups();
+        let mut parents = self.parents();
+        for (address, candidates) in &parents {
+            // The only function on the bus that it can be of.
+            if let ([parent], Some(record)) = (&candidates[..], self.devices.get_mut(address))
+                && parent.bus() == address.bus()
+            {
+                record.parent = Some(*parent);
+            }
+        }
+        parents.retain(|address, candidates| !matches!(&candidates[..], [parent] if parent.bus() == address.bus()));
+        let mut children: BTreeMap<PciAddress, Vec<PciAddress>> = BTreeMap::new();
+        for (address, candidates) in &parents {
+            for parent in candidates {
+                children.entry(*parent).or_default().push(*address);
+            }
+        }
+        let gaps = self.gaps();
+        let functions = self.devices.iter().map(|(address, record)| record.device(*address));
+        let host = Host::of_snapshot(snapshot(functions.collect(), self.regions));
+        let words = self.devices.iter().map(|(address, record)| (*address, record.words.clone()));
+        let nodes = self.devices.iter().filter_map(|(address, record)| Some((*address, record.numa_node?)));
+        let grouped = !host.pci.groups.is_empty() || !self.others.is_empty();
+        Host {
+            source: Source::Listing,
+            other_members: self.others.into_values().collect(),
+            numa_nodes: nodes.collect(),
+            iommu: if grouped { IommuState::On } else { self.iommu },
+            gaps,
+            words: words.filter(|(_, words)| *words != Words::default()).collect(),
+            refused: self.refused,
+            parents,
+            children,
+            ..host
+        }
+    }
+
+    /// A device whose driver is not shown has none if the same form shows the drivers of others, and it in detail.
+    fn conclude_drivers(&mut self) {
+        let shown: BTreeSet<Form> =
+            self.devices.values().filter(|record| record.driver.is_some()).map(|record| record.form).collect();
+        for record in self.devices.values_mut().filter(|record| record.driver.is_none()) {
+            if record.modules || record.details && shown.contains(&record.form) {
+                record.driver = Some((None, 0));
+            }
+        }
+    }
+
+    /// Where all groups are listed, and none of them has a PCI function, no function has one; nor without an IOMMU.
+    fn conclude_groups(&mut self) {
+        let any = self.devices.values().any(|record| record.group.is_some() || record.perhaps_in.is_some());
+        // The groups that are there are numbered from 0; in a list that was cut, the first has a PCI function.
+        let whole =
+            !self.enumerated.is_empty() && self.enumerated.iter().zip(0..).all(|(group, place)| *group == place);
+        let none = !any && (whole || matches!(self.iommu, IommuState::SwitchedOff | IommuState::NotDescribed));
+        for record in self.devices.values_mut().filter(|record| record.group.is_none()) {
+            match record.perhaps_in {
+                Some(group) => {
+                    self.incomplete.insert(group);
+                }
+                None if none => record.group = Some((None, 0)),
+                None => {}
+            }
+        }
+        // A device that is listed without its group may be in any.
+        if self.devices.values().any(|record| record.listed && record.group.is_none()) {
+            self.incomplete.extend(self.devices.values().filter_map(|record| record.group?.0));
+        }
+    }
+
+    /// The functions of which a virtual function may be one: of its maker and kind, on the same bus, else on one before.
+    fn parents(&self) -> BTreeMap<PciAddress, Vec<PciAddress>> {
+        let key = |record: &Record| (record.ids.map(|(vendor, _, _)| vendor), record.class);
+        let is_virtual = |record: &Record| record.words.name.contains("Virtual Function") || record.parent.is_some();
+        let mut physical: BTreeMap<_, Vec<PciAddress>> = BTreeMap::new();
+        for (address, record) in self.devices.iter().filter(|(_, record)| !is_virtual(record)) {
+            physical.entry(key(record)).or_default().push(*address);
+        }
+        let mut parents = BTreeMap::new();
+        let orphans = self.devices.iter().filter(|(_, record)| is_virtual(record) && record.parent.is_none());
+        for (address, record) in orphans {
+            let fitting = physical.get(&key(record)).map_or(&[][..], Vec::as_slice);
+            let on_bus = |bus: u8| PciAddress::new(address.domain(), bus, Devfn::from_byte(0));
+            let from = |start: PciAddress| fitting.partition_point(|other| *other < start);
+            let (domain, bus, end) = (from(on_bus(0)), from(on_bus(address.bus())), from(*address));
+            let near = if bus < end { bus..end } else { domain..bus };
+            // Of so many, none is meant.
+            let candidates = fitting.get(near).filter(|candidates| candidates.len() <= MOST_PARENTS);
+            parents.insert(*address, candidates.unwrap_or_default().to_vec());
+        }
+        parents
+    }
+
+    fn gaps(&self) -> Gaps {
+        let without = |lacks: fn(&Record) -> bool| {
+            self.devices.iter().filter(|(_, record)| lacks(record)).map(|(address, _)| *address).collect()
+        };
+        Gaps {
+            drivers: without(|record| record.driver.is_none()),
+            groups: without(|record| record.group.is_none()),
+            members: self.incomplete.clone(),
+            skipped_lines: self.skipped,
+            doubtful_lines: self.doubtful.clone(),
+        }
+    }
+}
+
+/// The words of a text with one space between them.
+fn spaced(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+impl Record {
+    fn device(&self, address: PciAddress) -> SysfsDevice {
+        let (vendor, device, _) = self.ids.unwrap_or_default();
+        let config = ConfigSpace::builder().ids(vendor, device).class(self.class << 8);
+        // Which buses are behind a bridge is not listed.
+        let config = if self.class == CLASS_PCI_BRIDGE { config.bridge(0, 0).build() } else { config.build() };
+        let mut function = PciFunction::new(address, config);
+        function.physical_function = self.parent;
+        SysfsDevice {
+            function,
+            path: String::new(),
+            driver: self.driver.as_ref().and_then(|(driver, _)| driver.clone()),
+            driver_override: None,
+            group: self.group.and_then(|(group, _)| group),
+        }
+    }
+}
+
+/// The devices with the lists of groups and drivers that agree with them.
+fn snapshot(devices: Vec<SysfsDevice>, mut regions: BTreeMap<u32, Vec<ReservedRegion>>) -> Snapshot {
+    let mut groups: BTreeMap<u32, Vec<PciAddress>> = BTreeMap::new();
+    let mut drivers: BTreeMap<String, Vec<PciAddress>> = BTreeMap::new();
+    for device in &devices {
+        let address = device.function.address;
+        if let Some(number) = device.group {
+            groups.entry(number).or_default().push(address);
+        }
+        if let Some(driver) = &device.driver {
+            drivers.entry(driver.clone()).or_default().push(address);
+        }
+    }
+    let groups = groups.into_iter().map(|(number, members)| {
+        let reserved = regions.remove(&number).unwrap_or_default();
+        SysfsGroup { number, members, reserved, ..SysfsGroup::default() }
+    });
+    let drivers = drivers.into_iter().map(|(name, devices)| SysfsDriver { name, devices });
+    Snapshot { groups: groups.collect(), drivers: drivers.collect(), devices, warnings: Vec::new() }
+}

@@ -1,0 +1,99 @@
+//! Tables: columns between bars, with a heading.
+
+use vfio_owner::iommu_core::device_model::pci::PciAddress;
+
+use super::ListingErrorReason;
+use super::facts::{Facts, Place};
+use super::token::{self, hex4};
+
+/// The columns of a table, by what they are about.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    columns: Vec<Column>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Column {
+    Group,
+    Class,
+    Vendor,
+    DeviceId,
+    Name,
+    Driver,
+    Other,
+}
+
+impl Table {
+    /// The cells of a row; `None` if the line is no row.
+    pub(super) fn cells(text: &str) -> Option<Vec<&str>> {
+        let bars = ['│', '┃', '║', '|'];
+        let cells: Vec<&str> = text.split(bars).map(str::trim).collect();
+        if cells.len() < 3 || cells.iter().all(|cell| cell.is_empty()) {
+            return None;
+        }
+        let inner = cells.strip_prefix(&[""]).unwrap_or(&cells);
+        Some(inner.to_vec())
+    }
+
+    /// Reads a row; whether it was understood.
+    pub(super) fn row(&mut self, cells: &[&str], line: usize, facts: &mut Facts) -> Result<bool, ListingErrorReason> {
+        if cells.iter().all(|cell| cell.chars().all(|c| !c.is_alphanumeric())) {
+            return Ok(true);
+        }
+        let address = cells.iter().find_map(|cell| token::addresses(cell).first().map(|found| found.value));
+        let Some(device) = address else {
+            self.columns = cells.iter().map(|cell| column(cell)).collect();
+            return Ok(self.columns.iter().any(|column| *column != Column::Other));
+        };
+        facts.device(device).listed = true;
+        let mut ids = (None, None);
+        for (cell, column) in cells.iter().zip(&self.columns) {
+            match column {
+                Column::Group => group(facts, device, cell, line)?,
+                Column::Class => match cell.strip_prefix("0x").and_then(|hex| u32::from_str_radix(hex, 16).ok()) {
+                    Some(class) if cell.len() > 6 => facts.class(device, class >> 8),
+                    Some(class) => facts.class(device, class),
+                    None => facts.class_words(device, cell),
+                },
+                Column::Vendor => ids.0 = hex4(cell),
+                Column::DeviceId => ids.1 = hex4(cell),
+                Column::Name => facts.name(device, cell),
+                Column::Driver => match *cell {
+                    "" => {}
+                    "-" | "none" | "(none)" => facts.driver(device, None, line)?,
+                    driver => facts.driver(device, Some(driver.to_owned()), line)?,
+                },
+                Column::Other => {}
+            }
+        }
+        if let (Some(vendor), Some(id)) = ids {
+            facts.ids(device, (vendor, id), line)?;
+        }
+        Ok(true)
+    }
+}
+
+fn group(facts: &mut Facts, device: PciAddress, cell: &str, line: usize) -> Result<(), ListingErrorReason> {
+    match cell.parse::<i64>() {
+        Ok(-1) => facts.group(device, None, Place::Shown, line),
+        Ok(number) => match u32::try_from(number) {
+            Ok(number) => facts.group(device, Some(number), Place::Shown, line),
+            Err(_) => Ok(()),
+        },
+        Err(_) => Ok(()),
+    }
+}
+
+fn column(heading: &str) -> Column {
+    let lower = heading.trim_matches(['*', '`', '"']).to_ascii_lowercase();
+    let has_group = token::words(&lower).any(|word| token::is_group_word(word.value));
+    match &*lower {
+        _ if has_group => Column::Group,
+        "class" | "type" | "kind" => Column::Class,
+        "vendor" | "vendor id" => Column::Vendor,
+        "device" | "device id" => Column::DeviceId,
+        "device_name" | "device name" | "name" | "description" => Column::Name,
+        "driver" | "kernel driver" | "driver in use" | "kernel driver in use" => Column::Driver,
+        _ => Column::Other,
+    }
+}

@@ -1,0 +1,117 @@
+//! Members of groups that are no PCI functions.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use vfio_owner::iommu_core::device_model::pci::PciAddress;
+use vfio_owner::iommu_core::sysfs::{Tree, resolve};
+use vfio_owner::viability::{DmaBus, DriverDma, Standing, dma_on};
+
+use crate::Fact;
+
+/// The bus of mediated devices, each of which is in a group of its own; its parent stays on its driver.
+pub(super) const MDEV: &str = "mdev";
+
+/// Where sysfs keeps groups.
+const GROUPS: &str = "kernel/iommu_groups";
+
+/// A member of a group that is no PCI function: a platform device, for example.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct OtherMember {
+    /// The group.
+    pub group: u32,
+    /// The name that sysfs gives the device.
+    pub name: String,
+    /// The name of its bus.
+    pub bus: Fact<String>,
+    /// The driver that it is bound to.
+    pub driver: Fact<String>,
+}
+
+impl OtherMember {
+    /// Returns what kind of device it is, in words.
+    pub fn kind(&self) -> &'static str {
+        match self.bus.as_ref().map(String::as_str) {
+            Fact::Is("platform") => "platform device",
+            Fact::Is("amba") => "amba device",
+            Fact::Is("fsl-mc") => "fsl-mc device",
+            Fact::Is("cdx") => "cdx device",
+            Fact::Is(MDEV) => "mediated device",
+            _ => "no PCI device",
+        }
+    }
+
+    /// Returns how the device stands to a claim of its group.
+    ///
+    /// A driver on a bus that takes no part in DMA ownership is never in the way (D60).
+    pub fn standing(&self) -> Standing {
+        let bus = self.bus.as_ref().map(|name| DmaBus::of_name(name));
+        if bus == Fact::Is(None) {
+            return Standing::NotInUse;
+        }
+        let driver: Arc<str> = match &self.driver {
+            Fact::Is(driver) => driver.as_str().into(),
+            Fact::Absent => return Standing::NoDriver,
+            Fact::Unknown => return Standing::DriverNotShown,
+        };
+        match bus.known().flatten().map(|bus| dma_on(bus, &driver)) {
+            Some(DriverDma::Managed | DriverDma::UserSpace) => Standing::Managed { driver },
+            Some(DriverDma::Kernel) => Standing::KernelUse { driver },
+            Some(DriverDma::Unknown) | None => Standing::UnknownDriver { driver },
+        }
+    }
+}
+
+impl fmt::Display for OtherMember {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.bus {
+            Fact::Is(bus) => write!(f, "{bus} device {}", self.name),
+            Fact::Absent | Fact::Unknown => f.write_str(&self.name),
+        }
+    }
+}
+
+/// What is read of each.
+pub(super) const LINKS: [&str; 2] = ["driver", "subsystem"];
+
+/// Returns the folders of the members that are no PCI functions, with their groups.
+pub(super) fn folders(tree: &dyn Tree) -> Vec<(u32, String, Option<String>)> {
+    let mut found = Vec::new();
+    for group in tree.list(GROUPS).unwrap_or_default() {
+        let Ok(number) = group.parse::<u32>() else { continue };
+        let folder = format!("{GROUPS}/{group}/devices");
+        for name in tree.list(&folder).unwrap_or_default() {
+            if name.parse::<PciAddress>().is_err() {
+                let path = resolve(tree, &format!("{folder}/{name}"));
+                found.push((number, name, path));
+            }
+        }
+    }
+    found
+}
+
+/// The members that the tree shows.
+pub(super) fn other_members(tree: &dyn Tree) -> Vec<OtherMember> {
+    let members = folders(tree).into_iter().map(|(group, name, path)| {
+        let Some(path) = path else {
+            return OtherMember { group, name, bus: Fact::Unknown, driver: Fact::Unknown };
+        };
+        let target = |link: &str| tree.link(&format!("{path}/{link}")).ok();
+        let last = |target: &String| target.rsplit('/').next().unwrap_or_default().to_string();
+        let driver = target("driver");
+        // A driver's folder is below its bus.
+        let above = driver.as_ref().and_then(|target| target.split_once("bus/")?.1.split('/').next());
+        let bus = target("subsystem").as_ref().map(last).or_else(|| above.map(ToOwned::to_owned));
+        OtherMember {
+            group,
+            name,
+            bus: bus.map_or(Fact::Unknown, Fact::Is),
+            driver: driver.as_ref().map(last).map_or(Fact::Absent, Fact::Is),
+        }
+    });
+    let mut members: Vec<OtherMember> = members.collect();
+    members.sort_unstable();
+    members
+}

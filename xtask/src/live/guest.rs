@@ -1,0 +1,101 @@
+//! One machine in QEMU, from its start to its end.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use live_guest::{JOBS, KILL, Report};
+
+use super::packages::{Kernel, Tools};
+use super::topology::Topology;
+
+/// How long a machine may run.
+const PATIENCE: Duration = Duration::from_secs(1800);
+const DISK_BYTES: u64 = 64 << 20;
+
+/// A machine that can be run.
+pub(crate) struct Guest<'a> {
+    pub(crate) tools: &'a Tools,
+    pub(crate) kernel: &'a Kernel,
+    pub(crate) initramfs: &'a Path,
+    pub(crate) topology: &'a Topology,
+    pub(crate) folder: &'a Path,
+}
+
+/// What a machine is to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum Job {
+    /// Ask about every device, as found and bound by hand, and compare with the kernel
+    Verdicts,
+    /// Plan, apply, use and undo every device
+    Cycles,
+    /// Refuse what the machine lives on, form by form
+    Lifelines,
+    /// Kill apply and undo at every change
+    Kills,
+}
+
+impl Guest<'_> {
+    /// Where what the kernel says is kept.
+    pub(crate) fn console(&self) -> PathBuf {
+        self.file("console")
+    }
+
+    fn file(&self, kind: &str) -> PathBuf {
+        self.folder.join(format!("{}-{}.{kind}", self.topology.name, self.kernel.version))
+    }
+
+    /// Runs it to its end; what it reported.
+    pub(crate) fn run(&self, jobs: &[Job]) -> Result<Vec<Report>> {
+        let reports = self.file("reports");
+        let mut machine = Running(self.command(jobs, &reports)?.spawn().context("QEMU")?);
+        let begin = Instant::now();
+        while machine.0.try_wait()?.is_none() && begin.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        drop(machine);
+        let text = fs::read_to_string(&reports).with_context(|| reports.display().to_string())?;
+        text.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+    }
+
+    fn command(&self, jobs: &[Job], reports: &Path) -> Result<Command> {
+        let mut qemu = Command::new(&self.tools.qemu);
+        qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024", "-no-reboot"]);
+        qemu.args(["-machine", "q35,kernel-irqchip=split", "-display", "none", "-monitor", "none"]);
+        qemu.arg("-device").arg("intel-iommu,intremap=on,snoop-control=on,caching-mode=on,device-iotlb=on");
+        for disk in self.topology.disks {
+            let path = self.folder.join(format!("{disk}.disk"));
+            fs::File::create(&path)?.set_len(DISK_BYTES)?;
+            qemu.arg("-drive").arg(format!("if=none,id={disk},format=raw,file={}", path.display()));
+        }
+        qemu.args(self.topology.options());
+        qemu.arg("-serial").arg(format!("file:{}", self.console().display()));
+        qemu.arg("-serial").arg(format!("file:{}", reports.display()));
+        qemu.arg("-kernel").arg(&self.kernel.image).arg("-initrd").arg(self.initramfs);
+        // On a busy machine the emulated timer fails the kernel's test of it.
+        let options = "console=ttyS0 intel_iommu=on panic=-1 quiet no_timer_check";
+        let named = |(job, name)| jobs.contains(&job).then_some(name);
+        let listed: Vec<&str> = [(Job::Verdicts, "verdicts"), (Job::Cycles, "cycles"), (Job::Lifelines, "lifelines")]
+            .into_iter()
+            .filter_map(named)
+            .collect();
+        let killed = if jobs.contains(&Job::Kills) { format!("{KILL}{}", self.topology.killed) } else { String::new() };
+        qemu.arg("-append").arg(format!("{options} {JOBS}{} {killed}", listed.join(",")));
+        let log = fs::File::create(self.file("qemu"))?;
+        qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        Ok(qemu)
+    }
+}
+
+/// A machine that does not outlive us.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended already, unless patience has.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

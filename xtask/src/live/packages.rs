@@ -1,0 +1,116 @@
+//! What the machines need, from the distribution's packages.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use duct::cmd;
+
+/// The kernels: packages that stand for the newest of their kind, the one that runs in CI first.
+const KERNELS: [&str; 2] = ["linux-image-6.12-amd64", "linux-image-amd64"];
+
+/// What cannot be had here.
+#[derive(Debug)]
+pub(crate) struct Missing {
+    what: &'static str,
+    package: &'static str,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no {} here, and package {} cannot be installed", self.what, self.package)
+    }
+}
+
+/// The programs that make machines.
+pub(crate) struct Tools {
+    folder: PathBuf,
+    pub(crate) qemu: PathBuf,
+    /// One without libraries, for the guests.
+    pub(crate) busybox: PathBuf,
+}
+
+/// A kernel and its modules.
+pub(crate) struct Kernel {
+    /// Its release.
+    pub(crate) version: String,
+    pub(crate) image: PathBuf,
+    /// The folder of its modules.
+    pub(crate) modules: PathBuf,
+}
+
+impl Tools {
+    /// Finds the programs, and installs their packages where that is allowed.
+    pub(crate) fn find(folder: &Path) -> Result<Result<Self, Missing>> {
+        fs::create_dir_all(folder)?;
+        let mut found = Vec::new();
+        for (what, package) in [
+            ("qemu-system-x86_64", "qemu-system-x86"),
+            ("busybox", "busybox-static"),
+            ("apt-get", "apt"),
+            ("xz", "xz-utils"),
+        ] {
+            match program(what).or_else(|| install(package).then(|| program(what))?) {
+                Some(path) => found.push(path),
+                None => return Ok(Err(Missing { what, package })),
+            }
+        }
+        let Ok([qemu, busybox, ..]) = <[PathBuf; 4]>::try_from(found) else { unreachable!("four were looked for") };
+        Ok(Ok(Self { folder: folder.to_owned(), qemu, busybox }))
+    }
+
+    /// The kernels that can be had; without `all` the first of them.
+    pub(crate) fn kernels(&self, all: bool) -> Result<Vec<Kernel>> {
+        let mut kernels = Vec::new();
+        for package in KERNELS {
+            match self.kernel(package) {
+                Ok(kernel) => kernels.push(kernel),
+                Err(error) => eprintln!("note: without {package}: {error:#}"),
+            }
+            if !all && !kernels.is_empty() {
+                break;
+            }
+        }
+        ensure!(!kernels.is_empty(), "no kernel can be had");
+        Ok(kernels)
+    }
+
+    /// The kernel that a package depends on, unpacked.
+    fn kernel(&self, package: &str) -> Result<Kernel> {
+        let depends = cmd!("apt-cache", "depends", "--important", package).stderr_null().read().context("apt-cache")?;
+        let name = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
+        let version = name.context("no such package")?.to_owned();
+        let unpacked = fs::canonicalize(&self.folder)?.join(&version);
+        let kernel = Kernel {
+            image: unpacked.join(format!("boot/vmlinuz-{version}")),
+            modules: unpacked.join(format!("lib/modules/{version}")),
+            version,
+        };
+        if !kernel.image.is_file() {
+            // Unpacked beside it first: what was interrupted is not taken for a kernel.
+            let partly = self.folder.join(format!("{}.partly", kernel.version));
+            fs::create_dir_all(&partly)?;
+            let image = format!("linux-image-{}", kernel.version);
+            cmd!("apt-get", "download", "-qq", &image).dir(&partly).stderr_null().run().context("apt-get download")?;
+            let archive = fs::read_dir(&partly)?.flatten().map(|entry| entry.path());
+            let archive = archive.filter(|path| path.extension().is_some_and(|kind| kind == "deb")).max();
+            let archive = archive.context("apt-get download left no package")?;
+            cmd!("dpkg-deb", "-x", &archive, &partly).run().context("dpkg-deb")?;
+            fs::remove_file(archive)?;
+            fs::rename(&partly, &unpacked)?;
+        }
+        Ok(kernel)
+    }
+}
+
+fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// Whether a package could be installed: that needs root.
+fn install(package: &str) -> bool {
+    let install = cmd!("apt-get", "install", "-y", "-qq", "--no-install-recommends", package);
+    install.stdout_null().stderr_null().unchecked().run().is_ok_and(|output| output.status.success())
+}
