@@ -27,6 +27,7 @@ macro_rules! errnos {
 errnos! {
     EPERM = 1, "Operation not permitted.";
     ENOENT = 2, "No such object.";
+    ESRCH = 3, "No such process.";
     EIO = 5, "Input or output error.";
     ENXIO = 6, "No such device or address.";
     E2BIG = 7, "Argument too long.";
@@ -41,9 +42,13 @@ errnos! {
     EINVAL = 22, "Invalid argument.";
     ENOTTY = 25, "Not a call of this object.";
     ENOSPC = 28, "No space left.";
+    ESPIPE = 29, "Not a place in this file.";
     ERANGE = 34, "Out of range.";
     EDEADLK = 35, "Would deadlock.";
+    ENODATA = 61, "No data.";
     EOVERFLOW = 75, "Value too large.";
+    EBADFD = 77, "A file of the wrong kind.";
+    EMSGSIZE = 90, "Message too long.";
     EOPNOTSUPP = 95, "Not supported.";
     EADDRINUSE = 98, "Address in use.";
     ETIMEDOUT = 110, "Timed out.";

@@ -143,7 +143,10 @@ impl Unbind {
                     self.0 = Task::Done;
                     return Progress::Done;
                 }
-                Err((device, users)) => return Progress::Waiting { device, users },
+                Err((device, users)) => {
+                    users.ask();
+                    return Progress::Waiting { device, users };
+                }
             }
         }
     }
@@ -244,7 +247,10 @@ impl<B: Bus> Device<B> {
         loop {
             match settle(self) {
                 Ok(guard) => return guard,
-                Err(users) => users.wait(),
+                Err(users) => {
+                    users.ask();
+                    users.wait();
+                }
             }
         }
     }
@@ -418,8 +424,11 @@ pub(crate) fn step_release<B: Bus>(dev: &Arc<Device<B>>, registration: usize) ->
 /// Lets a driver that waits for users ask them again.
 pub(crate) fn ask_again<B: Bus>(dev: &Arc<Device<B>>) {
     let mut guard = dev.raw_lock();
-    if matches!(guard.state().binding, Binding::Leaving(..)) {
-        // Whether it is done now shows at the next try.
-        let _ = ask(&mut guard);
+    let leaving = matches!(guard.state().binding, Binding::Leaving(..));
+    // Whether it is done now shows at the next try.
+    let asked = if leaving { ask(&mut guard) } else { Ok(()) };
+    drop(guard);
+    if let Err(users) = asked {
+        users.ask();
     }
 }

@@ -6,10 +6,11 @@ use alloc::vec::Vec;
 
 use iommu_core::Member;
 use iommu_core::device_model::DeviceId;
-use iommu_core::device_model::sync::{LockClass, Mutex, MutexGuard, Users};
+use iommu_core::device_model::sync::{Condvar, LockClass, Mutex, MutexGuard, Users};
 
 use crate::device_ops::DeviceOps;
-use crate::group::{OpenGroup, VfioGroup};
+use crate::group::VfioGroup;
+use crate::open_device::{Session, ThroughGroup};
 
 const DEVICE_SET: LockClass = LockClass::new("device set", 500);
 
@@ -57,6 +58,38 @@ impl VfioDevice {
     pub(crate) fn lock_set(&self) -> MutexGuard<'_, OpenDevices> {
         self.set.open.lock()
     }
+
+    /// Waits until somebody has opened or closed a device of the set, with no other lock held than that of the set, which
+    /// the wait gives up.
+    pub(crate) fn wait_for_change(&self, set: MutexGuard<'_, OpenDevices>) {
+        drop(self.set.changed.wait(set));
+    }
+
+    /// Reserves the device, which nobody has, for whoever opens it: with no lock held, for its driver is called.
+    pub(crate) fn reserve(self: &Arc<Self>, set: &mut OpenDevices) -> Reservation {
+        set.open.insert(self.member.device(), Occupant::Changing);
+        Reservation(self.clone())
+    }
+}
+
+/// A device that is nobody else's; dropped, it is free again.
+#[derive(Debug)]
+pub(crate) struct Reservation(Arc<VfioDevice>);
+
+impl Reservation {
+    /// The device is open from now on.
+    pub(crate) fn occupy(&self, occupant: Occupant) {
+        self.0.lock_set().open.insert(self.0.member.device(), occupant);
+        self.0.set.changed.notify_all();
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let was = self.0.lock_set().open.remove(&self.0.member.device());
+        self.0.set.changed.notify_all();
+        drop(was);
+    }
 }
 
 /// Which devices are reset together (V54).
@@ -68,16 +101,18 @@ pub enum DeviceSetId {
     Named(Arc<str>),
 }
 
-/// Devices that are reset together. Its lock makes opening and closing them one at a time (V63).
+/// Devices that are reset together. Its lock says who has which; it is not held while a
+/// driver opens or closes a device.
 #[derive(Debug)]
 pub(crate) struct DeviceSet {
     /// The device set lock: taken inside that of a group, outside that of a container.
     open: Mutex<OpenDevices>,
+    changed: Condvar,
 }
 
 impl Default for DeviceSet {
     fn default() -> Self {
-        Self { open: Mutex::of(DEVICE_SET, OpenDevices::default()) }
+        Self { open: Mutex::of(DEVICE_SET, OpenDevices::default()), changed: Condvar::new() }
     }
 }
 
@@ -85,25 +120,19 @@ impl Default for DeviceSet {
 #[derive(Debug, Default)]
 pub(crate) struct OpenDevices {
     members: Vec<Weak<VfioDevice>>,
-    open: BTreeMap<DeviceId, Open>,
+    open: BTreeMap<DeviceId, Occupant>,
 }
 
-/// A device that is open.
+/// Who has a device.
 #[derive(Debug)]
-pub(crate) struct Open {
-    /// How many files (V9).
-    pub(crate) count: usize,
-    pub(crate) through: Through,
-}
-
-/// What a device was opened through first.
-#[derive(Debug)]
-pub(crate) enum Through {
-    /// A group in a container. The group's file stays open with the device (V7).
-    Container { _keeps: Arc<OpenGroup> },
-    /// A group with an iommufd in the container's place, or the device's own file: one claim for the device.
+pub(crate) enum Occupant {
+    /// Somebody who is just opening it, or has closed its last file: its driver is at work, with no lock held.
+    Changing,
+    /// The files that were opened through its group. One that is no more is being closed.
+    Group(Weak<Session<ThroughGroup>>),
+    /// A file of its own, which is bound to an iommufd.
     #[cfg(feature = "iommufd")]
-    Iommufd(iommufd_owner::BoundDevice),
+    DeviceFile,
 }
 
 impl OpenDevices {
@@ -119,22 +148,8 @@ impl OpenDevices {
         self.members.retain(|known| !core::ptr::eq(known.as_ptr(), Arc::as_ptr(device)));
     }
 
-    pub(crate) fn get_mut(&mut self, device: &VfioDevice) -> Option<&mut Open> {
-        self.open.get_mut(&device.member.device())
-    }
-
-    pub(crate) fn add(&mut self, device: &VfioDevice, through: Through) {
-        self.open.insert(device.member.device(), Open { count: 1, through });
-    }
-
-    /// One file less; what it was open through, if it was the last.
-    pub(crate) fn close(&mut self, device: &VfioDevice) -> Option<Through> {
-        let open = self.get_mut(device)?;
-        open.count -= 1;
-        if open.count > 0 {
-            return None;
-        }
-        self.open.remove(&device.member.device()).map(|open| open.through)
+    pub(crate) fn occupant(&self, device: &VfioDevice) -> Option<&Occupant> {
+        self.open.get(&device.member.device())
     }
 }
 

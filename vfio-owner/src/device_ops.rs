@@ -14,8 +14,8 @@ pub use region::{RegionError, RegionIndex, RegionInfo};
 
 /// One device, as its VFIO driver serves it. A device that says nothing of itself has no regions and no interrupts.
 ///
-/// [`open`](Self::open) and [`close`](Self::close) are called in turn, with the locks of the device's VFIO group and of its
-/// set held (V54); every other call but [`request`](Self::request) comes in between, from any thread.
+/// Called with no lock of this crate held. [`open`](Self::open) and [`close`](Self::close) are called in turn; every other
+/// call but [`request`](Self::request) and [`hot_reset`](Self::hot_reset) comes in between, from any thread.
 pub trait DeviceOps: Send + Sync + fmt::Debug {
     /// The device is opened, after nobody had it open; its DMA is owned already.
     ///
@@ -28,8 +28,8 @@ pub trait DeviceOps: Send + Sync + fmt::Debug {
     /// Nobody has the device open any more: it must be quiet when this returns. Its DMA is given up after (V30).
     fn close(&self) {}
 
-    /// Its users are asked to let it go, for the `attempt`th time from 0 on: its driver is to be unbound (V13). Called
-    /// with the device lock held, whether or not the device is open.
+    /// Its users are asked to let it go, for the `attempt`th time from 0 on: its driver is to be unbound. Called without the
+    /// device lock, by whoever waits for the users; whether or not the device is open.
     fn request(&self, attempt: u32) {
         let _ = attempt;
     }
@@ -85,13 +85,13 @@ pub trait DeviceOps: Send + Sync + fmt::Debug {
     /// Brings the device back to its state after power-on: `VFIO_DEVICE_RESET`. Interrupts stay set up.
     ///
     /// # Errors
-    /// It cannot be reset alone; [`DeviceInfo::resettable`] says so.
-    fn reset(&self) -> Result<(), NotResettable> {
-        Err(NotResettable)
+    /// It cannot be reset alone, as [`DeviceInfo::resettable`] says; or not now.
+    fn reset(&self) -> Result<(), ResetError> {
+        Err(ResetError::NotResettable)
     }
 
     /// The devices that are reset with this one, by name, registered with VFIO or not; the device itself need not be among
-    /// them. Called with the lock of the set held.
+    /// them.
     fn reset_with(&self) -> Vec<Arc<str>> {
         Vec::new()
     }
@@ -126,14 +126,24 @@ pub enum DeviceKind {
     Platform,
 }
 
-/// The device cannot be reset alone.
+/// Why a device was not reset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the device cannot be reset alone")]
-pub struct NotResettable;
+#[non_exhaustive]
+pub enum ResetError {
+    /// It cannot be reset alone.
+    #[error("the device cannot be reset alone")]
+    NotResettable,
+    /// Its driver is being unbound, which holds the device lock until the device is closed.
+    #[error("the driver of the device is being unbound")]
+    Leaving,
+}
 
-impl NotResettable {
-    /// `EINVAL`.
+impl ResetError {
+    /// Returns the number that Linux gives.
     pub const fn errno(self) -> Errno {
-        Errno::EINVAL
+        match self {
+            Self::NotResettable => Errno::EINVAL,
+            Self::Leaving => Errno::EAGAIN,
+        }
     }
 }

@@ -242,12 +242,6 @@ impl OpenDeviceError {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindIommufdError {
-    /// It was opened through its group.
-    #[error("{device} was opened through its group")]
-    ThroughGroup {
-        /// The device.
-        device: Arc<str>,
-    },
     /// The file of its group is open, be it unused.
     #[error("the file of group {group} is open")]
     GroupOpen {
@@ -278,7 +272,7 @@ impl BindIommufdError {
     /// The number of Linux.
     pub const fn errno(&self) -> Errno {
         match self {
-            Self::ThroughGroup { .. } | Self::Bound { .. } => Errno::EINVAL,
+            Self::Bound { .. } => Errno::EINVAL,
             Self::GroupOpen { .. } => Errno::EBUSY,
             Self::Bind(error) => error.errno(),
             Self::Driver { errno, .. } => *errno,
@@ -291,15 +285,6 @@ impl BindIommufdError {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachPtError {
-    /// It was opened through its group, where its driver would have to know the call.
-    #[error("{device} was opened through its group")]
-    ThroughGroup {
-        /// The device.
-        device: Arc<str>,
-    },
-    /// It is bound to no iommufd.
-    #[error(transparent)]
-    NotBound(#[from] NotBound),
     /// The iommufd refuses.
     #[error(transparent)]
     Attach(#[from] iommufd_owner::AttachError),
@@ -310,14 +295,13 @@ impl AttachPtError {
     /// The number of Linux.
     pub const fn errno(&self) -> Errno {
         match self {
-            Self::ThroughGroup { .. } => Errno::ENOTTY,
-            Self::NotBound(error) => error.errno(),
             Self::Attach(error) => error.errno(),
         }
     }
 }
 
 /// The device file is bound to no iommufd yet, so it answers nothing (V10).
+#[cfg(feature = "iommufd")]
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the file of {device} is bound to no iommufd")]
 pub struct NotBound {
@@ -325,6 +309,7 @@ pub struct NotBound {
     pub device: Arc<str>,
 }
 
+#[cfg(feature = "iommufd")]
 impl NotBound {
     /// `EINVAL`.
     pub const fn errno(&self) -> Errno {
@@ -356,6 +341,12 @@ pub enum HotResetError {
     /// One of them is not bound to a VFIO driver, so nobody can show that it is his.
     #[error("{device} would be reset as well, and is not registered with VFIO")]
     NotRegistered {
+        /// The device.
+        device: Arc<str>,
+    },
+    /// Groups were named for a file that is bound to an iommufd.
+    #[error("{device} is bound to an iommufd, which shows what is owned: no groups are named")]
+    WrongList {
         /// The device.
         device: Arc<str>,
     },

@@ -10,8 +10,10 @@ use iommu_core::{Group, GroupId, Owner};
 
 use crate::container::Container;
 use crate::device::VfioDevice;
-use crate::device_file::DeviceFile;
+#[cfg(feature = "iommufd")]
+use crate::error::BindIommufdError;
 use crate::error::{GetDeviceError, GroupGone, OpenGroupError, SetContainerError, UnsetContainerError};
+use crate::open_device::OpenDevice;
 
 const VFIO_GROUP: LockClass = LockClass::new("VFIO group", 400);
 
@@ -35,7 +37,7 @@ pub(crate) struct GroupState {
     pub(crate) attachment: Option<Attachment>,
     /// Devices that are in use through their own files (V37).
     #[cfg(feature = "iommufd")]
-    pub(crate) device_files: Vec<Arc<str>>,
+    device_files: Vec<Arc<str>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +60,8 @@ enum File {
 pub(crate) enum Attachment {
     Container {
         container: Container,
-        /// How many devices are open through it (V4).
-        devices: u32,
+        /// Whose clones the devices have that are open through it (V4).
+        in_use: InUse,
     },
     /// Claims nothing (V21): each device is claimed when it is opened.
     #[cfg(feature = "iommufd")]
@@ -114,16 +116,51 @@ impl VfioGroup {
         }
     }
 
-    /// Whether the group's file is open, by anyone (Vt11.4).
+    /// Keeps the group's file from being opened while a device is in use through its own (V37).
     #[cfg(feature = "iommufd")]
-    pub(crate) fn is_open(state: &GroupState) -> bool {
-        state.file == File::Open
+    pub(crate) fn use_device_file(self: &Arc<Self>, device: &Arc<str>) -> Result<DeviceFileUse, BindIommufdError> {
+        let mut state = self.state.lock();
+        // Vt11.4.
+        if state.file == File::Open {
+            return Err(BindIommufdError::GroupOpen { group: self.id() });
+        }
+        state.device_files.push(device.clone());
+        Ok(DeviceFileUse { group: self.clone(), device: device.clone() })
     }
 
     fn gone(&self, state: &GroupState) -> Result<(), GroupGone> {
         match state.life {
             Life::Alive => Ok(()),
             Life::Gone => Err(GroupGone { group: self.id() }),
+        }
+    }
+}
+
+/// A clone stands for a device that is open through a group in a container.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct InUse(Arc<()>);
+
+impl InUse {
+    /// How many clones there are besides this one.
+    fn devices(&self) -> u32 {
+        u32::try_from(Arc::strong_count(&self.0) - 1).unwrap_or(u32::MAX)
+    }
+}
+
+/// A device of the group that is in use through its own file, until this is dropped.
+#[cfg(feature = "iommufd")]
+#[derive(Debug)]
+pub(crate) struct DeviceFileUse {
+    group: Arc<VfioGroup>,
+    device: Arc<str>,
+}
+
+#[cfg(feature = "iommufd")]
+impl Drop for DeviceFileUse {
+    fn drop(&mut self) {
+        let mut state = self.group.state.lock();
+        if let Some(place) = state.device_files.iter().position(|device| *device == self.device) {
+            state.device_files.swap_remove(place);
         }
     }
 }
@@ -222,7 +259,7 @@ impl GroupFile {
         }
         group.gone(&state)?;
         container.attach(&group.group, &group.owner)?;
-        state.attachment = Some(Attachment::Container { container: container.clone(), devices: 0 });
+        state.attachment = Some(Attachment::Container { container: container.clone(), in_use: InUse::default() });
         Ok(())
     }
 
@@ -253,8 +290,8 @@ impl GroupFile {
         let mut state = group.state.lock();
         match &state.attachment {
             None => Err(UnsetContainerError::NotAttached { group: group.id() }),
-            Some(Attachment::Container { devices, .. }) if *devices > 0 => {
-                Err(UnsetContainerError::DevicesOpen { group: group.id(), devices: *devices })
+            Some(Attachment::Container { in_use, .. }) if in_use.devices() > 0 => {
+                Err(UnsetContainerError::DevicesOpen { group: group.id(), devices: in_use.devices() })
             }
             Some(_) => {
                 group.detach(&mut state);
@@ -267,11 +304,11 @@ impl GroupFile {
     ///
     /// # Errors
     /// No such device is registered, the group is not ready, or the driver refuses. Nothing has changed.
-    pub fn device(&self, name: &str) -> Result<DeviceFile, GetDeviceError> {
+    pub fn device(&self, name: &str) -> Result<OpenDevice, GetDeviceError> {
         let group = self.group();
         let missing = || GetDeviceError::NoDevice { group: group.id(), device: name.to_string() };
         let device = group.device(name).ok_or_else(missing)?;
         let user = device.users().enter().ok_or_else(missing)?;
-        DeviceFile::open_in_group(&self.0, device, user)
+        OpenDevice::through_group(&self.0, &device, user)
     }
 }

@@ -14,10 +14,12 @@ extern crate std;
 pub mod backend;
 mod container;
 mod device;
+#[cfg(feature = "iommufd")]
 mod device_file;
 pub mod device_ops;
 pub mod error;
 mod group;
+mod open_device;
 #[cfg(feature = "testbed")]
 pub mod testbed;
 pub mod type1;
@@ -27,10 +29,12 @@ pub mod viability;
 
 pub use container::Container;
 pub use device::DeviceSetId;
-pub use device_file::DeviceFile;
+#[cfg(feature = "iommufd")]
+pub use device_file::{BoundDeviceFile, DeviceFile};
 pub use device_ops::DeviceOps;
 pub use group::{GroupFile, GroupStatus};
 pub use iommu_core;
 #[cfg(feature = "iommufd")]
 pub use iommufd_owner;
+pub use open_device::OpenDevice;
 pub use vfio::{Registration, Vfio};

@@ -87,7 +87,7 @@ impl Vfio {
         let missing = || OpenDeviceError::NoFile { device: name.into() };
         let device = device.ok_or_else(missing)?;
         let user = device.users().enter().ok_or_else(missing)?;
-        Ok(DeviceFile::open_alone(device, user))
+        Ok(DeviceFile::open(device, user))
     }
 
     /// The group of this number, while a device of it is registered.
@@ -177,7 +177,7 @@ enum Stage {
 
 impl Registration {
     /// Takes the device back from its users (V12, V13): nobody opens it any more, and those who have it open are asked to
-    /// let it go, for the `attempt`th time. Made to be returned from [`Driver::remove`], whose `attempt` it takes.
+    /// let it go, for the `attempt`th time, by whoever waits for them. Made to be returned from [`Driver::remove`], whose `attempt` it takes.
     ///
     /// An open group file does not hold it up, with or without a container (V15).
     ///
@@ -186,7 +186,8 @@ impl Registration {
         self.close_door();
         let users = self.device.users();
         if users.inside() > 0 {
-            self.device.ops().request(attempt);
+            let ops = self.device.ops().clone();
+            users.ask_with(move || ops.request(attempt));
             return Removal::Waiting(users.clone());
         }
         self.leave();

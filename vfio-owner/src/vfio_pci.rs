@@ -31,8 +31,8 @@ pub use self::model::FunctionModel;
 pub use self::plain_memory::PlainMemory;
 pub use self::reset_scope::{ResetScope, reset_scope};
 use crate::device_ops::{
-    DeviceInfo, DeviceKind, DeviceOps, IrqAction, IrqError, IrqIndex, IrqInfo, IrqSource, NotResettable, RegionError,
-    RegionIndex, RegionInfo, Trigger,
+    DeviceInfo, DeviceKind, DeviceOps, IrqAction, IrqError, IrqIndex, IrqInfo, IrqSource, RegionError, RegionIndex,
+    RegionInfo, ResetError, Trigger,
 };
 
 const CAP_POWER: u16 = 0x01;
@@ -63,8 +63,17 @@ pub struct VfioPciDevice {
 #[derive(Debug)]
 struct State {
     config: VirtualConfig,
+    binding: Binding,
     /// While the device is open.
     session: Option<Session>,
+}
+
+/// Whether the driver stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Binding {
+    Bound,
+    /// It has been told to let the device go.
+    Leaving,
 }
 
 /// From `open` to `close`.
@@ -78,7 +87,7 @@ struct Session {
 impl VfioPciDevice {
     /// Makes the device of `function`, with `model` behind its windows.
     pub fn new(function: PciFunction, model: Arc<dyn FunctionModel>) -> Self {
-        let state = State { config: VirtualConfig::new(&function), session: None };
+        let state = State { config: VirtualConfig::new(&function), binding: Binding::Bound, session: None };
         Self {
             resettable: is_resettable(&function.config),
             irqs: Available::of(&function),
@@ -98,6 +107,11 @@ impl VfioPciDevice {
     /// The function.
     pub fn function(&self) -> &PciFunction {
         &self.function
+    }
+
+    /// Returns whether a user has it open: `false` from the moment at which the last file is closed.
+    pub fn is_open(&self) -> bool {
+        self.state.lock().session.is_some()
     }
 
     /// Whether the user has made it a bus master. Its DMA is not held back when not: that is the IOMMU's task.
@@ -131,11 +145,23 @@ impl VfioPciDevice {
         result
     }
 
+    /// The driver is being unbound: from now on it cannot be reset for a user, which takes the device lock.
+    fn leave(&self) {
+        self.state.lock().binding = Binding::Leaving;
+    }
+
+    fn may_reset(&self) -> Result<(), ResetError> {
+        match self.state.lock().binding {
+            Binding::Bound => Ok(()),
+            Binding::Leaving => Err(ResetError::Leaving),
+        }
+    }
+
     /// Back to the state after power-on. Of interrupts, what is set up stays.
     fn power_on(&self) {
         self.model.reset();
         let mut state = self.state.lock();
-        let State { config, session } = &mut *state;
+        let State { config, session, .. } = &mut *state;
         config.reset();
         if let Some(session) = session {
             session.interrupts.reset(config.intx_line());
@@ -175,6 +201,9 @@ impl VfioPciDevice {
 
 impl DeviceOps for VfioPciDevice {
     fn open(&self) -> Result<(), Errno> {
+        if self.resettable {
+            self.may_reset().map_err(ResetError::errno)?;
+        }
         self.clean();
         let mut state = self.state.lock();
         let interrupts = Interrupts::new(self.irqs, state.config.intx_line());
@@ -274,10 +303,11 @@ impl DeviceOps for VfioPciDevice {
         })
     }
 
-    fn reset(&self) -> Result<(), NotResettable> {
+    fn reset(&self) -> Result<(), ResetError> {
         if !self.resettable {
-            return Err(NotResettable);
+            return Err(ResetError::NotResettable);
         }
+        self.may_reset()?;
         self.power_on();
         Ok(())
     }
@@ -326,5 +356,6 @@ fn is_resettable(config: &ConfigSpace) -> bool {
     own_reset || register(CAP_POWER, 4).is_some_and(|control| control & 1 << 3 == 0)
 }
 
-#[cfg(all(test, feature = "testbed", not(shuttle)))]
+#[cfg(test)]
+#[cfg(all(feature = "testbed", not(shuttle)))]
 mod tests;

@@ -17,7 +17,7 @@ use vfio_owner::iommu_core::Ownership;
 use vfio_owner::iommu_core::device_model::sync::thread;
 #[cfg(feature = "iommufd")]
 use vfio_owner::iommufd_owner::Context;
-use vfio_owner::{DeviceFile, GroupFile, Vfio};
+use vfio_owner::{GroupFile, OpenDevice, Vfio};
 
 /// Schedules that the search in depth may take; what it leaves out is sampled.
 const BUDGET: usize = 30_000;
@@ -36,7 +36,7 @@ fn explore(title: &str, scene: impl Fn() + Send + Sync + Clone + 'static) {
 }
 
 /// The whole way of a user to its device, as far as it is let.
-fn use_device(vfio: &Vfio, world: &World, device: &str) -> Option<(GroupFile, DeviceFile)> {
+fn use_device(vfio: &Vfio, world: &World, device: &str) -> Option<(GroupFile, OpenDevice)> {
     let file = vfio.open_group(world.group(device).id()).ok()?;
     let container = vfio.open_container();
     file.set_container(&container).ok()?;

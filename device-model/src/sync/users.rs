@@ -1,5 +1,8 @@
 //! A count of users that can be closed and waited for.
 
+use alloc::boxed::Box;
+use core::fmt;
+
 use super::{Condvar, Mutex};
 
 /// Counts the users of something that its owner wants back one day.
@@ -13,10 +16,17 @@ pub struct Users {
     left: Condvar,
 }
 
-#[derive(Debug)]
 struct Gate {
     inside: usize,
     door: Door,
+    /// How the users are asked to leave, until somebody does it.
+    request: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").field("inside", &self.inside).field("door", &self.door).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +44,7 @@ impl Default for Users {
 impl Users {
     /// Open, with nobody inside.
     pub fn new() -> Self {
-        Self { gate: Mutex::new(Gate { inside: 0, door: Door::Open }), left: Condvar::new() }
+        Self { gate: Mutex::new(Gate { inside: 0, door: Door::Open, request: None }), left: Condvar::new() }
     }
 
     /// Lets one user in, or `None` once [`close`](Self::close) was called.
@@ -51,6 +61,21 @@ impl Users {
     /// Lets nobody in from now on. Users inside stay.
     pub fn close(&self) {
         self.gate.lock().door = Door::Closed;
+    }
+
+    /// Has the users asked to leave by `request`, which is called once, by whoever is to wait for them next, when it holds no
+    /// lock: for a driver's remove, which is called with the device lock held. Replaces a request that nobody has made yet.
+    pub fn ask_with(&self, request: impl FnOnce() + Send + 'static) {
+        let replaced = self.gate.lock().request.replace(Box::new(request));
+        drop(replaced);
+    }
+
+    /// Asks the users to leave, if [`ask_with`](Self::ask_with) has said how. Called with no lock held.
+    pub(crate) fn ask(&self) {
+        let request = self.gate.lock().request.take();
+        if let Some(request) = request {
+            request();
+        }
     }
 
     /// How many users are inside; stale as soon as it is read.

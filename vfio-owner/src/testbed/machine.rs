@@ -1,5 +1,6 @@
 //! The machine.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -236,7 +237,7 @@ impl Machine {
         dev.set_driver_override(Some(driver));
         let result = self.pci.sysfs().bind(driver, name);
         dev.set_driver_override(None);
-        result.map_err(MachineError::Bind)
+        result.map_err(|error| MachineError::Bind(Box::new(error)))
     }
 
     /// Unbinds the device's driver: writes its name to the `unbind` file of the driver that its link names. Nothing
@@ -255,7 +256,7 @@ impl Machine {
     /// # Errors
     /// No such device, or a driver that matches was refused.
     pub fn probe(&self, name: &str) -> Result<(), MachineError> {
-        self.pci.sysfs().drivers_probe(name).map_err(MachineError::Probe)
+        self.pci.sysfs().drivers_probe(name).map_err(|error| MachineError::Probe(Box::new(error)))
     }
 
     /// Writes to the `type` file of the device's group.
@@ -360,13 +361,13 @@ pub enum MachineError {
     },
     /// The driver was not bound.
     #[error(transparent)]
-    Bind(SysfsBindError<DmaRefusal>),
+    Bind(Box<SysfsBindError<DmaRefusal>>),
     /// The driver was not unbound.
     #[error(transparent)]
     Unbind(SysfsUnbindError),
     /// The search for a driver failed.
     #[error(transparent)]
-    Probe(DriversProbeError<DmaRefusal>),
+    Probe(Box<DriversProbeError<DmaRefusal>>),
     /// No such default domain type.
     #[error(transparent)]
     UnknownType(UnknownType),

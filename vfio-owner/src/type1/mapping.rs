@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 
 use iommu_core::address::PAGE_SIZE;
-use iommu_core::user_memory::{Account, OverLimit, PinnedRun};
+use iommu_core::user_memory::{Account, BadAddress, OverLimit, PinnedRun};
 use iommu_core::{Access, Domain, Iova, IovaRange, MapError, PhysAddr, PhysicalMemory, UserAddr, UserMemory};
 
 use crate::error::MapDmaError;
@@ -87,25 +87,25 @@ impl Mapping {
             return Ok(());
         }
         self.payer.charge(Account::Process, pages(range))?;
-        let mut done = 0;
-        while done < range.bytes() {
-            match map_piece(memory, range, done, &self.process, addr, self.access, domains.clone()) {
-                Ok(run) => {
-                    let whole = run.bytes == range.bytes();
-                    self.backing = if whole { Backing::Piece(run.phys) } else { Backing::Pieces };
-                    done += run.bytes;
-                }
-                Err(error) => {
-                    if let Some(made) = IovaRange::sized(range.first(), done) {
-                        self.withdraw(made, domains);
-                    }
-                    self.backing = Backing::Unpinned;
-                    self.payer.uncharge(Account::Process, pages(range));
-                    return Err(error);
-                }
+        // Undone unless all of it is mapped, also when a pin unwinds.
+        let mut made = scopeguard::guard((self, 0), |(mapping, done)| {
+            if let Some(made) = IovaRange::sized(range.first(), done) {
+                mapping.withdraw(made, domains);
             }
+            mapping.backing = Backing::Unpinned;
+            mapping.payer.uncharge(Account::Process, pages(range));
+        });
+        loop {
+            let (mapping, done) = &mut *made;
+            if *done == range.bytes() {
+                scopeguard::ScopeGuard::into_inner(made);
+                return Ok(());
+            }
+            let run = map_piece(memory, range, *done, &mapping.process, addr, mapping.access, domains)?;
+            let whole = run.bytes == range.bytes();
+            mapping.backing = if whole { Backing::Piece(run.phys) } else { Backing::Pieces };
+            *done += run.bytes;
         }
-        Ok(())
     }
 
     /// Takes the mapping out of every domain, and unpins what was behind it.
@@ -212,16 +212,36 @@ fn map_piece<'a>(
     process: &Arc<dyn UserMemory>,
     addr: UserAddr,
     access: Access,
-    domains: impl Iterator<Item = &'a Domain> + Clone,
+    domains: &(impl Iterator<Item = &'a Domain> + Clone),
 ) -> Result<PinnedRun, MapDmaError> {
     let at = addr.checked_add(done).ok_or(MapDmaError::Wraps)?;
     let iova = range.first().checked_add(done).ok_or(MapDmaError::Wraps)?;
-    let run = process.pin(at, range.bytes() - done, access)?;
-    for (earlier, domain) in domains.clone().enumerate() {
+    let run = pin_run(process, at, range.bytes() - done, access)?;
+    // How many domains may have it.
+    let mut mapped = scopeguard::guard(0, |mapped| unmap_and_unpin(process, domains.clone().take(mapped), iova, run));
+    for domain in domains.clone() {
+        *mapped += 1;
         if let Err(error) = domain.map(memory, iova, run.phys, run.bytes, access) {
-            unmap_and_unpin(process, domains.take(earlier), iova, run);
+            if !matches!(error, MapError::Reachable { .. }) {
+                *mapped -= 1;
+            }
             return Err(error.into());
         }
     }
+    scopeguard::ScopeGuard::into_inner(mapped);
     Ok(run)
+}
+
+/// Pins as much as lies in one piece from `at` on. A run that is not what `pin` promises is given back, and is as good as no
+/// memory.
+fn pin_run(process: &Arc<dyn UserMemory>, at: UserAddr, bytes: u64, access: Access) -> Result<PinnedRun, BadAddress> {
+    let run = process.pin(at, bytes, access)?;
+    let fits = (1..=bytes).contains(&run.bytes) && (run.bytes | run.phys.get()).is_multiple_of(PAGE_SIZE);
+    if fits && run.phys.checked_add(run.bytes - 1).is_some() {
+        return Ok(run);
+    }
+    if run.bytes > 0 {
+        process.unpin(run);
+    }
+    Err(BadAddress { at })
 }

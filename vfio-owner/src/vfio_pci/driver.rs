@@ -76,6 +76,9 @@ impl Driver<Pci> for VfioPciDriver {
     }
 
     fn remove(&self, dev: &mut BoundTo<'_, Pci, DriverManaged>, attempt: u32) -> Removal {
+        if let Some(served) = self.device(dev.device().name()) {
+            served.leave();
+        }
         let removal =
             dev.resource_mut::<Registration>().map_or(Removal::Done, |registration| registration.unregister(attempt));
         if matches!(removal, Removal::Done) {

@@ -171,7 +171,7 @@ fn a_reset_brings_the_state_after_power_on_and_leaves_triggers() {
     function.config = ConfigSpace::builder().build();
     let device = opened(function);
     device.write(RegionIndex::BAR0, 0, &[7; 4]).unwrap();
-    assert_eq!(device.reset().map_err(NotResettable::errno), Err(Errno::EINVAL));
+    assert_eq!(device.reset().map_err(ResetError::errno), Err(Errno::EINVAL));
     assert_eq!(read_u32(&device, RegionIndex::BAR0, 0), 0x0707_0707);
     device.hot_reset();
     assert_eq!(read_u32(&device, RegionIndex::BAR0, 0), 0, "a hot reset asks nobody");

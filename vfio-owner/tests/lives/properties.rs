@@ -7,7 +7,7 @@ use vfio_owner::backend::{Extension, Unmap};
 use vfio_owner::iommu_core::Iova;
 use vfio_owner::iommu_core::address::PAGE_SIZE;
 use vfio_owner::iommu_core::device_model::Progress;
-use vfio_owner::{Container, DeviceFile, GroupFile};
+use vfio_owner::{Container, GroupFile, OpenDevice};
 
 use crate::common::{KERNEL, VFIO};
 use crate::rig::{Fails, Rig};
@@ -101,7 +101,7 @@ impl Reference {
 struct Life {
     rig: Rig,
     files: [Option<GroupFile>; GROUPS.len()],
-    devices: [Option<DeviceFile>; DEVICES.len()],
+    devices: [Option<OpenDevice>; DEVICES.len()],
     containers: [Container; CONTAINERS],
     /// Which container each group is in.
     inside: [Option<usize>; GROUPS.len()],

@@ -4,7 +4,7 @@
 use vfio_owner::backend::{Extension, Unmap};
 use vfio_owner::iommu_core::Iova;
 use vfio_owner::iommu_core::address::PAGE_SIZE;
-use vfio_owner::{Container, DeviceFile, GroupFile};
+use vfio_owner::{Container, GroupFile, OpenDevice};
 
 use crate::common::VFIO;
 use crate::rig::{Fails, Rig};
@@ -14,7 +14,7 @@ struct Held {
     a: Option<GroupFile>,
     b: Option<GroupFile>,
     container: Container,
-    device: Option<DeviceFile>,
+    device: Option<OpenDevice>,
 }
 
 fn rig() -> (Rig, Held) {

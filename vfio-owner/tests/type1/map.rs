@@ -1,5 +1,9 @@
 //! Vt15, V48, V49: mapping.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use vfio_owner::backend::{Extension, MapDma};
 use vfio_owner::error::MapDmaError;
 use vfio_owner::iommu_core::address::{PAGE_SIZE, PageSizes};
@@ -8,7 +12,8 @@ use vfio_owner::iommu_core::hardware::HardwareError;
 use vfio_owner::iommu_core::reserved::RegionKind;
 use vfio_owner::iommu_core::software::SoftIommuConfig;
 use vfio_owner::iommu_core::software::page_table::TableFormat;
-use vfio_owner::iommu_core::{Access, Iova, UserAddr};
+use vfio_owner::iommu_core::user_memory::{Account, BadAddress, OverLimit, PinnedRun};
+use vfio_owner::iommu_core::{Access, Iova, PhysAddr, UserAddr, UserMemory};
 use vfio_owner::type1::Type1Config;
 
 use crate::rig::{PAGES, Rig, plain, reserving};
@@ -161,4 +166,84 @@ fn access_is_what_was_asked_for_in_every_domain() {
     assert_eq!((rig.reaches("a0", 0), rig.reaches("b0", 0)), (None, None), "they read");
     rig.container.map(MapDma { access: Access::Read, ..rig.request(1, 1, 1) }).unwrap();
     assert_eq!((rig.reaches("a0", 1), rig.reaches("b0", 1)), (Some(2), Some(2)));
+}
+
+/// A user's memory that does not keep to what `pin` promises.
+#[derive(Debug)]
+struct Lying {
+    inner: Arc<dyn UserMemory>,
+    pins: AtomicU32,
+    lie: Lie,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Lie {
+    /// From the third pin on, this many bytes, whatever was asked for.
+    Bytes(u64),
+    /// The third pin unwinds.
+    Unwinds,
+}
+
+impl UserMemory for Lying {
+    fn pin(&self, at: UserAddr, bytes: u64, access: Access) -> Result<PinnedRun, BadAddress> {
+        let earlier = self.pins.fetch_add(1, Ordering::Relaxed);
+        match self.lie {
+            _ if earlier < 2 => self.inner.pin(at, bytes, access),
+            Lie::Bytes(bytes) => Ok(PinnedRun { phys: PhysAddr::new(0x10_0000), bytes }),
+            Lie::Unwinds => panic!("on command"),
+        }
+    }
+
+    fn unpin(&self, run: PinnedRun) {
+        // What was never pinned is not given to those who count.
+        if run.phys != PhysAddr::new(0x10_0000) {
+            self.inner.unpin(run);
+        }
+    }
+
+    fn read(&self, at: UserAddr, into: &mut [u8]) -> Result<(), BadAddress> {
+        self.inner.read(at, into)
+    }
+
+    fn write(&self, at: UserAddr, from: &[u8]) -> Result<(), BadAddress> {
+        self.inner.write(at, from)
+    }
+
+    fn charge(&self, account: Account, pages: u64) -> Result<(), OverLimit> {
+        self.inner.charge(account, pages)
+    }
+
+    fn uncharge(&self, account: Account, pages: u64) {
+        self.inner.uncharge(account, pages);
+    }
+}
+
+fn lying(rig: &Rig, lie: Lie) -> MapDma {
+    let process = Arc::new(Lying { inner: rig.user.clone(), pins: AtomicU32::new(0), lie });
+    MapDma { process, ..rig.request(0, 4, 0) }
+}
+
+#[test]
+fn no_length_that_a_memory_returns_is_trusted() {
+    let rig = Rig::new(&[("a", plain()), ("b", plain())]);
+    let _a = rig.first("a0", V2);
+    let _b = rig.join("b0").unwrap();
+    for bytes in [0, 1, PAGE_SIZE - 1, PAGE_SIZE + 1, 3 * PAGE_SIZE, u64::MAX, !(PAGE_SIZE - 1)] {
+        let error = refused(&rig, lying(&rig, Lie::Bytes(bytes)), Errno::EFAULT);
+        assert!(matches!(error, MapDmaError::BadAddress(_)), "{bytes:#x}: {error}");
+        assert!(rig.view("b0").iter().all(Option::is_none));
+    }
+}
+
+#[test]
+fn a_pin_that_unwinds_leaves_no_mapping() {
+    let rig = Rig::new(&[("a", plain()), ("b", plain())]);
+    let _a = rig.first("a0", V2);
+    let _b = rig.join("b0").unwrap();
+    let request = lying(&rig, Lie::Unwinds);
+    assert!(catch_unwind(AssertUnwindSafe(|| rig.container.map(request))).is_err());
+    assert_eq!((rig.process.pinned(), rig.locked.pages()), (0, 0));
+    assert!(["a0", "b0"].iter().all(|device| rig.view(device).iter().all(Option::is_none)));
+    rig.map(0, 4, 0).unwrap();
+    assert_eq!((rig.reaches("a0", 3), rig.pinned()), (Some(4), 4));
 }

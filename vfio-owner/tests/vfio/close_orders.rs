@@ -8,7 +8,7 @@ use crate::room::{NIC, PAGE, Room};
 struct Files {
     group: Option<vfio_owner::GroupFile>,
     container: Option<vfio_owner::Container>,
-    device: Option<vfio_owner::DeviceFile>,
+    device: Option<vfio_owner::OpenDevice>,
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![cfg(all(feature = "testbed", not(shuttle)))]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "what a test takes for granted may fail it")]
 
+mod callbacks;
 mod close_orders;
 mod container;
 mod device_files;

@@ -96,3 +96,19 @@ fn v13_a_thread_that_unbinds_waits_until_the_user_has_gone() {
     drop(group);
     room.machine.bind(NIC, "e1000e").unwrap();
 }
+
+/// V53: a reset takes the device lock, which an unbinding holds until the user has gone.
+#[test]
+fn v53_nothing_is_reset_for_a_user_whose_driver_is_leaving() {
+    let room = Room::with(&[NIC]);
+    let context = room.machine.open_iommufd("vmm");
+    let (open, idle) = (room.machine.open_device(NIC).unwrap(), room.machine.open_device(NIC).unwrap());
+    let bound = open.bind_iommufd(&context).unwrap();
+    let mut unbind = room.unbind_blocked(NIC);
+    assert_eq!(bound.reset().unwrap_err().errno(), Errno::EAGAIN);
+    drop((open, bound));
+    assert_eq!(idle.bind_iommufd(&context).unwrap_err().errno(), Errno::EAGAIN, "it is reset when it is opened");
+    assert_eq!(room.ownership(NIC), Ownership::Idle);
+    drop(idle);
+    assert!(is_done(&mut unbind));
+}

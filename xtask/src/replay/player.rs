@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use vfio_owner::backend::{Extension, MapDma, Unmap};
-use vfio_owner::device_ops::{DeviceKind, NotResettable};
-use vfio_owner::error::UnmapDmaError;
+use vfio_owner::device_ops::{DeviceKind, ResetError};
+use vfio_owner::error::{OpenGroupError, UnmapDmaError};
 use vfio_owner::iommu_core::device_model::{Errno, Progress, Unbind};
 use vfio_owner::iommu_core::software::{LockedPages, Process};
 use vfio_owner::iommu_core::{Access, Iova, UserAddr};
@@ -15,7 +15,7 @@ use vfio_owner::iommufd_owner::compat::{CompatError, CompatMap, CompatType};
 
 use vfio_owner::iommufd_owner::{Context, CopyRequest, MapRequest, NoObjectError, ObjectId, Place, UnmapError};
 use vfio_owner::testbed::{Machine, MachineError};
-use vfio_owner::{Container, DeviceFile, GroupFile, GroupStatus};
+use vfio_owner::{Container, DeviceFile, GroupFile, GroupStatus, OpenDevice};
 
 use super::language::{Action, Call, Handle, IommuType, MachineStep, Open, Step};
 
@@ -24,7 +24,6 @@ const BUFFER_BYTES: u64 = 64 << 20;
 
 const BAD_HANDLE: Answer = Answer::Errno(Errno::EBADF);
 const NOT_A_CALL: Answer = Answer::Errno(Errno::ENOTTY);
-const EBADFD: Errno = Errno::new(77);
 
 /// An answer, printed in the recorded form.
 #[derive(Debug, PartialEq, Eq)]
@@ -75,7 +74,9 @@ enum Name {
 enum File {
     Container(Container),
     Group(GroupFile),
-    Device(DeviceFile),
+    /// Opened through its group.
+    Device(OpenDevice),
+    DeviceFile(DeviceFile),
     Iommufd(Context),
 }
 
@@ -108,6 +109,10 @@ impl Player {
             Action::Close(handle) => match self.names.remove(handle) {
                 Some(Name::File(number)) if self.files.remove(&number).is_some() => {
                     self.bound.remove(&number);
+                    // Whoever waited for this user goes on.
+                    for unbind in &mut self.waiting {
+                        let _ = unbind.try_finish();
+                    }
                     Answer::Ok
                 }
                 _ => BAD_HANDLE,
@@ -150,7 +155,7 @@ impl Player {
                 lookup(self.machine.open_group(device)).map(File::Group).map_err(|error| refused(error.errno()))?
             }
             Open::DeviceFile { device } => {
-                self.machine.open_device(device).map(File::Device).map_err(|error| refused(error.errno()))?
+                self.machine.open_device(device).map(File::DeviceFile).map_err(|error| refused(error.errno()))?
             }
             Open::DeviceOfGroup { group, device } => match self.named(group)? {
                 File::Group(file) => file.device(device).map(File::Device).map_err(|error| refused(error.errno()))?,
@@ -178,7 +183,7 @@ impl Player {
     fn call_file(&mut self, number: u32, call: &Call) -> Answer {
         match (self.files.get(&number), call) {
             (None, _) => BAD_HANDLE,
-            (Some(File::Device(device)), Call::Bind { iommufd }) => {
+            (Some(File::DeviceFile(device)), Call::Bind { iommufd }) => {
                 let result = self.bind(device, iommufd);
                 match result {
                     Ok(bound) => {
@@ -190,15 +195,33 @@ impl Player {
             }
             (Some(File::Container(container)), _) => self.call_container(container, call),
             (Some(File::Group(group)), _) => self.call_group(group, call),
-            (Some(File::Device(device)), _) => self.call_device(device, call),
+            // What only a device's own file has.
+            (Some(File::Device(_)), Call::Bind { .. }) => Answer::Errno(Errno::EINVAL),
+            (Some(File::Device(_)), Call::Attach { to }) if !self.names.contains_key(to) => BAD_HANDLE,
+            (Some(File::Device(_)), Call::Attach { .. } | Call::Detach) => Answer::Errno(Errno::ENOTTY),
+            (Some(File::Device(device)), _) => Self::call_device(device, call),
+            (Some(File::DeviceFile(file)), _) => self.call_device_file(file, call),
             (Some(File::Iommufd(context)), _) => self.call_compat(context, call),
         }
     }
 
     fn bind(&self, device: &DeviceFile, iommufd: &Handle) -> Result<(u32, ObjectId), Answer> {
         let Some(Name::File(number)) = self.names.get(iommufd) else { return Err(BAD_HANDLE) };
-        let Some(File::Iommufd(context)) = self.files.get(number) else { return Err(Answer::Errno(EBADFD)) };
-        device.bind_iommufd(context).map(|id| (*number, id)).map_err(|error| refused(error.errno()))
+        let Some(File::Iommufd(context)) = self.files.get(number) else {
+            return Err(Answer::Errno(self.bind_to_what_is_no_iommufd(device)));
+        };
+        device.bind_iommufd(context).map(|bound| (*number, bound.iommufd_id())).map_err(|error| refused(error.errno()))
+    }
+
+    /// What the file of the device is asked for is looked at first.
+    fn bind_to_what_is_no_iommufd(&self, device: &DeviceFile) -> Errno {
+        if device.bound().is_ok() {
+            return Errno::EINVAL;
+        }
+        match self.machine.open_group(device.name()) {
+            Err(MachineError::OpenGroup(OpenGroupError::Open { .. })) => Errno::EBUSY,
+            _ => Errno::EBADFD,
+        }
     }
 
     fn call_object(&mut self, handle: &Handle, iommufd: u32, id: ObjectId, call: &Call) -> Answer {
@@ -224,7 +247,12 @@ impl Player {
             Call::SetContainer { container } => match self.named(container) {
                 Ok(File::Container(container)) => done(group.set_container(container).map_err(|e| e.errno())),
                 Ok(File::Iommufd(context)) => done(group.set_iommufd(context).map_err(|e| e.errno())),
-                Ok(_) => Err(EBADFD),
+                // What the group is asked for is looked at first.
+                Ok(_) => Err(match group.status() {
+                    Err(gone) => gone.errno(),
+                    Ok(GroupStatus::InContainer) => Errno::EINVAL,
+                    Ok(GroupStatus::Viable | GroupStatus::NotViable) => Errno::EBADFD,
+                }),
                 Err(answer) => return answer,
             },
             Call::UnsetContainer => done(group.unset_container().map_err(|e| e.errno())),
@@ -247,19 +275,32 @@ impl Player {
         answer.unwrap_or_else(Answer::Errno)
     }
 
-    fn call_device(&self, device: &DeviceFile, call: &Call) -> Answer {
-        let answer = match call {
-            Call::DeviceInfo => device.info().map_err(|error| error.errno()).map(|info| {
+    fn call_device(device: &OpenDevice, call: &Call) -> Answer {
+        match call {
+            Call::DeviceInfo => {
+                let info = device.info();
                 let kind = if info.kind == DeviceKind::Pci { 2 } else { 0 };
                 let flags = kind | u32::from(info.resettable);
                 Answer::Value(format!("flags {flags:#x} regions {} irqs {}", info.regions, info.irqs))
-            }),
-            Call::Reset => done(device.reset().map_err(NotResettable::errno)),
-            Call::Attach { to } => match self.names.get(to) {
-                Some(Name::Object(_, id)) => done(device.attach_iommufd_pt(*id).map(drop).map_err(|e| e.errno())),
+            }
+            Call::Reset => done(device.reset().map_err(ResetError::errno)).unwrap_or_else(Answer::Errno),
+            _ => NOT_A_CALL,
+        }
+    }
+
+    fn call_device_file(&self, file: &DeviceFile, call: &Call) -> Answer {
+        let answer = match call {
+            Call::DeviceInfo | Call::Reset => {
+                file.bound().map(|device| Self::call_device(&device, call)).map_err(|error| error.errno())
+            }
+            Call::Attach { to } => match (self.names.get(to), file.bound()) {
+                (Some(Name::Object(_, id)), Ok(device)) => {
+                    done(device.attach_iommufd_pt(*id).map(drop).map_err(|error| error.errno()))
+                }
+                (Some(Name::Object(..)), Err(error)) => Err(error.errno()),
                 _ => Err(Errno::EBADF),
             },
-            Call::Detach => done(device.detach_iommufd_pt().map_err(|error| error.errno())),
+            Call::Detach => done(file.bound().map(|device| device.detach_iommufd_pt()).map_err(|error| error.errno())),
             _ => return NOT_A_CALL,
         };
         answer.unwrap_or_else(Answer::Errno)
@@ -362,7 +403,7 @@ impl Player {
             }
             MachineStep::Wait => match self.waiting.pop_front() {
                 Some(unbind) => self.advance(unbind, Queue::Front),
-                None => Answer::Ok,
+                None => Answer::Errno(Errno::ESRCH),
             },
         }
     }

@@ -179,14 +179,14 @@ fn by_device(machine: &Machine, targets: &[PciAddress]) -> Result<(), ProofError
     for target in targets {
         let refused = refused(*target, Way::Device);
         let file = machine.open_device(&target.to_string()).map_err(|error| refused(&error))?;
-        file.bind_iommufd(&context).map_err(|error| refused(&error))?;
+        let bound = file.bind_iommufd(&context).map_err(|error| refused(&error))?;
         // Devices of one group are attached to one address space, so all are.
         let to = match ioas {
             Some(ioas) => ioas,
             None => *ioas.insert(context.ioas_alloc().map_err(|error| refused(&error))?),
         };
-        file.attach_iommufd_pt(to).map_err(|error| refused(&error))?;
-        devices.push(file);
+        bound.attach_iommufd_pt(to).map_err(|error| refused(&error))?;
+        devices.push(bound);
     }
     Ok(())
 }
