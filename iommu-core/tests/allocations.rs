@@ -1,6 +1,13 @@
 //! In the steady state nothing is allocated: what bind, unbind, claim, attach and their opposites need is made when a
 //! device, a driver or a domain is registered, and a refusal names the first few in place.
 #![cfg(not(any(shuttle, lock_order)))]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::result_large_err,
+    reason = "a test fails by panicking, and what it measures must not be boxed"
+)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
