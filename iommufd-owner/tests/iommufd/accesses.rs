@@ -157,7 +157,8 @@ fn ft6_9_each_mapping_is_asked_for_a_hundred_times() {
     access.attach(ioas).unwrap();
     let pin = |number: u64| access.pin(Iova::new(2 * number * PAGE_SIZE), PAGE_SIZE, Access::Read).unwrap();
     for number in 0..150 {
-        held.lock().insert(2 * number * PAGE_SIZE, pin(number));
+        let pins = pin(number);
+        held.lock().insert(2 * number * PAGE_SIZE, pins);
     }
     let stuck = held.lock().remove(&(298 * PAGE_SIZE));
     let refused = context.ioas_unmap(ioas, Iova::new(0), u64::MAX).unwrap_err();
