@@ -284,6 +284,7 @@ pub struct Geometry {
     pub last: Iova,
 }
 
+#[cfg(feature = "software")]
 impl Geometry {
     /// A single page at address 0: what is left of tables that are not there.
     pub(crate) const NOTHING: Self =

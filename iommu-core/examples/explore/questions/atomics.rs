@@ -19,7 +19,6 @@
 //! | `iommu-core/src/dma_api/space.rs` | `lazy` | `atomic-flag` |
 //! | `iommu-core/src/failing/memory.rs` | `left` | `atomic-pins` |
 //! | `iommu-core/src/software/domain.rs` | `coherent` | `atomic-flag` |
-//! | `vfio-owner/src/device_file.rs` | `granted` | `atomic-flag` |
 
 use device_model::sync::Arc;
 use device_model::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -46,7 +45,7 @@ pub(super) fn questions() -> Vec<Question> {
         Question::new("atomic-autoprobe", "Does a thread that has switched probing off still probe?", "D45")
             .ships(autoprobe),
         Question::new("atomic-pins", "Does the memory that fails one pin fail none, or two?", "").ships(pins),
-        Question::new("atomic-flag", "A device file is open to calls: may what bound it be unseen?", "V37").ships(flag),
+        Question::new("atomic-flag", "A flag says that something is there: may what made it be unseen?", "").ships(flag),
     ]
 }
 
