@@ -1,8 +1,10 @@
-//! What is broken: a check dropped, an order swapped, a lock let go too early, a count not restored.
+//! What is broken: a check dropped, an order swapped, a fence left out, a lock let go too early, a count not restored.
 
 mod binding;
 mod domains;
+mod memory;
 mod ownership;
+mod vfio;
 
 use super::suite::Suite;
 
@@ -22,11 +24,16 @@ pub(super) struct Mutant {
 
 const DEVICE: &[Suite] = &[Suite::Tests("device-model")];
 const DEVICE_OR_EXPLORE: &[Suite] = &[Suite::Tests("device-model"), Suite::Explore];
+const DEVICE_OR_MODEL: &[Suite] = &[Suite::Tests("device-model"), Suite::Model("device-model")];
 const IOMMU: &[Suite] = &[Suite::Tests("iommu-core")];
 const EXPLORE: &[Suite] = &[Suite::Explore];
 const IOMMU_OR_EXPLORE: &[Suite] = &[Suite::Tests("iommu-core"), Suite::Explore];
+const IOMMUFD: &[Suite] = &[Suite::Tests("iommufd-owner")];
+const VFIO: &[Suite] = &[Suite::Tests("vfio-owner")];
+const VFIO_OR_MODEL: &[Suite] = &[Suite::Tests("vfio-owner"), Suite::Model("vfio-owner")];
 
 /// All of them.
 pub(super) fn all() -> impl Iterator<Item = &'static Mutant> {
-    ownership::MUTANTS.iter().chain(domains::MUTANTS).chain(binding::MUTANTS)
+    let core = ownership::MUTANTS.iter().chain(domains::MUTANTS).chain(memory::MUTANTS);
+    core.chain(binding::MUTANTS).chain(vfio::MUTANTS)
 }
