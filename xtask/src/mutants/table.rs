@@ -12,7 +12,7 @@ use super::suite::Suite;
 pub(super) struct Mutant {
     pub(super) name: &'static str,
     pub(super) file: &'static str,
-    /// The rule that it breaks, with its fact.
+    /// The rule that it breaks, with its fact, unless the rule is our own.
     pub(super) rule: &'static str,
     /// The text, which stands in the file once.
     pub(super) old: &'static str,

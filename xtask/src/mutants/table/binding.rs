@@ -125,7 +125,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "revoked-under-access",
         file: RESOURCES,
-        rule: "R10: a resource is revoked before the unbind completes",
+        rule: "R9: a resource is revoked before the unbind completes",
         old: "        self.users.close();
         self.users.wait();",
         new: "        self.users.close();",

@@ -94,7 +94,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "reached-domain-freed",
         file: SWITCH,
-        rule: "I31: a domain that a device may still reach is kept",
+        rule: "a domain that a device may still reach is kept",
         old: "if !self.is_reach_unknown() {",
         new: "if true {",
         suites: IOMMU,
@@ -102,7 +102,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "refused-domain-freed",
         file: SWITCH,
-        rule: "I29: the domain of a switch that failed is kept while a device may reach it",
+        rule: "the domain of a switch that failed is kept while a device may reach it",
         old: "        if let (Err(_), Some(domain)) = (&result, reached)
             && self.is_reach_unknown()",
         new: "        if let (Err(_), Some(domain)) = (&result, reached)
@@ -112,7 +112,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "quarantine-ends-early",
         file: STATE,
-        rule: "I31: quarantine lasts until no device's reach is unknown",
+        rule: "quarantine lasts until no device's reach is unknown",
         old: "if !unknown && !self.quarantine.is_empty() {",
         new: "if !self.quarantine.is_empty() {",
         suites: IOMMU,
@@ -120,7 +120,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "quarantine-never-ends",
         file: STATE,
-        rule: "I31: quarantine ends when every device's reach is known",
+        rule: "quarantine ends when every device's reach is known",
         old: "if !unknown && !self.quarantine.is_empty() {",
         new: "if false {",
         suites: IOMMU,
@@ -128,7 +128,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "leaver-takes-nothing-along",
         file: MEMBERSHIP,
-        rule: "I19: what a device that goes may reach is kept until its IOMMU has let it go",
+        rule: "what a device that goes may reach is kept until its IOMMU has let it go",
         old: "if record.reach == Reach::Unknown && !left.emptied {",
         new: "if record.reach == Reach::Unknown && !left.emptied && false {",
         suites: IOMMU,
@@ -170,7 +170,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "serials-repeat",
         file: MEMBERSHIP,
-        rule: "I18: no two devices of a group, then or now, have one serial",
+        rule: "no two devices of a group, then or now, have one serial",
         old: "        self.members += 1;",
         new: "        self.members = 1;",
         suites: IOMMU,
@@ -287,7 +287,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "page-requests-outlive-claim",
         file: CLAIM,
-        rule: "I28: page requests end with the claim that enabled them",
+        rule: "page requests end with the claim that enabled them",
         old: "self.end_page_requests(claim);",
         new: "let _ = claim;",
         suites: IOMMU,
@@ -295,7 +295,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "claim-ends-page-requests-of-others",
         file: ATTACH,
-        rule: "It7: a claim that ends leaves page requests of other claims alone",
+        rule: "a claim that ends leaves page requests of other claims alone",
         old: ".is_some_and(|delivery| delivery.claim == claim)",
         new: ".is_some()",
         suites: IOMMU,
@@ -303,7 +303,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "old-delivery-ends-new",
         file: ATTACH,
-        rule: "It7: page requests that were enabled anew do not end with the old delivery",
+        rule: "page requests that were enabled anew do not end with the old delivery",
         old: ".is_some_and(|delivery| delivery.serial == serial)",
         new: ".is_some()",
         suites: IOMMU,

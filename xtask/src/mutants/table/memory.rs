@@ -16,7 +16,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "foreign-right-maps",
         file: MAPPING,
-        rule: "S9: the right to map memory is that of one subsystem",
+        rule: "the right to map memory is that of one subsystem",
         old: "if !self.is_covered_by(memory) {",
         new: "if !self.is_covered_by(memory) && false {",
         suites: IOMMU,
@@ -24,7 +24,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "foreign-right-maps-for-drivers",
         file: DMA_API,
-        rule: "S9: the DMA API takes the right of its own subsystem only",
+        rule: "the DMA API takes the right of its own subsystem only",
         old: "if !self.domain.is_covered_by(right) {",
         new: "if !self.domain.is_covered_by(right) && false {",
         suites: IOMMU,
@@ -40,7 +40,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "revoked-not-flushed",
         file: DMA_API,
-        rule: "D41: no device reaches what is revoked through what it has cached",
+        rule: "no device reaches what is revoked through what it has cached",
         old: "        drop(mappings);
         // Nobody is left to tell; the addresses are not used again.
         let _ = self.flush();",
@@ -50,7 +50,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "reachable-memory-given-back",
         file: DMA_API,
-        rule: "I31: memory that hardware does not let go is kept",
+        rule: "memory that hardware does not let go is kept",
         old: "            self.domain.quarantine(memory);",
         new: "            drop(memory);",
         suites: IOMMU,
@@ -58,7 +58,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "strict-is-lazy",
         file: SPACE,
-        rule: "It10.4: a strict domain flushes at once",
+        rule: "a strict domain flushes at once",
         old: "if !self.lazy.load(Ordering::Acquire) {",
         new: "if false {",
         suites: IOMMU,
@@ -66,7 +66,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "lazy-is-strict",
         file: SPACE,
-        rule: "It10.4: a lazy domain flushes in batches",
+        rule: "a lazy domain flushes in batches",
         old: "if !self.lazy.load(Ordering::Acquire) {",
         new: "if true {",
         suites: IOMMU,
@@ -74,7 +74,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "freed-before-flush",
         file: SPACE,
-        rule: "It10.4: an address is free again when it is flushed",
+        rule: "an address is free again when it is flushed",
         old: "        iovas.queue.push(range);",
         new: "        iovas.taken.remove(range.first());
         iovas.queue.push(range);",
@@ -83,7 +83,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "full-queue-waits",
         file: SPACE,
-        rule: "It10.4: a queue that is full is flushed",
+        rule: "a queue that is full is flushed",
         old: "if iovas.queue.len() < FLUSH_QUEUE { Ok(()) } else { iovas.flush(domain) }",
         new: "Ok(())",
         suites: IOMMU,
@@ -131,7 +131,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "reachable-area-unpinned",
         file: AREA,
-        rule: "F20: memory that hardware refuses to unmap stays pinned",
+        rule: "memory that hardware refuses to unmap stays pinned",
         old: "_ => self.quarantine(range, domain),",
         new: "_ => {}",
         suites: IOMMUFD,
@@ -155,7 +155,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "mapping-permits-all",
         file: TYPE1,
-        rule: "V48: a mapping permits what was asked for",
+        rule: "a mapping permits what was asked for",
         old: "if let Err(error) = domain.map(memory, iova, run.phys, run.bytes, access) {",
         new: "if let Err(error) = domain.map(memory, iova, run.phys, run.bytes, Access::ReadWrite) {",
         suites: VFIO,
@@ -163,7 +163,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "reachable-mapping-unpinned",
         file: TYPE1,
-        rule: "V48: memory that hardware refuses to unmap stays pinned",
+        rule: "memory that hardware refuses to unmap stays pinned",
         old: "            domain.quarantine(pinned.clone());",
         new: "",
         suites: VFIO,
