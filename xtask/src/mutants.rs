@@ -32,9 +32,6 @@ pub(crate) struct Mutants {
     /// List them
     #[arg(long)]
     list: bool,
-    /// Look only whether each still fits the code; builds nothing
-    #[arg(long)]
-    check: bool,
     /// One JSON object a line: each mutant and what noticed it
     #[arg(long)]
     json: bool,
@@ -59,10 +56,6 @@ impl Mutants {
         // All at once: a table that no longer fits the code is told before anything is built.
         for mutant in &chosen {
             mutated(mutant)?;
-        }
-        if self.check {
-            println!("mutants: all {} fit the code", chosen.len());
-            return Ok(true);
         }
         let scratch = scratch()?;
         self.look_at_unbroken(&scratch, &chosen)?;

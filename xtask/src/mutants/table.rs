@@ -25,6 +25,7 @@ pub(super) struct Mutant {
 const DEVICE: &[Suite] = &[Suite::Tests("device-model")];
 const DEVICE_OR_EXPLORE: &[Suite] = &[Suite::Tests("device-model"), Suite::Explore];
 const DEVICE_OR_MODEL: &[Suite] = &[Suite::Tests("device-model"), Suite::Model("device-model")];
+const MODEL_OR_EXPLORE: &[Suite] = &[Suite::Model("device-model"), Suite::Explore];
 const IOMMU: &[Suite] = &[Suite::Tests("iommu-core")];
 const EXPLORE: &[Suite] = &[Suite::Explore];
 const IOMMU_OR_EXPLORE: &[Suite] = &[Suite::Tests("iommu-core"), Suite::Explore];

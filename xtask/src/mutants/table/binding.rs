@@ -1,6 +1,6 @@
 //! Drivers that come and go.
 
-use super::{DEVICE, DEVICE_OR_EXPLORE, DEVICE_OR_MODEL, EXPLORE, Mutant};
+use super::{DEVICE, DEVICE_OR_EXPLORE, DEVICE_OR_MODEL, EXPLORE, MODEL_OR_EXPLORE, Mutant};
 
 const BINDING: &str = "device-model/src/binding.rs";
 const UNBIND: &str = "device-model/src/unbind.rs";
@@ -167,7 +167,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         rule: "D56: a probe that defers is under way until it is listed",
         old: "if self.searches.load(Ordering::SeqCst) > 0 || self.listed.load(Ordering::SeqCst) > 0 {",
         new: "if self.listed.load(Ordering::SeqCst) > 0 || self.searches.load(Ordering::SeqCst) > 0 {",
-        suites: EXPLORE,
+        suites: MODEL_OR_EXPLORE,
     },
     Mutant {
         name: "left-read-without-order",
