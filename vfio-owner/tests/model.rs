@@ -113,6 +113,26 @@ fn two_users_of_one_group() {
 }
 
 #[test]
+fn a_device_opens_while_its_last_file_is_closed() {
+    explore("get-device, and the close of the device (V9, V30)", || {
+        let world = World::new(&["a1"]);
+        world.bind("a1", VFIO);
+        let group = world.group("a1");
+        let file = world.vfio.open_group(group.id()).unwrap();
+        let container = world.vfio.open_container();
+        file.set_container(&container).unwrap();
+        container.set_iommu(KIND).unwrap();
+        let open = file.device("a1").unwrap();
+        let closer = thread::spawn(move || drop(open));
+        let again = file.device("a1");
+        closer.join().unwrap();
+        assert!(again.is_ok(), "who comes during the close waits for its end");
+        drop((file, again));
+        assert_eq!(group.ownership(), Ownership::Idle);
+    });
+}
+
+#[test]
 fn a_device_opens_while_its_group_leaves_the_container() {
     explore("get-device, and unset-container (Vt5.2, Vt6.5)", || {
         let world = World::new(&["a1"]);

@@ -40,7 +40,7 @@ pub(crate) struct Mutants {
 impl Mutants {
     /// Tries the mutants; whether each was caught.
     pub(crate) fn run(&self) -> Result<bool> {
-        std::env::set_current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))?;
+        std::env::set_current_dir(root())?;
         if let Some(unknown) = self.only.iter().find(|name| table::all().all(|mutant| mutant.name != **name)) {
             bail!("no mutant called `{unknown}`; `--list` lists them");
         }
@@ -136,9 +136,13 @@ impl Mutants {
     }
 }
 
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
 /// The file as the mutant would have it.
 fn mutated(mutant: &Mutant) -> Result<String> {
-    let text = std::fs::read_to_string(mutant.file).with_context(|| mutant.file)?;
+    let text = std::fs::read_to_string(root().join(mutant.file)).with_context(|| mutant.file)?;
     let places = text.matches(mutant.old).count();
     ensure!(
         places == 1,
@@ -165,4 +169,23 @@ fn scratch() -> Result<Scratch> {
         std::fs::write(&copy, text).with_context(|| file.to_owned())?;
     }
     Ok(Scratch { root, target: folder.join("target") })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{mutated, table};
+
+    #[test]
+    fn every_mutant_fits_the_code() {
+        let stale: Vec<_> = table::all().filter_map(|mutant| mutated(mutant).err()).collect();
+        assert!(stale.is_empty(), "{stale:#?}");
+    }
+
+    #[test]
+    fn every_mutant_has_a_name_of_its_own() {
+        let names: BTreeSet<_> = table::all().map(|mutant| mutant.name).collect();
+        assert_eq!(names.len(), table::all().count());
+    }
 }

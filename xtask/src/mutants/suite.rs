@@ -10,9 +10,9 @@ use duct::Expression;
 use crate::ci::shell::environment;
 use crate::explore::report::Line;
 
-/// How long one binary of tests may take, and all questions of the explorer; a mutant that hangs is caught.
+/// How long one binary of tests may take; a mutant that hangs is caught.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// See [`PATIENCE`].
+/// How long all questions of the explorer may take, and one binary of scenes under the model checker.
 const EXPLORER_PATIENCE: Duration = Duration::from_secs(300);
 
 /// Tests of one kind.
@@ -20,6 +20,8 @@ const EXPLORER_PATIENCE: Duration = Duration::from_secs(300);
 pub(super) enum Suite {
     /// Unit and integration tests of this crate.
     Tests(&'static str),
+    /// Scenes of this crate under the model checker.
+    Model(&'static str),
     /// Every interleaving of the explorer's questions.
     Explore,
 }
@@ -56,6 +58,7 @@ impl Scratch {
         for suite in suites {
             let caught = match suite {
                 Suite::Tests(package) => self.tests(package)?,
+                Suite::Model(package) => self.model(package)?,
                 Suite::Explore => self.explore()?,
             };
             if caught.is_some() {
@@ -66,12 +69,44 @@ impl Scratch {
     }
 
     fn tests(&self, package: &str) -> Result<Option<Caught>> {
-        let line = ["test", "--no-run", "--lib", "--tests", "--message-format", "json", "-p", package];
-        for binary in executables(&self.build(&line, &self.target)?) {
+        // Tests that need a feature which is off are left out silently.
+        let line =
+            ["test", "--no-run", "--lib", "--tests", "--all-features", "--message-format", "json", "-p", package];
+        self.run_all(package, &executables(&self.build(&line, &self.target)?), PATIENCE)
+    }
+
+    fn model(&self, package: &str) -> Result<Option<Caught>> {
+        let features = match package {
+            "device-model" => "std",
+            "iommu-core" => "software",
+            "vfio-owner" => "iommu-core/software,iommufd",
+            _ => "iommu-core/software",
+        };
+        let line = [
+            "test",
+            "--no-run",
+            "--release",
+            "--lib",
+            "--test",
+            "model",
+            "--features",
+            features,
+            "--message-format",
+            "json",
+            "-p",
+            package,
+        ];
+        let built = self.build(&line, &self.target.join("shuttle"))?;
+        self.run_all(package, &executables(&built), EXPLORER_PATIENCE)
+    }
+
+    /// What of these binaries fails first.
+    fn run_all(&self, package: &str, binaries: &[PathBuf], patience: Duration) -> Result<Option<Caught>> {
+        for binary in binaries {
             let name = binary.file_stem().unwrap_or_default().display().to_string();
             let name = name.rsplit_once('-').map_or(name.as_str(), |(name, _)| name).to_owned();
-            let command = duct::cmd!(&binary, "--format", "terse").dir(self.root.join(package));
-            match patiently(&command, PATIENCE)? {
+            let command = duct::cmd!(binary, "--format", "terse").dir(self.root.join(package));
+            match patiently(&command, patience)? {
                 Ended::Hangs => return Ok(Some(Caught::Hangs(name))),
                 Ended::Well => {}
                 Ended::Badly(printed) => return Ok(Some(Caught::Test(format!("{name}: {}", first_failure(&printed))))),

@@ -1,8 +1,10 @@
-//! What is broken: a check dropped, an order swapped, a lock let go too early, a count not restored.
+//! What is broken: a check dropped, an order swapped, a fence left out, a lock let go too early, a count not restored.
 
 mod binding;
 mod domains;
+mod memory;
 mod ownership;
+mod vfio;
 
 use super::suite::Suite;
 
@@ -10,7 +12,7 @@ use super::suite::Suite;
 pub(super) struct Mutant {
     pub(super) name: &'static str,
     pub(super) file: &'static str,
-    /// The rule that it breaks, with its fact.
+    /// The rule that it breaks, with its fact, unless the rule is our own.
     pub(super) rule: &'static str,
     /// The text, which stands in the file once.
     pub(super) old: &'static str,
@@ -22,11 +24,17 @@ pub(super) struct Mutant {
 
 const DEVICE: &[Suite] = &[Suite::Tests("device-model")];
 const DEVICE_OR_EXPLORE: &[Suite] = &[Suite::Tests("device-model"), Suite::Explore];
+const DEVICE_OR_MODEL: &[Suite] = &[Suite::Tests("device-model"), Suite::Model("device-model")];
+const MODEL_OR_EXPLORE: &[Suite] = &[Suite::Model("device-model"), Suite::Explore];
 const IOMMU: &[Suite] = &[Suite::Tests("iommu-core")];
 const EXPLORE: &[Suite] = &[Suite::Explore];
 const IOMMU_OR_EXPLORE: &[Suite] = &[Suite::Tests("iommu-core"), Suite::Explore];
+const IOMMUFD: &[Suite] = &[Suite::Tests("iommufd-owner")];
+const VFIO: &[Suite] = &[Suite::Tests("vfio-owner")];
+const VFIO_OR_MODEL: &[Suite] = &[Suite::Tests("vfio-owner"), Suite::Model("vfio-owner")];
 
 /// All of them.
 pub(super) fn all() -> impl Iterator<Item = &'static Mutant> {
-    ownership::MUTANTS.iter().chain(domains::MUTANTS).chain(binding::MUTANTS)
+    let core = ownership::MUTANTS.iter().chain(domains::MUTANTS).chain(memory::MUTANTS);
+    core.chain(binding::MUTANTS).chain(vfio::MUTANTS)
 }

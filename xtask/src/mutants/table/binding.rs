@@ -1,11 +1,13 @@
 //! Drivers that come and go.
 
-use super::{DEVICE, DEVICE_OR_EXPLORE, EXPLORE, Mutant};
+use super::{DEVICE, DEVICE_OR_EXPLORE, DEVICE_OR_MODEL, EXPLORE, MODEL_OR_EXPLORE, Mutant};
 
 const BINDING: &str = "device-model/src/binding.rs";
 const UNBIND: &str = "device-model/src/unbind.rs";
 const DEFERRED: &str = "device-model/src/deferred.rs";
-const BUSES: &str = "device-model/src/registry.rs";
+const DEVICE_LOCK: &str = "device-model/src/device.rs";
+const REGISTRATION: &str = "device-model/src/registration.rs";
+const RESOURCES: &str = "device-model/src/resources.rs";
 const USERS: &str = "device-model/src/sync/users.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -13,40 +15,50 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "failed-probe-keeps-dma",
         file: BINDING,
         rule: "D34, E2: a probe that fails ends the right to DMA",
-        old: "bus.notify(&BusEvent::NotBound(guard));
-        detach(guard);",
-        new: "bus.notify(&BusEvent::NotBound(guard));",
+        old: "return Err(ProbeFailure::Callback(error));",
+        new: "core::mem::forget(undo);
+        return Err(ProbeFailure::Callback(error));",
         suites: DEVICE_OR_EXPLORE,
     },
     Mutant {
         name: "refused-dma-keeps-driver",
         file: BINDING,
         rule: "E3: a refused driver leaves the device",
-        old: "        Err(error) => {
-            detach(guard);",
-        new: "        Err(error) => {",
+        old: "let right = configure_dma(driver, dev).map_err(ProbeFailure::Dma)?;",
+        new: "let right = match configure_dma(driver, dev) {
+        Ok(right) => right,
+        Err(error) => {
+            core::mem::forget(undo);
+            return Err(ProbeFailure::Dma(error));
+        }
+    };",
         suites: DEVICE_OR_EXPLORE,
     },
     Mutant {
         name: "resources-before-dma",
         file: BINDING,
         rule: "D41: the right to DMA ends before resources go",
-        old: "    if let Some(attached) = guard.attached_mut() {
-        drop(attached.dma.take());
-    }
-    guard.release_resources();",
-        new: "    guard.release_resources();
-    if let Some(attached) = guard.attached_mut() {
-        drop(attached.dma.take());
-    }",
+        old: "    let _release = scopeguard::guard(unset, |mut guard| guard.state_mut().resources.release());
+    drop(right);",
+        new: "    let mut unset = unset;
+    unset.state_mut().resources.release();
+    drop(right);",
+        suites: DEVICE,
+    },
+    Mutant {
+        name: "resources-stay",
+        file: BINDING,
+        rule: "P3: no driver comes to resources of another",
+        old: "|mut guard| guard.state_mut().resources.release()",
+        new: "|_| ()",
         suites: DEVICE,
     },
     Mutant {
         name: "two-drivers",
         file: BINDING,
         rule: "Dt3.2: a device that has a driver gets no other",
-        old: "    if let Some(attached) = guard.attached() {
-        return Err(ProbeFailure::HasDriver { driver: attached.entry.driver().name().clone() });
+        old: "    if let Some(link) = guard.link() {
+        return Err(ProbeFailure::HasDriver { driver: link.driver.name.clone() });
     }",
         new: "",
         suites: DEVICE,
@@ -57,14 +69,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         rule: "Dt3.1: no driver comes to a device that goes",
         old: "Life::Dying | Life::Gone => return Err(ProbeFailure::DeviceGone),",
         new: "Life::Dying | Life::Gone => {}",
-        suites: DEVICE,
-    },
-    Mutant {
-        name: "stale-resources",
-        file: BINDING,
-        rule: "P3: no driver comes to resources of another",
-        old: "if guard.has_resources() {",
-        new: "if guard.has_resources() && false {",
         suites: DEVICE,
     },
     Mutant {
@@ -79,16 +83,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "strike-forgotten",
         file: BINDING,
         rule: "R11: the driver forgets a device that it has left",
-        old: "attached.entry.strike(attached.place);",
-        new: "let _ = attached.place;",
+        old: "link.driver.strike(link.place);",
+        new: "let _ = link.place;",
         suites: DEVICE,
     },
     Mutant {
         name: "unbinds-any-driver",
         file: UNBIND,
         rule: "D49: unbind lets only that driver go",
-        old: "|now| expected.is_none_or(|entry| Arc::ptr_eq(&now.entry, entry))",
-        new: "|now| expected.is_none_or(|entry| Arc::ptr_eq(&now.entry, entry) || true)",
+        old: "expected.is_none_or(|key| link.driver.key() == key)",
+        new: "expected.is_none_or(|key| link.driver.key() == key || true)",
         suites: DEVICE,
     },
     Mutant {
@@ -114,9 +118,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "removed-not-dying",
         file: UNBIND,
         rule: "D12: a device that goes takes no driver any more",
-        old: "guard.state().life = Life::Dying;",
+        old: "guard.state_mut().life = Life::Dying;",
         new: "let _ = &mut guard;",
         suites: DEVICE,
+    },
+    Mutant {
+        name: "revoked-under-access",
+        file: RESOURCES,
+        rule: "R9: a resource is revoked before the unbind completes",
+        old: "        self.users.close();
+        self.users.wait();",
+        new: "        self.users.close();",
+        suites: DEVICE_OR_MODEL,
     },
     Mutant {
         name: "wake-up-lost",
@@ -127,26 +140,59 @@ pub(super) const MUTANTS: &[Mutant] = &[
         suites: DEVICE_OR_EXPLORE,
     },
     Mutant {
-        name: "triggers-read-without-order",
+        name: "search-without-order",
         file: DEFERRED,
-        rule: "D56: whoever defers sees what came meanwhile, whichever core it came on",
-        old: "let now = deferral.clock.load(Ordering::SeqCst)",
-        new: "let now = deferral.clock.load(Ordering::Relaxed)",
+        rule: "D56: whoever binds sees that a probe may defer, whichever core it runs on",
+        old: "        self.searches.fetch_add(1, Ordering::SeqCst);
+        let triggers = self.triggers.load(Ordering::SeqCst);
+        // Against the fence of whoever binds: either the search sees what was bound, or the bind sees the search.
+        fence(Ordering::SeqCst);",
+        new: "        self.searches.fetch_add(1, Ordering::Relaxed);
+        let triggers = self.triggers.load(Ordering::Relaxed);",
         suites: EXPLORE,
     },
     Mutant {
         name: "waiters-read-without-order",
         file: DEFERRED,
         rule: "D56: whoever binds sees who waits, whichever core it waits on",
-        old: "        if deferral.listed.load(Ordering::SeqCst) == 0 {",
-        new: "        if deferral.listed.load(Ordering::Relaxed) == 0 {",
+        old: "        fence(Ordering::SeqCst);
+        // In this order: a search that ends in a deferral lists its device before it is over.
+        if self.searches.load(Ordering::SeqCst) > 0 || self.listed.load(Ordering::SeqCst) > 0 {",
+        new: "        if self.searches.load(Ordering::Relaxed) > 0 || self.listed.load(Ordering::Relaxed) > 0 {",
         suites: EXPLORE,
     },
     Mutant {
+        name: "waiters-read-before-searches",
+        file: DEFERRED,
+        rule: "D56: a probe that defers is under way until it is listed",
+        old: "if self.searches.load(Ordering::SeqCst) > 0 || self.listed.load(Ordering::SeqCst) > 0 {",
+        new: "if self.listed.load(Ordering::SeqCst) > 0 || self.searches.load(Ordering::SeqCst) > 0 {",
+        suites: MODEL_OR_EXPLORE,
+    },
+    Mutant {
+        name: "left-read-without-order",
+        file: DEVICE_LOCK,
+        rule: "D56: whoever unlocks sees what was left to it, whichever core left it",
+        old: "        // Against the fence of whoever left something and found the lock still held.
+        fence(Ordering::SeqCst);",
+        new: "",
+        suites: EXPLORE,
+    },
+    Mutant {
+        name: "left-probe-forgotten",
+        file: DEVICE_LOCK,
+        rule: "D56: whoever holds a device's lock repeats the probe that was left to it",
+        old: "        if due {
+            deferral.make_due(dev.id);
+        }",
+        new: "",
+        suites: DEVICE_OR_EXPLORE,
+    },
+    Mutant {
         name: "unregistered-driver-takes",
-        file: BUSES,
+        file: REGISTRATION,
         rule: "D46: an unregistered driver takes no device",
-        old: "        if devices.registration == Registration::Closed {
+        old: "        if devices.stage != Stage::Open {
             return None;
         }",
         new: "",

@@ -1,10 +1,13 @@
 //! The count, kernel uses and claims.
 
-use super::{EXPLORE, IOMMU, IOMMU_OR_EXPLORE, Mutant};
+use super::{IOMMU, IOMMU_OR_EXPLORE, Mutant};
 
 const OWNERSHIP: &str = "iommu-core/src/ownership.rs";
-const KERNEL_USE: &str = "iommu-core/src/kernel_use.rs";
-const CLAIM: &str = "iommu-core/src/claim.rs";
+const STATE: &str = "iommu-core/src/group/state.rs";
+const KERNEL_USE: &str = "iommu-core/src/group/state/kernel_use.rs";
+const CLAIM: &str = "iommu-core/src/group/state/claim.rs";
+const CLAIM_GUARD: &str = "iommu-core/src/claim.rs";
+const CHANGE: &str = "iommu-core/src/group.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -55,83 +58,128 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "use-in-owned-group",
         file: KERNEL_USE,
         rule: "It2.4: no kernel use while user space owns the group",
-        old: "Ownership::User { owner, .. } => Err(UseError::Owned { group: group.id(), holder: owner.clone() }),",
-        new: "Ownership::User { .. } => {
-            state.ownership = Ownership::Idle;
-            Ok(())
-        }",
+        old: "Ownership::User { owner, .. } => return Err(UseError::Owned { group, holder: owner.clone() }),",
+        new: "Ownership::User { .. } => self.ownership = Ownership::Idle,",
         suites: IOMMU_OR_EXPLORE,
     },
     Mutant {
         name: "use-beside-driver-domain",
         file: KERNEL_USE,
         rule: "I22: no kernel use beside a domain of a driver",
-        old: "Ownership::Kernel { .. } if !matches!(state.current, Current::Default) || !state.pasids.is_empty() => {",
+        old: "Ownership::Kernel { .. } if !matches!(self.current, Current::Default) || !self.pasids.is_empty() => {",
         new: "Ownership::Kernel { .. } if false => {",
         suites: IOMMU,
     },
     Mutant {
         name: "use-beside-pasid",
-        file: KERNEL_USE,
+        file: STATE,
         rule: "I22: no kernel use beside a PASID of a driver",
-        old: "matches!(self.current, Current::Default) && self.pasids.is_empty()",
-        new: "matches!(self.current, Current::Default)",
+        old: "self.default.is_some() && self.pasids.is_empty() && !astray;",
+        new: "self.default.is_some() && !astray;",
         suites: IOMMU,
     },
     Mutant {
         name: "blocked-stays-blocked",
         file: KERNEL_USE,
         rule: "I31, T28: a use brings a stuck group home",
-        old: "Ownership::Idle if matches!(state.current, Current::Blocking) => {",
+        old: "Ownership::Idle if matches!(self.current, Current::Blocking) => {",
         new: "Ownership::Idle if false => {",
+        suites: IOMMU,
+    },
+    Mutant {
+        name: "stopped-stays-stopped",
+        file: KERNEL_USE,
+        rule: "I30: a use brings a device that was stopped back to its group",
+        old: "self.bring_back(group, member).map_err(UseError::Blocked)",
+        new: "Ok(())",
+        suites: IOMMU,
+    },
+    Mutant {
+        name: "stopped-counts-as-ready",
+        file: STATE,
+        rule: "I30: no use begins unseen while a device is stopped",
+        old: "self.pasids.is_empty() && !astray;",
+        new: "self.pasids.is_empty();",
         suites: IOMMU,
     },
     Mutant {
         name: "record-not-ended",
         file: KERNEL_USE,
         rule: "I2: the record of a use ends with it",
-        old: "record.uses = record.uses.saturating_sub(1);",
-        new: "let _ = &record;",
+        old: "uses.users = uses.users.saturating_sub(1);",
+        new: "let _ = &uses;",
         suites: IOMMU,
     },
     Mutant {
         name: "removed-device-ends-use",
         file: KERNEL_USE,
         rule: "I19: a device that has gone took its uses along",
-        old: "if let Some(record) = member.record(&mut state.members) {
-        record.uses = record.uses.saturating_sub(1);
-        state",
-        new: "if let Some(record) = member.record(&mut state.members) {
-        record.uses = record.uses.saturating_sub(1);
-    }
-    {
-        state",
+        old: "        let Some(uses) = uses else { return false };
+        uses.users = uses.users.saturating_sub(1);",
+        new: "        if let Some(uses) = uses {
+            uses.users = uses.users.saturating_sub(1);
+        }",
+        suites: IOMMU,
+    },
+    Mutant {
+        name: "removed-use-counts",
+        file: KERNEL_USE,
+        rule: "I19: a removed device takes its uses along",
+        old: "for _ in 0..ended {",
+        new: "for _ in 0..0_u32 {",
         suites: IOMMU,
     },
     Mutant {
         name: "old-driver-named",
         file: KERNEL_USE,
         rule: "I2: a refusal names the driver that is bound now",
-        old: "record.driver = Some(driver.clone());",
-        new: "record.driver.get_or_insert_with(|| driver.clone());",
+        old: "_ => Ok(uses.driver.replace(driver.clone())),",
+        new: "Some(_) => Ok(None),
+            None => Ok(uses.driver.replace(driver.clone())),",
+        suites: IOMMU,
+    },
+    Mutant {
+        name: "use-of-predecessor-begins",
+        file: KERNEL_USE,
+        rule: "I18: a device that has gone begins no use of the one in its place",
+        old: "    ) -> Result<Option<Arc<str>>, UseError> {
+        let uses = self.uses.get_mut(member.place()).filter(|uses| uses.serial == member.serial());",
+        new: "    ) -> Result<Option<Arc<str>>, UseError> {
+        let uses = self.uses.get_mut(member.place());",
+        suites: IOMMU,
+    },
+    Mutant {
+        name: "use-of-successor-ends",
+        file: KERNEL_USE,
+        rule: "I19: a device that has gone ends no use of the one in its place",
+        old: "-> bool {
+        let uses = self.uses.get_mut(member.place()).filter(|uses| uses.serial == member.serial());",
+        new: "-> bool {
+        let uses = self.uses.get_mut(member.place());",
+        suites: IOMMU,
+    },
+    Mutant {
+        name: "record-of-successor",
+        file: STATE,
+        rule: "I18: a device that has gone is not the one in its place",
+        old: "        let record = self.records.get(member.place() as usize)?.as_ref();
+        record.filter(|record| record.member().serial() == member.serial())",
+        new: "        self.records.get(member.place() as usize)?.as_ref()",
         suites: IOMMU,
     },
     Mutant {
         name: "claim-beside-kernel",
         file: CLAIM,
         rule: "It4.2: no claim while a kernel driver uses the group",
-        old: "            Ownership::Idle => {}
-            Ownership::Kernel { .. } => {
-                return Err(ClaimError::KernelUse { group: id, devices: self.kernel_users() });
-            }",
-        new: "            Ownership::Idle | Ownership::Kernel { .. } => {}",
+        old: "Ownership::Kernel { .. } => return Err(ClaimError::KernelUse { group, devices: self.kernel_users() }),",
+        new: "Ownership::Kernel { .. } => {}",
         suites: IOMMU_OR_EXPLORE,
     },
     Mutant {
         name: "claim-beside-owner",
         file: CLAIM,
         rule: "It5.1: no claim while another owns the group",
-        old: "Ownership::User { owner, .. } => return Err(ClaimError::Owned { group: id, holder: owner.clone() }),",
+        old: "Ownership::User { owner, .. } => return Err(ClaimError::Owned { group, holder: owner.clone() }),",
         new: "Ownership::User { .. } => {}",
         suites: IOMMU_OR_EXPLORE,
     },
@@ -155,15 +203,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "claim-with-direct-region",
         file: CLAIM,
         rule: "I33: a device with a direct region cannot be blocked",
-        old: "self.members.iter().find(|(_, record)| record.needs_direct_mapping())",
-        new: "self.members.iter().find(|_| false)",
+        old: "self.records().find(|record| record.member().needs_direct_mapping())",
+        new: "self.records().find(|_| false)",
         suites: IOMMU,
     },
     Mutant {
         name: "claim-leaves-kernel-domain",
         file: CLAIM,
         rule: "S9, I4: a claim blocks every device",
-        old: "self.switch(id, Current::Blocking).map_err(ClaimError::Switch)?;",
+        old: "self.switch(group, Current::Blocking).map_err(ClaimError::Switch)?;",
         new: "let _ = Current::Blocking;",
         suites: IOMMU_OR_EXPLORE,
     },
@@ -171,16 +219,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "claimed-before-blocked",
         file: CLAIM,
         rule: "It4.3: a claim that cannot block the group leaves no owner",
-        old: "self.switch(id, Current::Blocking).map_err(ClaimError::Switch)?;",
+        old: "self.switch(group, Current::Blocking).map_err(ClaimError::Switch)?;",
         new: "self.ownership.claim(owner.clone());
-        self.switch(id, Current::Blocking).map_err(ClaimError::Switch)?;",
+        self.switch(group, Current::Blocking).map_err(ClaimError::Switch)?;",
         suites: IOMMU,
     },
     Mutant {
         name: "claim-by-gone-device",
         file: CLAIM,
         rule: "I18: a device that has gone claims nothing",
-        old: "if self.record(&mut state.members).is_none() {",
+        old: "if self.record(member).is_none() {",
         new: "if false {",
         suites: IOMMU_OR_EXPLORE,
     },
@@ -188,62 +236,35 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "release-forgets-home",
         file: CLAIM,
         rule: "I28: the last release brings the group home",
-        old: "stuck = state.go_home(self.id());",
-        new: "let _ = &mut stuck;",
+        old: "self.go_home(group).err()",
+        new: "let _ = group;
+        None",
         suites: IOMMU_OR_EXPLORE,
     },
     Mutant {
-        name: "lock-let-go-in-claim",
-        file: CLAIM,
-        rule: "L40: a claim looks and takes under one lock",
-        old: "        if state.ownership.owner() == Some(owner) {
-            state.ownership",
-        new: "        let nested = state.ownership.owner() == Some(owner);
-        drop(state);
-        let mut state = group.lock();
-        if nested {
-            state.ownership",
-        suites: EXPLORE,
-    },
-    Mutant {
-        name: "lock-let-go-in-release",
-        file: CLAIM,
-        rule: "L40: a release counts and moves under one lock",
-        old: "            state.last_owner = Some(owner);
-            stuck = state.go_home(self.id());
-        }
-        self.tell(guard",
-        new: "            state.last_owner = Some(owner);
-            drop(guard);
-            guard = self.lock();
-            stuck = guard.go_home(self.id());
-        }
-        self.tell(guard",
-        suites: EXPLORE,
-    },
-    Mutant {
         name: "attach-replaces",
-        file: CLAIM,
+        file: CLAIM_GUARD,
         rule: "It8.4: attach does not replace",
-        old: "Current::Own(_) if replace == Replace::No => {",
-        new: "Current::Own(_) if replace == Replace::No && false => {",
+        old: "if change.is_attached_to_own() {",
+        new: "if false {",
         suites: IOMMU,
     },
     Mutant {
-        name: "foreign-domain",
-        file: CLAIM,
-        rule: "It8.5: a domain serves the devices of its IOMMU",
-        old: "|(_, record)| !Arc::ptr_eq(&record.iommu, domain.iommu())",
-        new: "|(_, record)| false && !Arc::ptr_eq(&record.iommu, domain.iommu())",
-        suites: IOMMU,
+        name: "change-not-settled",
+        file: CHANGE,
+        rule: "L40: what a change leaves is known before the lock is free",
+        old: "self.retired.any = self.guard.settle();",
+        new: "self.retired.any = false;",
+        suites: IOMMU_OR_EXPLORE,
     },
     Mutant {
-        name: "detach-leaves-domain",
-        file: CLAIM,
-        rule: "I30: detach blocks every device",
-        old: "            state.block();
-            self.group.tell",
-        new: "            self.group.tell",
+        name: "retired-freed-under-lock",
+        file: CHANGE,
+        rule: "L40: what a change has retired is freed without the lock",
+        old: "    guard: SpinMutexGuard<'a, GroupState>,
+    retired: RetiredOf<'a>,",
+        new: "    retired: RetiredOf<'a>,
+    guard: SpinMutexGuard<'a, GroupState>,",
         suites: IOMMU,
     },
 ];

@@ -1,0 +1,171 @@
+//! What devices reach: the right to map, mappings that end, flushes, pins.
+
+use super::{IOMMU, IOMMUFD, Mutant, VFIO};
+
+const MAPPING: &str = "iommu-core/src/mapping.rs";
+const DMA_API: &str = "iommu-core/src/dma_api.rs";
+const SPACE: &str = "iommu-core/src/dma_api/space.rs";
+const KERNEL_USE: &str = "iommu-core/src/kernel_use.rs";
+const PINS: &str = "iommufd-owner/src/pages/pins.rs";
+const PAGES: &str = "iommufd-owner/src/pages.rs";
+const AREA: &str = "iommufd-owner/src/io_page_table/area.rs";
+const ACCESS: &str = "iommufd-owner/src/access.rs";
+const TYPE1: &str = "vfio-owner/src/type1/mapping.rs";
+
+pub(super) const MUTANTS: &[Mutant] = &[
+    Mutant {
+        name: "foreign-right-maps",
+        file: MAPPING,
+        rule: "the right to map memory is that of one subsystem",
+        old: "if !self.is_covered_by(memory) {",
+        new: "if !self.is_covered_by(memory) && false {",
+        suites: IOMMU,
+    },
+    Mutant {
+        name: "foreign-right-maps-for-drivers",
+        file: DMA_API,
+        rule: "the DMA API takes the right of its own subsystem only",
+        old: "if !self.domain.is_covered_by(right) {",
+        new: "if !self.domain.is_covered_by(right) && false {",
+        suites: IOMMU,
+    },
+    Mutant {
+        name: "mappings-outlive-driver",
+        file: KERNEL_USE,
+        rule: "D41: what a driver has mapped ends before its use does",
+        old: "            dma.revoke();",
+        new: "            let _ = dma;",
+        suites: IOMMU,
+    },
+    Mutant {
+        name: "revoked-not-flushed",
+        file: DMA_API,
+        rule: "no device reaches what is revoked through what it has cached",
+        old: "        drop(mappings);
+        // Nobody is left to tell; the addresses are not used again.
+        let _ = self.flush();",
+        new: "        drop(mappings);",
+        suites: IOMMU,
+    },
+    Mutant {
+        name: "reachable-memory-given-back",
+        file: DMA_API,
+        rule: "memory that hardware does not let go is kept",
+        old: "            self.domain.quarantine(memory);",
+        new: "            drop(memory);",
+        suites: IOMMU,
+    },
+    Mutant {
+        name: "strict-is-lazy",
+        file: SPACE,
+        rule: "a strict domain flushes at once",
+        old: "if !self.lazy.load(Ordering::Acquire) {",
+        new: "if false {",
+        suites: IOMMU,
+    },
+    Mutant {
+        name: "lazy-is-strict",
+        file: SPACE,
+        rule: "a lazy domain flushes in batches",
+        old: "if !self.lazy.load(Ordering::Acquire) {",
+        new: "if true {",
+        suites: IOMMU,
+    },
+    Mutant {
+        name: "freed-before-flush",
+        file: SPACE,
+        rule: "an address is free again when it is flushed",
+        old: "        iovas.queue.push(range);",
+        new: "        iovas.taken.remove(range.first());
+        iovas.queue.push(range);",
+        suites: IOMMU,
+    },
+    Mutant {
+        name: "full-queue-waits",
+        file: SPACE,
+        rule: "a queue that is full is flushed",
+        old: "if iovas.queue.len() < FLUSH_QUEUE { Ok(()) } else { iovas.flush(domain) }",
+        new: "Ok(())",
+        suites: IOMMU,
+    },
+    Mutant {
+        name: "further-pin-not-counted",
+        file: PINS,
+        rule: "F12: memory is pinned until the last who wants it has let go",
+        old: "run.count = run.count.saturating_add(1);",
+        new: "let _ = run;",
+        suites: IOMMUFD,
+    },
+    Mutant {
+        name: "unequal-runs-joined",
+        file: PINS,
+        rule: "F12: pages that are pinned unequally often are counted apart",
+        old: "if touches && left.count == right.count {",
+        new: "if touches {",
+        suites: IOMMUFD,
+    },
+    Mutant {
+        name: "scattered-runs-joined",
+        file: PINS,
+        rule: "F12: a run is one piece of physical memory",
+        old: "first + left.pages == page && left.phys_at(left.pages) == right.phys;",
+        new: "first + left.pages == page;",
+        suites: IOMMUFD,
+    },
+    Mutant {
+        name: "split-run-moves",
+        file: PINS,
+        rule: "F12: cutting a run moves no memory",
+        old: "Run { pages: run.pages - left, phys: run.phys_at(left), ..run }",
+        new: "Run { pages: run.pages - left, ..run }",
+        suites: IOMMUFD,
+    },
+    Mutant {
+        name: "failed-pin-stays",
+        file: PAGES,
+        rule: "F27: a pin that fails pins nothing",
+        old: "        if self.done.count > 0 {",
+        new: "        if self.done.count > 0 && false {",
+        suites: IOMMUFD,
+    },
+    Mutant {
+        name: "reachable-area-unpinned",
+        file: AREA,
+        rule: "memory that hardware refuses to unmap stays pinned",
+        old: "_ => self.quarantine(range, domain),",
+        new: "_ => {}",
+        suites: IOMMUFD,
+    },
+    Mutant {
+        name: "access-beyond-mapping",
+        file: ACCESS,
+        rule: "F60: an access does what the mapping permits",
+        old: "if !self.access.permits(access) {",
+        new: "if !self.access.permits(access) && false {",
+        suites: IOMMUFD,
+    },
+    Mutant {
+        name: "pins-without-notice",
+        file: ACCESS,
+        rule: "F59: who cannot be asked to unpin does not pin",
+        old: "if !self.state.pins() {",
+        new: "if false {",
+        suites: IOMMUFD,
+    },
+    Mutant {
+        name: "mapping-permits-all",
+        file: TYPE1,
+        rule: "a mapping permits what was asked for",
+        old: "if let Err(error) = domain.map(memory, iova, run.phys, run.bytes, access) {",
+        new: "if let Err(error) = domain.map(memory, iova, run.phys, run.bytes, Access::ReadWrite) {",
+        suites: VFIO,
+    },
+    Mutant {
+        name: "reachable-mapping-unpinned",
+        file: TYPE1,
+        rule: "memory that hardware refuses to unmap stays pinned",
+        old: "            domain.quarantine(pinned.clone());",
+        new: "",
+        suites: VFIO,
+    },
+];
