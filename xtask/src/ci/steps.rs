@@ -1,5 +1,6 @@
 //! The steps of `cargo xtask ci`, cheapest first.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::SystemTime;
@@ -36,7 +37,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { name: "no-std", what: "unit and integration tests without std", run: no_std },
     Step { name: "lock-order", what: "all tests with every lock checked against the lock order", run: lock_order },
     Step { name: "model", what: "interleavings under the model checker", run: model },
-    Step { name: "demo", what: "the demo plays to its end", run: demo },
+    Step { name: "demo", what: "the demo and the examples play to their end", run: demo },
     Step { name: "replay", what: "what our stack answers is what Linux answered", run: replay },
     Step { name: "live", what: "what vfio-host says and does is what a kernel in QEMU does", run: boot_live },
     Step { name: "bench", what: "benchmarks compile and run once, unoptimized", run: bench },
@@ -134,6 +135,18 @@ fn model(shell: &Shell) -> Result<Verdict> {
 
 fn demo(shell: &Shell) -> Result<Verdict> {
     shell.cargo("run --quiet --package xtask -- demo", &[])?;
+    for library in LIBRARIES {
+        for entry in Path::new(library).join("examples").read_dir()? {
+            let path = entry?.path();
+            match path.file_stem().and_then(OsStr::to_str) {
+                // They have steps of their own.
+                Some("explore" | "kernel") | None => {}
+                Some(example) => {
+                    shell.cargo(&format!("run --quiet -p {library} --all-features --example {example}"), &[])?;
+                }
+            }
+        }
+    }
     Ok(Verdict::Passed)
 }
 
