@@ -71,7 +71,8 @@ pub struct Device<B: Bus> {
     dma_slot: SlotOf<B>,
     /// Leaf lock: taken away only when nobody holds the device any more.
     parent: SpinMutex<Option<Arc<dyn AnyDevice>>>,
-    /// Leaf lock: the name in `driver_override`, which is not the device lock's (D15).
+    /// Leaf lock: the name in `driver_override`, which is not the device lock's.
+    // D15.
     pub(crate) driver_override: SpinMutex<Option<Arc<str>>>,
     /// Leaf lock: the driver, for those who do not hold the device lock.
     shown: SpinMutex<ShownDriver>,
@@ -223,7 +224,8 @@ impl<B: Bus> Device<B> {
         }
     }
 
-    /// `dev->driver`, read without the lock as sysfs does (D49, Dt11.2): a driver that waits for users is still there.
+    /// `dev->driver`, read without the lock as sysfs does: a driver that waits for users is still there.
+    // D49, Dt11.2.
     pub(crate) fn driver_field(&self) -> Option<Arc<str>> {
         match &*self.shown.lock() {
             ShownDriver::Set(name) | ShownDriver::Linked(name) => Some(name.clone()),

@@ -1,7 +1,8 @@
 //! Letting go: of a driver, of a device, of all devices of a driver.
 //!
-//! A driver whose device is held open cannot leave before its user does (V13). The wait is a value, [`Unbind`], which
+//! A driver whose device is held open cannot leave before its user does. The wait is a value, [`Unbind`], which
 //! the caller drives: to try, to wait, or to wait for some time.
+// V13.
 
 use alloc::sync::Arc;
 #[cfg(any(feature = "std", shuttle))]
@@ -19,7 +20,8 @@ use crate::registration::{Last, Registration};
 use crate::sync::Deadline;
 use crate::sync::Users;
 
-/// How long a wait lasts before the driver asks its users again (V13).
+/// How long a wait lasts before the driver asks its users again.
+// V13.
 #[cfg(any(feature = "std", shuttle))]
 const ASK_AGAIN: Duration = if cfg!(test) { Duration::from_millis(1) } else { Duration::from_secs(10) };
 
@@ -38,7 +40,8 @@ const IN_VAIN: u32 = 100;
 pub struct Unbind(Task);
 
 enum Task {
-    /// Lets the driver go if it is still this one (D42).
+    /// Lets the driver go if it is still this one.
+    // D42.
     Release {
         dev: Arc<dyn AnyDevice>,
         registration: Arc<dyn AnyRegistration>,

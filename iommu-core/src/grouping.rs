@@ -1,4 +1,4 @@
-//! Which PCI functions share an IOMMU group (I45 to I48).
+//! Which PCI functions share an IOMMU group.
 //!
 //! Two functions share a group when the IOMMU cannot tell them apart, or when requests can pass from one to the other
 //! without meeting it. Both follow from the topology alone:
@@ -11,6 +11,7 @@
 //! The functions found so are the group's [`anchors`]; all other members are below them. Linux asks, function by function
 //! as they appear, whether a group is there to join, which comes to the same partition unless a function arrives that ties
 //! together what had a group each already. Then a group that exists stays as it is, and [`anchors`] says which to join.
+// I45 to I48.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -18,15 +19,17 @@ use core::fmt;
 
 use device_model::pci::{AcsBits, AcsQuirk, PciAddress, PciFunction, PciTopology, PortType};
 
-/// The services that isolate only all together (I45).
+/// The services that isolate only all together.
+// I45.
 pub const ISOLATION: AcsBits = AcsBits::SOURCE_VALIDATION
     .union(AcsBits::REQUEST_REDIRECT)
     .union(AcsBits::COMPLETION_REDIRECT)
     .union(AcsBits::UPSTREAM_FORWARDING);
 
-/// Whether no request passes through or beside this function without going up to the IOMMU (I46).
+/// Whether no request passes through or beside this function without going up to the IOMMU.
 ///
 /// A port type without a meaning yet isolates nothing.
+// I46.
 pub fn isolates(function: &PciFunction) -> bool {
     match function.acs_quirk {
         Some(AcsQuirk::Isolated) => return true,

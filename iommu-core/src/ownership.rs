@@ -114,7 +114,8 @@ impl Ownership {
         *self = Self::User { owner, claims: NonZeroU32::MIN };
     }
 
-    /// A further claim of the owner (It6.4).
+    /// A further claim of the owner.
+    // It6.4.
     #[inline]
     pub(crate) fn claim_again(&mut self, by: &Owner) -> Result<(), Refused> {
         match self {

@@ -77,74 +77,85 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// The answer to `VFIO_CHECK_EXTENSION` while the container has no IOMMU: 0 for no.
     fn check_extension(&self, extension: Extension) -> u32;
 
-    /// A new IOMMU for one container. Asked only for what [`check_extension`](Self::check_extension) affirms (Vt8.2).
+    /// A new IOMMU for one container. Asked only for what [`check_extension`](Self::check_extension) affirms.
     ///
     /// # Errors
-    /// It is no kind of IOMMU (V45).
+    /// It is no kind of IOMMU.
+    // Vt8.2, V45.
     fn open(&self, kind: Extension) -> Result<Box<dyn ContainerIommu>, SetIommuError>;
 }
 
-/// The IOMMU of one container; dropped with its last group (Vt9.5), everything unmapped before.
+/// The IOMMU of one container; dropped with its last group, everything unmapped before.
 ///
 /// Called with the container's lock held, which makes one call at a time. It takes the group lock through the claim, and
 /// locks of the user's memory.
+// Vt9.5.
 pub trait ContainerIommu: Send + fmt::Debug {
     /// The answer to `VFIO_CHECK_EXTENSION`: 0 for no.
     fn check_extension(&self, extension: Extension) -> u32;
 
-    /// Brings a group under this IOMMU, with everything that is mapped (table Vt14). The group is on its blocking domain.
+    /// Brings a group under this IOMMU, with everything that is mapped. The group is on its blocking domain.
     ///
     /// # Errors
-    /// The group does not fit in. It is on its blocking domain again, and nothing else has changed (V46).
+    /// The group does not fit in. It is on its blocking domain again, and nothing else has changed.
+    // Table Vt14, V46.
     fn attach_group(&mut self, claim: &Claim) -> Result<(), AttachGroupError>;
 
-    /// Takes a group out, back to its blocking domain (V47). With the last group all mappings go.
+    /// Takes a group out, back to its blocking domain. With the last group all mappings go.
+    // V47.
     fn detach_group(&mut self, claim: &Claim);
 
-    /// `VFIO_IOMMU_MAP_DMA` (table Vt15).
+    /// `VFIO_IOMMU_MAP_DMA`.
     ///
     /// # Errors
     /// Nothing was mapped.
+    // Table Vt15.
     fn map(&mut self, request: MapDma) -> Result<(), MapDmaError>;
 
-    /// `VFIO_IOMMU_UNMAP_DMA` (table Vt16); how many bytes were unmapped.
+    /// `VFIO_IOMMU_UNMAP_DMA`; how many bytes were unmapped.
     ///
     /// # Errors
     /// Nothing was unmapped.
+    // Table Vt16.
     fn unmap(&mut self, what: Unmap) -> Result<u64, UnmapDmaError>;
 
-    /// `VFIO_IOMMU_UNMAP_DMA` with the pages that were written (Vt16.6); bitmap of pages of `page_bytes`.
+    /// `VFIO_IOMMU_UNMAP_DMA` with the pages that were written; bitmap of pages of `page_bytes`.
     ///
     /// # Errors
     /// Nothing was unmapped.
+    // Vt16.6.
     fn unmap_dirty(&mut self, iova: Iova, bytes: u64, page_bytes: u64) -> Result<(u64, DirtyBitmap), UnmapDmaError>;
 
     /// `VFIO_IOMMU_UNMAP_DMA` with `VADDR`: the memory of these mappings goes away for a while; devices keep reaching it
-    /// (Vt16.2, Vt16.11). How many bytes are concerned.
+    ///. How many bytes are concerned.
     ///
     /// # Errors
     /// Nothing has changed.
+    // Vt16.2, Vt16.11.
     fn invalidate_vaddr(&mut self, what: Unmap) -> Result<u64, UnmapDmaError>;
 
-    /// `VFIO_IOMMU_MAP_DMA` with `VADDR`: the same memory is at another address, perhaps in another process (Vt15.6).
+    /// `VFIO_IOMMU_MAP_DMA` with `VADDR`: the same memory is at another address, perhaps in another process.
     ///
     /// # Errors
     /// Nothing has changed.
+    // Vt15.6.
     fn update_vaddr(&mut self, request: MapDma) -> Result<(), MapDmaError>;
 
     /// `VFIO_IOMMU_GET_INFO`.
     fn info(&self) -> IommuInfo;
 
-    /// `VFIO_IOMMU_DIRTY_PAGES`, `START` and `STOP` (V51).
+    /// `VFIO_IOMMU_DIRTY_PAGES`, `START` and `STOP`.
     ///
     /// # Errors
     /// This IOMMU does not track.
+    // V51.
     fn track_dirty(&mut self, tracking: DirtyTracking) -> Result<(), DirtyError>;
 
-    /// `VFIO_IOMMU_DIRTY_PAGES`, `GET`: the pages written since the last time (V51).
+    /// `VFIO_IOMMU_DIRTY_PAGES`, `GET`: the pages written since the last time.
     ///
     /// # Errors
     /// Tracking is off, or the range does not fit.
+    // V51.
     fn dirty_pages(&mut self, iova: Iova, bytes: u64, page_bytes: u64) -> Result<DirtyBitmap, DirtyError>;
 }
 

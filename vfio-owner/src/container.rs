@@ -14,9 +14,10 @@ const CONTAINER_LOCK: LockClass = LockClass::new("container", 600);
 
 /// An open `/dev/vfio/vfio`.
 ///
-/// Groups are put into it through their files. Each is claimed when it comes, before the container has an IOMMU (V24), and
+/// Groups are put into it through their files. Each is claimed when it comes, before the container has an IOMMU, and
 /// released when it goes. A clone is the same open file. Closing it, by dropping the last clone, tears nothing down while
-/// a group is inside: mappings live until the last group has left (V8).
+/// a group is inside: mappings live until the last group has left.
+// V24, V8.
 #[derive(Clone, Debug)]
 pub struct Container(Arc<Shared>);
 
@@ -39,7 +40,8 @@ impl Container {
         Self(Arc::new(Shared { backends, state: Mutex::of(CONTAINER_LOCK, State::default()) }))
     }
 
-    /// `VFIO_CHECK_EXTENSION`: 0 for no. Answers for all kinds of IOMMU that there are, until one is set (V57).
+    /// `VFIO_CHECK_EXTENSION`: 0 for no. Answers for all kinds of IOMMU that there are, until one is set.
+    // V57.
     pub fn check_extension(&self, extension: Extension) -> u32 {
         if let Some(iommu) = &self.0.state.lock().iommu {
             return iommu.check_extension(extension);
@@ -48,12 +50,13 @@ impl Container {
         answers.into_iter().find(|answer| *answer > 0).unwrap_or(0)
     }
 
-    /// `VFIO_SET_IOMMU`: puts the groups under an IOMMU of this kind (table Vt8). It stays until the last group has left
-    /// (V26).
+    /// `VFIO_SET_IOMMU`: puts the groups under an IOMMU of this kind. It stays until the last group has left
+    ///.
     ///
     /// # Errors
     /// There is no group, or an IOMMU, or none of this kind, or a group does not fit. Every group is on its blocking
     /// domain.
+    // Table Vt8, V26.
     pub fn set_iommu(&self, kind: Extension) -> Result<(), SetIommuError> {
         let mut state = self.0.state.lock();
         if state.groups.is_empty() {
@@ -72,26 +75,29 @@ impl Container {
         Err(refusal)
     }
 
-    /// `VFIO_IOMMU_MAP_DMA` (table Vt15).
+    /// `VFIO_IOMMU_MAP_DMA`.
     ///
     /// # Errors
     /// Each says what speaks against it; nothing was mapped.
+    // Table Vt15.
     pub fn map(&self, request: MapDma) -> Result<(), MapDmaError> {
         self.iommu(MapDmaError::NoIommu, |iommu| iommu.map(request))
     }
 
-    /// `VFIO_IOMMU_UNMAP_DMA` (table Vt16); how many bytes were unmapped.
+    /// `VFIO_IOMMU_UNMAP_DMA`; how many bytes were unmapped.
     ///
     /// # Errors
     /// The range does not fit, or would cut a mapping; nothing was unmapped.
+    // Table Vt16.
     pub fn unmap(&self, what: Unmap) -> Result<u64, UnmapDmaError> {
         self.iommu(UnmapDmaError::NoIommu, |iommu| iommu.unmap(what))
     }
 
-    /// As [`unmap`](Self::unmap), with the pages that were written (Vt16.6).
+    /// As [`unmap`](Self::unmap), with the pages that were written.
     ///
     /// # Errors
     /// As for [`unmap`](Self::unmap), or written pages are not noted.
+    // Vt16.6.
     pub fn unmap_dirty(&self, iova: Iova, bytes: u64, page_bytes: u64) -> Result<(u64, DirtyBitmap), UnmapDmaError> {
         self.iommu(UnmapDmaError::NoIommu, |iommu| iommu.unmap_dirty(iova, bytes, page_bytes))
     }
@@ -105,10 +111,11 @@ impl Container {
         self.iommu(UnmapDmaError::NoIommu, |iommu| iommu.invalidate_vaddr(what))
     }
 
-    /// `VFIO_IOMMU_MAP_DMA` with `VADDR`: where that memory is now (Vt15.6).
+    /// `VFIO_IOMMU_MAP_DMA` with `VADDR`: where that memory is now.
     ///
     /// # Errors
     /// It is not exactly one mapping whose memory was given away; nothing has changed.
+    // Vt15.6.
     pub fn update_vaddr(&self, request: MapDma) -> Result<(), MapDmaError> {
         self.iommu(MapDmaError::NoIommu, |iommu| iommu.update_vaddr(request))
     }
@@ -118,18 +125,20 @@ impl Container {
         self.0.state.lock().iommu.as_ref().map(|iommu| iommu.info())
     }
 
-    /// `VFIO_IOMMU_DIRTY_PAGES`: begins or ends noting written pages (V51).
+    /// `VFIO_IOMMU_DIRTY_PAGES`: begins or ends noting written pages.
     ///
     /// # Errors
     /// There is no IOMMU, or it cannot.
+    // V51.
     pub fn track_dirty(&self, tracking: DirtyTracking) -> Result<(), DirtyError> {
         self.iommu(DirtyError::NoIommu, |iommu| iommu.track_dirty(tracking))
     }
 
-    /// `VFIO_IOMMU_DIRTY_PAGES`: the pages written since the last time (V51).
+    /// `VFIO_IOMMU_DIRTY_PAGES`: the pages written since the last time.
     ///
     /// # Errors
     /// There is no IOMMU, tracking is off, or the range does not fit.
+    // V51.
     pub fn dirty_pages(&self, iova: Iova, bytes: u64, page_bytes: u64) -> Result<DirtyBitmap, DirtyError> {
         self.iommu(DirtyError::NoIommu, |iommu| iommu.dirty_pages(iova, bytes, page_bytes))
     }
@@ -166,7 +175,8 @@ impl Container {
         }
     }
 
-    /// Whether devices can be opened through its groups (Vt6.8).
+    /// Whether devices can be opened through its groups.
+    // Vt6.8.
     pub(crate) fn has_iommu(&self) -> bool {
         self.0.state.lock().iommu.is_some()
     }

@@ -1,4 +1,5 @@
-//! Files of devices themselves, which an iommufd makes usable (table Vt11 to V36).
+//! Files of devices themselves, which an iommufd makes usable.
+// Table Vt11 to V36.
 
 use alloc::sync::Arc;
 use core::ops::Deref;

@@ -25,7 +25,8 @@ pub trait DeviceOps: Send + Sync + fmt::Debug {
         Ok(())
     }
 
-    /// Nobody has the device open any more: it must be quiet when this returns. Its DMA is given up after (V30).
+    /// Nobody has the device open any more: it must be quiet when this returns. Its DMA is given up after.
+    // V30.
     fn close(&self) {}
 
     /// Its users are asked to let it go, for the `attempt`th time from 0 on: its driver is to be unbound. Called without the
@@ -96,7 +97,8 @@ pub trait DeviceOps: Send + Sync + fmt::Debug {
         Vec::new()
     }
 
-    /// The same, as part of a reset of all its [set](crate::vfio_pci::ResetScope) (V55), which every device undergoes.
+    /// The same, as part of a reset of all its [set](crate::vfio_pci::ResetScope), which every device undergoes.
+    // V55.
     fn hot_reset(&self) {}
 }
 

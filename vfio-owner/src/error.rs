@@ -12,7 +12,8 @@ use iommu_core::{AttachError, ClaimError, GroupId, Iova, IovaRange, MapError};
 
 use crate::backend::Extension;
 
-/// Why a device was not registered with VFIO (table Vt1).
+/// Why a device was not registered with VFIO.
+// Table Vt1.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterError {
@@ -43,7 +44,8 @@ impl RegisterError {
     }
 }
 
-/// Why the file of a group could not be opened (table Vt2).
+/// Why the file of a group could not be opened.
+// Table Vt2.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenGroupError {
@@ -83,7 +85,8 @@ impl OpenGroupError {
     }
 }
 
-/// The last device of the group has left VFIO while its file was open (V17).
+/// The last device of the group has left VFIO while its file was open.
+// V17.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the last device of group {group} has left VFIO")]
 pub struct GroupGone {
@@ -98,7 +101,8 @@ impl GroupGone {
     }
 }
 
-/// Why a group was not put into a container (tables Vt4, Vt7).
+/// Why a group was not put into a container.
+// Tables Vt4, Vt7.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SetContainerError {
@@ -137,7 +141,8 @@ impl SetContainerError {
     }
 }
 
-/// Why a group was not taken out of its container (table Vt5).
+/// Why a group was not taken out of its container.
+// Table Vt5.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnsetContainerError {
@@ -167,7 +172,8 @@ impl UnsetContainerError {
     }
 }
 
-/// Why a device was not opened (table Vt6).
+/// Why a device was not opened.
+// Table Vt6.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GetDeviceError {
@@ -191,18 +197,21 @@ pub enum GetDeviceError {
         /// The group.
         group: GroupId,
     },
-    /// The iommufd does not bind it (Vt6.10).
+    /// The iommufd does not bind it.
+    // Vt6.10.
     #[cfg(feature = "iommufd")]
     #[error(transparent)]
     Bind(iommufd_owner::BindError),
-    /// The iommufd has no address space for VFIO (Vt6.12).
+    /// The iommufd has no address space for VFIO.
+    // Vt6.12.
     #[cfg(feature = "iommufd")]
     #[error("the iommufd of group {group} has no address space for VFIO")]
     NoIoas {
         /// The group.
         group: GroupId,
     },
-    /// It cannot be attached to the address space for VFIO (Vt6.13).
+    /// It cannot be attached to the address space for VFIO.
+    // Vt6.13.
     #[cfg(feature = "iommufd")]
     #[error(transparent)]
     Attach(iommufd_owner::AttachError),
@@ -216,7 +225,8 @@ pub enum GetDeviceError {
     },
 }
 
-/// Why the file of a device could not be opened (V58).
+/// Why the file of a device could not be opened.
+// V58.
 #[cfg(feature = "iommufd")]
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -237,7 +247,8 @@ impl OpenDeviceError {
     }
 }
 
-/// Why a device file was not bound to an iommufd (table Vt11).
+/// Why a device file was not bound to an iommufd.
+// Table Vt11.
 #[cfg(feature = "iommufd")]
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -280,7 +291,8 @@ impl BindIommufdError {
     }
 }
 
-/// Why a device file was not attached (table Vt12).
+/// Why a device file was not attached.
+// Table Vt12.
 #[cfg(feature = "iommufd")]
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -300,7 +312,8 @@ impl AttachPtError {
     }
 }
 
-/// The device file is bound to no iommufd yet, so it answers nothing (V10).
+/// The device file is bound to no iommufd yet, so it answers nothing.
+// V10.
 #[cfg(feature = "iommufd")]
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the file of {device} is bound to no iommufd")]
@@ -334,7 +347,8 @@ impl GetDeviceError {
     }
 }
 
-/// Why devices were not reset together (V55).
+/// Why devices were not reset together.
+// V55.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HotResetError {
@@ -367,7 +381,8 @@ impl HotResetError {
     }
 }
 
-/// Why a container got no IOMMU (table Vt8).
+/// Why a container got no IOMMU.
+// Table Vt8.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SetIommuError {
@@ -405,23 +420,27 @@ impl SetIommuError {
     }
 }
 
-/// Why a container's IOMMU did not take a group (table Vt14).
+/// Why a container's IOMMU did not take a group.
+// Table Vt14.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachGroupError {
-    /// The memory of some mappings is away (Vt14.1).
+    /// The memory of some mappings is away.
+    // Vt14.1.
     #[error("{mappings} mappings wait for their new address")]
     VaddrInvalid {
         /// How many.
         mappings: u32,
     },
-    /// It is there (Vt14.2).
+    /// It is there.
+    // Vt14.2.
     #[error("group {group} is attached already")]
     Attached {
         /// The group.
         group: GroupId,
     },
-    /// The IOMMU driver made no domain (Vt14.5).
+    /// The IOMMU driver made no domain.
+    // Vt14.5.
     #[error("no domain for group {group}")]
     NoDomain {
         /// The group.
@@ -430,10 +449,12 @@ pub enum AttachGroupError {
         #[source]
         cause: HardwareError,
     },
-    /// The domain was not attached (Vt14.7).
+    /// The domain was not attached.
+    // Vt14.7.
     #[error(transparent)]
     Domain(#[from] AttachError),
-    /// What the group can address does not go together with the container (Vt14.8).
+    /// What the group can address does not go together with the container.
+    // Vt14.8.
     #[error("group {group} reaches {first} to {last}, which does not cover what is mapped or allowed")]
     Aperture {
         /// The group.
@@ -443,7 +464,8 @@ pub enum AttachGroupError {
         /// The highest.
         last: Iova,
     },
-    /// A mapping lies where a device of the group must not be led (Vt14.10).
+    /// A mapping lies where a device of the group must not be led.
+    // Vt14.10.
     #[error("the mapping {mapping} lies in a reserved region of group {group}: {region}")]
     Reserved {
         /// The group.
@@ -453,19 +475,22 @@ pub enum AttachGroupError {
         /// The region.
         region: ReservedRegion,
     },
-    /// No address is left that all groups can use (Vt14.11).
+    /// No address is left that all groups can use.
+    // Vt14.11.
     #[error("with group {group} no address is left to map")]
     NoRange {
         /// The group.
         group: GroupId,
     },
-    /// A device of the group could raise interrupts of others (Vt14.12).
+    /// A device of the group could raise interrupts of others.
+    // Vt14.12.
     #[error("interrupts of group {group} are not isolated")]
     UnsafeInterrupts {
         /// The group.
         group: GroupId,
     },
-    /// What is mapped could not be mapped for this group (Vt14.15).
+    /// What is mapped could not be mapped for this group.
+    // Vt14.15.
     #[error("the mapping {mapping} could not be made for group {group}")]
     Replay {
         /// The group.
@@ -494,7 +519,8 @@ impl AttachGroupError {
     }
 }
 
-/// Why nothing was mapped (table Vt15).
+/// Why nothing was mapped.
+// Table Vt15.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MapDmaError {
@@ -567,7 +593,8 @@ impl MapDmaError {
     }
 }
 
-/// Why nothing was unmapped (table Vt16).
+/// Why nothing was unmapped.
+// Table Vt16.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnmapDmaError {
@@ -589,10 +616,12 @@ pub enum UnmapDmaError {
         /// The mapping.
         mapping: IovaRange,
     },
-    /// Written pages cannot be told (Vt16.6).
+    /// Written pages cannot be told.
+    // Vt16.6.
     #[error(transparent)]
     Dirty(#[from] DirtyError),
-    /// The memory of a mapping is away already (Vt16.11).
+    /// The memory of a mapping is away already.
+    // Vt16.11.
     #[error("the memory of the mapping {mapping} is away already")]
     VaddrInvalid {
         /// The mapping.
@@ -607,7 +636,8 @@ impl UnmapDmaError {
     }
 }
 
-/// Why written pages could not be told (V51).
+/// Why written pages could not be told.
+// V51.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DirtyError {

@@ -18,11 +18,13 @@ use crate::open_device::OpenDevice;
 const VFIO_GROUP: LockClass = LockClass::new("VFIO group", 400);
 
 /// An IOMMU group with registered devices. It lives for as long as it has devices or an open file; a device that is
-/// registered after the last one has left gets a new one (V17).
+/// registered after the last one has left gets a new one.
+// V17.
 #[derive(Debug)]
 pub(crate) struct VfioGroup {
     group: Arc<Group>,
-    /// The owner of DMA that this group is while it has a container (V39).
+    /// The owner of DMA that this group is while it has a container.
+    // V39.
     owner: Owner,
     /// Leaf lock: registered devices whose users are not waited for.
     devices: Mutex<Vec<Arc<VfioDevice>>>,
@@ -35,7 +37,8 @@ pub(crate) struct GroupState {
     life: Life,
     file: File,
     pub(crate) attachment: Option<Attachment>,
-    /// Devices that are in use through their own files (V37).
+    /// Devices that are in use through their own files.
+    // V37.
     #[cfg(feature = "iommufd")]
     device_files: Vec<Arc<str>>,
 }
@@ -48,7 +51,8 @@ enum Life {
     Gone,
 }
 
-/// The one open file that a group may have (V19).
+/// The one open file that a group may have.
+// V19.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum File {
     Closed,
@@ -60,10 +64,12 @@ enum File {
 pub(crate) enum Attachment {
     Container {
         container: Container,
-        /// Whose clones the devices have that are open through it (V4).
+        /// Whose clones the devices have that are open through it.
+        // V4.
         in_use: InUse,
     },
-    /// Claims nothing (V21): each device is claimed when it is opened.
+    /// Claims nothing: each device is claimed when it is opened.
+    // V21.
     #[cfg(feature = "iommufd")]
     Iommufd(iommufd_owner::Context),
 }
@@ -97,7 +103,8 @@ impl VfioGroup {
         self.devices.lock().retain(|known| !Arc::ptr_eq(known, device));
     }
 
-    /// The last device has left: nothing can be done through an open file any more (V16, V17).
+    /// The last device has left: nothing can be done through an open file any more.
+    // V16, V17.
     pub(crate) fn close_down(&self) {
         let mut state = self.state.lock();
         if matches!(state.attachment, Some(Attachment::Container { .. })) {
@@ -116,7 +123,8 @@ impl VfioGroup {
         }
     }
 
-    /// Keeps the group's file from being opened while a device is in use through its own (V37).
+    /// Keeps the group's file from being opened while a device is in use through its own.
+    // V37.
     #[cfg(feature = "iommufd")]
     pub(crate) fn use_device_file(self: &Arc<Self>, device: &Arc<str>) -> Result<DeviceFileUse, BindIommufdError> {
         let mut state = self.state.lock();
@@ -165,7 +173,8 @@ impl Drop for DeviceFileUse {
     }
 }
 
-/// The open file of a group; dropped when its last user is, and with it the group leaves its container (V56).
+/// The open file of a group; dropped when its last user is, and with it the group leaves its container.
+// V56.
 #[derive(Debug)]
 pub(crate) struct OpenGroup(pub(crate) Arc<VfioGroup>);
 
@@ -177,12 +186,14 @@ impl Drop for OpenGroup {
     }
 }
 
-/// What `VFIO_GROUP_GET_STATUS` answers (table Vt3).
+/// What `VFIO_GROUP_GET_STATUS` answers.
+// Table Vt3.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GroupStatus {
     /// Somebody else has the group: kernel drivers, or another owner.
     NotViable,
-    /// Nobody has it: a container can take it now, unless somebody else is faster (V20).
+    /// Nobody has it: a container can take it now, unless somebody else is faster.
+    // V20.
     Viable,
     /// It is in a container, and viable by that.
     InContainer,
@@ -190,9 +201,10 @@ pub enum GroupStatus {
 
 /// An open `/dev/vfio/N`.
 ///
-/// A group has one open file at a time (V19); a clone is the same open file. Dropping the last clone closes it: the group
+/// A group has one open file at a time; a clone is the same open file. Dropping the last clone closes it: the group
 /// leaves its container and is released, unless devices are open, which keep the file open until the last of them is
-/// closed (V7).
+/// closed.
+// V19, V7.
 #[derive(Clone, Debug)]
 pub struct GroupFile(Arc<OpenGroup>);
 
@@ -246,11 +258,12 @@ impl GroupFile {
     }
 
     /// `VFIO_GROUP_SET_CONTAINER`: claims the group, whose devices reach nothing from now on, and puts it into
-    /// `container` (tables Vt4, Vt7). Takes no device lock: a driver of the group may be leaving or coming.
+    /// `container`. Takes no device lock: a driver of the group may be leaving or coming.
     ///
     /// # Errors
     /// The group is in a container or gone; somebody has it, and the error says who; or the container's IOMMU does not
     /// take it. Nothing has changed.
+    // Tables Vt4, Vt7.
     pub fn set_container(&self, container: &Container) -> Result<(), SetContainerError> {
         let group = self.group();
         let mut state = group.state.lock();
@@ -263,11 +276,12 @@ impl GroupFile {
         Ok(())
     }
 
-    /// `VFIO_GROUP_SET_CONTAINER` with an iommufd (Vt4.5, V40): claims nothing yet. The context gets an address space for
+    /// `VFIO_GROUP_SET_CONTAINER` with an iommufd: claims nothing yet. The context gets an address space for
     /// VFIO's calls, if it has none.
     ///
     /// # Errors
     /// The group is in a container or gone, or the context is full.
+    // Vt4.5, V40.
     #[cfg(feature = "iommufd")]
     pub fn set_iommufd(&self, context: &iommufd_owner::Context) -> Result<(), SetContainerError> {
         let group = self.group();
@@ -281,10 +295,11 @@ impl GroupFile {
         Ok(())
     }
 
-    /// `VFIO_GROUP_UNSET_CONTAINER`: takes the group out of its container and gives it back to the kernel (table Vt5).
+    /// `VFIO_GROUP_UNSET_CONTAINER`: takes the group out of its container and gives it back to the kernel.
     ///
     /// # Errors
     /// It is in none, or devices are open.
+    // Table Vt5.
     pub fn unset_container(&self) -> Result<(), UnsetContainerError> {
         let group = self.group();
         let mut state = group.state.lock();
@@ -300,10 +315,11 @@ impl GroupFile {
         }
     }
 
-    /// `VFIO_GROUP_GET_DEVICE_FD`: opens the device of this name (table Vt6), once or more often (V9).
+    /// `VFIO_GROUP_GET_DEVICE_FD`: opens the device of this name, once or more often.
     ///
     /// # Errors
     /// No such device is registered, the group is not ready, or the driver refuses. Nothing has changed.
+    // Table Vt6, V9.
     pub fn device(&self, name: &str) -> Result<OpenDevice, GetDeviceError> {
         let group = self.group();
         let missing = || GetDeviceError::NoDevice { group: group.id(), device: name.to_string() };

@@ -38,14 +38,17 @@ pub(crate) struct Session<W: Way + ?Sized> {
     pub(crate) way: W,
 }
 
-/// How a device came to be open. What it keeps is given up once the device is quiet (V30), its [`Reservation`] last.
+/// How a device came to be open. What it keeps is given up once the device is quiet, its [`Reservation`] last.
+// V30.
 pub(crate) trait Way: Send + Sync + fmt::Debug {
     /// Whether the user of this way has `group`, as far as this way shows it; `None` if the user must show the group's file
-    /// (V55).
+    ///.
+    // V55.
     fn owns(&self, group: &Group) -> Option<bool>;
 }
 
-/// A device is open through its group, once or more often (V9).
+/// A device is open through its group, once or more often.
+// V9.
 #[derive(Debug)]
 pub(crate) struct ThroughGroup {
     _attachment: Through,
@@ -55,7 +58,8 @@ pub(crate) struct ThroughGroup {
 /// What the group was in.
 #[derive(Debug)]
 enum Through {
-    /// A container. The group's file stays open with the device (V7).
+    /// A container. The group's file stays open with the device.
+    // V7.
     Container { _in_use: InUse, _keeps: Arc<OpenGroup> },
     /// An iommufd in the container's place: one claim for the device.
     #[cfg(feature = "iommufd")]

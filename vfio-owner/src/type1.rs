@@ -1,15 +1,16 @@
 //! The container's IOMMU that Linux has on x86 and ARM, in its two versions.
 //!
 //! Mappings belong to the container: each is in the page tables of every domain, and the memory behind it is pinned once.
-//! Groups share a domain where the hardware lets them (Vt14.14).
+//! Groups share a domain where the hardware lets them.
 //!
 //! | | version 1 | version 2 |
 //! |---|---|---|
 //! | unmap of a part of a mapping | the whole mapping goes, if the range has its first address; else nothing | refused |
 //! | written pages | not told | told |
 //!
-//! Real groups cannot tell type1 which pages were written, so every mapped page counts as written (V51). Devices without
-//! an IOMMU of their own (mdev), which could, are not modelled; neither are their pins and callbacks (V50, V52).
+//! Real groups cannot tell type1 which pages were written, so every mapped page counts as written. Devices without
+//! an IOMMU of their own (mdev), which could, are not modelled; neither are their pins and callbacks.
+// Vt14.14, V51, V50, V52.
 
 mod attach;
 mod container;
@@ -34,9 +35,11 @@ pub struct Type1 {
 /// What the administrator of a machine may set.
 #[derive(Debug, Clone, Copy)]
 pub struct Type1Config {
-    /// How many mappings a container may have (V44).
+    /// How many mappings a container may have.
+    // V44.
     pub dma_entry_limit: u32,
-    /// Whether a device that could raise others' interrupts is let in (Vt14.12).
+    /// Whether a device that could raise others' interrupts is let in.
+    // Vt14.12.
     pub unsafe_interrupts: UnsafeInterrupts,
 }
 

@@ -52,7 +52,8 @@ struct Registered {
 }
 
 impl Vfio {
-    /// VFIO whose containers can be set to what `backends` offer, asked in this order (Vt8.2).
+    /// VFIO whose containers can be set to what `backends` offer, asked in this order.
+    // Vt8.2.
     pub fn new(backends: impl IntoIterator<Item = Arc<dyn Backend>>) -> Self {
         let backends = backends.into_iter().collect::<Vec<_>>().into();
         Self(Arc::new(Shared {
@@ -76,11 +77,12 @@ impl Vfio {
         GroupFile::open(&group)
     }
 
-    /// Opens the file of a device itself, `/dev/vfio/devices/vfioX` (V58): as often as one likes. It can be used once it is
+    /// Opens the file of a device itself, `/dev/vfio/devices/vfioX`: as often as one likes. It can be used once it is
     /// bound to an iommufd.
     ///
     /// # Errors
     /// No device of this name is registered.
+    // V58.
     #[cfg(feature = "iommufd")]
     pub fn open_device(&self, name: &str) -> Result<DeviceFile, OpenDeviceError> {
         let device = self.0.registry.lock().devices.get(name).cloned();
@@ -95,11 +97,12 @@ impl Vfio {
         self.0.registry.lock().groups.get(&id).map(|registered| registered.group.clone())
     }
 
-    /// Registers `dev` (table Vt1): its group gets a file with the first of its devices. Claims nothing (V11). Called by
-    /// the driver that binds `dev`, with the device lock held; `set` are the devices that are reset together (V54).
+    /// Registers `dev`: its group gets a file with the first of its devices. Claims nothing. Called by
+    /// the driver that binds `dev`, with the device lock held; `set` are the devices that are reset together.
     ///
     /// # Errors
     /// The device has no group, is registered, or its DMA is not coherent with CPU caches.
+    // Table Vt1, V11, V54.
     pub fn register<B: Bus>(
         &self,
         dev: &Device<B>,
@@ -169,19 +172,22 @@ pub struct Registration {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Registered,
-    /// No user comes in any more (V12, steps 1 to 4).
+    /// No user comes in any more.
+    // V12, steps 1 to 4.
     Closed,
-    /// The group is left (V12, step 6).
+    /// The group is left.
+    // V12, step 6.
     Left,
 }
 
 impl Registration {
-    /// Takes the device back from its users (V12, V13): nobody opens it any more, and those who have it open are asked to
+    /// Takes the device back from its users: nobody opens it any more, and those who have it open are asked to
     /// let it go, for the `attempt`th time, by whoever waits for them. Made to be returned from [`Driver::remove`], whose `attempt` it takes.
     ///
-    /// An open group file does not hold it up, with or without a container (V15).
+    /// An open group file does not hold it up, with or without a container.
     ///
     /// [`Driver::remove`]: iommu_core::device_model::Driver::remove
+    // V12, V13, V15.
     pub fn unregister(&mut self, attempt: u32) -> Removal {
         self.close_door();
         let users = self.device.users();

@@ -219,7 +219,8 @@ impl DeviceOps for VfioPciDevice {
         self.clean();
     }
 
-    /// Signals the user's request trigger, each time anew (V13).
+    /// Signals the user's request trigger, each time anew.
+    // V13.
     fn request(&self, _attempt: u32) {
         self.raise(IrqIndex::REQ, 0);
     }

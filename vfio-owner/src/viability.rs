@@ -91,9 +91,11 @@ pub struct DeviceViability {
 )]
 #[non_exhaustive]
 pub enum Standing {
-    /// It has no driver (D65).
+    /// It has no driver.
+    // D65.
     NoDriver,
-    /// Its driver does no DMA, or claims ownership itself (D63).
+    /// Its driver does no DMA, or claims ownership itself.
+    // D63.
     Managed {
         /// The driver.
         driver: Arc<str>,
@@ -105,7 +107,8 @@ pub enum Standing {
         /// The driver.
         driver: Arc<str>,
     },
-    /// In the way: firmware needs it to reach a range at all times (I33).
+    /// In the way: firmware needs it to reach a range at all times.
+    // I33.
     DirectRegion {
         /// The range.
         #[cfg_attr(feature = "serde", serde(with = "region"))]

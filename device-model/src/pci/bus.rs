@@ -35,7 +35,8 @@ impl<G: DmaConfigure<PciFunction>> PciBus<G> {
         Self { dma, drivers: AtomicUsize::new(0), dynamic_ids: Mutex::new(BTreeMap::new()) }
     }
 
-    /// Whether an id fits: dynamic ones first, then those of the table that count without an override (D19).
+    /// Whether an id fits: dynamic ones first, then those of the table that count without an override.
+    // D19.
     fn fits(&self, driver: &dyn AnyDriver<Self>, config: &ConfigSpace) -> bool {
         let fits = |id: &PciId| !id.override_only && id.matches(config);
         let dynamic = || self.dynamic_ids.lock().get(driver.name()).is_some_and(|ids| ids.iter().any(fits));

@@ -9,7 +9,8 @@ use super::{Condvar, Mutex};
 ///
 /// While open, [`enter`](Self::enter) lets users in. After [`close`](Self::close) nobody gets in any more, and
 /// whoever wants the thing back waits until the last [`UserGuard`] is gone. A driver whose device can be held open
-/// hands an `Arc<Users>` to the core, which waits on it without knowing what the users are (V13).
+/// hands an `Arc<Users>` to the core, which waits on it without knowing what the users are.
+// V13.
 #[derive(Debug)]
 pub struct Users {
     gate: Mutex<Gate>,

@@ -50,7 +50,8 @@ pub struct Host {
     pub(crate) gaps: Gaps,
     /// What a listing calls its devices.
     pub(crate) words: BTreeMap<PciAddress, Words>,
-    /// Devices that the kernel's log says it refuses to user space, for firmware needs them mapped (I33).
+    /// Devices that the kernel's log says it refuses to user space, for firmware needs them mapped.
+    // I33.
     pub(crate) refused: BTreeSet<PciAddress>,
     /// The functions of which each virtual function is one, when it is known only that it must be one of these.
     pub(crate) parents: BTreeMap<PciAddress, Vec<PciAddress>>,

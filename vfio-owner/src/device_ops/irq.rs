@@ -18,7 +18,8 @@ impl IrqIndex {
     pub const MSIX: Self = Self(2);
     /// An error that cannot be corrected.
     pub const ERR: Self = Self(3);
-    /// The device is asked back (V13).
+    /// The device is asked back.
+    // V13.
     pub const REQ: Self = Self(4);
     /// How many there are of a PCI device.
     pub const PCI_COUNT: u32 = 5;

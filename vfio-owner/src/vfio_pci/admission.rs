@@ -6,7 +6,8 @@ use iommu_core::device_model::pci::{ConfigSpace, HeaderLayout, PciAddress, PciFu
 /// What the driver is called.
 pub const NAME: &str = "vfio-pci";
 
-/// Its table: every function, if an override demands the driver (D20). Ids that are added count besides.
+/// Its table: every function, if an override demands the driver. Ids that are added count besides.
+// D20.
 pub const IDS: [PciId; 1] = [PciId::ANY.override_only()];
 
 /// Accelerators of Intel that users must not have by default, for a user can make them do harm to the whole machine.
@@ -26,7 +27,8 @@ const CAP_SRIOV: u16 = 0x10;
 /// Whether the driver takes the function: its probe, but for the registration with VFIO.
 ///
 /// # Errors
-/// It does not (V60), and the next driver is tried.
+/// It does not, and the next driver is tried.
+// V60.
 pub fn admits(function: &PciFunction) -> Result<(), VfioPciRefusal> {
     let device = function.address;
     if DENIED.iter().any(|id| id.matches(&function.config)) {
@@ -54,7 +56,8 @@ fn enabled_virtual_functions(config: &ConfigSpace) -> Option<u16> {
     if enabled { config.read_u16(at.checked_add(COUNT)?) } else { Some(0) }
 }
 
-/// Why vfio-pci does not take a function (V60).
+/// Why vfio-pci does not take a function.
+// V60.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VfioPciRefusal {

@@ -47,7 +47,8 @@ impl VfioPciDriver {
 type Pci = PciBus<IommuSubsystem>;
 
 impl Driver<Pci> for VfioPciDriver {
-    /// It claims DMA for its users, and does none through the kernel's DMA API (D64).
+    /// It claims DMA for its users, and does none through the kernel's DMA API.
+    // D64.
     type Dma = DriverManaged;
 
     fn name(&self) -> &Arc<str> {

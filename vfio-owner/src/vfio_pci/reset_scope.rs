@@ -2,8 +2,9 @@
 
 use iommu_core::device_model::pci::{PciAddress, PciFunction, Upstream};
 
-/// The functions that a hot reset brings down together: the device set of vfio-pci (V54). Functions are in one set if
+/// The functions that a hot reset brings down together: the device set of vfio-pci. Functions are in one set if
 /// and only if their scopes are equal.
+// V54.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum ResetScope {
     /// This function alone: a virtual one, or one on a root bus, which nothing can reset as a whole.

@@ -2,10 +2,12 @@
 
 use super::in_tree;
 
-/// How a driver stands to DMA ownership (D63).
+/// How a driver stands to DMA ownership.
+// D63.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum DriverDma {
-    /// It does DMA for the kernel; bound, it is in the way of a claim, even if it does none (D65).
+    /// It does DMA for the kernel; bound, it is in the way of a claim, even if it does none.
+    // D65.
     Kernel,
     /// It does no DMA.
     Managed,
@@ -15,7 +17,8 @@ pub enum DriverDma {
     Unknown,
 }
 
-/// The buses that take part in DMA ownership (D60): a driver on any other counts for nothing.
+/// The buses that take part in DMA ownership: a driver on any other counts for nothing.
+// D60.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum DmaBus {
     /// PCI.

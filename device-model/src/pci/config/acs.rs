@@ -90,7 +90,8 @@ pub struct Acs {
 
 impl Acs {
     /// Whether every service of `wanted` that the function implements is on; one that it does not implement counts as on,
-    /// for it has no such path to close (I46).
+    /// for it has no such path to close.
+    // I46.
     pub const fn has_enabled(self, wanted: AcsBits) -> bool {
         self.control.contains(wanted.intersection(self.capability))
     }

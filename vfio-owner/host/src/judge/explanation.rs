@@ -460,7 +460,8 @@ fn same_card(host: &Host, device: &SysfsDevice) -> Vec<Neighbour> {
     beside.filter_map(|other| host.pci.device(other.address)).map(|other| neighbour(host, other)).collect()
 }
 
-/// Devices of other groups that a reset of the whole bus takes along (V54).
+/// Devices of other groups that a reset of the whole bus takes along.
+// V54.
 fn reset_partners(host: &Host, device: &SysfsDevice) -> Vec<PciAddress> {
     if device.group.is_none() {
         return Vec::new();

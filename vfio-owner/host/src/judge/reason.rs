@@ -63,16 +63,20 @@ pub enum Reason {
     },
     /// Its group is not shown.
     GroupNotShown,
-    /// It is a bridge, which vfio-pci does not take (V60).
+    /// It is a bridge, which vfio-pci does not take.
+    // V60.
     Bridge,
-    /// vfio-pci does not take it, for users could do harm with it (V60).
+    /// vfio-pci does not take it, for users could do harm with it.
+    // V60.
     Denied,
-    /// It has virtual functions, so vfio-pci does not take it (V60).
+    /// It has virtual functions, so vfio-pci does not take it.
+    // V60.
     VirtualFunctions {
         /// How many there are.
         count: usize,
     },
-    /// It may have virtual functions; with them, vfio-pci does not take it (V60).
+    /// It may have virtual functions; with them, vfio-pci does not take it.
+    // V60.
     PerhapsVirtualFunctions {
         /// The functions that may be its own.
         devices: Vec<PciAddress>,
@@ -101,13 +105,15 @@ pub enum Reason {
         /// The physical function; it is one of these if there are several.
         devices: Vec<PciAddress>,
     },
-    /// Firmware needs a device of the group to reach a range at all times (I33).
+    /// Firmware needs a device of the group to reach a range at all times.
+    // I33.
     DirectRegion {
         /// The range.
         #[serde(with = "region")]
         region: ReservedRegion,
     },
-    /// The kernel's log says that it refuses a device of the group, for firmware needs it mapped at all times (I33).
+    /// The kernel's log says that it refuses a device of the group, for firmware needs it mapped at all times.
+    // I33.
     RefusedByKernel {
         /// The device.
         device: PciAddress,

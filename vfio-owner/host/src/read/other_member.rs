@@ -45,7 +45,8 @@ impl OtherMember {
 
     /// Returns how the device stands to a claim of its group.
     ///
-    /// A driver on a bus that takes no part in DMA ownership is never in the way (D60).
+    /// A driver on a bus that takes no part in DMA ownership is never in the way.
+    // D60.
     pub fn standing(&self) -> Standing {
         let bus = self.bus.as_ref().map(|name| DmaBus::of_name(name));
         if bus == Fact::Is(None) {
