@@ -62,8 +62,8 @@ pub enum CompatType {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompatError {
-    /// The context has no address space for VFIO: no group was put into it.
-    #[error("the context has no address space for VFIO")]
+    /// The context has no compatibility address space: no group was put into it.
+    #[error("the context has no compatibility address space")]
     NoIoas,
     /// The type is not the one that a context has with an IOMMU, or without one.
     #[error("the context cannot have that type of IOMMU")]
@@ -138,7 +138,7 @@ impl Context {
         self.compat().ioas = None;
     }
 
-    /// Returns the address space for VFIO, which is made if there is none.
+    /// Returns the compatibility address space, which is made if there is none.
     ///
     /// # Errors
     /// There is no id left, or the context is in no-IOMMU mode.
@@ -158,7 +158,7 @@ impl Context {
     /// Makes the context one for devices without an IOMMU.
     ///
     /// # Errors
-    /// It has an address space for VFIO.
+    /// It has an compatibility address space.
     pub fn enter_no_iommu_mode(&self) -> Result<(), CompatError> {
         let mut compat = self.compat();
         if self.live_compat(&compat).is_some() {
@@ -176,7 +176,7 @@ impl Context {
     /// Returns whether an extension is supported (`VFIO_CHECK_EXTENSION`).
     ///
     /// # Errors
-    /// Coherency is asked for, and there is no address space for VFIO.
+    /// Coherency is asked for, and there is no compatibility address space.
     pub fn compat_check_extension(&self, extension: Extension) -> Result<bool, CompatError> {
         match extension {
             Extension::Type1 | Extension::Type1v2 | Extension::UnmapAll => Ok(self.protection() == Protection::Iommu),
@@ -192,11 +192,11 @@ impl Context {
         found.ok_or(CompatError::NoIoas)
     }
 
-    /// Returns whether all DMA into the address space for VFIO is coherent with CPU caches (`VFIO_DMA_CC_IOMMU`): so it is where
+    /// Returns whether all DMA into the compatibility address space is coherent with CPU caches (`VFIO_DMA_CC_IOMMU`): so it is where
     /// nothing is attached.
     ///
     /// # Errors
-    /// There is no address space for VFIO.
+    /// There is no compatibility address space.
     pub fn compat_coherent(&self) -> Result<bool, CompatError> {
         let (ioas, _used) = self.find_compat()?;
         let coherent = ioas.lock_table().is_coherent();
@@ -206,7 +206,7 @@ impl Context {
     /// Chooses how mappings are unmapped (`VFIO_SET_IOMMU`); may be repeated.
     ///
     /// # Errors
-    /// The type does not fit the context, there is no address space for VFIO, or [`CompatType::Type1`] comes too late for
+    /// The type does not fit the context, there is no compatibility address space, or [`CompatType::Type1`] comes too late for
     /// mappings that are there.
     pub fn compat_set_iommu(&self, kind: CompatType) -> Result<(), CompatError> {
         match (self.protection(), kind) {
@@ -224,7 +224,7 @@ impl Context {
     /// Maps memory at a fixed place (`VFIO_IOMMU_MAP_DMA`).
     ///
     /// # Errors
-    /// There is no address space for VFIO, or as for [`ioas_map`](Self::ioas_map).
+    /// There is no compatibility address space, or as for [`ioas_map`](Self::ioas_map).
     pub fn compat_map(&self, request: CompatMap) -> Result<(), CompatError> {
         let (ioas, _used) = self.find_compat()?;
         let CompatMap { iova, bytes, process, addr, access } = request;
@@ -237,7 +237,7 @@ impl Context {
     /// Unmaps a range (`VFIO_IOMMU_UNMAP_DMA`), and returns how many bytes were unmapped: 0 where nothing was mapped.
     ///
     /// # Errors
-    /// There is no address space for VFIO, or a mapping sticks out of the range and cannot be cut.
+    /// There is no compatibility address space, or a mapping sticks out of the range and cannot be cut.
     pub fn compat_unmap(&self, iova: Iova, bytes: u64) -> Result<u64, CompatError> {
         let (ioas, _used) = self.find_compat()?;
         if let Some(range) = IovaRange::sized(iova, bytes) {
@@ -258,7 +258,7 @@ impl Context {
     /// Unmaps everything (`VFIO_IOMMU_UNMAP_DMA` with `ALL`).
     ///
     /// # Errors
-    /// There is no address space for VFIO.
+    /// There is no compatibility address space.
     pub fn compat_unmap_all(&self) -> Result<u64, CompatError> {
         let (ioas, _used) = self.find_compat()?;
         Ok(ioas.unmap(Iova::new(0), u64::MAX)?)
@@ -267,7 +267,7 @@ impl Context {
     /// Returns what can be mapped (`VFIO_IOMMU_GET_INFO`).
     ///
     /// # Errors
-    /// There is no address space for VFIO.
+    /// There is no compatibility address space.
     pub fn compat_info(&self) -> Result<IovaRanges, CompatError> {
         let (ioas, _used) = self.find_compat()?;
         Ok(ioas.iova_ranges())

@@ -393,7 +393,7 @@ pub enum UnmapError {
         range: IovaRange,
     },
     /// A mapping sticks out of the range.
-    #[error("the range would cut the mapping {area}")]
+    #[error("the range would split the mapping {area}")]
     WouldCut {
         /// The mapping.
         area: IovaRange,

@@ -93,13 +93,13 @@ impl Drop for Reservation {
     }
 }
 
-/// Which devices are reset together.
+/// Device set: the devices that are reset together.
 // V54.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum DeviceSetId {
     /// The device alone.
     Alone,
-    /// With all whose set has this name.
+    /// All devices that are registered with this name of a set.
     Named(Arc<str>),
 }
 

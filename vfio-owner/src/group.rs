@@ -1,4 +1,4 @@
-//! VFIO groups, and their files: one `/dev/vfio/N` for each IOMMU group with a registered device.
+//! VFIO groups and their files: one `/dev/vfio/N` for each IOMMU group with a registered device.
 
 use alloc::format;
 use alloc::string::ToString;
@@ -17,8 +17,8 @@ use crate::open_device::OpenDevice;
 
 const VFIO_GROUP: LockClass = LockClass::new("VFIO group", 400);
 
-/// An IOMMU group with registered devices. It lives for as long as it has devices or an open file; a device that is
-/// registered after the last one has left gets a new one.
+/// An IOMMU group with registered devices. Exists while it has devices or an open file; a device that is registered
+/// after the last one has left gets a new one.
 // V17.
 #[derive(Debug)]
 pub(crate) struct VfioGroup {
@@ -173,7 +173,7 @@ impl Drop for DeviceFileUse {
     }
 }
 
-/// The open file of a group; dropped when its last user is, and with it the group leaves its container.
+/// The open file of a group. Dropping it takes the group out of its container.
 // V56.
 #[derive(Debug)]
 pub(crate) struct OpenGroup(pub(crate) Arc<VfioGroup>);
@@ -186,24 +186,23 @@ impl Drop for OpenGroup {
     }
 }
 
-/// What `VFIO_GROUP_GET_STATUS` answers.
+/// Answer of `VFIO_GROUP_GET_STATUS`.
 // Table Vt3.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GroupStatus {
-    /// Somebody else has the group: kernel drivers, or another owner.
+    /// The group has another owner, or is used by kernel drivers.
     NotViable,
-    /// Nobody has it: a container can take it now, unless somebody else is faster.
+    /// The group has no owner: setting a container claims it, unless another owner is faster.
     // V20.
     Viable,
-    /// It is in a container, and viable by that.
+    /// The group is in a container, and so viable.
     InContainer,
 }
 
 /// An open `/dev/vfio/N`.
 ///
 /// A group has one open file at a time; a clone is the same open file. Dropping the last clone closes it: the group
-/// leaves its container and is released, unless devices are open, which keep the file open until the last of them is
-/// closed.
+/// leaves its container and is released. Open devices keep the file open until the last of them is closed.
 // V19, V7.
 #[derive(Clone, Debug)]
 pub struct GroupFile(Arc<OpenGroup>);
@@ -232,20 +231,21 @@ impl GroupFile {
         Arc::ptr_eq(&self.0.0, group)
     }
 
-    /// The number of the group.
+    /// Returns the number of the group.
     pub fn id(&self) -> GroupId {
         self.group().id()
     }
 
-    /// The IOMMU group, to see who is in the way.
+    /// Returns the IOMMU group, which names the devices that prevent a claim.
     pub fn iommu_group(&self) -> &Arc<Group> {
         &self.group().group
     }
 
-    /// `VFIO_GROUP_GET_STATUS`. The answer may be stale at once; to act on it, set the container.
+    /// Returns whether the group is viable: `VFIO_GROUP_GET_STATUS`. The answer may be stale at once; to act on it, set
+    /// the container.
     ///
     /// # Errors
-    /// The last device has left.
+    /// The last device of the group has been unregistered.
     pub fn status(&self) -> Result<GroupStatus, GroupGone> {
         let group = self.group();
         let state = group.state.lock();
@@ -257,12 +257,13 @@ impl GroupFile {
         })
     }
 
-    /// `VFIO_GROUP_SET_CONTAINER`: claims the group, whose devices reach nothing from now on, and puts it into
-    /// `container`. Takes no device lock: a driver of the group may be leaving or coming.
+    /// Claims the group and puts it into `container`: `VFIO_GROUP_SET_CONTAINER`. From now on its devices are blocked
+    /// from DMA until the container maps memory. Takes no device lock, so a driver of the group may be bound or unbound
+    /// meanwhile.
     ///
     /// # Errors
-    /// The group is in a container or gone; somebody has it, and the error says who; or the container's IOMMU does not
-    /// take it. Nothing has changed.
+    /// Fails if the group is in a container, its last device has been unregistered, it has another owner or is used by
+    /// kernel drivers (the error names them), or the container's IOMMU does not accept it. Nothing has changed.
     // Tables Vt4, Vt7.
     pub fn set_container(&self, container: &Container) -> Result<(), SetContainerError> {
         let group = self.group();
@@ -276,11 +277,11 @@ impl GroupFile {
         Ok(())
     }
 
-    /// `VFIO_GROUP_SET_CONTAINER` with an iommufd: claims nothing yet. The context gets an address space for
-    /// VFIO's calls, if it has none.
+    /// Sets an iommufd as the container: `VFIO_GROUP_SET_CONTAINER` with an iommufd. Claims nothing yet. Creates the
+    /// context's compatibility address space, if it has none.
     ///
     /// # Errors
-    /// The group is in a container or gone, or the context is full.
+    /// Fails if the group is in a container, its last device has been unregistered, or the context is full.
     // Vt4.5, V40.
     #[cfg(feature = "iommufd")]
     pub fn set_iommufd(&self, context: &iommufd_owner::Context) -> Result<(), SetContainerError> {
@@ -295,10 +296,10 @@ impl GroupFile {
         Ok(())
     }
 
-    /// `VFIO_GROUP_UNSET_CONTAINER`: takes the group out of its container and gives it back to the kernel.
+    /// Takes the group out of its container and releases it: `VFIO_GROUP_UNSET_CONTAINER`.
     ///
     /// # Errors
-    /// It is in none, or devices are open.
+    /// Fails if the group has no container, or devices are open.
     // Table Vt5.
     pub fn unset_container(&self) -> Result<(), UnsetContainerError> {
         let group = self.group();
@@ -315,10 +316,11 @@ impl GroupFile {
         }
     }
 
-    /// `VFIO_GROUP_GET_DEVICE_FD`: opens the device of this name, once or more often.
+    /// Opens the device of this name: `VFIO_GROUP_GET_DEVICE_FD`. A device may be opened more than once.
     ///
     /// # Errors
-    /// No such device is registered, the group is not ready, or the driver refuses. Nothing has changed.
+    /// Fails if no such device is registered, the group has no container or no IOMMU, or the driver refuses. Nothing
+    /// has changed.
     // Table Vt6, V9.
     pub fn device(&self, name: &str) -> Result<OpenDevice, GetDeviceError> {
         let group = self.group();

@@ -383,7 +383,7 @@ pub enum MachineError {
 }
 
 impl MachineError {
-    /// The number of Linux: what the write to sysfs gives.
+    /// Returns the error number that the write to sysfs gives on Linux.
     pub fn errno(&self) -> Errno {
         match self {
             Self::NoDevice { .. } | Self::NoDriver { .. } => Errno::ENODEV,

@@ -86,7 +86,7 @@ pub enum VfioPciRefusal {
 }
 
 impl VfioPciRefusal {
-    /// The number of Linux.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NotAnEndpoint { .. } | Self::Denied { .. } => Errno::EINVAL,
