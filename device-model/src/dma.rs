@@ -89,7 +89,7 @@ impl<T, S> fmt::Debug for DmaDevice<'_, T, S> {
 
 /// Why DMA was refused, in the words of whoever guards it.
 pub trait DmaError: core::error::Error + Send + Sync + 'static {
-    /// Returns the number that Linux gives.
+    /// Returns the error number that Linux gives.
     fn errno(&self) -> Errno;
 
     /// Returns what the driver has to wait for, if it may be tried again later.

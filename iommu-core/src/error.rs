@@ -230,7 +230,7 @@ pub enum ClaimError {
 }
 
 impl ClaimError {
-    /// Returns the number that Linux gives.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::KernelUse { .. } | Self::Owned { .. } => Errno::EPERM,
@@ -320,7 +320,7 @@ pub enum AttachError {
 }
 
 impl AttachError {
-    /// Returns the number that Linux gives.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::Attached { .. } | Self::Owned { .. } | Self::PasidAttached { .. } => Errno::EBUSY,
@@ -395,7 +395,7 @@ pub enum SetTypeError {
 }
 
 impl SetTypeError {
-    /// Returns the number that Linux gives.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NoDefaultDomain { .. } | Self::Refused { .. } | Self::DirectRegion { .. } => Errno::EINVAL,
@@ -451,7 +451,7 @@ pub enum AddError {
 }
 
 impl AddError {
-    /// Returns the number that Linux gives.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::Present { .. } => Errno::EBUSY,
