@@ -3,9 +3,9 @@
 //! Two functions share a group when the IOMMU cannot tell them apart, or when requests can pass from one to the other
 //! without being translated. Both follow from the topology alone:
 //!
-//! 1. Walk up from the function to the highest bridge that puts its own requester ID on requests from below, or
-//!    that does not isolate what is below. If there is none, stay at the function. (Linux does this in two walks that end at the
-//!    same place.)
+//! 1. Walk up from the function to the highest bridge that puts its own requester ID on requests from below, or that
+//!    does not isolate what is below. If there is none, stay at the function. (Linux does this in two walks that end at
+//!    the same place.)
 //! 2. There, on one bus, add all functions that share a requester ID, and the functions of the same device unless they
 //!    isolate.
 //!

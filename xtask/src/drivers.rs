@@ -27,9 +27,9 @@ const BUSES: [(&str, &str); 5] = [
 
 #[derive(clap::Args)]
 pub(crate) struct Drivers {
-    /// An unpacked source tree of Linux
+    /// An unpacked Linux source tree
     tree: PathBuf,
-    /// What the tree is and when it was taken, for the head of the list
+    /// Version and date of the tree, for the head of the list
     #[arg(long)]
     origin: String,
 }
