@@ -145,7 +145,7 @@ impl<V> Vacant<'_, V> {
 
 /// The range overlaps another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{existing} is there already")]
+#[error("the range overlaps {existing}")]
 pub struct Overlap {
     /// The lowest overlapping range.
     pub existing: IovaRange,

@@ -140,28 +140,28 @@ pub enum WarningReason {
     #[error(transparent)]
     Unreadable(#[from] TreeError),
     /// The link does not lead to a directory, and is treated as absent.
-    #[error("the link leads to {target:?}, which is no directory of the tree")]
+    #[error("the link leads to {target:?}, which is not a directory of the tree")]
     Dangling {
         /// Target of the link.
         target: String,
     },
     /// The link leads through too many others, or contains a loop; it is treated as absent.
-    #[error("the links from here do not end")]
+    #[error("too many links, or a loop of links")]
     EndlessLinks,
     /// The link does not lead to an entry of the expected kind, and is treated as absent.
-    #[error("the link leads to {target:?}, which is not what belongs here")]
+    #[error("the link leads to {target:?}, which is not of the expected kind")]
     Elsewhere {
         /// Target of the link.
         target: String,
     },
     /// The name is not that of a PCI function; what it names is left out.
-    #[error("this is not the name of a PCI function")]
+    #[error("not the name of a PCI function")]
     NotAFunction,
     /// The name is not the number of a group; what it names is left out.
-    #[error("this is not the number of a group")]
+    #[error("not the number of a group")]
     NotAGroup,
     /// The text is malformed, and treated as absent.
-    #[error("{text:?} is not what belongs here")]
+    #[error("malformed text {text:?}")]
     Malformed {
         /// The text, truncated if long.
         text: String,
@@ -177,10 +177,10 @@ pub enum WarningReason {
     #[error("the bus has no such device")]
     NoSuchDevice,
     /// A driver or a group lists a device that names another; the device's own entry is used.
-    #[error("the device says otherwise")]
+    #[error("the device names another")]
     DeviceSaysOtherwise,
     /// A driver or a group lists a device that names none; the list is used.
-    #[error("the device does not say so")]
+    #[error("the device names none")]
     DeviceIsSilent,
     /// A device names a driver or a group that does not list it; the device's own entry is used.
     #[error("{listing} does not list the device")]

@@ -1,4 +1,5 @@
-//! Users in the kernel that reach an address space without DMA (F59, F60).
+//! Users in the kernel that reach an address space without DMA.
+// F59, F60.
 
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
@@ -34,7 +35,8 @@ pub struct IoasAccess {
 pub(crate) struct AccessState {
     /// `None` for an access that never pins.
     notice: Option<UnmapNotice>,
-    /// The lock of an access: outside those of areas, not held during a notice (L21, L31).
+    /// The lock of an access: outside those of areas, not held during a notice.
+    // L21, L31.
     target: Mutex<Target>,
 }
 

@@ -1,4 +1,5 @@
-//! To what a context has attached a group: all its devices there share one page table (F31, F44 to F51).
+//! To what a context has attached a group: all its devices there share one page table.
+// F31, F44 to F51.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -70,7 +71,8 @@ impl Bound<'_> {
         Ok(self.objects.use_of(hwpt.id, is_meant).ok_or_else(gone)?)
     }
 
-    /// What of its reserved regions must not be mapped (Ft9.2).
+    /// What of its reserved regions must not be mapped.
+    // Ft9.2.
     fn regions(&self) -> Result<Vec<IovaRange>, AttachError> {
         let regions = self.member.reserved_regions();
         let software = regions.iter().filter(|region| region.kind == RegionKind::SoftwareMsi).count();
@@ -96,7 +98,8 @@ impl ContextGroup {
         self.state.lock().devices.contains_key(&device)
     }
 
-    /// Table Ft9. The first device moves the group; the others join (F45).
+    /// Table Ft9. The first device moves the group; the others join.
+    // F45.
     pub(crate) fn attach(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<(), AttachError> {
         let mut state = self.state.lock();
         if state.devices.contains_key(&bound.id) {
@@ -160,7 +163,8 @@ impl ContextGroup {
         Ok(Some(old))
     }
 
-    /// With the last attached device the group is blocked again (F67). To what the device was attached, if it was.
+    /// With the last attached device the group is blocked again. To what the device was attached, if it was.
+    // F67.
     pub(crate) fn detach(&self, bound: Bound<'_>) -> Option<Arc<Hwpt>> {
         let mut state = self.state.lock();
         let device = state.devices.remove(&bound.id)?;
@@ -308,7 +312,8 @@ impl AttachError {
         }
     }
 
-    /// Whether another page table may fit where this one did not (F46).
+    /// Whether another page table may fit where this one did not.
+    // F46.
     pub(crate) fn is_soft(&self) -> bool {
         match self {
             Self::Attached { .. } | Self::NotAttached { .. } | Self::TwoInterruptWindows { .. } => false,

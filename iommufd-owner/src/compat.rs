@@ -1,4 +1,5 @@
-//! VFIO's calls on an iommufd that stands in a container's place (table Ft12).
+//! VFIO's calls on an iommufd that stands in a container's place.
+// Table Ft12.
 
 use alloc::sync::{Arc, Weak};
 
@@ -15,7 +16,8 @@ use crate::object_table::Use;
 /// What VFIO's calls are about, in a context.
 #[derive(Debug, Default)]
 pub(crate) struct Compat {
-    /// With its id; forgotten once it was destroyed (F8).
+    /// With its id; forgotten once it was destroyed.
+    // F8.
     ioas: Option<(ObjectId, Weak<Ioas>)>,
     protection: Protection,
 }

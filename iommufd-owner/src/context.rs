@@ -32,10 +32,12 @@ struct Shared {
     owner: Owner,
     memory: PhysicalMemory,
     objects: ObjectTable,
-    /// Leaf lock: groups with a bound device (F32), by where the group lies in memory; several machines may have one of
+    /// Leaf lock: groups with a bound device, by where the group lies in memory; several machines may have one of
     /// the same number.
+    // F32.
     groups: Mutex<BTreeMap<usize, Weak<ContextGroup>>>,
-    /// Who answers for locked pages (F26). Leaf lock.
+    /// Who answers for locked pages. Leaf lock.
+    // F26.
     account: Mutex<Account>,
     /// What VFIO's calls are about. Its lock is outside that of the object table.
     compat: Mutex<Compat>,
@@ -93,7 +95,8 @@ impl Context {
         })
     }
 
-    /// Forgets a group whose last bound device goes with this reference (F33).
+    /// Forgets a group whose last bound device goes with this reference.
+    // F33.
     pub(crate) fn leave_group(&self, group: &Arc<ContextGroup>) {
         let mut groups = self.0.groups.lock();
         // Others get theirs under this lock only.

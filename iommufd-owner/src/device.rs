@@ -1,4 +1,5 @@
-//! Devices of a context: bound, attached, moved (F31 to F51).
+//! Devices of a context: bound, attached, moved.
+// F31 to F51.
 
 use alloc::sync::{Arc, Weak};
 use core::fmt;
@@ -20,7 +21,8 @@ use crate::object_table::{Owned, Use};
 /// Dropping it detaches and unbinds it; the group stays owned until the context's last device in it goes.
 #[must_use = "dropping it unbinds the device"]
 pub struct BoundDevice {
-    /// User space cannot destroy it (Ft2.1).
+    /// User space cannot destroy it.
+    // Ft2.1.
     object: Owned<Object>,
     member: Arc<Member>,
     claim: Arc<Claim>,
@@ -122,7 +124,8 @@ impl BoundDevice {
         }
     }
 
-    /// By the first page table that fits, or a new one (F46, F66).
+    /// By the first page table that fits, or a new one.
+    // F46, F66.
     fn to_ioas(&self, ioas: &Arc<Ioas>, used: Use, way: Way) -> Result<ObjectId, AttachError> {
         let mut list = ioas.lock_hwpts();
         for hwpt in list.iter().filter_map(Weak::upgrade).filter(|hwpt| hwpt.made == Made::Automatically) {
@@ -153,8 +156,9 @@ impl BoundDevice {
         Ok(new.publish(&mut list))
     }
 
-    /// Destroys a page table that was made automatically, if its last user has gone (F47). Called without the locks of the
-    /// group and of areas: its end takes those (L32).
+    /// Destroys a page table that was made automatically, if its last user has gone. Called without the locks of the
+    /// group and of areas: its end takes those.
+    // F47, L32.
     fn discard(&self, hwpt: &Hwpt) {
         if hwpt.made == Made::Automatically {
             // Somebody may use it again.

@@ -1,4 +1,5 @@
-//! Which pages devices have written (F57, F58).
+//! Which pages devices have written.
+// F57, F58.
 
 use alloc::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Queues of page faults, which user space reads and answers (F64).
+//! Queues of page faults, which user space reads and answers.
+// F64.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
@@ -271,7 +272,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Nothing more comes from it, and what has come is answered "invalid" (F67), without the lock.
+    /// Nothing more comes from it, and what has come is answered "invalid", without the lock.
+    // F67.
     fn unsubscribe(&self, subscription: u64) {
         let mut state = self.0.lock();
         let Requests { pending, delivered } = state.subscriptions.remove(&subscription).unwrap_or_default();

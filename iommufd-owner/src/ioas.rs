@@ -19,7 +19,8 @@ use crate::pages::Pages;
 const HWPTS_LOCK: LockClass = LockClass::new("IOAS", 610);
 const AREAS_LOCK: LockClass = LockClass::new("I/O page table", 630);
 
-/// How often accesses are asked to let go of what is to be unmapped (Ft6.9).
+/// How often accesses are asked to let go of what is to be unmapped.
+// Ft6.9.
 const ASKS: usize = 100;
 
 /// Where a mapping is to be.
@@ -102,7 +103,8 @@ impl Ioas {
         self.table.lock()
     }
 
-    /// One user in the kernel more; one that pins demands whole pages (F13, F59).
+    /// One user in the kernel more; one that pins demands whole pages.
+    // F13, F59.
     pub(crate) fn join(&self, id: ObjectId, listener: Weak<dyn UnmapListener>, pins: bool) -> Result<(), RangeError> {
         if pins {
             let mut table = self.lock_table();
@@ -159,7 +161,8 @@ impl Ioas {
         Ok(range.first())
     }
 
-    /// The parts of areas that make up the source of a copy (Ft5.5, Ft5.6).
+    /// The parts of areas that make up the source of a copy.
+    // Ft5.5, Ft5.6.
     pub(crate) fn pieces(&self, request: &CopyRequest) -> Result<Vec<CopyPiece>, MapError> {
         if request.bytes == 0 {
             return Err(MapError::BadLength);
@@ -178,7 +181,8 @@ impl Ioas {
         if covered == range.bytes() { Ok(pieces) } else { Err(MapError::SourceNotMapped { range }) }
     }
 
-    /// From Ft5.8 on: one area for each piece of the source (F20).
+    /// From Ft5.8 on: one area for each piece of the source.
+    // F20.
     pub(crate) fn copy(&self, pieces: Vec<CopyPiece>, request: &CopyRequest) -> Result<Iova, MapError> {
         let CopyRequest { bytes, place, access, .. } = *request;
         let mut table = self.lock_table();
@@ -215,8 +219,9 @@ impl Ioas {
         self.remove(IovaRange::sized(iova, bytes).ok_or(UnmapError::Overflow)?)
     }
 
-    /// Unmaps a range; accesses that have pinned some of it are asked to let go, with no lock held (F23, L31). They are asked
-    /// so often for each area (Ft6.9).
+    /// Unmaps a range; accesses that have pinned some of it are asked to let go, with no lock held. They are asked
+    /// so often for each area.
+    // F23, L31, Ft6.9.
     pub(crate) fn remove(&self, range: IovaRange) -> Result<u64, UnmapError> {
         let mut removal = Removal::of(range);
         let mut asked = None;
@@ -248,7 +253,8 @@ impl Ioas {
         }
     }
 
-    /// `IOMMU_IOAS_ALLOW_IOVAS` (table Ft3).
+    /// `IOMMU_IOAS_ALLOW_IOVAS`.
+    // Table Ft3.
     pub(crate) fn allow(&self, ranges: &[(Iova, Iova)]) -> Result<(), IoasError> {
         let mut allowed = IovaMap::new();
         for (first, last) in ranges {
@@ -259,7 +265,8 @@ impl Ioas {
         Ok(self.lock_table().allow(allowed)?)
     }
 
-    /// `IOMMU_OPTION_HUGE_PAGES` (Ft7.6 to Ft7.11).
+    /// `IOMMU_OPTION_HUGE_PAGES`.
+    // Ft7.6 to Ft7.11.
     pub(crate) fn set_large_pages(&self, large_pages: LargePages) -> Result<(), IoasError> {
         let mut table = self.lock_table();
         if large_pages == LargePages::Disabled && table.large_pages == LargePages::Enabled {

@@ -111,7 +111,7 @@ impl fmt::Debug for PciAddress {
 
 /// The text is not a PCI address.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{text:?} is no PCI address: {fault}")]
+#[error("{text:?} is not a PCI address: {fault}")]
 pub struct ParseAddressError {
     /// The text.
     pub text: String,
@@ -123,19 +123,19 @@ pub struct ParseAddressError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AddressFault {
     /// The text is neither `domain:bus:slot.function` nor `bus:slot.function`.
-    #[error("it has not the form domain:bus:slot.function")]
+    #[error("expected domain:bus:slot.function")]
     Form,
     /// The domain is not a hexadecimal number of four to eight digits.
-    #[error("the domain is no hexadecimal number of 4 to 8 digits")]
+    #[error("the domain is not a hexadecimal number of 4 to 8 digits")]
     Domain,
     /// The bus is not a hexadecimal number of two digits.
-    #[error("the bus is no hexadecimal number of 2 digits")]
+    #[error("the bus is not a hexadecimal number of 2 digits")]
     Bus,
     /// The slot is not a hexadecimal number of two digits up to `1f`.
-    #[error("the slot is no hexadecimal number of 2 digits up to 1f")]
+    #[error("the slot is not a hexadecimal number of 2 digits up to 1f")]
     Slot,
     /// The function is not a digit up to 7.
-    #[error("the function is no digit up to 7")]
+    #[error("the function is not a digit up to 7")]
     Function,
 }
 

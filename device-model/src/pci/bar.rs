@@ -117,7 +117,7 @@ pub enum BarError {
     #[error("there is no such base address register")]
     NoSuchSlot,
     /// A 64-bit BAR takes two registers.
-    #[error("a base address of 64 bits takes two registers, and one of them is taken")]
+    #[error("a 64-bit base address takes two registers, and one of them is in use")]
     NoRoom,
     /// A ROM is 32-bit memory of at least 2 KiB.
     #[error("an expansion ROM is 32-bit memory of at least 2 KiB")]

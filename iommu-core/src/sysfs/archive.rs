@@ -55,7 +55,7 @@ pub enum ArchiveErrorReason {
     #[error("bytes are pairs of hex digits, with perhaps `+COUNT` zeros behind, {MAX_FILE} in all at most")]
     BadBytes,
     /// A path occurs twice.
-    #[error("the path was there before")]
+    #[error("the path occurs twice")]
     Twice,
 }
 

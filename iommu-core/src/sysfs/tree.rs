@@ -47,22 +47,22 @@ pub trait Tree {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TreeError {
     /// Nothing exists at the path.
-    #[error("it is not there")]
+    #[error("does not exist")]
     Missing,
     /// The entry is a directory, or something else without contents.
-    #[error("it is no file")]
+    #[error("not a file")]
     NotAFile,
     /// The entry is not a directory.
-    #[error("it is no directory")]
+    #[error("not a directory")]
     NotADirectory,
     /// The entry is not a link.
-    #[error("it is no link")]
+    #[error("not a link")]
     NotALink,
     /// The file is longer than [`MAX_FILE`].
-    #[error("it is longer than {MAX_FILE} bytes")]
+    #[error("longer than {MAX_FILE} bytes")]
     TooLong,
     /// The operating system returned an error.
-    #[error("it cannot be read: {0}")]
+    #[error("cannot be read: {0}")]
     Io(io::ErrorKind),
 }
 

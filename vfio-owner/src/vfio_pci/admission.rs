@@ -63,7 +63,7 @@ fn enabled_virtual_functions(config: &ConfigSpace) -> Option<u16> {
 #[non_exhaustive]
 pub enum VfioPciRefusal {
     /// The function is a bridge, or its header cannot be read.
-    #[error("{device} is no endpoint, and a bridge is not for users")]
+    #[error("{device} is not an endpoint: vfio-pci does not bind bridges")]
     NotAnEndpoint {
         /// The function.
         device: PciAddress,
@@ -79,7 +79,7 @@ pub enum VfioPciRefusal {
         count: u16,
     },
     /// The function is on the denylist: user space could use it to harm the machine.
-    #[error("{device} is on the list of functions that are unsafe in the hands of a user")]
+    #[error("{device} is on the denylist of vfio-pci, being unsafe for user space")]
     Denied {
         /// The function.
         device: PciAddress,
