@@ -1,4 +1,5 @@
-//! The binding sequence, in the order of table Dt5.
+//! The binding sequence.
+// In the order of table Dt5.
 
 use alloc::sync::Arc;
 
@@ -92,7 +93,8 @@ pub enum SearchError<E: DmaError> {
 
 pub(crate) type FailureOf<B> = ProbeFailure<DmaErrorOf<B>>;
 
-/// Tries the drivers of the bus on one device, in registration order, until one binds (D25, table Dt4).
+/// Tries the drivers of the bus on one device, in registration order, until one binds.
+// D25, table Dt4.
 pub(crate) fn search<B: Bus>(guard: &mut DeviceGuard<'_, B>) -> Result<(), SearchError<DmaErrorOf<B>>> {
     let dev = guard.device();
     let bus = dev.bus();
@@ -167,7 +169,8 @@ fn defer<B: Bus>(dev: &Arc<Device<B>>, awaits: &Awaits, search: &Search<'_>) {
     search.defer(&dev.bus().core, &any, awaits);
 }
 
-/// D24: a deferral puts the device on a list.
+/// A deferral puts the device on a list.
+// D24.
 fn probe_or_defer<B: Bus>(
     driver: &Arc<Registration<B>>,
     guard: &mut DeviceGuard<'_, B>,
@@ -237,7 +240,8 @@ fn gate<B: Bus>(guard: &DeviceGuard<'_, B>) -> Result<(), FailureOf<B>> {
     Ok(())
 }
 
-/// P6: Dt13.1, D63.
+/// Whether the driver claims DMA for the kernel.
+// P6.
 fn configure_dma<B: Bus>(driver: &Registration<B>, dev: &Device<B>) -> Result<AnyRight<B>, DmaErrorOf<B>> {
     let (dma, device) = (dev.bus().bus.dma(), dev.dma_device());
     dma.dma_configure(device)?;
@@ -247,7 +251,7 @@ fn configure_dma<B: Bus>(driver: &Registration<B>, dev: &Device<B>) -> Result<An
     dma.use_default_domain(device, &driver.name).map(DmaRight::DmaApi)
 }
 
-/// P14.
+// P14.
 fn complete<B: Bus>(guard: &mut DeviceGuard<'_, B>) {
     let dev = guard.device();
     let state = guard.state_mut();

@@ -135,7 +135,7 @@ pub(crate) enum Binding<B: Bus> {
     Unbound,
     /// The driver is set, without a right to DMA: P4 to P6, and R8 to R9.
     Set(Link<B>),
-    /// P6 to P14.
+    // P6 to P14.
     Probing(Attached<B>),
     Bound(Attached<B>),
     /// The driver has been asked to remove and waits for users; nobody gets the device lock meanwhile.

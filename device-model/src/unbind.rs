@@ -335,7 +335,8 @@ pub enum Removed {
     NotBefore(Arc<dyn AnyDevice>),
 }
 
-/// Table Dt2: no driver comes any more, the bound one leaves, the device is gone.
+/// No driver comes any more, the bound one leaves, the device is gone.
+// Table Dt2.
 pub(crate) fn remove<B: Bus>(dev: &Arc<Device<B>>) -> Result<Removed, Arc<Users>> {
     let _turn = dev.take_turn();
     let first = {
@@ -363,7 +364,8 @@ pub(crate) fn remove<B: Bus>(dev: &Arc<Device<B>>) -> Result<Removed, Arc<Users>
     Ok(Removed::Done)
 }
 
-/// Dt2, steps 7 to 9: the device is gone, even if a notifier unwinds.
+/// The device is gone, even if a notifier unwinds.
+// Dt2, steps 7 to 9.
 fn finish<B: Bus>(dev: &Arc<Device<B>>) {
     let bus = dev.bus();
     bus.core.deferral.leave(dev.id());

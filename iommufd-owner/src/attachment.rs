@@ -98,7 +98,8 @@ impl ContextGroup {
         self.state.lock().devices.contains_key(&device)
     }
 
-    /// Table Ft9. The first device moves the group; the others join.
+    /// The first device moves the group; the others join.
+    // Table Ft9.
     // F45.
     pub(crate) fn attach(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<(), AttachError> {
         let mut state = self.state.lock();
@@ -126,7 +127,8 @@ impl ContextGroup {
         Ok(())
     }
 
-    /// Table Ft10: moves every attached device, or none. What the group was attached to, if that is something else.
+    /// Moves every attached device, or none. What the group was attached to, if that is something else.
+    // Table Ft10.
     pub(crate) fn replace(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<Option<Arc<Hwpt>>, AttachError> {
         let mut state = self.state.lock();
         let not_attached = || AttachError::NotAttached { device: bound.name() };
@@ -180,7 +182,8 @@ impl ContextGroup {
 }
 
 impl Attachment {
-    /// Ft9.4: listens to the device and moves the group, or neither.
+    /// Listens to the device and moves the group, or neither.
+    // Ft9.4.
     fn enter(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<Option<Listening>, AttachError> {
         let start = |queue| Listening::start(bound.id, bound.member, bound.claim, queue);
         let listening = hwpt.queue().map(start).transpose().map_err(AttachError::PageRequests)?;
@@ -190,7 +193,8 @@ impl Attachment {
         Ok(listening)
     }
 
-    /// Ft10.6: listens to every device to which nobody listens yet, and moves the group; or nothing of it.
+    /// Listens to every device to which nobody listens yet, and moves the group; or nothing of it.
+    // Ft10.6.
     fn move_all(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<Vec<Listening>, AttachError> {
         let silent = || self.devices.iter().filter(|(_, device)| device.listening.is_none());
         let start = |((id, device), queue): ((&ObjectId, &Attached), &Arc<Queue>)| {
@@ -243,7 +247,7 @@ pub enum AttachError {
     /// No such object.
     #[error(transparent)]
     NoObject(#[from] NoObjectError),
-    /// The object is nothing to attach to.
+    /// A device cannot be attached to an object of this type.
     #[error("object {id} is neither an address space nor a page table")]
     WrongKind {
         /// The id.
@@ -266,7 +270,7 @@ pub enum AttachError {
     Elsewhere {
         /// The group.
         group: GroupId,
-        /// What it is attached to.
+        /// The page table that it is attached to.
         hwpt: ObjectId,
     },
     /// A mapping or an allowed range overlaps a reserved region of the device.
@@ -274,7 +278,7 @@ pub enum AttachError {
     Reserved {
         /// The device.
         device: Arc<str>,
-        /// What is there.
+        /// The overlapping range.
         #[source]
         cause: RangeError,
     },

@@ -1,4 +1,4 @@
-//! VFIO's calls on an iommufd that stands in a container's place.
+//! VFIO compatibility: container ioctls on an iommufd.
 // Table Ft12.
 
 use alloc::sync::{Arc, Weak};
@@ -25,19 +25,19 @@ pub(crate) struct Compat {
 /// Whether an IOMMU stands between the devices of a context and memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Protection {
-    /// One does.
+    /// An IOMMU does.
     #[default]
     Iommu,
-    /// None does: VFIO's no-IOMMU mode.
+    /// No IOMMU: VFIO's no-IOMMU mode.
     None,
 }
 
 /// What `VFIO_CHECK_EXTENSION` asks for on an iommufd.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Extension {
-    /// The first rules for unmapping.
+    /// Version 1: an unmap may split mappings.
     Type1,
-    /// The second.
+    /// Version 2: an unmap must not split mappings.
     Type1v2,
     /// Unmapping of everything.
     UnmapAll,
@@ -54,9 +54,9 @@ pub enum Extension {
 pub enum CompatType {
     /// There are none: no-IOMMU mode. That the caller may (`CAP_SYS_RAWIO`) was checked before.
     NoIommu,
-    /// Mappings are cut where an unmap ends.
+    /// An unmap may split mappings.
     Type1,
-    /// They are not.
+    /// An unmap must not split mappings.
     Type1v2,
 }
 
@@ -97,18 +97,18 @@ impl CompatError {
     }
 }
 
-/// What `VFIO_IOMMU_MAP_DMA` is asked for on an iommufd: always at a fixed place.
+/// Arguments of `VFIO_IOMMU_MAP_DMA` on an iommufd: always at a fixed IOVA.
 #[derive(Clone, Debug)]
 pub struct CompatMap {
-    /// Where devices see it.
+    /// IOVA of the mapping.
     pub iova: Iova,
-    /// How much, in bytes.
+    /// Size in bytes.
     pub bytes: u64,
-    /// Whose memory.
+    /// The process whose memory is mapped.
     pub process: Arc<dyn UserMemory>,
-    /// Where the process sees it.
+    /// Address of the memory in the process.
     pub addr: UserAddr,
-    /// What devices may do.
+    /// Access that devices get.
     pub access: Access,
 }
 
@@ -160,7 +160,7 @@ impl Context {
     /// Makes the context one for devices without an IOMMU.
     ///
     /// # Errors
-    /// It has an compatibility address space.
+    /// It has a compatibility address space.
     pub fn enter_no_iommu_mode(&self) -> Result<(), CompatError> {
         let mut compat = self.compat();
         if self.live_compat(&compat).is_some() {
@@ -239,7 +239,7 @@ impl Context {
     /// Unmaps a range (`VFIO_IOMMU_UNMAP_DMA`), and returns how many bytes were unmapped: 0 where nothing was mapped.
     ///
     /// # Errors
-    /// There is no compatibility address space, or a mapping sticks out of the range and cannot be cut.
+    /// There is no compatibility address space, or a mapping exceeds the range and cannot be split.
     pub fn compat_unmap(&self, iova: Iova, bytes: u64) -> Result<u64, CompatError> {
         let (ioas, _used) = self.find_compat()?;
         if let Some(range) = IovaRange::sized(iova, bytes) {

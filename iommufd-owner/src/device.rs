@@ -1,4 +1,4 @@
-//! Devices of a context: bound, attached, moved.
+//! Devices of a context: bind, attach, replace, detach.
 // F31 to F51.
 
 use alloc::sync::{Arc, Weak};
@@ -31,7 +31,7 @@ pub struct BoundDevice {
 }
 
 impl BoundDevice {
-    /// Table Ft8.
+    // Table Ft8.
     pub(crate) fn bind(context: &Context, member: &Arc<Member>) -> Result<Self, BindError> {
         let group = member.group();
         if !member.capabilities().contains(Capabilities::CACHE_COHERENCY) {
@@ -80,14 +80,14 @@ impl BoundDevice {
     /// page table's id. The first device of a group moves the whole group; the others join.
     ///
     /// # Errors
-    /// It is attached, its group is attached elsewhere, a mapping overlaps a reserved region, or the address space
-    /// cannot be shown to it. Nothing has changed.
+    /// Fails if the device is attached, its group is attached to another page table, a mapping overlaps a reserved region,
+    /// or the mappings cannot be made in a domain for it. Nothing has changed.
     pub fn attach(&self, to: ObjectId) -> Result<ObjectId, AttachError> {
         self.to_target(to, Way::Attach)
     }
 
-    /// Moves it, and with it every attached device of its group, to another page table, never by way of the blocking domain
-    ///.
+    /// Moves it, and with it every attached device of its group, to another page table atomically,
+    /// never on the blocking domain.
     ///
     /// # Errors
     /// As for [`attach`](Self::attach), or it is not attached. Nothing has changed.
@@ -95,8 +95,8 @@ impl BoundDevice {
         self.to_target(to, Way::Replace)
     }
 
-    /// Detaches it. With the last attached device of the group in this context, the group goes back to the blocking domain
-    ///; before that, the device reaches what the others do. Nothing happens if it is not attached.
+    /// Detaches it. With the last attached device of the group in this context, the group returns to the
+    /// blocking domain; before that, the device stays on the page table of the others. Does nothing if it is not attached.
     pub fn detach(&self) {
         if let Some(hwpt) = self.group.detach(self.bound()) {
             self.discard(&hwpt);
@@ -167,8 +167,8 @@ impl BoundDevice {
     }
 }
 
-/// How a device comes to a page table. A new one of an address space is filled after an attach, before a replace (F46,
-/// F66).
+/// Attach or replace. A new one of an address space is filled after an attach, before a replace.
+// F46, F66.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Attach,
@@ -207,7 +207,7 @@ pub enum BindError {
         /// The group.
         group: GroupId,
     },
-    /// Somebody else has the group; says who.
+    /// The group has another owner or is used by kernel drivers; the error names them.
     #[error(transparent)]
     Claim(#[from] ClaimError),
     /// The context has no id left.

@@ -101,7 +101,7 @@ impl IoPageTable {
         self.reserved.holes(IovaRange::ALL).collect()
     }
 
-    /// Ft3.6, Ft3.7.
+    // Ft3.6, Ft3.7.
     pub(crate) fn allow(&mut self, allowed: IovaMap<()>) -> Result<(), RangeError> {
         for (range, ()) in allowed.iter() {
             if let Some(reserved) = self.reserved.first_in(range) {
@@ -112,7 +112,8 @@ impl IoPageTable {
         Ok(())
     }
 
-    /// F15: no mapping and no allowed range may be in the way. Reserves all of these, or none.
+    /// No mapping and no allowed range may be in the way. Reserves all of these, or none.
+    // F15.
     pub(crate) fn reserve(
         &mut self,
         ranges: impl IntoIterator<Item = IovaRange> + Clone,
@@ -155,7 +156,7 @@ impl IoPageTable {
         placement::place(&self.areas, &self.allowed, &self.reserved, self.alignment(), addr, bytes)
     }
 
-    /// Ft4.10 to Ft4.12.
+    // Ft4.10 to Ft4.12.
     pub(crate) fn check_fixed(&self, iova: Iova, bytes: u64) -> Result<IovaRange, MapError> {
         let alignment = self.alignment();
         if !iova.is_aligned(alignment) {
@@ -165,12 +166,12 @@ impl IoPageTable {
         self.reserved.first_in(range).map_or(Ok(range), |reserved| Err(MapError::Reserved { range: reserved }))
     }
 
-    /// Ft4.13.
+    // Ft4.13.
     pub(crate) fn check_vacant(&self, range: IovaRange) -> Result<(), MapError> {
         self.areas.first_range_in(range).map_or(Ok(()), |existing| Err(MapError::Mapped { existing }))
     }
 
-    /// Makes an area, in every domain or not at all. The range was checked but for Ft4.13.
+    /// Makes an area, in every domain or not at all. The range was checked, except that the domains can map it.
     // F18.
     pub(crate) fn add_area(
         &mut self,

@@ -124,13 +124,13 @@ impl Ioas {
         }
     }
 
-    /// F70.
+    // F70.
     pub(crate) fn iova_ranges(&self) -> IovaRanges {
         let table = self.lock_table();
         IovaRanges { ranges: table.usable(), alignment: table.alignment() }
     }
 
-    /// Table Ft4.
+    // Table Ft4.
     pub(crate) fn map(&self, request: MapRequest, account: Account) -> Result<Iova, MapError> {
         let MapRequest { place, bytes, process, addr, access } = request;
         if bytes == 0 || bytes > u64::MAX - PAGE_SIZE {
@@ -141,7 +141,8 @@ impl Ioas {
         self.add(place, bytes, pages, addr.get() % PAGE_SIZE, access)
     }
 
-    /// From Ft4.8 on: a part of a window, at a place.
+    /// A part of a window, at a place.
+    // From Ft4.8 on.
     fn add(&self, place: Place, bytes: u64, pages: Arc<Pages>, offset: u64, access: Access) -> Result<Iova, MapError> {
         let mut table = self.lock_table();
         let alignment = table.alignment();
@@ -181,7 +182,8 @@ impl Ioas {
         if covered == range.bytes() { Ok(pieces) } else { Err(MapError::SourceNotMapped { range }) }
     }
 
-    /// From Ft5.8 on: one area for each piece of the source.
+    /// One area for each piece of the source.
+    // From Ft5.8 on.
     // F20.
     pub(crate) fn copy(&self, pieces: Vec<CopyPiece>, request: &CopyRequest) -> Result<Iova, MapError> {
         let CopyRequest { bytes, place, access, .. } = *request;
@@ -202,7 +204,8 @@ impl Ioas {
         Ok(range.first())
     }
 
-    /// Table Ft6; how many bytes were unmapped.
+    /// Unmaps a range; returns how many bytes were unmapped.
+    // Table Ft6.
     pub(crate) fn unmap(&self, iova: Iova, bytes: u64) -> Result<u64, UnmapError> {
         if iova.get() == 0 && bytes == u64::MAX {
             return match self.remove(IovaRange::ALL) {
@@ -303,7 +306,8 @@ pub(crate) struct CopyPiece {
     bytes: u64,
 }
 
-/// Ft4.8 to Ft4.14 for a copy: where it goes.
+/// 14 for a copy: where it goes.
+// Ft4.8 to Ft4.
 fn check_copy(table: &IoPageTable, pieces: &[CopyPiece], place: Place, bytes: u64) -> Result<IovaRange, MapError> {
     let alignment = table.alignment();
     if !bytes.is_multiple_of(alignment) {
@@ -320,14 +324,16 @@ fn check_copy(table: &IoPageTable, pieces: &[CopyPiece], place: Place, bytes: u6
 }
 
 impl MapRequest {
-    /// Ft4.2: what is wrong whatever the address space.
+    /// What is wrong whatever the address space.
+    // Ft4.2.
     pub(crate) fn check(&self) -> Result<(), MapError> {
         check_numbers(self.place, self.bytes)
     }
 }
 
 impl CopyRequest {
-    /// Ft5.2: as that.
+    /// As that.
+    // Ft5.2.
     pub(crate) fn check(&self) -> Result<(), MapError> {
         if self.from.get() == u64::MAX {
             return Err(MapError::Overflow);

@@ -76,7 +76,7 @@ impl Pages {
         UserAddr::new(self.first.get().wrapping_add(offset))
     }
 
-    /// Pins the pages of a slice once more; all or none, also when user memory unwinds (F27: the limit is looked at after
+    /// Pins the pages of a slice once more; all or none, also when user memory unwinds (the limit is looked at after
     /// pinning).
     pub(crate) fn pin(self: &Arc<Self>, slice: Slice) -> Result<PinnedSlice, PinError> {
         let mut pins = self.pins.lock();
