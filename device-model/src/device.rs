@@ -204,19 +204,18 @@ impl<B: Bus> Device<B> {
         self.children.lock().iter().flat_map(BTreeMap::values).filter_map(Weak::upgrade).collect()
     }
 
-    /// Returns what the bus knows of it.
+    /// Returns the bus-specific data of the device.
     pub fn description(&self) -> &Arc<B::Device> {
         &self.description
     }
 
-    /// Returns what whoever guards DMA keeps for it. Takes no lock.
+    /// Returns the data that [`DmaConfigure`](crate::DmaConfigure) keeps for the device. Takes no lock.
     pub fn dma_slot(&self) -> &SlotOf<B> {
         &self.dma_slot
     }
 
-    /// Returns a hint of which driver is bound, as the `driver` link of sysfs gives it: right when it was read, perhaps
-    /// not any more. Takes a leaf lock, never the device lock. To decide something, read
-    /// [`DeviceGuard::driver`] under [`lock`](Self::lock).
+    /// Returns the driver that the `driver` link of sysfs names, as a hint: it may be stale at once. Takes a leaf lock,
+    /// never the device lock. To decide something, read [`DeviceGuard::driver`] under [`lock`](Self::lock).
     pub fn driver_hint(&self) -> Option<Arc<str>> {
         match &*self.shown.lock() {
             ShownDriver::Linked(name) => Some(name.clone()),
@@ -432,8 +431,8 @@ impl<B: Bus> Drop for AfterTurn<'_, B> {
 /// # }
 /// ```
 ///
-/// Dropping it unlocks the device. Work that others have left to the holder, rather than wait for it, is done then:
-/// deferred probes that are due, for instance.
+/// Dropping it unlocks the device. Work that other threads have left to the holder, such as deferred probes that are
+/// due, is done then.
 pub struct DeviceGuard<'a, B: Bus> {
     state: MutexGuard<'a, DeviceState<B>>,
     /// Last, so that it is dropped with the lock free.
@@ -456,7 +455,7 @@ impl<'a, B: Bus> DeviceGuard<'a, B> {
         self.link().map(|link| &link.driver.name)
     }
 
-    /// Returns whether the driver has been probed and not been asked to leave.
+    /// Returns whether the driver has been probed and is not being removed.
     pub fn is_bound(&self) -> bool {
         matches!(self.state.binding, Binding::Bound(_))
     }

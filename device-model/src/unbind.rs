@@ -28,11 +28,11 @@ const ASK_AGAIN: Duration = if cfg!(test) { Duration::from_millis(1) } else { Du
 /// How often in a row a driver may wait for users of whom none is inside.
 const IN_VAIN: u32 = 100;
 
-/// An unbinding under way; nothing happens until it is driven.
+/// An unbind in progress; nothing happens until it is driven.
 ///
-/// Dropping it gives up the wait, not the work: a driver that was asked to leave goes on leaving, and whoever next
-/// wants the device's lock waits for it and completes it. A removal is completed by a further
-/// [`Device::remove`], an unregistration by a further
+/// Dropping it stops waiting, but does not cancel: a driver that was asked to remove stays in removal, and the next
+/// thread that takes the device lock waits for it and completes it. A removal is completed by another call of
+/// [`Device::remove`], an unregistration by another call of
 /// [`BusHandle::remove_driver`](crate::BusHandle::remove_driver); until then the driver is found by its name, and is
 /// [leaving](crate::DriverHandle::is_leaving).
 #[derive(Debug)]
@@ -75,16 +75,16 @@ enum Step {
     Further,
 }
 
-/// How far an [`Unbind`] has come.
+/// Progress of an [`Unbind`].
 #[derive(Debug)]
 pub enum Progress {
-    /// All is done.
+    /// The unbind is complete.
     Done,
-    /// The driver of `device` waits for `users` to leave.
+    /// The driver of `device` waits for `users`.
     Waiting {
         /// The device.
         device: Arc<dyn AnyDevice>,
-        /// Those that hold it.
+        /// The users that have it open.
         users: Arc<Users>,
     },
 }
@@ -137,7 +137,7 @@ impl Unbind {
         Self(Task::Remove { root: dev.clone(), at: dev })
     }
 
-    /// Goes as far as it can without waiting for a user. Waits for device locks that others hold for a while.
+    /// Continues as far as possible without waiting for a user. Waits for device locks that others hold briefly.
     pub fn try_finish(&mut self) -> Progress {
         loop {
             match self.step() {
@@ -180,8 +180,8 @@ impl Unbind {
         }
     }
 
-    /// Goes on until all is done, however long users take. Must not be called by a thread that holds a device open
-    /// which is to be unbound.
+    /// Continues until the unbind is complete, however long users take. Must not be called by a thread that holds a
+    /// device open which is to be unbound.
     pub fn wait(mut self) {
         while let Progress::Waiting { device, users } = self.try_finish() {
             #[cfg(any(feature = "std", shuttle))]
@@ -196,7 +196,7 @@ impl Unbind {
         }
     }
 
-    /// Goes on until all is done, for `timeout` at the most.
+    /// Continues until the unbind is complete, for `timeout` at most.
     ///
     /// # Errors
     /// Returns `self` if users remain at the deadline.
@@ -215,7 +215,7 @@ impl Unbind {
         Ok(())
     }
 
-    /// Lets the driver that waits, if any, ask its users again to leave.
+    /// Calls the driver that waits, if any, so that it requests its users to leave again.
     pub fn ask_again(&mut self) {
         match &self.0 {
             Task::Release { dev, .. } | Task::Remove { at: dev, .. } | Task::Unregister { at: Some(dev), .. } => {
@@ -234,17 +234,18 @@ impl dyn AnyDevice {
 }
 
 impl<B: Bus> Device<B> {
-    /// Removes the device and all below it, the lowest first: no driver comes any more, the bound ones leave, then the
-    /// device is gone for the notifiers. Nothing happens until the returned value is driven.
+    /// Removes the device and all below it, the lowest first: no driver can bind any more, bound drivers are unbound,
+    /// then the device is removed and the notifiers are called. Nothing happens until the returned value is driven.
     ///
-    /// A removal that was given up half-way is taken up by a further call. A device that is gone is let be.
+    /// A removal whose [`Unbind`] was dropped is continued by another call. Does nothing for a device that has been
+    /// removed.
     pub fn remove(self: &Arc<Self>) -> Unbind {
         Unbind::of_device(self.clone())
     }
 
-    /// Takes the device lock, waiting for whoever holds it; a driver that is leaving but still has users holds it as
-    /// well. A driver whose users have left is let go first: its [`remove`](crate::Driver::remove) is called by
-    /// whoever comes next. Must not be called from a callback for the same device.
+    /// Takes the device lock, and waits for its holder; also for a driver that is leaving but still has users. If its
+    /// users have left, its [`remove`](crate::Driver::remove) is called and its removal completed first. Must not be
+    /// called from a callback for the same device.
     pub fn lock(self: &Arc<Self>) -> DeviceGuard<'_, B> {
         // D44, D50.
         loop {

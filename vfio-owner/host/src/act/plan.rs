@@ -230,7 +230,7 @@ pub enum PlanError {
         count: usize,
     },
     /// The plan would change devices in use by the host.
-    #[error("the machine lives on what would have to be unbound: {}", listed(devices))]
+    #[error("refusing to unbind devices in use by the host: {}", listed(devices))]
     Guarded {
         /// The devices.
         devices: Vec<Guarded>,
@@ -255,7 +255,7 @@ pub enum PlanError {
     #[error(transparent)]
     Unreadable(BindingError),
     /// The machine has changed since the plan was made.
-    #[error("the machine is not as it was when the plan was made, and needs other steps now: make a new plan")]
+    #[error("the machine has changed since the plan was made, and needs other steps: make a new plan")]
     Stale,
     /// The plan fails on the model.
     #[error("the plan fails on the model: {0}")]
@@ -363,7 +363,7 @@ pub(super) fn guard_unbind(
     let purposes: Vec<Purpose> = host.purposes(device).cloned().collect();
     if !allowed.contains(&device) && !purposes.is_empty() {
         let guarded = Guarded { device, purposes };
-        return Err(BindingError::new("the machine lives on what would have to be unbound", guarded));
+        return Err(BindingError::new("refusing to unbind devices in use by the host", guarded));
     }
     let group = host.pci.device(device).and_then(|device| device.group);
     match held(host, group, &[device]) {
