@@ -1,4 +1,5 @@
-//! The binding sequence, in the order of table Dt5.
+//! The binding sequence.
+// In the order of table Dt5.
 
 use alloc::sync::Arc;
 
@@ -92,7 +93,8 @@ pub enum SearchError<E: DmaError> {
 
 pub(crate) type FailureOf<B> = ProbeFailure<DmaErrorOf<B>>;
 
-/// Tries the drivers of the bus on one device, in registration order, until one binds (D25, table Dt4).
+/// Tries the drivers of the bus on one device, in registration order, until one binds.
+// D25, table Dt4.
 pub(crate) fn search<B: Bus>(guard: &mut DeviceGuard<'_, B>) -> Result<(), SearchError<DmaErrorOf<B>>> {
     let dev = guard.device();
     let bus = dev.bus();
@@ -120,16 +122,18 @@ pub(crate) fn search<B: Bus>(guard: &mut DeviceGuard<'_, B>) -> Result<(), Searc
     Ok(())
 }
 
-/// The search after a device came, and its repeats: failures stay with the device (D8).
+/// The search after a device came, and its repeats: failures stay with the device.
+// D8.
 pub(crate) fn search_initially<B: Bus>(guard: &mut DeviceGuard<'_, B>) {
     if guard.device().bus().autoprobes() {
         let _ = search(guard);
     }
 }
 
-/// Tries a driver on every device of its bus; whatever comes of it is swallowed (D28).
+/// Tries a driver on every device of its bus; whatever comes of it is swallowed.
 ///
 /// A device whose driver waits for users has a driver, so nobody waits for it here.
+// D28.
 pub(crate) fn try_on_all<B: Bus>(driver: &Arc<Registration<B>>) {
     let bus = &driver.bus;
     let Some(last) = bus.device_before(None).map(|dev| dev.id()) else { return };
@@ -165,7 +169,8 @@ fn defer<B: Bus>(dev: &Arc<Device<B>>, awaits: &Awaits, search: &Search<'_>) {
     search.defer(&dev.bus().core, &any, awaits);
 }
 
-/// D24: a deferral puts the device on a list.
+/// A deferral puts the device on a list.
+// D24.
 fn probe_or_defer<B: Bus>(
     driver: &Arc<Registration<B>>,
     guard: &mut DeviceGuard<'_, B>,
@@ -187,7 +192,8 @@ fn probe_or_defer<B: Bus>(
     result
 }
 
-/// The gate (Dt3) and the sequence (Dt5).
+/// The gate and the sequence.
+// Dt3, Dt5.
 pub(crate) fn probe<B: Bus>(driver: &Arc<Registration<B>>, guard: &mut DeviceGuard<'_, B>) -> Result<(), FailureOf<B>> {
     gate(guard)?;
     let dev = guard.device();
@@ -234,7 +240,8 @@ fn gate<B: Bus>(guard: &DeviceGuard<'_, B>) -> Result<(), FailureOf<B>> {
     Ok(())
 }
 
-/// P6: Dt13.1, D63.
+/// Whether the driver claims DMA for the kernel.
+// P6.
 fn configure_dma<B: Bus>(driver: &Registration<B>, dev: &Device<B>) -> Result<AnyRight<B>, DmaErrorOf<B>> {
     let (dma, device) = (dev.bus().bus.dma(), dev.dma_device());
     dma.dma_configure(device)?;
@@ -244,7 +251,7 @@ fn configure_dma<B: Bus>(driver: &Registration<B>, dev: &Device<B>) -> Result<An
     dma.use_default_domain(device, &driver.name).map(DmaRight::DmaApi)
 }
 
-/// P14.
+// P14.
 fn complete<B: Bus>(guard: &mut DeviceGuard<'_, B>) {
     let dev = guard.device();
     let state = guard.state_mut();
@@ -256,8 +263,9 @@ fn complete<B: Bus>(guard: &mut DeviceGuard<'_, B>) {
     dev.notify(&BusEvent::Bound(guard));
 }
 
-/// E2 and E3, R8 to R11: the right to DMA ends, the resources go, then the driver (D33, D41). Each step is taken even
+/// E2 and E3, R8 to R11: the right to DMA ends, the resources go, then the driver. Each step is taken even
 /// if the one before unwinds.
+// D33, D41.
 pub(crate) fn detach<B: Bus>(guard: &mut DeviceGuard<'_, B>) {
     let state = guard.state_mut();
     let binding = core::mem::replace(&mut state.binding, Binding::Unbound);
@@ -290,7 +298,8 @@ pub(crate) fn repeat<B: Bus>(dev: &Arc<Device<B>>) {
 }
 
 impl<B: Bus> BusShared<B> {
-    /// Binds `driver` to `dev` if it matches (D30, D48); waits for the device lock.
+    /// Binds `driver` to `dev` if it matches; waits for the device lock.
+    // D30, D48.
     pub(crate) fn bind(&self, driver: &Arc<Registration<B>>, dev: &Arc<Device<B>>) -> Result<(), Option<FailureOf<B>>> {
         // A match that cannot tell counts as one (Dt9.3).
         if self.bus.matches(dev, &driver.driver) == Match::No {

@@ -9,10 +9,10 @@ use crate::device::Device;
 use crate::dma::DmaRight;
 use crate::resources::{Resources, Revocable};
 
-/// A device that is bound to the driver whose callback gets this, with the right to DMA `R` of that driver.
+/// A device that is bound to the driver whose callback gets this, with the driver's right to DMA `R`.
 ///
-/// Nothing else makes one, so that what needs a bound device asks for this: DMA through a default domain, and
-/// resources that end with the binding. It cannot be kept, for it borrows from the device's lock.
+/// Only the core creates one, so functions that need a bound device take this: DMA through a default domain, and
+/// resources that end with the binding. It cannot be kept, since it borrows from the device lock.
 ///
 /// Neither an unbound device nor one whose driver manages its own DMA has a right to use the DMA API:
 /// ```compile_fail,E0599
@@ -43,7 +43,7 @@ impl<'a, B: Bus, R> Bound<'a, B, R> {
         self.device
     }
 
-    /// Returns what the bus knows of the device.
+    /// Returns the bus-specific data of the device.
     pub fn description(&self) -> &'a Arc<B::Device> {
         self.device.description()
     }
@@ -53,14 +53,14 @@ impl<'a, B: Bus, R> Bound<'a, B, R> {
         self.right
     }
 
-    /// Keeps `resource` until the driver leaves, or fails to bind. Resources are dropped last to first, after the right
-    /// to DMA has ended.
+    /// Keeps `resource` until the driver is unbound, or fails to bind. Resources are dropped last to first, after the
+    /// right to DMA has ended.
     pub fn manage(&mut self, resource: impl Any + Send) {
         self.resources.push(resource);
     }
 
-    /// Keeps `resource` as [`manage`](Self::manage) does, and returns a handle to give away. Whoever has the handle
-    /// reaches the resource until the driver leaves, and nothing from then on.
+    /// Keeps `resource` as [`manage`](Self::manage) does, and returns a handle to share. The handle gives access to the
+    /// resource until the driver is unbound.
     pub fn manage_revocable<T: Any + Send + Sync>(&mut self, resource: T) -> Revocable<T> {
         self.resources.push_revocable(resource)
     }
@@ -70,7 +70,7 @@ impl<'a, B: Bus, R> Bound<'a, B, R> {
         self.resources.get()
     }
 
-    /// Returns the resource of this type that was managed last, to change it.
+    /// Returns the resource of this type that was managed last, mutably.
     pub fn resource_mut<T: Any>(&mut self) -> Option<&mut T> {
         self.resources.get_mut()
     }

@@ -1,4 +1,4 @@
-//! Buses: which driver fits which device, and what guards their DMA.
+//! Buses: matching of drivers and devices, and DMA configuration.
 
 use crate::device::Device;
 use crate::dma::DmaConfigure;
@@ -7,10 +7,10 @@ use crate::errno::Errno;
 
 /// A kind of bus.
 ///
-/// Drivers and devices are typed by it: a driver registers with the bus that it is for, or does not compile.
+/// Drivers and devices are typed by their bus: registering a driver with another bus does not compile.
 /// `examples/own_bus.rs` is a whole bus.
 pub trait Bus: Sized + Send + Sync + 'static {
-    /// What the bus knows of a device: a [`PciFunction`](crate::pci::PciFunction), for instance.
+    /// Bus-specific data of a device: a [`PciFunction`](crate::pci::PciFunction), for instance.
     type Device: Send + Sync + 'static;
 
     /// An entry of a driver's id table.
@@ -20,20 +20,20 @@ pub trait Bus: Sized + Send + Sync + 'static {
     /// [`AnyDriver<Self>`](AnyDriver) is a supertrait.
     type Driver: AnyDriver<Self> + ?Sized;
 
-    /// What guards the DMA of its devices; [`Unprotected`](crate::Unprotected) where nothing does.
+    /// DMA configuration of its devices; [`Unprotected`](crate::Unprotected) grants unrestricted DMA.
     type Dma: DmaConfigure<Self::Device>;
 
     /// Returns the name: `"pci"`, `"platform"`.
     fn name(&self) -> &str;
 
-    /// Returns what guards DMA.
+    /// Returns the DMA configuration.
     fn dma(&self) -> &Self::Dma;
 
-    /// Returns whether `driver` fits `dev`. Called with or without the lock of the device, so it must rest on what
-    /// does not change, and on [`Device::override_verdict`].
+    /// Returns whether `driver` matches `dev`. Called with or without the device lock, so the answer must depend only
+    /// on what does not change, and on [`Device::override_verdict`].
     fn matches(&self, dev: &Device<Self>, driver: &Self::Driver) -> Match;
 
-    /// Hears of a driver that has been unregistered and has no device any more.
+    /// Called for a driver that has been unregistered and has no devices any more.
     fn driver_removed(&self, driver: &Self::Driver) {
         let _ = driver;
     }
@@ -45,19 +45,19 @@ pub type UseOf<B> = <<B as Bus>::Dma as DmaConfigure<<B as Bus>::Device>>::Use;
 /// Why DMA is refused on a bus.
 pub type DmaErrorOf<B> = <<B as Bus>::Dma as DmaConfigure<<B as Bus>::Device>>::Error;
 
-/// What whoever guards DMA keeps for each device of a bus.
+/// Data that DMA configuration keeps for each device of a bus.
 pub type SlotOf<B> = <<B as Bus>::Dma as DmaConfigure<<B as Bus>::Device>>::Slot;
 
-/// Whether a driver fits a device.
+/// Whether a driver matches a device.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Match {
-    /// It does not.
+    /// It does not match.
     No,
-    /// It does.
+    /// It matches.
     Yes,
-    /// It cannot be told yet.
+    /// Not known yet; the probe is deferred.
     Deferred(Awaits),
-    /// It cannot be told at all.
+    /// The match failed.
     Failed(Errno),
 }
 

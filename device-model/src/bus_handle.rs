@@ -1,4 +1,4 @@
-//! A bus as its users have it.
+//! Handles of a bus.
 
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -19,10 +19,10 @@ use crate::unbind::{self, Unbind};
 
 /// A bus of a core, with its devices and drivers. Clones are the same bus.
 ///
-/// With the last handle the bus is closed: its devices go, the youngest first, and are gone for the notifiers. Each
-/// bound driver is asked once to remove; nobody waits for a user, so a driver that would is let go all the same. No
-/// right to DMA outlives the handle, except that of a device whose lock somebody holds at that moment: that one lets the
-/// driver go when it unlocks.
+/// Dropping the last handle closes the bus: its devices are removed, the youngest first, and the notifiers are called.
+/// The [`remove`](crate::Driver::remove) of each bound driver is called once, without waiting for users, and the driver
+/// is unbound whatever it returns. No right to DMA outlives the handle, except for a device whose lock another thread
+/// holds at that moment: that thread unbinds the driver when it unlocks.
 ///
 /// A driver that keeps a handle of its own bus keeps the bus open; use [`downgrade`](Self::downgrade).
 pub struct BusHandle<B: Bus>(Arc<Keeper<B>>);
@@ -107,7 +107,7 @@ impl<B: Bus> BusHandle<B> {
         self.shared().device(name)
     }
 
-    /// Returns all devices, in the order in which they came.
+    /// Returns all devices, in the order in which they were added.
     pub fn devices(&self) -> Vec<Arc<Device<B>>> {
         self.shared().devices()
     }
@@ -117,31 +117,31 @@ impl<B: Bus> BusHandle<B> {
         self.shared().driver(name).map(DriverHandle)
     }
 
-    /// Returns all drivers, in the order in which they were registered, which is the order in which a device tries
-    /// them. Those that are [leaving](DriverHandle::is_leaving) are among them.
+    /// Returns all drivers in the order of registration, which is the order in which they are tried for a device.
+    /// Includes those that are [leaving](DriverHandle::is_leaving).
     pub fn drivers(&self) -> Vec<DriverHandle<B>> {
         self.shared().drivers().into_iter().map(DriverHandle).collect()
     }
 
-    /// Lets `notifier` hear of every event of this bus until the returned value is dropped. A call that is under way
-    /// then comes to its end. Allocates for each device.
+    /// Calls `notifier` for every event of this bus until the returned value is dropped. A call in progress still
+    /// completes then. Allocates for each device.
     pub fn subscribe(&self, notifier: impl Notifier<B>) -> Subscription<B> {
         self.shared().subscribe(Arc::new(notifier))
     }
 
-    /// Sets whether adding devices and drivers binds them, as `drivers_autoprobe` of sysfs does; it does at first.
-    /// [`bind`](Self::bind) and [`drivers_probe`](Self::drivers_probe) work whatever it is.
+    /// Sets whether adding devices and drivers binds them, as `drivers_autoprobe` in sysfs does; enabled at first.
+    /// [`bind`](Self::bind) and [`drivers_probe`](Self::drivers_probe) work in either case.
     pub fn set_drivers_autoprobe(&self, autoprobe: bool) {
         self.shared().autoprobe.store(autoprobe, Ordering::Relaxed);
     }
 
-    /// Adds a device: it appears on the bus, whoever guards DMA and the notifiers hear of it, then drivers are tried.
-    /// That none takes it is no error. Takes the device lock, and that of no other device while the parent's is held;
-    /// call it with no device lock held but the parent's. A driver that adds devices from a callback puts them below its
-    /// own.
+    /// Adds a device: puts it on the bus, calls [`DmaConfigure`](crate::DmaConfigure) and the notifiers, then tries
+    /// drivers. Succeeds even if no driver binds. Takes the device lock, and no lock of another device while the
+    /// parent's is held; call it with no device lock held but the parent's. A driver that adds devices from a callback
+    /// puts them below its own.
     ///
     /// # Errors
-    /// The name is taken, or the parent is being removed. Nothing has changed then.
+    /// Fails if the name is taken, or the parent is being removed. Nothing has changed then.
     pub fn add_device(&self, spec: DeviceSpec<B::Device>) -> Result<Arc<Device<B>>, AddDeviceError> {
         let bus = self.shared();
         let dev = Device::new(bus.core.next_device_id(), bus, spec);
@@ -175,12 +175,12 @@ impl<B: Bus> BusHandle<B> {
         Ok(dev)
     }
 
-    /// Registers a driver and tries it on every device that it matches. Failures there are not failures of the
-    /// registration. Takes the locks of these devices one after the other, and may wait for probes under way; a device
-    /// whose driver waits for a user is passed over.
+    /// Registers a driver and tries it on every device that it matches. Failures to bind do not fail the registration.
+    /// Takes the locks of these devices one after the other, and may wait for probes in progress; skips a device whose
+    /// driver waits for a user.
     ///
     /// # Errors
-    /// A driver of that name is registered, or is leaving but not gone.
+    /// Fails if a driver of that name is registered, or is still being unregistered.
     pub fn add_driver(&self, driver: Arc<B::Driver>) -> Result<DriverHandle<B>, AddDriverError> {
         let driver = self.shared().register(driver).map_err(|name| AddDriverError { name })?;
         if self.shared().autoprobes() {
@@ -189,18 +189,19 @@ impl<B: Bus> BusHandle<B> {
         Ok(DriverHandle(driver))
     }
 
-    /// Unregisters a driver: it takes no device any more and leaves those it has, the last bound first; then its name is
-    /// free. Nothing happens until the returned value is driven. An unregistration that was given up half-way is taken
-    /// up by a further call.
+    /// Unregisters a driver: it binds no device any more, and is unbound from its devices, the last bound first; then
+    /// its name is free. Nothing happens until the returned value is driven. An unregistration whose [`Unbind`] was
+    /// dropped is continued by another call.
     pub fn remove_driver(&self, driver: &DriverHandle<B>) -> Unbind {
         Unbind::of_driver(&driver.0)
     }
 
-    /// Binds `driver` to `dev`, if the driver matches, whatever autoprobe says. A deferral is not repeated later. Waits
-    /// for the device lock, and for the users of a driver that is leaving.
+    /// Binds `driver` to `dev`, if the driver matches, regardless of autoprobe. A deferred probe is not repeated later.
+    /// Waits for the device lock, and for the users of a driver that is leaving.
     ///
     /// # Errors
-    /// The device is as it was.
+    /// Fails if the driver does not match or is being unregistered, the device has a driver or is being removed, or the
+    /// probe is refused, deferred or fails. The device is unchanged.
     pub fn bind(&self, driver: &DriverHandle<B>, dev: &Arc<Device<B>>) -> Result<(), BindError<DmaErrorOf<B>>> {
         let names = || (dev.name().clone(), driver.name().clone());
         if !self.has(driver, dev) {
@@ -219,7 +220,7 @@ impl<B: Bus> BusHandle<B> {
     /// Unbinds `driver` from `dev`. Nothing happens until the returned value is driven.
     ///
     /// # Errors
-    /// Another driver or none is bound.
+    /// Fails if another driver or none is bound.
     pub fn unbind(&self, driver: &DriverHandle<B>, dev: &Arc<Device<B>>) -> Result<Unbind, UnbindError> {
         // D49: a hint. That the driver is still this one is seen again under the lock.
         if self.has(driver, dev) && dev.shows(driver.name()) && !driver.0.is_gone() {

@@ -1,12 +1,13 @@
 //! Probes that wait for something, and the moment at which they are repeated.
 //!
 //! A device that waits for a known supplier is due when that supplier binds; one that does not know what it waits for,
-//! whenever anything binds (D54). A trigger moves devices to the list of those that are due, and no more: who works that
+//! whenever anything binds. A trigger moves devices to the list of those that are due, and no more: who works that
 //! list off says [`Repeats`].
 //!
 //! A bind that concerns nobody reads two words that no bind writes: how many devices are listed, and how many searches
 //! for a driver are under way, which may end in a deferral. Only if there are any does it count as a trigger, so that a
-//! search that defers learns from the count of triggers whether something bound meanwhile (D56).
+//! search that defers learns from the count of triggers whether something bound meanwhile.
+// D54, D56.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::{Arc, Weak};
@@ -131,7 +132,8 @@ impl Drop for Search<'_> {
 }
 
 impl Search<'_> {
-    /// `dev` waits. If what it waits for may have come since the search began, it is due at once (D56).
+    /// `dev` waits. If what it waits for may have come since the search began, it is due at once.
+    // D56.
     pub(crate) fn defer(&self, core: &CoreShared, dev: &Arc<dyn AnyDevice>, awaits: &Awaits) {
         self.deferral.change(|lists| lists.wait(dev, awaits.clone()));
         fence(Ordering::SeqCst);

@@ -71,7 +71,8 @@ pub struct Device<B: Bus> {
     dma_slot: SlotOf<B>,
     /// Leaf lock: taken away only when nobody holds the device any more.
     parent: SpinMutex<Option<Arc<dyn AnyDevice>>>,
-    /// Leaf lock: the name in `driver_override`, which is not the device lock's (D15).
+    /// Leaf lock: the name in `driver_override`, which is not the device lock's.
+    // D15.
     pub(crate) driver_override: SpinMutex<Option<Arc<str>>>,
     /// Leaf lock: the driver, for those who do not hold the device lock.
     shown: SpinMutex<ShownDriver>,
@@ -134,7 +135,7 @@ pub(crate) enum Binding<B: Bus> {
     Unbound,
     /// The driver is set, without a right to DMA: P4 to P6, and R8 to R9.
     Set(Link<B>),
-    /// P6 to P14.
+    // P6 to P14.
     Probing(Attached<B>),
     Bound(Attached<B>),
     /// The driver has been asked to remove and waits for users; nobody gets the device lock meanwhile.
@@ -203,19 +204,18 @@ impl<B: Bus> Device<B> {
         self.children.lock().iter().flat_map(BTreeMap::values).filter_map(Weak::upgrade).collect()
     }
 
-    /// Returns what the bus knows of it.
+    /// Returns the bus-specific data of the device.
     pub fn description(&self) -> &Arc<B::Device> {
         &self.description
     }
 
-    /// Returns what whoever guards DMA keeps for it. Takes no lock.
+    /// Returns the data that [`DmaConfigure`](crate::DmaConfigure) keeps for the device. Takes no lock.
     pub fn dma_slot(&self) -> &SlotOf<B> {
         &self.dma_slot
     }
 
-    /// Returns a hint of which driver is bound, as the `driver` link of sysfs gives it: right when it was read, perhaps
-    /// not any more. Takes a leaf lock, never the device lock. To decide something, read
-    /// [`DeviceGuard::driver`] under [`lock`](Self::lock).
+    /// Returns the driver that the `driver` link of sysfs names, as a hint: it may be stale at once. Takes a leaf lock,
+    /// never the device lock. To decide something, read [`DeviceGuard::driver`] under [`lock`](Self::lock).
     pub fn driver_hint(&self) -> Option<Arc<str>> {
         match &*self.shown.lock() {
             ShownDriver::Linked(name) => Some(name.clone()),
@@ -223,7 +223,8 @@ impl<B: Bus> Device<B> {
         }
     }
 
-    /// `dev->driver`, read without the lock as sysfs does (D49, Dt11.2): a driver that waits for users is still there.
+    /// `dev->driver`, read without the lock as sysfs does: a driver that waits for users is still there.
+    // D49, Dt11.2.
     pub(crate) fn driver_field(&self) -> Option<Arc<str>> {
         match &*self.shown.lock() {
             ShownDriver::Set(name) | ShownDriver::Linked(name) => Some(name.clone()),
@@ -430,8 +431,8 @@ impl<B: Bus> Drop for AfterTurn<'_, B> {
 /// # }
 /// ```
 ///
-/// Dropping it unlocks the device. Work that others have left to the holder, rather than wait for it, is done then:
-/// deferred probes that are due, for instance.
+/// Dropping it unlocks the device. Work that other threads have left to the holder, such as deferred probes that are
+/// due, is done then.
 pub struct DeviceGuard<'a, B: Bus> {
     state: MutexGuard<'a, DeviceState<B>>,
     /// Last, so that it is dropped with the lock free.
@@ -454,7 +455,7 @@ impl<'a, B: Bus> DeviceGuard<'a, B> {
         self.link().map(|link| &link.driver.name)
     }
 
-    /// Returns whether the driver has been probed and not been asked to leave.
+    /// Returns whether the driver has been probed and is not being removed.
     pub fn is_bound(&self) -> bool {
         matches!(self.state.binding, Binding::Bound(_))
     }

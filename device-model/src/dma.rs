@@ -1,4 +1,4 @@
-//! What guards DMA: the hooks that a bus calls, and the rights that they give out.
+//! DMA configuration: the hooks that a bus calls, and the rights that they grant.
 
 use alloc::sync::Arc;
 use core::convert::Infallible;
@@ -9,41 +9,43 @@ use crate::device_id::DeviceId;
 use crate::driver::{Awaits, ProbeError};
 use crate::errno::Errno;
 
-/// Guards the DMA of the devices of a bus; `T` is what the bus knows of a device.
+/// Configures the DMA of the devices of a bus; `T` is the bus-specific data of a device.
 ///
-/// The bus owns it, so that no driver can bind without it having been asked. None of its hooks is called with a lock
-/// of this crate held, but for the lock of the device where a hook says so.
+/// Owned by the bus, so that no driver can bind without it. Its hooks are called with no lock of this crate held,
+/// except for the device lock where a hook says so.
 pub trait DmaConfigure<T>: Send + Sync + 'static {
-    /// What it keeps for each device, inside the device: found without a look-up, changed as it likes.
+    /// Data kept for each device, inside the device.
     type Slot: Default + Send + Sync + 'static;
 
     /// The right of a bound driver to do DMA through the DMA API. Dropping it ends the right.
     type Use: Send + Sync + 'static;
 
-    /// Why a driver may not bind.
+    /// Why a driver was not allowed to bind.
     type Error: DmaError;
 
-    /// Hears of a device that is on its bus, before the notifiers and before any driver.
+    /// Called for a device that was added to its bus, before the notifiers and before any driver.
     fn device_added(&self, dev: DmaDevice<'_, T, Self::Slot>) {
         let _ = dev;
     }
 
-    /// Hears of a device that is gone, after the notifiers. It has no driver, and no right of it is left.
+    /// Called for a device that was removed, after the notifiers. It has no driver and no right to DMA.
     fn device_removed(&self, dev: DmaDevice<'_, T, Self::Slot>) {
         let _ = dev;
     }
 
-    /// Prepares `dev` for DMA by whatever driver. Called with the lock of the device held, before a driver is probed.
+    /// Prepares `dev` for DMA by any driver. Called with the device lock held, before a driver is probed.
     ///
     /// # Errors
-    /// The driver is not probed, and no other is tried. Nothing may be left behind.
+    /// Fails if DMA is not allowed: the driver is not probed, and no other is tried. An implementation must undo its
+    /// changes before it fails.
     fn dma_configure(&self, dev: DmaDevice<'_, T, Self::Slot>) -> Result<(), Self::Error>;
 
     /// Begins the use of `dev` by `driver` through the DMA API. Not called for a driver that manages its own DMA
-    /// (`driver_managed_dma`). Called with the lock of the device held, after [`dma_configure`](Self::dma_configure).
+    /// (`driver_managed_dma`). Called with the device lock held, after [`dma_configure`](Self::dma_configure).
     ///
     /// # Errors
-    /// The driver is not probed, and no other is tried. Nothing may be left behind.
+    /// Fails if the driver must not use the device: it is not probed, and no other is tried. An implementation must
+    /// undo its changes before it fails.
     fn use_default_domain(
         &self,
         dev: DmaDevice<'_, T, Self::Slot>,
@@ -87,12 +89,12 @@ impl<T, S> fmt::Debug for DmaDevice<'_, T, S> {
     }
 }
 
-/// Why DMA was refused, in the words of whoever guards it.
+/// Why DMA was refused.
 pub trait DmaError: core::error::Error + Send + Sync + 'static {
-    /// Returns the number that Linux gives.
+    /// Returns the error number that Linux gives.
     fn errno(&self) -> Errno;
 
-    /// Returns what the driver has to wait for, if it may be tried again later.
+    /// Returns what the driver has to wait for, if its probe is to be deferred.
     fn awaits(&self) -> Option<&Awaits> {
         None
     }
@@ -117,11 +119,11 @@ impl DmaError for ProbeError {
     }
 }
 
-/// Lets every driver do DMA at any time, as on a machine without an IOMMU.
+/// Grants unrestricted DMA to every driver, as on a machine without an IOMMU.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unprotected;
 
-/// The right to DMA where nobody guards it.
+/// The right to DMA on a bus without an IOMMU.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unguarded;
 
@@ -165,20 +167,20 @@ impl<T, G: DmaConfigure<T>> DmaConfigure<T> for Arc<G> {
     }
 }
 
-/// The right to DMA of a bound driver, whatever driver it is.
+/// The right to DMA of a bound driver of either kind.
 #[derive(Debug)]
 pub enum DmaRight<U> {
-    /// It uses the DMA API, and this is its right to.
+    /// The driver uses the DMA API, and this is its right to.
     DmaApi(U),
-    /// It does no DMA, or claims ownership itself before any.
+    /// The driver does no DMA, or claims ownership itself (`driver_managed_dma`).
     DriverManaged(DriverManaged),
 }
 
-/// Says of a [`Driver`](crate::Driver) how it does DMA, so that its callbacks get the right that goes with it.
+/// How a [`Driver`](crate::Driver) does DMA, which determines the right that its callbacks get.
 ///
 /// Implemented by [`DmaApi`] and [`DriverManaged`] only.
 pub trait DriverDma: sealed::Sealed + 'static {
-    /// The right that its callbacks get; `U` is the right to use the DMA API.
+    /// The right that callbacks get; `U` is the right to use the DMA API.
     type Right<U: 'static>: 'static;
 
     /// Whether the driver manages its own DMA.

@@ -1,4 +1,4 @@
-//! Drivers: what the core calls to bind and to let go.
+//! Drivers: the callbacks for binding and unbinding.
 
 use alloc::sync::Arc;
 use core::fmt;
@@ -9,7 +9,7 @@ use crate::dma::{DmaRight, DriverDma};
 use crate::errno::Errno;
 use crate::sync::Users;
 
-/// What a driver's callbacks get: its device, bound, with the right to DMA that goes with the driver.
+/// The argument of a driver's callbacks: its device, bound, with the driver's right to DMA.
 pub type BoundTo<'a, B, D> = Bound<'a, B, <D as DriverDma>::Right<UseOf<B>>>;
 
 /// A driver for the devices of the bus `B`.
@@ -48,7 +48,7 @@ pub trait Driver<B: Bus>: Send + Sync + 'static {
     /// is registered.
     fn name(&self) -> &Arc<str>;
 
-    /// Returns the id table: what the driver fits, in the terms of the bus.
+    /// Returns the id table, in the id type of the bus.
     fn ids(&self) -> &[B::Id] {
         &[]
     }

@@ -1,10 +1,10 @@
-//! Error numbers, as Linux gives them to user space.
+//! Linux error numbers.
 
 use core::fmt;
 
-/// An error number of Linux (x86 values), without the minus sign.
+/// A Linux error number (x86 values), without the minus sign.
 ///
-/// Errors of these crates say *who* and *why*; [`Errno`] is the one number that Linux leaves of that.
+/// Errors of these crates say *who* and *why*; [`Errno`] is what Linux returns for them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Errno(i32);
 
@@ -13,7 +13,7 @@ macro_rules! errnos {
         impl Errno {
             $(#[doc = $text] pub const $name: Self = Self($number);)*
 
-            /// The symbolic name (`"EBUSY"`), or `None` for a number without one here.
+            /// Returns the symbolic name (`"EBUSY"`), or `None` for a number without a constant here.
             pub const fn name(self) -> Option<&'static str> {
                 match self.0 {
                     $($number => Some(stringify!($name)),)*
@@ -56,12 +56,12 @@ errnos! {
 }
 
 impl Errno {
-    /// The error of this number (positive, as in `errno.h`).
+    /// Creates the error of this number (positive, as in `errno.h`).
     pub const fn new(number: i32) -> Self {
         Self(number)
     }
 
-    /// The number, positive.
+    /// Returns the number, positive.
     pub const fn number(self) -> i32 {
         self.0
     }

@@ -1,4 +1,4 @@
-//! Events of a bus.
+//! Bus notifiers.
 
 use alloc::sync::Arc;
 use core::fmt;
@@ -7,26 +7,25 @@ use crate::bus::Bus;
 use crate::device::{Device, DeviceGuard};
 use crate::registry::{BusShared, NotifierId};
 
-/// What happens to a device of a bus, in the order in which it happens.
+/// Events of a device on a bus, in the order in which they occur.
 ///
-/// The events that come under the device's lock carry its guard, and only they: the driver can be read there and
-/// nowhere else.
+/// Events that are delivered with the device lock held carry its guard, through which the driver can be read.
 pub enum BusEvent<'a, B: Bus> {
-    /// The device is on its bus, not yet open to drivers.
+    /// The device is on its bus; drivers cannot bind yet.
     Added(&'a Arc<Device<B>>),
-    /// The device is about to go; its driver is still bound.
+    /// The device is about to be removed; its driver is still bound.
     Deleting(&'a Arc<Device<B>>),
-    /// The device is gone and has no driver.
+    /// The device has been removed and has no driver.
     Removed(&'a Arc<Device<B>>),
     /// The driver may do DMA and is about to be probed.
     Binding(&'a DeviceGuard<'a, B>),
     /// The driver is bound.
     Bound(&'a DeviceGuard<'a, B>),
-    /// The driver was not bound after all; its right to DMA has not ended yet.
+    /// Binding failed; the driver's right to DMA has not ended yet.
     NotBound(&'a DeviceGuard<'a, B>),
     /// The driver is about to be removed.
     Unbinding(&'a DeviceGuard<'a, B>),
-    /// The driver is gone.
+    /// The driver is unbound.
     Unbound(&'a DeviceGuard<'a, B>),
 }
 
@@ -46,13 +45,13 @@ impl<B: Bus> fmt::Debug for BusEvent<'_, B> {
     }
 }
 
-/// Hears of the events of a bus.
+/// Receives the events of a bus.
 ///
-/// Called in the middle of binding, with the lock of the device held where the event carries its guard, and with no
-/// other lock of this crate. It cannot veto, and must not bind, unbind or remove the device it hears of. If it unwinds,
-/// what was going on is undone, or completed where it cannot be undone.
+/// Called during binding and unbinding, with the device lock held if the event carries its guard, and no other lock of
+/// this crate. A notifier cannot veto, and must not bind, unbind or remove the device of the event. If it unwinds, the
+/// operation is undone, or completed where it cannot be undone.
 pub trait Notifier<B: Bus>: Send + Sync + 'static {
-    /// Hears of `event`, which happens now.
+    /// Receives `event`, which happens now.
     fn notify(&self, event: &BusEvent<'_, B>);
 }
 
@@ -64,7 +63,7 @@ impl<B: Bus, F: Fn(&BusEvent<'_, B>) + Send + Sync + 'static> Notifier<B> for F 
 
 /// Keeps a [`Notifier`] subscribed to the events of a bus. Dropping it unsubscribes.
 ///
-/// A notifier may hold a handle of its bus: the bus lives on until the subscription is dropped.
+/// A notifier may hold a handle of its bus: the bus is kept alive until the subscription is dropped.
 #[must_use = "dropping it unsubscribes at once"]
 pub struct Subscription<B: Bus> {
     pub(crate) bus: Arc<BusShared<B>>,

@@ -1,7 +1,7 @@
-//! PCI functions, their configuration space, and how bridges join them into a tree.
+//! PCI functions, their configuration space, and the topology of bridges.
 //!
-//! Plain values, but for [`PciBus`], which brings them to drivers. A [`PciTopology`] is a set of [`PciFunction`]s; what it
-//! says of one function follows from the set alone, never from the order in which the functions came.
+//! Plain values, except for [`PciBus`], which binds drivers to functions. A [`PciTopology`] is a set of
+//! [`PciFunction`]s; its answers depend on the set alone, never on the order in which functions were added.
 
 mod address;
 mod bar;

@@ -9,13 +9,13 @@ use crate::dma::DmaConfigure;
 use crate::driver::AnyDriver;
 use crate::driver_override::Override;
 
-/// The platform bus; `G` guards the DMA of its devices.
+/// The platform bus; `G` configures the DMA of its devices.
 pub struct PlatformBus<G> {
     dma: G,
 }
 
 impl<G: DmaConfigure<PlatformDevice>> PlatformBus<G> {
-    /// Makes a platform bus whose drivers do DMA as `dma` allows.
+    /// Creates a platform bus whose drivers do DMA as `dma` allows.
     pub const fn new(dma: G) -> Self {
         Self { dma }
     }
@@ -27,11 +27,11 @@ impl<G> fmt::Debug for PlatformBus<G> {
     }
 }
 
-/// What the bus knows of a device.
+/// Bus-specific data of a platform device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PlatformDevice {
-    /// The kind of the device, which drivers list in their id tables. `None` for the name up to the last dot
-    /// (`serial8250` of `serial8250.0`).
+    /// Kind of the device, as drivers list it in their id tables. `None` for the name up to the last dot (`serial8250`
+    /// of `serial8250.0`).
     pub kind: Option<Arc<str>>,
 }
 

@@ -115,14 +115,16 @@ impl<B: Bus> BusShared<B> {
         true
     }
 
-    /// Lets the device be found no more; it keeps its name (Dt2, step 6).
+    /// Lets the device be found no more; it keeps its name.
+    // Dt2, step 6.
     pub(crate) fn hide(&self, dev: &Device<B>) {
         if let Some((presence, _)) = self.devices.lock().in_order.get_mut(&dev.id()) {
             *presence = Presence::Leaving;
         }
     }
 
-    /// The device is gone, and its name free (Dt2, step 9).
+    /// The device is gone, and its name free.
+    // Dt2, step 9.
     pub(crate) fn forget(&self, dev: &Device<B>) {
         let known = {
             let mut devices = self.devices.lock();

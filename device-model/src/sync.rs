@@ -1,18 +1,19 @@
-//! Locks, waiting, atomics and threads: every lock of the libraries is made of what stands here.
+//! Locks, condition variables, atomics and threads; every lock of the workspace is defined here.
 //!
 //! There are two kinds of locks, as in every kernel:
 //!
 //! - [`Mutex`] sleeps. It may be held across callbacks and waits; the device lock is one.
-//! - [`SpinMutex`] spins. It is held for a moment, with no sleeping lock taken and no wait begun meanwhile; the group
-//!   lock of an IOMMU is one. Without std, whoever provides the locks may turn off interrupts while it is held.
+//! - [`SpinMutex`] spins. It is held briefly; no sleeping lock may be taken and no wait begin meanwhile. The group lock
+//!   of an IOMMU is one. Without std, the provider of the locks may disable interrupts while it is held.
 //!
-//! The same code runs on different locks:
+//! The locks depend on the build:
 //!
 //! | build | locks |
 //! |---|---|
 //! | feature `std` (default) | `parking_lot`, for both kinds |
-//! | without `std` | what the program provides through [`dma_locks`] |
-//! | `--cfg lock_order`, for tests | those of `std`, each checked against the [lock order](LockClass) when it is taken |
+//! | without `std` | those that the program provides through [`dma_locks`] |
+//! | `--cfg lock_order`, for tests | those of `std`, each checked against the [lock order](LockClass) when it is taken
+//! |
 //! | `--cfg shuttle`, for tests | those of the model checker `shuttle` |
 //!
 //! No lock is poisoned: a guard that is dropped while its thread unwinds unlocks.

@@ -1,7 +1,8 @@
 //! Letting go: of a driver, of a device, of all devices of a driver.
 //!
-//! A driver whose device is held open cannot leave before its user does (V13). The wait is a value, [`Unbind`], which
+//! A driver whose device is held open cannot leave before its user does. The wait is a value, [`Unbind`], which
 //! the caller drives: to try, to wait, or to wait for some time.
+// V13.
 
 use alloc::sync::Arc;
 #[cfg(any(feature = "std", shuttle))]
@@ -19,18 +20,19 @@ use crate::registration::{Last, Registration};
 use crate::sync::Deadline;
 use crate::sync::Users;
 
-/// How long a wait lasts before the driver asks its users again (V13).
+/// How long a wait lasts before the driver asks its users again.
+// V13.
 #[cfg(any(feature = "std", shuttle))]
 const ASK_AGAIN: Duration = if cfg!(test) { Duration::from_millis(1) } else { Duration::from_secs(10) };
 
 /// How often in a row a driver may wait for users of whom none is inside.
 const IN_VAIN: u32 = 100;
 
-/// An unbinding under way; nothing happens until it is driven.
+/// An unbind in progress; nothing happens until it is driven.
 ///
-/// Dropping it gives up the wait, not the work: a driver that was asked to leave goes on leaving, and whoever next
-/// wants the device's lock waits for it and completes it. A removal is completed by a further
-/// [`Device::remove`], an unregistration by a further
+/// Dropping it stops waiting, but does not cancel: a driver that was asked to remove stays in removal, and the next
+/// thread that takes the device lock waits for it and completes it. A removal is completed by another call of
+/// [`Device::remove`], an unregistration by another call of
 /// [`BusHandle::remove_driver`](crate::BusHandle::remove_driver); until then the driver is found by its name, and is
 /// [leaving](crate::DriverHandle::is_leaving).
 #[derive(Debug)]
@@ -38,7 +40,8 @@ const IN_VAIN: u32 = 100;
 pub struct Unbind(Task);
 
 enum Task {
-    /// Lets the driver go if it is still this one (D42).
+    /// Lets the driver go if it is still this one.
+    // D42.
     Release {
         dev: Arc<dyn AnyDevice>,
         registration: Arc<dyn AnyRegistration>,
@@ -72,16 +75,16 @@ enum Step {
     Further,
 }
 
-/// How far an [`Unbind`] has come.
+/// Progress of an [`Unbind`].
 #[derive(Debug)]
 pub enum Progress {
-    /// All is done.
+    /// The unbind is complete.
     Done,
-    /// The driver of `device` waits for `users` to leave.
+    /// The driver of `device` waits for `users`.
     Waiting {
         /// The device.
         device: Arc<dyn AnyDevice>,
-        /// Those that hold it.
+        /// The users that have it open.
         users: Arc<Users>,
     },
 }
@@ -134,7 +137,7 @@ impl Unbind {
         Self(Task::Remove { root: dev.clone(), at: dev })
     }
 
-    /// Goes as far as it can without waiting for a user. Waits for device locks that others hold for a while.
+    /// Continues as far as possible without waiting for a user. Waits for device locks that others hold briefly.
     pub fn try_finish(&mut self) -> Progress {
         loop {
             match self.step() {
@@ -177,8 +180,8 @@ impl Unbind {
         }
     }
 
-    /// Goes on until all is done, however long users take. Must not be called by a thread that holds a device open
-    /// which is to be unbound.
+    /// Continues until the unbind is complete, however long users take. Must not be called by a thread that holds a
+    /// device open which is to be unbound.
     pub fn wait(mut self) {
         while let Progress::Waiting { device, users } = self.try_finish() {
             #[cfg(any(feature = "std", shuttle))]
@@ -193,7 +196,7 @@ impl Unbind {
         }
     }
 
-    /// Goes on until all is done, for `timeout` at the most.
+    /// Continues until the unbind is complete, for `timeout` at most.
     ///
     /// # Errors
     /// Returns `self` if users remain at the deadline.
@@ -212,7 +215,7 @@ impl Unbind {
         Ok(())
     }
 
-    /// Lets the driver that waits, if any, ask its users again to leave.
+    /// Calls the driver that waits, if any, so that it requests its users to leave again.
     pub fn ask_again(&mut self) {
         match &self.0 {
             Task::Release { dev, .. } | Task::Remove { at: dev, .. } | Task::Unregister { at: Some(dev), .. } => {
@@ -231,17 +234,18 @@ impl dyn AnyDevice {
 }
 
 impl<B: Bus> Device<B> {
-    /// Removes the device and all below it, the lowest first: no driver comes any more, the bound ones leave, then the
-    /// device is gone for the notifiers. Nothing happens until the returned value is driven.
+    /// Removes the device and all below it, the lowest first: no driver can bind any more, bound drivers are unbound,
+    /// then the device is removed and the notifiers are called. Nothing happens until the returned value is driven.
     ///
-    /// A removal that was given up half-way is taken up by a further call. A device that is gone is let be.
+    /// A removal whose [`Unbind`] was dropped is continued by another call. Does nothing for a device that has been
+    /// removed.
     pub fn remove(self: &Arc<Self>) -> Unbind {
         Unbind::of_device(self.clone())
     }
 
-    /// Takes the device lock, waiting for whoever holds it; a driver that is leaving but still has users holds it as
-    /// well. A driver whose users have left is let go first: its [`remove`](crate::Driver::remove) is called by
-    /// whoever comes next. Must not be called from a callback for the same device.
+    /// Takes the device lock, and waits for its holder; also for a driver that is leaving but still has users. If its
+    /// users have left, its [`remove`](crate::Driver::remove) is called and its removal completed first. Must not be
+    /// called from a callback for the same device.
     pub fn lock(self: &Arc<Self>) -> DeviceGuard<'_, B> {
         // D44, D50.
         loop {
@@ -332,7 +336,8 @@ pub enum Removed {
     NotBefore(Arc<dyn AnyDevice>),
 }
 
-/// Table Dt2: no driver comes any more, the bound one leaves, the device is gone.
+/// No driver comes any more, the bound one leaves, the device is gone.
+// Table Dt2.
 pub(crate) fn remove<B: Bus>(dev: &Arc<Device<B>>) -> Result<Removed, Arc<Users>> {
     let _turn = dev.take_turn();
     let first = {
@@ -360,7 +365,8 @@ pub(crate) fn remove<B: Bus>(dev: &Arc<Device<B>>) -> Result<Removed, Arc<Users>
     Ok(Removed::Done)
 }
 
-/// Dt2, steps 7 to 9: the device is gone, even if a notifier unwinds.
+/// The device is gone, even if a notifier unwinds.
+// Dt2, steps 7 to 9.
 fn finish<B: Bus>(dev: &Arc<Device<B>>) {
     let bus = dev.bus();
     bus.core.deferral.leave(dev.id());

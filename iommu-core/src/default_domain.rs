@@ -58,7 +58,8 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    /// Merges what the devices want (I41): where they differ, identity wins; an explicit request must not differ from it.
+    /// Merges what the devices want: where they differ, identity wins; an explicit request must not differ from it.
+    // I41.
     pub(crate) fn of(
         group: GroupId,
         members: &[Arc<Member>],

@@ -65,7 +65,8 @@ impl Domain {
         Ok(Self::new(kind, member, hardware, None))
     }
 
-    /// The blocking domain: a driver without one gets an empty paging domain in its place (It4.2).
+    /// The blocking domain: a driver without one gets an empty paging domain in its place.
+    // It4.2.
     pub(crate) fn allocate_blocking(member: &Member) -> Result<Arc<Self>, HardwareError> {
         let (iommu, endpoint) = (member.served_by(), member.endpoint());
         let hardware =

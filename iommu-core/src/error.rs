@@ -1,4 +1,4 @@
-//! Why a group refuses. Each error names the group, who holds it, and the devices in the way.
+//! Errors of groups. Each names the group, its owner, and the devices that prevent the operation.
 
 use alloc::sync::Arc;
 use core::fmt;
@@ -9,7 +9,7 @@ use crate::group_id::GroupId;
 use crate::hardware::HardwareError;
 use crate::ownership::Owner;
 
-/// A device that keeps others from having its group.
+/// A device whose kernel driver prevents a claim of its group.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct InTheWay {
     /// The device.
@@ -24,10 +24,10 @@ impl fmt::Display for InTheWay {
     }
 }
 
-/// How many of those in the way a refusal names.
+/// How many devices an error names.
 const NAMED: usize = 3;
 
-/// The first few of many, by name, and how many there are: a refusal that allocates nothing.
+/// The first few of many items, and how many there are: errors do not allocate.
 ///
 /// [`Group::blockers`](crate::Group::blockers) lists all of them.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,7 +37,7 @@ pub struct FirstFew<T> {
 }
 
 impl<T> FirstFew<T> {
-    /// Returns those that are named, least first.
+    /// Returns the items that are named, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.first.iter().flatten()
     }
@@ -82,8 +82,8 @@ impl<T: fmt::Display> fmt::Display for FirstFew<T> {
     }
 }
 
-/// A group could not be moved to another domain. Every device is where it was, unless hardware refused the way back as
-/// well: [`Group::members`](crate::Group::members) says which devices are stopped.
+/// A group could not be attached to another domain. Every device is back on its previous domain, unless hardware refused
+/// that as well: [`Group::members`](crate::Group::members) says which devices are blocked then.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{device} of group {group} could not be attached")]
 pub struct SwitchError {
@@ -97,7 +97,7 @@ pub struct SwitchError {
 }
 
 impl SwitchError {
-    /// Returns the IOMMU driver's number.
+    /// Returns the IOMMU driver's error number.
     pub const fn errno(&self) -> Errno {
         self.cause.errno
     }
@@ -129,10 +129,10 @@ pub enum UseError {
         /// The group.
         group: GroupId,
     },
-    /// The device, or its whole group, was stopped when hardware failed, and hardware still refuses the default domain.
-    #[error("a device that hardware refused to bring back stays blocked")]
+    /// The device, or its whole group, was blocked after a hardware failure, and cannot be attached to the default domain.
+    #[error("the device stays blocked after a hardware failure")]
     Blocked(#[source] SwitchError),
-    /// The device is in no group any more: it has been removed.
+    /// The device has been removed from its group.
     #[error("{device} is in no IOMMU group any more")]
     NoGroup {
         /// The device.
@@ -147,7 +147,7 @@ pub enum UseError {
 }
 
 impl UseError {
-    /// Returns `EBUSY`; `EPROBE_DEFER` without a default domain; the driver's number where hardware refused.
+    /// Returns `EBUSY`; `EPROBE_DEFER` without a default domain; the IOMMU driver's error number where hardware refused.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::Owned { .. } | Self::DomainInUse { .. } => Errno::EBUSY,
@@ -159,19 +159,19 @@ impl UseError {
     }
 }
 
-/// Why user space may not have a group.
+/// Why a claim of a group was refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClaimError {
-    /// Kernel drivers use the DMA API in it.
+    /// Kernel drivers of the group use the DMA API.
     #[error("group {group} is used by kernel drivers: {devices}")]
     KernelUse {
         /// The group.
         group: GroupId,
-        /// The devices in the way, with their drivers.
+        /// The devices in use, with their drivers.
         devices: FirstFew<InTheWay>,
     },
-    /// Another owner has it; for a group claim, also the same owner.
+    /// The group has an owner: another one, or for a group claim also the same one.
     #[error("group {group} belongs to {holder}")]
     Owned {
         /// The group.
@@ -179,7 +179,7 @@ pub enum ClaimError {
         /// The owner.
         holder: Owner,
     },
-    /// A domain or PASIDs are attached in it by a driver that claims no ownership.
+    /// A driver that does not claim ownership has attached a domain or PASIDs.
     #[error("group {group} is attached to a domain of a driver: {devices}")]
     DomainInUse {
         /// The group.
@@ -207,12 +207,12 @@ pub enum ClaimError {
         /// The group.
         group: GroupId,
     },
-    /// No blocking domain could be made.
+    /// A blocking domain could not be allocated.
     #[error("no blocking domain for {device} of group {group}")]
     NoBlockingDomain {
         /// The group.
         group: GroupId,
-        /// The device that it was to be made for.
+        /// The device that it was needed for.
         device: Arc<str>,
         /// Why.
         #[source]
@@ -230,7 +230,7 @@ pub enum ClaimError {
 }
 
 impl ClaimError {
-    /// Returns the number that Linux gives.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::KernelUse { .. } | Self::Owned { .. } => Errno::EPERM,
@@ -248,7 +248,7 @@ impl ClaimError {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
-    /// A domain is attached; only replacing changes it.
+    /// A domain is attached already; it can only be replaced.
     #[error("group {group} is attached to a domain already")]
     Attached {
         /// The group.
@@ -262,12 +262,12 @@ pub enum AttachError {
         /// The domain's IOMMU.
         iommu: Arc<str>,
     },
-    /// Only a device alone in its group can have a domain of its driver's.
+    /// The group has other devices: only the driver of a single device can attach a domain.
     #[error("group {group} has {members} devices")]
     Shared {
         /// The group.
         group: GroupId,
-        /// How many.
+        /// Number of devices.
         members: usize,
     },
     /// User space owns the group.
@@ -290,7 +290,7 @@ pub enum AttachError {
         /// The group.
         group: GroupId,
     },
-    /// 0, or more than a device of the group supports.
+    /// The PASID is 0, or larger than a device of the group supports.
     #[error("PASID {pasid} is out of the range of {device}")]
     PasidRange {
         /// The PASID.
@@ -298,7 +298,7 @@ pub enum AttachError {
         /// The device.
         device: Arc<str>,
     },
-    /// The PASID is attached in the group.
+    /// The PASID is attached already.
     #[error("PASID {pasid} of group {group} is attached already")]
     PasidAttached {
         /// The PASID.
@@ -306,7 +306,7 @@ pub enum AttachError {
         /// The group.
         group: GroupId,
     },
-    /// No memory was left to remember the PASID.
+    /// Out of memory for the PASID.
     #[error("no memory for PASID {pasid} of group {group}")]
     NoMemory {
         /// The PASID.
@@ -320,7 +320,7 @@ pub enum AttachError {
 }
 
 impl AttachError {
-    /// Returns the number that Linux gives.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::Attached { .. } | Self::Owned { .. } | Self::PasidAttached { .. } => Errno::EBUSY,
@@ -342,15 +342,15 @@ pub enum SetTypeError {
         /// The group.
         group: GroupId,
     },
-    /// Kernel drivers use it.
+    /// Kernel drivers use the group.
     #[error("group {group} is used by kernel drivers: {devices}")]
     KernelUse {
         /// The group.
         group: GroupId,
-        /// The devices in the way, with their drivers.
+        /// The devices in use, with their drivers.
         devices: FirstFew<InTheWay>,
     },
-    /// User space owns it.
+    /// User space owns the group.
     #[error("group {group} belongs to {holder}")]
     Owned {
         /// The group.
@@ -358,7 +358,7 @@ pub enum SetTypeError {
         /// The owner.
         holder: Owner,
     },
-    /// A domain or PASIDs of a driver are attached.
+    /// A driver has attached a domain or PASIDs.
     #[error("group {group} is attached to a domain of a driver")]
     DomainInUse {
         /// The group.
@@ -372,12 +372,12 @@ pub enum SetTypeError {
         /// The device.
         device: Arc<str>,
     },
-    /// The domain could not be made.
+    /// The domain could not be allocated.
     #[error("no default domain for {device} of group {group}")]
     Allocate {
         /// The group.
         group: GroupId,
-        /// The device that it was to be made for.
+        /// The device that it was needed for.
         device: Arc<str>,
         /// Why.
         #[source]
@@ -389,13 +389,13 @@ pub enum SetTypeError {
         /// The device.
         device: Arc<str>,
     },
-    /// The hardware refused the new domain; the old one is back.
+    /// The hardware refused the new domain; the old one is attached again.
     #[error("hardware refused the new default domain")]
     Switch(#[source] SwitchError),
 }
 
 impl SetTypeError {
-    /// Returns the number that Linux gives.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NoDefaultDomain { .. } | Self::Refused { .. } | Self::DirectRegion { .. } => Errno::EINVAL,
@@ -407,11 +407,11 @@ impl SetTypeError {
     }
 }
 
-/// Why a device came into no group. It is as before, and blocked if its IOMMU blocks what it does not serve.
+/// Why a device was not added to a group. It is unchanged, and blocked if its IOMMU blocks unknown devices.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddError {
-    /// The same device is in a group.
+    /// The device is in a group already.
     #[error("{device} is in group {group} already")]
     Present {
         /// The device.
@@ -419,7 +419,7 @@ pub enum AddError {
         /// Its group.
         group: GroupId,
     },
-    /// The IOMMU cannot serve it.
+    /// The IOMMU cannot serve the device.
     #[error("the IOMMU cannot serve {device}")]
     Probe {
         /// The device.
@@ -428,7 +428,7 @@ pub enum AddError {
         #[source]
         cause: HardwareError,
     },
-    /// Its group is owned, or blocked since hardware failed, and it needs a direct mapping at all times.
+    /// The group is owned, or blocked after a hardware failure, and the device needs a direct mapping at all times.
     #[error("{device} needs a direct mapping, and group {group} is blocked")]
     DirectRegion {
         /// The device.
@@ -436,13 +436,13 @@ pub enum AddError {
         /// The group.
         group: GroupId,
     },
-    /// It could not be attached where its group is.
+    /// The device could not be attached to the domain of its group.
     #[error("hardware refused the domain of the group")]
     Switch(#[source] SwitchError),
     /// The group got no default domain.
     #[error("no default domain")]
     DefaultDomain(#[source] SetTypeError),
-    /// No memory was left to remember it.
+    /// Out of memory for the device.
     #[error("no memory for {device}")]
     NoMemory {
         /// The device.
@@ -451,7 +451,7 @@ pub enum AddError {
 }
 
 impl AddError {
-    /// Returns the number that Linux gives.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::Present { .. } => Errno::EBUSY,

@@ -1,4 +1,4 @@
-//! Fault injection: an IOMMU, and a user's memory, whose calls fail or panic on command.
+//! Fault injection for IOMMUs and user memory: calls fail or panic on command.
 
 mod memory;
 
@@ -19,11 +19,11 @@ use crate::hardware::{
 
 pub use memory::FailingMemory;
 
-/// Wraps an IOMMU and makes calls of it fail or panic before they reach it, so that every rollback can be tested.
+/// Wraps an IOMMU and injects errors and panics into its calls, so that every rollback can be tested.
 ///
-/// Calls are counted but for those that only look: the description, what is translated or read, and what is invalidated. A
-/// call that is made to fail or to panic never reaches the IOMMU below, so it has no effect; all others go through
-/// unchanged. To fail a pair of calls, order two.
+/// Counts all calls except those without an effect on attachments or mappings: descriptions, translations, reads and
+/// invalidations. A call that fails or panics by injection does not reach the wrapped IOMMU, so it has no effect; all
+/// others are forwarded unchanged. Several injections can be active at once.
 #[derive(Debug)]
 pub struct FailingIommu {
     inner: Arc<dyn IommuDriver>,
@@ -35,7 +35,7 @@ pub struct FailingIommu {
 pub enum Operation {
     /// [`IommuDriver::probe`].
     Probe,
-    /// [`IommuDriver::release`], which cannot fail, but panic.
+    /// [`IommuDriver::release`], which can only panic.
     Release,
     /// [`IommuDriver::block`].
     Block,
@@ -45,7 +45,7 @@ pub enum Operation {
     Attach(DomainKind),
     /// [`HardwareDomain::attach_pasid`] to a domain of this kind.
     AttachPasid(DomainKind),
-    /// [`HardwareDomain::detach_pasid`] from a domain of this kind, which cannot fail, but panic.
+    /// [`HardwareDomain::detach_pasid`] from a domain of this kind, which can only panic.
     DetachPasid(DomainKind),
     /// [`Paging::map_pages`].
     Map,
@@ -61,63 +61,63 @@ pub enum Operation {
     StopDirtyTracking,
     /// [`PageRequests::enable`].
     EnablePageRequests,
-    /// [`PageRequests::disable`], which cannot fail, but panic.
+    /// [`PageRequests::disable`], which can only panic.
     DisablePageRequests,
 }
 
 impl Operation {
-    /// Returns whether such a call can return an error.
+    /// Returns whether the call can return an error.
     pub const fn can_fail(self) -> bool {
         !matches!(self, Self::Release | Self::DetachPasid(_) | Self::DisablePageRequests)
     }
 }
 
-/// A call that was made to fail or to panic.
+/// A call that failed or panicked by injection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FailedCall {
-    /// Its number, from 0: among the calls that can fail, or among all of them if it panicked.
+    /// Number of the call, from 0: among those that can fail, or among all of them if it panicked.
     pub number: u32,
-    /// What it was to do.
+    /// The operation.
     pub operation: Operation,
-    /// To which device; none for calls that concern a domain only.
+    /// The device; `None` for a call that concerns a domain only.
     pub device: Option<Endpoint>,
-    /// What it failed with; none if it panicked.
+    /// The injected error; `None` for a panic.
     pub error: Option<HardwareError>,
 }
 
 impl FailingIommu {
-    /// Wraps `inner`, and fails nothing yet. Domains that it makes are wrapped as well.
+    /// Wraps `inner` without injections. Domains that it allocates are wrapped as well.
     pub fn new(inner: Arc<dyn IommuDriver>) -> Arc<Self> {
         Arc::new(Self { inner, plan: Arc::default() })
     }
 
-    /// Makes the call fail that comes after `n` others that [can fail](Operation::can_fail), counted from now; just that one.
-    /// Several can be told to fail.
+    /// Injects `error` into the call that comes after `n` others that [can fail](Operation::can_fail), counted from
+    /// now. May be called several times.
     pub fn fail_nth(&self, n: u32, error: HardwareError) {
         let mut orders = self.plan.0.lock();
         let number = orders.fallible.saturating_add(n);
         orders.failures.insert(number, error);
     }
 
-    /// Makes the call panic that comes after `n` others of any kind, counted from now; just that one.
+    /// Injects a panic into the call that comes after `n` others of any kind, counted from now.
     pub fn panic_nth(&self, n: u32) {
         let mut orders = self.plan.0.lock();
         let number = orders.all.saturating_add(n);
         orders.panics.insert(number);
     }
 
-    /// Makes every attach of the device of this name to a domain of `kind`, or of any kind, fail with `EIO`, until
-    /// [`heal`](Self::heal). Attaching a PASID is not meant.
+    /// Lets every attach of the device of this name to a domain of `kind`, or of any kind, fail with `EIO`, until
+    /// [`heal`](Self::heal). Attaching a PASID is not affected.
     pub fn refuse_attach(&self, device: impl Into<Arc<str>>, kind: Option<DomainKind>) {
         self.plan.0.lock().refused_attaches.push((device.into(), kind));
     }
 
-    /// Makes every call of this kind fail with `EIO`, until [`heal`](Self::heal).
+    /// Lets every call of this kind fail with `EIO`, until [`heal`](Self::heal).
     pub fn refuse(&self, operation: Operation) {
         self.plan.0.lock().refused.push(operation);
     }
 
-    /// Cancels all orders.
+    /// Removes all injections.
     pub fn heal(&self) {
         let mut orders = self.plan.0.lock();
         let Orders { fallible, all, .. } = *orders;
@@ -125,7 +125,7 @@ impl FailingIommu {
         *orders = Orders { fallible, all, last_failed, ..Orders::default() };
     }
 
-    /// Returns how many calls that can fail were made so far, those that did fail included.
+    /// Returns how many calls that can fail were made so far, failed ones included.
     pub fn calls(&self) -> u32 {
         self.plan.0.lock().fallible
     }
@@ -135,7 +135,7 @@ impl FailingIommu {
         self.plan.0.lock().all
     }
 
-    /// Returns the last call that was made to fail or to panic; not one that the IOMMU below failed.
+    /// Returns the last call that failed or panicked by injection; not one that the wrapped IOMMU failed.
     pub fn last_failed(&self) -> Option<FailedCall> {
         self.plan.0.lock().last_failed.clone()
     }

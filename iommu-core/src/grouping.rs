@@ -1,16 +1,19 @@
-//! Which PCI functions share an IOMMU group (I45 to I48).
+//! Computes which PCI functions share an IOMMU group.
 //!
 //! Two functions share a group when the IOMMU cannot tell them apart, or when requests can pass from one to the other
-//! without meeting it. Both follow from the topology alone:
+//! without being translated. Both follow from the topology alone:
 //!
-//! 1. Go up from the function to the highest bridge above that puts its own id on the requests from below, or that does
-//!    not isolate what is below. There may be none; then stay. (Linux takes this in two climbs, I47 steps 1 and 2, which
-//!    end at the same place.)
-//! 2. There, on one bus, take in whatever goes by the same id, and the functions of the same device unless they isolate.
+//! 1. Walk up from the function to the highest bridge that puts its own requester ID on requests from below, or that
+//!    does not isolate what is below. If there is none, stay at the function. (Linux does this in two walks that end at
+//!    the same place.)
+//! 2. There, on one bus, add all functions that share a requester ID, and the functions of the same device unless they
+//!    isolate.
 //!
-//! The functions found so are the group's [`anchors`]; all other members are below them. Linux asks, function by function
-//! as they appear, whether a group is there to join, which comes to the same partition unless a function arrives that ties
-//! together what had a group each already. Then a group that exists stays as it is, and [`anchors`] says which to join.
+//! The functions found in this way are the group's [`anchors`]; all other members are below them. Linux looks for a
+//! group to join for each function as it appears. The resulting partition is the same, unless a function appears that
+//! connects functions that have different groups already. Existing groups then stay as they are, and [`anchors`] says
+//! which one to join.
+// I45 to I48.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
@@ -18,15 +21,17 @@ use core::fmt;
 
 use device_model::pci::{AcsBits, AcsQuirk, PciAddress, PciFunction, PciTopology, PortType};
 
-/// The services that isolate only all together (I45).
+/// The services that isolate only all together.
+// I45.
 pub const ISOLATION: AcsBits = AcsBits::SOURCE_VALIDATION
     .union(AcsBits::REQUEST_REDIRECT)
     .union(AcsBits::COMPLETION_REDIRECT)
     .union(AcsBits::UPSTREAM_FORWARDING);
 
-/// Whether no request passes through or beside this function without going up to the IOMMU (I46).
+/// Whether the function isolates: no request passes through or beside it without going up to the IOMMU.
 ///
-/// A port type without a meaning yet isolates nothing.
+/// An unknown port type isolates nothing.
+// I46.
 pub fn isolates(function: &PciFunction) -> bool {
     match function.acs_quirk {
         Some(AcsQuirk::Isolated) => return true,
@@ -43,38 +48,38 @@ pub fn isolates(function: &PciFunction) -> bool {
     }
 }
 
-/// Whether requests from below this bridge appear under the bridge's id: only the ports of PCI Express pass ids on.
+/// Whether this bridge puts its own requester ID on requests from below: only PCI Express ports preserve IDs.
 fn takes_over_ids(bridge: &PciFunction) -> bool {
     let port_type = bridge.config.pcie().map(|pcie| pcie.port_type);
     !matches!(port_type, Some(PortType::RootPort | PortType::UpstreamPort | PortType::DownstreamPort))
 }
 
-/// Stands for a group: equal for two functions exactly if they share a group of this topology.
+/// Identifies a group: equal for two functions if and only if they share a group of this topology.
 ///
-/// It is the lowest address in the group, so keys sort as groups do. A key says nothing about another topology: plugging
-/// in a function with a lower address changes its group's key.
+/// It is the lowest address in the group, so keys sort as groups do. Keys of different topologies must not be compared:
+/// adding a function with a lower address changes its group's key.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct GroupKey(PciAddress);
 
 impl GroupKey {
-    /// The group's lowest address.
+    /// Returns the group's lowest address.
     pub const fn first_member(self) -> PciAddress {
         self.0
     }
 }
 
-/// The group of the function at `address`, or `None` if no function is there. The cost grows with the bridges above and
-/// with the functions on one bus, not with the topology.
+/// Returns the group of the function at `address`, or `None` if no function is there. The cost grows with the number of
+/// bridges above and of functions on one bus, not with the topology.
 pub fn group_key(topology: &PciTopology, address: PciAddress) -> Option<GroupKey> {
     // The anchors' bus is the lowest of the group's buses: all other members are below.
     anchors(topology, address).first().copied().map(GroupKey)
 }
 
-/// The members of the group of `address` that no other member is above, in order: all on one bus. Empty if no function is
-/// at `address`.
+/// Returns the topmost members of the group of `address`, in order, all on one bus; the other members are below them.
+/// Empty if no function is at `address`.
 ///
-/// A function that is plugged in joins the group that any of these is in, itself aside, else it founds one. The cost is
-/// that of [`group_key`].
+/// A hot-plugged function joins the group of the first of these, itself excepted, that has one, and otherwise gets a
+/// new group. The cost is that of [`group_key`].
 pub fn anchors(topology: &PciTopology, address: PciAddress) -> Vec<PciAddress> {
     topology.get(address).map_or_else(Vec::new, |function| anchors_beside(topology, top(topology, function)))
 }
@@ -85,8 +90,8 @@ fn anchors_beside(topology: &PciTopology, top: &PciFunction) -> Vec<PciAddress> 
     found.into_iter().collect()
 }
 
-/// Returns all groups in the order of their lowest addresses, members in order: each function is in exactly one. The cost
-/// of the way up does not grow with the bridges above.
+/// Returns all groups in the order of their lowest addresses, members in order: each function is in exactly one. The
+/// cost of the walk up does not grow with the number of bridges above.
 pub fn partition(topology: &PciTopology) -> Vec<Vec<PciAddress>> {
     let mut groups: BTreeMap<GroupKey, Vec<PciAddress>> = BTreeMap::new();
     // Where the way up ends for the functions of each bus. A bridge is on a lower bus than what is below, so it comes first.
@@ -154,22 +159,22 @@ fn share_slot(one: &PciFunction, other: &PciFunction) -> bool {
 /// Why a function shares its group with others.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Shared {
-    /// Its requests appear under the id of this bridge above it.
+    /// Requests appear under the requester ID of this bridge above.
     AliasBehind(PciAddress),
-    /// This bridge above it does not isolate what is below.
+    /// This bridge above does not isolate what is below (no ACS).
     NoAcsAbove(PciAddress),
-    /// Both functions are of one device, which does not isolate them.
+    /// Both functions belong to one device, which does not isolate them.
     Multifunction {
-        /// One of them.
+        /// One function.
         function: PciAddress,
-        /// The other.
+        /// The other function.
         other: PciAddress,
     },
-    /// Requests of one function appear under the id of the other, too.
+    /// Requests of one function also appear under the requester ID of the other.
     DmaAlias {
-        /// The one with the flaw.
+        /// The function with the quirk.
         function: PciAddress,
-        /// The one whose id it uses.
+        /// The function whose ID it uses.
         alias: PciAddress,
     },
 }
@@ -187,10 +192,11 @@ impl fmt::Display for Shared {
     }
 }
 
-/// What ties the function at `address` to the rest of its group: first the bridges above it, nearest first, then what ties
-/// the anchors to each other. Empty if nothing does but what other members have below them, or if no function is there.
+/// Returns why the function at `address` shares its group: first the bridges above it, nearest first, then what
+/// connects the anchors to each other. Empty if only functions below other members connect it, or if no function is
+/// there.
 ///
-/// What is below speaks for itself: the reasons of all members together explain the whole group.
+/// The reasons of all members together explain the whole group.
 pub fn reasons(topology: &PciTopology, address: PciAddress) -> Vec<Shared> {
     let Some(function) = topology.get(address) else { return Vec::new() };
     let bridges = topology.bridges_above(address).filter(|bridge| ties(bridge));

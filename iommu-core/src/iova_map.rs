@@ -1,7 +1,7 @@
-//! Ranges of I/O virtual addresses that never overlap, each with a value: what an address space has mapped.
+//! Ranges of I/O virtual addresses that never overlap, each with a value: the mappings of an address space.
 //!
-//! A B+-tree with wide nodes. Looking up, inserting and removing cost O(log n) and touch few cache lines. Each node knows
-//! the largest hole between the ranges below it, so that the search for a place passes over whole subtrees without room.
+//! A B+-tree with wide nodes. Looking up, inserting and removing take O(log n) and touch few cache lines. Each node
+//! caches the largest gap between the ranges below it, so that the search for free space skips whole subtrees.
 
 mod gap;
 mod tree;
@@ -50,18 +50,18 @@ impl<V> IovaMap<V> {
         self.len() == 0
     }
 
-    /// Adds `range`.
+    /// Inserts `range`.
     ///
     /// # Errors
-    /// Returns the lowest range that overlaps it; `value` is dropped.
+    /// Fails with the lowest range that overlaps it; `value` is dropped.
     pub fn insert(&mut self, range: IovaRange, value: V) -> Result<(), Overlap> {
         self.vacant(range).map(|place| place.insert(value))
     }
 
-    /// Finds a place where no range is, to be filled later.
+    /// Reserves the place of a range that overlaps no other, to be filled later.
     ///
     /// # Errors
-    /// Returns the lowest range that overlaps `range`.
+    /// Fails with the lowest range that overlaps `range`.
     pub fn vacant(&mut self, range: IovaRange) -> Result<Vacant<'_, V>, Overlap> {
         match self.first_range_in(range) {
             Some(existing) => Err(Overlap { existing }),
@@ -84,7 +84,7 @@ impl<V> IovaMap<V> {
         self.remove_if(first, |_, _| true)
     }
 
-    /// Removes the range that begins at `first` if `wanted` says so.
+    /// Removes the range that begins at `first` if `wanted` returns `true` for it.
     pub fn remove_if(&mut self, first: Iova, wanted: impl Fn(IovaRange, &V) -> bool) -> Option<(IovaRange, V)> {
         self.tree.remove_if(first, &wanted)
     }
@@ -114,10 +114,10 @@ impl<V> IovaMap<V> {
         self.overlapping(IovaRange::ALL)
     }
 
-    /// Finds the lowest range of `bytes` bytes inside `within` that overlaps no range here and begins at `offset` bytes past a
-    /// multiple of `alignment`, a power of two; `None` when there is none.
+    /// Finds the lowest range of `bytes` bytes within `within` that overlaps no range here and begins `offset` bytes
+    /// past a multiple of `alignment`, a power of two. Returns `None` if there is none.
     ///
-    /// Holes that are large enough but badly aligned are looked at one by one, smaller ones by whole subtrees.
+    /// Gaps that are large enough but misaligned are visited one by one; smaller ones are skipped by whole subtrees.
     pub fn find_gap(&self, bytes: u64, alignment: u64, offset: u64, within: IovaRange) -> Option<IovaRange> {
         self.tree.find_gap(&gap::Wanted { bytes, alignment, offset, within })
     }
@@ -129,7 +129,7 @@ impl<V: fmt::Debug> fmt::Debug for IovaMap<V> {
     }
 }
 
-/// A place in a map where no range is; see [`IovaMap::vacant`].
+/// A free range of a map; see [`IovaMap::vacant`].
 #[derive(Debug)]
 pub struct Vacant<'a, V> {
     map: &'a mut IovaMap<V>,
@@ -137,17 +137,17 @@ pub struct Vacant<'a, V> {
 }
 
 impl<V> Vacant<'_, V> {
-    /// Adds the range.
+    /// Inserts the range.
     pub fn insert(self, value: V) {
         self.map.tree.insert(self.range, value);
     }
 }
 
-/// A range is taken.
+/// The range overlaps another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{existing} is there already")]
+#[error("the range overlaps {existing}")]
 pub struct Overlap {
-    /// The lowest range in the way.
+    /// The lowest overlapping range.
     pub existing: IovaRange,
 }
 

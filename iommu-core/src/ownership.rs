@@ -1,16 +1,16 @@
-//! Who holds a group, as a pure value.
+//! DMA ownership of a group, as a pure value.
 
 use alloc::sync::Arc;
 use core::fmt;
 use core::num::NonZeroU32;
 
-/// A user-space owner. Clones are the same owner; two owners made apart are never equal, whatever their names.
+/// A user-space owner. Clones are the same owner; two owners created separately are never equal, whatever their names.
 // A thin pointer, so that a group's ownership and its lock fit into one cache line. The allocation is the identity.
 #[derive(Clone)]
 pub struct Owner(Arc<Arc<str>>);
 
 impl Owner {
-    /// Makes a new owner, with a name for messages (`"VFIO group 3"`).
+    /// Creates a new owner, with a name for messages (`"VFIO group 3"`).
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self(Arc::new(name.into()))
     }
@@ -41,7 +41,7 @@ impl fmt::Debug for Owner {
     }
 }
 
-/// Who holds a group. An owner without claims cannot be written.
+/// DMA ownership of a group. An owner without claims cannot be represented.
 ///
 /// | change | from | to |
 /// |---|---|---|
@@ -52,19 +52,19 @@ impl fmt::Debug for Owner {
 /// | a claim ends | `User` | one claim less, `Idle` after the last |
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Ownership {
-    /// Nobody: kernel drivers and user space may come.
+    /// No owner: kernel drivers may bind, and user space may claim.
     #[default]
     Idle,
-    /// Kernel drivers that use the DMA API.
+    /// Used by kernel drivers through the DMA API.
     Kernel {
-        /// How many.
+        /// Number of kernel users.
         users: NonZeroU32,
     },
-    /// One user-space owner.
+    /// Owned by user space.
     User {
-        /// Who.
+        /// The owner.
         owner: Owner,
-        /// How many claims it holds.
+        /// Number of claims that it holds.
         claims: NonZeroU32,
     },
 }
@@ -74,7 +74,7 @@ pub enum Ownership {
 pub(crate) struct Refused;
 
 impl Ownership {
-    /// Returns whether somebody holds the group.
+    /// Returns whether the group is used or owned.
     pub const fn is_held(&self) -> bool {
         !matches!(self, Self::Idle)
     }
@@ -114,7 +114,8 @@ impl Ownership {
         *self = Self::User { owner, claims: NonZeroU32::MIN };
     }
 
-    /// A further claim of the owner (It6.4).
+    /// A further claim of the owner.
+    // It6.4.
     #[inline]
     pub(crate) fn claim_again(&mut self, by: &Owner) -> Result<(), Refused> {
         match self {

@@ -1,27 +1,28 @@
-//! Address ranges that a device needs for itself.
+//! Reserved regions: IOVA ranges that a device cannot use for mappings.
 
 use alloc::vec::Vec;
 use core::fmt;
 
 use crate::address::Iova;
 
-/// What a reserved region is for, in the order in which sysfs sorts regions of one address.
+/// Type of a reserved region, in the order in which sysfs sorts regions of one address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum RegionKind {
-    /// Firmware relies on a 1:1 mapping at all times: the device can never be blocked, so it can never be claimed.
+    /// Direct mapping that firmware relies on at all times: the device can never be blocked, so its group can never be
+    /// claimed.
     Direct,
     /// As [`Direct`](Self::Direct), but only for the kernel's default domain: a claim may drop the mapping.
     DirectRelaxable,
-    /// Nothing may be mapped here.
+    /// No mapping may be made here.
     Reserved,
-    /// Writes here raise interrupts, in hardware.
+    /// MSI window in hardware: writes here raise interrupts.
     Msi,
-    /// As [`Msi`](Self::Msi), at a place that software chose. sysfs shows it as `msi`.
+    /// MSI window at an address chosen by software. sysfs shows it as `msi`.
     SoftwareMsi,
 }
 
 impl RegionKind {
-    /// Returns the word that sysfs shows.
+    /// Returns the name in sysfs.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
@@ -38,12 +39,12 @@ impl fmt::Display for RegionKind {
     }
 }
 
-/// A range of addresses that a device reserves.
+/// A reserved region of a device.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
 pub struct ReservedRegion {
     /// First address.
     pub first: Iova,
-    /// What it is for.
+    /// Type of the region.
     pub kind: RegionKind,
     /// Last address, inclusive.
     pub last: Iova,
@@ -56,8 +57,8 @@ impl fmt::Display for ReservedRegion {
     }
 }
 
-/// Merges the regions of several devices into one list: sorted by start and kind; regions of one kind that overlap or touch
-/// become one, regions of different kinds stay apart.
+/// Merges the regions of several devices into one list, sorted by start and type. Regions of one type that overlap or
+/// touch are joined; regions of different types stay separate.
 pub fn merge(regions: impl IntoIterator<Item = ReservedRegion>) -> Vec<ReservedRegion> {
     let mut all: Vec<ReservedRegion> = regions.into_iter().collect();
     all.sort_unstable();

@@ -9,9 +9,8 @@
 //! # Ok::<(), iommu_core::sysfs::LoadError>(())
 //! ```
 //!
-//! A tree may be that of the running kernel, or a copy on disk or in memory in which a link is an ordinary file with the
-//! target as its text. Trees come from anywhere, so nothing in them is trusted: what does not make sense is left out and
-//! told as a [`Warning`].
+//! A tree may be that of the running kernel, or a copy on disk or in memory in which a link is an ordinary file with
+//! the target as its text. Trees are untrusted input: what is inconsistent is left out and reported as a [`Warning`].
 
 mod archive;
 mod dir;
@@ -32,10 +31,10 @@ pub use self::tree::{MAX_FILE, Tree, TreeError, resolve};
 use crate::hardware::DomainKind;
 use crate::reserved::ReservedRegion;
 
-/// What a sysfs tree says of PCI and of IOMMU groups.
+/// PCI functions, drivers and IOMMU groups of a machine.
 ///
-/// It agrees with itself, whatever the tree: a device is a member of the group that it names, and is listed under the
-/// driver that it names, and of no other.
+/// Always consistent, whatever the tree: a device is a member of the group that it names and is listed under the driver
+/// that it names, and of no other.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Snapshot {
     /// Every PCI function, by address.
@@ -44,7 +43,7 @@ pub struct Snapshot {
     pub drivers: Vec<SysfsDriver>,
     /// Every IOMMU group, by number.
     pub groups: Vec<SysfsGroup>,
-    /// Warnings of what was left out or is doubtful, in the order in which it was found.
+    /// Warnings about what was left out or is doubtful, in the order in which it was found.
     pub warnings: Vec<Warning>,
 }
 
@@ -52,8 +51,8 @@ impl Snapshot {
     /// Reads a tree.
     ///
     /// # Errors
-    /// The tree has no list of PCI devices, or it cannot be read. Everything else that is missing or wrong makes the
-    /// snapshot smaller and is a warning.
+    /// Fails if the tree has no list of PCI devices, or it cannot be read. Anything else that is missing or wrong is
+    /// left out with a warning.
     pub fn load(tree: &dyn Tree) -> Result<Self, LoadError> {
         load::load(tree)
     }
@@ -79,48 +78,48 @@ impl Snapshot {
 /// A PCI function in the tree.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SysfsDevice {
-    /// The function. Vendor, device, revision and class in its configuration space are those that the kernel goes by (a
+    /// The function. Vendor, device, revision and class in its configuration space are those that the kernel uses (a
     /// virtual function has none of its own).
     pub function: PciFunction,
-    /// Its directory in the tree.
+    /// Directory of the device in the tree.
     pub path: String,
-    /// The driver that it is bound to.
+    /// Name of the driver that is bound.
     pub driver: Option<String>,
-    /// The only driver that may bind to it (`driver_override`).
+    /// The only driver that may bind (`driver_override`).
     pub driver_override: Option<String>,
-    /// The number of its IOMMU group.
+    /// Number of the IOMMU group.
     pub group: Option<u32>,
 }
 
 /// A driver of the PCI bus.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SysfsDriver {
-    /// Its name on the bus.
+    /// Name of the driver on the bus.
     pub name: String,
-    /// What it is bound to, in order.
+    /// Devices that are bound to it, in order.
     pub devices: Vec<PciAddress>,
 }
 
 /// An IOMMU group in the tree.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SysfsGroup {
-    /// Its number.
+    /// Number of the group.
     pub number: u32,
-    /// What its devices are attached to; `None` if the tree does not know.
+    /// Type of the group's default domain; `None` if the tree does not show it.
     pub domain: Option<DomainKind>,
-    /// Its PCI functions, in order.
+    /// PCI functions of the group, in order.
     pub members: Vec<PciAddress>,
-    /// What its devices reserve, in the order of the tree.
+    /// Reserved regions of the group, in the order of the tree.
     pub reserved: Vec<ReservedRegion>,
 }
 
-/// The tree is not one of sysfs.
+/// The tree is not a sysfs tree.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{path}: {source}")]
 pub struct LoadError {
-    /// What is missing, from the root of the tree.
+    /// Path of what is missing, from the root of the tree.
     pub path: String,
-    /// Why.
+    /// The cause.
     pub source: TreeError,
 }
 
@@ -128,62 +127,62 @@ pub struct LoadError {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{path}: {reason}")]
 pub struct Warning {
-    /// Where, from the root of the tree.
+    /// Path, from the root of the tree.
     pub path: String,
-    /// Why.
+    /// The cause.
     pub reason: WarningReason,
 }
 
 /// What is wrong with something in a tree.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum WarningReason {
-    /// It cannot be read, and counts as not there.
+    /// The entry cannot be read, and is treated as absent.
     #[error(transparent)]
     Unreadable(#[from] TreeError),
-    /// The link leads to nothing, or to no directory; it counts as not there.
-    #[error("the link leads to {target:?}, which is no directory of the tree")]
+    /// The link does not lead to a directory, and is treated as absent.
+    #[error("the link leads to {target:?}, which is not a directory of the tree")]
     Dangling {
-        /// Where it leads.
+        /// Target of the link.
         target: String,
     },
-    /// The link leads through too many others, or contains a loop; it counts as not there.
-    #[error("the links from here do not end")]
+    /// The link leads through too many others, or contains a loop; it is treated as absent.
+    #[error("too many links, or a loop of links")]
     EndlessLinks,
-    /// The link leads to something that is not what the link is for; it counts as not there.
-    #[error("the link leads to {target:?}, which is not what belongs here")]
+    /// The link does not lead to an entry of the expected kind, and is treated as absent.
+    #[error("the link leads to {target:?}, which is not of the expected kind")]
     Elsewhere {
-        /// Where it leads.
+        /// Target of the link.
         target: String,
     },
-    /// The name is not the one that the kernel gives to a PCI function; what it names is left out.
-    #[error("this is not the name of a PCI function")]
+    /// The name is not that of a PCI function; what it names is left out.
+    #[error("not the name of a PCI function")]
     NotAFunction,
-    /// The name is not a number of a group; what it names is left out.
-    #[error("this is not the number of a group")]
+    /// The name is not the number of a group; what it names is left out.
+    #[error("not the number of a group")]
     NotAGroup,
-    /// The text is not what belongs here, and counts as not there.
-    #[error("{text:?} is not what belongs here")]
+    /// The text is malformed, and treated as absent.
+    #[error("malformed text {text:?}")]
     Malformed {
-        /// The text, cut off if long.
+        /// The text, truncated if long.
         text: String,
     },
-    /// The configuration space ends before any capability: an ordinary user may read only so much. Functions of PCI
-    /// Express look like conventional ones then, and groups computed from them are too large.
+    /// The configuration space ends before any capability: unprivileged users can read only 64 bytes. PCI Express
+    /// functions then look like conventional ones, and groups computed from them are too large.
     #[error("the configuration space ends after {length} bytes, so capabilities cannot be seen")]
     ShortConfig {
-        /// How long it is.
+        /// Length in bytes.
         length: usize,
     },
     /// A driver or a group lists a device that the bus does not have; the entry is left out.
     #[error("the bus has no such device")]
     NoSuchDevice,
-    /// A driver or a group lists a device that says it is with another; the device is believed.
-    #[error("the device says otherwise")]
+    /// A driver or a group lists a device that names another; the device's own entry is used.
+    #[error("the device names another")]
     DeviceSaysOtherwise,
-    /// A driver or a group lists a device that says nothing; the list is believed.
-    #[error("the device does not say so")]
+    /// A driver or a group lists a device that names none; the list is used.
+    #[error("the device names none")]
     DeviceIsSilent,
-    /// A device says that it is with a driver or in a group which does not list it; the device is believed.
+    /// A device names a driver or a group that does not list it; the device's own entry is used.
     #[error("{listing} does not list the device")]
     NotListed {
         /// The driver or the group.

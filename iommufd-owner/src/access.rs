@@ -1,4 +1,5 @@
-//! Users in the kernel that reach an address space without DMA (F59, F60).
+//! In-kernel access to an address space without DMA.
+// F59, F60.
 
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
@@ -21,7 +22,7 @@ use crate::pages::{Pages, PinError, PinnedSlice, Slice};
 
 const ACCESS_LOCK: LockClass = LockClass::new("access", 605);
 
-/// Called when something that an access may have pinned is unmapped: it is to unpin what lies in the range.
+/// Called before a range that an access may have pinned is unmapped: it must unpin everything in the range.
 pub type UnmapNotice = Box<dyn Fn(IovaRange) + Send + Sync>;
 
 /// An access of a context. Dropping it detaches it.
@@ -34,7 +35,8 @@ pub struct IoasAccess {
 pub(crate) struct AccessState {
     /// `None` for an access that never pins.
     notice: Option<UnmapNotice>,
-    /// The lock of an access: outside those of areas, not held during a notice (L21, L31).
+    /// The lock of an access: outside those of areas, not held during a notice.
+    // L21, L31.
     target: Mutex<Target>,
 }
 
@@ -180,7 +182,7 @@ impl IoasAccess {
         }
     }
 
-    /// Pins a range, or nothing of it.
+    /// Pins a whole range.
     ///
     /// # Errors
     /// The range is empty, not of whole pages, not mapped, or not mapped for this; or user memory cannot be pinned. Nothing is

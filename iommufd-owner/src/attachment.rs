@@ -1,4 +1,5 @@
-//! To what a context has attached a group: all its devices there share one page table (F31, F44 to F51).
+//! To what a context has attached a group: all its devices there share one page table.
+// F31, F44 to F51.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -70,7 +71,8 @@ impl Bound<'_> {
         Ok(self.objects.use_of(hwpt.id, is_meant).ok_or_else(gone)?)
     }
 
-    /// What of its reserved regions must not be mapped (Ft9.2).
+    /// What of its reserved regions must not be mapped.
+    // Ft9.2.
     fn regions(&self) -> Result<Vec<IovaRange>, AttachError> {
         let regions = self.member.reserved_regions();
         let software = regions.iter().filter(|region| region.kind == RegionKind::SoftwareMsi).count();
@@ -96,7 +98,9 @@ impl ContextGroup {
         self.state.lock().devices.contains_key(&device)
     }
 
-    /// Table Ft9. The first device moves the group; the others join (F45).
+    /// The first device moves the group; the others join.
+    // Table Ft9.
+    // F45.
     pub(crate) fn attach(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<(), AttachError> {
         let mut state = self.state.lock();
         if state.devices.contains_key(&bound.id) {
@@ -123,7 +127,8 @@ impl ContextGroup {
         Ok(())
     }
 
-    /// Table Ft10: moves every attached device, or none. What the group was attached to, if that is something else.
+    /// Moves every attached device, or none. What the group was attached to, if that is something else.
+    // Table Ft10.
     pub(crate) fn replace(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<Option<Arc<Hwpt>>, AttachError> {
         let mut state = self.state.lock();
         let not_attached = || AttachError::NotAttached { device: bound.name() };
@@ -160,7 +165,8 @@ impl ContextGroup {
         Ok(Some(old))
     }
 
-    /// With the last attached device the group is blocked again (F67). To what the device was attached, if it was.
+    /// With the last attached device the group is blocked again. To what the device was attached, if it was.
+    // F67.
     pub(crate) fn detach(&self, bound: Bound<'_>) -> Option<Arc<Hwpt>> {
         let mut state = self.state.lock();
         let device = state.devices.remove(&bound.id)?;
@@ -176,7 +182,8 @@ impl ContextGroup {
 }
 
 impl Attachment {
-    /// Ft9.4: listens to the device and moves the group, or neither.
+    /// Listens to the device and moves the group, or neither.
+    // Ft9.4.
     fn enter(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<Option<Listening>, AttachError> {
         let start = |queue| Listening::start(bound.id, bound.member, bound.claim, queue);
         let listening = hwpt.queue().map(start).transpose().map_err(AttachError::PageRequests)?;
@@ -186,7 +193,8 @@ impl Attachment {
         Ok(listening)
     }
 
-    /// Ft10.6: listens to every device to which nobody listens yet, and moves the group; or nothing of it.
+    /// Listens to every device to which nobody listens yet, and moves the group; or nothing of it.
+    // Ft10.6.
     fn move_all(&self, bound: Bound<'_>, hwpt: &Arc<Hwpt>) -> Result<Vec<Listening>, AttachError> {
         let silent = || self.devices.iter().filter(|(_, device)| device.listening.is_none());
         let start = |((id, device), queue): ((&ObjectId, &Attached), &Arc<Queue>)| {
@@ -239,7 +247,7 @@ pub enum AttachError {
     /// No such object.
     #[error(transparent)]
     NoObject(#[from] NoObjectError),
-    /// The object is nothing to attach to.
+    /// A device cannot be attached to an object of this type.
     #[error("object {id} is neither an address space nor a page table")]
     WrongKind {
         /// The id.
@@ -262,7 +270,7 @@ pub enum AttachError {
     Elsewhere {
         /// The group.
         group: GroupId,
-        /// What it is attached to.
+        /// The page table that it is attached to.
         hwpt: ObjectId,
     },
     /// A mapping or an allowed range overlaps a reserved region of the device.
@@ -270,7 +278,7 @@ pub enum AttachError {
     Reserved {
         /// The device.
         device: Arc<str>,
-        /// What is there.
+        /// The overlapping range.
         #[source]
         cause: RangeError,
     },
@@ -308,7 +316,8 @@ impl AttachError {
         }
     }
 
-    /// Whether another page table may fit where this one did not (F46).
+    /// Whether another page table may fit where this one did not.
+    // F46.
     pub(crate) fn is_soft(&self) -> bool {
         match self {
             Self::Attached { .. } | Self::NotAttached { .. } | Self::TwoInterruptWindows { .. } => false,

@@ -1,4 +1,5 @@
-//! VFIO's calls on an iommufd that stands in a container's place (table Ft12).
+//! VFIO compatibility: container ioctls on an iommufd.
+// Table Ft12.
 
 use alloc::sync::{Arc, Weak};
 
@@ -15,7 +16,8 @@ use crate::object_table::Use;
 /// What VFIO's calls are about, in a context.
 #[derive(Debug, Default)]
 pub(crate) struct Compat {
-    /// With its id; forgotten once it was destroyed (F8).
+    /// With its id; forgotten once it was destroyed.
+    // F8.
     ioas: Option<(ObjectId, Weak<Ioas>)>,
     protection: Protection,
 }
@@ -23,19 +25,19 @@ pub(crate) struct Compat {
 /// Whether an IOMMU stands between the devices of a context and memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Protection {
-    /// One does.
+    /// An IOMMU does.
     #[default]
     Iommu,
-    /// None does: VFIO's no-IOMMU mode.
+    /// No IOMMU: VFIO's no-IOMMU mode.
     None,
 }
 
 /// What `VFIO_CHECK_EXTENSION` asks for on an iommufd.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Extension {
-    /// The first rules for unmapping.
+    /// Version 1: an unmap may split mappings.
     Type1,
-    /// The second.
+    /// Version 2: an unmap must not split mappings.
     Type1v2,
     /// Unmapping of everything.
     UnmapAll,
@@ -52,9 +54,9 @@ pub enum Extension {
 pub enum CompatType {
     /// There are none: no-IOMMU mode. That the caller may (`CAP_SYS_RAWIO`) was checked before.
     NoIommu,
-    /// Mappings are cut where an unmap ends.
+    /// An unmap may split mappings.
     Type1,
-    /// They are not.
+    /// An unmap must not split mappings.
     Type1v2,
 }
 
@@ -62,8 +64,8 @@ pub enum CompatType {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompatError {
-    /// The context has no address space for VFIO: no group was put into it.
-    #[error("the context has no address space for VFIO")]
+    /// The context has no compatibility address space: no group was put into it.
+    #[error("the context has no compatibility address space")]
     NoIoas,
     /// The type is not the one that a context has with an IOMMU, or without one.
     #[error("the context cannot have that type of IOMMU")]
@@ -95,18 +97,18 @@ impl CompatError {
     }
 }
 
-/// What `VFIO_IOMMU_MAP_DMA` is asked for on an iommufd: always at a fixed place.
+/// Arguments of `VFIO_IOMMU_MAP_DMA` on an iommufd: always at a fixed IOVA.
 #[derive(Clone, Debug)]
 pub struct CompatMap {
-    /// Where devices see it.
+    /// IOVA of the mapping.
     pub iova: Iova,
-    /// How much, in bytes.
+    /// Size in bytes.
     pub bytes: u64,
-    /// Whose memory.
+    /// The process whose memory is mapped.
     pub process: Arc<dyn UserMemory>,
-    /// Where the process sees it.
+    /// Address of the memory in the process.
     pub addr: UserAddr,
-    /// What devices may do.
+    /// Access that devices get.
     pub access: Access,
 }
 
@@ -138,7 +140,7 @@ impl Context {
         self.compat().ioas = None;
     }
 
-    /// Returns the address space for VFIO, which is made if there is none.
+    /// Returns the compatibility address space, which is made if there is none.
     ///
     /// # Errors
     /// There is no id left, or the context is in no-IOMMU mode.
@@ -158,7 +160,7 @@ impl Context {
     /// Makes the context one for devices without an IOMMU.
     ///
     /// # Errors
-    /// It has an address space for VFIO.
+    /// It has a compatibility address space.
     pub fn enter_no_iommu_mode(&self) -> Result<(), CompatError> {
         let mut compat = self.compat();
         if self.live_compat(&compat).is_some() {
@@ -176,7 +178,7 @@ impl Context {
     /// Returns whether an extension is supported (`VFIO_CHECK_EXTENSION`).
     ///
     /// # Errors
-    /// Coherency is asked for, and there is no address space for VFIO.
+    /// Coherency is asked for, and there is no compatibility address space.
     pub fn compat_check_extension(&self, extension: Extension) -> Result<bool, CompatError> {
         match extension {
             Extension::Type1 | Extension::Type1v2 | Extension::UnmapAll => Ok(self.protection() == Protection::Iommu),
@@ -192,11 +194,11 @@ impl Context {
         found.ok_or(CompatError::NoIoas)
     }
 
-    /// Returns whether all DMA into the address space for VFIO is coherent with CPU caches (`VFIO_DMA_CC_IOMMU`): so it is where
+    /// Returns whether all DMA into the compatibility address space is coherent with CPU caches (`VFIO_DMA_CC_IOMMU`): so it is where
     /// nothing is attached.
     ///
     /// # Errors
-    /// There is no address space for VFIO.
+    /// There is no compatibility address space.
     pub fn compat_coherent(&self) -> Result<bool, CompatError> {
         let (ioas, _used) = self.find_compat()?;
         let coherent = ioas.lock_table().is_coherent();
@@ -206,7 +208,7 @@ impl Context {
     /// Chooses how mappings are unmapped (`VFIO_SET_IOMMU`); may be repeated.
     ///
     /// # Errors
-    /// The type does not fit the context, there is no address space for VFIO, or [`CompatType::Type1`] comes too late for
+    /// The type does not fit the context, there is no compatibility address space, or [`CompatType::Type1`] comes too late for
     /// mappings that are there.
     pub fn compat_set_iommu(&self, kind: CompatType) -> Result<(), CompatError> {
         match (self.protection(), kind) {
@@ -224,7 +226,7 @@ impl Context {
     /// Maps memory at a fixed place (`VFIO_IOMMU_MAP_DMA`).
     ///
     /// # Errors
-    /// There is no address space for VFIO, or as for [`ioas_map`](Self::ioas_map).
+    /// There is no compatibility address space, or as for [`ioas_map`](Self::ioas_map).
     pub fn compat_map(&self, request: CompatMap) -> Result<(), CompatError> {
         let (ioas, _used) = self.find_compat()?;
         let CompatMap { iova, bytes, process, addr, access } = request;
@@ -237,7 +239,7 @@ impl Context {
     /// Unmaps a range (`VFIO_IOMMU_UNMAP_DMA`), and returns how many bytes were unmapped: 0 where nothing was mapped.
     ///
     /// # Errors
-    /// There is no address space for VFIO, or a mapping sticks out of the range and cannot be cut.
+    /// There is no compatibility address space, or a mapping exceeds the range and cannot be split.
     pub fn compat_unmap(&self, iova: Iova, bytes: u64) -> Result<u64, CompatError> {
         let (ioas, _used) = self.find_compat()?;
         if let Some(range) = IovaRange::sized(iova, bytes) {
@@ -258,7 +260,7 @@ impl Context {
     /// Unmaps everything (`VFIO_IOMMU_UNMAP_DMA` with `ALL`).
     ///
     /// # Errors
-    /// There is no address space for VFIO.
+    /// There is no compatibility address space.
     pub fn compat_unmap_all(&self) -> Result<u64, CompatError> {
         let (ioas, _used) = self.find_compat()?;
         Ok(ioas.unmap(Iova::new(0), u64::MAX)?)
@@ -267,7 +269,7 @@ impl Context {
     /// Returns what can be mapped (`VFIO_IOMMU_GET_INFO`).
     ///
     /// # Errors
-    /// There is no address space for VFIO.
+    /// There is no compatibility address space.
     pub fn compat_info(&self) -> Result<IovaRanges, CompatError> {
         let (ioas, _used) = self.find_compat()?;
         Ok(ioas.iova_ranges())

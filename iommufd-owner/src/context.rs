@@ -32,10 +32,12 @@ struct Shared {
     owner: Owner,
     memory: PhysicalMemory,
     objects: ObjectTable,
-    /// Leaf lock: groups with a bound device (F32), by where the group lies in memory; several machines may have one of
+    /// Leaf lock: groups with a bound device, by where the group lies in memory; several machines may have one of
     /// the same number.
+    // F32.
     groups: Mutex<BTreeMap<usize, Weak<ContextGroup>>>,
-    /// Who answers for locked pages (F26). Leaf lock.
+    /// Who answers for locked pages. Leaf lock.
+    // F26.
     account: Mutex<Account>,
     /// What VFIO's calls are about. Its lock is outside that of the object table.
     compat: Mutex<Compat>,
@@ -93,7 +95,8 @@ impl Context {
         })
     }
 
-    /// Forgets a group whose last bound device goes with this reference (F33).
+    /// Forgets a group whose last bound device goes with this reference.
+    // F33.
     pub(crate) fn leave_group(&self, group: &Arc<ContextGroup>) {
         let mut groups = self.0.groups.lock();
         // Others get theirs under this lock only.
@@ -109,11 +112,11 @@ impl Context {
     }
 
     /// Binds a device: one claim for this device. Further devices of its group can be bound by this context, not
-    /// by another. The group's devices reach nothing from then on.
+    /// by another. The group's devices are blocked from DMA from then on.
     ///
     /// # Errors
-    /// Kernel drivers or another owner have the group, and the error says who; or the IOMMU does not protect others from
-    /// the device. Nothing has changed.
+    /// Fails if the group has another owner or is used by kernel drivers (the error names them), or the IOMMU does not
+    /// isolate the device. Nothing has changed.
     pub fn bind(&self, device: &Arc<Member>) -> Result<BoundDevice, BindError> {
         BoundDevice::bind(self, device)
     }
@@ -121,7 +124,7 @@ impl Context {
     /// Destroys an object (`IOMMU_DESTROY`).
     ///
     /// # Errors
-    /// There is no such object, or it is used. Mappings are no use: they go with their address space.
+    /// Fails if there is no such object, or it is in use. Mappings do not count: they are destroyed with their address space.
     pub fn destroy(&self, id: ObjectId) -> Result<(), DestroyError> {
         let object = self.objects().remove(id)?;
         // With no lock held: the end of an object takes those of others.
@@ -174,13 +177,13 @@ impl Context {
     /// Unmaps a range (`IOMMU_IOAS_UNMAP`), and returns how many bytes were unmapped. From 0, `u64::MAX` bytes are everything.
     ///
     /// # Errors
-    /// Nothing is there, or a mapping sticks out: what was unmapped before it stays so.
+    /// Fails if nothing is mapped there, or a mapping exceeds the range; what was unmapped before it stays unmapped.
     pub fn ioas_unmap(&self, ioas: ObjectId, iova: Iova, bytes: u64) -> Result<u64, UnmapError> {
         let (ioas, _used) = self.ioas(ioas)?;
         ioas.unmap(iova, bytes)
     }
 
-    /// Returns where mappings can be (`IOMMU_IOAS_IOVA_RANGES`).
+    /// Returns the IOVA ranges that can be mapped (`IOMMU_IOAS_IOVA_RANGES`).
     ///
     /// # Errors
     /// There is no such address space.
@@ -235,7 +238,7 @@ impl Context {
         Ok(())
     }
 
-    /// Makes a user in the kernel that pins, reads and writes without DMA. `notice` is called, with no lock held, when
+    /// Creates an in-kernel access that pins, reads and writes without DMA. `notice` is called, with no lock held, when
     /// something that it may have pinned is being unmapped.
     ///
     /// # Errors
@@ -244,7 +247,7 @@ impl Context {
         IoasAccess::create(self, Some(Box::new(notice)))
     }
 
-    /// As [`access`](Self::access), of a user that only reads and writes. It demands no whole pages.
+    /// Creates an access that only reads and writes; mappings need not consist of whole pages.
     ///
     /// # Errors
     /// There is no id left.

@@ -1,4 +1,5 @@
-//! Devices of a context: bound, attached, moved (F31 to F51).
+//! Devices of a context: bind, attach, replace, detach.
+// F31 to F51.
 
 use alloc::sync::{Arc, Weak};
 use core::fmt;
@@ -20,7 +21,8 @@ use crate::object_table::{Owned, Use};
 /// Dropping it detaches and unbinds it; the group stays owned until the context's last device in it goes.
 #[must_use = "dropping it unbinds the device"]
 pub struct BoundDevice {
-    /// User space cannot destroy it (Ft2.1).
+    /// User space cannot destroy it.
+    // Ft2.1.
     object: Owned<Object>,
     member: Arc<Member>,
     claim: Arc<Claim>,
@@ -29,7 +31,7 @@ pub struct BoundDevice {
 }
 
 impl BoundDevice {
-    /// Table Ft8.
+    // Table Ft8.
     pub(crate) fn bind(context: &Context, member: &Arc<Member>) -> Result<Self, BindError> {
         let group = member.group();
         if !member.capabilities().contains(Capabilities::CACHE_COHERENCY) {
@@ -78,14 +80,14 @@ impl BoundDevice {
     /// page table's id. The first device of a group moves the whole group; the others join.
     ///
     /// # Errors
-    /// It is attached, its group is attached elsewhere, a mapping overlaps a reserved region, or the address space
-    /// cannot be shown to it. Nothing has changed.
+    /// Fails if the device is attached, its group is attached to another page table, a mapping overlaps a reserved region,
+    /// or the mappings cannot be made in a domain for it. Nothing has changed.
     pub fn attach(&self, to: ObjectId) -> Result<ObjectId, AttachError> {
         self.to_target(to, Way::Attach)
     }
 
-    /// Moves it, and with it every attached device of its group, to another page table, never by way of the blocking domain
-    ///.
+    /// Moves it, and with it every attached device of its group, to another page table atomically,
+    /// never on the blocking domain.
     ///
     /// # Errors
     /// As for [`attach`](Self::attach), or it is not attached. Nothing has changed.
@@ -93,8 +95,8 @@ impl BoundDevice {
         self.to_target(to, Way::Replace)
     }
 
-    /// Detaches it. With the last attached device of the group in this context, the group goes back to the blocking domain
-    ///; before that, the device reaches what the others do. Nothing happens if it is not attached.
+    /// Detaches it. With the last attached device of the group in this context, the group returns to the
+    /// blocking domain; before that, the device stays on the page table of the others. Does nothing if it is not attached.
     pub fn detach(&self) {
         if let Some(hwpt) = self.group.detach(self.bound()) {
             self.discard(&hwpt);
@@ -122,7 +124,8 @@ impl BoundDevice {
         }
     }
 
-    /// By the first page table that fits, or a new one (F46, F66).
+    /// By the first page table that fits, or a new one.
+    // F46, F66.
     fn to_ioas(&self, ioas: &Arc<Ioas>, used: Use, way: Way) -> Result<ObjectId, AttachError> {
         let mut list = ioas.lock_hwpts();
         for hwpt in list.iter().filter_map(Weak::upgrade).filter(|hwpt| hwpt.made == Made::Automatically) {
@@ -153,8 +156,9 @@ impl BoundDevice {
         Ok(new.publish(&mut list))
     }
 
-    /// Destroys a page table that was made automatically, if its last user has gone (F47). Called without the locks of the
-    /// group and of areas: its end takes those (L32).
+    /// Destroys a page table that was made automatically, if its last user has gone. Called without the locks of the
+    /// group and of areas: its end takes those.
+    // F47, L32.
     fn discard(&self, hwpt: &Hwpt) {
         if hwpt.made == Made::Automatically {
             // Somebody may use it again.
@@ -163,8 +167,8 @@ impl BoundDevice {
     }
 }
 
-/// How a device comes to a page table. A new one of an address space is filled after an attach, before a replace (F46,
-/// F66).
+/// Attach or replace. A new one of an address space is filled after an attach, before a replace.
+// F46, F66.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Attach,
@@ -203,7 +207,7 @@ pub enum BindError {
         /// The group.
         group: GroupId,
     },
-    /// Somebody else has the group; says who.
+    /// The group has another owner or is used by kernel drivers; the error names them.
     #[error(transparent)]
     Claim(#[from] ClaimError),
     /// The context has no id left.

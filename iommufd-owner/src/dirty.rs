@@ -1,4 +1,5 @@
-//! Which pages devices have written (F57, F58).
+//! Dirty tracking.
+// F57, F58.
 
 use alloc::sync::Arc;
 
@@ -12,12 +13,12 @@ use crate::object::Object;
 use crate::object_id::{NoObjectError, ObjectId};
 use crate::object_table::Use;
 
-/// What `IOMMU_HWPT_GET_DIRTY_BITMAP` is asked for.
+/// Arguments of `IOMMU_HWPT_GET_DIRTY_BITMAP`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DirtyRequest {
-    /// Where the bitmap begins.
+    /// IOVA of the first bit.
     pub iova: Iova,
-    /// How much it covers, in bytes.
+    /// Size of the range in bytes.
     pub bytes: u64,
     /// How much one bit stands for, in bytes: a power of two (of another number the lowest bit counts).
     pub page_size: u64,
@@ -45,14 +46,14 @@ pub enum DirtyError {
     /// The range does not fit in 64 bits.
     #[error("addresses do not fit in 64 bits")]
     Overflow,
-    /// The page table was not made for it.
-    #[error("page table {hwpt} was not made to track what is written")]
+    /// The page table was not allocated for dirty tracking.
+    #[error("page table {hwpt} was not allocated for dirty tracking")]
     NotTracked {
         /// The page table.
         hwpt: ObjectId,
     },
-    /// The bitmap has not a bit for each page.
-    #[error("a bitmap of {wanted} bytes is wanted")]
+    /// The bitmap is too small for the range.
+    #[error("the bitmap needs {wanted} bytes")]
     BitmapTooSmall {
         /// How many bytes.
         wanted: u64,
@@ -84,7 +85,7 @@ impl Context {
         }
     }
 
-    /// Starts to track dirty pages (`IOMMU_HWPT_SET_DIRTY_TRACKING`); none is dirty then.
+    /// Starts tracking dirty pages (`IOMMU_HWPT_SET_DIRTY_TRACKING`); none is dirty then.
     ///
     /// # Errors
     /// There is no such page table, or it cannot.
@@ -92,7 +93,7 @@ impl Context {
         self.change_dirty_tracking(hwpt, Domain::start_dirty_tracking)
     }
 
-    /// Stops to track dirty pages (`IOMMU_HWPT_SET_DIRTY_TRACKING` without `ENABLE`).
+    /// Stops tracking dirty pages (`IOMMU_HWPT_SET_DIRTY_TRACKING` without `ENABLE`).
     ///
     /// # Errors
     /// As for [`hwpt_start_dirty_tracking`](Self::hwpt_start_dirty_tracking).

@@ -1,4 +1,5 @@
-//! Queues of page faults, which user space reads and answers (F64).
+//! Fault queues, which user space reads and answers.
+// F64.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
@@ -31,10 +32,10 @@ pub struct FaultQueue {
     context: Context,
 }
 
-/// One page that a device waits for.
+/// A page that a device requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PageFault {
-    /// The device that asks; the id of its bind.
+    /// Id of the bound device.
     pub device: ObjectId,
     /// The PASID of its access, if any.
     pub pasid: Option<u32>,
@@ -42,11 +43,11 @@ pub struct PageFault {
     pub group: u32,
     /// An address in the page.
     pub iova: Iova,
-    /// For what.
+    /// Access that is needed.
     pub access: Access,
-    /// How many of its group come after it.
+    /// Number of faults of the group that follow.
     pub more: usize,
-    /// By which the group is answered.
+    /// Cookie for the response to the group.
     pub cookie: u32,
 }
 
@@ -56,7 +57,7 @@ pub struct PageFault {
 pub struct NoRoomError {
     /// How many faults the first group has.
     pub faults: usize,
-    /// For how many there was room.
+    /// Number of faults that there was room for.
     pub room: usize,
 }
 
@@ -195,7 +196,7 @@ impl State {
         self.pending.insert(number, group);
     }
 
-    /// Gives a pending group the lowest free cookie (F95d). None if there is no such group, or no cookie.
+    /// Gives a pending group the lowest free cookie. None if there is no such group, or no cookie.
     fn deliver(&mut self, number: u64) -> Option<(u32, &Group)> {
         let group = self.pending.remove(&number)?;
         let Ok(cookie) = self.cookies.take() else {
@@ -271,7 +272,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Nothing more comes from it, and what has come is answered "invalid" (F67), without the lock.
+    /// Nothing more comes from it, and what has come is answered "invalid", without the lock.
+    // F67.
     fn unsubscribe(&self, subscription: u64) {
         let mut state = self.0.lock();
         let Requests { pending, delivered } = state.subscriptions.remove(&subscription).unwrap_or_default();

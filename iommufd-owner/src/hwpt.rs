@@ -27,7 +27,8 @@ pub(crate) struct Hwpt {
     pub(crate) coherency: Coherency,
     /// Where page faults of its devices go.
     pub(crate) faults: Option<(Arc<Queue>, Use)>,
-    /// The address space, or the parent, cannot be destroyed before (Ft2.2, Ft2.3).
+    /// The address space, or the parent, cannot be destroyed before.
+    // Ft2.2, Ft2.3.
     _below: Use,
 }
 
@@ -40,7 +41,8 @@ pub(crate) enum Made {
     ByHand,
 }
 
-/// Whether devices can bypass CPU caches; decided when a page table is made, for good (F52).
+/// Whether devices can bypass CPU caches; decided when a page table is made, for good.
+// F52.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Coherency {
     Enforced,
@@ -63,14 +65,16 @@ impl Drop for Hwpt {
     }
 }
 
-/// A page table that no call finds yet (F6). Dropping it ends it.
+/// A page table that no call finds yet. Dropping it ends it.
+// F6.
 pub(crate) struct NewHwpt {
     hwpt: Arc<Hwpt>,
     reserved: ReservedId<Object>,
 }
 
 impl NewHwpt {
-    /// A page table for an address space, empty (F52).
+    /// A page table for an address space, empty.
+    // F52.
     pub(crate) fn allocate(
         objects: &ObjectTable,
         member: &Member,
@@ -97,7 +101,8 @@ impl NewHwpt {
         Ok(Self::hidden(hwpt, reserved))
     }
 
-    /// A page table of user space on top of `parent` (Ft11.12 to Ft11.15).
+    /// A page table of user space on top of `parent`.
+    // Ft11.12 to Ft11.15.
     fn nest(
         context: &Context,
         member: &Member,
@@ -141,7 +146,8 @@ impl NewHwpt {
         &self.hwpt
     }
 
-    /// Shows the address space in it (Ft11.11).
+    /// Shows the address space in it.
+    // Ft11.11.
     pub(crate) fn fill(&self) -> Result<(), HwptError> {
         let Hwpt { id, domain, ioas, coherency, .. } = &*self.hwpt;
         Ok(ioas.lock_table().add_domain(*id, domain, *coherency)?)

@@ -1,4 +1,5 @@
-//! What an IOMMU has cached of the page tables of user space (F56).
+//! What an IOMMU has cached of the page tables of user space.
+// F56.
 
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::Errno;

@@ -1,4 +1,5 @@
-//! An I/O address space: what is mapped, what may not be, and the domains that show it to devices (F11).
+//! An I/O address space: what is mapped, what may not be, and the domains that show it to devices.
+// F11.
 
 mod area;
 mod domains;
@@ -40,12 +41,14 @@ pub(crate) struct IoPageTable {
     memory: PhysicalMemory,
     pub(crate) areas: IovaMap<Area>,
     reserved: Reserved,
-    /// Empty for no restriction (F14).
+    /// Empty for no restriction.
+    // F14.
     allowed: IovaMap<()>,
     domains: BTreeMap<ObjectId, Shown>,
     /// How many domains have each smallest page.
     granules: BTreeMap<u64, usize>,
-    /// How many accesses that pin are attached (F13).
+    /// How many accesses that pin are attached.
+    // F13.
     pub(crate) pinning_accesses: u32,
     pub(crate) large_pages: LargePages,
 }
@@ -64,7 +67,8 @@ impl IoPageTable {
         }
     }
 
-    /// What addresses and lengths must be multiples of (F13).
+    /// What addresses and lengths must be multiples of.
+    // F13.
     pub(crate) fn alignment(&self) -> u64 {
         let of_domains = self.granules.last_key_value().map_or(1, |(granule, _)| *granule);
         let whole_pages = self.pinning_accesses > 0 || self.large_pages == LargePages::Disabled;
@@ -75,7 +79,8 @@ impl IoPageTable {
         !self.domains.is_empty()
     }
 
-    /// Whether no device can bypass CPU caches (Ft12.5).
+    /// Whether no device can bypass CPU caches.
+    // Ft12.5.
     pub(crate) fn is_coherent(&self) -> bool {
         self.domains.values().all(|shown| shown.coherency == Coherency::Enforced)
     }
@@ -90,12 +95,13 @@ impl IoPageTable {
         self.areas.iter().find(|(range, area)| !aligned(range, area)).map(|(range, _)| range)
     }
 
-    /// The holes of what is reserved, ascending (F70).
+    /// The holes of what is reserved, ascending.
+    // F70.
     pub(crate) fn usable(&self) -> Vec<IovaRange> {
         self.reserved.holes(IovaRange::ALL).collect()
     }
 
-    /// Ft3.6, Ft3.7.
+    // Ft3.6, Ft3.7.
     pub(crate) fn allow(&mut self, allowed: IovaMap<()>) -> Result<(), RangeError> {
         for (range, ()) in allowed.iter() {
             if let Some(reserved) = self.reserved.first_in(range) {
@@ -106,7 +112,8 @@ impl IoPageTable {
         Ok(())
     }
 
-    /// F15: no mapping and no allowed range may be in the way. Reserves all of these, or none.
+    /// No mapping and no allowed range may be in the way. Reserves all of these, or none.
+    // F15.
     pub(crate) fn reserve(
         &mut self,
         ranges: impl IntoIterator<Item = IovaRange> + Clone,
@@ -143,12 +150,13 @@ impl IoPageTable {
         IovaRange::new(range.first(), last?.min(range.last()))
     }
 
-    /// Where a new area of these bytes goes (F16).
+    /// Where a new area of these bytes goes.
+    // F16.
     pub(crate) fn place(&self, addr: u64, bytes: u64) -> Result<IovaRange, MapError> {
         placement::place(&self.areas, &self.allowed, &self.reserved, self.alignment(), addr, bytes)
     }
 
-    /// Ft4.10 to Ft4.12.
+    // Ft4.10 to Ft4.12.
     pub(crate) fn check_fixed(&self, iova: Iova, bytes: u64) -> Result<IovaRange, MapError> {
         let alignment = self.alignment();
         if !iova.is_aligned(alignment) {
@@ -158,12 +166,13 @@ impl IoPageTable {
         self.reserved.first_in(range).map_or(Ok(range), |reserved| Err(MapError::Reserved { range: reserved }))
     }
 
-    /// Ft4.13.
+    // Ft4.13.
     pub(crate) fn check_vacant(&self, range: IovaRange) -> Result<(), MapError> {
         self.areas.first_range_in(range).map_or(Ok(()), |existing| Err(MapError::Mapped { existing }))
     }
 
-    /// Makes an area, in every domain or not at all (F18). The range was checked but for Ft4.13.
+    /// Makes an area, in every domain or not at all. The range was checked, except that the domains can map it.
+    // F18.
     pub(crate) fn add_area(
         &mut self,
         range: IovaRange,
@@ -180,7 +189,8 @@ impl IoPageTable {
         Ok(())
     }
 
-    /// Unmaps the areas of a range in ascending order (table Ft6, F21). Stops at one that accesses have pinned.
+    /// Unmaps the areas of a range in ascending order. Stops at one that accesses have pinned.
+    // Table Ft6, F21.
     pub(crate) fn remove_areas(&mut self, removal: &mut Removal) -> Result<(), UnmapError> {
         let range = removal.range;
         // Mostly, what was mapped at once is unmapped at once.
@@ -209,7 +219,8 @@ impl IoPageTable {
         }
     }
 
-    /// Cuts an area in two before `at`, if one lies across (F61).
+    /// Cuts an area in two before `at`, if one lies across.
+    // F61.
     pub(crate) fn cut(&mut self, at: Iova) -> Result<(), UnmapError> {
         let Some((range, area)) = self.areas.get(at).filter(|(range, _)| range.first() != at) else { return Ok(()) };
         let alignment = self.alignment();
@@ -241,7 +252,8 @@ impl Drop for IoPageTable {
 #[derive(Debug)]
 pub(crate) struct Removal {
     range: IovaRange,
-    /// What is behind the areas that were unmapped; what others map before it stays (F24).
+    /// What is behind the areas that were unmapped; what others map before it stays.
+    // F24.
     rest: Option<IovaRange>,
     bytes: u64,
 }
@@ -393,7 +405,7 @@ pub enum UnmapError {
         range: IovaRange,
     },
     /// A mapping sticks out of the range.
-    #[error("the range would cut the mapping {area}")]
+    #[error("the range would split the mapping {area}")]
     WouldCut {
         /// The mapping.
         area: IovaRange,

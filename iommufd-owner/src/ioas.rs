@@ -19,7 +19,8 @@ use crate::pages::Pages;
 const HWPTS_LOCK: LockClass = LockClass::new("IOAS", 610);
 const AREAS_LOCK: LockClass = LockClass::new("I/O page table", 630);
 
-/// How often accesses are asked to let go of what is to be unmapped (Ft6.9).
+/// How often accesses are asked to let go of what is to be unmapped.
+// Ft6.9.
 const ASKS: usize = 100;
 
 /// Where a mapping is to be.
@@ -102,7 +103,8 @@ impl Ioas {
         self.table.lock()
     }
 
-    /// One user in the kernel more; one that pins demands whole pages (F13, F59).
+    /// One user in the kernel more; one that pins demands whole pages.
+    // F13, F59.
     pub(crate) fn join(&self, id: ObjectId, listener: Weak<dyn UnmapListener>, pins: bool) -> Result<(), RangeError> {
         if pins {
             let mut table = self.lock_table();
@@ -122,13 +124,13 @@ impl Ioas {
         }
     }
 
-    /// F70.
+    // F70.
     pub(crate) fn iova_ranges(&self) -> IovaRanges {
         let table = self.lock_table();
         IovaRanges { ranges: table.usable(), alignment: table.alignment() }
     }
 
-    /// Table Ft4.
+    // Table Ft4.
     pub(crate) fn map(&self, request: MapRequest, account: Account) -> Result<Iova, MapError> {
         let MapRequest { place, bytes, process, addr, access } = request;
         if bytes == 0 || bytes > u64::MAX - PAGE_SIZE {
@@ -139,7 +141,8 @@ impl Ioas {
         self.add(place, bytes, pages, addr.get() % PAGE_SIZE, access)
     }
 
-    /// From Ft4.8 on: a part of a window, at a place.
+    /// A part of a window, at a place.
+    // From Ft4.8 on.
     fn add(&self, place: Place, bytes: u64, pages: Arc<Pages>, offset: u64, access: Access) -> Result<Iova, MapError> {
         let mut table = self.lock_table();
         let alignment = table.alignment();
@@ -159,7 +162,8 @@ impl Ioas {
         Ok(range.first())
     }
 
-    /// The parts of areas that make up the source of a copy (Ft5.5, Ft5.6).
+    /// The parts of areas that make up the source of a copy.
+    // Ft5.5, Ft5.6.
     pub(crate) fn pieces(&self, request: &CopyRequest) -> Result<Vec<CopyPiece>, MapError> {
         if request.bytes == 0 {
             return Err(MapError::BadLength);
@@ -178,7 +182,9 @@ impl Ioas {
         if covered == range.bytes() { Ok(pieces) } else { Err(MapError::SourceNotMapped { range }) }
     }
 
-    /// From Ft5.8 on: one area for each piece of the source (F20).
+    /// One area for each piece of the source.
+    // From Ft5.8 on.
+    // F20.
     pub(crate) fn copy(&self, pieces: Vec<CopyPiece>, request: &CopyRequest) -> Result<Iova, MapError> {
         let CopyRequest { bytes, place, access, .. } = *request;
         let mut table = self.lock_table();
@@ -198,7 +204,8 @@ impl Ioas {
         Ok(range.first())
     }
 
-    /// Table Ft6; how many bytes were unmapped.
+    /// Unmaps a range; returns how many bytes were unmapped.
+    // Table Ft6.
     pub(crate) fn unmap(&self, iova: Iova, bytes: u64) -> Result<u64, UnmapError> {
         if iova.get() == 0 && bytes == u64::MAX {
             return match self.remove(IovaRange::ALL) {
@@ -215,8 +222,9 @@ impl Ioas {
         self.remove(IovaRange::sized(iova, bytes).ok_or(UnmapError::Overflow)?)
     }
 
-    /// Unmaps a range; accesses that have pinned some of it are asked to let go, with no lock held (F23, L31). They are asked
-    /// so often for each area (Ft6.9).
+    /// Unmaps a range; accesses that have pinned some of it are asked to let go, with no lock held. They are asked
+    /// so often for each area.
+    // F23, L31, Ft6.9.
     pub(crate) fn remove(&self, range: IovaRange) -> Result<u64, UnmapError> {
         let mut removal = Removal::of(range);
         let mut asked = None;
@@ -248,7 +256,8 @@ impl Ioas {
         }
     }
 
-    /// `IOMMU_IOAS_ALLOW_IOVAS` (table Ft3).
+    /// `IOMMU_IOAS_ALLOW_IOVAS`.
+    // Table Ft3.
     pub(crate) fn allow(&self, ranges: &[(Iova, Iova)]) -> Result<(), IoasError> {
         let mut allowed = IovaMap::new();
         for (first, last) in ranges {
@@ -259,7 +268,8 @@ impl Ioas {
         Ok(self.lock_table().allow(allowed)?)
     }
 
-    /// `IOMMU_OPTION_HUGE_PAGES` (Ft7.6 to Ft7.11).
+    /// `IOMMU_OPTION_HUGE_PAGES`.
+    // Ft7.6 to Ft7.11.
     pub(crate) fn set_large_pages(&self, large_pages: LargePages) -> Result<(), IoasError> {
         let mut table = self.lock_table();
         if large_pages == LargePages::Disabled && table.large_pages == LargePages::Enabled {
@@ -296,7 +306,8 @@ pub(crate) struct CopyPiece {
     bytes: u64,
 }
 
-/// Ft4.8 to Ft4.14 for a copy: where it goes.
+/// 14 for a copy: where it goes.
+// Ft4.8 to Ft4.
 fn check_copy(table: &IoPageTable, pieces: &[CopyPiece], place: Place, bytes: u64) -> Result<IovaRange, MapError> {
     let alignment = table.alignment();
     if !bytes.is_multiple_of(alignment) {
@@ -313,14 +324,16 @@ fn check_copy(table: &IoPageTable, pieces: &[CopyPiece], place: Place, bytes: u6
 }
 
 impl MapRequest {
-    /// Ft4.2: what is wrong whatever the address space.
+    /// What is wrong whatever the address space.
+    // Ft4.2.
     pub(crate) fn check(&self) -> Result<(), MapError> {
         check_numbers(self.place, self.bytes)
     }
 }
 
 impl CopyRequest {
-    /// Ft5.2: as that.
+    /// As that.
+    // Ft5.2.
     pub(crate) fn check(&self) -> Result<(), MapError> {
         if self.from.get() == u64::MAX {
             return Err(MapError::Overflow);

@@ -25,7 +25,8 @@ enum Slot<T> {
 #[derive(Debug)]
 struct Entry<T> {
     slot: Slot<T>,
-    /// References from other objects, from users in the kernel, and of calls under way (F5); none lets it be destroyed.
+    /// References from other objects, from users in the kernel, and of calls under way; none lets it be destroyed.
+    // F5.
     uses: u32,
 }
 
@@ -35,7 +36,8 @@ struct Entries<T> {
     numbers: Numbers,
 }
 
-/// The entries' lock is a leaf, never held across a call (L29).
+/// The entries' lock is a leaf, never held across a call.
+// L29.
 #[derive(Debug)]
 struct Shared<T>(Mutex<Entries<T>>);
 
@@ -43,7 +45,8 @@ struct Shared<T>(Mutex<Entries<T>>);
 #[derive(Debug)]
 pub(crate) struct ObjectTable<T>(Arc<Shared<T>>);
 
-/// An id that no call finds yet (F6). Dropping it gives it back.
+/// An id that no call finds yet. Dropping it gives it back.
+// F6.
 #[derive(Debug)]
 pub(crate) struct ReservedId<T: Send + Sync + 'static> {
     table: Arc<Shared<T>>,
@@ -57,7 +60,8 @@ pub(crate) struct Use {
     id: ObjectId,
 }
 
-/// An object whose owner in the kernel goes last: user space cannot destroy it. Dropping it retires the object (F9).
+/// An object whose owner in the kernel goes last: user space cannot destroy it. Dropping it retires the object.
+// F9.
 #[derive(Debug)]
 pub(crate) struct Owned<T: Send + Sync + 'static> {
     table: Arc<Shared<T>>,
@@ -83,7 +87,8 @@ impl<T: Send + Sync + 'static> Shared<T> {
         Use { table, id }
     }
 
-    /// Takes out an object whose owner in the kernel goes. Calls under way may use it still; no other finds it (F9).
+    /// Takes out an object whose owner in the kernel goes. Calls under way may use it still; no other finds it.
+    // F9.
     fn retire(&self, id: ObjectId) -> Option<T> {
         let mut entries = self.0.lock();
         let entry = entries.by_id.get_mut(&id.get())?;
@@ -142,7 +147,8 @@ impl<T: Clone + Send + Sync + 'static> ObjectTable<T> {
         }
     }
 
-    /// Takes an object out that nobody uses (table Ft1).
+    /// Takes an object out that nobody uses.
+    // Table Ft1.
     pub(crate) fn remove(&self, id: ObjectId) -> Result<T, DestroyError> {
         let mut entries = self.0.0.lock();
         match entries.by_id.get(&id.get()) {

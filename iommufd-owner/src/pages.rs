@@ -1,4 +1,5 @@
-//! Memory of a process that address spaces share: pinned once, however many map it (F12, F20).
+//! Memory of a process that address spaces share: pinned once, however many map it.
+// F12, F20.
 
 mod pins;
 
@@ -44,7 +45,8 @@ pub(crate) struct Pages {
     process: Arc<dyn UserMemory>,
     first: UserAddr,
     count: u64,
-    /// What it was mapped for: the most that any mapping of it may allow (Ft5.9).
+    /// What it was mapped for: the most that any mapping of it may allow.
+    // Ft5.9.
     pub(crate) access: Access,
     account: Account,
     /// The pages lock: inside every other of this crate. User memory is called with it held.
@@ -74,7 +76,7 @@ impl Pages {
         UserAddr::new(self.first.get().wrapping_add(offset))
     }
 
-    /// Pins the pages of a slice once more; all or none, also when user memory unwinds (F27: the limit is looked at after
+    /// Pins the pages of a slice once more; all or none, also when user memory unwinds (the limit is looked at after
     /// pinning).
     pub(crate) fn pin(self: &Arc<Self>, slice: Slice) -> Result<PinnedSlice, PinError> {
         let mut pins = self.pins.lock();

@@ -1,4 +1,4 @@
-//! What stands behind a container: the kind of IOMMU that its groups are put under.
+//! Backends: the IOMMU types that a container can be set to.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -10,7 +10,7 @@ use iommu_core::{Access, Claim, Iova, IovaRange, UserAddr, UserMemory};
 
 use crate::error::{AttachGroupError, DirtyError, MapDmaError, SetIommuError, UnmapDmaError};
 
-/// What `VFIO_CHECK_EXTENSION` asks for and `VFIO_SET_IOMMU` sets: the kinds of IOMMU and what they can do share one
+/// Extensions: what `VFIO_CHECK_EXTENSION` asks for and `VFIO_SET_IOMMU` sets. IOMMU types and their features share one
 /// space of numbers.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Extension(u32);
@@ -44,12 +44,12 @@ extensions! {
 }
 
 impl Extension {
-    /// The extension of this number.
+    /// Creates the extension of this number.
     pub const fn new(number: u32) -> Self {
         Self(number)
     }
 
-    /// The number.
+    /// Returns the number.
     pub const fn get(self) -> u32 {
         self.0
     }
@@ -70,133 +70,147 @@ impl fmt::Debug for Extension {
     }
 }
 
-/// A kind of IOMMU that containers can be set to.
+/// An IOMMU type that containers can be set to.
 ///
 /// Called with a container's lock held.
 pub trait Backend: Send + Sync + fmt::Debug {
-    /// The answer to `VFIO_CHECK_EXTENSION` while the container has no IOMMU: 0 for no.
+    /// Returns the answer to `VFIO_CHECK_EXTENSION` while the container has no IOMMU: 0 for no.
     fn check_extension(&self, extension: Extension) -> u32;
 
-    /// A new IOMMU for one container. Asked only for what [`check_extension`](Self::check_extension) affirms (Vt8.2).
+    /// Creates an IOMMU for one container. Called only for an extension that [`check_extension`](Self::check_extension)
+    /// supports.
     ///
     /// # Errors
-    /// It is no kind of IOMMU (V45).
+    /// Fails if the extension is not an IOMMU type.
+    // Vt8.2, V45.
     fn open(&self, kind: Extension) -> Result<Box<dyn ContainerIommu>, SetIommuError>;
 }
 
-/// The IOMMU of one container; dropped with its last group (Vt9.5), everything unmapped before.
+/// The IOMMU of one container; dropped with its last group, after everything was unmapped.
 ///
-/// Called with the container's lock held, which makes one call at a time. It takes the group lock through the claim, and
+/// Called with the container's lock held, which serializes the calls. Takes the group lock through the claim, and the
 /// locks of the user's memory.
+// Vt9.5.
 pub trait ContainerIommu: Send + fmt::Debug {
-    /// The answer to `VFIO_CHECK_EXTENSION`: 0 for no.
+    /// Returns the answer to `VFIO_CHECK_EXTENSION`: 0 for no.
     fn check_extension(&self, extension: Extension) -> u32;
 
-    /// Brings a group under this IOMMU, with everything that is mapped (table Vt14). The group is on its blocking domain.
+    /// Attaches a group, which is on its blocking domain, and makes all mappings for it.
     ///
     /// # Errors
-    /// The group does not fit in. It is on its blocking domain again, and nothing else has changed (V46).
+    /// Fails if the group is not compatible with the container or its mappings. It is on its blocking domain again, and
+    /// nothing else has changed.
+    // Table Vt14, V46.
     fn attach_group(&mut self, claim: &Claim) -> Result<(), AttachGroupError>;
 
-    /// Takes a group out, back to its blocking domain (V47). With the last group all mappings go.
+    /// Detaches a group, which returns to its blocking domain. With the last group all mappings are dropped.
+    // V47.
     fn detach_group(&mut self, claim: &Claim);
 
-    /// `VFIO_IOMMU_MAP_DMA` (table Vt15).
+    /// Maps memory of a process: `VFIO_IOMMU_MAP_DMA`.
     ///
     /// # Errors
-    /// Nothing was mapped.
+    /// Fails for the causes of [`MapDmaError`]. Nothing was mapped.
+    // Table Vt15.
     fn map(&mut self, request: MapDma) -> Result<(), MapDmaError>;
 
-    /// `VFIO_IOMMU_UNMAP_DMA` (table Vt16); how many bytes were unmapped.
+    /// Unmaps memory: `VFIO_IOMMU_UNMAP_DMA`. Returns how many bytes were unmapped.
     ///
     /// # Errors
-    /// Nothing was unmapped.
+    /// Fails if the range is misaligned or would split a mapping. Nothing was unmapped.
+    // Table Vt16.
     fn unmap(&mut self, what: Unmap) -> Result<u64, UnmapDmaError>;
 
-    /// `VFIO_IOMMU_UNMAP_DMA` with the pages that were written (Vt16.6); bitmap of pages of `page_bytes`.
+    /// Unmaps memory and returns a bitmap of its dirty pages of `page_bytes` each: `VFIO_IOMMU_UNMAP_DMA` with a
+    /// bitmap.
     ///
     /// # Errors
-    /// Nothing was unmapped.
+    /// Fails as [`unmap`](Self::unmap) does, or if dirty tracking is off or not supported. Nothing was unmapped.
+    // Vt16.6.
     fn unmap_dirty(&mut self, iova: Iova, bytes: u64, page_bytes: u64) -> Result<(u64, DirtyBitmap), UnmapDmaError>;
 
-    /// `VFIO_IOMMU_UNMAP_DMA` with `VADDR`: the memory of these mappings goes away for a while; devices keep reaching it
-    /// (Vt16.2, Vt16.11). How many bytes are concerned.
+    /// Invalidates the vaddr of mappings: `VFIO_IOMMU_UNMAP_DMA` with `VADDR`. Devices keep access to the memory.
+    /// Returns how many bytes are concerned.
     ///
     /// # Errors
-    /// Nothing has changed.
+    /// Fails as [`unmap`](Self::unmap) does, or if a vaddr is already invalid. Nothing has changed.
+    // Vt16.2, Vt16.11.
     fn invalidate_vaddr(&mut self, what: Unmap) -> Result<u64, UnmapDmaError>;
 
-    /// `VFIO_IOMMU_MAP_DMA` with `VADDR`: the same memory is at another address, perhaps in another process (Vt15.6).
+    /// Updates the vaddr of a mapping, perhaps to that of another process: `VFIO_IOMMU_MAP_DMA` with `VADDR`.
     ///
     /// # Errors
-    /// Nothing has changed.
+    /// Fails if the range is not exactly one mapping whose vaddr is invalid. Nothing has changed.
+    // Vt15.6.
     fn update_vaddr(&mut self, request: MapDma) -> Result<(), MapDmaError>;
 
-    /// `VFIO_IOMMU_GET_INFO`.
+    /// Returns the limits of this IOMMU: `VFIO_IOMMU_GET_INFO`.
     fn info(&self) -> IommuInfo;
 
-    /// `VFIO_IOMMU_DIRTY_PAGES`, `START` and `STOP` (V51).
+    /// Starts or stops dirty tracking: `VFIO_IOMMU_DIRTY_PAGES` with `START` or `STOP`.
     ///
     /// # Errors
-    /// This IOMMU does not track.
+    /// Fails if this IOMMU does not track dirty pages.
+    // V51.
     fn track_dirty(&mut self, tracking: DirtyTracking) -> Result<(), DirtyError>;
 
-    /// `VFIO_IOMMU_DIRTY_PAGES`, `GET`: the pages written since the last time (V51).
+    /// Returns the pages that were written since the last call: `VFIO_IOMMU_DIRTY_PAGES` with `GET`.
     ///
     /// # Errors
-    /// Tracking is off, or the range does not fit.
+    /// Fails if dirty tracking is off, or the range does not consist of whole mappings and pages.
+    // V51.
     fn dirty_pages(&mut self, iova: Iova, bytes: u64, page_bytes: u64) -> Result<DirtyBitmap, DirtyError>;
 }
 
-/// What `VFIO_IOMMU_MAP_DMA` is asked for.
+/// Arguments of `VFIO_IOMMU_MAP_DMA`.
 #[derive(Clone, Debug)]
 pub struct MapDma {
-    /// Where devices see it.
+    /// IOVA of the mapping.
     pub iova: Iova,
-    /// How much, in bytes.
+    /// Size in bytes.
     pub bytes: u64,
-    /// Whose memory: that of the process that asks.
+    /// The process whose memory is mapped: the caller.
     pub process: Arc<dyn UserMemory>,
-    /// Where the process sees it.
+    /// Address of the memory in the process.
     pub addr: UserAddr,
-    /// What devices may do.
+    /// Access that devices get.
     pub access: Access,
 }
 
-/// What `VFIO_IOMMU_UNMAP_DMA` is asked for.
+/// Arguments of `VFIO_IOMMU_UNMAP_DMA`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unmap {
-    /// The mappings in a range.
+    /// All mappings in a range.
     Range {
-        /// Where it begins.
+        /// First IOVA of the range.
         iova: Iova,
-        /// How long it is, in bytes.
+        /// Size in bytes.
         bytes: u64,
     },
-    /// All.
+    /// All mappings of the container.
     All,
 }
 
-/// What `VFIO_IOMMU_GET_INFO` tells.
+/// Answer of `VFIO_IOMMU_GET_INFO`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct IommuInfo {
-    /// Pages that can be mapped.
+    /// Page sizes that can be mapped.
     pub page_sizes: PageSizes,
-    /// Where can be mapped, ascending.
+    /// IOVA ranges that can be mapped, ascending.
     pub ranges: Vec<IovaRange>,
-    /// How many mappings more can be made.
+    /// How many more mappings can be made.
     pub mappings_left: u32,
 }
 
-/// Whether written pages are noted.
+/// Whether dirty pages are tracked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DirtyTracking {
-    /// They are.
+    /// Dirty pages are tracked.
     On,
-    /// They are not.
+    /// Dirty pages are not tracked.
     Off,
 }
 
-/// One bit for each page of a range, lowest page in the lowest bit of the first word; set for a page that was written.
+/// One bit for each page of a range, lowest page in the lowest bit of the first word; set for a dirty page.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct DirtyBitmap(pub Vec<u64>);

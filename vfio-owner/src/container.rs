@@ -14,9 +14,10 @@ const CONTAINER_LOCK: LockClass = LockClass::new("container", 600);
 
 /// An open `/dev/vfio/vfio`.
 ///
-/// Groups are put into it through their files. Each is claimed when it comes, before the container has an IOMMU (V24), and
-/// released when it goes. A clone is the same open file. Closing it, by dropping the last clone, tears nothing down while
-/// a group is inside: mappings live until the last group has left (V8).
+/// Groups are put into it through their files. A group is claimed when it is added, even before the container has an
+/// IOMMU, and released when it is removed. A clone is the same open file. Closing it, by dropping the last clone,
+/// leaves mappings in place while it has a group: they live until the last group is removed.
+// V24, V8.
 #[derive(Clone, Debug)]
 pub struct Container(Arc<Shared>);
 
@@ -39,7 +40,9 @@ impl Container {
         Self(Arc::new(Shared { backends, state: Mutex::of(CONTAINER_LOCK, State::default()) }))
     }
 
-    /// `VFIO_CHECK_EXTENSION`: 0 for no. Answers for all kinds of IOMMU that there are, until one is set (V57).
+    /// Returns whether an extension is supported, 0 for no: `VFIO_CHECK_EXTENSION`. Covers all IOMMU types that are
+    /// available, or only the container's once it is set.
+    // V57.
     pub fn check_extension(&self, extension: Extension) -> u32 {
         if let Some(iommu) = &self.0.state.lock().iommu {
             return iommu.check_extension(extension);
@@ -48,12 +51,12 @@ impl Container {
         answers.into_iter().find(|answer| *answer > 0).unwrap_or(0)
     }
 
-    /// `VFIO_SET_IOMMU`: puts the groups under an IOMMU of this kind (table Vt8). It stays until the last group has left
-    /// (V26).
+    /// Sets the container's IOMMU and attaches its groups: `VFIO_SET_IOMMU`. It stays until the last group is removed.
     ///
     /// # Errors
-    /// There is no group, or an IOMMU, or none of this kind, or a group does not fit. Every group is on its blocking
-    /// domain.
+    /// Fails if the container has no group or has an IOMMU already, if this type is not available, or if a group cannot
+    /// be attached. Every group is on its blocking domain then.
+    // Table Vt8, V26.
     pub fn set_iommu(&self, kind: Extension) -> Result<(), SetIommuError> {
         let mut state = self.0.state.lock();
         if state.groups.is_empty() {
@@ -72,64 +75,72 @@ impl Container {
         Err(refusal)
     }
 
-    /// `VFIO_IOMMU_MAP_DMA` (table Vt15).
+    /// Maps memory of a process: `VFIO_IOMMU_MAP_DMA`.
     ///
     /// # Errors
-    /// Each says what speaks against it; nothing was mapped.
+    /// Fails if the container has no IOMMU; the range is misaligned, wraps, overlaps a mapping or is not in the allowed
+    /// IOVA list; the memory does not exist or cannot be locked; or the IOMMU refuses. Nothing was mapped.
+    // Table Vt15.
     pub fn map(&self, request: MapDma) -> Result<(), MapDmaError> {
         self.iommu(MapDmaError::NoIommu, |iommu| iommu.map(request))
     }
 
-    /// `VFIO_IOMMU_UNMAP_DMA` (table Vt16); how many bytes were unmapped.
+    /// Unmaps memory: `VFIO_IOMMU_UNMAP_DMA`. Returns how many bytes were unmapped.
     ///
     /// # Errors
-    /// The range does not fit, or would cut a mapping; nothing was unmapped.
+    /// Fails if the container has no IOMMU, or the range is misaligned or would split a mapping. Nothing was unmapped.
+    // Table Vt16.
     pub fn unmap(&self, what: Unmap) -> Result<u64, UnmapDmaError> {
         self.iommu(UnmapDmaError::NoIommu, |iommu| iommu.unmap(what))
     }
 
-    /// As [`unmap`](Self::unmap), with the pages that were written (Vt16.6).
+    /// Unmaps memory as [`unmap`](Self::unmap) does, and returns which of its pages are dirty.
     ///
     /// # Errors
-    /// As for [`unmap`](Self::unmap), or written pages are not noted.
+    /// Fails as [`unmap`](Self::unmap) does, or if dirty tracking is off or not supported.
+    // Vt16.6.
     pub fn unmap_dirty(&self, iova: Iova, bytes: u64, page_bytes: u64) -> Result<(u64, DirtyBitmap), UnmapDmaError> {
         self.iommu(UnmapDmaError::NoIommu, |iommu| iommu.unmap_dirty(iova, bytes, page_bytes))
     }
 
-    /// `VFIO_IOMMU_UNMAP_DMA` with `VADDR`: the process gives the memory of these mappings away; devices keep reaching
-    /// it. How many bytes are concerned.
+    /// Invalidates the vaddr of mappings: `VFIO_IOMMU_UNMAP_DMA` with `VADDR`. Devices keep access to the memory.
+    /// Returns how many bytes are concerned.
     ///
     /// # Errors
-    /// As for [`unmap`](Self::unmap), or it was given away before; nothing has changed.
+    /// Fails as [`unmap`](Self::unmap) does, or if a vaddr is already invalid. Nothing has changed.
     pub fn invalidate_vaddr(&self, what: Unmap) -> Result<u64, UnmapDmaError> {
         self.iommu(UnmapDmaError::NoIommu, |iommu| iommu.invalidate_vaddr(what))
     }
 
-    /// `VFIO_IOMMU_MAP_DMA` with `VADDR`: where that memory is now (Vt15.6).
+    /// Updates the vaddr of a mapping: `VFIO_IOMMU_MAP_DMA` with `VADDR`.
     ///
     /// # Errors
-    /// It is not exactly one mapping whose memory was given away; nothing has changed.
+    /// Fails if the range is not exactly one mapping whose vaddr is invalid. Nothing has changed.
+    // Vt15.6.
     pub fn update_vaddr(&self, request: MapDma) -> Result<(), MapDmaError> {
         self.iommu(MapDmaError::NoIommu, |iommu| iommu.update_vaddr(request))
     }
 
-    /// `VFIO_IOMMU_GET_INFO`; `None` without an IOMMU, where Linux answers `EINVAL`.
+    /// Returns the limits of the container's IOMMU, or `None` without one (`EINVAL`): `VFIO_IOMMU_GET_INFO`.
     pub fn info(&self) -> Option<IommuInfo> {
         self.0.state.lock().iommu.as_ref().map(|iommu| iommu.info())
     }
 
-    /// `VFIO_IOMMU_DIRTY_PAGES`: begins or ends noting written pages (V51).
+    /// Starts or stops dirty tracking: `VFIO_IOMMU_DIRTY_PAGES`.
     ///
     /// # Errors
-    /// There is no IOMMU, or it cannot.
+    /// Fails if the container has no IOMMU, or its type does not track dirty pages.
+    // V51.
     pub fn track_dirty(&self, tracking: DirtyTracking) -> Result<(), DirtyError> {
         self.iommu(DirtyError::NoIommu, |iommu| iommu.track_dirty(tracking))
     }
 
-    /// `VFIO_IOMMU_DIRTY_PAGES`: the pages written since the last time (V51).
+    /// Returns the pages that were written since the last call: `VFIO_IOMMU_DIRTY_PAGES`.
     ///
     /// # Errors
-    /// There is no IOMMU, tracking is off, or the range does not fit.
+    /// Fails if the container has no IOMMU, dirty tracking is off, or the range does not consist of whole mappings and
+    /// pages.
+    // V51.
     pub fn dirty_pages(&self, iova: Iova, bytes: u64, page_bytes: u64) -> Result<DirtyBitmap, DirtyError> {
         self.iommu(DirtyError::NoIommu, |iommu| iommu.dirty_pages(iova, bytes, page_bytes))
     }
@@ -141,7 +152,7 @@ impl Container {
         }
     }
 
-    /// Table Vt7: claims `group`, and brings it under the IOMMU if there is one.
+    /// Claims `group`, and attaches it to the IOMMU if there is one.
     pub(crate) fn attach(&self, group: &Arc<Group>, owner: &Owner) -> Result<(), SetContainerError> {
         let mut state = self.0.state.lock();
         let claim = group.claim(owner)?;
@@ -152,7 +163,7 @@ impl Container {
         Ok(())
     }
 
-    /// Table Vt9: takes `group` out and releases it; with the last one the IOMMU goes.
+    /// Removes and releases `group`; drops the IOMMU with the last one.
     pub(crate) fn detach(&self, group: &Arc<Group>) {
         let mut state = self.0.state.lock();
         let Some(place) = state.groups.iter().position(|claim| Arc::ptr_eq(claim.group(), group)) else { return };
@@ -166,7 +177,8 @@ impl Container {
         }
     }
 
-    /// Whether devices can be opened through its groups (Vt6.8).
+    /// Whether devices can be opened through its groups.
+    // Vt6.8.
     pub(crate) fn has_iommu(&self) -> bool {
         self.0.state.lock().iommu.is_some()
     }

@@ -21,7 +21,8 @@ pub(crate) struct VfioDevice {
     group: Arc<VfioGroup>,
     set: Arc<DeviceSet>,
     ops: Arc<dyn DeviceOps>,
-    /// One user inside for each open file of the device (V6).
+    /// One user inside for each open file of the device.
+    // V6.
     users: Arc<Users>,
 }
 
@@ -92,12 +93,13 @@ impl Drop for Reservation {
     }
 }
 
-/// Which devices are reset together (V54).
+/// Device set: the devices that are reset together.
+// V54.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum DeviceSetId {
     /// The device alone.
     Alone,
-    /// With all whose set has this name.
+    /// All devices that are registered with this name of a set.
     Named(Arc<str>),
 }
 

@@ -1,4 +1,5 @@
-//! Files of devices themselves, which an iommufd makes usable (table Vt11 to V36).
+//! Device files (cdev): VFIO devices that are used through an iommufd.
+// Table Vt11 to V36.
 
 use alloc::sync::Arc;
 use core::ops::Deref;
@@ -12,9 +13,10 @@ use crate::error::{AttachPtError, BindIommufdError, NotBound};
 use crate::group::DeviceFileUse;
 use crate::open_device::{OpenDevice, Session, Way};
 
-/// An open `/dev/vfio/devices/vfioX`, which gives no access to the device before it is bound to an iommufd.
+/// An open `/dev/vfio/devices/vfioX`. Gives no access to the device until it is bound to an iommufd.
 ///
-/// A clone is the same open file. While it is open, unbinding the device's driver waits, even if it never was bound.
+/// A clone is the same open file. While it is open, unbinding the device's driver waits, even if the file was never
+/// bound.
 #[derive(Clone, Debug)]
 pub struct DeviceFile(Arc<File>);
 
@@ -26,7 +28,7 @@ struct File {
     user: Arc<UserGuard>,
 }
 
-/// A [`DeviceFile`] that is bound to an iommufd: access to the device, which stays open for as long as this exists.
+/// A [`DeviceFile`] that is bound to an iommufd. Gives access to the device, which stays open while this exists.
 #[derive(Clone, Debug)]
 pub struct BoundDeviceFile {
     session: Arc<Session<DeviceFileWay>>,
@@ -56,12 +58,13 @@ impl DeviceFile {
         self.0.device.name()
     }
 
-    /// Claims the device's group for the context, for this device, and opens it: `VFIO_DEVICE_BIND_IOMMUFD`. One file of a
-    /// device is bound at a time, until it is closed. Waits while the device is being closed.
+    /// Binds the device to an iommufd: `VFIO_DEVICE_BIND_IOMMUFD`. Claims the device's group for the context, for this
+    /// device, and opens the device. Only one file of a device can be bound, until it is closed. Waits while the device
+    /// is being closed.
     ///
     /// # Errors
-    /// The group's file is open, the device is bound, its driver refuses, or the context does not get it. Nothing has
-    /// changed.
+    /// Fails if the group's file is open, the device is bound already, its driver refuses, or the claim is refused.
+    /// Nothing has changed.
     pub fn bind_iommufd(&self, context: &Context) -> Result<BoundDeviceFile, BindIommufdError> {
         let device = &self.0.device;
         // V34, Vt11.
@@ -86,10 +89,10 @@ impl DeviceFile {
         Ok(bound)
     }
 
-    /// Returns the access to the device.
+    /// Returns access to the device.
     ///
     /// # Errors
-    /// The file is bound to no iommufd yet.
+    /// Fails if the file is not bound to an iommufd yet.
     pub fn bound(&self) -> Result<BoundDeviceFile, NotBound> {
         self.0.bound.lock().clone().ok_or_else(|| NotBound { device: self.name().clone() })
     }
@@ -105,18 +108,18 @@ impl BoundDeviceFile {
         self.device().id()
     }
 
-    /// Attaches the device to an address space or a page table, or moves it there from another without a moment in between:
+    /// Attaches the device to an address space or a page table, or replaces its present one atomically:
     /// `VFIO_DEVICE_ATTACH_IOMMUFD_PT`. Returns the page table's id.
     ///
     /// # Errors
-    /// The iommufd refuses. Nothing has changed.
+    /// Fails if there is no such object, or the device cannot be attached to it. Nothing has changed.
     pub fn attach_iommufd_pt(&self, to: ObjectId) -> Result<ObjectId, AttachPtError> {
         // Vt12.
         let bound = self.device();
         Ok(if bound.is_attached() { bound.replace(to) } else { bound.attach(to) }?)
     }
 
-    /// Detaches the device: `VFIO_DEVICE_DETACH_IOMMUFD_PT`. Nothing happens if it is not attached.
+    /// Detaches the device: `VFIO_DEVICE_DETACH_IOMMUFD_PT`. Does nothing if it is not attached.
     pub fn detach_iommufd_pt(&self) {
         // V59.
         self.device().detach();

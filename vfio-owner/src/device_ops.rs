@@ -1,4 +1,4 @@
-//! What a VFIO driver does for the devices that it hands out.
+//! Operations of a VFIO driver on its devices.
 
 mod irq;
 mod region;
@@ -12,117 +12,123 @@ use iommu_core::device_model::Errno;
 pub use irq::{IrqAction, IrqError, IrqIndex, IrqInfo, IrqMasking, IrqSource, Trigger};
 pub use region::{RegionError, RegionIndex, RegionInfo};
 
-/// One device, as its VFIO driver serves it. A device that says nothing of itself has no regions and no interrupts.
+/// The operations of one device. The defaults describe a device without regions and interrupts.
 ///
-/// Called with no lock of this crate held. [`open`](Self::open) and [`close`](Self::close) are called in turn; every other
-/// call but [`request`](Self::request) and [`hot_reset`](Self::hot_reset) comes in between, from any thread.
+/// Called with no lock of this crate held. Calls of [`open`](Self::open) and [`close`](Self::close) alternate; all
+/// others, except [`request`](Self::request) and [`hot_reset`](Self::hot_reset), come from any thread while the device
+/// is open.
 pub trait DeviceOps: Send + Sync + fmt::Debug {
-    /// The device is opened, after nobody had it open; its DMA is owned already.
+    /// Opens the device for its first user, who owns its DMA already.
     ///
     /// # Errors
-    /// It is not opened; the caller gets this number.
+    /// The device is not opened; the caller gets this error.
     fn open(&self) -> Result<(), Errno> {
         Ok(())
     }
 
-    /// Nobody has the device open any more: it must be quiet when this returns. Its DMA is given up after (V30).
+    /// Closes the device after its last user. It must not do DMA or raise interrupts when this returns; its DMA
+    /// ownership is released afterwards.
+    // V30.
     fn close(&self) {}
 
-    /// Its users are asked to let it go, for the `attempt`th time from 0 on: its driver is to be unbound. Called without the
-    /// device lock, by whoever waits for the users; whether or not the device is open.
+    /// Requests that the users close the device, since its driver is being unbound. Called without the device lock, by
+    /// the thread that waits for the users, whether or not the device is open; `attempt` counts the calls from 0.
     fn request(&self, attempt: u32) {
         let _ = attempt;
     }
 
-    /// What the device is: `VFIO_DEVICE_GET_INFO`.
+    /// Returns the description of the device: `VFIO_DEVICE_GET_INFO`.
     fn info(&self) -> DeviceInfo {
         DeviceInfo::default()
     }
 
-    /// What the region is: `VFIO_DEVICE_GET_REGION_INFO`. `None` (`EINVAL` of the call) if the device has none of this
-    /// index; one that is there but empty has size 0.
+    /// Returns the description of a region, or `None` without such a region (`EINVAL`): `VFIO_DEVICE_GET_REGION_INFO`.
+    /// An empty region has size 0.
     fn region(&self, index: RegionIndex) -> Option<RegionInfo> {
         let _ = index;
         None
     }
 
-    /// Reads from `offset` of the region on: as much as there is before its end. How many bytes that are.
+    /// Reads from `offset` of the region up to its end at most. Returns how many bytes were read.
     ///
     /// # Errors
-    /// Nothing was read: no such region, nothing at the offset, or the region cannot be read (now).
+    /// Fails if there is no such region, `offset` is beyond its end, or the region cannot be read at present. Nothing
+    /// was read.
     fn read(&self, index: RegionIndex, offset: u64, into: &mut [u8]) -> Result<usize, RegionError> {
         let _ = (offset, into);
         Err(RegionError::NoSuchRegion { index })
     }
 
-    /// Writes from `offset` of the region on: as much as fits before its end. How many bytes that are.
+    /// Writes to `offset` of the region up to its end at most. Returns how many bytes were written.
     ///
     /// # Errors
-    /// Nothing was written: no such region, nothing at the offset, or the region cannot be written (now).
+    /// Fails if there is no such region, `offset` is beyond its end, or the region is read-only or cannot be written at
+    /// present. Nothing was written.
     fn write(&self, index: RegionIndex, offset: u64, from: &[u8]) -> Result<usize, RegionError> {
         let _ = (offset, from);
         Err(RegionError::NoSuchRegion { index })
     }
 
-    /// What the interrupts of this index are: `VFIO_DEVICE_GET_IRQ_INFO`. `None` (`EINVAL` of the call) if the device
-    /// has no such index; one that is there but empty has count 0.
+    /// Returns the description of an interrupt index, or `None` without such an index (`EINVAL`):
+    /// `VFIO_DEVICE_GET_IRQ_INFO`. An empty index has count 0.
     fn irq(&self, index: IrqIndex) -> Option<IrqInfo> {
         let _ = index;
         None
     }
 
-    /// Does `action` to the interrupts of this index from `start` on, as `source` says: `VFIO_DEVICE_SET_IRQS`. So
-    /// [`IrqAction::Trigger`] with [`IrqSource::Eventfd`] sets them up, and with `None { count: 0 }` tears the whole
-    /// index down.
+    /// Applies `action` to the interrupts of this index from `start` on, with the data of `source`:
+    /// `VFIO_DEVICE_SET_IRQS`. [`IrqAction::Trigger`] with [`IrqSource::Eventfd`] enables interrupts; with `None {
+    /// count: 0 }` it disables the whole index.
     ///
     /// # Errors
-    /// Nothing was changed.
+    /// Fails if the index, range, action or data is invalid, or another index is enabled. Nothing was changed.
     fn set_irqs(&self, index: IrqIndex, start: u32, action: IrqAction, source: IrqSource<'_>) -> Result<(), IrqError> {
         let _ = (start, action, source);
         Err(IrqError::NoSuchIrq { index })
     }
 
-    /// Brings the device back to its state after power-on: `VFIO_DEVICE_RESET`. Interrupts stay set up.
+    /// Resets the device to its state after power-on: `VFIO_DEVICE_RESET`. Interrupts stay enabled.
     ///
     /// # Errors
-    /// It cannot be reset alone, as [`DeviceInfo::resettable`] says; or not now.
+    /// Fails if the device cannot be reset alone (see [`DeviceInfo::resettable`]), or its driver is being unbound.
     fn reset(&self) -> Result<(), ResetError> {
         Err(ResetError::NotResettable)
     }
 
-    /// The devices that are reset with this one, by name, registered with VFIO or not; the device itself need not be among
-    /// them.
+    /// Returns the names of the devices that are reset with this one, registered with VFIO or not. May omit the device
+    /// itself.
     fn reset_with(&self) -> Vec<Arc<str>> {
         Vec::new()
     }
 
-    /// The same, as part of a reset of all its [set](crate::vfio_pci::ResetScope) (V55), which every device undergoes.
+    /// Resets the device as part of a reset of its whole [set](crate::vfio_pci::ResetScope).
+    // V55.
     fn hot_reset(&self) {}
 }
 
-/// What a device is.
+/// Description of a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DeviceInfo {
-    /// What its regions and interrupts follow.
+    /// The convention that its regions and interrupts follow.
     pub kind: DeviceKind,
-    /// Whether it can be reset alone.
+    /// Whether the device can be reset alone.
     pub resettable: bool,
-    /// How many region indexes there are; each below this number may be asked for.
+    /// Number of region indexes, from 0 on.
     pub regions: u32,
-    /// How many interrupt indexes there are; each below this number may be asked for.
+    /// Number of interrupt indexes, from 0 on.
     pub irqs: u32,
 }
 
-/// Which convention the regions and interrupts of a device follow.
+/// The convention that the regions and interrupts of a device follow.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[non_exhaustive]
 pub enum DeviceKind {
-    /// None.
+    /// No convention.
     #[default]
     Unspecified,
-    /// That of PCI: `VFIO_DEVICE_FLAGS_PCI`.
+    /// PCI: `VFIO_DEVICE_FLAGS_PCI`.
     Pci,
-    /// That of platform devices: `VFIO_DEVICE_FLAGS_PLATFORM`.
+    /// Platform: `VFIO_DEVICE_FLAGS_PLATFORM`.
     Platform,
 }
 
@@ -130,16 +136,16 @@ pub enum DeviceKind {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResetError {
-    /// It cannot be reset alone.
+    /// The device cannot be reset alone.
     #[error("the device cannot be reset alone")]
     NotResettable,
-    /// Its driver is being unbound, which holds the device lock until the device is closed.
+    /// The driver is being unbound, which holds the device lock until the device is closed.
     #[error("the driver of the device is being unbound")]
     Leaving,
 }
 
 impl ResetError {
-    /// Returns the number that Linux gives.
+    /// Returns the error number that Linux gives.
     pub const fn errno(self) -> Errno {
         match self {
             Self::NotResettable => Errno::EINVAL,

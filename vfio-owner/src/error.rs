@@ -1,4 +1,4 @@
-//! Why VFIO refuses, with the error number of Linux for each.
+//! Errors of VFIO, each with the error number that Linux gives.
 
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -12,23 +12,24 @@ use iommu_core::{AttachError, ClaimError, GroupId, Iova, IovaRange, MapError};
 
 use crate::backend::Extension;
 
-/// Why a device was not registered with VFIO (table Vt1).
+/// Why a device was not registered with VFIO.
+// Table Vt1.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterError {
-    /// It is in no IOMMU group.
+    /// The device is in no IOMMU group.
     #[error("{device} is in no IOMMU group, so nothing would keep its DMA in bounds")]
     NoGroup {
         /// The device.
         device: Arc<str>,
     },
-    /// It is registered already.
+    /// The device is registered already.
     #[error("{device} is registered with VFIO already")]
     Registered {
         /// The device.
         device: Arc<str>,
     },
-    /// Its DMA would not be coherent with CPU caches.
+    /// The IOMMU cannot make DMA of the device coherent with CPU caches.
     #[error("the IOMMU cannot keep DMA of {device} coherent with CPU caches")]
     NotCoherent {
         /// The device.
@@ -37,13 +38,14 @@ pub enum RegisterError {
 }
 
 impl RegisterError {
-    /// The number of Linux.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         Errno::EINVAL
     }
 }
 
-/// Why the file of a group could not be opened (table Vt2).
+/// Why the file of a group could not be opened.
+// Table Vt2.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenGroupError {
@@ -61,10 +63,10 @@ pub enum OpenGroupError {
         /// The device whose file it is.
         device: Arc<str>,
     },
-    /// The last device was leaving meanwhile.
+    /// The last device of the group has been unregistered meanwhile.
     #[error(transparent)]
     Gone(#[from] GroupGone),
-    /// It is open.
+    /// The file is open already.
     #[error("the file of group {group} is open already")]
     Open {
         /// The group.
@@ -73,7 +75,7 @@ pub enum OpenGroupError {
 }
 
 impl OpenGroupError {
-    /// The number of Linux.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NoFile { .. } => Errno::ENOENT,
@@ -83,7 +85,8 @@ impl OpenGroupError {
     }
 }
 
-/// The last device of the group has left VFIO while its file was open (V17).
+/// The last device of the group has left VFIO while its file was open.
+// V17.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the last device of group {group} has left VFIO")]
 pub struct GroupGone {
@@ -92,39 +95,40 @@ pub struct GroupGone {
 }
 
 impl GroupGone {
-    /// `ENODEV`.
+    /// Returns `ENODEV`.
     pub const fn errno(&self) -> Errno {
         Errno::ENODEV
     }
 }
 
-/// Why a group was not put into a container (tables Vt4, Vt7).
+/// Why a group was not put into a container.
+// Tables Vt4, Vt7.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SetContainerError {
-    /// It is in one.
+    /// The group is in a container already.
     #[error("group {group} has a container already")]
     Attached {
         /// The group.
         group: GroupId,
     },
-    /// No device of it is left.
+    /// The last device of the group has been unregistered.
     #[error(transparent)]
     Gone(#[from] GroupGone),
-    /// Somebody else owns its DMA; says who.
+    /// The group has another owner or is used by kernel drivers; the error names them.
     #[error(transparent)]
     Claim(#[from] ClaimError),
-    /// The iommufd has no room for an address space.
+    /// The iommufd could not allocate its compatibility address space.
     #[cfg(feature = "iommufd")]
     #[error(transparent)]
     Ioas(iommufd_owner::IoasError),
-    /// The container's IOMMU does not take it.
+    /// The container's IOMMU does not accept the group.
     #[error(transparent)]
     Attach(#[from] AttachGroupError),
 }
 
 impl SetContainerError {
-    /// The number of Linux.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::Attached { .. } => Errno::EINVAL,
@@ -137,11 +141,12 @@ impl SetContainerError {
     }
 }
 
-/// Why a group was not taken out of its container (table Vt5).
+/// Why a group was not taken out of its container.
+// Table Vt5.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnsetContainerError {
-    /// It is in none.
+    /// The group has no container.
     #[error("group {group} has no container")]
     NotAttached {
         /// The group.
@@ -158,7 +163,7 @@ pub enum UnsetContainerError {
 }
 
 impl UnsetContainerError {
-    /// The number of Linux.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NotAttached { .. } => Errno::EINVAL,
@@ -167,11 +172,12 @@ impl UnsetContainerError {
     }
 }
 
-/// Why a device was not opened (table Vt6).
+/// Why a device was not opened.
+// Table Vt6.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GetDeviceError {
-    /// No device of that name in the group is bound to a VFIO driver, or it is just leaving.
+    /// No device of that name in the group is bound to a VFIO driver, or it is being unbound.
     #[error("group {group} has no device {device} that is bound to a VFIO driver")]
     NoDevice {
         /// The group.
@@ -191,85 +197,90 @@ pub enum GetDeviceError {
         /// The group.
         group: GroupId,
     },
-    /// The iommufd does not bind it (Vt6.10).
+    /// The iommufd refuses to bind the device.
+    // Vt6.10.
     #[cfg(feature = "iommufd")]
     #[error(transparent)]
     Bind(iommufd_owner::BindError),
-    /// The iommufd has no address space for VFIO (Vt6.12).
+    /// The iommufd has no compatibility address space.
+    // Vt6.12.
     #[cfg(feature = "iommufd")]
-    #[error("the iommufd of group {group} has no address space for VFIO")]
+    #[error("the iommufd of group {group} has no compatibility address space")]
     NoIoas {
         /// The group.
         group: GroupId,
     },
-    /// It cannot be attached to the address space for VFIO (Vt6.13).
+    /// The device cannot be attached to the compatibility address space.
+    // Vt6.13.
     #[cfg(feature = "iommufd")]
     #[error(transparent)]
     Attach(iommufd_owner::AttachError),
-    /// Its driver refuses.
-    #[error("the driver of {device} does not open it ({errno})")]
+    /// The driver refuses to open the device.
+    #[error("the driver of {device} refuses to open it ({errno})")]
     Driver {
         /// The device.
         device: Arc<str>,
-        /// The driver's number.
+        /// The driver's error.
         errno: Errno,
     },
 }
 
-/// Why the file of a device could not be opened (V58).
+/// Why the file of a device could not be opened.
+// V58.
 #[cfg(feature = "iommufd")]
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenDeviceError {
-    /// It is not bound to a VFIO driver, or just leaving it.
+    /// The device is not bound to a VFIO driver, or is being unbound.
     #[error("{device} is not bound to a VFIO driver, so it has no file")]
     NoFile {
-        /// The device.
+        /// The name of the device.
         device: String,
     },
 }
 
 #[cfg(feature = "iommufd")]
 impl OpenDeviceError {
-    /// `ENOENT`.
+    /// Returns `ENOENT`.
     pub const fn errno(&self) -> Errno {
         Errno::ENOENT
     }
 }
 
-/// Why a device file was not bound to an iommufd (table Vt11).
+/// Why a device file was not bound to an iommufd.
+// Table Vt11.
 #[cfg(feature = "iommufd")]
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindIommufdError {
-    /// The file of its group is open, be it unused.
+    /// The file of the device's group is open, even if unused.
     #[error("the file of group {group} is open")]
     GroupOpen {
         /// The group.
         group: GroupId,
     },
-    /// This file is bound, or another file of the device.
+    /// This or another file of the device is bound already.
     #[error("{device} is bound already")]
     Bound {
         /// The device.
         device: Arc<str>,
     },
-    /// The iommufd does not bind it; says who is in the way.
+    /// The iommufd refuses to bind the device; the error names who prevents it.
     #[error(transparent)]
     Bind(#[from] iommufd_owner::BindError),
-    /// Its driver refuses.
-    #[error("the driver of {device} does not open it ({errno})")]
+    /// The driver refuses to open the device.
+    #[error("the driver of {device} refuses to open it ({errno})")]
     Driver {
         /// The device.
         device: Arc<str>,
-        /// The driver's number.
+        /// The driver's error.
         errno: Errno,
     },
 }
 
 #[cfg(feature = "iommufd")]
 impl BindIommufdError {
-    /// The number of Linux.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::Bound { .. } => Errno::EINVAL,
@@ -280,7 +291,8 @@ impl BindIommufdError {
     }
 }
 
-/// Why a device file was not attached (table Vt12).
+/// Why a device file was not attached.
+// Table Vt12.
 #[cfg(feature = "iommufd")]
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -292,7 +304,7 @@ pub enum AttachPtError {
 
 #[cfg(feature = "iommufd")]
 impl AttachPtError {
-    /// The number of Linux.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::Attach(error) => error.errno(),
@@ -300,10 +312,11 @@ impl AttachPtError {
     }
 }
 
-/// The device file is bound to no iommufd yet, so it answers nothing (V10).
+/// The device file is not bound to an iommufd yet, so it gives no access.
+// V10.
 #[cfg(feature = "iommufd")]
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the file of {device} is bound to no iommufd")]
+#[error("the file of {device} is not bound to an iommufd")]
 pub struct NotBound {
     /// The device.
     pub device: Arc<str>,
@@ -311,14 +324,14 @@ pub struct NotBound {
 
 #[cfg(feature = "iommufd")]
 impl NotBound {
-    /// `EINVAL`.
+    /// Returns `EINVAL`.
     pub const fn errno(&self) -> Errno {
         Errno::EINVAL
     }
 }
 
 impl GetDeviceError {
-    /// The number of Linux.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NoDevice { .. } => Errno::ENODEV,
@@ -334,24 +347,25 @@ impl GetDeviceError {
     }
 }
 
-/// Why devices were not reset together (V55).
+/// Why devices were not reset together.
+// V55.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HotResetError {
-    /// One of them is not bound to a VFIO driver, so nobody can show that it is his.
+    /// One of them is not bound to a VFIO driver, so its ownership cannot be proved.
     #[error("{device} would be reset as well, and is not registered with VFIO")]
     NotRegistered {
         /// The device.
         device: Arc<str>,
     },
-    /// Groups were named for a file that is bound to an iommufd.
-    #[error("{device} is bound to an iommufd, which shows what is owned: no groups are named")]
+    /// Group files were passed for a device that is bound to an iommufd.
+    #[error("{device} is bound to an iommufd, which proves ownership: group files must not be passed")]
     WrongList {
         /// The device.
         device: Arc<str>,
     },
-    /// The group of one of them was not shown.
-    #[error("{device} would be reset as well, and group {group} was not shown")]
+    /// No file of the group of one of them was passed.
+    #[error("{device} would be reset as well, and no file of group {group} was passed")]
     NotOwned {
         /// The device.
         device: Arc<str>,
@@ -361,41 +375,42 @@ pub enum HotResetError {
 }
 
 impl HotResetError {
-    /// `EINVAL`.
+    /// Returns `EINVAL`.
     pub const fn errno(&self) -> Errno {
         Errno::EINVAL
     }
 }
 
-/// Why a container got no IOMMU (table Vt8).
+/// Why a container's IOMMU was not set.
+// Table Vt8.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SetIommuError {
     /// No group is in the container.
     #[error("the container has no group")]
     NoGroup,
-    /// It has one.
+    /// The container has an IOMMU already.
     #[error("the container has an IOMMU already")]
     AlreadySet,
-    /// There is no such kind here.
-    #[error("no IOMMU of kind {kind} here")]
+    /// The IOMMU type is not available.
+    #[error("the IOMMU type {kind} is not available")]
     Unsupported {
         /// What was asked for.
         kind: Extension,
     },
-    /// That is a feature, not a kind of IOMMU.
-    #[error("{kind} is no kind of IOMMU")]
+    /// The extension is a feature, not an IOMMU type.
+    #[error("{kind} is not an IOMMU type")]
     NotAKind {
         /// What was asked for.
         kind: Extension,
     },
-    /// A group of the container does not fit.
+    /// A group of the container could not be attached.
     #[error(transparent)]
     Attach(#[from] AttachGroupError),
 }
 
 impl SetIommuError {
-    /// The number of Linux.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NoGroup | Self::AlreadySet | Self::NotAKind { .. } => Errno::EINVAL,
@@ -405,23 +420,27 @@ impl SetIommuError {
     }
 }
 
-/// Why a container's IOMMU did not take a group (table Vt14).
+/// Why a group was not attached to a container's IOMMU.
+// Table Vt14.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachGroupError {
-    /// The memory of some mappings is away (Vt14.1).
-    #[error("{mappings} mappings wait for their new address")]
+    /// Some mappings have an invalid vaddr.
+    // Vt14.1.
+    #[error("{mappings} mappings have an invalid vaddr")]
     VaddrInvalid {
         /// How many.
         mappings: u32,
     },
-    /// It is there (Vt14.2).
+    /// The group is attached already.
+    // Vt14.2.
     #[error("group {group} is attached already")]
     Attached {
         /// The group.
         group: GroupId,
     },
-    /// The IOMMU driver made no domain (Vt14.5).
+    /// The IOMMU driver did not allocate a domain.
+    // Vt14.5.
     #[error("no domain for group {group}")]
     NoDomain {
         /// The group.
@@ -430,20 +449,23 @@ pub enum AttachGroupError {
         #[source]
         cause: HardwareError,
     },
-    /// The domain was not attached (Vt14.7).
+    /// The domain was not attached.
+    // Vt14.7.
     #[error(transparent)]
     Domain(#[from] AttachError),
-    /// What the group can address does not go together with the container (Vt14.8).
-    #[error("group {group} reaches {first} to {last}, which does not cover what is mapped or allowed")]
+    /// The aperture of the group conflicts with the mappings or the allowed IOVA list.
+    // Vt14.8.
+    #[error("the aperture of group {group}, {first} to {last}, does not cover the mappings or the allowed IOVAs")]
     Aperture {
         /// The group.
         group: GroupId,
-        /// The lowest address that it reaches.
+        /// First IOVA of the aperture.
         first: Iova,
-        /// The highest.
+        /// Last IOVA of the aperture.
         last: Iova,
     },
-    /// A mapping lies where a device of the group must not be led (Vt14.10).
+    /// A mapping overlaps a reserved region of the group.
+    // Vt14.10.
     #[error("the mapping {mapping} lies in a reserved region of group {group}: {region}")]
     Reserved {
         /// The group.
@@ -453,19 +475,22 @@ pub enum AttachGroupError {
         /// The region.
         region: ReservedRegion,
     },
-    /// No address is left that all groups can use (Vt14.11).
-    #[error("with group {group} no address is left to map")]
+    /// The allowed IOVA list would be empty.
+    // Vt14.11.
+    #[error("with group {group} the allowed IOVA list would be empty")]
     NoRange {
         /// The group.
         group: GroupId,
     },
-    /// A device of the group could raise interrupts of others (Vt14.12).
+    /// The group's interrupts are not isolated.
+    // Vt14.12.
     #[error("interrupts of group {group} are not isolated")]
     UnsafeInterrupts {
         /// The group.
         group: GroupId,
     },
-    /// What is mapped could not be mapped for this group (Vt14.15).
+    /// An existing mapping could not be made for this group.
+    // Vt14.15.
     #[error("the mapping {mapping} could not be made for group {group}")]
     Replay {
         /// The group.
@@ -479,7 +504,7 @@ pub enum AttachGroupError {
 }
 
 impl AttachGroupError {
-    /// The number of Linux.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::VaddrInvalid { .. } => Errno::EBUSY,
@@ -494,7 +519,8 @@ impl AttachGroupError {
     }
 }
 
-/// Why nothing was mapped (table Vt15).
+/// Why nothing was mapped.
+// Table Vt15.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MapDmaError {
@@ -507,37 +533,37 @@ pub enum MapDmaError {
         /// Pages that can be mapped.
         page_sizes: PageSizes,
     },
-    /// The range, or the memory, goes past the end of its address space.
+    /// The range of IOVAs or of memory wraps around.
     #[error("the range goes past the last address")]
     Wraps,
-    /// There is no mapping to update.
+    /// There is no mapping whose vaddr could be updated.
     #[error("nothing is mapped at {range}")]
     NotMapped {
         /// Where.
         range: IovaRange,
     },
-    /// The mapping to update is another one.
-    #[error("{existing} is not exactly what was mapped, or its memory is where it was")]
+    /// The mapping differs from the request, or its vaddr is valid.
+    #[error("the request does not match the mapping {existing} exactly, or its vaddr is valid")]
     NotThatMapping {
         /// What is there.
         existing: IovaRange,
     },
-    /// Something is mapped there.
+    /// The range overlaps a mapping.
     #[error("{existing} is mapped already")]
     Mapped {
         /// The lowest mapping in the way.
         existing: IovaRange,
     },
-    /// No more mappings are allowed.
-    #[error("the container has all the mappings that it may have")]
+    /// The limit of mappings is reached.
+    #[error("the container has reached its limit of mappings")]
     TooManyMappings,
-    /// Some group cannot use that address.
-    #[error("{range} is not wholly in what all groups can use")]
+    /// The range is not in the allowed IOVA list.
+    #[error("{range} is not in the allowed IOVA list of the container")]
     NotAllowed {
         /// The range.
         range: IovaRange,
     },
-    /// The process may not lock that much.
+    /// The process would exceed its limit of locked memory.
     #[error(transparent)]
     OverLimit(#[from] OverLimit),
     /// The process has no such memory.
@@ -549,7 +575,7 @@ pub enum MapDmaError {
 }
 
 impl MapDmaError {
-    /// The number of Linux.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NoIommu
@@ -567,7 +593,8 @@ impl MapDmaError {
     }
 }
 
-/// Why nothing was unmapped (table Vt16).
+/// Why nothing was unmapped.
+// Table Vt16.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnmapDmaError {
@@ -583,17 +610,19 @@ pub enum UnmapDmaError {
     /// The range goes past the last address.
     #[error("the range goes past the last address")]
     Wraps,
-    /// The range would cut a mapping in two.
-    #[error("the range would cut the mapping {mapping}")]
+    /// The range would split a mapping.
+    #[error("the range would split the mapping {mapping}")]
     WouldCut {
         /// The mapping.
         mapping: IovaRange,
     },
-    /// Written pages cannot be told (Vt16.6).
+    /// Dirty pages cannot be reported.
+    // Vt16.6.
     #[error(transparent)]
     Dirty(#[from] DirtyError),
-    /// The memory of a mapping is away already (Vt16.11).
-    #[error("the memory of the mapping {mapping} is away already")]
+    /// The vaddr of a mapping is already invalid.
+    // Vt16.11.
+    #[error("the vaddr of the mapping {mapping} is already invalid")]
     VaddrInvalid {
         /// The mapping.
         mapping: IovaRange,
@@ -601,23 +630,24 @@ pub enum UnmapDmaError {
 }
 
 impl UnmapDmaError {
-    /// The number of Linux.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         Errno::EINVAL
     }
 }
 
-/// Why written pages could not be told (V51).
+/// Why dirty pages could not be reported.
+// V51.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DirtyError {
     /// The container has no IOMMU.
     #[error("the container has no IOMMU set")]
     NoIommu,
-    /// The IOMMU of version 1 does not track.
-    #[error("type1 does not track; type1v2 does")]
+    /// Version 1 of type1 does not track dirty pages.
+    #[error("type1 does not track dirty pages; type1v2 does")]
     NotTracked,
-    /// Nobody has started it.
+    /// Dirty tracking is off.
     #[error("dirty tracking is off")]
     Off,
     /// The range is no whole number of pages, or of more than 2^31 - 1; the pages are not the smallest ones; or the range
@@ -630,7 +660,7 @@ pub enum DirtyError {
 }
 
 impl DirtyError {
-    /// The number of Linux.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NotTracked => Errno::EACCES,

@@ -1,4 +1,4 @@
-//! VFIO groups, and their files: one `/dev/vfio/N` for each IOMMU group with a registered device.
+//! VFIO groups and their files: one `/dev/vfio/N` for each IOMMU group with a registered device.
 
 use alloc::format;
 use alloc::string::ToString;
@@ -17,12 +17,14 @@ use crate::open_device::OpenDevice;
 
 const VFIO_GROUP: LockClass = LockClass::new("VFIO group", 400);
 
-/// An IOMMU group with registered devices. It lives for as long as it has devices or an open file; a device that is
-/// registered after the last one has left gets a new one (V17).
+/// An IOMMU group with registered devices. Exists while it has devices or an open file; a device that is registered
+/// after the last one has left gets a new one.
+// V17.
 #[derive(Debug)]
 pub(crate) struct VfioGroup {
     group: Arc<Group>,
-    /// The owner of DMA that this group is while it has a container (V39).
+    /// The owner of DMA that this group is while it has a container.
+    // V39.
     owner: Owner,
     /// Leaf lock: registered devices whose users are not waited for.
     devices: Mutex<Vec<Arc<VfioDevice>>>,
@@ -35,7 +37,8 @@ pub(crate) struct GroupState {
     life: Life,
     file: File,
     pub(crate) attachment: Option<Attachment>,
-    /// Devices that are in use through their own files (V37).
+    /// Devices that are in use through their own files.
+    // V37.
     #[cfg(feature = "iommufd")]
     device_files: Vec<Arc<str>>,
 }
@@ -48,7 +51,8 @@ enum Life {
     Gone,
 }
 
-/// The one open file that a group may have (V19).
+/// The one open file that a group may have.
+// V19.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum File {
     Closed,
@@ -60,10 +64,12 @@ enum File {
 pub(crate) enum Attachment {
     Container {
         container: Container,
-        /// Whose clones the devices have that are open through it (V4).
+        /// Whose clones the devices have that are open through it.
+        // V4.
         in_use: InUse,
     },
-    /// Claims nothing (V21): each device is claimed when it is opened.
+    /// Claims nothing: each device is claimed when it is opened.
+    // V21.
     #[cfg(feature = "iommufd")]
     Iommufd(iommufd_owner::Context),
 }
@@ -97,7 +103,8 @@ impl VfioGroup {
         self.devices.lock().retain(|known| !Arc::ptr_eq(known, device));
     }
 
-    /// The last device has left: nothing can be done through an open file any more (V16, V17).
+    /// The last device has left: nothing can be done through an open file any more.
+    // V16, V17.
     pub(crate) fn close_down(&self) {
         let mut state = self.state.lock();
         if matches!(state.attachment, Some(Attachment::Container { .. })) {
@@ -116,7 +123,8 @@ impl VfioGroup {
         }
     }
 
-    /// Keeps the group's file from being opened while a device is in use through its own (V37).
+    /// Keeps the group's file from being opened while a device is in use through its own.
+    // V37.
     #[cfg(feature = "iommufd")]
     pub(crate) fn use_device_file(self: &Arc<Self>, device: &Arc<str>) -> Result<DeviceFileUse, BindIommufdError> {
         let mut state = self.state.lock();
@@ -165,7 +173,8 @@ impl Drop for DeviceFileUse {
     }
 }
 
-/// The open file of a group; dropped when its last user is, and with it the group leaves its container (V56).
+/// The open file of a group. Dropping it takes the group out of its container.
+// V56.
 #[derive(Debug)]
 pub(crate) struct OpenGroup(pub(crate) Arc<VfioGroup>);
 
@@ -177,22 +186,24 @@ impl Drop for OpenGroup {
     }
 }
 
-/// What `VFIO_GROUP_GET_STATUS` answers (table Vt3).
+/// Answer of `VFIO_GROUP_GET_STATUS`.
+// Table Vt3.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GroupStatus {
-    /// Somebody else has the group: kernel drivers, or another owner.
+    /// The group has another owner, or is used by kernel drivers.
     NotViable,
-    /// Nobody has it: a container can take it now, unless somebody else is faster (V20).
+    /// The group has no owner: setting a container claims it, unless another owner is faster.
+    // V20.
     Viable,
-    /// It is in a container, and viable by that.
+    /// The group is in a container, and so viable.
     InContainer,
 }
 
 /// An open `/dev/vfio/N`.
 ///
-/// A group has one open file at a time (V19); a clone is the same open file. Dropping the last clone closes it: the group
-/// leaves its container and is released, unless devices are open, which keep the file open until the last of them is
-/// closed (V7).
+/// A group has one open file at a time; a clone is the same open file. Dropping the last clone closes it: the group
+/// leaves its container and is released. Open devices keep the file open until the last of them is closed.
+// V19, V7.
 #[derive(Clone, Debug)]
 pub struct GroupFile(Arc<OpenGroup>);
 
@@ -220,20 +231,21 @@ impl GroupFile {
         Arc::ptr_eq(&self.0.0, group)
     }
 
-    /// The number of the group.
+    /// Returns the number of the group.
     pub fn id(&self) -> GroupId {
         self.group().id()
     }
 
-    /// The IOMMU group, to see who is in the way.
+    /// Returns the IOMMU group, which names the devices that prevent a claim.
     pub fn iommu_group(&self) -> &Arc<Group> {
         &self.group().group
     }
 
-    /// `VFIO_GROUP_GET_STATUS`. The answer may be stale at once; to act on it, set the container.
+    /// Returns whether the group is viable: `VFIO_GROUP_GET_STATUS`. The answer may be stale at once; to act on it, set
+    /// the container.
     ///
     /// # Errors
-    /// The last device has left.
+    /// The last device of the group has been unregistered.
     pub fn status(&self) -> Result<GroupStatus, GroupGone> {
         let group = self.group();
         let state = group.state.lock();
@@ -245,12 +257,14 @@ impl GroupFile {
         })
     }
 
-    /// `VFIO_GROUP_SET_CONTAINER`: claims the group, whose devices reach nothing from now on, and puts it into
-    /// `container` (tables Vt4, Vt7). Takes no device lock: a driver of the group may be leaving or coming.
+    /// Claims the group and puts it into `container`: `VFIO_GROUP_SET_CONTAINER`. From now on its devices are blocked
+    /// from DMA until the container maps memory. Takes no device lock, so a driver of the group may be bound or unbound
+    /// meanwhile.
     ///
     /// # Errors
-    /// The group is in a container or gone; somebody has it, and the error says who; or the container's IOMMU does not
-    /// take it. Nothing has changed.
+    /// Fails if the group is in a container, its last device has been unregistered, it has another owner or is used by
+    /// kernel drivers (the error names them), or the container's IOMMU does not accept it. Nothing has changed.
+    // Tables Vt4, Vt7.
     pub fn set_container(&self, container: &Container) -> Result<(), SetContainerError> {
         let group = self.group();
         let mut state = group.state.lock();
@@ -263,11 +277,12 @@ impl GroupFile {
         Ok(())
     }
 
-    /// `VFIO_GROUP_SET_CONTAINER` with an iommufd (Vt4.5, V40): claims nothing yet. The context gets an address space for
-    /// VFIO's calls, if it has none.
+    /// Sets an iommufd as the container: `VFIO_GROUP_SET_CONTAINER` with an iommufd. Claims nothing yet. Creates the
+    /// context's compatibility address space, if it has none.
     ///
     /// # Errors
-    /// The group is in a container or gone, or the context is full.
+    /// Fails if the group is in a container, its last device has been unregistered, or the context is full.
+    // Vt4.5, V40.
     #[cfg(feature = "iommufd")]
     pub fn set_iommufd(&self, context: &iommufd_owner::Context) -> Result<(), SetContainerError> {
         let group = self.group();
@@ -281,10 +296,11 @@ impl GroupFile {
         Ok(())
     }
 
-    /// `VFIO_GROUP_UNSET_CONTAINER`: takes the group out of its container and gives it back to the kernel (table Vt5).
+    /// Takes the group out of its container and releases it: `VFIO_GROUP_UNSET_CONTAINER`.
     ///
     /// # Errors
-    /// It is in none, or devices are open.
+    /// Fails if the group has no container, or devices are open.
+    // Table Vt5.
     pub fn unset_container(&self) -> Result<(), UnsetContainerError> {
         let group = self.group();
         let mut state = group.state.lock();
@@ -300,10 +316,12 @@ impl GroupFile {
         }
     }
 
-    /// `VFIO_GROUP_GET_DEVICE_FD`: opens the device of this name (table Vt6), once or more often (V9).
+    /// Opens the device of this name: `VFIO_GROUP_GET_DEVICE_FD`. A device may be opened more than once.
     ///
     /// # Errors
-    /// No such device is registered, the group is not ready, or the driver refuses. Nothing has changed.
+    /// Fails if no such device is registered, the group has no container or no IOMMU, or the driver refuses. Nothing
+    /// has changed.
+    // Table Vt6, V9.
     pub fn device(&self, name: &str) -> Result<OpenDevice, GetDeviceError> {
         let group = self.group();
         let missing = || GetDeviceError::NoDevice { group: group.id(), device: name.to_string() };

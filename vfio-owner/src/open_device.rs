@@ -1,4 +1,4 @@
-//! Devices that somebody has open, and that answer.
+//! Open devices: access to regions and interrupts, and reset.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -16,11 +16,12 @@ use crate::device_ops::{
 use crate::error::{GetDeviceError, HotResetError};
 use crate::group::{Attachment, GroupFile, InUse, OpenGroup};
 
-/// An open device, whose DMA is the user's: it was opened through its group, or its own file is bound to an iommufd.
+/// An open device, whose DMA the user owns: opened through its group, or through its own file, which is bound to an
+/// iommufd.
 ///
-/// While it is, unbinding its driver waits. A clone is the same open file, as a mapping of one of its regions is in Linux.
-/// Dropping the last clone closes it: with the last file of the device the driver makes it quiet first, with no lock held,
-/// and its ownership goes last.
+/// Unbinding its driver waits until it is closed. A clone is the same open file. Dropping the last clone closes the
+/// file. With the last file of the device the driver's [`close`](DeviceOps::close) is called, with no lock held, and
+/// its DMA ownership is released last.
 #[derive(Clone, Debug)]
 pub struct OpenDevice(Arc<OpenFile>);
 
@@ -38,14 +39,16 @@ pub(crate) struct Session<W: Way + ?Sized> {
     pub(crate) way: W,
 }
 
-/// How a device came to be open. What it keeps is given up once the device is quiet (V30), its [`Reservation`] last.
+/// How a device came to be open. What it keeps is given up once the device is quiet, its [`Reservation`] last.
+// V30.
 pub(crate) trait Way: Send + Sync + fmt::Debug {
-    /// Whether the user of this way has `group`, as far as this way shows it; `None` if the user must show the group's file
-    /// (V55).
+    /// Whether the user owns `group`, if this way of opening can tell; `None` if the user must pass the group's file.
+    // V55.
     fn owns(&self, group: &Group) -> Option<bool>;
 }
 
-/// A device is open through its group, once or more often (V9).
+/// A device is open through its group, once or more often.
+// V9.
 #[derive(Debug)]
 pub(crate) struct ThroughGroup {
     _attachment: Through,
@@ -55,7 +58,8 @@ pub(crate) struct ThroughGroup {
 /// What the group was in.
 #[derive(Debug)]
 enum Through {
-    /// A container. The group's file stays open with the device (V7).
+    /// A container. The group's file stays open with the device.
+    // V7.
     Container { _in_use: InUse, _keeps: Arc<OpenGroup> },
     /// An iommufd in the container's place: one claim for the device.
     #[cfg(feature = "iommufd")]
@@ -87,7 +91,7 @@ impl OpenDevice {
         Self(Arc::new(OpenFile { session, _user: user }))
     }
 
-    /// Table Vt6 from row 5 on.
+    /// Opens the device through its group, or adds a file to it if it is open that way.
     pub(crate) fn through_group(
         file: &Arc<OpenGroup>,
         device: &Arc<VfioDevice>,
@@ -132,41 +136,42 @@ impl OpenDevice {
         self.device().member()
     }
 
-    /// Returns what the device is: `VFIO_DEVICE_GET_INFO`.
+    /// Returns the description of the device: `VFIO_DEVICE_GET_INFO`.
     pub fn info(&self) -> DeviceInfo {
         self.ops().info()
     }
 
-    /// Returns what a region is, or `None` without such a region (`EINVAL`): `VFIO_DEVICE_GET_REGION_INFO`.
+    /// Returns the description of a region, or `None` without such a region (`EINVAL`): `VFIO_DEVICE_GET_REGION_INFO`.
     pub fn region(&self, index: RegionIndex) -> Option<RegionInfo> {
         self.ops().region(index)
     }
 
-    /// Reads from a region; how many bytes.
+    /// Reads from a region. Returns how many bytes were read.
     ///
     /// # Errors
-    /// As for [`DeviceOps::read`].
+    /// Fails as [`DeviceOps::read`] does.
     pub fn read(&self, index: RegionIndex, offset: u64, into: &mut [u8]) -> Result<usize, RegionError> {
         self.ops().read(index, offset, into)
     }
 
-    /// Writes to a region; how many bytes.
+    /// Writes to a region. Returns how many bytes were written.
     ///
     /// # Errors
-    /// As for [`DeviceOps::write`].
+    /// Fails as [`DeviceOps::write`] does.
     pub fn write(&self, index: RegionIndex, offset: u64, from: &[u8]) -> Result<usize, RegionError> {
         self.ops().write(index, offset, from)
     }
 
-    /// Returns what the interrupts of an index are, or `None` without such (`EINVAL`): `VFIO_DEVICE_GET_IRQ_INFO`.
+    /// Returns the description of an interrupt index, or `None` without such an index (`EINVAL`):
+    /// `VFIO_DEVICE_GET_IRQ_INFO`.
     pub fn irq(&self, index: IrqIndex) -> Option<IrqInfo> {
         self.ops().irq(index)
     }
 
-    /// Sets interrupts up, masks or triggers them: `VFIO_DEVICE_SET_IRQS`.
+    /// Enables, masks, unmasks or triggers interrupts: `VFIO_DEVICE_SET_IRQS`.
     ///
     /// # Errors
-    /// As for [`DeviceOps::set_irqs`].
+    /// Fails as [`DeviceOps::set_irqs`] does.
     pub fn set_irqs(
         &self,
         index: IrqIndex,
@@ -180,7 +185,7 @@ impl OpenDevice {
     /// Resets the device: `VFIO_DEVICE_RESET`.
     ///
     /// # Errors
-    /// It cannot be reset alone, or its driver is being unbound.
+    /// Fails if the device cannot be reset alone, or its driver is being unbound.
     pub fn reset(&self) -> Result<(), ResetError> {
         self.ops().reset()
     }
@@ -196,13 +201,13 @@ impl OpenDevice {
         names
     }
 
-    /// Resets all devices that are reset together, whoever has them open: `VFIO_DEVICE_PCI_HOT_RESET`. So whoever asks
-    /// shows that they are his: by the files of their groups, or, for a file that is bound to an iommufd, by having a
-    /// device of each group bound there; it names no groups.
+    /// Resets all devices that are reset together, whoever has them open: `VFIO_DEVICE_PCI_HOT_RESET`. The caller
+    /// proves ownership of every affected group: by passing the groups' files, or, for a file that is bound to an
+    /// iommufd, by having a device of each group bound there; it then passes no files.
     ///
     /// # Errors
-    /// A device of them is not registered with VFIO, or was not shown; or groups are named where none may be. Nothing was
-    /// reset.
+    /// Fails if one of the devices is not registered with VFIO or its ownership was not proved, or if group files are
+    /// passed where none are allowed. Nothing was reset.
     pub fn hot_reset(&self, groups: &[&GroupFile]) -> Result<(), HotResetError> {
         let way = &self.0.session.way;
         if !groups.is_empty() && way.owns(self.member().group()).is_some() {

@@ -1,8 +1,8 @@
-//! The testbed: a whole simulated machine in one value.
+//! Testbed: a whole simulated machine in one value.
 //!
-//! A [`Machine`] is built from a sysfs tree of a real one: its PCI functions on a PCI bus, its drivers as simulated
-//! ones, its groups computed from its topology, and a software IOMMU below, so that a test can see what each device
-//! reaches. Nothing of it needs hardware or root.
+//! A [`Machine`] is built from the sysfs tree of a real one: its PCI functions on a PCI bus, simulated drivers, groups
+//! computed from the topology, and a software IOMMU, which shows what each device can access. Runs in-process, without
+//! hardware or root.
 
 mod drivers;
 mod embedded;

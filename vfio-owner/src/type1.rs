@@ -1,15 +1,17 @@
-//! The container's IOMMU that Linux has on x86 and ARM, in its two versions.
+//! type1: the container's IOMMU on x86 and Arm, versions 1 and 2.
 //!
-//! Mappings belong to the container: each is in the page tables of every domain, and the memory behind it is pinned once.
-//! Groups share a domain where the hardware lets them (Vt14.14).
+//! Mappings belong to the container: each is present in every domain, and its memory is pinned once. Groups share a
+//! domain if the IOMMU permits it.
 //!
 //! | | version 1 | version 2 |
 //! |---|---|---|
-//! | unmap of a part of a mapping | the whole mapping goes, if the range has its first address; else nothing | refused |
-//! | written pages | not told | told |
+//! | unmap of a part of a mapping | unmaps the whole mapping if the range contains its first address, else nothing |
+//! refused |
+//! | dirty tracking | no | yes |
 //!
-//! Real groups cannot tell type1 which pages were written, so every mapped page counts as written (V51). Devices without
-//! an IOMMU of their own (mdev), which could, are not modelled; neither are their pins and callbacks (V50, V52).
+//! The hardware of a group does not report dirty pages to type1, so every mapped page counts as dirty. Devices without
+//! an IOMMU of their own (mdev) are not modelled, nor are their pins and callbacks.
+// Vt14.14, V51, V50, V52.
 
 mod attach;
 mod container;
@@ -24,46 +26,48 @@ use crate::backend::{Backend, ContainerIommu, Extension};
 use crate::error::SetIommuError;
 use container::{Type1Container, Version};
 
-/// The backend: what a [`Vfio`](crate::Vfio) is given so that containers can be set to type1.
+/// The type1 backend, passed to [`Vfio`](crate::Vfio).
 #[derive(Debug, Clone)]
 pub struct Type1 {
     memory: PhysicalMemory,
     config: Type1Config,
 }
 
-/// What the administrator of a machine may set.
+/// Settings of type1 that are module parameters in Linux.
 #[derive(Debug, Clone, Copy)]
 pub struct Type1Config {
-    /// How many mappings a container may have (V44).
+    /// Maximum number of mappings of a container (`dma_entry_limit`).
+    // V44.
     pub dma_entry_limit: u32,
-    /// Whether a device that could raise others' interrupts is let in (Vt14.12).
+    /// Whether groups without interrupt isolation are accepted (`allow_unsafe_interrupts`).
+    // Vt14.12.
     pub unsafe_interrupts: UnsafeInterrupts,
 }
 
 impl Default for Type1Config {
-    /// As Linux: 65535 mappings, no unsafe interrupts.
+    /// Returns the settings of Linux: 65535 mappings, no unsafe interrupts.
     fn default() -> Self {
         Self { dma_entry_limit: 65_535, unsafe_interrupts: UnsafeInterrupts::Refuse }
     }
 }
 
-/// What becomes of a group whose interrupts are not isolated.
+/// What to do with a group whose interrupts are not isolated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum UnsafeInterrupts {
-    /// It is refused.
+    /// Refuses the group.
     #[default]
     Refuse,
-    /// It is let in.
+    /// Accepts the group.
     Allow,
 }
 
 impl Type1 {
-    /// Returns the backend with Linux's settings, whose mappings `memory` permits.
+    /// Creates the backend with Linux's settings. `memory` is the right to map physical memory.
     pub fn new(memory: &PhysicalMemory) -> Self {
         Self::with_config(memory, Type1Config::default())
     }
 
-    /// Returns the backend with these settings.
+    /// Creates the backend with these settings.
     pub fn with_config(memory: &PhysicalMemory, config: Type1Config) -> Self {
         Self { memory: memory.clone(), config }
     }

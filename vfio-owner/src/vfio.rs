@@ -1,4 +1,4 @@
-//! VFIO as a whole: which groups have a file, and which devices.
+//! Entry point of VFIO: registers devices, opens containers, groups and devices.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -24,7 +24,7 @@ const GROUP_LIST: LockClass = LockClass::new("VFIO group list", 300);
 
 /// VFIO of one machine: what `/dev/vfio` is to user space, and where drivers register devices.
 ///
-/// A handle: clones are the same.
+/// A clone is another handle to the same machine.
 #[derive(Clone, Debug)]
 pub struct Vfio(Arc<Shared>);
 
@@ -52,7 +52,8 @@ struct Registered {
 }
 
 impl Vfio {
-    /// VFIO whose containers can be set to what `backends` offer, asked in this order (Vt8.2).
+    /// Creates VFIO whose containers accept the IOMMU types of `backends`, which are asked in this order.
+    // Vt8.2.
     pub fn new(backends: impl IntoIterator<Item = Arc<dyn Backend>>) -> Self {
         let backends = backends.into_iter().collect::<Vec<_>>().into();
         Self(Arc::new(Shared {
@@ -70,17 +71,18 @@ impl Vfio {
     /// Opens `/dev/vfio/N`, which exists while a device of the group is registered.
     ///
     /// # Errors
-    /// There is no such file; it is open, by whomever; or a device of the group is in use through its own file.
+    /// Fails if there is no such file, it is open already, or a device of the group is in use through its own file.
     pub fn open_group(&self, id: GroupId) -> Result<GroupFile, OpenGroupError> {
         let group = self.group(id).ok_or(OpenGroupError::NoFile { group: id })?;
         GroupFile::open(&group)
     }
 
-    /// Opens the file of a device itself, `/dev/vfio/devices/vfioX` (V58): as often as one likes. It can be used once it is
-    /// bound to an iommufd.
+    /// Opens the file of a device, `/dev/vfio/devices/vfioX`. May be opened any number of times; gives access once it
+    /// is bound to an iommufd.
     ///
     /// # Errors
-    /// No device of this name is registered.
+    /// Fails if no device of this name is registered.
+    // V58.
     #[cfg(feature = "iommufd")]
     pub fn open_device(&self, name: &str) -> Result<DeviceFile, OpenDeviceError> {
         let device = self.0.registry.lock().devices.get(name).cloned();
@@ -95,11 +97,12 @@ impl Vfio {
         self.0.registry.lock().groups.get(&id).map(|registered| registered.group.clone())
     }
 
-    /// Registers `dev` (table Vt1): its group gets a file with the first of its devices. Claims nothing (V11). Called by
-    /// the driver that binds `dev`, with the device lock held; `set` are the devices that are reset together (V54).
+    /// Registers `dev`; with the first device of a group the group's file appears. Takes no DMA ownership. Called by
+    /// the driver that binds `dev`, with the device lock held; `set` names the devices that are reset together.
     ///
     /// # Errors
-    /// The device has no group, is registered, or its DMA is not coherent with CPU caches.
+    /// Fails if the device has no group, is registered already, or its DMA is not coherent with CPU caches.
+    // Table Vt1, V11, V54.
     pub fn register<B: Bus>(
         &self,
         dev: &Device<B>,
@@ -131,7 +134,7 @@ impl Vfio {
         Ok(Registration { vfio: self.clone(), device, stage: Stage::Registered })
     }
 
-    /// V12: the device's own file goes.
+    /// Removes the device's own file.
     fn hide(&self, device: &Arc<VfioDevice>) {
         let mut registry = self.0.registry.lock();
         if registry.devices.get(device.name()).is_some_and(|known| Arc::ptr_eq(known, device)) {
@@ -139,7 +142,7 @@ impl Vfio {
         }
     }
 
-    /// V16: the last device takes the group's file along.
+    /// Removes the group's file with its last device.
     fn leave(&self, device: &VfioDevice) {
         let id = device.group().id();
         let mut registry = self.0.registry.lock();
@@ -153,11 +156,11 @@ impl Vfio {
     }
 }
 
-/// A device that is registered with VFIO.
+/// The registration of a device with VFIO.
 ///
-/// Its driver keeps it for as long as it is bound, and calls [`unregister`](Self::unregister) from its remove. Dropping
-/// it instead takes the device away from under its users: the last one of a group takes the container along, so that
-/// their DMA ends.
+/// The driver keeps it while it is bound, and calls [`unregister`](Self::unregister) from its `remove`. Dropping it
+/// instead revokes the device from its users at once: with the last device of a group the group leaves its container,
+/// which ends its DMA.
 #[derive(Debug)]
 #[must_use = "dropping it unregisters the device"]
 pub struct Registration {
@@ -169,19 +172,23 @@ pub struct Registration {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Registered,
-    /// No user comes in any more (V12, steps 1 to 4).
+    /// No user comes in any more.
+    // V12, steps 1 to 4.
     Closed,
-    /// The group is left (V12, step 6).
+    /// The group is left.
+    // V12, step 6.
     Left,
 }
 
 impl Registration {
-    /// Takes the device back from its users (V12, V13): nobody opens it any more, and those who have it open are asked to
-    /// let it go, for the `attempt`th time, by whoever waits for them. Made to be returned from [`Driver::remove`], whose `attempt` it takes.
+    /// Unregisters the device: no new users are admitted, and the present ones are asked to close it, for the
+    /// `attempt`th time. Returned from [`Driver::remove`], which is called with the `attempt`; the caller waits for the
+    /// users.
     ///
-    /// An open group file does not hold it up, with or without a container (V15).
+    /// An open group file does not delay it, with or without a container.
     ///
     /// [`Driver::remove`]: iommu_core::device_model::Driver::remove
+    // V12, V13, V15.
     pub fn unregister(&mut self, attempt: u32) -> Removal {
         self.close_door();
         let users = self.device.users();

@@ -1,8 +1,8 @@
-//! vfio-pci: PCI functions in the hands of users.
+//! vfio-pci: PCI functions for user space.
 //!
-//! A [`VfioPciDevice`] is what a device file answers: a configuration space of which a user may write some bits, windows
-//! with a [`FunctionModel`] behind, and interrupts that go to the user's [`Trigger`]s.
-//! [`admits`] says which functions the driver takes, and [`reset_scope`] which of them are reset together.
+//! A [`VfioPciDevice`] serves a device file: a virtual configuration space of which a user may write some bits, regions
+//! backed by a [`FunctionModel`], and interrupts that signal the user's [`Trigger`]s. [`admits`] says which functions
+//! the driver binds, and [`reset_scope`] which of them are reset together.
 
 mod admission;
 mod config;
@@ -45,10 +45,10 @@ const PAGE: u64 = 0x1000;
 
 const FUNCTION: LockClass = LockClass::new("vfio-pci function", 650);
 
-/// A PCI function as vfio-pci serves it.
+/// A PCI function as served by vfio-pci.
 ///
-/// At [`open`](DeviceOps::open) it has its state after power-on: it decodes its windows, and is no bus master. While
-/// it is closed, no trigger is called.
+/// [`open`](DeviceOps::open) puts it into its state after power-on: memory decoding on, bus mastering off. While it is
+/// closed, no trigger is called.
 pub struct VfioPciDevice {
     function: PciFunction,
     resettable: bool,
@@ -85,7 +85,7 @@ struct Session {
 }
 
 impl VfioPciDevice {
-    /// Makes the device of `function`, with `model` behind its windows.
+    /// Creates the device of `function`, with `model` behind its regions.
     pub fn new(function: PciFunction, model: Arc<dyn FunctionModel>) -> Self {
         let state = State { config: VirtualConfig::new(&function), binding: Binding::Bound, session: None };
         Self {
@@ -98,32 +98,32 @@ impl VfioPciDevice {
         }
     }
 
-    /// The same, reset with all that is below `bridge`.
+    /// Sets the bridge whose secondary bus reset resets the device, with all that is below `bridge`.
     #[must_use]
     pub fn below(self, bridge: Option<Weak<dyn AnyDevice>>) -> Self {
         Self { bridge, ..self }
     }
 
-    /// The function.
+    /// Returns the function.
     pub fn function(&self) -> &PciFunction {
         &self.function
     }
 
-    /// Returns whether a user has it open: `false` from the moment at which the last file is closed.
+    /// Returns whether a user has the device open: `false` from the moment at which the last file is closed.
     pub fn is_open(&self) -> bool {
         self.state.lock().session.is_some()
     }
 
-    /// Whether the user has made it a bus master. Its DMA is not held back when not: that is the IOMMU's task.
+    /// Returns whether the user has enabled bus mastering. DMA is not blocked otherwise: that is the IOMMU's task.
     pub fn bus_master(&self) -> bool {
         self.state.lock().config.bus_master()
     }
 
-    /// The simulated hardware raises interrupt `vector` of `index`. While the device is closed, and where no trigger is set,
-    /// it is [`Raised::Lost`].
+    /// Raises interrupt `vector` of `index`, as the simulated hardware. Returns [`Raised::Lost`] while the device is
+    /// closed and where no trigger is set.
     ///
-    /// INTx is a line: after it was signalled it is masked, and what is raised until the user unmasks it is signalled
-    /// then, once.
+    /// INTx is level-triggered: it is masked after it was signalled, and an interrupt raised while it is masked is
+    /// signalled once when the user unmasks it.
     pub fn raise(&self, index: IrqIndex, vector: u32) -> Raised {
         self.change(|state| match &mut state.session {
             Some(session) => session.interrupts.raise(index, vector),
@@ -219,7 +219,8 @@ impl DeviceOps for VfioPciDevice {
         self.clean();
     }
 
-    /// Signals the user's request trigger, each time anew (V13).
+    /// Signals the user's request trigger, each time anew.
+    // V13.
     fn request(&self, _attempt: u32) {
         self.raise(IrqIndex::REQ, 0);
     }
@@ -347,8 +348,8 @@ fn capability(config: &ConfigSpace, id: u16) -> Option<u16> {
     config.capabilities().find(|found| found.id == id).map(|found| found.offset)
 }
 
-/// Whether the function can be reset without its neighbours: by a reset of its own (PCI Express, or Advanced Features),
-/// or because it loses its state on the way from D3 to D0.
+/// Whether the function can be reset without its neighbours: by a function-level reset (PCI Express, or Advanced
+/// Features), or because it loses its state on the transition from D3hot to D0.
 fn is_resettable(config: &ConfigSpace) -> bool {
     let register = |id, at: u16| config.read_u32(capability(config, id)?.checked_add(at)?);
     let own_reset = register(CAP_EXPRESS, 4).is_some_and(|capabilities| capabilities & 1 << 28 != 0)

@@ -1,4 +1,5 @@
-//! Whether user space can have a group, and if not, which device is in the way, and what would clear it.
+//! Viability: whether a group can be assigned to user space, and if not, which device prevents it and what would change
+//! that.
 //!
 //! ```
 //! # #[cfg(feature = "testbed")] {
@@ -15,9 +16,9 @@
 //! # }
 //! ```
 //!
-//! The answer comes from one of two sources. [`of_group`] asks a group of this stack, which has counted every kernel use:
-//! it knows. [`of_snapshot`] reads a sysfs tree, which shows drivers by name and nothing of who holds a group: what it
-//! cannot know it calls unknown, with the reason.
+//! [`of_group`] asks a group of this stack, which counts every kernel use, so its answer is exact. [`of_snapshot`]
+//! reads a sysfs tree, which names drivers but does not show who owns a group: what it cannot know it reports as
+//! unknown, with the reason.
 
 mod drivers;
 mod in_tree;
@@ -40,11 +41,11 @@ pub use drivers::{DmaBus, DriverDma, dma_of, dma_on};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 pub enum Verdict {
-    /// It can.
+    /// The group can be claimed.
     Viable,
-    /// It cannot.
+    /// The group cannot be claimed.
     NotViable,
-    /// It cannot be told.
+    /// The source does not show whether the group can be claimed.
     Unknown,
 }
 
@@ -58,31 +59,31 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// A group, and how each of its devices stands to a claim.
+/// A group, and what each of its devices means for a claim.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Viability {
     /// The group.
     pub group: GroupId,
-    /// The sum of it.
+    /// Whether the group can be claimed.
     pub verdict: Verdict,
-    /// Every device, by name.
+    /// All devices of the group, by name.
     pub devices: Vec<DeviceViability>,
-    /// What speaks against a claim, or makes it doubtful, whatever the devices.
+    /// What prevents a claim, or makes it doubtful, independently of single devices.
     pub group_reason: Option<GroupReason>,
 }
 
-/// A device, and how it stands to a claim of its group.
+/// A device, and what it means for a claim of its group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DeviceViability {
     /// The device.
     pub device: Arc<str>,
-    /// The driver that is bound to it, as far as the source shows it.
+    /// The driver that is bound to the device, as far as the source shows it.
     pub driver: Option<Arc<str>>,
-    /// How it stands.
+    /// Whether the device prevents a claim.
     pub standing: Standing,
 }
 
-/// How a device stands to a claim of its group.
+/// Whether, and why, a device prevents a claim of its group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[cfg_attr(
     feature = "serde",
@@ -91,21 +92,24 @@ pub struct DeviceViability {
 )]
 #[non_exhaustive]
 pub enum Standing {
-    /// It has no driver (D65).
+    /// The device has no driver.
+    // D65.
     NoDriver,
-    /// Its driver does no DMA, or claims ownership itself (D63).
+    /// The driver does no DMA, or claims ownership itself (`driver_managed_dma`).
+    // D63.
     Managed {
         /// The driver.
         driver: Arc<str>,
     },
-    /// No kernel driver uses it for DMA; which driver it has, if any, does not matter.
+    /// No kernel driver uses the device for DMA; which driver is bound, if any, does not matter.
     NotInUse,
-    /// In the way: its driver does DMA for the kernel.
+    /// Prevents a claim: the driver does DMA for the kernel.
     KernelUse {
         /// The driver.
         driver: Arc<str>,
     },
-    /// In the way: firmware needs it to reach a range at all times (I33).
+    /// Prevents a claim: firmware requires a direct mapping of a range at all times.
+    // I33.
     DirectRegion {
         /// The range.
         #[cfg_attr(feature = "serde", serde(with = "region"))]
@@ -118,7 +122,7 @@ pub enum Standing {
     },
     /// Doubtful: the source does not show whether it has a driver.
     DriverNotShown,
-    /// Doubtful: one device of the group needs a range at all times, and the source does not say which.
+    /// Doubtful: one device of the group requires a direct mapping at all times, and the source does not say which.
     MaybeDirectRegion {
         /// The range.
         #[cfg_attr(feature = "serde", serde(with = "region"))]
@@ -127,7 +131,7 @@ pub enum Standing {
 }
 
 impl Standing {
-    /// What this device says of its group.
+    /// Returns what this device alone means for its group.
     pub const fn verdict(&self) -> Verdict {
         match self {
             Self::NoDriver | Self::Managed { .. } | Self::NotInUse => Verdict::Viable,
@@ -170,11 +174,11 @@ impl fmt::Display for DeviceViability {
     }
 }
 
-/// What speaks against a claim of a group as a whole.
+/// What prevents or may prevent a claim of a group as a whole.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum GroupReason {
-    /// A claim made now is refused with this.
+    /// A claim made now is refused with this error.
     Refused(ClaimError),
     /// A device is bound to a driver that hands it to user space, and a sysfs tree does not show whether it is in use.
     PerhapsOwned {
@@ -197,12 +201,12 @@ impl fmt::Display for GroupReason {
 }
 
 impl Viability {
-    /// The devices that are in the way.
+    /// Returns the devices that prevent a claim.
     pub fn in_the_way(&self) -> impl Iterator<Item = &DeviceViability> {
         self.devices.iter().filter(|device| device.standing.verdict() == Verdict::NotViable)
     }
 
-    /// The devices of which it cannot be told.
+    /// Returns the devices for which it is not known.
     pub fn doubtful(&self) -> impl Iterator<Item = &DeviceViability> {
         self.devices.iter().filter(|device| device.standing.verdict() == Verdict::Unknown)
     }
@@ -217,7 +221,7 @@ fn worst(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
     })
 }
 
-/// The viability of a group of this stack. Takes the group lock; the answer may be stale at once.
+/// Returns the viability of a group of this stack. Takes the group lock; the answer may be stale at once.
 pub fn of_group(group: &Group) -> Viability {
     let refusal = group.check_claim().err();
     let devices: Vec<_> = group
@@ -237,7 +241,7 @@ pub fn of_group(group: &Group) -> Viability {
     Viability { group: group.id(), verdict, devices, group_reason: refusal.map(GroupReason::Refused) }
 }
 
-/// The viability of a group as far as a sysfs tree shows it; `None` when the tree has no such group.
+/// Returns the viability of a group as far as a sysfs tree shows it, or `None` when the tree has no such group.
 #[cfg(feature = "testbed")]
 pub fn of_snapshot(snapshot: &Snapshot, number: u32) -> Option<Viability> {
     let group = snapshot.group(number)?;

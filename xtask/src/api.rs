@@ -11,7 +11,7 @@ use crate::ci::shell::Shell;
 
 #[derive(clap::Args)]
 pub(crate) struct Api {
-    /// Write the snapshots anew
+    /// Update the snapshots
     #[arg(long)]
     update: bool,
 }

@@ -24,7 +24,7 @@ const DIM: Style = Style::new().dimmed();
 
 #[derive(clap::Args)]
 pub(crate) struct Ci {
-    /// Run only this step (may be given again)
+    /// Run only this step (may be repeated)
     #[arg(long, value_name = "STEP")]
     only: Vec<String>,
     /// List the steps

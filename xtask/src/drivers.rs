@@ -15,7 +15,8 @@ use source::{Definition, Folder};
 /// Where the names go.
 const FILE: &str = "vfio-owner/src/viability/in_tree.rs";
 
-/// The buses that take part in DMA ownership (D60): what each calls its drivers, and what the list is called.
+/// The buses that take part in DMA ownership: what each calls its drivers, and what the list is called.
+// D60.
 const BUSES: [(&str, &str); 5] = [
     ("pci_driver", "PCI"),
     ("platform_driver", "PLATFORM"),
@@ -26,9 +27,9 @@ const BUSES: [(&str, &str); 5] = [
 
 #[derive(clap::Args)]
 pub(crate) struct Drivers {
-    /// An unpacked source tree of Linux
+    /// An unpacked Linux source tree
     tree: PathBuf,
-    /// What the tree is and when it was taken, for the head of the list
+    /// Version and date of the tree, for the head of the list
     #[arg(long)]
     origin: String,
 }

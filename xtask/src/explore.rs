@@ -24,19 +24,19 @@ const DIM: Style = Style::new().dimmed();
 
 #[derive(clap::Args)]
 pub(crate) struct Explore {
-    /// Ask only this question (may be given again)
+    /// Run only this question (may be repeated)
     #[arg(long, value_name = "NAME")]
     question: Vec<String>,
     /// List the questions
     #[arg(long)]
     list: bool,
-    /// One JSON document: what came out for each question and design
+    /// Print one JSON document: the result for each question and design
     #[arg(long)]
     json: bool,
-    /// Draw each schedule that goes wrong as a sequence diagram, as a file in this folder
+    /// Draw the schedule of each violation as a sequence diagram, as a file in this folder
     #[arg(long, value_name = "FOLDER")]
     svg: Option<PathBuf>,
-    /// The verdicts and pictures of docs/argument.md: compare them with what came out, or write them anew
+    /// Compare the verdicts and pictures of docs/argument.md with the results, or update them
     #[arg(long, value_name = "WHAT", conflicts_with_all = ["question", "list"])]
     argument: Option<Argument>,
 }

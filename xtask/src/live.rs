@@ -28,19 +28,19 @@ const FOLDER: &str = "target/machines";
 
 #[derive(clap::Args)]
 pub(crate) struct Live {
-    /// Every machine on every kernel, a device of each killed at every change
+    /// Run every machine on every kernel, and interrupt one device of each at every change
     #[arg(long)]
     full: bool,
-    /// Only these machines (may be given again)
+    /// Run only these machines (may be repeated)
     #[arg(long, value_name = "NAME")]
     machine: Vec<String>,
-    /// Only these kernels (may be given again)
+    /// Run only these kernels (may be repeated)
     #[arg(long, value_name = "VERSION")]
     kernel: Vec<String>,
-    /// Only these jobs (may be given again)
+    /// Run only these jobs (may be repeated)
     #[arg(long, value_name = "JOB")]
     job: Vec<Job>,
-    /// Show what was right as well
+    /// Print correct answers as well
     #[arg(long, short)]
     verbose: bool,
 }

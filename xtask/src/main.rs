@@ -21,21 +21,21 @@ use clap::Parser;
 enum Command {
     /// Compare the public API of each library with its snapshot
     Api(api::Api),
-    /// Everything that a change must pass, cheapest first
+    /// Run every check that a change must pass, cheapest first
     Ci(ci::Ci),
-    /// Boot the snapshot of a real machine and tell the story of one card
+    /// Boot the snapshot of a real machine and follow one card through every kind of use
     Demo,
-    /// List the drivers of a source tree of Linux by name, for the verdicts from names
+    /// List the drivers of a Linux source tree by name, for verdicts from names
     Drivers(drivers::Drivers),
-    /// Play the designs of DMA ownership in every interleaving, and show what goes wrong
+    /// Search the designs of DMA ownership in every interleaving for violations
     Explore(explore::Explore),
     /// Build the example kernel and boot it in QEMU
     Kernel,
-    /// Boot real kernels in QEMU and compare what vfio-host says and does with what they do
+    /// Boot real kernels in QEMU and compare the answers of vfio-host with theirs
     Live(live::Live),
-    /// Break the rules on purpose, one at a time, and look that the tests notice
+    /// Mutation test: break the rules one at a time, and check that a test fails
     Mutants(mutants::Mutants),
-    /// Play scenarios and compare with what a real kernel answered
+    /// Replay scenarios and compare with the answers of a real kernel
     Replay(replay::Replay),
 }
 

@@ -23,16 +23,16 @@ const DIM: Style = Style::new().dimmed();
 
 #[derive(clap::Args)]
 pub(crate) struct Mutants {
-    /// Try only this one (may be given again)
+    /// Run only this mutant (may be repeated)
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
-    /// Only those that the explorer is to notice, and let nothing but the explorer look
+    /// Run only the mutants that the explorer must catch, with the explorer alone
     #[arg(long)]
     explore: bool,
-    /// List them
+    /// List the mutants
     #[arg(long)]
     list: bool,
-    /// One JSON object a line: each mutant and what noticed it
+    /// Print one JSON object per line: each mutant and what caught it
     #[arg(long)]
     json: bool,
 }

@@ -1,38 +1,38 @@
-//! Where a function is.
+//! PCI addresses.
 
 use alloc::string::String;
 use core::fmt;
 use core::str::FromStr;
 
-/// Slot (0 to 31) and function (0 to 7): where a function is on its bus, in one byte as on the wire.
+/// Slot (0 to 31) and function (0 to 7) in one byte, as in a requester ID.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Devfn(u8);
 
 impl Devfn {
-    /// The highest: slot 31, function 7.
+    /// The highest value: slot 31, function 7.
     pub const MAX: Self = Self(u8::MAX);
 
-    /// The pair, or `None` unless `slot` is below 32 and `function` below 8.
+    /// Creates the pair, or returns `None` unless `slot` is below 32 and `function` below 8.
     pub const fn new(slot: u8, function: u8) -> Option<Self> {
         if slot < 32 && function < 8 { Some(Self(slot << 3 | function)) } else { None }
     }
 
-    /// The pair of this byte: slot in the upper five bits, function in the lower three. Every byte is valid.
+    /// Decodes a byte: slot in the upper five bits, function in the lower three. Every byte is valid.
     pub const fn from_byte(byte: u8) -> Self {
         Self(byte)
     }
 
-    /// Both as one byte.
+    /// Returns the pair as one byte.
     pub const fn byte(self) -> u8 {
         self.0
     }
 
-    /// The slot, 0 to 31.
+    /// Returns the slot, 0 to 31.
     pub const fn slot(self) -> u8 {
         self.0 >> 3
     }
 
-    /// The function, 0 to 7.
+    /// Returns the function, 0 to 7.
     pub const fn function(self) -> u8 {
         self.0 & 7
     }
@@ -59,37 +59,37 @@ pub struct PciAddress {
 }
 
 impl PciAddress {
-    /// The address of these parts. A domain beyond 16 bits is one that software made up, as for disks behind VMD.
+    /// Creates an address. Domains beyond 16 bits are assigned by software, as for disks behind VMD.
     pub const fn new(domain: u32, bus: u8, devfn: Devfn) -> Self {
         Self { domain, bus, devfn }
     }
 
-    /// The domain, also called segment.
+    /// Returns the domain, also called segment.
     pub const fn domain(self) -> u32 {
         self.domain
     }
 
-    /// The bus within the domain.
+    /// Returns the bus within the domain.
     pub const fn bus(self) -> u8 {
         self.bus
     }
 
-    /// Slot and function.
+    /// Returns slot and function.
     pub const fn devfn(self) -> Devfn {
         self.devfn
     }
 
-    /// The slot, 0 to 31.
+    /// Returns the slot, 0 to 31.
     pub const fn slot(self) -> u8 {
         self.devfn.slot()
     }
 
-    /// The function, 0 to 7.
+    /// Returns the function, 0 to 7.
     pub const fn function(self) -> u8 {
         self.devfn.function()
     }
 
-    /// The address of another function on the same bus.
+    /// Returns the address of another function on the same bus.
     #[must_use]
     pub const fn on_same_bus(self, devfn: Devfn) -> Self {
         Self { devfn, ..self }
@@ -97,7 +97,7 @@ impl PciAddress {
 }
 
 impl fmt::Display for PciAddress {
-    /// In the one form that sysfs uses: `0000:00:04.0`.
+    /// Writes the form that sysfs uses: `0000:00:04.0`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04x}:{:02x}:{}", self.domain, self.bus, self.devfn)
     }
@@ -109,40 +109,40 @@ impl fmt::Debug for PciAddress {
     }
 }
 
-/// The text is no PCI address.
+/// The text is not a PCI address.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{text:?} is no PCI address: {fault}")]
+#[error("{text:?} is not a PCI address: {fault}")]
 pub struct ParseAddressError {
-    /// What was to be an address.
+    /// The text.
     pub text: String,
-    /// Which part of it is wrong.
+    /// The part that is wrong.
     pub fault: AddressFault,
 }
 
 /// What is wrong with the text of an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AddressFault {
-    /// Neither `domain:bus:slot.function` nor `bus:slot.function`.
-    #[error("it has not the form domain:bus:slot.function")]
+    /// The text is neither `domain:bus:slot.function` nor `bus:slot.function`.
+    #[error("expected domain:bus:slot.function")]
     Form,
-    /// The domain is no hexadecimal number of four to eight digits.
-    #[error("the domain is no hexadecimal number of 4 to 8 digits")]
+    /// The domain is not a hexadecimal number of four to eight digits.
+    #[error("the domain is not a hexadecimal number of 4 to 8 digits")]
     Domain,
-    /// The bus is no hexadecimal number of two digits.
-    #[error("the bus is no hexadecimal number of 2 digits")]
+    /// The bus is not a hexadecimal number of two digits.
+    #[error("the bus is not a hexadecimal number of 2 digits")]
     Bus,
-    /// The slot is no hexadecimal number of two digits up to `1f`.
-    #[error("the slot is no hexadecimal number of 2 digits up to 1f")]
+    /// The slot is not a hexadecimal number of two digits up to `1f`.
+    #[error("the slot is not a hexadecimal number of 2 digits up to 1f")]
     Slot,
-    /// The function is no digit up to 7.
-    #[error("the function is no digit up to 7")]
+    /// The function is not a digit up to 7.
+    #[error("the function is not a digit up to 7")]
     Function,
 }
 
 impl FromStr for PciAddress {
     type Err = ParseAddressError;
 
-    /// Reads `0000:00:04.0`, or `00:04.0` for domain 0; digits in either case.
+    /// Parses `0000:00:04.0`, or `00:04.0` for domain 0; digits in either case.
     fn from_str(text: &str) -> Result<Self, ParseAddressError> {
         parse(text).map_err(|fault| ParseAddressError { text: text.into(), fault })
     }

@@ -1,6 +1,6 @@
 //! Base address registers.
 
-/// A window into a function that one of its base address registers places: where it is, how long, and of which space.
+/// A region of a function that a base address register decodes: address, size and space.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Bar {
     address: u64,
@@ -8,50 +8,50 @@ pub struct Bar {
     kind: BarKind,
 }
 
-/// Which space a window is in.
+/// Address space of a BAR.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum BarKind {
     /// I/O ports.
     Io,
-    /// Memory, below 4 GiB.
+    /// Memory below 4 GiB.
     Memory32 {
-        /// Whether reads have no effect on it.
+        /// Whether reads have no side effects.
         prefetchable: bool,
     },
-    /// Memory, anywhere; the next register holds the upper half of the address.
+    /// Memory at any address; the next register holds the upper half of the address.
     Memory64 {
-        /// Whether reads have no effect on it.
+        /// Whether reads have no side effects.
         prefetchable: bool,
     },
 }
 
 impl Bar {
-    /// A window of `size` bytes (or ports) at `address`, or `None` unless the size is a power of two, and at most 2 GiB
-    /// if the register has 32 bits.
+    /// Creates a BAR of `size` bytes (or ports) at `address`, or returns `None` unless the size is a power of two, and
+    /// at most 2 GiB for a 32-bit register.
     ///
-    /// Any address will do, 0 if none was given yet: a register leaves out the bits below the size.
+    /// Any address is accepted, 0 if none is assigned yet: the bits below the size are ignored.
     pub const fn new(address: u64, size: u64, kind: BarKind) -> Option<Self> {
         let fits = matches!(kind, BarKind::Memory64 { .. }) || size <= 1 << 31;
         if size.is_power_of_two() && fits { Some(Self { address, size, kind }) } else { None }
     }
 
-    /// Where it begins.
+    /// Returns the address.
     pub const fn address(self) -> u64 {
         self.address
     }
 
-    /// Its length, a power of two.
+    /// Returns the size, a power of two.
     pub const fn size(self) -> u64 {
         self.size
     }
 
-    /// Its space.
+    /// Returns the address space.
     pub const fn kind(self) -> BarKind {
         self.kind
     }
 }
 
-/// The windows of a function: up to six, and its expansion ROM.
+/// The BARs of a function: up to six, and its expansion ROM.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Bars {
     slots: [Option<Bar>; Self::SLOTS],
@@ -59,17 +59,16 @@ pub struct Bars {
 }
 
 impl Bars {
-    /// How many registers an endpoint has, the ROM's not counted.
+    /// Number of registers of an endpoint, without the ROM's.
     pub const SLOTS: usize = 6;
 
-    /// No windows.
+    /// No BARs.
     pub const NONE: Self = Self { slots: [None; Self::SLOTS], rom: None };
 
-    /// Puts a window into register `slot`, in place of the one that is there.
+    /// Sets the BAR of register `slot`, and replaces the present one.
     ///
     /// # Errors
-    /// There is no such register, or the window would share a register with its neighbour, one of them having 64 bits.
-    /// Nothing is changed.
+    /// Fails if there is no such register, or a 64-bit BAR would overlap its neighbour. Nothing is changed.
     pub fn insert(&mut self, slot: usize, bar: Bar) -> Result<(), BarError> {
         let wide = |bar: Bar| matches!(bar.kind, BarKind::Memory64 { .. });
         let below = slot.checked_sub(1).and_then(|below| self.get(below));
@@ -83,10 +82,10 @@ impl Bars {
         Ok(())
     }
 
-    /// Sets the window of the expansion ROM.
+    /// Sets the expansion ROM.
     ///
     /// # Errors
-    /// It is none of 32-bit memory of at least 2 KiB. Nothing is changed.
+    /// Fails unless `rom` is 32-bit memory of at least 2 KiB. Nothing is changed.
     pub fn insert_rom(&mut self, rom: Bar) -> Result<(), BarError> {
         if !matches!(rom.kind, BarKind::Memory32 { .. }) || rom.size < 1 << 11 {
             return Err(BarError::NotARom);
@@ -95,30 +94,30 @@ impl Bars {
         Ok(())
     }
 
-    /// The window of register `slot`; `None` too for the register that holds the upper half of the one before.
+    /// Returns the BAR of register `slot`; `None` also for the register that holds the upper half of the one before.
     pub fn get(&self, slot: usize) -> Option<Bar> {
         self.slots.get(slot).copied().flatten()
     }
 
-    /// The window of the expansion ROM.
+    /// Returns the expansion ROM.
     pub const fn rom(&self) -> Option<Bar> {
         self.rom
     }
 
-    /// All windows but the ROM's, with their registers, in order.
+    /// Returns all BARs except the ROM, with their registers, in order.
     pub fn iter(&self) -> impl Iterator<Item = (usize, Bar)> {
         self.slots.iter().enumerate().filter_map(|(slot, bar)| Some((slot, (*bar)?)))
     }
 }
 
-/// Why a window was not taken.
+/// Why a BAR was not set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BarError {
     /// A function has six registers.
     #[error("there is no such base address register")]
     NoSuchSlot,
-    /// A window of 64 bits takes two registers.
-    #[error("a base address of 64 bits takes two registers, and one of them is taken")]
+    /// A 64-bit BAR takes two registers.
+    #[error("a 64-bit base address takes two registers, and one of them is in use")]
     NoRoom,
     /// A ROM is 32-bit memory of at least 2 KiB.
     #[error("an expansion ROM is 32-bit memory of at least 2 KiB")]

@@ -1,4 +1,4 @@
-//! The PCI bus of the driver core.
+//! The PCI bus.
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -20,7 +20,7 @@ use crate::registration::DriverHandle;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
-/// The PCI bus; `G` guards the DMA of its devices.
+/// The PCI bus; `G` configures the DMA of its devices.
 pub struct PciBus<G> {
     dma: G,
     /// How many drivers have dynamic ids; lets a match without any pass without the lock.
@@ -30,12 +30,13 @@ pub struct PciBus<G> {
 }
 
 impl<G: DmaConfigure<PciFunction>> PciBus<G> {
-    /// Makes a PCI bus whose drivers do DMA as `dma` allows.
+    /// Creates a PCI bus whose drivers do DMA as `dma` allows.
     pub fn new(dma: G) -> Self {
         Self { dma, drivers: AtomicUsize::new(0), dynamic_ids: Mutex::new(BTreeMap::new()) }
     }
 
-    /// Whether an id fits: dynamic ones first, then those of the table that count without an override (D19).
+    /// Whether an id fits: dynamic ones first, then those of the table that count without an override.
+    // D19.
     fn fits(&self, driver: &dyn AnyDriver<Self>, config: &ConfigSpace) -> bool {
         let fits = |id: &PciId| !id.override_only && id.matches(config);
         let dynamic = || self.dynamic_ids.lock().get(driver.name()).is_some_and(|ids| ids.iter().any(fits));
@@ -87,11 +88,11 @@ impl<G: DmaConfigure<PciFunction>> Bus for PciBus<G> {
 }
 
 impl<G: DmaConfigure<PciFunction>> BusHandle<PciBus<G>> {
-    /// Adds an id to those that a driver fits, and tries the driver on every device, as a write to its `new_id` in
-    /// sysfs does. Takes device locks as [`add_driver`](Self::add_driver) does.
+    /// Adds a dynamic id to a driver and probes the driver for every device, as a write to `new_id` in sysfs does.
+    /// Takes device locks as [`add_driver`](Self::add_driver) does.
     ///
     /// # Errors
-    /// The id fits the driver already, or the driver is leaving.
+    /// Fails if the driver has the id already, or is being unregistered.
     pub fn new_id(&self, driver: &DriverHandle<PciBus<G>>, id: PciId) -> Result<(), DynamicIdError> {
         let name = driver.name();
         if driver.is_leaving() {
@@ -114,10 +115,10 @@ impl<G: DmaConfigure<PciFunction>> BusHandle<PciBus<G>> {
         Ok(())
     }
 
-    /// Takes back an id that [`new_id`](Self::new_id) added, as a write to `remove_id` in sysfs does. Unbinds nothing.
+    /// Removes an id that [`new_id`](Self::new_id) added, as a write to `remove_id` in sysfs does. Unbinds nothing.
     ///
     /// # Errors
-    /// The id was not added.
+    /// Fails if the driver has no such dynamic id.
     pub fn remove_id(&self, driver: &DriverHandle<PciBus<G>>, id: PciId) -> Result<(), DynamicIdError> {
         let name = driver.name();
         let removed = self.bus().change_ids(|ids| {
@@ -129,7 +130,7 @@ impl<G: DmaConfigure<PciFunction>> BusHandle<PciBus<G>> {
     }
 }
 
-/// Why the dynamic ids of a driver are as they were.
+/// Why the dynamic ids of a driver were not changed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DynamicIdError {
@@ -139,7 +140,7 @@ pub enum DynamicIdError {
         /// The driver.
         driver: Arc<str>,
     },
-    /// The id is none of the driver's dynamic ids.
+    /// The driver has no such dynamic id.
     #[error("{driver} has no such dynamic id")]
     Unknown {
         /// The driver.
@@ -154,7 +155,7 @@ pub enum DynamicIdError {
 }
 
 impl DynamicIdError {
-    /// Returns the number that the write gives: `EEXIST` for an id that is known, else `ENODEV`.
+    /// Returns the error number of the write: `EEXIST` for an id that is known, else `ENODEV`.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::Known { .. } => Errno::EEXIST,

@@ -1,4 +1,4 @@
-//! What a function says of itself: its configuration space.
+//! PCI configuration space.
 
 mod acs;
 mod builder;
@@ -12,11 +12,11 @@ pub use acs::{Acs, AcsBits};
 pub use builder::ConfigBuilder;
 pub use express::{PcieCapability, PortType};
 
-/// Longest configuration space: that of PCI Express. Conventional PCI has 256 bytes.
+/// Size of the configuration space of PCI Express. Conventional PCI has 256 bytes.
 const LONGEST: usize = 4096;
 /// Where the extended capabilities of PCI Express start.
 const EXTENDED: u16 = 0x100;
-/// So many capabilities fit; a list that is longer runs in a circle.
+/// Maximum number of capabilities; a longer list contains a loop.
 const MOST_CAPABILITIES: usize = (256 - 64) / 4;
 const MOST_EXTENDED_CAPABILITIES: usize = (LONGEST - 256) / 8;
 
@@ -37,45 +37,44 @@ mod at {
     pub(super) const EXT_CAP_ACS: u16 = 0x0d;
 }
 
-/// A copy of a function's configuration space: up to 4096 bytes, perhaps fewer than the function has (an ordinary user
-/// of Linux may read 64).
+/// A copy of a function's configuration space: up to 4096 bytes, perhaps fewer than the function has (unprivileged
+/// users of Linux can read 64).
 ///
-/// Every byte sequence is a valid one. What lies beyond its end, or is not there for this kind of function, reads as
-/// `None`.
+/// Every byte sequence is valid. Fields beyond the end, or not present in this kind of function, read as `None`.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct ConfigSpace {
     bytes: Box<[u8]>,
 }
 
 impl ConfigSpace {
-    /// The configuration space of these bytes; what goes beyond 4096 is cut off.
+    /// Creates a configuration space from bytes; what exceeds 4096 is cut off.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
         let mut bytes = bytes.into();
         bytes.truncate(LONGEST);
         Self { bytes: bytes.into_boxed_slice() }
     }
 
-    /// Begins a configuration space made up in code.
+    /// Returns a builder for a configuration space.
     pub fn builder() -> ConfigBuilder {
         ConfigBuilder::default()
     }
 
-    /// All bytes.
+    /// Returns all bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The byte at `offset`.
+    /// Reads the byte at `offset`.
     pub fn read_u8(&self, offset: u16) -> Option<u8> {
         self.bytes.get(usize::from(offset)).copied()
     }
 
-    /// The little-endian word at `offset`, which need not be aligned.
+    /// Reads the little-endian word at `offset`, which need not be aligned.
     pub fn read_u16(&self, offset: u16) -> Option<u16> {
         self.array(offset).map(u16::from_le_bytes)
     }
 
-    /// The little-endian double word at `offset`, which need not be aligned.
+    /// Reads the little-endian double word at `offset`, which need not be aligned.
     pub fn read_u32(&self, offset: u16) -> Option<u32> {
         self.array(offset).map(u32::from_le_bytes)
     }
@@ -84,42 +83,42 @@ impl ConfigSpace {
         self.bytes.get(usize::from(offset)..)?.first_chunk().copied()
     }
 
-    /// The vendor's id. `0xffff` in a virtual function, which leaves it to its physical function.
+    /// Returns the vendor id. `0xffff` in a virtual function, whose physical function has it.
     pub fn vendor(&self) -> Option<u16> {
         self.read_u16(0x00)
     }
 
-    /// The device's id, given by the vendor.
+    /// Returns the device id.
     pub fn device(&self) -> Option<u16> {
         self.read_u16(0x02)
     }
 
-    /// The revision.
+    /// Returns the revision.
     pub fn revision(&self) -> Option<u8> {
         self.read_u8(at::REVISION)
     }
 
-    /// Base class, sub-class and programming interface, 24 bits (`0x020000`: Ethernet controller).
+    /// Returns base class, sub-class and programming interface, 24 bits (`0x020000`: Ethernet controller).
     pub fn class(&self) -> Option<u32> {
         self.array(at::CLASS).map(|[interface, sub, base]| u32::from_le_bytes([interface, sub, base, 0]))
     }
 
-    /// The layout of the header.
+    /// Returns the layout of the header.
     pub fn layout(&self) -> Option<HeaderLayout> {
         self.read_u8(at::HEADER_TYPE).map(|byte| HeaderLayout::from_code(byte & !at::MULTIFUNCTION))
     }
 
-    /// Whether the function says that its slot has further functions; false when the byte cannot be read.
+    /// Returns whether the multifunction bit is set; `false` if the byte cannot be read.
     pub fn has_multifunction_bit(&self) -> bool {
         self.read_u8(at::HEADER_TYPE).is_some_and(|byte| byte & at::MULTIFUNCTION != 0)
     }
 
-    /// The subsystem's vendor; of a bridge, from the capability that bridges have for it.
+    /// Returns the subsystem vendor id; of a bridge, from its capability.
     pub fn subsystem_vendor(&self) -> Option<u16> {
         self.read_u16(self.subsystem_offset()?)
     }
 
-    /// The subsystem's id, given by its vendor.
+    /// Returns the subsystem id.
     pub fn subsystem_device(&self) -> Option<u16> {
         self.read_u16(self.subsystem_offset()?.checked_add(2)?)
     }
@@ -132,12 +131,12 @@ impl ConfigSpace {
         }
     }
 
-    /// The bus right below, if this is a bridge.
+    /// Returns the secondary bus of a bridge.
     pub fn secondary_bus(&self) -> Option<u8> {
         self.bridge_byte(at::SECONDARY_BUS)
     }
 
-    /// The highest bus below, if this is a bridge.
+    /// Returns the subordinate bus of a bridge, the highest below it.
     pub fn subordinate_bus(&self) -> Option<u8> {
         self.bridge_byte(at::SUBORDINATE_BUS)
     }
@@ -146,8 +145,8 @@ impl ConfigSpace {
         if self.layout()? == HeaderLayout::Bridge { self.read_u8(offset) } else { None }
     }
 
-    /// The capabilities in the order of their list. A list that runs in a circle is cut off when it is longer than any
-    /// true list can be.
+    /// Returns the capabilities in the order of their list. A list that contains a loop is cut off at the maximum
+    /// length.
     pub fn capabilities(&self) -> impl Iterator<Item = Capability> {
         let has_list = self.read_u16(at::STATUS).is_some_and(|status| status & at::STATUS_HAS_CAPABILITIES != 0);
         let known_layout = matches!(self.layout(), Some(HeaderLayout::Endpoint | HeaderLayout::Bridge));
@@ -161,7 +160,8 @@ impl ConfigSpace {
             .take(MOST_CAPABILITIES)
     }
 
-    /// The extended capabilities in the order of their list, cut off as [`capabilities`](Self::capabilities) are.
+    /// Returns the extended capabilities in the order of their list, cut off as [`capabilities`](Self::capabilities)
+    /// are.
     pub fn extended_capabilities(&self) -> impl Iterator<Item = Capability> {
         let entry = |offset: u16| {
             let header = self.read_u32(offset).filter(|&header| header != 0 && header != u32::MAX)?;
@@ -179,14 +179,14 @@ impl ConfigSpace {
         self.capabilities().find(|found| found.id == u16::from(id)).map(|found| found.offset)
     }
 
-    /// The PCI Express capability; `None` in a conventional function.
+    /// Returns the PCI Express capability; `None` for a conventional function.
     pub fn pcie(&self) -> Option<PcieCapability> {
         let flags = self.read_u16(self.capability(at::CAP_PCI_EXPRESS)?.checked_add(2)?)?;
         let [flags, _] = flags.to_le_bytes();
         Some(PcieCapability { port_type: PortType::from_code(flags >> 4) })
     }
 
-    /// The ACS capability.
+    /// Returns the ACS capability.
     pub fn acs(&self) -> Option<Acs> {
         let offset = self.extended_capabilities().find(|found| found.id == at::EXT_CAP_ACS)?.offset;
         let bits = |at: u16| Some(AcsBits::from_bits(self.read_u16(offset.checked_add(at)?)?));
@@ -206,19 +206,19 @@ impl fmt::Debug for ConfigSpace {
     }
 }
 
-/// One entry of a list of capabilities.
+/// An entry of a capability list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Capability {
-    /// Which; ids of the extended list are numbers of their own.
+    /// Capability id; ids of the extended list are separate.
     pub id: u16,
-    /// Where its first byte is.
+    /// Offset of its first byte.
     pub offset: u16,
 }
 
 /// The layout of a header: the header type without the multifunction bit.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum HeaderLayout {
-    /// Type 0: a function at the end of the tree.
+    /// Type 0: an endpoint.
     Endpoint,
     /// Type 1: a bridge to another PCI bus.
     Bridge,

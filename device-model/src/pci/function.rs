@@ -1,4 +1,4 @@
-//! One function.
+//! PCI functions.
 
 use alloc::vec::Vec;
 
@@ -6,28 +6,28 @@ use super::address::{Devfn, PciAddress};
 use super::bar::Bars;
 use super::config::ConfigSpace;
 
-/// A PCI function: the way of its requests to memory, and the windows that others reach it through.
+/// A PCI function: configuration space, BARs, and place in the topology.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PciFunction {
-    /// Where it is.
+    /// Address of the function.
     pub address: PciAddress,
-    /// What it says of itself.
+    /// Configuration space.
     pub config: ConfigSpace,
-    /// Its windows. The configuration space tells where they are, but not how long.
+    /// BARs. The configuration space holds their addresses, but not their sizes.
     pub bars: Bars,
-    /// What is known of the bridge above, apart from bus numbers.
+    /// The bridge above, as far as known.
     pub upstream: Upstream,
-    /// The physical function whose virtual function (SR-IOV) this is; `None` for a function of its own.
+    /// The physical function of a virtual function (SR-IOV); else `None`.
     pub physical_function: Option<PciAddress>,
-    /// Ids of the same bus under which its requests appear besides its own: a flaw of the device that is known by its id.
+    /// Further requester IDs on the same bus under which its requests appear: a quirk known by vendor and device.
     /// Usually empty.
     pub dma_aliases: Vec<Devfn>,
-    /// What is known of its isolation by its ids, whatever its ACS capability says.
+    /// Isolation known by vendor and device, whatever the ACS capability says.
     pub acs_quirk: Option<AcsQuirk>,
 }
 
 impl PciFunction {
-    /// The function of this configuration space at `address`, without windows and quirks, its bridge to be found by bus number.
+    /// Creates a function without BARs and quirks, whose bridge is found by bus number.
     pub const fn new(address: PciAddress, config: ConfigSpace) -> Self {
         Self {
             address,
@@ -40,31 +40,31 @@ impl PciFunction {
         }
     }
 
-    /// Whether it is one of several functions of a device: it says so, or it is not function 0. The functions behind the
-    /// first often leave the bit out. The number of a virtual function says nothing of that kind.
+    /// Returns whether the device has several functions: the multifunction bit is set, or this is not function 0, since
+    /// other functions often leave the bit clear. Virtual functions have no such bit.
     pub fn is_multifunction(&self) -> bool {
         let counts = self.address.function() != 0 && self.physical_function.is_none();
         counts || self.config.has_multifunction_bit()
     }
 }
 
-/// Which bridge leads to a function's bus.
+/// The bridge that leads to a function's bus.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Upstream {
     /// The bridge whose secondary bus it is, if any.
     #[default]
     ByBusNumber,
-    /// None: the bus comes out of the root complex.
+    /// No bridge: a root bus.
     RootBus,
-    /// This one, whatever its bus numbers say (the bus of virtual functions has no bridge of its own number).
+    /// This bridge, whatever its bus numbers (a bus of virtual functions may be no bridge's secondary bus).
     Bridge(PciAddress),
 }
 
-/// What a device is known to do, by its ids.
+/// Isolation of a device that is known by its ids.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum AcsQuirk {
-    /// It isolates as ACS would, without having the capability.
+    /// Isolates like ACS, without the capability.
     Isolated,
-    /// It does not isolate, even if its capability says so.
+    /// Does not isolate, even if its capability says so.
     NotIsolated,
 }

@@ -5,25 +5,25 @@ use super::config::ConfigSpace;
 /// An entry of a driver's id table. `None` stands for any value.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PciId {
-    /// Vendor.
+    /// Vendor id.
     pub vendor: Option<u16>,
-    /// Device.
+    /// Device id.
     pub device: Option<u16>,
-    /// Vendor of the subsystem.
+    /// Subsystem vendor id.
     pub subvendor: Option<u16>,
-    /// Id of the subsystem.
+    /// Subsystem id.
     pub subdevice: Option<u16>,
-    /// Class, 24 bits, as far as `class_mask` goes.
+    /// Class, 24 bits, compared under `class_mask`.
     pub class: u32,
-    /// Which bits of the class count; 0 for none.
+    /// Bits of the class that are compared; 0 for none.
     pub class_mask: u32,
-    /// Whether the entry counts only for a function whose driver override names the driver, as the one entry of vfio-pci
+    /// Whether the entry matches only a function whose `driver_override` names the driver, as the entry of vfio-pci
     /// does.
     pub override_only: bool,
 }
 
 impl PciId {
-    /// Fits every function.
+    /// Matches every function.
     pub const ANY: Self = Self {
         vendor: None,
         device: None,
@@ -34,23 +34,24 @@ impl PciId {
         override_only: false,
     };
 
-    /// Makes an entry for every function of these ids.
+    /// Creates an entry that matches every function of these ids.
     pub const fn device(vendor: u16, device: u16) -> Self {
         Self { vendor: Some(vendor), device: Some(device), ..Self::ANY }
     }
 
-    /// Makes an entry for every function whose class equals `class` in the bits of `mask`.
+    /// Creates an entry that matches every function whose class equals `class` in the bits of `mask`.
     pub const fn class(class: u32, mask: u32) -> Self {
         Self { class, class_mask: mask, ..Self::ANY }
     }
 
-    /// Makes the same entry, for functions whose override names the driver.
+    /// Restricts the entry to functions whose `driver_override` names the driver.
     #[must_use]
     pub const fn override_only(self) -> Self {
         Self { override_only: true, ..self }
     }
 
-    /// Returns whether the ids fit, whatever the [override](Self::override_only). An id that cannot be read fits nothing but "any".
+    /// Returns whether the ids match, regardless of [`override_only`](Self::override_only). An id that cannot be read
+    /// matches only "any".
     pub fn matches(&self, config: &ConfigSpace) -> bool {
         let fits = |wanted: Option<u16>, found: Option<u16>| wanted.is_none() || wanted == found;
         fits(self.vendor, config.vendor())

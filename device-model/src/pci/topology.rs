@@ -1,4 +1,4 @@
-//! Functions and the bridges between them.
+//! PCI topology.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use core::iter;
@@ -6,10 +6,10 @@ use core::iter;
 use super::address::{Devfn, PciAddress};
 use super::function::{PciFunction, Upstream};
 
-/// A set of PCI functions, and how bridges join them.
+/// A set of PCI functions, connected by bridges.
 ///
-/// A bridge is above a bus only if its own bus has the lower number and is of the same domain, as PCI demands; bridges
-/// that say otherwise are bridges to nowhere. So the way up from any function ends after 255 bridges at most.
+/// A bridge is above a bus only if its own bus has a lower number and is in the same domain, as PCI requires; other
+/// bridges are ignored. So the walk up from any function ends after 255 bridges at most.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PciTopology {
     functions: BTreeMap<PciAddress, PciFunction>,
@@ -18,12 +18,12 @@ pub struct PciTopology {
 }
 
 impl PciTopology {
-    /// The empty set.
+    /// Creates an empty topology.
     pub const fn new() -> Self {
         Self { functions: BTreeMap::new(), bridges: BTreeMap::new() }
     }
 
-    /// Adds a function, in place of the one at its address, which is returned.
+    /// Inserts a function and returns the one that it replaces.
     pub fn insert(&mut self, function: PciFunction) -> Option<PciFunction> {
         let replaced = self.remove(function.address);
         if let Some(bus) = secondary_bus(&function) {
@@ -33,7 +33,7 @@ impl PciTopology {
         replaced
     }
 
-    /// Takes a function out; what is below it stays, and is not below it any more.
+    /// Removes a function. Functions below it stay, with no bridge above.
     pub fn remove(&mut self, address: PciAddress) -> Option<PciFunction> {
         let function = self.functions.remove(&address)?;
         if let Some(bus) = secondary_bus(&function)
@@ -47,32 +47,32 @@ impl PciTopology {
         Some(function)
     }
 
-    /// The function at `address`.
+    /// Returns the function at `address`.
     pub fn get(&self, address: PciAddress) -> Option<&PciFunction> {
         self.functions.get(&address)
     }
 
-    /// How many functions there are.
+    /// Returns the number of functions.
     pub fn len(&self) -> usize {
         self.functions.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no functions.
     pub fn is_empty(&self) -> bool {
         self.functions.is_empty()
     }
 
-    /// All functions in the order of their addresses.
+    /// Returns all functions in the order of their addresses.
     pub fn iter(&self) -> impl Iterator<Item = &PciFunction> {
         self.functions.values()
     }
 
-    /// The functions on the bus of `address`, in order; its own among them, if there is one.
+    /// Returns the functions on the bus of `address`, in order, including the one at `address`, if any.
     pub fn functions_on_bus(&self, address: PciAddress) -> impl Iterator<Item = &PciFunction> {
         self.devfns(address, Devfn::from_byte(0), Devfn::MAX)
     }
 
-    /// The functions in the slot of `address`, in order; its own among them, if there is one.
+    /// Returns the functions in the slot of `address`, in order, including the one at `address`, if any.
     pub fn functions_in_slot(&self, address: PciAddress) -> impl Iterator<Item = &PciFunction> {
         let byte = address.devfn().byte();
         self.devfns(address, Devfn::from_byte(byte & !7), Devfn::from_byte(byte | 7))
@@ -82,10 +82,10 @@ impl PciTopology {
         self.functions.range(bus.on_same_bus(first)..=bus.on_same_bus(last)).map(|(_, function)| function)
     }
 
-    /// The bridge that leads to the bus of `address`; `None` on a root bus.
+    /// Returns the bridge above the bus of `address`; `None` on a root bus.
     ///
-    /// A bus has one bridge above, so all functions on it get the same answer: the first of them that knows its
-    /// [`Upstream`] decides (a bridge that is not there, or cannot be above, is not known), else the bus number.
+    /// All functions on a bus get the same answer: the first whose [`Upstream`] names a valid bridge or a root bus
+    /// decides, else the bus number.
     pub fn bridge_above(&self, address: PciAddress) -> Option<&PciFunction> {
         let can_be_above =
             |bridge: &&PciFunction| bridge.address.domain() == address.domain() && bridge.address.bus() < address.bus();
@@ -104,7 +104,7 @@ impl PciTopology {
         bridges.find_map(|&bridge| self.get(bridge).filter(can_be_above))
     }
 
-    /// All bridges between `address` and the root, nearest first.
+    /// Returns all bridges between `address` and the root, nearest first.
     pub fn bridges_above(&self, address: PciAddress) -> impl Iterator<Item = &PciFunction> {
         iter::successors(self.bridge_above(address), |bridge| self.bridge_above(bridge.address))
     }

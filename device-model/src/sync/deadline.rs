@@ -1,4 +1,4 @@
-//! A moment in the future, as waits need it.
+//! Deadlines of waits.
 
 use core::time::Duration;
 use std::time::Instant;

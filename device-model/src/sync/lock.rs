@@ -1,4 +1,4 @@
-//! Locks that know their class, over the raw locks of the build.
+//! Locks with a class, over the raw locks of the build.
 
 use core::fmt;
 use core::ops::{Deref, DerefMut};
@@ -17,19 +17,19 @@ pub type Mutex<T> = Lock<Sleeping, T>;
 /// Holds a [`Mutex`]; dropping it unlocks.
 pub type MutexGuard<'a, T> = LockGuard<'a, Sleeping, T>;
 
-/// A lock that spins until it is free; held for a moment, with no [`Mutex`] taken and no wait begun meanwhile.
+/// A lock that spins until it is free; held briefly, with no [`Mutex`] taken and no wait begun meanwhile.
 ///
-/// Guards are dropped in the reverse order in which they were made, so that each can restore what it found.
+/// Guards must be dropped in the reverse order of locking, so that each can restore the interrupt state that it saved.
 pub type SpinMutex<T> = Lock<Spinning, T>;
 /// Holds a [`SpinMutex`]; dropping it unlocks.
 pub type SpinMutexGuard<'a, T> = LockGuard<'a, Spinning, T>;
 
 /// The kind of a [`Lock`]: [`Sleeping`] or [`Spinning`].
 pub trait Kind {
-    /// What the lock is made of.
+    /// The raw lock.
     type Raw: lock_api::RawMutex;
 
-    /// What a thread that holds one may do meanwhile.
+    /// What a thread may do while it holds the lock.
     #[cfg(lock_order)]
     const MANNER: super::held::Manner;
 }
@@ -64,13 +64,13 @@ pub struct Lock<K: Kind, T> {
 }
 
 impl<K: Kind, T> Lock<K, T> {
-    /// Returns an unlocked lock around `value`, of the class [`LockClass::LEAF`].
+    /// Creates an unlocked lock of the class [`LockClass::LEAF`] around `value`.
     #[inline]
     pub const fn new(value: T) -> Self {
         Self::of(LockClass::LEAF, value)
     }
 
-    /// Returns an unlocked lock around `value`. Its class is checked under `--cfg lock_order` only.
+    /// Creates an unlocked lock of `class` around `value`. The class is checked under `--cfg lock_order` only.
     #[inline]
     #[cfg_attr(not(lock_order), expect(unused_variables, reason = "only the check of the lock order looks at it"))]
     pub const fn of(class: LockClass, value: T) -> Self {
@@ -104,7 +104,7 @@ impl<K: Kind, T> Lock<K, T> {
         })
     }
 
-    /// Returns the value through the exclusive borrow, which makes locking needless.
+    /// Returns a mutable reference to the value, without locking.
     #[inline]
     pub fn get_mut(&mut self) -> &mut T {
         self.lock.get_mut()
@@ -153,12 +153,12 @@ impl<K: Kind, T: fmt::Debug> fmt::Debug for LockGuard<'_, K, T> {
     }
 }
 
-/// Lets threads wait for a change of what a [`Mutex`] guards.
+/// A condition variable for a [`Mutex`].
 #[derive(Default)]
 pub struct Condvar(RawCondvar);
 
 impl Condvar {
-    /// Returns a condition that nobody waits for.
+    /// Creates a condition variable.
     pub const fn new() -> Self {
         Self(RawCondvar::new())
     }
@@ -180,7 +180,7 @@ impl Condvar {
         guard
     }
 
-    /// Wakes everybody who waits.
+    /// Wakes all waiting threads.
     pub fn notify_all(&self) {
         self.0.notify_all();
     }

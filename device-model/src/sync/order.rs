@@ -1,10 +1,10 @@
-//! The lock order, as something that runs.
+//! Lock order, checked at run time in tests.
 //!
-//! Each lock belongs to a class, and each class has a rank: a thread may take a lock only while those that it holds rank
-//! lower. Under `--cfg lock_order`, which is for tests, every lock is checked when it is taken, and an inversion panics,
-//! though it may not have come to a deadlock in that run. So does a sleeping lock that is taken, or a wait that begins,
-//! while a spinning lock is held, and a spinning lock that is let go before one taken later. Otherwise nothing of it is
-//! left.
+//! Each lock belongs to a class, and each class has a rank: a thread may take a lock only while the locks that it holds
+//! have lower ranks. Under `--cfg lock_order`, which is for tests, every lock is checked when it is taken, and an
+//! inversion panics, even if that run does not deadlock. A panic also follows when a sleeping lock is taken, or a wait
+//! begins, while a spinning lock is held, and when a spinning lock is released before one taken later. Other builds
+//! check nothing.
 //!
 //! ```should_panic
 //! use device_model::sync::{LockClass, Mutex};
@@ -30,21 +30,21 @@ pub struct LockClass {
 }
 
 impl LockClass {
-    /// Locks that are held for a moment, with none taken meanwhile: what [`Mutex::new`](super::Mutex::new) makes.
+    /// Leaf locks: held briefly, with no other lock taken meanwhile. The class of [`Mutex::new`](super::Mutex::new).
     pub const LEAF: Self = Self::new("leaf lock", u16::MAX);
 
-    /// A class; those of a higher rank are taken inside it, never the other way round.
+    /// Creates a class. Locks of a higher rank are taken inside it, never the other way round.
     pub const fn new(name: &'static str, rank: u16) -> Self {
         Self { rank, depth: 0, name }
     }
 
-    /// The locks of this class at a depth of a tree, those nearer to the root first.
+    /// Returns the class of the locks at a depth of a tree; those nearer to the root are taken first.
     #[must_use]
     pub const fn at_depth(self, depth: u16) -> Self {
         Self { depth, ..self }
     }
 
-    /// Whether a lock of class `inner` may be taken while one of this class is held.
+    /// Returns whether a lock of class `inner` may be taken while one of this class is held.
     pub const fn admits(self, inner: Self) -> bool {
         self.rank < inner.rank || self.rank == inner.rank && self.depth < inner.depth
     }

@@ -1,36 +1,37 @@
-//! What each thread of a model is about to do, for schedulers that tell which orders make a difference.
+//! The next step of each thread of a model, for partial-order reduction.
 //!
-//! Two steps of different threads that touch nothing in common end in the same state in either order, so a search need
-//! try one order only. `shuttle` does not say what a thread is about to touch; the locks and atomics of [`crate::sync`]
-//! do, here. All threads of a model run on one thread of the system, so a thread-local is seen by all of them.
+//! Two steps of different threads that touch no common object lead to the same state in either order, so a search needs
+//! to try only one order. `shuttle` does not report what a thread is about to touch; the locks and atomics of
+//! [`crate::sync`] report it here. All threads of a model run on one OS thread, so a thread-local is visible to all of
+//! them.
 
 use std::cell::RefCell;
 use std::vec::Vec;
 
 use super::weak;
 
-/// A lock, condition or atomic. Numbered in the order in which they are made, so that a schedule that begins alike
-/// numbers them alike.
+/// A lock, condition variable or atomic. Numbered in order of creation, so that schedules with a common prefix number
+/// them alike.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Object(pub usize);
 
-/// What a step does.
+/// Effect of a step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Step {
-    /// Anything: it says nothing of itself.
+    /// Unknown: may touch anything.
     #[default]
     Unknown,
-    /// Nothing that another thread could see.
+    /// Touches nothing that another thread can see.
     Local,
     /// Waits for the end of the thread of this number.
     Join(usize),
     /// Takes a lock once it is free.
     Acquire(Object),
-    /// Lets a lock go.
+    /// Releases a lock.
     Release(Object),
     /// Reads an atomic.
     Load(Object),
-    /// Changes an atomic, or takes a lock only if it is free.
+    /// Changes an atomic, or tries to take a lock.
     Change(Object),
     /// Unlocks, waits for a condition, locks again.
     Wait {
@@ -42,7 +43,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// What it touches.
+    /// Returns the objects that the step touches.
     pub fn objects(self) -> impl Iterator<Item = Object> {
         let (first, second) = match self {
             Self::Unknown | Self::Local | Self::Join(_) => (None, None),
@@ -65,17 +66,17 @@ std::thread_local! {
     static BOARD: RefCell<Board> = RefCell::default();
 }
 
-/// Forgets everything: a new schedule begins.
+/// Clears all state, at the beginning of a schedule.
 pub fn reset() {
     BOARD.with_borrow_mut(|board| *board = Board::default());
 }
 
-/// What the thread of this number is about to do.
+/// Returns the next step of the thread of this number.
 pub fn of(thread: usize) -> Step {
     BOARD.with_borrow(|board| board.steps.get(thread).copied().unwrap_or(Step::Local))
 }
 
-/// Does `step` by `work`.
+/// Announces `step`, then runs `work`.
 pub fn announced<R>(step: Step, work: impl FnOnce() -> R) -> R {
     announce(step);
     if let Step::Release(lock) | Step::Wait { lock, .. } = step {

@@ -1,15 +1,16 @@
-//! A count of users that can be closed and waited for.
+//! A use count that can be closed and waited for.
 
 use alloc::boxed::Box;
 use core::fmt;
 
 use super::{Condvar, Mutex};
 
-/// Counts the users of something that its owner wants back one day.
+/// Counts the users of an object until its owner takes it back.
 ///
-/// While open, [`enter`](Self::enter) lets users in. After [`close`](Self::close) nobody gets in any more, and
-/// whoever wants the thing back waits until the last [`UserGuard`] is gone. A driver whose device can be held open
-/// hands an `Arc<Users>` to the core, which waits on it without knowing what the users are (V13).
+/// While open, [`enter`](Self::enter) admits users. After [`close`](Self::close) no new users are admitted, and the
+/// owner waits until the last [`UserGuard`] is dropped. A driver whose device can be held open returns an `Arc<Users>`
+/// to the core, which waits for it.
+// V13.
 #[derive(Debug)]
 pub struct Users {
     gate: Mutex<Gate>,
@@ -42,12 +43,12 @@ impl Default for Users {
 }
 
 impl Users {
-    /// Open, with nobody inside.
+    /// Creates a count that is open, without users.
     pub fn new() -> Self {
         Self { gate: Mutex::new(Gate { inside: 0, door: Door::Open, request: None }), left: Condvar::new() }
     }
 
-    /// Lets one user in, or `None` once [`close`](Self::close) was called.
+    /// Admits one user; returns `None` once [`close`](Self::close) was called.
     pub fn enter(self: &super::Arc<Self>) -> Option<UserGuard> {
         let mut gate = self.gate.lock();
         if gate.door == Door::Closed {
@@ -58,13 +59,14 @@ impl Users {
         Some(UserGuard(self.clone()))
     }
 
-    /// Lets nobody in from now on. Users inside stay.
+    /// Stops admitting users. Present users stay.
     pub fn close(&self) {
         self.gate.lock().door = Door::Closed;
     }
 
-    /// Has the users asked to leave by `request`, which is called once, by whoever is to wait for them next, when it holds no
-    /// lock: for a driver's remove, which is called with the device lock held. Replaces a request that nobody has made yet.
+    /// Sets how the users are asked to leave: `request` is called once, without locks, by the thread that waits for
+    /// them next. For a driver's `remove`, which is called with the device lock held. Replaces a request that was not
+    /// called yet.
     pub fn ask_with(&self, request: impl FnOnce() + Send + 'static) {
         let replaced = self.gate.lock().request.replace(Box::new(request));
         drop(replaced);
@@ -78,12 +80,12 @@ impl Users {
         }
     }
 
-    /// How many users are inside; stale as soon as it is read.
+    /// Returns the number of users; may be stale at once.
     pub fn inside(&self) -> usize {
         self.gate.lock().inside
     }
 
-    /// Blocks until nobody is inside. Takes no other lock, and must be called with none that a user needs to leave.
+    /// Blocks until no user is left. Takes no other lock. Do not hold a lock that a user needs in order to leave.
     pub fn wait(&self) {
         let mut gate = self.gate.lock();
         while gate.inside > 0 {
@@ -91,7 +93,7 @@ impl Users {
         }
     }
 
-    /// As [`wait`](Self::wait), for `timeout` at the most; whether nobody is inside now.
+    /// Waits as [`wait`](Self::wait) does, for `timeout` at most. Returns whether no user is left.
     #[cfg(any(feature = "std", shuttle))]
     pub fn wait_for(&self, timeout: core::time::Duration) -> bool {
         let gate = self.gate.lock();
@@ -102,7 +104,7 @@ impl Users {
     }
 }
 
-/// One user inside a [`Users`]; dropping it leaves.
+/// One user of [`Users`]; dropping it leaves.
 #[derive(Debug)]
 #[must_use = "dropping the guard leaves at once"]
 pub struct UserGuard(super::Arc<Users>);

@@ -21,7 +21,7 @@ use super::pending::Object;
 /// The oldest store of each atomic that may still be read; an atomic that is not named may be read from its first.
 type View = BTreeMap<Object, usize>;
 
-/// Chooses one of so many possibilities; 0 is the newest value.
+/// Chooses one of `n` possibilities; 0 is the newest value.
 pub type Choose = fn(usize) -> usize;
 
 #[derive(Default)]
@@ -41,7 +41,7 @@ std::thread_local! {
     static MEMORY: RefCell<Memory> = RefCell::default();
 }
 
-/// Forgets everything. With `choose`, memory is weak; without, every load returns the newest value.
+/// Clears all state. With `choose` memory is weak; without it every load returns the newest value.
 pub fn reset(choose: Option<Choose>) {
     MEMORY.with_borrow_mut(|memory| *memory = Memory { choose, ..Memory::default() });
 }
@@ -112,7 +112,7 @@ pub(super) fn load(object: Object, order: Ordering, newest: usize) -> usize {
     store
 }
 
-/// Returns whether the last load of all threads returned another value than the newest.
+/// Returns whether the last load of any thread returned a value that was not the newest.
 pub fn was_old() -> bool {
     MEMORY.with_borrow(|memory| memory.old)
 }
@@ -174,16 +174,16 @@ pub(super) fn joined(thread: usize) {
     });
 }
 
-/// What the running thread has seen, to be [adopted](adopt) by a thread that it starts.
+/// The view of a thread, to be [adopted](adopt) by a thread that it starts.
 #[derive(Clone, Debug, Default)]
 pub struct Seen(View);
 
-/// Returns what the running thread has seen.
+/// Returns the view of the running thread.
 pub fn seen() -> Seen {
     MEMORY.with_borrow_mut(|memory| Seen(memory.view().cloned().unwrap_or_default()))
 }
 
-/// Lets the running thread see at least this.
+/// Extends the view of the running thread by `seen`.
 pub fn adopt(seen: &Seen) {
     MEMORY.with_borrow_mut(|memory| {
         if let Some(view) = memory.view() {

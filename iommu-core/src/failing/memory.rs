@@ -6,8 +6,7 @@ use device_model::sync::atomic::{AtomicU32, Ordering};
 use crate::address::{Access, PAGE_SIZE, UserAddr};
 use crate::user_memory::{Account, BadAddress, OverLimit, PinnedRun, UserMemory};
 
-/// Wraps a user's memory: makes a pin of it fail, and pins a page at a time, so that what is mapped lies in pieces and
-/// there are many pins to fail.
+/// Wraps user memory and injects errors into pins. Pins one page at a time, so that mappings consist of many pieces.
 #[derive(Debug)]
 pub struct FailingMemory {
     inner: Arc<dyn UserMemory>,
@@ -16,22 +15,22 @@ pub struct FailingMemory {
 }
 
 impl FailingMemory {
-    /// Wraps `inner`, and fails nothing yet.
+    /// Wraps `inner` without injections.
     pub fn new(inner: Arc<dyn UserMemory>) -> Arc<Self> {
         Arc::new(Self { inner, left: AtomicU32::new(u32::MAX) })
     }
 
-    /// Makes the pin fail that comes after `n` others, counted from now; just that one.
+    /// Injects an error into the pin that comes after `n` others, counted from now.
     pub fn fail_nth(&self, n: u32) {
         self.left.store(n, Ordering::Relaxed);
     }
 
-    /// Cancels the order.
+    /// Removes the injection.
     pub fn heal(&self) {
         self.fail_nth(u32::MAX);
     }
 
-    /// Returns whether the pin that was to fail was asked for, or none was to.
+    /// Returns whether no injection is pending.
     pub fn has_failed(&self) -> bool {
         self.left.load(Ordering::Relaxed) > u32::MAX / 2
     }

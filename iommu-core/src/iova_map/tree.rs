@@ -1,8 +1,8 @@
 //! The tree: leaves with ranges and values, inner nodes with what is below.
 //!
 //! Both kinds live in vectors and name each other by index. Every node but the root has at least one entry; a node that
-//! runs low is merged with its neighbour if both fill at most three quarters of one. So after any life, two neighbours
-//! together fill more than three quarters of a node, and depth and memory follow the number of ranges.
+//! runs low is merged with its neighbour if both fill at most three quarters of one. Invariant: two neighbours together
+//! fill more than three quarters of a node, so depth and memory follow the number of ranges.
 #![expect(
     clippy::indexing_slicing,
     reason = "indices into a node are below its length, which is at most WIDTH; node numbers come from the tree itself"
@@ -498,7 +498,7 @@ impl<V> Tree<V> {
         self.free_inners.push(node);
     }
 
-    /// Whether every node knows the truth of what is below.
+    /// Checks cached spans.
     #[cfg(all(test, not(shuttle)))]
     pub(super) fn check(&self) {
         let nodes = if self.len() == 0 { (0, 0, 0) } else { self.check_below(self.root, self.height) };

@@ -123,7 +123,8 @@ pub(super) struct SoftDomain {
     /// The number of the unit that made it.
     pub(super) unit: usize,
     pub(super) flags: PagingFlags,
-    /// Whether only devices can be attached whose DMA can be kept coherent (F55).
+    /// Whether only devices can be attached whose DMA can be kept coherent.
+    // F55.
     pub(super) coherent: AtomicBool,
 }
 

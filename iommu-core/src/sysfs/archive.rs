@@ -1,4 +1,4 @@
-//! A tree as one file.
+//! Archives: a tree as one text file.
 //!
 //! ```text
 //! dma-ownership tree 1
@@ -8,8 +8,8 @@
 //! devices/pci0000:00/0000:00:03.0/config : 8680d310+4092
 //! ```
 //!
-//! Each line is a path, what it is, and what is in it: a link's target, a text with Rust's escapes, or bytes in hex and how
-//! many zero bytes follow. A space or an escape in a path is escaped.
+//! Each line is a path, its kind, and its contents: a link's target, a text with Rust's escapes, or bytes in hex and
+//! the number of zero bytes that follow. A space or an escape in a path is escaped.
 
 use std::fmt::Write as _;
 use std::format;
@@ -21,17 +21,17 @@ use super::tree::{MAX_FILE, target_in};
 
 const HEADER: &str = "dma-ownership tree 1";
 
-/// Number of zero bytes that an archive may write as counts: all else in a tree takes as many bytes of text, so this bounds what a
-/// small text can become. The configuration spaces of 16,384 functions fit.
+/// Maximum number of zero bytes that an archive may give as counts. All other contents take as many bytes of text, so
+/// this bounds the memory of a small archive. Enough for the configuration spaces of 16,384 functions.
 pub const MAX_ZEROS: usize = 64 << 20;
 
-/// What is wrong with an archive.
+/// Why a text is not an archive.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct ArchiveError {
     /// The line, counted from 1.
     pub line: usize,
-    /// Why.
+    /// The cause.
     pub reason: ArchiveErrorReason,
 }
 
@@ -48,14 +48,14 @@ pub enum ArchiveErrorReason {
     /// An escape is not one of Rust's.
     #[error("a backslash must begin one of \\n, \\r, \\t, \\\\, \\', \\\", \\xNN")]
     BadEscape,
-    /// The zeros that the archive writes as `+COUNT` are more than [`MAX_ZEROS`] in all.
+    /// The zeros written as `+COUNT` exceed [`MAX_ZEROS`] in all.
     #[error("the archive has more than {MAX_ZEROS} zeros as `+COUNT`")]
     TooManyZeros,
     /// The bytes are not pairs of hex digits, optionally followed by `+COUNT`.
     #[error("bytes are pairs of hex digits, with perhaps `+COUNT` zeros behind, {MAX_FILE} in all at most")]
     BadBytes,
     /// A path occurs twice.
-    #[error("the path was there before")]
+    #[error("the path occurs twice")]
     Twice,
 }
 
@@ -89,7 +89,7 @@ impl MemoryTree {
     /// Reads what [`to_archive`](Self::to_archive) wrote.
     ///
     /// # Errors
-    /// A line is not one of an archive.
+    /// Fails if a line is malformed.
     pub fn from_archive(text: &str) -> Result<Self, ArchiveError> {
         if !Self::is_archive(text) {
             return Err(ArchiveError { line: 1, reason: ArchiveErrorReason::NoHeader });

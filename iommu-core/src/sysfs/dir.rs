@@ -1,4 +1,4 @@
-//! A tree on disk.
+//! Trees on disk.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -15,8 +15,8 @@ pub struct DirTree {
 }
 
 impl DirTree {
-    /// Opens the tree at `path`, or in the directory `sys` below it when the tree (its `bus`) is there. Reads nothing else
-    /// before it is needed.
+    /// Opens the tree at `path`, or in the directory `sys` below it if that has the tree (its `bus`). Reads nothing
+    /// else until it is needed.
     pub fn new(path: impl AsRef<Path>) -> Self {
         let path = path.as_ref();
         let inside = path.join("sys");

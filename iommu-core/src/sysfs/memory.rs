@@ -1,4 +1,4 @@
-//! A tree in memory.
+//! Trees in memory.
 
 use std::borrow::ToOwned;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use super::load::{CONFIG, DEVICES, DRIVERS, FILES, GROUP_FILES, GROUPS, LINKS};
 use super::text::function_name;
 use super::tree::{Destination, MAX_FILE, Tree, TreeError, child, follow, target_in};
 
-/// A tree held in memory. Links are files with the target as their text; a directory is there as soon as something is in it.
+/// A tree held in memory. Links are files with the target as their text; a directory exists as soon as it has an entry.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct MemoryTree {
     files: BTreeMap<String, Vec<u8>>,
@@ -22,7 +22,7 @@ impl MemoryTree {
         Self { files: BTreeMap::new(), directories: BTreeSet::new() }
     }
 
-    /// Copies as much of `tree` as [`Snapshot::load`](super::Snapshot::load) looks at. What cannot be read is left out.
+    /// Copies what [`Snapshot::load`](super::Snapshot::load) reads of `tree`. Leaves out what cannot be read.
     pub fn capture(tree: &dyn Tree) -> Self {
         let list = |path: &str| tree.list(path).unwrap_or_default();
         let mut copy = Self::new();
@@ -61,12 +61,12 @@ impl MemoryTree {
         }
     }
 
-    /// Puts a file at `path`, in place of the one that is there, which is returned. Slashes around the path do not count.
+    /// Inserts a file at `path` and returns the one that it replaces. Slashes around the path are ignored.
     pub fn insert(&mut self, path: &str, contents: impl Into<Vec<u8>>) -> Option<Vec<u8>> {
         self.files.insert(path.trim_matches('/').to_owned(), contents.into())
     }
 
-    /// Puts a directory at `path`, which exists even while nothing is in it.
+    /// Inserts a directory at `path`, which exists even while it is empty.
     pub fn insert_directory(&mut self, path: &str) {
         self.directories.insert(path.trim_matches('/').to_owned());
     }
@@ -81,7 +81,7 @@ impl MemoryTree {
         self.files.iter().map(|(path, contents)| (path.as_str(), contents.as_slice()))
     }
 
-    /// Returns the directories that exist even while nothing is in them.
+    /// Returns the directories that exist even while they are empty.
     pub fn directories(&self) -> impl Iterator<Item = &str> {
         self.directories.iter().map(String::as_str)
     }

@@ -105,7 +105,7 @@ fn a_captured_tree_says_the_same() {
 fn a_tree_without_a_bus_is_an_error_that_says_where() {
     let error = Snapshot::load(&MemoryTree::new()).unwrap_err();
     assert_eq!(error, LoadError { path: "bus/pci/devices".to_owned(), source: TreeError::Missing });
-    assert_eq!(error.to_string(), "bus/pci/devices: it is not there");
+    assert_eq!(error.to_string(), "bus/pci/devices: does not exist");
     assert_eq!(Snapshot::load(&DirTree::new("/nonexistent")), Err(error));
     let mut tree = MemoryTree::new();
     tree.insert("/bus/pci/devices/", "");

@@ -1,4 +1,4 @@
-//! What a tree of files is to the loader.
+//! Trees of files, as the loader reads them.
 
 use std::borrow::ToOwned;
 use std::format;
@@ -6,7 +6,7 @@ use std::io;
 use std::string::String;
 use std::vec::Vec;
 
-/// Length of the longest file that is read, in bytes. The files that matter have 4096 at most.
+/// Length of the longest file that is read, in bytes. The files of interest have 4096 at most.
 pub const MAX_FILE: usize = 1 << 20;
 /// Longest target of a link, as in Linux.
 const MAX_TARGET: usize = 4096;
@@ -20,13 +20,13 @@ pub trait Tree {
     /// Reads a file.
     ///
     /// # Errors
-    /// There is no file at `path`, it is longer than [`MAX_FILE`], or it cannot be read.
+    /// Fails if there is no file at `path`, it is longer than [`MAX_FILE`], or it cannot be read.
     fn read(&self, path: &str) -> Result<Vec<u8>, TreeError>;
 
     /// Lists the names in a directory, in order.
     ///
     /// # Errors
-    /// There is no directory at `path`, or it cannot be read.
+    /// Fails if there is no directory at `path`, or it cannot be read.
     fn list(&self, path: &str) -> Result<Vec<String>, TreeError>;
 
     /// Returns whether there is a directory at `path`, and not a link to one.
@@ -34,35 +34,35 @@ pub trait Tree {
         self.list(path).is_ok()
     }
 
-    /// Returns the target of the link at `path`, relative to the directory that it is in. A file whose text looks like the target of
-    /// a link, as links are stored in copies of a tree, is one.
+    /// Returns the target of the link at `path`, relative to its directory. A file whose text looks like the target of
+    /// a link counts as one, since copies of a tree store links so.
     ///
     /// # Errors
-    /// There is nothing at `path` ([`Missing`](TreeError::Missing)), it is no link ([`NotALink`](TreeError::NotALink)), or
-    /// it cannot be read.
+    /// Fails if there is nothing at `path` ([`Missing`](TreeError::Missing)), it is not a link
+    /// ([`NotALink`](TreeError::NotALink)), or it cannot be read.
     fn link(&self, path: &str) -> Result<String, TreeError>;
 }
 
-/// Why something in a tree cannot be read.
+/// Why an entry of a tree cannot be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TreeError {
-    /// There is nothing at the path.
-    #[error("it is not there")]
+    /// Nothing exists at the path.
+    #[error("does not exist")]
     Missing,
-    /// It is a directory, or something else without contents of its own.
-    #[error("it is no file")]
+    /// The entry is a directory, or something else without contents.
+    #[error("not a file")]
     NotAFile,
-    /// It is not a directory.
-    #[error("it is no directory")]
+    /// The entry is not a directory.
+    #[error("not a directory")]
     NotADirectory,
-    /// It is not a link.
-    #[error("it is no link")]
+    /// The entry is not a link.
+    #[error("not a link")]
     NotALink,
-    /// It is longer than [`MAX_FILE`].
-    #[error("it is longer than {MAX_FILE} bytes")]
+    /// The file is longer than [`MAX_FILE`].
+    #[error("longer than {MAX_FILE} bytes")]
     TooLong,
-    /// The operating system refused.
-    #[error("it cannot be read: {0}")]
+    /// The operating system returned an error.
+    #[error("cannot be read: {0}")]
     Io(io::ErrorKind),
 }
 
@@ -104,7 +104,7 @@ pub(super) fn follow(tree: &dyn Tree, path: &str) -> Result<Destination, TreeErr
     Ok(Destination::Endless)
 }
 
-/// The directory that the link at `path` leads to, or `path` itself if that is a directory.
+/// Returns the directory that the link at `path` leads to, or `path` itself if that is a directory.
 pub fn resolve(tree: &dyn Tree, path: &str) -> Option<String> {
     match follow(tree, path) {
         Ok(Destination::Directory(target)) => Some(target),

@@ -16,14 +16,16 @@ pub(crate) struct Area {
     /// Where in the window it begins, in bytes.
     pub(crate) offset: u64,
     pub(crate) access: Access,
-    /// Its memory, pinned for domains as long as one shows it (F29).
+    /// Its memory, pinned for domains as long as one shows it.
+    // F29.
     storage: Option<PinnedSlice>,
     /// Pins of accesses that lie in it.
     pub(crate) access_pins: u32,
     pub(crate) accesses: Accesses,
 }
 
-/// Whether accesses may pin an area (F23).
+/// Whether accesses may pin an area.
+// F23.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Accesses {
     Welcome,

@@ -22,7 +22,8 @@ pub(super) struct Shown {
 }
 
 impl IoPageTable {
-    /// Shows everything in one more domain (F53), or leaves all as it was.
+    /// Shows everything in one more domain, or leaves all as it was.
+    // F53.
     pub(crate) fn add_domain(
         &mut self,
         id: ObjectId,
@@ -47,7 +48,8 @@ impl IoPageTable {
         Ok(())
     }
 
-    /// Takes everything out of a domain, and unpins it if that was the last (F54).
+    /// Takes everything out of a domain, and unpins it if that was the last.
+    // F54.
     pub(crate) fn remove_domain(&mut self, id: ObjectId) {
         let Some(shown) = self.domains.remove(&id) else { return };
         if let Some(count) = self.granules.get_mut(&shown.granule) {

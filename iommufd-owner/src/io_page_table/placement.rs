@@ -1,4 +1,5 @@
-//! Where a mapping goes when user space does not say (F16).
+//! Where a mapping goes when user space does not say.
+// F16.
 
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::{Iova, IovaMap, IovaRange};

@@ -1,4 +1,5 @@
-//! Ranges that may not be mapped, each with whoever needs it (F14).
+//! Ranges that may not be mapped, each with whoever needs it.
+// F14.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;

@@ -1,4 +1,4 @@
-//! What to do, played on the model first; and doing and undoing it.
+//! Plans: making, proving, applying and undoing them.
 
 mod binding;
 mod call;

@@ -1,4 +1,4 @@
-//! Which devices can go, and what each costs.
+//! Candidates: devices that can be assigned, and the cost of each.
 
 use serde::Serialize;
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
@@ -6,28 +6,29 @@ use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use crate::judge::{class_name, device_name};
 use crate::{Host, Plan, Step};
 
-/// A device that user space can have, proved by a plan.
+/// A device that can be assigned to user space, proved by a plan.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Candidate {
     /// The device.
     pub device: PciAddress,
-    /// What kind of device it is.
+    /// Kind of device.
     pub class: String,
-    /// Its maker and name.
+    /// Vendor and name.
     pub name: String,
-    /// The driver that it would leave.
+    /// The driver that it would be unbound from.
     pub driver: Option<String>,
-    /// Other devices that lose their driver for it.
+    /// Other devices that would be unbound for it.
     pub others: Vec<PciAddress>,
-    /// How many steps it takes.
+    /// Number of steps.
     pub steps: usize,
 }
 
-/// The devices that user space can have without touching what the machine lives on, the cheapest first: those that are ready,
-/// then those without a driver, then those that take nothing but their own, then by how many others go with them.
+/// Returns the devices that can be assigned without changing devices in use by the host, cheapest first: those that are
+/// ready, then those without a driver, then those that need no other device to be unbound, then by the number of other
+/// devices.
 ///
-/// Nothing that a source does not show is taken for harmless: where no plan can be proved, there is no candidate.
+/// Nothing that a source does not show is assumed to be harmless: without a proved plan there is no candidate.
 pub fn candidates(host: &Host) -> Vec<Candidate> {
     let devices = host.pci.devices.iter().map(|device| device.function.address);
     let mut candidates: Vec<Candidate> = devices.filter_map(|device| candidate(host, device)).collect();

@@ -1,4 +1,4 @@
-//! A machine as one picture: bridges and ports as a tree, groups as areas, and what is in the way.
+//! Drawings of a machine: bridges and ports as a tree, groups as areas.
 
 mod card;
 mod svg;
@@ -27,11 +27,11 @@ const ADDRESS: Font = Font { size: 13.0, bold: true, mono: true };
 const PLAIN: Font = Font { size: 13.0, bold: false, mono: false };
 const SMALL: Font = Font { size: 11.5, bold: false, mono: false };
 
-/// Draws a machine as SVG: each group is an area with its devices, under the bridge that they are behind; drivers that keep a
-/// group from user space are red, and so is what the machine lives on; below the devices of a group stands why they are
-/// together, and what would split them.
+/// Draws a machine as SVG: each group is an area with its devices, under the bridge above them. Drivers that prevent a
+/// claim of a group are red, and so are devices in use by the host. The text of a group says why its devices share it,
+/// and what would split them.
 ///
-/// A listing does not show what is behind which bridge: its groups are drawn one below the other.
+/// A listing does not show bridges: its groups are drawn one below the other.
 pub fn draw(host: &Host) -> String {
     let mut svg = Svg::default();
     let groups = host.pci.groups.iter().filter(|group| !group.members.is_empty()).count();

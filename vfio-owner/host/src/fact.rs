@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A fact of a machine, as far as its source shows it: what is not shown is not absent.
+/// A fact about a machine, as far as its source shows it. A fact that is not shown is unknown, not absent.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fact<T> {
-    /// It is this.
+    /// The value is known.
     Is(T),
-    /// There is none.
+    /// There is no value.
     Absent,
     /// The source does not show it.
     #[default]

@@ -1,4 +1,4 @@
-//! A machine, as far as it is known.
+//! A machine, as far as its source shows it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,42 +15,43 @@ use crate::read::{
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Host {
-    /// Its PCI functions, drivers and groups, as far as they are shown. That a driver or a group is missing here may
-    /// mean that it is not shown: [`driver`](Self::driver) and [`group`](Self::group) tell the two apart.
+    /// PCI functions, drivers and groups, as far as shown. A driver or a group that is missing here may exist unseen:
+    /// [`driver`](Self::driver) and [`group`](Self::group) distinguish the two.
     pub pci: Snapshot,
-    /// The members of its groups that are no PCI functions, by group.
+    /// Members of groups that are not PCI functions, by group.
     pub other_members: Vec<OtherMember>,
     /// The same functions, joined by bridges.
     pub(crate) topology: PciTopology,
     /// How many virtual functions each has that has any.
     pub(crate) virtual_functions: BTreeMap<PciAddress, usize>,
-    /// Where this is known from.
+    /// Where the facts come from.
     pub source: Source,
-    /// What the machine lives on; `None` if the source does not tell.
+    /// Devices in use by the host; `None` if the source does not show them.
     pub lifelines: Option<Vec<Lifeline>>,
-    /// What of this the source does not show.
+    /// What the source does not show about devices in use by the host.
     pub unseen: Vec<Unseen>,
-    /// Who has files of VFIO open.
+    /// Processes that have VFIO files open.
     pub holders: Holders,
-    /// What opening the files of groups came to, where it was tried.
+    /// Results of trying to open group files, where it was tried.
     pub trials: BTreeMap<u32, Trial>,
-    /// Whether containers can be used; `None` if it is not shown, or VFIO is not there at all.
+    /// Whether containers can be used; `None` if it is not shown, or VFIO is not loaded.
     pub type1: Option<Type1>,
-    /// The files that VFIO has for devices themselves (`vfio3`), by device.
+    /// VFIO device files (`vfio3`), by device.
     pub device_files: BTreeMap<PciAddress, String>,
     /// The interfaces and disks by name, and the device that each is on.
     pub(crate) names: BTreeMap<String, PciAddress>,
-    /// Where the drivers come from whose modules tell.
+    /// Origins of the drivers whose modules show it.
     pub origins: BTreeMap<String, Origin>,
-    /// The NUMA node of each device that is near one.
+    /// NUMA nodes, by device.
     pub numa_nodes: BTreeMap<PciAddress, u32>,
-    /// Whether an IOMMU is switched on, as far as firmware, command line and log show.
+    /// Whether an IOMMU is enabled, as far as firmware, command line and log show.
     pub iommu: IommuState,
     /// What the source does not show of the devices that it names.
     pub(crate) gaps: Gaps,
     /// What a listing calls its devices.
     pub(crate) words: BTreeMap<PciAddress, Words>,
-    /// Devices that the kernel's log says it refuses to user space, for firmware needs them mapped (I33).
+    /// Devices that the kernel's log says it refuses to user space, for firmware needs them mapped.
+    // I33.
     pub(crate) refused: BTreeSet<PciAddress>,
     /// The functions of which each virtual function is one, when it is known only that it must be one of these.
     pub(crate) parents: BTreeMap<PciAddress, Vec<PciAddress>>,
@@ -83,7 +84,7 @@ pub(crate) struct Words {
 }
 
 impl Host {
-    /// A host of which no more is known than a tree says.
+    /// Creates a host of which only a tree is known.
     pub fn of_snapshot(pci: Snapshot) -> Self {
         let topology = pci.topology();
         let mut virtual_functions = BTreeMap::new();
@@ -93,15 +94,15 @@ impl Host {
         Self { pci, topology, virtual_functions, ..Self::default() }
     }
 
-    /// The device at `address`.
+    /// Returns the device at `address`.
     ///
     /// # Errors
-    /// There is none.
+    /// Fails if there is none.
     pub fn device(&self, address: PciAddress) -> Result<&SysfsDevice, NoSuchDevice> {
         self.pci.device(address).ok_or(NoSuchDevice { device: address })
     }
 
-    /// Returns the driver that a device is bound to.
+    /// Returns the driver that is bound to a device.
     pub fn driver(&self, device: PciAddress) -> Fact<&str> {
         match self.pci.device(device).map(|found| found.driver.as_deref()) {
             Some(Some(driver)) => Fact::Is(driver),
@@ -119,7 +120,7 @@ impl Host {
         }
     }
 
-    /// Returns how a PCI driver stands to DMA ownership: by its name, and by where its module comes from.
+    /// Returns what a PCI driver means for DMA ownership, from its name and the origin of its module.
     pub fn dma_of(&self, driver: &str) -> DriverDma {
         match (dma_of(driver), self.origins.get(driver)) {
             // Any name can be given to a driver.
@@ -135,29 +136,30 @@ impl Host {
         self.driver(device).known().is_some_and(|driver| self.dma_of(driver) == DriverDma::UserSpace)
     }
 
-    /// Returns the members of a group that are no PCI functions.
+    /// Returns the members of a group that are not PCI functions.
     pub fn other_members(&self, group: u32) -> &[OtherMember] {
         let [start, end] = [group, group.saturating_add(1)]
             .map(|number| self.other_members.partition_point(|member| member.group < number));
         self.other_members.get(start..end).unwrap_or_default()
     }
 
-    /// How many lines of a listing were not understood.
+    /// Returns how many lines of a listing were not understood.
     pub fn skipped_lines(&self) -> usize {
         self.gaps.skipped_lines
     }
 
-    /// The lines of a listing that were not understood although they may be about a device or a group, counted from 1.
+    /// Returns the lines of a listing that were not understood although they may concern a device or a group, counted
+    /// from 1.
     pub fn doubtful_lines(&self) -> &[usize] {
         &self.gaps.doubtful_lines
     }
 
-    /// How many virtual functions a device has.
+    /// Returns how many virtual functions a device has.
     pub fn virtual_functions(&self, device: PciAddress) -> usize {
         self.virtual_functions.get(&device).copied().unwrap_or(0)
     }
 
-    /// What the machine has this device for, as far as it is known.
+    /// Returns what the host uses this device for, as far as known.
     pub fn purposes(&self, device: PciAddress) -> impl Iterator<Item = &Purpose> {
         let lifelines = self.lifelines.iter().flatten();
         lifelines.filter(move |lifeline| lifeline.device == device).map(|lifeline| &lifeline.purpose)
@@ -175,12 +177,12 @@ impl Host {
     }
 }
 
-/// Whether `vfio_iommu_type1`, which every container needs, is there.
+/// Whether `vfio_iommu_type1`, which every container needs, is loaded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Type1 {
-    /// It is.
+    /// It is loaded.
     Loaded,
-    /// It is not, though VFIO is.
+    /// It is not loaded, though VFIO is.
     NotLoaded,
 }
 

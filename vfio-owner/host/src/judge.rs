@@ -1,4 +1,4 @@
-//! What is in the way of giving devices away, and why they share a group.
+//! Whether devices can be assigned, and why they share a group.
 
 mod advice;
 mod change;
@@ -17,6 +17,6 @@ pub use overview::{DeviceEntry, GroupEntry, Possession, overview};
 pub use reason::{Answer, Reason};
 pub use tie::{Remedy, Tie};
 
-/// The version of the JSON that [`Explanation`], [`GroupEntry`] and [`Change`] make: raised when a field or a code goes or
-/// gets another meaning, not when one is added.
+/// Version of the JSON of [`Explanation`], [`GroupEntry`] and [`Change`]. Raised when a field or a code is removed or
+/// changes its meaning, not when one is added.
 pub const SCHEMA: u32 = 1;

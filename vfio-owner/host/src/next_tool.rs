@@ -1,4 +1,4 @@
-//! Devices as the next tool wants them written.
+//! Device configuration for other tools.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -8,27 +8,27 @@ use vfio_owner::vfio_pci;
 
 use crate::{Host, NoSuchDevice};
 
-/// A tool that gives devices to guests, or binds them.
+/// A tool that assigns devices to guests, or binds them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum NextTool {
     /// Options of `qemu-system-…`.
     Qemu,
-    /// Elements for the `<devices>` of a domain of libvirt.
+    /// Elements for `<devices>` of a libvirt domain.
     Libvirt,
-    /// Lines of a configuration of Proxmox VE.
+    /// Lines of a Proxmox VE configuration.
     Proxmox,
-    /// The `permittedHostDevices` of a KubeVirt resource.
+    /// `permittedHostDevices` of a KubeVirt resource.
     KubeVirt,
-    /// Commands that bind with driverctl, and keep it over a reboot.
+    /// driverctl commands, which bind devices persistently.
     Driverctl,
 }
 
 impl NextTool {
-    /// Writes the devices as the tool wants them, in their order.
+    /// Returns the configuration of the devices for this tool, in their order.
     ///
     /// # Errors
-    /// There is no such device.
+    /// Fails if there is no such device.
     pub fn write(self, host: &Host, devices: &[PciAddress]) -> Result<String, NoSuchDevice> {
         for device in devices {
             host.device(*device)?;

@@ -1,4 +1,4 @@
-//! What a machine is: read from the running kernel, from a tree or a capture of one, or from a listing.
+//! Reading a machine: the running kernel, a copy or capture of its trees, or a listing.
 
 mod asked;
 mod capture;

@@ -1,4 +1,4 @@
-//! Devices as people name them: by slot, id, group, interface, disk or class.
+//! Selectors: devices by slot, id, group, interface, disk or class.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,13 +9,13 @@ use vfio_owner::iommu_core::sysfs::{SysfsDevice, Tree, resolve};
 
 use crate::{Host, class_name};
 
-/// What names one or more devices.
+/// Selects one or more devices.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Selector {
     /// One function: `0000:01:00.0`, or `01:00.0` in domain 0.
     Function(PciAddress),
-    /// All functions of a slot, which mostly is a card: `0000:01:00`, or `01:00` in domain 0. The address is that of its first
+    /// All functions of a slot, usually a card: `0000:01:00`, or `01:00` in domain 0. The address is that of its first
     /// function.
     Slot(PciAddress),
     /// Every function of these ids: `10de:1b80`.
@@ -25,10 +25,10 @@ pub enum Selector {
         /// The device.
         device: u16,
     },
-    /// All devices of a group but bridges, which stay: `group:4`.
+    /// All devices of a group except bridges, which keep their drivers: `group:4`.
     Group(u32),
-    /// The device of an interface or a disk (`eth0`, `/dev/nvme0n1`), or else every device whose class has this in its name
-    /// (`VGA`, `nvme`, `ethernet`), in any case.
+    /// The device of an interface or a disk (`eth0`, `/dev/nvme0n1`), or else every device whose class name contains
+    /// this text (`VGA`, `nvme`, `ethernet`), in either case.
     Named(String),
 }
 
@@ -42,7 +42,7 @@ pub struct ParseSelectorError {
     pub text: String,
 }
 
-/// A machine has nothing that a selector names.
+/// No device of the machine matches the selector.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("no device here is {selector}")]
 pub struct NoneSelected {
@@ -94,11 +94,10 @@ fn four_digits(text: &str) -> Option<u16> {
 }
 
 impl Host {
-    /// The devices that a selector names, by address. Whether there is one at an address that is named itself is for the one
-    /// who asks about it.
+    /// Returns the devices that a selector matches, by address. An address that is named itself is returned unchecked.
     ///
     /// # Errors
-    /// There is none.
+    /// Fails if no device matches.
     pub fn select(&self, selector: &Selector) -> Result<Vec<PciAddress>, NoneSelected> {
         let found = match selector {
             Selector::Named(name) => match self.names.get(name) {

@@ -5,30 +5,31 @@ use core::fmt;
 
 use iommu_core::device_model::Errno;
 
-/// The number of a kind of interrupts, of which a device may have several each. The names are those of PCI devices.
+/// The number of an interrupt index, which may have several interrupts. The names are those of PCI devices.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IrqIndex(u32);
 
 impl IrqIndex {
-    /// The interrupt line.
+    /// INTx, the interrupt line.
     pub const INTX: Self = Self(0);
     /// Message-signalled interrupts.
     pub const MSI: Self = Self(1);
-    /// The same, with a table of vectors.
+    /// MSI-X.
     pub const MSIX: Self = Self(2);
-    /// An error that cannot be corrected.
+    /// Uncorrectable errors.
     pub const ERR: Self = Self(3);
-    /// The device is asked back (V13).
+    /// Requests to close the device.
+    // V13.
     pub const REQ: Self = Self(4);
-    /// How many there are of a PCI device.
+    /// Number of indexes of a PCI device.
     pub const PCI_COUNT: u32 = 5;
 
-    /// The index of this number, whether a device has it or not.
+    /// Creates the index of this number, whether a device has it or not.
     pub const fn new(number: u32) -> Self {
         Self(number)
     }
 
-    /// The number.
+    /// Returns the number.
     pub const fn number(self) -> u32 {
         self.0
     }
@@ -46,57 +47,58 @@ impl fmt::Debug for IrqIndex {
     }
 }
 
-/// What the interrupts of an index are.
+/// Description of an interrupt index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct IrqInfo {
-    /// How many; 0 if there are none.
+    /// Number of interrupts; 0 if there are none.
     pub count: u32,
     /// Whether a [`Trigger`] can be set: `VFIO_IRQ_INFO_EVENTFD`.
     pub eventfd: bool,
-    /// Whether they can be held back.
+    /// Whether interrupts can be masked.
     pub masking: IrqMasking,
-    /// Whether the number of those set up is fixed until all are torn down: `VFIO_IRQ_INFO_NORESIZE`.
+    /// Whether the number of enabled interrupts is fixed until all are disabled: `VFIO_IRQ_INFO_NORESIZE`.
     pub noresize: bool,
 }
 
-/// Whether interrupts can be held back.
+/// Whether interrupts can be masked.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum IrqMasking {
-    /// They cannot.
+    /// Interrupts cannot be masked.
     None,
-    /// By the user: `VFIO_IRQ_INFO_MASKABLE`.
+    /// The user can mask them: `VFIO_IRQ_INFO_MASKABLE`.
     ByUser,
-    /// That too, and every interrupt masks itself when it comes: `VFIO_IRQ_INFO_AUTOMASKED` besides.
+    /// The user can mask them, and an interrupt masks itself when it is signalled: `VFIO_IRQ_INFO_AUTOMASKED` as well.
     Automatic,
 }
 
-/// What is done to interrupts.
+/// What to do with interrupts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum IrqAction {
-    /// They are held back.
+    /// Masks interrupts.
     Mask,
-    /// They come again, first the one that was held back.
+    /// Unmasks interrupts, and signals one that is pending.
     Unmask,
-    /// They come now, as if the device had raised them; or what happens when they come is set.
+    /// Triggers interrupts as if the device had raised them; or sets their triggers.
     Trigger,
 }
 
-/// To which interrupts an action is done, or by what.
+/// Which interrupts an action applies to, or the triggers to set.
 #[derive(Clone, Copy, Debug)]
 pub enum IrqSource<'a> {
-    /// Now, to so many: `VFIO_IRQ_SET_DATA_NONE`.
+    /// Applies to `count` interrupts at once: `VFIO_IRQ_SET_DATA_NONE`.
     None {
-        /// How many.
+        /// Number of interrupts.
         count: u32,
     },
-    /// Now, to those that are true: `VFIO_IRQ_SET_DATA_BOOL`.
+    /// Applies at once to each interrupt whose entry is `true`: `VFIO_IRQ_SET_DATA_BOOL`.
     Bool(&'a [bool]),
-    /// From now on by these: `VFIO_IRQ_SET_DATA_EVENTFD`. `None` stands for the descriptor -1: the interrupt goes nowhere.
+    /// Sets the triggers of later interrupts: `VFIO_IRQ_SET_DATA_EVENTFD`. `None` stands for the descriptor -1, which
+    /// removes a trigger.
     Eventfd(&'a [Option<Trigger>]),
 }
 
 impl IrqSource<'_> {
-    /// How many interrupts are meant; more than 32 bits can say are as many as they can.
+    /// Returns the number of interrupts, at most [`u32::MAX`].
     pub fn count(&self) -> u32 {
         let listed = match self {
             Self::None { count } => return *count,
@@ -107,20 +109,20 @@ impl IrqSource<'_> {
     }
 }
 
-/// What an interrupt sets off: an eventfd, or what stands in for it. Clones are the same trigger.
+/// What an interrupt signals: an eventfd, or a closure in its place. Clones are the same trigger.
 ///
-/// It is called on the thread that raises the interrupt, with no lock held. It may call the device, but not close it:
+/// Called on the thread that raises the interrupt, with no lock held. It may call the device, but must not close it:
 /// [`close`](super::DeviceOps::close) waits until every trigger has returned.
 #[derive(Clone)]
 pub struct Trigger(Arc<dyn Fn() + Send + Sync>);
 
 impl Trigger {
-    /// The trigger that calls `signal`.
+    /// Creates a trigger that calls `signal`.
     pub fn new(signal: impl Fn() + Send + Sync + 'static) -> Self {
         Self(Arc::new(signal))
     }
 
-    /// Sets it off.
+    /// Signals the trigger.
     pub fn signal(&self) {
         (self.0)();
     }
@@ -136,61 +138,61 @@ impl fmt::Debug for Trigger {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IrqError {
-    /// The device has none of this index.
+    /// The device has no such index.
     #[error("the device has no interrupts of {index}")]
     NoSuchIrq {
-        /// Which.
+        /// The index.
         index: IrqIndex,
     },
-    /// The device has fewer of them, or fewer were set up of an index that cannot grow.
+    /// The range exceeds the interrupts of the device, or those enabled on an index that cannot grow.
     #[error("{count} interrupts from {start} on are not among the {available} of {index}")]
     OutOfRange {
-        /// Which.
+        /// The index.
         index: IrqIndex,
-        /// The first that was meant.
+        /// First interrupt of the range.
         start: u32,
-        /// How many were meant.
+        /// Number of interrupts in the range.
         count: u32,
-        /// How many there are.
+        /// Number of interrupts available.
         available: u32,
     },
-    /// A device of PCI has one of INTx, MSI and MSI-X at a time.
-    #[error("{index} cannot be set up while {active} is")]
+    /// A PCI device has one of INTx, MSI and MSI-X enabled at a time.
+    #[error("{index} cannot be enabled while {active} is")]
     OtherActive {
-        /// Which was to be set up.
+        /// The index to be enabled.
         index: IrqIndex,
-        /// Which is.
+        /// The enabled index.
         active: IrqIndex,
     },
-    /// None of them is set up.
-    #[error("no interrupt of {index} is set up")]
+    /// No interrupt of the index is enabled.
+    #[error("no interrupt of {index} is enabled")]
     NotSetUp {
-        /// Which.
+        /// The index.
         index: IrqIndex,
     },
-    /// So many cannot be meant: INTx is one; and nothing can be set up with none.
-    #[error("{count} interrupts of {index} cannot be meant")]
+    /// `count` is invalid for this index: INTx has one interrupt, and enabling none is an error.
+    #[error("a count of {count} is invalid for {index}")]
     WrongCount {
-        /// Which.
+        /// The index.
         index: IrqIndex,
-        /// How many were meant.
+        /// The count of the request.
         count: u32,
     },
-    /// Nobody has the device open.
+    /// The device is not open.
     #[error("the device is not open")]
     NotOpen,
-    /// The index does not know this action, or not this way.
+    /// The index does not support this action, or not with this data.
     #[error("{index} has no such action: {action:?}")]
     Unsupported {
-        /// Which.
+        /// The index.
         index: IrqIndex,
-        /// What was to be done.
+        /// The action.
         action: IrqAction,
     },
 }
 
 impl IrqError {
-    /// The number of Linux.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NoSuchIrq { .. }

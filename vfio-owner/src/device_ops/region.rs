@@ -12,44 +12,44 @@ const INDEX_SHIFT: u32 = 40;
 pub struct RegionIndex(u32);
 
 impl RegionIndex {
-    /// The window of the first base address register; those of the other five follow.
+    /// BAR 0.
     pub const BAR0: Self = Self(0);
-    /// Of the second.
+    /// BAR 1.
     pub const BAR1: Self = Self(1);
-    /// Of the third.
+    /// BAR 2.
     pub const BAR2: Self = Self(2);
-    /// Of the fourth.
+    /// BAR 3.
     pub const BAR3: Self = Self(3);
-    /// Of the fifth.
+    /// BAR 4.
     pub const BAR4: Self = Self(4);
-    /// Of the sixth.
+    /// BAR 5.
     pub const BAR5: Self = Self(5);
-    /// The expansion ROM.
+    /// Expansion ROM.
     pub const ROM: Self = Self(6);
-    /// The configuration space.
+    /// Configuration space.
     pub const CONFIG: Self = Self(7);
-    /// The legacy ranges of VGA.
+    /// Legacy VGA ranges.
     pub const VGA: Self = Self(8);
-    /// How many there are of a PCI device.
+    /// Number of regions of a PCI device.
     pub const PCI_COUNT: u32 = 9;
 
-    /// The region of this number, whether a device has it or not.
+    /// Creates the index of this number, whether a device has it or not.
     pub const fn new(number: u32) -> Self {
         Self(number)
     }
 
-    /// The number.
+    /// Returns the number.
     pub const fn number(self) -> u32 {
         self.0
     }
 
-    /// Where it begins in the device file: `index << 40`, as vfio-pci lays it out. What goes beyond 64 bits is cut off;
-    /// no device has so many.
+    /// Returns the offset of the region in the device file, `index << 40`, as in vfio-pci. Bits beyond 64 are cut off;
+    /// no device has that many regions.
     pub const fn offset(self) -> u64 {
         (self.0 as u64) << INDEX_SHIFT
     }
 
-    /// The region at this offset of the device file, and the offset within it.
+    /// Returns the region at this offset of the device file, and the offset within it.
     pub const fn at(offset: u64) -> (Self, u64) {
         (Self((offset >> INDEX_SHIFT) as u32), offset & ((1 << INDEX_SHIFT) - 1))
     }
@@ -67,57 +67,57 @@ impl fmt::Debug for RegionIndex {
     }
 }
 
-/// What a region is.
+/// Description of a region.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RegionInfo {
-    /// Its length in bytes; 0 if there is nothing.
+    /// Size in bytes; 0 if the region is empty.
     pub size: u64,
-    /// Where it begins in the device file.
+    /// Offset in the device file.
     pub offset: u64,
-    /// Whether it can be read.
+    /// Whether the region can be read.
     pub readable: bool,
-    /// Whether it can be written.
+    /// Whether the region can be written.
     pub writable: bool,
-    /// Whether the kernel would let it be mapped into memory. Nothing here maps it.
+    /// Whether Linux would allow `mmap`. This crate does not map regions.
     pub mappable: bool,
 }
 
-/// Why nothing was read or written.
+/// Why a region was not read or written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegionError {
     /// The device has no such region, or it is empty.
     #[error("the device has no {index}")]
     NoSuchRegion {
-        /// Which.
+        /// The region.
         index: RegionIndex,
     },
-    /// The region ends before.
+    /// The offset is beyond the end of the region.
     #[error("{index} has {size:#x} bytes, so none at {offset:#x}")]
     BeyondEnd {
-        /// Which.
+        /// The region.
         index: RegionIndex,
-        /// Where the access was to begin.
+        /// Offset of the access.
         offset: u64,
-        /// The region's length.
+        /// Size of the region in bytes.
         size: u64,
     },
-    /// The region can only be read.
+    /// The region is read-only.
     #[error("{index} cannot be written")]
     ReadOnly {
-        /// Which.
+        /// The region.
         index: RegionIndex,
     },
-    /// The device does not answer there: its command register has memory off.
-    #[error("{index} does not answer while memory is off in the command register")]
+    /// Memory decoding is off in the command register.
+    #[error("{index} does not answer while memory decoding is off in the command register")]
     MemoryOff {
-        /// Which.
+        /// The region.
         index: RegionIndex,
     },
 }
 
 impl RegionError {
-    /// The number of Linux.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NoSuchRegion { .. } | Self::BeyondEnd { .. } | Self::ReadOnly { .. } => Errno::EINVAL,

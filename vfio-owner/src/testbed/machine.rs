@@ -1,4 +1,4 @@
-//! The machine.
+//! Simulated machine.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -40,7 +40,7 @@ pub type Pci = PciBus<IommuSubsystem>;
 
 /// A simulated machine.
 ///
-/// Every method takes devices by the name that sysfs gives them (`"0000:00:04.0"`) and may be called from any thread.
+/// Methods take the name of a device as in sysfs (`"0000:00:04.0"`) and may be called from any thread.
 #[derive(Debug)]
 pub struct Machine {
     core: DriverCore,
@@ -63,7 +63,7 @@ impl Machine {
         Self::boot_watched(snapshot, |_: &Transition<'_>| {})
     }
 
-    /// As [`boot`](Self::boot), with an observer of every change of ownership.
+    /// Boots as [`boot`](Self::boot) does, with an observer of every change of ownership.
     pub fn boot_watched(snapshot: &Snapshot, observer: impl Observer + 'static) -> Self {
         let hardware = SoftIommu::new("dmar0", hardware_config(snapshot));
         let iommu = IommuSubsystem::builder(PciGroups::behind(hardware.clone())).observer(observer).build();
@@ -72,9 +72,9 @@ impl Machine {
         machine
     }
 
-    /// Builds the machine of `snapshot` as it was found: each device in the group and on the driver that the tree says,
-    /// whatever topology and ids would make of it. A driver that hands devices out is vfio-pci, whatever its name; one
-    /// that is not known counts as doing DMA for the kernel.
+    /// Builds the machine of `snapshot` as it was found: each device in the group and bound to the driver that the tree
+    /// names, whatever topology and ids imply. A driver that hands devices to user space becomes vfio-pci, whatever its
+    /// name; an unknown driver counts as doing DMA for the kernel.
     pub fn as_found(snapshot: &Snapshot) -> Self {
         let hardware = SoftIommu::new("dmar0", hardware_config(snapshot));
         let iommu = IommuSubsystem::builder(as_listed(snapshot, hardware.clone())).build();
@@ -126,12 +126,12 @@ impl Machine {
         }
     }
 
-    /// The driver core.
+    /// Returns the driver core.
     pub fn core(&self) -> &DriverCore {
         &self.core
     }
 
-    /// The PCI bus.
+    /// Returns the PCI bus.
     pub fn pci(&self) -> &BusHandle<Pci> {
         &self.pci
     }
@@ -146,92 +146,92 @@ impl Machine {
         &self.physical_memory
     }
 
-    /// Opens `/dev/iommu`: a context without objects. The name is for messages (`"iommufd of qemu"`).
+    /// Opens `/dev/iommu`: a context without objects. The name appears in messages (`"iommufd of qemu"`).
     pub fn open_iommufd(&self, name: impl Into<Arc<str>>) -> iommufd_owner::Context {
         iommufd_owner::Context::new(name, &self.physical_memory)
     }
 
-    /// The IOMMU's hardware.
+    /// Returns the IOMMU hardware.
     pub fn hardware(&self) -> &Arc<SoftIommu> {
         &self.hardware
     }
 
-    /// The memory that devices reach through the IOMMU.
+    /// Returns the memory that devices access through the IOMMU.
     pub fn memory(&self) -> &Memory {
         &self.memory
     }
 
-    /// VFIO, where the driver vfio-pci of this machine registers its devices.
+    /// Returns VFIO, with which the machine's vfio-pci registers its devices.
     pub fn vfio(&self) -> &Vfio {
         &self.vfio
     }
 
-    /// The driver vfio-pci: the simulated side of its functions.
+    /// Returns the vfio-pci driver, for the simulated side of its functions.
     pub fn vfio_pci(&self) -> &VfioPciDriver {
         &self.vfio_pci
     }
 
-    /// Opens the file of the VFIO group of a device, `/dev/vfio/N`.
+    /// Opens the VFIO group of a device, `/dev/vfio/N`.
     ///
     /// # Errors
-    /// No such device, or its group has no file, or the file is open.
+    /// Fails if there is no such device, or its group has no file or the file is open.
     pub fn open_group(&self, name: &str) -> Result<GroupFile, MachineError> {
         let group = self.group(name)?;
         self.vfio.open_group(group.id()).map_err(MachineError::OpenGroup)
     }
 
-    /// Opens the device's own file, `/dev/vfio/devices/vfioX`.
+    /// Opens the file of a device, `/dev/vfio/devices/vfioX`.
     ///
     /// # Errors
-    /// No such device, or it is not bound to vfio-pci.
+    /// Fails if there is no such device, or it is not bound to vfio-pci.
     pub fn open_device(&self, name: &str) -> Result<DeviceFile, MachineError> {
         self.vfio.open_device(name).map_err(MachineError::OpenDevice)
     }
 
-    /// The device of this name.
+    /// Returns the device of this name.
     ///
     /// # Errors
-    /// No such device is plugged in.
+    /// Fails if no such device is plugged in.
     pub fn device(&self, name: &str) -> Result<Arc<Device<Pci>>, MachineError> {
         self.pci.device(name).ok_or_else(|| MachineError::NoDevice { device: name.to_string() })
     }
 
-    /// The device as a member of its group.
+    /// Returns the device as a member of its group.
     ///
     /// # Errors
-    /// No such device, or it is in no group.
+    /// Fails if there is no such device, or it is in no group.
     pub fn member(&self, name: &str) -> Result<Arc<Member>, MachineError> {
         let dev = self.device(name)?;
         dev.dma_slot().member().ok_or_else(|| MachineError::NoGroup { device: name.to_string() })
     }
 
-    /// The device's group.
+    /// Returns the group of a device.
     ///
     /// # Errors
-    /// No such device, or it is in no group.
+    /// Fails if there is no such device, or it is in no group.
     pub fn group(&self, name: &str) -> Result<Arc<Group>, MachineError> {
         Ok(self.member(name)?.group().clone())
     }
 
-    /// The bus-master side of the device: what it reaches by DMA, and what it does not.
+    /// Returns the bus-master side of a device, which performs DMA.
     ///
     /// # Errors
-    /// No such device, or it is in no group.
+    /// Fails if there is no such device, or it is in no group.
     pub fn dma(&self, name: &str) -> Result<SimulatedDevice, MachineError> {
         let endpoint = self.member(name)?.endpoint().clone();
         Ok(SimulatedDevice::new(endpoint, self.hardware.clone(), self.memory.clone()))
     }
 
-    /// The driver that the `driver` link of the device names, as a hint.
+    /// Returns the driver that the `driver` link of the device names. The answer may be stale at once.
     pub fn driver(&self, name: &str) -> Option<Arc<str>> {
         self.pci.device(name)?.driver_hint()
     }
 
-    /// Binds a driver as people do: writes its name to `driver_override`, the device's to the driver's `bind`, then
-    /// clears the override.
+    /// Binds a driver through sysfs: writes its name to the device's `driver_override`, the device's name to the
+    /// driver's `bind`, then clears the override.
     ///
     /// # Errors
-    /// The driver was not bound.
+    /// Fails if there is no such device, or the driver was not bound.
     pub fn bind(&self, name: &str, driver: &str) -> Result<(), MachineError> {
         let dev = self.device(name)?;
         dev.set_driver_override(Some(driver));
@@ -240,21 +240,21 @@ impl Machine {
         result.map_err(|error| MachineError::Bind(Box::new(error)))
     }
 
-    /// Unbinds the device's driver: writes its name to the `unbind` file of the driver that its link names. Nothing
+    /// Unbinds the device's driver through sysfs: writes the device's name to the `unbind` file of its driver. Nothing
     /// happens until the returned value is driven.
     ///
     /// # Errors
-    /// No such device, or no driver.
+    /// Fails if there is no such device, or it has no driver.
     pub fn unbind(&self, name: &str) -> Result<Unbind, MachineError> {
         let dev = self.device(name)?;
         let driver = dev.driver_hint().ok_or_else(|| MachineError::NoDriver { device: name.to_string() })?;
         self.pci.sysfs().unbind(&driver, name).map_err(MachineError::Unbind)
     }
 
-    /// Looks for a driver, as a write to `drivers_probe` does.
+    /// Probes drivers for a device, as a write to `drivers_probe` does.
     ///
     /// # Errors
-    /// No such device, or a driver that matches was refused.
+    /// Fails if there is no such device, or a driver that matches failed to bind.
     pub fn probe(&self, name: &str) -> Result<(), MachineError> {
         self.pci.sysfs().drivers_probe(name).map_err(|error| MachineError::Probe(Box::new(error)))
     }
@@ -262,23 +262,23 @@ impl Machine {
     /// Writes to the `type` file of the device's group.
     ///
     /// # Errors
-    /// The type stays what it was.
+    /// Fails if there is no such device or type, or the default domain cannot be changed. The type is unchanged.
     pub fn set_type(&self, name: &str, text: &str) -> Result<(), MachineError> {
         let group = self.group(name)?;
         let request: TypeRequest = text.parse().map_err(MachineError::UnknownType)?;
         self.iommu.set_default_domain_type(&group, request).map_err(MachineError::SetType)
     }
 
-    /// Unplugs the device and all below it. Nothing happens until the returned value is driven.
+    /// Removes the device and all below it. Nothing happens until the returned value is driven.
     ///
     /// # Errors
-    /// No such device.
+    /// Fails if there is no such device.
     pub fn remove(&self, name: &str) -> Result<Unbind, MachineError> {
         Ok(self.device(name)?.remove())
     }
 
-    /// Looks for devices again: everything that sits in a slot below something plugged in comes back, in the order of
-    /// addresses, and drivers are tried on it.
+    /// Rescans the bus: adds every function that sits in a slot below a present one, in the order of addresses, and
+    /// probes drivers for it.
     pub fn rescan(&self) {
         let _one_at_a_time = self.rescan.lock();
         for function in self.slots.values() {
@@ -337,53 +337,53 @@ fn bound_functions(snapshot: &Snapshot) -> BTreeMap<String, Vec<&PciFunction>> {
     drivers
 }
 
-/// Why the machine did not do what it was told.
+/// Why an operation on a machine failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MachineError {
     /// No device of that name is plugged in.
     #[error("no device {device}")]
     NoDevice {
-        /// The name.
+        /// The name of the device.
         device: String,
     },
     /// The device is in no IOMMU group.
     #[error("{device} is in no IOMMU group")]
     NoGroup {
-        /// The name.
+        /// The name of the device.
         device: String,
     },
     /// The device has no driver.
     #[error("{device} has no driver")]
     NoDriver {
-        /// The name.
+        /// The name of the device.
         device: String,
     },
-    /// The driver was not bound.
+    /// The driver could not be bound.
     #[error(transparent)]
     Bind(Box<SysfsBindError<DmaRefusal>>),
-    /// The driver was not unbound.
+    /// The driver could not be unbound.
     #[error(transparent)]
     Unbind(SysfsUnbindError),
-    /// The search for a driver failed.
+    /// Probing a driver failed.
     #[error(transparent)]
     Probe(Box<DriversProbeError<DmaRefusal>>),
-    /// No such default domain type.
+    /// There is no such default domain type.
     #[error(transparent)]
     UnknownType(UnknownType),
-    /// The default domain was not changed.
+    /// The default domain could not be changed.
     #[error(transparent)]
     SetType(SetTypeError),
-    /// The file of the group was not opened.
+    /// The file of the group could not be opened.
     #[error(transparent)]
     OpenGroup(OpenGroupError),
-    /// The file of the device was not opened.
+    /// The file of the device could not be opened.
     #[error(transparent)]
     OpenDevice(OpenDeviceError),
 }
 
 impl MachineError {
-    /// The number of Linux: what the write to sysfs gives.
+    /// Returns the error number that the write to sysfs gives on Linux.
     pub fn errno(&self) -> Errno {
         match self {
             Self::NoDevice { .. } | Self::NoDriver { .. } => Errno::ENODEV,

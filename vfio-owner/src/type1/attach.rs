@@ -1,4 +1,5 @@
-//! How a group comes under a container's domains (table Vt14).
+//! How a group comes under a container's domains.
+// Table Vt14.
 
 use alloc::sync::Arc;
 use alloc::vec;
@@ -21,7 +22,8 @@ pub(super) struct SharedDomain {
     pub(super) groups: Vec<AttachedGroup>,
 }
 
-/// Whether all DMA through a domain is coherent with CPU caches (Vt14.13).
+/// Whether all DMA through a domain is coherent with CPU caches.
+// Vt14.13.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Coherency {
     Enforced,
@@ -40,7 +42,8 @@ impl Type1Container {
         self.domains.iter().flat_map(|shared| &shared.groups)
     }
 
-    /// What is mapped, checked for a group that comes (Vt14.8 to Vt14.12).
+    /// What is mapped, checked for a group that comes.
+    // Vt14.8 to Vt14.12.
     fn check_group(
         &self,
         id: GroupId,
@@ -76,7 +79,8 @@ impl Type1Container {
         self.domains.iter().filter_map(|shared| reach::aperture(&shared.domain.geometry()?))
     }
 
-    /// Puts a group that is attached to `fresh` under a domain that is there already, if one takes it (Vt14.14).
+    /// Puts a group that is attached to `fresh` under a domain that is there already, if one takes it.
+    // Vt14.14.
     fn share(
         &self,
         claim: &Claim,
@@ -93,8 +97,9 @@ impl Type1Container {
         Ok(None)
     }
 
-    /// Everything that is mapped, into a new domain as well (Vt14.15). On failure nothing is pinned that was not before;
+    /// Everything that is mapped, into a new domain as well. On failure nothing is pinned that was not before;
     /// what was mapped into the domain goes with it.
+    // Vt14.15.
     fn replay(&mut self, group: GroupId, fresh: &Domain) -> Result<(), AttachGroupError> {
         let failed = |mapping, cause| AttachGroupError::Replay { group, mapping, cause };
         let Some(model) = self.domains.first() else {
@@ -106,7 +111,8 @@ impl Type1Container {
         Ok(())
     }
 
-    /// What was mapped while there was no domain (V48), into the first one.
+    /// What was mapped while there was no domain, into the first one.
+    // V48.
     fn pin_all(&mut self, first: &Domain) -> Result<(), (IovaRange, MapDmaError)> {
         let ranges: Vec<IovaRange> = self.mappings.iter().map(|(range, _)| range).collect();
         for (done, range) in ranges.iter().enumerate() {

@@ -13,7 +13,8 @@ use crate::backend::{ContainerIommu, DirtyBitmap, DirtyTracking, Extension, Iomm
 use crate::error::{AttachGroupError, DirtyError, MapDmaError, UnmapDmaError};
 use iommu_core::device_model::Errno;
 
-/// Pages that a bitmap of written ones may have (V51).
+/// Pages that a bitmap of written ones may have.
+// V51.
 const MAX_DIRTY_PAGES: u64 = (1 << 31) - 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +71,8 @@ impl Type1Container {
         })
     }
 
-    /// The mappings that an unmap concerns, as a range that cuts none; `None` for none (Vt16.5 to Vt16.10).
+    /// The mappings that an unmap concerns, as a range that cuts none; `None` for none.
+    // Vt16.5 to Vt16.10.
     fn concerned(&self, what: Unmap) -> Result<Option<IovaRange>, UnmapDmaError> {
         let range = match what {
             Unmap::All => return Ok(Some(IovaRange::ALL)),
@@ -135,7 +137,8 @@ impl Type1Container {
         Ok(DirtyBitmap(bitmap))
     }
 
-    /// What a request maps, if it is whole pages that do not wrap (Vt15.4, Vt15.5).
+    /// What a request maps, if it is whole pages that do not wrap.
+    // Vt15.4, Vt15.5.
     fn requested(&self, request: &MapDma) -> Result<IovaRange, MapDmaError> {
         let MapDma { iova, bytes, addr, .. } = request;
         if *bytes == 0 || !(iova.get() | bytes | addr.get()).is_multiple_of(self.page_sizes.smallest()) {

@@ -23,7 +23,8 @@ pub(super) struct Mapping {
 /// The physical memory behind a mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Backing {
-    /// Not pinned, for there is no domain yet (V48).
+    /// Not pinned, for there is no domain yet.
+    // V48.
     Unpinned,
     /// Pinned, in one piece from here on.
     Piece(PhysAddr),
@@ -35,7 +36,8 @@ enum Backing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Vaddr {
     At(UserAddr),
-    /// It was given away, and will be somewhere else (Vt16.11).
+    /// It was given away, and will be somewhere else.
+    // Vt16.11.
     Away,
 }
 
@@ -75,7 +77,8 @@ impl Mapping {
         Self { payer: process.clone(), process, access, vaddr: Vaddr::At(addr), backing: Backing::Unpinned }
     }
 
-    /// Pins what is to be at `range` and maps it into every domain, if there is any; all or nothing (V48).
+    /// Pins what is to be at `range` and maps it into every domain, if there is any; all or nothing.
+    // V48.
     pub(super) fn pin<'a>(
         &mut self,
         memory: &PhysicalMemory,
@@ -128,7 +131,8 @@ impl Mapping {
         }
     }
 
-    /// Maps what is mapped in `model` into `domain` as well (Vt14.15). On failure a part of it may be there.
+    /// Maps what is mapped in `model` into `domain` as well. On failure a part of it may be there.
+    // Vt14.15.
     pub(super) fn replay(
         &self,
         memory: &PhysicalMemory,
@@ -149,13 +153,15 @@ impl Mapping {
         self.vaddr == Vaddr::Away
     }
 
-    /// Its memory goes away for a while (Vt16.11).
+    /// Its memory goes away for a while.
+    // Vt16.11.
     pub(super) fn give_away(&mut self) {
         self.vaddr = Vaddr::Away;
     }
 
     /// Its memory is there again, at another address or of another process, who answers for the locked pages from now
-    /// on (Vt15.8). A process that has them locked already is not charged again.
+    /// on. A process that has them locked already is not charged again.
+    // Vt15.8.
     pub(super) fn take_back(
         &mut self,
         range: IovaRange,

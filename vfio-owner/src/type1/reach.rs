@@ -32,7 +32,8 @@ pub(super) fn allowed(
     whole.map_or_else(Vec::new, |whole| whole.without(holes))
 }
 
-/// The page sizes that all domains have; a size below that of the CPU serves as that (V49).
+/// The page sizes that all domains have; a size below that of the CPU serves as that.
+// V49.
 pub(super) fn page_sizes(of_domains: impl Iterator<Item = PageSizes>) -> PageSizes {
     let common = of_domains.fold(u64::MAX, |common, sizes| common & sizes.bitmap());
     let whole = common & !(PAGE_SIZE - 1);

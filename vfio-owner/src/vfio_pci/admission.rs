@@ -1,12 +1,13 @@
-//! Which functions the driver takes.
+//! Which functions vfio-pci binds.
 
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::pci::{ConfigSpace, HeaderLayout, PciAddress, PciFunction, PciId};
 
-/// What the driver is called.
+/// The name of the driver.
 pub const NAME: &str = "vfio-pci";
 
-/// Its table: every function, if an override demands the driver (D20). Ids that are added count besides.
+/// The id table: every function, if `driver_override` names the driver. Dynamic ids count as well.
+// D20.
 pub const IDS: [PciId; 1] = [PciId::ANY.override_only()];
 
 /// Accelerators of Intel that users must not have by default, for a user can make them do harm to the whole machine.
@@ -23,10 +24,12 @@ const DENIED: [PciId; 8] = [
 
 const CAP_SRIOV: u16 = 0x10;
 
-/// Whether the driver takes the function: its probe, but for the registration with VFIO.
+/// Checks whether the driver binds the function: its probe, except for the registration with VFIO.
 ///
 /// # Errors
-/// It does not (V60), and the next driver is tried.
+/// Fails if the function is not an endpoint, has enabled virtual functions, or is on the denylist. The next driver is
+/// tried then.
+// V60.
 pub fn admits(function: &PciFunction) -> Result<(), VfioPciRefusal> {
     let device = function.address;
     if DENIED.iter().any(|id| id.matches(&function.config)) {
@@ -54,28 +57,29 @@ fn enabled_virtual_functions(config: &ConfigSpace) -> Option<u16> {
     if enabled { config.read_u16(at.checked_add(COUNT)?) } else { Some(0) }
 }
 
-/// Why vfio-pci does not take a function (V60).
+/// Why vfio-pci does not bind a function.
+// V60.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VfioPciRefusal {
-    /// It is a bridge, or its header cannot be read.
-    #[error("{device} is no endpoint, and a bridge is not for users")]
+    /// The function is a bridge, or its header cannot be read.
+    #[error("{device} is not an endpoint: vfio-pci does not bind bridges")]
     NotAnEndpoint {
         /// The function.
         device: PciAddress,
-        /// The layout of its header, if it can be read.
+        /// The header type, if it can be read.
         layout: Option<HeaderLayout>,
     },
-    /// Its virtual functions are in the hands of others.
+    /// Virtual functions are enabled.
     #[error("{device} has {count} enabled virtual functions")]
     HasVirtualFunctions {
         /// The function.
         device: PciAddress,
-        /// How many are enabled.
+        /// Number of enabled virtual functions.
         count: u16,
     },
-    /// It is known to be unsafe in the hands of a user.
-    #[error("{device} is on the list of functions that are unsafe in the hands of a user")]
+    /// The function is on the denylist: user space could use it to harm the machine.
+    #[error("{device} is on the denylist of vfio-pci, being unsafe for user space")]
     Denied {
         /// The function.
         device: PciAddress,
@@ -83,7 +87,7 @@ pub enum VfioPciRefusal {
 }
 
 impl VfioPciRefusal {
-    /// The number of Linux.
+    /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NotAnEndpoint { .. } | Self::Denied { .. } => Errno::EINVAL,

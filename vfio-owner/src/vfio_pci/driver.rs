@@ -1,4 +1,4 @@
-//! The driver.
+//! The vfio-pci driver.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -18,7 +18,8 @@ use crate::vfio::{Registration, Vfio};
 
 type Models = Box<dyn Fn(&PciFunction) -> Arc<dyn FunctionModel> + Send + Sync>;
 
-/// vfio-pci: registers every function with VFIO that it is bound to, and lets go of one only when its users have.
+/// The vfio-pci driver: registers every function that it binds with VFIO, and unbinds only when the users have closed
+/// the device.
 pub struct VfioPciDriver {
     name: Arc<str>,
     vfio: Vfio,
@@ -29,8 +30,8 @@ pub struct VfioPciDriver {
 }
 
 impl VfioPciDriver {
-    /// Returns a driver that registers its devices with `vfio`, and asks `models` at each probe for the hardware behind a
-    /// function's windows.
+    /// Creates a driver that registers its devices with `vfio`, and asks `models` at each probe for the hardware behind
+    /// a function's regions.
     pub fn new(
         vfio: Vfio,
         models: impl Fn(&PciFunction) -> Arc<dyn FunctionModel> + Send + Sync + 'static,
@@ -38,7 +39,7 @@ impl VfioPciDriver {
         Arc::new(Self { name: NAME.into(), vfio, models: Box::new(models), devices: Mutex::default() })
     }
 
-    /// The simulated side of a function that is bound to it: to raise interrupts, for instance.
+    /// Returns the simulated side of a function that is bound to the driver, for instance to raise interrupts.
     pub fn device(&self, name: &str) -> Option<Arc<VfioPciDevice>> {
         self.devices.lock().get(name)?.upgrade()
     }
@@ -47,7 +48,8 @@ impl VfioPciDriver {
 type Pci = PciBus<IommuSubsystem>;
 
 impl Driver<Pci> for VfioPciDriver {
-    /// It claims DMA for its users, and does none through the kernel's DMA API (D64).
+    /// It claims DMA for its users, and does none through the kernel's DMA API.
+    // D64.
     type Dma = DriverManaged;
 
     fn name(&self) -> &Arc<str> {

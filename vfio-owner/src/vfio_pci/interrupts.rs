@@ -12,14 +12,14 @@ use crate::device_ops::{IrqAction, IrqError, IrqIndex, IrqInfo, IrqMasking, IrqS
 const INTERRUPT_PIN: u16 = 0x3d;
 const MOST_MSI: u32 = 32;
 
-/// What became of an interrupt that the device raised.
+/// Outcome of an interrupt that the device raised.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Raised {
-    /// The user was told.
+    /// The trigger was signalled.
     Signalled,
-    /// The line is masked, or off in the command register: the user is told when it is not any more.
+    /// INTx is masked, or disabled in the command register; it is signalled when it no longer is.
     Pending,
-    /// Nobody listens.
+    /// No trigger is set.
     Lost,
 }
 

@@ -1,4 +1,4 @@
-//! Hardware that is memory.
+//! A model whose regions are plain memory.
 
 use core::fmt;
 
@@ -12,7 +12,7 @@ use crate::device_ops::RegionIndex;
 /// How many windows a function has at most, the ROM's counted.
 const WINDOWS: usize = RegionIndex::CONFIG.number() as usize;
 
-/// Memory behind every window: what was written is read back, and zeros before. It takes room only where it was written.
+/// Plain memory behind every region, initially zero. Allocates only what was written.
 #[derive(Default)]
 pub struct PlainMemory {
     /// Leaf lock.
@@ -20,7 +20,7 @@ pub struct PlainMemory {
 }
 
 impl PlainMemory {
-    /// Memory that nobody has written.
+    /// Creates memory of zeros.
     pub fn new() -> Self {
         Self::default()
     }

@@ -2,26 +2,27 @@
 
 use iommu_core::device_model::pci::{PciAddress, PciFunction, Upstream};
 
-/// The functions that a hot reset brings down together: the device set of vfio-pci (V54). Functions are in one set if
-/// and only if their scopes are equal.
+/// The functions that a hot reset affects: the device set of vfio-pci. Functions are in one set if and only if their
+/// scopes are equal.
+// V54.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum ResetScope {
-    /// This function alone: a virtual one, or one on a root bus, which nothing can reset as a whole.
+    /// This function alone: a virtual function, or one on a root bus, which cannot be reset as a whole.
     Alone(PciAddress),
-    /// All functions on a bus, which the bridge above resets.
+    /// All functions on a bus, by a secondary bus reset of the bridge above.
     Bus {
-        /// The domain.
+        /// Number of the domain.
         domain: u32,
-        /// The bus.
+        /// Number of the bus.
         bus: u8,
     },
 }
 
-/// The set of this function.
+/// Returns the set of this function.
 ///
-/// A slot that can be reset by itself is one of PCI Express, and has its bus for itself; so such a slot makes the same
-/// set as its bus. Where the tree does not say what is above ([`Upstream::ByBusNumber`]), bus 0 is a root bus, and
-/// every other one is taken to have a bridge above.
+/// A slot that can be reset by itself belongs to PCI Express and is alone on its bus, so its set is that of the bus.
+/// Where the tree does not say which bridge is above ([`Upstream::ByBusNumber`]), bus 0 is taken for a root bus, and
+/// every other bus to have a bridge above.
 pub const fn reset_scope(function: &PciFunction) -> ResetScope {
     let address = function.address;
     let on_root_bus = match function.upstream {

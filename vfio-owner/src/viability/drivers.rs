@@ -1,32 +1,35 @@
-//! What is known of drivers by their names.
+//! Classification of Linux drivers by name.
 
 use super::in_tree;
 
-/// How a driver stands to DMA ownership (D63).
+/// What a driver means for DMA ownership.
+// D63.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum DriverDma {
-    /// It does DMA for the kernel; bound, it is in the way of a claim, even if it does none (D65).
+    /// The driver does DMA for the kernel: while bound, it prevents a claim, even if it does none.
+    // D65.
     Kernel,
-    /// It does no DMA.
+    /// The driver does no DMA.
     Managed,
-    /// It hands its device to user space, and claims the group when that opens it.
+    /// The driver hands its device to user space, and claims the group when user space opens the device.
     UserSpace,
     /// Not known: a driver that is not part of Linux may manage its own DMA, and some do.
     Unknown,
 }
 
-/// The buses that take part in DMA ownership (D60): a driver on any other counts for nothing.
+/// Buses that take part in DMA ownership; a driver on any other bus does not prevent a claim.
+// D60.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum DmaBus {
     /// PCI.
     Pci,
     /// Devices that cannot be discovered.
     Platform,
-    /// Arm's PrimeCells.
+    /// Arm PrimeCell (AMBA).
     Amba,
-    /// Freescale's Management Complex.
+    /// Freescale Management Complex.
     FslMc,
-    /// AMD's FPGA fabric.
+    /// AMD CDX, the bus of FPGA fabrics.
     Cdx,
 }
 

@@ -31,7 +31,7 @@ pub(crate) enum Job {
     Verdicts,
     /// Plan, apply, use and undo every device
     Cycles,
-    /// Refuse what the machine lives on, form by form
+    /// Refuse to unbind devices in use by the host, each kind of use
     Lifelines,
     /// Kill apply and undo at every change
     Kills,

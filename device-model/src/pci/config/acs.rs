@@ -1,26 +1,26 @@
-//! Access control services.
+//! Access Control Services (ACS).
 
 use core::fmt;
 use core::ops::BitOr;
 
-/// A set of access control services: what keeps requests from passing between functions without going through the IOMMU.
+/// A set of access control services, which force requests between functions to go through the IOMMU.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct AcsBits(u16);
 
 impl AcsBits {
-    /// Source validation: a request whose bus number is not one of those below is refused.
+    /// Source validation: rejects requests whose bus number is not below the port.
     pub const SOURCE_VALIDATION: Self = Self(1 << 0);
-    /// Translation blocking: a request that claims to be translated is refused.
+    /// Translation blocking: rejects requests marked as translated.
     pub const TRANSLATION_BLOCKING: Self = Self(1 << 1);
-    /// Peer-to-peer requests go up to the root.
+    /// P2P request redirect: peer-to-peer requests go up to the root.
     pub const REQUEST_REDIRECT: Self = Self(1 << 2);
-    /// Peer-to-peer completions go up to the root.
+    /// P2P completion redirect: peer-to-peer completions go up to the root.
     pub const COMPLETION_REDIRECT: Self = Self(1 << 3);
-    /// Requests that came back down to where they were from are passed up again.
+    /// Upstream forwarding: requests that were redirected back down are passed up again.
     pub const UPSTREAM_FORWARDING: Self = Self(1 << 4);
-    /// Control over where peer-to-peer requests go, by range.
+    /// P2P egress control: controls the target of peer-to-peer requests.
     pub const EGRESS_CONTROL: Self = Self(1 << 5);
-    /// Translated requests may go straight to a peer.
+    /// Direct translated P2P: translated requests may go directly to a peer.
     pub const DIRECT_TRANSLATED: Self = Self(1 << 6);
 
     const NAMED: [(Self, &'static str); 7] = [
@@ -33,28 +33,28 @@ impl AcsBits {
         (Self::DIRECT_TRANSLATED, "DT"),
     ];
 
-    /// The set of these bits of a register; bits without a name are kept.
+    /// Creates the set from bits of a register; bits without a name are kept.
     pub const fn from_bits(bits: u16) -> Self {
         Self(bits)
     }
 
-    /// As bits of a register.
+    /// Returns the bits of a register.
     pub const fn bits(self) -> u16 {
         self.0
     }
 
-    /// Whether all of `other` is in this set.
+    /// Returns whether all of `other` is in this set.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// What is in either.
+    /// Returns the union of both sets.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// What is in both.
+    /// Returns the intersection of both sets.
     #[must_use]
     pub const fn intersection(self, other: Self) -> Self {
         Self(self.0 & other.0)
@@ -79,18 +79,19 @@ impl fmt::Debug for AcsBits {
     }
 }
 
-/// What the ACS capability says.
+/// The ACS capability.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Acs {
-    /// What the function implements.
+    /// Services that the function implements.
     pub capability: AcsBits,
-    /// What is switched on.
+    /// Services that are enabled.
     pub control: AcsBits,
 }
 
 impl Acs {
-    /// Whether every service of `wanted` that the function implements is on; one that it does not implement counts as on,
-    /// for it has no such path to close (I46).
+    /// Returns whether every service of `wanted` that the function implements is enabled. A service that it does not
+    /// implement counts as enabled, since there is no such path to close.
+    // I46.
     pub const fn has_enabled(self, wanted: AcsBits) -> bool {
         self.control.contains(wanted.intersection(self.capability))
     }

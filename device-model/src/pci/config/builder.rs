@@ -1,4 +1,4 @@
-//! Configuration spaces made up in code.
+//! Builder for configuration spaces.
 
 use alloc::vec;
 
@@ -7,7 +7,7 @@ use super::{Acs, AcsBits, ConfigSpace, EXTENDED, LONGEST, PortType, at};
 /// Where the builder puts the PCI Express capability.
 const PCI_EXPRESS: u16 = 0x40;
 
-/// Makes a [`ConfigSpace`]. What is not asked for is zero: an endpoint of conventional PCI, alone in its slot.
+/// Builds a [`ConfigSpace`]. Unset fields are zero: a conventional endpoint, alone in its slot.
 #[derive(Clone, Debug, Default)]
 pub struct ConfigBuilder {
     vendor: u16,
@@ -22,7 +22,7 @@ pub struct ConfigBuilder {
 }
 
 impl ConfigBuilder {
-    /// The ids of vendor and device.
+    /// Sets vendor and device id.
     #[must_use]
     pub const fn ids(mut self, vendor: u16, device: u16) -> Self {
         self.vendor = vendor;
@@ -30,36 +30,36 @@ impl ConfigBuilder {
         self
     }
 
-    /// The subsystem's vendor and id. A bridge has no place for them in its header and gets none.
+    /// Sets subsystem vendor id and subsystem id. Ignored for a bridge, whose header has no such fields.
     #[must_use]
     pub const fn subsystem(mut self, vendor: u16, device: u16) -> Self {
         self.subsystem = Some((vendor, device));
         self
     }
 
-    /// The class, 24 bits; what is above is cut off.
+    /// Sets the class, 24 bits; higher bits are cut off.
     #[must_use]
     pub const fn class(mut self, class: u32) -> Self {
         self.class = class;
         self
     }
 
-    /// The revision.
+    /// Sets the revision.
     #[must_use]
     pub const fn revision(mut self, revision: u8) -> Self {
         self.revision = revision;
         self
     }
 
-    /// Says that the slot has further functions.
+    /// Sets the multifunction bit.
     #[must_use]
     pub const fn multifunction(mut self) -> Self {
         self.header_type |= at::MULTIFUNCTION;
         self
     }
 
-    /// Makes it a bridge (class too, unless [`class`](Self::class) comes later) to bus `secondary`, with buses up to
-    /// `subordinate` below.
+    /// Turns it into a bridge (also its class, unless [`class`](Self::class) is called later) with secondary bus
+    /// `secondary` and subordinate bus `subordinate`.
     #[must_use]
     pub const fn bridge(mut self, secondary: u8, subordinate: u8) -> Self {
         self.header_type |= 1;
@@ -68,21 +68,21 @@ impl ConfigBuilder {
         self
     }
 
-    /// Makes it a function of PCI Express.
+    /// Adds the PCI Express capability.
     #[must_use]
     pub const fn pcie(mut self, port_type: PortType) -> Self {
         self.port_type = Some(port_type);
         self
     }
 
-    /// Gives it the ACS capability: what it implements, and what of that is on.
+    /// Adds the ACS capability: services that are implemented, and those enabled.
     #[must_use]
     pub const fn acs(mut self, capability: AcsBits, control: AcsBits) -> Self {
         self.acs = Some(Acs { capability, control });
         self
     }
 
-    /// The configuration space: 4096 bytes with PCI Express or ACS, else 256.
+    /// Builds the configuration space: 4096 bytes with PCI Express or ACS, else 256.
     pub fn build(self) -> ConfigSpace {
         let length = if self.port_type.is_some() || self.acs.is_some() { LONGEST } else { 256 };
         let mut config = ConfigSpace::new(vec![0; length]);

@@ -1,34 +1,34 @@
-//! What PCI Express adds.
+//! The PCI Express capability.
 
-/// What the PCI Express capability says.
+/// The PCI Express capability.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PcieCapability {
-    /// What the function is in a PCI Express hierarchy.
+    /// Device/port type.
     pub port_type: PortType,
 }
 
-/// What a function is in a PCI Express hierarchy.
+/// Device/port type of a function.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum PortType {
-    /// A device at the end of a link.
+    /// PCI Express endpoint.
     Endpoint,
-    /// The same, with leave to behave as conventional devices do.
+    /// Legacy PCI Express endpoint.
     LegacyEndpoint,
-    /// From the root complex down to a link.
+    /// Root port of the root complex.
     RootPort,
-    /// Of a switch, towards the root.
+    /// Upstream port of a switch.
     UpstreamPort,
-    /// Of a switch, away from the root.
+    /// Downstream port of a switch.
     DownstreamPort,
-    /// A bridge from PCI Express down to a conventional bus.
+    /// PCI Express to PCI bridge.
     PcieToPci,
-    /// A bridge from a conventional bus down to PCI Express.
+    /// PCI to PCI Express bridge.
     PciToPcie,
-    /// A device inside the root complex.
+    /// Root complex integrated endpoint.
     IntegratedEndpoint,
-    /// Collects the events of integrated endpoints.
+    /// Root complex event collector.
     EventCollector,
-    /// A code without a meaning yet, 0 to 15.
+    /// Reserved value, 0 to 15.
     Other(u8),
 }
 

@@ -14,7 +14,8 @@ use crate::hardware::{HardwareError, PageRequestSink};
 use crate::member::Member;
 
 impl GroupState {
-    /// Whether every member can be attached to `domain` (It8.5).
+    /// Whether every member can be attached to `domain`.
+    // It8.5.
     fn check_domain(&self, group: GroupId, domain: &Domain) -> Result<(), AttachError> {
         if self.len() == 0 {
             return Err(AttachError::Empty { group });
@@ -66,7 +67,8 @@ impl GroupState {
         }
     }
 
-    /// Attaches a domain of the driver of a member that is alone (It8.1 to It8.6).
+    /// Attaches a domain of the driver of a member that is alone.
+    // It8.1 to It8.6.
     pub(crate) fn attach_for_driver(
         &mut self,
         group: GroupId,
@@ -111,7 +113,8 @@ impl GroupState {
         self.pasids.len()
     }
 
-    /// Attaches a PASID for every member that has PASIDs (table It9), or none.
+    /// Attaches a PASID for every member that has PASIDs, or none.
+    // Table It9.
     pub(crate) fn attach_pasid(
         &mut self,
         group: GroupId,

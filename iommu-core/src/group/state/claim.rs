@@ -10,7 +10,8 @@ use crate::member::Member;
 use crate::ownership::{Owner, Ownership};
 
 impl GroupState {
-    /// What stands against a first claim (It4.1).
+    /// What stands against a first claim.
+    // It4.1.
     pub(crate) fn check_free(&self, group: GroupId) -> Result<(), ClaimError> {
         match &self.ownership {
             Ownership::Idle => {}
@@ -41,7 +42,8 @@ impl GroupState {
         }
     }
 
-    /// The first claim (table It4); its serial.
+    /// The first claim; its serial.
+    // Table It4.
     pub(crate) fn claim(&mut self, group: GroupId, owner: &Owner) -> Result<u64, ClaimError> {
         self.check_free(group)?;
         if self.len() == 0 {
@@ -60,7 +62,8 @@ impl GroupState {
         Ok(self.next_serial())
     }
 
-    /// A claim of a device (table It6): a further one of the owner, or the first; its serial.
+    /// A claim of a device: a further one of the owner, or the first; its serial.
+    // Table It6.
     pub(crate) fn claim_device(&mut self, group: GroupId, member: &Member, owner: &Owner) -> Result<u64, ClaimError> {
         if self.record(member).is_none() {
             return Err(ClaimError::NoGroup { device: member.name().clone() });

@@ -8,7 +8,8 @@ use crate::hardware::DefaultDomainType;
 use crate::ownership::Ownership;
 
 impl GroupState {
-    /// Turns DMA lazy in place (It10.4), if that is what is asked for.
+    /// Turns DMA lazy in place, if that is what is asked for.
+    // It10.4.
     pub(crate) fn turn_lazy(&mut self, group: GroupId, request: TypeRequest) -> Result<bool, SetTypeError> {
         let default = self.default.as_mut().ok_or(SetTypeError::NoDefaultDomain { group })?;
         let lazy = TypeRequest::Explicit(DefaultDomainType::DmaLazy);
@@ -22,7 +23,8 @@ impl GroupState {
         Ok(turns)
     }
 
-    /// Whether the default domain may be exchanged: nobody holds the group, and it is at home (It10.5).
+    /// Whether the default domain may be exchanged: nobody holds the group, and it is at home.
+    // It10.5.
     pub(crate) fn check_type_change(&self, group: GroupId) -> Result<(), SetTypeError> {
         match &self.ownership {
             Ownership::Idle => {}

@@ -53,8 +53,9 @@ impl GroupState {
         true
     }
 
-    /// Whether the state of the group allows one more kernel user (table It2, I20). A group or a member that hardware
+    /// Whether the state of the group allows one more kernel user. A group or a member that hardware
     /// left blocked is brought back first.
+    // Table It2, I20.
     pub(crate) fn allow_use(&mut self, group: GroupId, member: &Member) -> Result<(), UseError> {
         // First of all: a group is not brought home for a device that has left it.
         if self.record(member).is_none() {

@@ -106,7 +106,8 @@ impl GroupState {
         self.blocking = blocking;
     }
 
-    /// A member comes in and is attached where the group is (table It1); on an error it is not there, and stopped.
+    /// A member comes in and is attached where the group is; on an error it is not there, and stopped.
+    // Table It1.
     pub(crate) fn join(&mut self, group: GroupId, served: Served) -> Result<(), AddError> {
         let member = served.member().clone();
         // Blocked without an owner: hardware refused the way home.

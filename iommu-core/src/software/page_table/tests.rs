@@ -136,8 +136,9 @@ fn format_and_steps() -> impl Strategy<Value = (TableFormat, Vec<Step>)> {
 }
 
 proptest! {
-    /// Against a map of every smallest page: results and errors (I37), counts (I38), every translation, and that exactly
+    /// Against a map of every smallest page: results and errors, counts, every translation, and that exactly
     /// the tables exist that the pages need, so none is empty and a failed map leaves nothing behind.
+    // I37, I38.
     #[test]
     fn i37_i38_tables_do_as_a_flat_map((format, steps) in format_and_steps()) {
         let mut tables = PageTable::new(format);
@@ -161,7 +162,8 @@ proptest! {
         prop_assert_eq!(tables.tables(), 1);
     }
 
-    /// A range that meets a page anywhere is refused, and nothing of it is mapped afterwards (I37).
+    /// A range that meets a page anywhere is refused, and nothing of it is mapped afterwards.
+    // I37.
     #[test]
     fn i37_overlap_maps_nothing(iova in address(KIB4), pages in 1_u64..2000, in_the_way in 0_u64..2000) {
         let at = Iova::new(iova + in_the_way % pages * KIB4);

@@ -1,4 +1,4 @@
-//! Where a plan is carried out: something that knows which driver each device is on, and can change it.
+//! Reading and changing which driver is bound to each device.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
 use crate::Host;
 
-/// What a device is bound to, and what it may be bound to.
+/// The driver that is bound to a device, and which may be.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Binding {
-    /// The driver that it is on.
+    /// The driver that is bound.
     pub driver: Option<String>,
-    /// The only driver that may bind to it (`driver_override`).
+    /// The only driver that may bind (`driver_override`).
     pub driver_override: Option<String>,
 }
 
@@ -26,7 +26,7 @@ impl fmt::Display for Binding {
     }
 }
 
-/// The devices and drivers of a machine: the running kernel's, those of a tree on disk, or those of the model.
+/// The devices and drivers of a machine: the running kernel, a tree on disk, or the model.
 pub trait Bindings {
     /// Reads the machine as it is now, what it lives on and who holds its groups included.
     ///
@@ -71,14 +71,14 @@ pub trait Bindings {
     }
 }
 
-/// A binding could not be read or changed.
+/// Why a binding could not be read or changed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindingError {
-    /// It was refused, and nothing has changed.
+    /// The change was refused, and nothing has changed.
     #[error("{at}: {reason}")]
     Refused {
-        /// Which file or device.
+        /// The file or device.
         at: String,
         /// Why.
         reason: String,
@@ -89,13 +89,13 @@ pub enum BindingError {
         waits_for(holders)
     )]
     NoAnswer {
-        /// Which file.
+        /// The file.
         at: String,
-        /// How long it was waited for.
+        /// How long the call was waited for.
         seconds: u64,
-        /// The process that made the call, and cannot be ended before the kernel answers.
+        /// The process that made the call; it cannot be killed before the kernel returns.
         writer: u32,
-        /// Who seems to be waited for.
+        /// Processes that the kernel seems to wait for.
         holders: Vec<String>,
     },
 }

@@ -1,7 +1,7 @@
-//! Plans carried out, and what was done undone, however far it had come.
+//! Applying and undoing plans.
 //!
-//! Before a device is touched, the journal has what it was bound to, on disk. Undoing restores what is still as it was left;
-//! it can be interrupted itself, and be begun again.
+//! Before a device is changed, its binding is recorded in the journal on disk. Undoing restores what is still as it was
+//! left; it may be interrupted and restarted.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,37 +14,37 @@ use super::identity::Identity;
 use super::journal::{Entry, Journal, JournalError, Progress};
 use super::plan::{CheckedPlan, Step, guard_unbind};
 
-/// What has been done.
+/// A step that was carried out.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(tag = "done", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Done {
     /// A step of a plan.
     Step(Step),
-    /// A device is as it was before.
+    /// A device was restored to its previous binding.
     Restored {
         /// The device.
         device: PciAddress,
-        /// What it is bound to again.
+        /// The binding that it has again.
         #[serde(flatten)]
         binding: Binding,
     },
-    /// A device stays as it is, for others of its group are still out.
+    /// A device was kept as it is, since other devices of its group are still assigned.
     Kept {
         /// The device.
         device: PciAddress,
-        /// Those that are out.
+        /// The devices that are still assigned.
         needed_by: Vec<PciAddress>,
     },
-    /// Someone else changed the device after the plan was carried out, so it was left as it is.
+    /// Someone else changed the device after the plan was applied, so it was left alone.
     LeftAlone {
         /// The device.
         device: PciAddress,
-        /// What it is bound to.
+        /// Its present binding.
         #[serde(flatten)]
         binding: Binding,
     },
-    /// The device is not there any more, or another one is at its address.
+    /// The device no longer exists, or another one is at its address.
     Gone {
         /// The device.
         device: PciAddress,
@@ -68,30 +68,30 @@ impl fmt::Display for Done {
     }
 }
 
-/// A plan was not carried out.
+/// Why a plan was not applied.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExecutionError {
-    /// It was not begun: the journal cannot be written.
+    /// Nothing was changed: the journal cannot be written.
     #[error("{0}; nothing was changed")]
     NotBegun(JournalError),
-    /// It failed, and everything that had been done is undone.
+    /// Applying failed, and all changes were undone.
     #[error("{cause}; everything is as it was before")]
     Undone {
-        /// Why it failed.
+        /// Why applying failed.
         cause: Box<ExecutionFailure>,
     },
-    /// It failed, and so did undoing some of what had been done.
+    /// Applying failed, and some changes could not be undone.
     #[error("{cause}; {}", left(failures))]
     HalfDone {
-        /// Why it failed.
+        /// Why applying failed.
         cause: Box<ExecutionFailure>,
-        /// What is left, and why.
+        /// What was not undone, and why.
         failures: Vec<UndoFailure>,
     },
 }
 
-/// Why carrying out a plan stopped.
+/// Why applying a plan stopped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExecutionFailure {
@@ -108,7 +108,7 @@ pub enum ExecutionFailure {
     },
 }
 
-/// What was done has not been undone, or not all of it.
+/// Why a plan was not undone, or only in part.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UndoError {
@@ -118,19 +118,19 @@ pub enum UndoError {
     /// The machine cannot be read.
     #[error(transparent)]
     Unreadable(BindingError),
-    /// Some devices were not restored. The others were; the journal still has these.
+    /// Some devices were not restored. All others were; the journal keeps these.
     #[error("{}", left(failures))]
     Devices {
-        /// Each, and why.
+        /// The devices, and why.
         failures: Vec<UndoFailure>,
     },
 }
 
-/// A device was not restored.
+/// Why a device was not restored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UndoFailure {
-    /// It could not be changed.
+    /// Its binding could not be changed.
     #[error("{device} was not restored: {error}")]
     Device {
         /// The device.
@@ -148,13 +148,13 @@ fn left(failures: &[UndoFailure]) -> String {
 }
 
 impl CheckedPlan<'_> {
-    /// Carries out the plan, telling of each step that is done. The journal then has what [`undo`] needs. When a step
-    /// fails, what was done is undone at once.
+    /// Applies the plan, and reports each step to `tell`. Records in the journal what [`undo`] needs. When a step
+    /// fails, all changes are undone at once.
     ///
-    /// Each unbind is preceded by a look at what the machine lives on, and at who holds the device, at that moment.
+    /// Before each unbind it is checked again whether the host uses the device, and which processes have it open.
     ///
     /// # Errors
-    /// Nothing has changed, unless the error says so.
+    /// Fails if the journal cannot be written or a step fails. Nothing has changed, unless the error says so.
     pub fn carry_out(self, journal: &Journal, tell: &mut dyn FnMut(Done)) -> Result<(), ExecutionError> {
         let mut records = self.records(journal).map_err(ExecutionError::NotBegun)?;
         let result = self.take_all(journal, &mut records, tell);
@@ -317,15 +317,16 @@ fn not_as_written(device: PciAddress, now: &Binding) -> BindingError {
     BindingError::new(device, format!("it was written, but the device is on {now}"))
 }
 
-/// Undoes what was done for `devices`, or everything if there are none, the last thing first.
+/// Undoes what was applied for `devices`, or everything if `devices` is empty, last change first.
 ///
-/// A device is restored when none of its group is out any more, so plans can be undone in any order. What someone else has
-/// changed since is left alone; a device that is gone, or cannot be restored, does not keep others from being restored.
-/// Each unbind is preceded by a look at what the machine lives on, and at who holds the device. The journal's folder is
-/// removed with the last entry.
+/// A device is restored when no other device of its group is assigned any more, so plans can be undone in any order.
+/// What someone else has changed since is left alone; a device that is gone, or cannot be restored, does not prevent
+/// others from being restored. Before each unbind it is checked again whether the host uses the device, and which
+/// processes have it open. The journal's folder is removed with the last entry.
 ///
 /// # Errors
-/// A device is not out, or could not be restored; the others were. The journal keeps what was not.
+/// Fails if a device is not in the journal, or could not be restored; the others were. The journal keeps what was not
+/// restored.
 pub fn undo(
     bindings: &dyn Bindings,
     journal: Journal,

@@ -1,4 +1,4 @@
-//! What devices were bound to before a plan touched them, on disk: a folder with a file for each device.
+//! The journal: the bindings of devices before a plan changed them, as a folder with a file for each device.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -45,11 +45,11 @@ pub(super) struct Entry {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Progress {
-    /// It has begun; the device may be anywhere on the way.
+    /// Applying has begun; the device may be in any intermediate state.
     Applying,
-    /// It is complete, so whatever is different by now was done by someone else.
+    /// Applying is complete; later differences were made by others.
     Applied,
-    /// It is being undone; the device may be anywhere on the way back.
+    /// Undoing has begun; the device may be in any intermediate state.
     Undoing,
 }
 
@@ -83,61 +83,61 @@ impl Entry {
     }
 }
 
-/// The journal of what has been applied and not undone: a folder, locked against other processes until this is dropped.
+/// The journal of what was applied and not undone: a folder, locked against other processes until this is dropped.
 ///
-/// Each device has a file of its own, which is replaced as a whole, so an interruption never leaves half of one.
+/// Each device has its own file, which is replaced atomically, so an interruption never leaves a partial one.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
     folder: File,
 }
 
-/// A journal could not be written or read.
+/// Why the journal could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JournalError {
-    /// Another process has it.
+    /// Another process has locked the journal.
     #[error("{}: another process is carrying out or undoing a plan", path.display())]
     InUse {
-        /// Where.
+        /// Path of the journal.
         path: PathBuf,
     },
-    /// There is none, so nothing is to be undone.
+    /// There is no journal, so there is nothing to undo.
     #[error("{}: there is no journal, so nothing to undo", path.display())]
     Missing {
-        /// Where.
+        /// Path of the journal.
         path: PathBuf,
     },
-    /// A device is not in it.
+    /// The journal does not contain the device.
     #[error("{}: {device} is not out, so there is nothing to undo for it", path.display())]
     NotOut {
-        /// Where.
+        /// Path of the journal.
         path: PathBuf,
         /// The device.
         device: PciAddress,
     },
-    /// A plan that touches the device was interrupted before.
+    /// A plan that changes the device was interrupted before.
     #[error("{}: a plan was interrupted at {device}; undo that first", path.display())]
     Interrupted {
-        /// Where.
+        /// Path of the journal.
         path: PathBuf,
         /// The device.
         device: PciAddress,
     },
-    /// It cannot be written or read.
+    /// The journal cannot be read or written.
     #[error("{}: {error}", path.display())]
     Io {
-        /// Where.
+        /// Path of the file.
         path: PathBuf,
         /// Why.
         error: io::Error,
     },
-    /// A file in it is none of a journal.
+    /// A file in the folder is not a journal entry.
     #[error("{}: line {line} is not one of a journal: {reason}", path.display())]
     Malformed {
-        /// Where.
+        /// Path of the file.
         path: PathBuf,
-        /// Which line, counted from 1.
+        /// The line, counted from 1.
         line: usize,
         /// Why.
         reason: String,
@@ -145,10 +145,10 @@ pub enum JournalError {
 }
 
 impl Journal {
-    /// Opens the journal in the folder `path`, which is made if it is not there, and locks it.
+    /// Opens and locks the journal in the folder `path`, and creates the folder if needed.
     ///
     /// # Errors
-    /// Another process has it, or the folder cannot be made or opened.
+    /// Fails if another process has locked it, or the folder cannot be created or opened.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, JournalError> {
         let path = path.as_ref();
         loop {
@@ -165,10 +165,10 @@ impl Journal {
         }
     }
 
-    /// Opens the journal in the folder `path`, which is there, and locks it.
+    /// Opens and locks an existing journal in the folder `path`.
     ///
     /// # Errors
-    /// There is none, or another process has it.
+    /// Fails if there is none, or another process has locked it.
     pub fn open_existing(path: impl AsRef<Path>) -> Result<Self, JournalError> {
         let path = path.as_ref();
         Self::lock(path)?.ok_or_else(|| JournalError::Missing { path: path.into() })
@@ -203,7 +203,7 @@ impl Journal {
         JournalError::Io { path: self.path.join(name), error: error.into() }
     }
 
-    /// Where it is.
+    /// Returns the path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -267,10 +267,10 @@ impl Journal {
         }
     }
 
-    /// Removes the folder if no device is left in it.
+    /// Removes the folder if it contains no device.
     ///
     /// # Errors
-    /// The folder cannot be read.
+    /// Fails if the folder cannot be read.
     pub fn remove_if_empty(self) -> Result<(), JournalError> {
         let (entries, failures) = self.entries()?;
         if entries.is_empty() && failures.is_empty() {

@@ -1,7 +1,7 @@
-//! A plan kept over reboots: files that have the devices on vfio-pci before another driver sees them.
+//! Persistent binding: files that bind devices to vfio-pci at boot, before other drivers.
 //!
-//! A rule of udev sets the override by address and ids, so that another card in the same slot is left alone; it goes into the
-//! initramfs as well, for there the drivers of disks and displays are loaded.
+//! A udev rule sets `driver_override` by address and ids, so that another card in the same slot is not affected. It is
+//! also added to the initramfs, since the drivers of disks and displays are loaded there.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -18,49 +18,49 @@ use crate::{Host, NoSuchDevice};
 /// The first line of every file of ours but scripts, where it is the second.
 const MARK: &str = "# Written by vfio-host; `vfio-host persist --undo` takes it away.";
 
-/// The files that keep devices on vfio-pci over reboots.
+/// The files that bind devices to vfio-pci at boot.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Persistence {
-    /// The files, by their paths on the machine.
+    /// The files, with their paths on the machine.
     pub files: Vec<PersistentFile>,
-    /// What has to be run afterwards: the initramfs is made anew by the distribution's tool.
+    /// Command to run afterwards, which rebuilds the initramfs.
     pub then: Option<&'static str>,
 }
 
-/// A file to be written.
+/// A file to write.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PersistentFile {
-    /// Where, without the root.
+    /// Path, without the root.
     pub path: PathBuf,
-    /// What.
+    /// Contents.
     pub contents: String,
-    /// Whether it is a script.
+    /// Whether the file is a script.
     pub executable: bool,
 }
 
-/// Files could not be written or removed.
+/// Why files could not be written or removed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PersistenceError {
     /// There is no such device.
     #[error(transparent)]
     NoSuchDevice(#[from] NoSuchDevice),
-    /// Its ids are not shown, so no rule can tell it from another device in its slot.
+    /// The device's ids are not shown, so a rule could not distinguish it from another device in its slot.
     #[error("{device}: its ids are not shown")]
     IdsNotShown {
         /// The device.
         device: PciAddress,
     },
-    /// There is a file of this name that we did not write.
+    /// A file of this name exists that this program did not write.
     #[error("{}: it is not one of vfio-host's", path.display())]
     NotOurs {
-        /// Which.
+        /// The file.
         path: PathBuf,
     },
-    /// A file could not be written or removed. Those that were written have been removed.
+    /// A file could not be written or removed. Files that were written have been removed.
     #[error("{}: {error}", path.display())]
     Io {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// Why.
         error: io::Error,
@@ -123,10 +123,10 @@ impl Initramfs {
 }
 
 impl Persistence {
-    /// The files for these devices, on the machine whose files are below `root`.
+    /// Returns the files for these devices, on the machine whose root is `root`.
     ///
     /// # Errors
-    /// There is no such device, or what tells it from others is not shown.
+    /// Fails if there is no such device, or its ids are not shown.
     pub fn of(host: &Host, devices: &[PciAddress], root: impl AsRef<Path>) -> Result<Self, PersistenceError> {
         let initramfs = Initramfs::of(root.as_ref());
         let mut files = Vec::new();
@@ -139,7 +139,7 @@ impl Persistence {
     /// Writes the files below `root`: all, or none.
     ///
     /// # Errors
-    /// One cannot be written, or would replace a file that is not ours.
+    /// Fails if one cannot be written, or would replace a file of someone else.
     pub fn write(&self, root: impl AsRef<Path>) -> Result<(), PersistenceError> {
         let root = root.as_ref();
         for file in &self.files {
@@ -161,10 +161,10 @@ impl Persistence {
         Ok(())
     }
 
-    /// Removes the files below `root`; those that were removed. A file that is not ours stays.
+    /// Removes the files below `root`, and returns those that were removed. A file of someone else is kept.
     ///
     /// # Errors
-    /// One cannot be removed.
+    /// Fails if one cannot be removed.
     pub fn remove(&self, root: impl AsRef<Path>) -> Result<Vec<PathBuf>, PersistenceError> {
         let mut removed = Vec::new();
         for file in &self.files {

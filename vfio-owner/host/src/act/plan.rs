@@ -1,5 +1,5 @@
-//! The steps that give devices to user space: as few as there can be, none on what the machine lives on, all played on the
-//! model before they are shown.
+//! Plans: the fewest steps that allow user space to open devices. Plans refuse to unbind devices in use by the host,
+//! and are proved on the model before they are shown.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,18 +16,18 @@ use crate::judge::{Explanation, Reason, held};
 use crate::read::{Holders, Purpose, Unseen};
 use crate::{Host, NoSuchDevice, Source, Type1};
 
-/// Steps that make it possible to give devices to user space, by the group way and by the device way.
+/// Steps after which devices can be opened by user space, both through their groups and as VFIO devices.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
     /// The devices.
     pub devices: Vec<PciAddress>,
-    /// Devices that the machine lives on and that may be touched all the same.
+    /// Devices in use by the host that may be changed all the same.
     #[serde(default)]
     pub allowed: Vec<PciAddress>,
-    /// What to do, in this order; nothing if it is possible already.
+    /// The steps, in order; empty if the devices can be opened already.
     pub steps: Vec<Step>,
-    /// What could not be looked at.
+    /// What could not be checked.
     #[serde(default)]
     pub cautions: Vec<Caution>,
 }
@@ -36,26 +36,26 @@ pub struct Plan {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Step {
-    /// A driver's module is loaded, unless it is there.
+    /// Loads the module of a driver, unless it is loaded.
     Load {
         /// The driver.
         driver: String,
     },
-    /// From now on only this driver may bind to the device.
+    /// Sets `driver_override`.
     Override {
         /// The device.
         device: PciAddress,
         /// The driver.
         driver: String,
     },
-    /// The device is taken from the driver that it is on.
+    /// Unbinds the device from its driver.
     Unbind {
         /// The device.
         device: PciAddress,
         /// The driver.
         driver: String,
     },
-    /// The device is given to a driver.
+    /// Binds the device to a driver.
     Bind {
         /// The device.
         device: PciAddress,
@@ -76,7 +76,7 @@ impl fmt::Display for Step {
 }
 
 impl Step {
-    /// The device that it changes, if any.
+    /// Returns the device that the step changes, if any.
     pub const fn device(&self) -> Option<PciAddress> {
         match self {
             Self::Load { .. } => None,
@@ -84,7 +84,7 @@ impl Step {
         }
     }
 
-    /// The driver that it is about.
+    /// Returns the driver of the step.
     pub fn driver(&self) -> &str {
         match self {
             Self::Load { driver }
@@ -94,10 +94,10 @@ impl Step {
         }
     }
 
-    /// Takes the step.
+    /// Carries out the step.
     ///
     /// # Errors
-    /// It cannot be taken.
+    /// Fails if the change is refused.
     pub fn take(&self, bindings: &dyn Bindings) -> Result<(), BindingError> {
         match self {
             Self::Load { driver } => bindings.load(driver),
@@ -108,27 +108,27 @@ impl Step {
     }
 }
 
-/// What a plan could not take into account, for its source does not show it.
+/// What a plan could not take into account, since its source does not show it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Caution {
-    /// What the machine lives on.
+    /// Devices in use by the host.
     LifelinesNotShown,
-    /// What the machine lives on; and a device of this kind is often needed.
+    /// Devices in use by the host; and hosts often need a device of this kind.
     PerhapsNeeded {
         /// The device.
         device: PciAddress,
         /// What it may be needed for.
         need: Need,
     },
-    /// Whether user space has a device of the groups.
+    /// Whether a process has a device of the groups open.
     HoldersNotShown,
-    /// Regions that firmware needs.
+    /// Direct mappings that firmware requires.
     ReservedRegionsNotShown,
-    /// Part of what the machine lives on, or of who holds its groups.
+    /// Part of the devices in use by the host, or of the processes that have them open.
     NotSeen(Unseen),
-    /// Capabilities of the devices: whoever is not root reads 64 bytes of configuration space.
+    /// Capabilities of the devices: unprivileged users read only 64 bytes of configuration space.
     CapabilitiesNotShown,
     /// The module without which no container can be used is not loaded.
     Type1NotLoaded,
@@ -155,7 +155,7 @@ impl fmt::Display for Caution {
     }
 }
 
-/// What a machine often needs a device of a kind for.
+/// What hosts often need a device of a kind for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -190,12 +190,12 @@ impl fmt::Display for Need {
     }
 }
 
-/// A device that the machine lives on and that a plan would have to touch.
+/// A device in use by the host that a plan would have to change.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Guarded {
     /// The device.
     pub device: PciAddress,
-    /// What the machine has it for.
+    /// What the host uses it for.
     pub purposes: Vec<Purpose>,
 }
 
@@ -206,36 +206,36 @@ impl fmt::Display for Guarded {
     }
 }
 
-/// There is no plan.
+/// Why there is no plan.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlanError {
-    /// A device is not there.
+    /// There is no such device.
     #[error(transparent)]
     NoSuchDevice(#[from] NoSuchDevice),
-    /// No step would help.
+    /// No steps lead to the goal.
     #[error("{device} cannot be given away: {}", listed(reasons))]
     Impossible {
         /// The device.
         device: PciAddress,
-        /// What is in the way.
+        /// What prevents it.
         reasons: Vec<Reason>,
     },
-    /// A device in the way cannot be unbound, for its virtual functions would go.
+    /// A device of the group cannot be unbound, since its virtual functions would be removed.
     #[error("{device} is in the way and has {count} virtual functions, which go when it is unbound")]
     LosesVirtualFunctions {
-        /// The device in the way.
+        /// The device.
         device: PciAddress,
-        /// How many functions.
+        /// Number of virtual functions.
         count: usize,
     },
-    /// It would touch what the machine lives on.
-    #[error("the machine lives on what would have to be unbound: {}", listed(devices))]
+    /// The plan would change devices in use by the host.
+    #[error("refusing to unbind devices in use by the host: {}", listed(devices))]
     Guarded {
         /// The devices.
         devices: Vec<Guarded>,
     },
-    /// A device's driver, or its override, has a name as none can have, which no step and no script may carry.
+    /// A driver or override has a name that no driver can have, and that must not be put into a step or a script.
     #[error("{device}: no driver can have the name {name:?}")]
     DriverName {
         /// The device.
@@ -243,7 +243,7 @@ pub enum PlanError {
         /// The name.
         name: String,
     },
-    /// The source does not show what is in the way.
+    /// The source does not show whether the devices can be opened.
     #[error("it is not shown what is in the way of {device}: {}", listed(reasons))]
     NotShown {
         /// The device.
@@ -254,10 +254,10 @@ pub enum PlanError {
     /// The machine that the plan is for cannot be read.
     #[error(transparent)]
     Unreadable(BindingError),
-    /// The machine is not as it was when the plan was made.
-    #[error("the machine is not as it was when the plan was made, and needs other steps now: make a new plan")]
+    /// The machine has changed since the plan was made.
+    #[error("the machine has changed since the plan was made, and needs other steps: make a new plan")]
     Stale,
-    /// The model refuses.
+    /// The plan fails on the model.
     #[error("the plan fails on the model: {0}")]
     Fails(#[from] ProofError),
 }
@@ -267,10 +267,11 @@ fn listed(what: &[impl fmt::Display]) -> String {
 }
 
 impl Plan {
-    /// Plans to give `devices` to user space, touching no device that the machine lives on but those in `allowed`.
+    /// Makes a plan after which `devices` can be opened by user space. Changes no device in use by the host except
+    /// those in `allowed`.
     ///
     /// # Errors
-    /// It cannot be done, or must not be.
+    /// Fails if there is no such plan, or it would change devices in use by the host.
     pub fn make(host: &Host, devices: &[PciAddress], allowed: &[PciAddress]) -> Result<Self, PlanError> {
         let mut targets: Vec<PciAddress> = devices.to_vec();
         targets.sort_unstable();
@@ -290,7 +291,7 @@ impl Plan {
         Ok(Self { devices: targets, allowed, steps, cautions })
     }
 
-    /// The devices that the plan changes, each once.
+    /// Returns the devices that the plan changes, each once.
     pub fn touched(&self) -> Vec<PciAddress> {
         self.steps.iter().filter_map(Step::device).collect::<BTreeSet<_>>().into_iter().collect()
     }
@@ -298,7 +299,7 @@ impl Plan {
     /// Reads a plan from JSON.
     ///
     /// # Errors
-    /// It is none, or names a driver as none can be named.
+    /// Fails if the text is not a plan, or has an impossible driver name.
     pub fn from_json(text: &str) -> Result<Self, PlanFileError> {
         let plan: Self = serde_json::from_str(text).map_err(|error| PlanFileError::Malformed(error.to_string()))?;
         match plan.steps.iter().map(Step::driver).find(|name| !is_driver_name(name)) {
@@ -307,14 +308,14 @@ impl Plan {
         }
     }
 
-    /// The plan as JSON.
+    /// Returns the plan as JSON.
     pub fn to_json(&self) -> String {
         // Texts and lists of texts can always be written.
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 }
 
-/// A plan that has been checked against the machine that it is for: the only kind that can be carried out.
+/// A plan that was checked against the machine that it is for. Only checked plans can be applied.
 #[derive(Clone)]
 pub struct CheckedPlan<'a> {
     pub(super) plan: Plan,
@@ -330,11 +331,11 @@ impl fmt::Debug for CheckedPlan<'_> {
 }
 
 impl<'a> CheckedPlan<'a> {
-    /// Reads the machine that `bindings` change and checks that [`Plan::make`] makes this plan of it, wherever the plan is
-    /// from. A plan that was written by hand, or for a machine that has changed since, is refused.
+    /// Reads the machine of `bindings` and checks that [`Plan::make`] makes the same plan for it. Refuses plans that
+    /// were edited, or made before the machine changed.
     ///
     /// # Errors
-    /// The machine cannot be read, or there would be another plan, or none.
+    /// Fails if the machine cannot be read, or there would be another plan, or none.
     pub fn new(plan: &Plan, bindings: &'a dyn Bindings) -> Result<Self, PlanError> {
         let host = bindings.host().map_err(PlanError::Unreadable)?;
         let now = Plan::make(&host, &plan.devices, &plan.allowed)?;
@@ -362,7 +363,7 @@ pub(super) fn guard_unbind(
     let purposes: Vec<Purpose> = host.purposes(device).cloned().collect();
     if !allowed.contains(&device) && !purposes.is_empty() {
         let guarded = Guarded { device, purposes };
-        return Err(BindingError::new("the machine lives on what would have to be unbound", guarded));
+        return Err(BindingError::new("refusing to unbind devices in use by the host", guarded));
     }
     let group = host.pci.device(device).and_then(|device| device.group);
     match held(host, group, &[device]) {
@@ -371,14 +372,14 @@ pub(super) fn guard_unbind(
     }
 }
 
-/// The text is no plan.
+/// Why a text is not a plan.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlanFileError {
-    /// It is not the JSON of one.
+    /// The text is not the JSON of a plan.
     #[error("this is no plan: {0}")]
     Malformed(String),
-    /// It names a driver as none can be named.
+    /// A driver has an impossible name.
     #[error("no driver can have the name {0:?}")]
     DriverName(String),
 }

@@ -1,4 +1,4 @@
-//! A plan played on the model, and then user space taking what it is for.
+//! Proofs: a plan is executed on the model, and then its devices are opened.
 
 use std::fmt;
 
@@ -21,12 +21,12 @@ pub struct ModelBindings {
 }
 
 impl ModelBindings {
-    /// The machine of a host as it is: every device in the group and on the driver that the host has it.
+    /// Creates the machine of a host as found: each device in its group and bound to its driver.
     pub fn of(host: &Host) -> Self {
         Self { machine: Machine::as_found(&host.pci), host: host.clone() }
     }
 
-    /// The machine.
+    /// Returns the machine.
     pub fn machine(&self) -> &Machine {
         &self.machine
     }
@@ -74,15 +74,15 @@ impl Bindings for ModelBindings {
     }
 }
 
-/// What a plan makes possible, tried on the model.
+/// Proof that a plan works on the model.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Proof;
 
-/// The model refuses.
+/// Why a plan does not work on the model.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProofError {
-    /// A step cannot be done.
+    /// A step failed.
     #[error("{step}: {error}")]
     Step {
         /// The step.
@@ -90,24 +90,24 @@ pub enum ProofError {
         /// Why.
         error: BindingError,
     },
-    /// After all steps, user space still does not get the device.
+    /// After all steps, user space still cannot open the device.
     #[error("{device} cannot be had {way}: {error}")]
     Refused {
         /// The device.
         device: PciAddress,
-        /// Which way.
+        /// How the device was opened.
         way: Way,
         /// Why.
         error: String,
     },
 }
 
-/// How user space gets at a device.
+/// How user space opens a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Way {
-    /// Through the file of its group.
+    /// Through its VFIO group (group file).
     Group,
-    /// Through its own file, and an iommufd.
+    /// As a VFIO device (cdev, iommufd).
     Device,
 }
 
@@ -121,10 +121,10 @@ impl fmt::Display for Way {
 }
 
 impl Proof {
-    /// Plays the steps on the machine of `host`, then takes the targets, first the one way and then the other.
+    /// Executes the steps on a model of `host`, then opens the targets each way.
     ///
     /// # Errors
-    /// Something is refused.
+    /// Fails if a step or an open is refused.
     pub fn play(host: &Host, steps: &[Step], targets: &[PciAddress]) -> Result<Self, ProofError> {
         let bindings = ModelBindings::of(host);
         for step in steps {
@@ -133,10 +133,10 @@ impl Proof {
         Self::of(bindings.machine(), targets)
     }
 
-    /// Takes the targets on a machine, first the one way and then the other.
+    /// Opens the targets on a machine, each way.
     ///
     /// # Errors
-    /// One of them is refused.
+    /// Fails if one of them is refused.
     pub fn of(machine: &Machine, targets: &[PciAddress]) -> Result<Self, ProofError> {
         by_group(machine, targets)?;
         by_device(machine, targets)?;

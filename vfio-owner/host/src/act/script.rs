@@ -1,4 +1,4 @@
-//! A plan as a shell script, which looks at every step whether it did what it should, and can undo all of them.
+//! Plans as shell scripts that check every step and can undo all of them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -67,10 +67,10 @@ restore() {
 "#;
 
 impl Plan {
-    /// The plan as a shell script: without an argument it does what the plan says, and stops at the first step that does
-    /// not do what it should; with `undo` it brings every device back to what `host` shows, unless it is on a driver by then
-    /// that the script did not leave it on. It looks whether the devices are the same, but neither at what the machine lives
-    /// on nor at who holds them: [`CheckedPlan`](crate::CheckedPlan) does.
+    /// Returns the plan as a shell script. Without arguments it carries out the plan, and stops at the first step that
+    /// fails; with `undo` it restores the bindings that `host` shows, except for devices that were bound to another
+    /// driver since. It checks that the devices are the same, but neither whether the host uses them nor which
+    /// processes have them open: [`CheckedPlan`](crate::CheckedPlan) does.
     pub fn to_script(&self, host: &Host) -> String {
         let devices: Vec<String> = self.devices.iter().map(|device| format!("{device}")).collect();
         let mut script = format!("#!/bin/sh\n# Gives {} to user space; `undo` takes it back.", devices.join(" "));

@@ -1,5 +1,4 @@
-//! Bindings through the files of sysfs: the running kernel's, or those of a copy, in which what the kernel would do is
-//! imitated.
+//! Bindings through sysfs: of the running kernel, or of a copy, in which the kernel's reactions are imitated.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -14,10 +13,10 @@ use crate::{Host, HostTree};
 
 const DRIVERS: &str = "bus/pci/drivers";
 
-/// The bindings of a tree of sysfs.
+/// The bindings of a sysfs tree.
 ///
-/// Those of the running kernel are changed by child processes with a deadline, for the kernel may wait as long as someone
-/// has a device open. Those of a copy are changed as the kernel would, and nothing outside the copy is.
+/// The running kernel is changed by child processes with a deadline, since the kernel may block for as long as someone
+/// has a device open. A copy is changed as the kernel would, and nothing outside it.
 #[derive(Debug)]
 pub struct SysfsBindings {
     tree: HostTree,

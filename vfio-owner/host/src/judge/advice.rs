@@ -1,4 +1,4 @@
-//! What to run next, where a source does not show enough.
+//! Advice on what to run next if a source does not show enough.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::reason::Reason;
 use crate::Source;
 
-/// What would show what is not shown.
+/// What the next command has to show.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]

@@ -1,4 +1,4 @@
-//! What is different between two machines, or two states of one.
+//! Differences between two machines, or two states of one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,46 +15,46 @@ use crate::{Fact, Host};
 #[serde(tag = "change", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Change {
-    /// A device is new.
+    /// A device was added.
     Added {
         /// The device.
         device: PciAddress,
     },
-    /// A device has gone.
+    /// A device was removed.
     Removed {
         /// The device.
         device: PciAddress,
     },
-    /// Devices share their groups with others than before.
+    /// Devices share groups with other devices than before.
     Regrouped {
-        /// The groups that the devices made, each with its members.
+        /// The groups of the devices before, each with its members.
         before: Vec<Vec<PciAddress>>,
-        /// The groups that they make now.
+        /// The groups of the devices after.
         after: Vec<Vec<PciAddress>>,
     },
     /// A group has the same devices and another number.
     Renumbered {
-        /// What it was.
+        /// The number before.
         before: u32,
-        /// What it is.
+        /// The number after.
         after: u32,
     },
-    /// A device is on another driver.
+    /// A device is bound to another driver.
     Driver {
         /// The device.
         device: PciAddress,
-        /// What it was on.
+        /// The driver before.
         before: Fact<String>,
-        /// What it is on.
+        /// The driver after.
         after: Fact<String>,
     },
-    /// Whether a device may be given to user space through its group is another answer.
+    /// Whether a device can be assigned through its group has changed.
     Verdict {
         /// The device.
         device: PciAddress,
-        /// What it was.
+        /// The verdict before.
         before: Verdict,
-        /// What it is.
+        /// The verdict after.
         after: Verdict,
     },
 }
@@ -95,7 +95,7 @@ fn listed(groups: &[Vec<PciAddress>]) -> String {
     groups.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
-/// Returns what is different in `after`: devices, grouping, drivers, and whether devices may be given away.
+/// Returns the differences of `after`: devices, grouping, drivers, and verdicts.
 pub fn changes(before: &Host, after: &Host) -> Vec<Change> {
     let [old, new] = [before, after].map(verdicts);
     let mut changes: Vec<Change> = Vec::new();

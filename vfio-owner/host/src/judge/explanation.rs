@@ -1,4 +1,4 @@
-//! One device: whether it may be given to user space now, what is in the way, and why it shares its group.
+//! Explanations: whether a device can be assigned now, what prevents it, and why it shares its group.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,57 +21,57 @@ use crate::{Fact, Host, Source};
 /// So many devices that stand alone are named.
 const MOST_ALTERNATIVES: usize = 8;
 
-/// Whether a device may be given to user space now.
+/// Whether a device can be assigned to user space now, and why.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Explanation {
     /// The device.
     pub device: PciAddress,
-    /// What kind of device it is.
+    /// Kind of device.
     pub class: String,
-    /// Its maker and name.
+    /// Vendor and name.
     pub name: String,
     /// Vendor and device id.
     pub ids: Option<Ids>,
-    /// The driver that it is on.
+    /// The driver that is bound.
     pub driver: Fact<String>,
-    /// The number of its group.
+    /// Number of the group.
     pub group: Fact<u32>,
-    /// The file of its group, `/dev/vfio/3`.
+    /// The group file, `/dev/vfio/3`.
     pub group_file: Option<String>,
-    /// The name of its own file, `vfio3`.
+    /// Name of the device file, `vfio3`.
     pub device_file: Option<String>,
-    /// The NUMA node that it is near.
+    /// NUMA node.
     pub numa_node: Option<u32>,
-    /// Whether its group can be claimed by user space: what kernel drivers and firmware have to say, but not whether
-    /// the device is handed out, or the group in use.
+    /// Whether the group can be claimed, as far as kernel drivers and firmware are concerned; not whether the device is
+    /// bound to vfio-pci, or the group in use.
     pub viable: Answer,
-    /// The way of VFIO's groups.
+    /// Whether it can be opened through its VFIO group (group file).
     pub by_group: Answer,
-    /// The way of iommufd: the device's own file.
+    /// Whether it can be opened as a VFIO device (cdev, iommufd).
     pub by_device: Answer,
-    /// Every PCI function of the group, itself among them, and how it stands.
+    /// All PCI functions of the group, including the device, and what each means for a claim.
     pub members: Arc<[Neighbour]>,
-    /// The members of the group that are no PCI functions.
+    /// Members of the group that are not PCI functions.
     pub other_members: Vec<OtherMember>,
-    /// The other functions of the same card, if its group is not shown: they share it unless ACS isolates them.
+    /// Other functions of the same card, if the group is not shown: they share it unless ACS isolates them.
     pub same_card: Vec<Neighbour>,
-    /// Devices of other groups that are reset along with it.
+    /// Devices of other groups that are reset together with it.
     pub reset_partners: Vec<PciAddress>,
-    /// Devices of the same kind that share their groups with no other device, if this one does.
+    /// Devices of the same kind that are alone in their groups, if this one is not.
     pub alternatives: Vec<PciAddress>,
-    /// What ties the group together; `None` when the source does not show enough to tell.
+    /// Why the devices share the group; `None` if the source does not show enough.
     pub ties: Option<Vec<Tie>>,
-    /// What to run next, where the source does not show enough.
+    /// What to run next, if the source does not show enough.
     pub next: Vec<Advice>,
 }
 
 /// Vendor and device id.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Ids {
-    /// The maker.
+    /// Vendor id.
     pub vendor: u16,
-    /// What it made.
+    /// Device id.
     pub device: u16,
 }
 
@@ -81,28 +81,28 @@ pub struct Ids {
 pub struct Neighbour {
     /// The device.
     pub device: PciAddress,
-    /// What kind of device it is.
+    /// Kind of device.
     pub class: String,
-    /// The driver that it is on.
+    /// The driver that is bound.
     pub driver: Fact<String>,
-    /// What the group needs of it.
+    /// What has to happen to it for the group to be viable.
     pub part: Part,
-    /// How it stands to a claim of the group.
+    /// What it means for a claim of the group.
     pub standing: Standing,
-    /// What the machine has it for, as far as that is known.
+    /// What the host uses it for, as far as known.
     pub purposes: Vec<Purpose>,
 }
 
-/// What a group needs of a member to be viable.
+/// What has to happen to a member for its group to be viable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Part {
     /// Nothing.
     None,
-    /// It is a bridge, which stays where it is: on its usual driver (pcieport), or on none.
+    /// The device is a bridge, which keeps its driver (pcieport), or has none.
     Stays,
-    /// It must leave its driver, if that is not one that hands it to user space.
+    /// The device must be unbound from its driver, unless that is a VFIO driver.
     Leaves,
 }
 
@@ -135,15 +135,15 @@ impl Explanation {
     /// Explains a device.
     ///
     /// # Errors
-    /// There is none at the address.
+    /// Fails if there is no device at the address.
     pub fn of(host: &Host, device: PciAddress) -> Result<Self, NoSuchDevice> {
         Ok(Self::of_each(host, &[device])?.remove(0))
     }
 
-    /// Explains devices, in their order. What a group has in common is found out once.
+    /// Explains several devices, in their order. Determines what a group has in common once.
     ///
     /// # Errors
-    /// There is none at one of the addresses.
+    /// Fails if there is no device at one of the addresses.
     pub fn of_each(host: &Host, devices: &[PciAddress]) -> Result<Vec<Self>, NoSuchDevice> {
         let mut groups: BTreeMap<Option<u32>, GroupFacts> = BTreeMap::new();
         let mut alone = None;
@@ -460,7 +460,8 @@ fn same_card(host: &Host, device: &SysfsDevice) -> Vec<Neighbour> {
     beside.filter_map(|other| host.pci.device(other.address)).map(|other| neighbour(host, other)).collect()
 }
 
-/// Devices of other groups that a reset of the whole bus takes along (V54).
+/// Devices of other groups that a reset of the whole bus takes along.
+// V54.
 fn reset_partners(host: &Host, device: &SysfsDevice) -> Vec<PciAddress> {
     if device.group.is_none() {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! Devices in words, from the pci-ids data.
+//! Names of devices, from the pci-ids data.
 
 use pci_ids::{Class, Device, FromId as _, Subclass, Vendor};
 use vfio_owner::iommu_core::device_model::pci::ConfigSpace;
@@ -35,7 +35,7 @@ fn is_placeholder(name: &str) -> bool {
     name.ends_with(" Device") || name.ends_with(" unknown")
 }
 
-/// What kind of device it is.
+/// Returns the kind of device.
 pub fn class_name(config: &ConfigSpace) -> String {
     let Some(class) = config.class().filter(|class| *class != 0) else { return "unknown class".to_string() };
     let [_, base, sub, _] = class.to_be_bytes();
@@ -44,7 +44,7 @@ pub fn class_name(config: &ConfigSpace) -> String {
     name.map_or_else(|| format!("class {base:02x}{sub:02x}"), ToString::to_string)
 }
 
-/// Who made it, and what they call it.
+/// Returns vendor and name of the device.
 pub fn device_name(config: &ConfigSpace) -> String {
     let (Some(vendor), Some(device)) = (config.vendor(), config.device()) else { return String::new() };
     match (Vendor::from_id(vendor), Device::from_vid_pid(vendor, device)) {

@@ -1,4 +1,4 @@
-//! The groups of a machine, and who has each.
+//! Overview of the groups of a machine, and who owns each.
 
 use std::fmt;
 
@@ -13,22 +13,22 @@ use super::reason::Reason;
 use crate::read::{Holder, OtherMember, Purpose};
 use crate::{Fact, Host, Source};
 
-/// A group, or devices that are in none.
+/// A group, or devices without a group.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct GroupEntry {
-    /// Its number.
+    /// Number of the group.
     pub group: Fact<u32>,
-    /// Its file, `/dev/vfio/3`.
+    /// The group file, `/dev/vfio/3`.
     pub group_file: Option<String>,
-    /// What its devices are attached to: the word of sysfs, as far as it is shown.
+    /// Type of the default domain as in sysfs, as far as shown.
     pub domain: Option<String>,
-    /// Who has it.
+    /// Who owns the group.
     #[serde(flatten)]
     pub possession: Possession,
-    /// Its PCI functions.
+    /// PCI functions of the group.
     pub devices: Vec<DeviceEntry>,
-    /// Its other members.
+    /// Other members of the group.
     pub other_members: Vec<OtherMember>,
 }
 
@@ -38,56 +38,56 @@ pub struct GroupEntry {
 pub struct DeviceEntry {
     /// The device.
     pub device: PciAddress,
-    /// What kind of device it is.
+    /// Kind of device.
     pub class: String,
-    /// Its maker and name.
+    /// Vendor and name.
     pub name: String,
     /// Vendor and device id.
     pub ids: Option<Ids>,
-    /// The driver that it is on.
+    /// The driver that is bound.
     pub driver: Fact<String>,
-    /// The name of its own file, `vfio3`.
+    /// Name of the device file, `vfio3`.
     pub device_file: Option<String>,
-    /// The NUMA node that it is near.
+    /// NUMA node.
     pub numa_node: Option<u32>,
-    /// What the machine has it for, as far as that is known.
+    /// What the host uses it for, as far as known.
     pub purposes: Vec<Purpose>,
 }
 
-/// Who has a group, or can have it.
+/// Who owns a group, or can claim it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "possession", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Possession {
-    /// Nobody has it, and user space can.
+    /// No owner: user space can claim it.
     Free,
-    /// No kernel driver is in the way; whether user space has it already is not shown.
+    /// No kernel driver prevents a claim; the source does not show whether user space owns it already.
     Viable,
-    /// User space has it.
+    /// User space owns it.
     InUse {
-        /// Who.
+        /// The process.
         holder: Holder,
     },
-    /// User space has it, but no process that is shown.
+    /// User space owns it, but no process that is shown.
     InUseUnseen,
     /// Kernel drivers use it.
     Kernel {
         /// The drivers, each once.
         drivers: Vec<String>,
     },
-    /// Nobody can have it but the kernel: firmware needs its devices to reach a range at all times.
+    /// Only the kernel can use it: firmware requires a direct mapping for its devices at all times.
     Blocked {
-        /// The first address of the range, as far as it is shown.
+        /// First address of the mapping, as far as shown.
         first: Option<String>,
-        /// The last.
+        /// Last address.
         last: Option<String>,
     },
-    /// It cannot be told: these drivers are not known, or are not shown.
+    /// Not known: these drivers are unknown, or are not shown.
     Unknown {
-        /// The drivers that are shown and not known.
+        /// The drivers that are shown and unknown.
         drivers: Vec<String>,
     },
-    /// No IOMMU serves these devices; user space cannot have them.
+    /// No IOMMU serves these devices; they cannot be assigned.
     NoIommu,
     /// The groups of these devices are not shown.
     GroupNotShown,
@@ -113,7 +113,7 @@ impl fmt::Display for Possession {
     }
 }
 
-/// Returns every group by number, then the devices that are in none, then those whose group is not shown.
+/// Returns all groups by number, then the devices without a group, then those whose group is not shown.
 pub fn overview(host: &Host) -> Vec<GroupEntry> {
     let mut numbers: Vec<u32> = host.pci.groups.iter().map(|group| group.number).collect();
     numbers.extend(host.other_members.iter().map(|member| member.group));

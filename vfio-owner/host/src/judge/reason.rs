@@ -1,4 +1,4 @@
-//! What speaks against giving a device to user space.
+//! Reasons that prevent a device from being assigned.
 
 use std::fmt;
 
@@ -9,16 +9,16 @@ use vfio_owner::viability::{Standing, Verdict, region};
 
 use crate::read::{Holder, IommuState, OtherMember};
 
-/// Whether one way is open, and if not, why.
+/// Whether a device can be opened one way, and if not, why.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
 #[non_exhaustive]
 pub struct Answer {
-    /// Everything that speaks against it; empty if nothing does.
+    /// Everything that prevents it; empty if nothing does.
     pub reasons: Vec<Reason>,
 }
 
 impl Answer {
-    /// Returns what the reasons come to: the worst of them.
+    /// Returns the verdict: the worst of the reasons.
     pub fn verdict(&self) -> Verdict {
         let worst = |verdict| self.reasons.iter().any(|reason| reason.verdict() == verdict);
         [Verdict::NotViable, Verdict::Unknown].into_iter().find(|verdict| worst(*verdict)).unwrap_or(Verdict::Viable)
@@ -51,91 +51,97 @@ impl Serialize for Answer {
     }
 }
 
-/// What speaks against giving a device away now. In JSON, `code` says which.
+/// Why a device cannot be assigned now. In JSON, `code` names the variant.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "code", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Reason {
-    /// It is in no group: no IOMMU serves it.
+    /// The device is in no group: no IOMMU serves it.
     NoGroup {
-        /// Why, as far as that is shown.
+        /// The cause, as far as shown.
         iommu: IommuState,
     },
-    /// Its group is not shown.
+    /// The device's group is not shown.
     GroupNotShown,
-    /// It is a bridge, which vfio-pci does not take (V60).
+    /// It is a bridge, which vfio-pci does not take.
+    // V60.
     Bridge,
-    /// vfio-pci does not take it, for users could do harm with it (V60).
+    /// vfio-pci does not take it, for users could do harm with it.
+    // V60.
     Denied,
-    /// It has virtual functions, so vfio-pci does not take it (V60).
+    /// It has virtual functions, so vfio-pci does not take it.
+    // V60.
     VirtualFunctions {
-        /// How many there are.
+        /// Number of virtual functions.
         count: usize,
     },
-    /// It may have virtual functions; with them, vfio-pci does not take it (V60).
+    /// It may have virtual functions; with them, vfio-pci does not take it.
+    // V60.
     PerhapsVirtualFunctions {
         /// The functions that may be its own.
         devices: Vec<PciAddress>,
     },
-    /// It is on no driver that hands it to user space.
+    /// The device is not bound to vfio-pci or another VFIO driver.
     NotHandedOut {
-        /// The driver that it is on.
+        /// The driver that is bound.
         driver: Option<String>,
     },
-    /// A device of the group is in the way, or may be.
+    /// Another device of the group prevents a claim, or may do so.
     Neighbour {
         /// The device.
         device: PciAddress,
-        /// How it stands.
+        /// Why it does.
         #[serde(flatten)]
         standing: Standing,
     },
-    /// A device of the group that is no PCI function is in the way, or may be.
+    /// A device of the group that is not a PCI function prevents a claim, or may do so.
     OtherNeighbour {
         /// The device.
         #[serde(flatten)]
         member: OtherMember,
     },
-    /// It is a virtual function, and its physical function is in the way: unbound, that takes this one along.
+    /// The device is a virtual function whose physical function prevents a claim: unbinding that one removes this one.
     PhysicalFunction {
-        /// The physical function; it is one of these if there are several.
+        /// The physical function; one of these if there are several.
         devices: Vec<PciAddress>,
     },
-    /// Firmware needs a device of the group to reach a range at all times (I33).
+    /// Firmware needs a device of the group to reach a range at all times.
+    // I33.
     DirectRegion {
         /// The range.
         #[serde(with = "region")]
         region: ReservedRegion,
     },
-    /// The kernel's log says that it refuses a device of the group, for firmware needs it mapped at all times (I33).
+    /// The kernel's log says that it refuses a device of the group, for firmware needs it mapped at all times.
+    // I33.
     RefusedByKernel {
         /// The device.
         device: PciAddress,
     },
     /// The group may have devices that are not shown.
     MembersNotShown,
-    /// Lines of the listing that may be about the group were not understood.
+    /// Lines of the listing that may concern the group were not understood.
     LinesNotUnderstood {
-        /// Which, counted from 1.
+        /// The lines, counted from 1.
         lines: Vec<usize>,
     },
-    /// User space has it, or its group.
+    /// A process has the device or its group open.
     Held {
-        /// Who.
+        /// The process.
         holder: Holder,
     },
-    /// Someone has its group, but no process that is shown.
+    /// The group is open, but no process that is shown has it.
     HeldUnseen,
-    /// It is not shown whether user space has the group.
+    /// The source does not show whether the group is open.
     PerhapsHeld,
-    /// It has no file of its own: the kernel was built without.
+    /// The device has no device file: the kernel was built without them.
     NoDeviceFile,
-    /// It is not shown whether it has a file of its own.
+    /// The source does not show whether the device has a device file.
     DeviceFileNotShown,
 }
 
 impl Reason {
-    /// Returns what this alone would come to.
+    /// Returns the verdict of this reason alone.
     pub fn verdict(&self) -> Verdict {
         match self {
             Self::Neighbour { standing, .. } => standing.verdict(),
@@ -150,7 +156,7 @@ impl Reason {
         }
     }
 
-    /// Returns whether no step of a plan can clear it.
+    /// Returns whether no step of a plan can change it.
     pub fn is_final(&self) -> bool {
         match self {
             Self::NoGroup { .. }
@@ -168,7 +174,7 @@ impl Reason {
         }
     }
 
-    /// Returns whether it is that the source does not show what a plan would have to know.
+    /// Returns whether the reason is that the source does not show what a plan needs to know.
     pub fn is_not_shown(&self) -> bool {
         match self {
             Self::GroupNotShown

@@ -7,30 +7,30 @@ use serde::{Deserialize, Serialize, Serializer};
 use vfio_owner::iommu_core::device_model::pci::{PciAddress, PciTopology};
 use vfio_owner::iommu_core::grouping::{self, GroupKey, Shared};
 
-/// One thing that ties devices of a group together.
+/// A reason why devices share a group.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize)]
 #[serde(try_from = "Written")]
 pub struct Tie {
-    /// What.
+    /// The cause.
     pub cause: Shared,
-    /// What would undo it.
+    /// What would remove the cause.
     pub remedy: Remedy,
 }
 
-/// What would undo a tie.
+/// What would split a group.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Remedy {
-    /// The function can isolate, but is not told to.
+    /// Enable ACS, which the function supports but has disabled.
     SwitchAcsOn,
-    /// The function cannot isolate; only another slot, or a kernel that is told to believe otherwise.
+    /// Move the card to another slot, or use the ACS override patch: the function cannot isolate.
     MoveOrOverride,
-    /// The functions are of one device; only a kernel that is told to believe that they are apart.
+    /// Use the ACS override patch: the functions belong to one device.
     Override,
-    /// Nothing but another slot.
+    /// Move the card to another slot.
     Move,
-    /// Nothing: the device itself mixes its ids up.
+    /// Nothing: the device itself uses several requester IDs.
     Nothing,
 }
 

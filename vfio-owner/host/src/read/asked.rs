@@ -32,14 +32,14 @@ pub(crate) enum Ask {
     Actively,
 }
 
-/// What opening the file of a group came to, which only one process can have open.
+/// Result of opening a group file, which only one process can have open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Trial {
-    /// It could be opened: nobody has it.
+    /// The file could be opened.
     Free,
-    /// Somebody has it, or a device of it.
+    /// The file, or a device of the group, is open.
     Busy,
 }
 

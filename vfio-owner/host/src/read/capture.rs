@@ -1,4 +1,4 @@
-//! A host in one file, with nothing secret in it.
+//! Captures: a host in one file, without secrets.
 
 use vfio_owner::iommu_core::device_model::pci::ConfigSpace;
 use vfio_owner::iommu_core::sysfs::{LoadError, MemoryTree, Tree};
@@ -24,12 +24,12 @@ const VITAL_DATA: u16 = 0x03;
 const VITAL_DATA_AT: u16 = 4;
 const VITAL_DATA_BYTES: u16 = 4;
 
-/// Captures the host of a tree: what the loader reads, what the machine lives on, and who has files of VFIO open. Serial
-/// numbers, MAC addresses and names of interfaces are left out; mount points are in, and so are names of processes that use
-/// VFIO or have disks open.
+/// Captures the host of a tree: what the loader reads, which devices the host uses, and which processes have VFIO files
+/// open. Leaves out serial numbers, MAC addresses and names of interfaces; includes mount points, and names of
+/// processes that have VFIO files or disks open.
 ///
 /// # Errors
-/// The tree has no list of PCI devices.
+/// Fails if the tree has no list of PCI devices.
 pub fn capture(tree: &dyn Tree) -> Result<MemoryTree, LoadError> {
     let host = Host::load(tree, Source::Live)?;
     let mut copy = MemoryTree::capture(tree);

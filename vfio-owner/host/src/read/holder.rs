@@ -1,4 +1,4 @@
-//! Which processes have files of VFIO open.
+//! Processes that have VFIO files open.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,13 +11,13 @@ use super::asked::{self, Trial};
 use super::process::{Node, OpenFile, Processes};
 use super::source::text;
 
-/// Who has files of VFIO open, as far as it is known.
+/// Processes that have VFIO files open, as far as known.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "known", content = "holders", rename_all = "kebab-case")]
 pub enum Holders {
-    /// These, and nobody else.
+    /// All of them.
     All(Vec<Holder>),
-    /// These, and perhaps others.
+    /// Some of them; there may be others.
     Some(Vec<Holder>),
 }
 
@@ -27,26 +27,26 @@ impl Default for Holders {
     }
 }
 
-/// A process, and a file of VFIO that it has open.
+/// A process that has a VFIO file open.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Holder {
-    /// The number of the process.
+    /// Process id.
     pub process: u32,
-    /// What it calls itself.
+    /// Process name.
     pub name: String,
     /// The file.
     pub file: HeldFile,
 }
 
-/// A file of VFIO.
+/// A VFIO file.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HeldFile {
-    /// That of a group.
+    /// The file of a group.
     Group(u32),
-    /// That of a device, by its name.
+    /// The file of a device, by name.
     Device(String),
-    /// A device, or a mapping of one, of which it is not shown which it is: it was opened through its group.
+    /// A device that was opened through its group, or a mapping of one; which device is not shown.
     SomeDevice,
 }
 
@@ -57,14 +57,14 @@ impl fmt::Display for Holder {
 }
 
 impl Holders {
-    /// Those that are known.
+    /// Returns those that are known.
     pub fn known(&self) -> &[Holder] {
         match self {
             Self::All(holders) | Self::Some(holders) => holders,
         }
     }
 
-    /// Who has this file open.
+    /// Returns the process that has this file open.
     pub fn of(&self, file: &HeldFile) -> Option<&Holder> {
         self.known().iter().find(|holder| holder.file == *file)
     }

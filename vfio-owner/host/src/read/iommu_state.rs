@@ -1,4 +1,4 @@
-//! Whether an IOMMU is switched on, and if not, why.
+//! Whether an IOMMU is enabled, and if not, why.
 
 use std::fmt;
 
@@ -7,20 +7,20 @@ use vfio_owner::iommu_core::sysfs::Tree;
 
 use super::source::{PROC, text};
 
-/// Whether an IOMMU is switched on, as far as firmware, command line and log show it.
+/// Whether an IOMMU is enabled, as far as firmware, command line and log show.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum IommuState {
-    /// One serves devices: what is in no group has none in front of it.
+    /// Enabled: a device without a group is not behind an IOMMU.
     On,
-    /// The command line switches it off.
+    /// Disabled by the command line.
     SwitchedOff,
-    /// Firmware describes one, and the kernel does not use it.
+    /// Described by firmware, but not used by the kernel.
     NotSwitchedOn,
-    /// Firmware describes none.
+    /// Not described by firmware.
     NotDescribed,
-    /// It is not shown.
+    /// Not shown.
     #[default]
     NotShown,
 }

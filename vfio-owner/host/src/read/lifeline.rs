@@ -1,4 +1,4 @@
-//! What a machine lives on: the devices under its file systems, swap, routes, display, console and keyboard.
+//! Devices in use by the host: under its file systems, swap, routes, display, console and keyboard.
 
 mod console;
 mod disk;
@@ -20,62 +20,62 @@ use super::source::{PROC, text};
 
 pub(super) use self::mount::unescape;
 
-/// A device that the machine lives on.
+/// A device in use by the host.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Lifeline {
     /// The device.
     pub device: PciAddress,
-    /// What for.
+    /// What it is used for.
     #[serde(flatten)]
     pub purpose: Purpose,
 }
 
-/// What a machine has a device for.
+/// What the host uses a device for.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(tag = "purpose", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Purpose {
-    /// A file system is on it.
+    /// A file system.
     Mounted {
-        /// Where it is mounted, or what it is if no mount is shown.
+        /// Mount point, or the kind of file system if none is shown.
         at: String,
     },
-    /// A file system of a kind that does not show its disks is mounted, and this disk may be one of them.
+    /// Perhaps a file system: one is mounted whose disks are not shown.
     PerhapsMounted {
-        /// The kind.
+        /// Kind of file system.
         kind: String,
     },
-    /// A file system, or a disk, is reached over it.
+    /// A file system or disk that is reached through it.
     NetworkStorage {
-        /// Where it is mounted, or which disk it is.
+        /// Mount point or disk.
         at: String,
     },
-    /// A file system, or a disk, is reached over the network, and it is not shown which way.
+    /// Perhaps a file system or disk on the network, whose route is not shown.
     PerhapsNetworkStorage {
-        /// Where it is mounted, or which disk it is.
+        /// Mount point or disk.
         at: String,
     },
-    /// Swap is on it.
+    /// Swap.
     Swap,
-    /// A process has the disk open.
+    /// A disk that a process has open.
     Open {
-        /// The number of the process.
+        /// Process id.
         process: u32,
-        /// What it calls itself.
+        /// Process name.
         name: String,
     },
-    /// The kernel has the disk for itself: a file system, swap, RAID, a target, or the like.
+    /// A disk that the kernel has claimed: a file system, swap, RAID, a target, or the like.
     Claimed {
-        /// The disk or partition.
+        /// Disk or partition.
         disk: String,
     },
-    /// A default route leads through it.
+    /// A default route.
     DefaultRoute,
-    /// It is the display that the firmware set up.
+    /// The display that firmware set up.
     BootDisplay,
-    /// The console is on it.
+    /// The console.
     Console,
-    /// The only keyboard is behind it.
+    /// The only keyboard.
     OnlyKeyboard,
 }
 
@@ -97,12 +97,12 @@ impl fmt::Display for Purpose {
     }
 }
 
-/// Something that a machine may live on, and that could not be looked at.
+/// Uses of devices by the host that could not be checked.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Unseen {
-    /// The files that processes have open.
+    /// Files that processes have open.
     OpenFiles,
     /// Mounts in the namespaces of other processes.
     MountNamespaces,

@@ -1,4 +1,4 @@
-//! Listings as people post them: whatever names PCI functions and groups, in whatever form.
+//! Listings: any text that names PCI functions and groups, as posted in forums and bug reports.
 //!
 //! There is no list of forms. Each line is searched for what it names; where the group and the device are in lines of
 //! their own, their places tell which belong together. What a listing does not show is unknown, and so is what stands
@@ -24,11 +24,11 @@ use crate::Host;
 
 pub use self::facts::Claim;
 
-/// The text is no listing of groups and devices.
+/// Why a text is not a listing of groups and devices.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct ListingError {
-    /// Which line, counted from 1; the last for what is nowhere.
+    /// The line, counted from 1; the last if something is missing.
     pub line: usize,
     /// Why.
     pub reason: ListingErrorReason,
@@ -41,16 +41,16 @@ pub enum ListingErrorReason {
     /// No line names a device.
     #[error("neither a capture nor a listing: no line names a PCI device")]
     NoDevice,
-    /// A line says something else of a device than one before.
+    /// A line contradicts an earlier one.
     #[error("{device} is {second} here, and {first} in line {first_line}")]
     Contradiction {
         /// The device.
         device: PciAddress,
-        /// What was said first.
+        /// What the earlier line says.
         first: Claim,
-        /// In which line, counted from 1.
+        /// The earlier line, counted from 1.
         first_line: usize,
-        /// What is said now.
+        /// What this line says.
         second: Claim,
     },
 }

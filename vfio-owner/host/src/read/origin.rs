@@ -1,4 +1,4 @@
-//! Where drivers come from.
+//! Origins of drivers.
 
 use std::collections::BTreeMap;
 
@@ -7,13 +7,13 @@ use vfio_owner::iommu_core::sysfs::{Snapshot, Tree};
 
 use super::source::text;
 
-/// Where a driver comes from.
+/// Origin of a driver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
-    /// The kernel that runs: it is built in, or its module was built with the kernel.
+    /// In-tree: built in, or built with the running kernel.
     InTree,
-    /// Elsewhere.
+    /// Out of tree.
     OutOfTree,
 }
 

@@ -1,4 +1,4 @@
-//! Members of groups that are no PCI functions.
+//! Members of groups that are not PCI functions.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,22 +16,22 @@ pub(super) const MDEV: &str = "mdev";
 /// Where sysfs keeps groups.
 const GROUPS: &str = "kernel/iommu_groups";
 
-/// A member of a group that is no PCI function: a platform device, for example.
+/// A member of a group that is not a PCI function: a platform device, for example.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct OtherMember {
     /// The group.
     pub group: u32,
-    /// The name that sysfs gives the device.
+    /// Name of the device in sysfs.
     pub name: String,
     /// The name of its bus.
     pub bus: Fact<String>,
-    /// The driver that it is bound to.
+    /// The driver that is bound.
     pub driver: Fact<String>,
 }
 
 impl OtherMember {
-    /// Returns what kind of device it is, in words.
+    /// Returns the kind of device, in words.
     pub fn kind(&self) -> &'static str {
         match self.bus.as_ref().map(String::as_str) {
             Fact::Is("platform") => "platform device",
@@ -45,7 +45,8 @@ impl OtherMember {
 
     /// Returns how the device stands to a claim of its group.
     ///
-    /// A driver on a bus that takes no part in DMA ownership is never in the way (D60).
+    /// A driver on a bus that takes no part in DMA ownership is never in the way.
+    // D60.
     pub fn standing(&self) -> Standing {
         let bus = self.bus.as_ref().map(|name| DmaBus::of_name(name));
         if bus == Fact::Is(None) {

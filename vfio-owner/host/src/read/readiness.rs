@@ -1,4 +1,4 @@
-//! Whether a machine is ready to run a guest with its devices: what is needed besides the bindings.
+//! Readiness: what a guest with devices needs besides their bindings.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -12,23 +12,23 @@ use vfio_owner::vfio_pci;
 use super::source::{PROC, lines, text};
 use crate::{Host, HostTree, Source};
 
-/// One thing that is needed, and whether it is there.
+/// A requirement, and whether it is met.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Check {
-    /// What it is about.
+    /// Subject of the check.
     pub subject: Subject,
-    /// The device, if it is about one.
+    /// The device, if the check concerns one.
     pub device: Option<PciAddress>,
-    /// Whether it is as it has to be.
+    /// Whether the requirement is met.
     pub state: State,
     /// What was found.
     pub found: String,
-    /// What to do, unless it is there.
+    /// What to do if the requirement is not met.
     pub remedy: Option<String>,
 }
 
-/// What a check is about.
+/// Subject of a check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -49,16 +49,16 @@ pub enum Subject {
     Display,
 }
 
-/// Whether something is as it has to be.
+/// Whether a requirement is met.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum State {
-    /// It is.
+    /// The requirement is met.
     Ready,
-    /// It is not.
+    /// The requirement is not met.
     NotReady,
-    /// It is not shown.
+    /// The source does not show it.
     Unknown,
 }
 
@@ -76,10 +76,10 @@ impl fmt::Display for Subject {
     }
 }
 
-/// Looks whether the machine of a tree is ready to run a guest that has `devices` and `memory` bytes.
+/// Checks whether the machine of a tree is ready to run a guest with `devices` and `memory` bytes.
 ///
-/// The files of VFIO are looked at only on the running kernel; no file of a group or of a device is opened, for that would take
-/// it.
+/// VFIO files are checked on the running kernel only. Group and device files are not opened, since only one process can
+/// have them open.
 pub fn readiness(tree: &HostTree, host: &Host, devices: &[PciAddress], memory: Option<u64>) -> Vec<Check> {
     let found = devices.iter().filter_map(|device| host.pci.device(*device));
     let mut checks = vec![iommu(host), interrupt_remapping(tree), drivers(tree, host), locked_memory(tree, memory)];

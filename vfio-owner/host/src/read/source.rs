@@ -38,7 +38,7 @@ pub(super) const NUMA_NODE: &str = "numa_node";
 /// Longest capture or listing that is read: a machine of a thousand devices has one of a megabyte.
 const LONGEST_FILE: u64 = 64 << 20;
 
-/// Where a host is known from; what is not shown means more in some sources than in others.
+/// Source of a host; some sources show less than others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Source {
@@ -46,14 +46,14 @@ pub enum Source {
     Live,
     /// A capture of a running kernel.
     Capture,
-    /// A copy of a sysfs tree, which may leave anything out.
+    /// A copy of a sysfs tree, which may be incomplete.
     #[default]
     Tree,
-    /// A listing as people post it, which shows whatever was posted.
+    /// A posted listing, which may be incomplete.
     Listing,
 }
 
-/// The tree of a host on disk: sysfs, what `/proc` adds to it, and on the running kernel what only asking it shows.
+/// The trees of a host: sysfs and `/proc`, and for the running kernel what only system calls show.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HostTree {
     place: Place,
@@ -86,8 +86,8 @@ impl HostTree {
         Self { place, proc, ask: Ask::Passively }
     }
 
-    /// Returns a copy: `sys` and, if it is there, `proc` in `folder`, or a sysfs tree alone that is `folder` itself. No
-    /// link in the folder leads out of it.
+    /// Returns a copy: `sys` and, if present, `proc` in `folder`, or a sysfs tree that is `folder` itself. Links out of
+    /// the folder are not followed.
     pub fn copy(folder: impl AsRef<Path>) -> Self {
         let whole = Confined::new(&folder, "");
         let below = if !whole.is_directory("bus") && whole.is_directory("sys/bus") { "sys" } else { "" };
@@ -95,8 +95,8 @@ impl HostTree {
         Self { place, proc, ask: Ask::Never }
     }
 
-    /// Lets the running kernel be asked in ways that others may notice, too: each disk that a device has is opened for a
-    /// moment with nobody else, to see whether someone uses it. Does nothing to a copy.
+    /// Allows probing the running kernel in ways that others may notice: each disk of a device is opened exclusively
+    /// for a moment, to see whether it is in use. Does nothing for a copy.
     #[must_use]
     pub fn asking(mut self) -> Self {
         if self.ask == Ask::Passively {
@@ -105,7 +105,7 @@ impl HostTree {
         self
     }
 
-    /// Where sysfs is.
+    /// Returns the path of sysfs.
     pub fn sysfs(&self) -> &Path {
         match &self.place {
             Place::Kernel(tree) => tree.root(),
@@ -117,7 +117,7 @@ impl HostTree {
         &self.place
     }
 
-    /// Whether this is the running kernel.
+    /// Returns whether this is the running kernel or a copy.
     pub fn source(&self) -> Source {
         match self.place {
             Place::Kernel(_) => Source::Live,
@@ -164,7 +164,7 @@ impl Host {
     /// Reads a tree.
     ///
     /// # Errors
-    /// The tree has no list of PCI devices.
+    /// Fails if the tree has no list of PCI devices.
     pub fn load(tree: &dyn Tree, source: Source) -> Result<Self, LoadError> {
         let mut pci = Snapshot::load(tree)?;
         let other_members = other_members(tree);
@@ -203,15 +203,15 @@ impl Host {
     /// Reads the tree of a host.
     ///
     /// # Errors
-    /// It has no list of PCI devices.
+    /// Fails if it has no list of PCI devices.
     pub fn of_tree(tree: &HostTree) -> Result<Self, OpenHostError> {
         Self::load(tree, tree.source()).map_err(|error| OpenHostError::Tree { path: tree.sysfs().into(), error })
     }
 
-    /// Reads what is at `path`: a folder with a copy of a tree, a capture, or a listing.
+    /// Reads a folder with a copy of a tree, a capture, or a listing at `path`.
     ///
     /// # Errors
-    /// It cannot be read, or is none of these.
+    /// Fails if it cannot be read, or is none of these.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenHostError> {
         let path = path.as_ref();
         if path.is_dir() {
@@ -221,10 +221,10 @@ impl Host {
         Self::of_text(&text, path)
     }
 
-    /// Reads a capture or a listing from its text; errors call it by `name`.
+    /// Reads a capture or a listing from text; `name` appears in errors.
     ///
     /// # Errors
-    /// It is neither.
+    /// Fails if it is neither.
     pub fn of_text(text: &str, name: impl AsRef<Path>) -> Result<Self, OpenHostError> {
         let path = name.as_ref();
         if !MemoryTree::is_archive(text) {
@@ -275,8 +275,8 @@ pub(super) fn printable(name: &str) -> String {
     name.chars().flat_map(spell).collect()
 }
 
-/// Returns whether a character shows as itself, where it stands: neither control characters do, nor those that turn the
-/// direction of text.
+/// Returns whether a character is safe to print: it is neither a control character nor one that changes the direction
+/// of text.
 pub fn is_printable(char: char) -> bool {
     let turns_text = matches!(char, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     !char.is_control() && !turns_text
@@ -337,38 +337,38 @@ fn type1(tree: &dyn Tree) -> Option<Type1> {
     tree.is_directory("module/vfio").then_some(if loaded { Type1::Loaded } else { Type1::NotLoaded })
 }
 
-/// A host could not be read.
+/// Why a host could not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenHostError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("{}: {error}", path.display())]
     Unreadable {
-        /// What.
+        /// Path of the file.
         path: PathBuf,
         /// Why.
         error: io::Error,
     },
-    /// It is no tree of sysfs.
+    /// The folder is not a sysfs tree.
     #[error("{}: {error}", path.display())]
     Tree {
-        /// What.
+        /// Path of the folder.
         path: PathBuf,
         /// Why.
         error: LoadError,
     },
-    /// It begins as a capture, but is none.
+    /// The file begins like a capture, but is malformed.
     #[error("{}: {error}", path.display())]
     Archive {
-        /// What.
+        /// Path of the file.
         path: PathBuf,
         /// Why.
         error: ArchiveError,
     },
-    /// It is neither a capture nor a listing.
+    /// The file is neither a capture nor a listing.
     #[error("{}: {error}", path.display())]
     Listing {
-        /// What.
+        /// Path of the file.
         path: PathBuf,
         /// Why.
         error: ListingError,

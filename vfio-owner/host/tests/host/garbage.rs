@@ -242,7 +242,7 @@ fn what_is_nothing_is_told_with_its_path() {
         let error = Host::open(path).unwrap_err().to_string();
         assert!(error.starts_with(&path.display().to_string()) && error.contains(words), "{error}");
     };
-    told(folder.path(), "bus/pci/devices: it is not there");
+    told(folder.path(), "bus/pci/devices: does not exist");
     told(&folder.path().join("none"), "No such file");
     let file = |name: &str, contents: &[u8]| {
         let path = folder.path().join(name);
@@ -252,7 +252,7 @@ fn what_is_nothing_is_told_with_its_path() {
     told(&file("empty", b""), "no line names a PCI device");
     told(&file("binary", &[0, 1, 2, 255]), "it is no text");
     told(&file("archive", b"dma-ownership tree 1\nx\n"), "line 2");
-    told(&file("nothing", b"dma-ownership tree 1\n"), "bus/pci/devices: it is not there");
+    told(&file("nothing", b"dma-ownership tree 1\n"), "bus/pci/devices: does not exist");
     told(Path::new("/dev/null"), "neither a file nor a folder");
 }
 

@@ -1,4 +1,4 @@
-//! `vfio-host`: says which device keeps a group from user space, why, and what to do.
+//! `vfio-host`: says which device prevents user space from claiming a group, why, and what to do.
 
 mod candidates;
 mod change;
@@ -22,7 +22,7 @@ use vfio_host::{Host, HostTree, capture, draw};
 
 use output::{Format, Outcome, print, warn_of};
 
-/// Says who has which IOMMU group, which device keeps a group from user space, and what to do about it.
+/// Shows who owns each IOMMU group, which device prevents user space from claiming a group, and what to do about it.
 ///
 /// Devices that the IOMMU cannot tell apart form a group, which belongs to kernel drivers or to one owner in user space, never
 /// to both. "Group is not viable" means that a device of the group is still on a kernel driver. This program names it.
@@ -30,18 +30,18 @@ use output::{Format, Outcome, print, warn_of};
 #[command(name = "vfio-host", version, propagate_version = true)]
 #[command(after_help = "\
 Examples:
-  vfio-host list                          who has which group
-  vfio-host explain 01:00.0               what is in the way of giving it away
-  vfio-host plan 01:00                    the steps that make it possible for the whole card
+  vfio-host list                          who owns which group
+  vfio-host explain 01:00.0               whether it can be assigned, and what prevents it
+  vfio-host plan 01:00                    the steps for the whole card
   vfio-host plan eth1 group:4             devices by interface, disk, ids, class or group as well
   vfio-host plan 01:00.0 --json > p.json; sudo vfio-host apply p.json
   sudo vfio-host undo                     everything as it was before
   vfio-host explain --from - < posted.txt from what `lspci -nnk` and a list of groups show
 
 Exit codes:
-  0  it is possible, or done (diff: no difference)
-  1  it is not possible, or failed (diff: there are differences)
-  2  it could not be told, or the input is bad")]
+  0  possible, or done (diff: no difference)
+  1  not possible, or failed (diff: there are differences)
+  2  not known, or the input is bad")]
 struct Arguments {
     #[command(flatten)]
     machine: Machine,
@@ -52,7 +52,7 @@ struct Arguments {
     command: Command,
 }
 
-/// Which machine it is about.
+/// The machine to look at.
 #[derive(clap::Args)]
 struct Machine {
     /// Look at this instead of the running machine: a snapshot, a folder with a copy of `/sys`, or a listing of groups and
@@ -66,51 +66,51 @@ struct Machine {
 
 #[derive(Subcommand)]
 enum Command {
-    /// List the groups: devices, drivers, and who has each group or can have it
+    /// List the groups: devices, drivers, and who owns each group or can claim it
     List(list::List),
-    /// List the devices that can go without harm, the cheapest first, each proved by a plan
+    /// List the devices that can be assigned without harm, cheapest first, each proved by a plan
     Candidates,
-    /// Say of devices whether they may be given to user space now, and what is in the way
+    /// Explain whether devices can be assigned to user space now, and what prevents it
     Explain(explain::Explain),
-    /// Make the shortest list of steps that lets user space have devices, played on a model first
+    /// Make the shortest plan that allows user space to open devices, proved on a model first
     Plan(plan::Make),
-    /// Carry out a plan, as root; `undo` takes it back
+    /// Apply a plan, as root; `undo` reverts it
     Apply(plan::Apply),
-    /// Bring everything back to what it was before `apply`, interrupted or not
+    /// Revert everything to the state before `apply`, interrupted or not
     Undo(plan::Undo),
-    /// Draw the machine as SVG: bridges as a tree, groups as areas, and what is in the way
+    /// Draw the machine as SVG: bridges as a tree, groups as areas, and what prevents a claim
     Draw {
-        /// Where to write it, instead of standard output
+        /// Output file, instead of standard output
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Look whether guests can run with devices: permissions, locked memory, interrupt remapping, reset, displays
+    /// Check whether guests can run with devices: permissions, locked memory, interrupt remapping, reset, displays
     Ready(ready::Ready),
-    /// Write devices as the next tool wants them
+    /// Write the configuration of devices for another tool
     Tool(tool::Tool),
-    /// Keep devices on vfio-pci over reboots, as root; `--undo` takes it back
+    /// Keep devices on vfio-pci over reboots, as root; `--undo` reverts it
     Persist(persist::Persist),
     /// Capture this machine in one file for `--from`, without serial numbers and MAC addresses
     Snapshot {
-        /// Where to write it, instead of standard output
+        /// Output file, instead of standard output
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Say what changed between two machines or snapshots: grouping, drivers, verdicts
+    /// Show what changed between two machines or snapshots: grouping, drivers, verdicts
     Diff {
-        /// What it was
+        /// The state before
         before: PathBuf,
-        /// What it is
+        /// The state after
         after: PathBuf,
     },
     /// Print completions for a shell
     Completions {
-        /// Which
+        /// The shell
         shell: clap_complete::Shell,
     },
     /// Write the man pages
     Man {
-        /// The folder that they go into
+        /// Folder to write to
         folder: PathBuf,
     },
 }

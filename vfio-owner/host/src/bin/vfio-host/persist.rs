@@ -15,7 +15,7 @@ pub(crate) struct Persist {
     /// The devices: address, slot, ids, group:N, interface, disk or class
     #[arg(required = true)]
     devices: Vec<Selector>,
-    /// Keep this device from its driver although the machine lives on it (may be given again)
+    /// Keep this device from its driver although the host uses it (may be repeated)
     #[arg(long, value_name = "DEVICE")]
     allow: Vec<Selector>,
     /// Remove the files again

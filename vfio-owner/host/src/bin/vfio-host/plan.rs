@@ -21,7 +21,7 @@ pub(crate) struct Make {
     /// disk or class
     #[arg(required = true)]
     devices: Vec<Selector>,
-    /// Touch this device although the machine lives on it (may be given again)
+    /// Touch this device although the host uses it (may be repeated)
     #[arg(long, value_name = "DEVICE")]
     allow: Vec<Selector>,
     /// Print a shell script
