@@ -45,7 +45,8 @@ pub(super) fn questions() -> Vec<Question> {
         Question::new("atomic-autoprobe", "Does a thread that has switched probing off still probe?", "D45")
             .ships(autoprobe),
         Question::new("atomic-pins", "Does the memory that fails one pin fail none, or two?", "").ships(pins),
-        Question::new("atomic-flag", "A flag says that something is there: may what made it be unseen?", "").ships(flag),
+        Question::new("atomic-flag", "A flag says that something is there: may what made it be unseen?", "")
+            .ships(flag),
     ]
 }
 
