@@ -16,7 +16,7 @@ use crate::group_id::GroupId;
 use crate::hardware::{Capabilities, DefaultDomainType, HardwareError, PagingFlags, UserData};
 use crate::member::Member;
 use crate::observer::{Observer, Transition};
-use crate::ownership::Ownership;
+use crate::ownership::{Owner, Ownership};
 use crate::physical_memory::PhysicalMemory;
 use crate::registry::{DeviceGroupKey, GroupNumber};
 use crate::reserved::{self, ReservedRegion};
@@ -214,7 +214,8 @@ impl Group {
             guard = self.state.lock();
         }
         let before = guard.before();
-        Change { guard, retired: RetiredOf { group: self, any: false }, before }
+        let owner = guard.take_retired_owner();
+        Change { guard, retired: RetiredOf { group: self, any: false }, _owner: owner, before }
     }
 
     /// Frees what changes that are over have retired, without the group lock.
@@ -244,6 +245,8 @@ pub(crate) struct Change<'a> {
     // Fields are dropped in this order: what is retired goes after the lock.
     guard: SpinMutexGuard<'a, GroupState>,
     retired: RetiredOf<'a>,
+    /// Whom an earlier change has displaced.
+    _owner: Option<Owner>,
     before: Option<Ownership>,
 }
 

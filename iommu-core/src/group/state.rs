@@ -289,6 +289,13 @@ impl GroupState {
         self.has_retired
     }
 
+    /// The owner that an earlier change has displaced. Its name alone is not worth the lock a second time, so the next
+    /// change frees it.
+    #[inline]
+    pub(crate) fn take_retired_owner(&mut self) -> Option<Owner> {
+        self.retired.owner.take()
+    }
+
     /// What changes that are over have set free.
     pub(crate) fn take_retired(&mut self) -> Retired {
         self.has_retired = false;
@@ -314,12 +321,8 @@ impl GroupState {
 
 impl Retired {
     fn is_empty(&self) -> bool {
-        let Self { current, default, quarantine, pasid, owner, served } = self;
-        current.is_none()
-            && default.is_none()
-            && quarantine.is_empty()
-            && pasid.is_none()
-            && owner.is_none()
-            && served.is_none()
+        // But for the owner, who waits for the next change.
+        let Self { current, default, quarantine, pasid, owner: _, served } = self;
+        current.is_none() && default.is_none() && quarantine.is_empty() && pasid.is_none() && served.is_none()
     }
 }
