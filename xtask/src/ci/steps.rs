@@ -184,7 +184,10 @@ fn package(shell: &Shell) -> Result<Verdict> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos();
     let folder = format!("target/package-{now}");
     let verified = shell
-        .cargo(&format!("package --workspace --exclude xtask --exclude live-guest --allow-dirty --target-dir {folder}"), &[])
+        .cargo(
+            &format!("package --workspace --exclude xtask --exclude live-guest --allow-dirty --target-dir {folder}"),
+            &[],
+        )
         .and_then(|_| test_packed(shell, &folder));
     // What cannot be cleared away is no fault of the crates.
     let _ = std::fs::remove_dir_all(&folder);
@@ -254,9 +257,11 @@ fn miri(shell: &Shell) -> Result<Verdict> {
     if !succeeds("rustup", &[&nightly[..], &["--version"]].concat()) && !succeeds("rustup", &component) {
         return Ok(Verdict::Skipped("no nightly with miri here".to_owned()));
     }
+    // Property tests ask where they are, and miri is slow.
+    let settings = [("MIRIFLAGS", "-Zmiri-disable-isolation"), ("PROPTEST_CASES", "4")];
     for tests in ["-p dma-locks --all-features --tests", "-p device-model --lib"] {
         let words = ["test", "--target-dir", "target/miri"].into_iter().chain(tests.split(' '));
-        shell.run("rustup", &nightly.into_iter().chain(words).collect::<Vec<_>>(), &[])?;
+        shell.run("rustup", &nightly.into_iter().chain(words).collect::<Vec<_>>(), &settings)?;
     }
     Ok(Verdict::Passed)
 }
