@@ -51,7 +51,7 @@ const FUNCTION: LockClass = LockClass::new("vfio-pci function", 650);
 /// closed, no trigger is called.
 pub struct VfioPciDevice {
     function: PciFunction,
-    resettable: bool,
+    own_reset: OwnReset,
     irqs: Available,
     model: Arc<dyn FunctionModel>,
     /// The bridge whose reset resets it.
@@ -68,6 +68,18 @@ struct State {
     session: Option<Session>,
 }
 
+/// How the function is reset without its neighbours.
+// V87.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OwnReset {
+    Never,
+    /// By itself.
+    Function,
+    /// By the bridge above, which was chosen when the function was found alone on its bus: tried at each opening, and
+    /// done while it is alone.
+    AloneOnBus,
+}
+
 /// Whether the driver stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Binding {
@@ -79,6 +91,9 @@ enum Binding {
 /// From `open` to `close`.
 #[derive(Debug)]
 struct Session {
+    /// Whether the reset that was tried at the opening was done.
+    // V73, V99.
+    resettable: bool,
     interrupts: Interrupts,
     /// Who is calling triggers. `close` waits for them.
     signalling: Arc<Users>,
@@ -89,7 +104,7 @@ impl VfioPciDevice {
     pub fn new(function: PciFunction, model: Arc<dyn FunctionModel>) -> Self {
         let state = State { config: VirtualConfig::new(&function), binding: Binding::Bound, session: None };
         Self {
-            resettable: is_resettable(&function.config),
+            own_reset: if has_own_reset(&function.config) { OwnReset::Function } else { OwnReset::Never },
             irqs: Available::of(&function),
             function,
             model,
@@ -102,6 +117,13 @@ impl VfioPciDevice {
     #[must_use]
     pub fn below(self, bridge: Option<Weak<dyn AnyDevice>>) -> Self {
         Self { bridge, ..self }
+    }
+
+    /// The device was alone on its bus when it was found.
+    #[must_use]
+    pub(crate) fn found_alone(self) -> Self {
+        let own_reset = if self.own_reset == OwnReset::Never { OwnReset::AloneOnBus } else { self.own_reset };
+        Self { own_reset, ..self }
     }
 
     /// Returns the function.
@@ -168,13 +190,24 @@ impl VfioPciDevice {
         }
     }
 
-    /// No user sees what another left behind, as far as the function can be reset.
-    fn clean(&self) {
-        if self.resettable {
+    /// Whether a reset would be done now.
+    fn is_resettable(&self) -> bool {
+        match self.own_reset {
+            OwnReset::Never => false,
+            OwnReset::Function => true,
+            OwnReset::AloneOnBus => driver::below(self.bridge.as_ref()).len() == 1,
+        }
+    }
+
+    /// No user sees what another left behind, as far as the function can be reset; whether it can.
+    fn clean(&self) -> bool {
+        let resettable = self.is_resettable();
+        if resettable {
             self.power_on();
         } else {
             self.state.lock().config.reset();
         }
+        resettable
     }
 
     /// The window of a region; `None` for the configuration space, and where there is none.
@@ -201,13 +234,13 @@ impl VfioPciDevice {
 
 impl DeviceOps for VfioPciDevice {
     fn open(&self) -> Result<(), Errno> {
-        if self.resettable {
+        if self.own_reset != OwnReset::Never {
             self.may_reset().map_err(ResetError::errno)?;
         }
-        self.clean();
+        let resettable = self.clean();
         let mut state = self.state.lock();
         let interrupts = Interrupts::new(self.irqs, state.config.intx_line());
-        state.session = Some(Session { interrupts, signalling: Arc::new(Users::new()) });
+        state.session = Some(Session { resettable, interrupts, signalling: Arc::new(Users::new()) });
         Ok(())
     }
 
@@ -226,9 +259,10 @@ impl DeviceOps for VfioPciDevice {
     }
 
     fn info(&self) -> DeviceInfo {
+        let opened = self.state.lock().session.as_ref().map(|session| session.resettable);
         DeviceInfo {
             kind: DeviceKind::Pci,
-            resettable: self.resettable,
+            resettable: opened.unwrap_or_else(|| self.is_resettable()),
             regions: RegionIndex::PCI_COUNT,
             irqs: IrqIndex::PCI_COUNT,
         }
@@ -305,7 +339,7 @@ impl DeviceOps for VfioPciDevice {
     }
 
     fn reset(&self) -> Result<(), ResetError> {
-        if !self.resettable {
+        if !self.info().resettable {
             return Err(ResetError::NotResettable);
         }
         self.may_reset()?;
@@ -350,7 +384,7 @@ fn capability(config: &ConfigSpace, id: u16) -> Option<u16> {
 
 /// Whether the function can be reset without its neighbours: by a function-level reset (PCI Express, or Advanced
 /// Features), or because it loses its state on the transition from D3hot to D0.
-fn is_resettable(config: &ConfigSpace) -> bool {
+fn has_own_reset(config: &ConfigSpace) -> bool {
     let register = |id, at: u16| config.read_u32(capability(config, id)?.checked_add(at)?);
     let own_reset = register(CAP_EXPRESS, 4).is_some_and(|capabilities| capabilities & 1 << 28 != 0)
         || register(CAP_ADVANCED_FEATURES, 0).is_some_and(|header| header >> 24 & 0b11 == 0b11);

@@ -70,7 +70,13 @@ impl Driver<Pci> for VfioPciDriver {
         };
         let bridge =
             if set == DeviceSetId::Alone { None } else { device.parent().map(|parent| Arc::downgrade(&parent)) };
-        let served = Arc::new(VfioPciDevice::new(function.clone(), (self.models)(function)).below(bridge));
+        // V87: what is on the bus now and came before it was there when it was found.
+        let found_alone = bridge
+            .as_ref()
+            .and_then(Weak::upgrade)
+            .is_some_and(|bridge| bridge.children().iter().all(|sibling| sibling.id() >= device.id()));
+        let served = VfioPciDevice::new(function.clone(), (self.models)(function)).below(bridge);
+        let served = Arc::new(if found_alone { served.found_alone() } else { served });
         let registration = self.vfio.register(device, &set, served.clone());
         dev.manage(registration.map_err(|error| ProbeError::caused_by(error.errno(), error))?);
         self.devices.lock().insert(device.name().clone(), Arc::downgrade(&served));
