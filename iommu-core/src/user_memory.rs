@@ -45,6 +45,12 @@ pub trait UserMemory: Send + Sync + fmt::Debug {
 
     /// Subtracts `pages` from the locked pages of `account`.
     fn uncharge(&self, account: Account, pages: u64);
+
+    /// Returns whether the process may lock as many pages as it likes (`CAP_IPC_LOCK`), which is asked when it maps
+    /// memory. `false` unless implemented.
+    fn is_privileged(&self) -> bool {
+        false
+    }
 }
 
 /// Physically contiguous, pinned memory.
@@ -56,13 +62,17 @@ pub struct PinnedRun {
     pub bytes: u64,
 }
 
-/// The account whose limit locked pages count against.
+/// The account that locked pages are added to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Account {
     /// The process, as for VFIO type1 and iommufd's process accounting (mode 1).
     Process,
+    /// The process, whose limit does not count: it was [privileged](UserMemory::is_privileged) when it mapped.
+    PrivilegedProcess,
     /// The user of the process, with all other processes of that user, as for iommufd's user accounting (mode 0).
     User,
+    /// The pinned pages of the process (`VmPin`), which have no limit. iommufd counts every page that it pins here.
+    Pinned,
 }
 
 /// The process has no such memory.

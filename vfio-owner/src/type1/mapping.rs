@@ -14,10 +14,33 @@ pub(super) struct Mapping {
     /// Whose memory it is.
     process: Arc<dyn UserMemory>,
     /// Who answers for the locked pages: the same, unless the memory moved to another process.
-    payer: Arc<dyn UserMemory>,
+    payer: Payer,
     access: Access,
     vaddr: Vaddr,
     backing: Backing,
+}
+
+/// A process that answers for locked pages.
+#[derive(Debug)]
+struct Payer {
+    process: Arc<dyn UserMemory>,
+    /// Privileged or not, as the process was when it mapped.
+    account: Account,
+}
+
+impl Payer {
+    fn new(process: Arc<dyn UserMemory>) -> Self {
+        let account = if process.is_privileged() { Account::PrivilegedProcess } else { Account::Process };
+        Self { process, account }
+    }
+
+    fn charge(&self, pages: u64) -> Result<(), OverLimit> {
+        self.process.charge(self.account, pages)
+    }
+
+    fn uncharge(&self, pages: u64) {
+        self.process.uncharge(self.account, pages);
+    }
 }
 
 /// The physical memory behind a mapping.
@@ -74,7 +97,7 @@ fn pieces(domain: &Domain, range: IovaRange) -> impl Iterator<Item = Piece> {
 impl Mapping {
     /// What a request asks for, recorded and no more.
     pub(super) fn new(process: Arc<dyn UserMemory>, addr: UserAddr, access: Access) -> Self {
-        Self { payer: process.clone(), process, access, vaddr: Vaddr::At(addr), backing: Backing::Unpinned }
+        Self { payer: Payer::new(process.clone()), process, access, vaddr: Vaddr::At(addr), backing: Backing::Unpinned }
     }
 
     /// Pins what is to be at `range` and maps it into every domain, if there is any; all or nothing.
@@ -89,14 +112,14 @@ impl Mapping {
         if self.backing != Backing::Unpinned || domains.clone().next().is_none() {
             return Ok(());
         }
-        self.payer.charge(Account::Process, pages(range))?;
+        self.payer.charge(pages(range))?;
         // Undone unless all of it is mapped, also when a pin unwinds.
         let mut made = scopeguard::guard((self, 0), |(mapping, done)| {
             if let Some(made) = IovaRange::sized(range.first(), done) {
                 mapping.withdraw(made, domains);
             }
             mapping.backing = Backing::Unpinned;
-            mapping.payer.uncharge(Account::Process, pages(range));
+            mapping.payer.uncharge(pages(range));
         });
         loop {
             let (mapping, done) = &mut *made;
@@ -116,7 +139,7 @@ impl Mapping {
         if self.backing != Backing::Unpinned {
             self.withdraw(range, domains);
             self.backing = Backing::Unpinned;
-            self.payer.uncharge(Account::Process, pages(range));
+            self.payer.uncharge(pages(range));
         }
     }
 
@@ -168,14 +191,15 @@ impl Mapping {
         process: Arc<dyn UserMemory>,
         addr: UserAddr,
     ) -> Result<(), OverLimit> {
-        if !Arc::ptr_eq(&self.payer, &process) {
+        if !Arc::ptr_eq(&self.payer.process, &process) {
+            let payer = Payer::new(process.clone());
             if self.backing == Backing::Unpinned {
-                self.process = process.clone();
+                self.process = process;
             } else {
-                process.charge(Account::Process, pages(range))?;
-                self.payer.uncharge(Account::Process, pages(range));
+                payer.charge(pages(range))?;
+                self.payer.uncharge(pages(range));
             }
-            self.payer = process;
+            self.payer = payer;
         }
         self.vaddr = Vaddr::At(addr);
         Ok(())
