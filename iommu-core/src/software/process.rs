@@ -4,12 +4,11 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt;
 
-use device_model::sync::atomic::{AtomicBool, Ordering};
 use device_model::sync::{Arc, Mutex};
 
 use super::Memory;
 use crate::address::{Access, PAGE_SIZE, PhysAddr, UserAddr};
-use crate::user_memory::{Account, BadAddress, OverLimit, PinnedRun, UserMemory};
+use crate::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun, UserMemory};
 
 /// Where the first mapping of a process lies.
 const BASE: u64 = 0x1000_0000;
@@ -23,12 +22,12 @@ pub struct LockedPages(Arc<Mutex<Locked>>);
 #[derive(Debug)]
 struct Locked {
     pages: u64,
-    /// `None` for a process with `CAP_IPC_LOCK`.
+    /// In pages.
     limit: Option<u64>,
 }
 
 impl LockedPages {
-    /// Creates an account without a limit, as for a process with `CAP_IPC_LOCK`.
+    /// Creates an account without a limit.
     pub fn unlimited() -> Self {
         Self(Arc::new(Mutex::new(Locked { pages: 0, limit: None })))
     }
@@ -38,29 +37,24 @@ impl LockedPages {
         Self(Arc::new(Mutex::new(Locked { pages: 0, limit: Some(bytes / PAGE_SIZE) })))
     }
 
-    /// Sets the limit in bytes, rounded down to whole pages, or none: `setrlimit`. What is locked stays.
-    pub fn set_limit(&self, bytes: Option<u64>) {
-        self.0.lock().limit = bytes.map(|bytes| bytes / PAGE_SIZE);
-    }
-
     /// Returns how many pages are locked.
     pub fn pages(&self) -> u64 {
         self.0.lock().pages
     }
 
-    fn charge(&self, wanted: u64) -> Result<(), OverLimit> {
+    /// Sets the limit in bytes, rounded down to whole pages; `None` for no limit. What is locked stays locked.
+    pub fn set_limit(&self, bytes: Option<u64>) {
+        self.0.lock().limit = bytes.map(|bytes| bytes / PAGE_SIZE);
+    }
+
+    fn charge(&self, limit: Limit, wanted: u64) -> Result<(), OverLimit> {
         let mut locked = self.0.lock();
         let sum = locked.pages.saturating_add(wanted);
-        if let Some(limit) = locked.limit.filter(|limit| sum > *limit) {
+        if let Some(limit) = locked.limit.filter(|most| limit == Limit::Enforced && sum > *most) {
             return Err(OverLimit { locked: locked.pages, limit, wanted });
         }
         locked.pages = sum;
         Ok(())
-    }
-
-    fn charge_without_limit(&self, pages: u64) {
-        let mut locked = self.0.lock();
-        locked.pages = locked.pages.saturating_add(pages);
     }
 
     fn uncharge(&self, pages: u64) {
@@ -78,9 +72,9 @@ pub struct Process {
     memory: Memory,
     own: LockedPages,
     user: LockedPages,
-    /// Pages that are pinned without a limit.
     pinned: LockedPages,
-    privileged: AtomicBool,
+    /// Leaf lock.
+    limit: Mutex<Limit>,
     /// Leaf lock.
     mappings: Mutex<Mappings>,
 }
@@ -124,9 +118,19 @@ impl Process {
             own,
             user,
             pinned: LockedPages::unlimited(),
-            privileged: AtomicBool::new(false),
+            limit: Mutex::default(),
             mappings: Mutex::new(mappings),
         })
+    }
+
+    /// Sets whether limits bind the process: [`Limit::Lifted`] gives it `CAP_IPC_LOCK`. Concerns what is mapped from now on.
+    pub fn set_limit(&self, limit: Limit) {
+        *self.limit.lock() = limit;
+    }
+
+    /// Returns how many pages an account of the process has.
+    pub fn locked(&self, account: Account) -> u64 {
+        self.account(account).pages()
     }
 
     /// Maps `bytes` bytes of fresh memory, rounded up to whole pages, all zero, and returns its address. `None` for no bytes,
@@ -190,21 +194,6 @@ impl Process {
         mappings.remove(at.get(), at.get() + mapping.bytes);
     }
 
-    /// Sets whether the process has `CAP_IPC_LOCK`; it has not at first.
-    pub fn set_privileged(&self, privileged: bool) {
-        self.privileged.store(privileged, Ordering::Relaxed);
-    }
-
-    /// Returns the account of the process's locked pages (`VmLck`).
-    pub fn locked(&self) -> &LockedPages {
-        &self.own
-    }
-
-    /// Returns the account of the pages that are pinned without a limit (`VmPin`).
-    pub fn pinned_without_limit(&self) -> &LockedPages {
-        &self.pinned
-    }
-
     /// Returns how many pins are held, over all pages.
     pub fn pinned(&self) -> u64 {
         self.mappings.lock().pins.values().map(|pins| pins.total).sum()
@@ -212,7 +201,7 @@ impl Process {
 
     fn account(&self, account: Account) -> &LockedPages {
         match account {
-            Account::Process | Account::PrivilegedProcess => &self.own,
+            Account::Process => &self.own,
             Account::User => &self.user,
             Account::Pinned => &self.pinned,
         }
@@ -354,20 +343,16 @@ impl UserMemory for Process {
         })
     }
 
-    fn charge(&self, account: Account, pages: u64) -> Result<(), OverLimit> {
-        if account == Account::PrivilegedProcess {
-            self.own.charge_without_limit(pages);
-            return Ok(());
-        }
-        self.account(account).charge(pages)
+    fn limit(&self) -> Limit {
+        *self.limit.lock()
+    }
+
+    fn charge(&self, account: Account, limit: Limit, pages: u64) -> Result<(), OverLimit> {
+        self.account(account).charge(limit, pages)
     }
 
     fn uncharge(&self, account: Account, pages: u64) {
         self.account(account).uncharge(pages);
-    }
-
-    fn is_privileged(&self) -> bool {
-        self.privileged.load(Ordering::Relaxed)
     }
 }
 

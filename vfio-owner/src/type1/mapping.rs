@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 
 use iommu_core::address::PAGE_SIZE;
-use iommu_core::user_memory::{Account, BadAddress, OverLimit, PinnedRun};
+use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use iommu_core::{Access, Domain, Iova, IovaRange, MapError, PhysAddr, PhysicalMemory, UserAddr, UserMemory};
 
 use crate::error::MapDmaError;
@@ -14,33 +14,12 @@ pub(super) struct Mapping {
     /// Whose memory it is.
     process: Arc<dyn UserMemory>,
     /// Who answers for the locked pages: the same, unless the memory moved to another process.
-    payer: Payer,
+    payer: Arc<dyn UserMemory>,
+    /// Whether its limit counted when this was mapped.
+    limit: Limit,
     access: Access,
     vaddr: Vaddr,
     backing: Backing,
-}
-
-/// A process that answers for locked pages.
-#[derive(Debug)]
-struct Payer {
-    process: Arc<dyn UserMemory>,
-    /// Privileged or not, as the process was when it mapped.
-    account: Account,
-}
-
-impl Payer {
-    fn new(process: Arc<dyn UserMemory>) -> Self {
-        let account = if process.is_privileged() { Account::PrivilegedProcess } else { Account::Process };
-        Self { process, account }
-    }
-
-    fn charge(&self, pages: u64) -> Result<(), OverLimit> {
-        self.process.charge(self.account, pages)
-    }
-
-    fn uncharge(&self, pages: u64) {
-        self.process.uncharge(self.account, pages);
-    }
 }
 
 /// The physical memory behind a mapping.
@@ -97,7 +76,8 @@ fn pieces(domain: &Domain, range: IovaRange) -> impl Iterator<Item = Piece> {
 impl Mapping {
     /// What a request asks for, recorded and no more.
     pub(super) fn new(process: Arc<dyn UserMemory>, addr: UserAddr, access: Access) -> Self {
-        Self { payer: Payer::new(process.clone()), process, access, vaddr: Vaddr::At(addr), backing: Backing::Unpinned }
+        let limit = process.limit();
+        Self { payer: process.clone(), limit, process, access, vaddr: Vaddr::At(addr), backing: Backing::Unpinned }
     }
 
     /// Pins what is to be at `range` and maps it into every domain, if there is any; all or nothing.
@@ -112,14 +92,14 @@ impl Mapping {
         if self.backing != Backing::Unpinned || domains.clone().next().is_none() {
             return Ok(());
         }
-        self.payer.charge(pages(range))?;
+        self.payer.charge(Account::Process, self.limit, pages(range))?;
         // Undone unless all of it is mapped, also when a pin unwinds.
         let mut made = scopeguard::guard((self, 0), |(mapping, done)| {
             if let Some(made) = IovaRange::sized(range.first(), done) {
                 mapping.withdraw(made, domains);
             }
             mapping.backing = Backing::Unpinned;
-            mapping.payer.uncharge(pages(range));
+            mapping.payer.uncharge(Account::Process, pages(range));
         });
         loop {
             let (mapping, done) = &mut *made;
@@ -139,7 +119,7 @@ impl Mapping {
         if self.backing != Backing::Unpinned {
             self.withdraw(range, domains);
             self.backing = Backing::Unpinned;
-            self.payer.uncharge(pages(range));
+            self.payer.uncharge(Account::Process, pages(range));
         }
     }
 
@@ -191,15 +171,15 @@ impl Mapping {
         process: Arc<dyn UserMemory>,
         addr: UserAddr,
     ) -> Result<(), OverLimit> {
-        if !Arc::ptr_eq(&self.payer.process, &process) {
-            let payer = Payer::new(process.clone());
+        if !Arc::ptr_eq(&self.payer, &process) {
             if self.backing == Backing::Unpinned {
-                self.process = process;
+                self.process = process.clone();
             } else {
-                payer.charge(pages(range))?;
-                self.payer.uncharge(pages(range));
+                process.charge(Account::Process, process.limit(), pages(range))?;
+                self.payer.uncharge(Account::Process, pages(range));
             }
-            self.payer = payer;
+            self.limit = process.limit();
+            self.payer = process;
         }
         self.vaddr = Vaddr::At(addr);
         Ok(())

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::{LockedPages, Process};
 use crate::address::{Access, PAGE_SIZE, PhysAddr, UserAddr};
 use crate::software::Memory;
-use crate::user_memory::{Account, PinnedRun, UserMemory as _};
+use crate::user_memory::{Account, Limit, PinnedRun, UserMemory as _};
 
 fn process() -> Arc<Process> {
     Process::new(&Memory::new(), LockedPages::unlimited())
@@ -71,14 +71,29 @@ fn a_limit_counts_whole_pages_of_all_processes_of_a_user() {
     let memory = Memory::new();
     let user = LockedPages::limited(3 * PAGE_SIZE + 1);
     let [one, two] = [(); 2].map(|()| Process::of_user(&memory, LockedPages::limited(PAGE_SIZE), user.clone()));
-    one.charge(Account::User, 2).unwrap();
-    two.charge(Account::User, 1).unwrap();
-    let refused = two.charge(Account::User, 1).unwrap_err();
+    one.charge(Account::User, Limit::Enforced, 2).unwrap();
+    two.charge(Account::User, Limit::Enforced, 1).unwrap();
+    let refused = two.charge(Account::User, Limit::Enforced, 1).unwrap_err();
     assert_eq!((refused.locked, refused.limit, refused.wanted), (3, 3, 1));
-    one.charge(Account::Process, 1).unwrap();
-    one.charge(Account::Process, 1).unwrap_err();
+    one.charge(Account::Process, Limit::Enforced, 1).unwrap();
+    one.charge(Account::Process, Limit::Enforced, 1).unwrap_err();
     one.uncharge(Account::User, 2);
     assert_eq!(user.pages(), 1);
+}
+
+#[test]
+fn a_lifted_limit_counts_and_refuses_nothing() {
+    let own = LockedPages::limited(PAGE_SIZE);
+    let process = Process::new(&Memory::new(), own.clone());
+    process.charge(Account::Process, Limit::Lifted, 3).unwrap();
+    process.charge(Account::Process, Limit::Enforced, 1).unwrap_err();
+    process.charge(Account::Pinned, Limit::Enforced, 9).unwrap();
+    assert_eq!([Account::Process, Account::User, Account::Pinned].map(|account| process.locked(account)), [3, 3, 9]);
+    own.set_limit(Some(4 * PAGE_SIZE));
+    process.charge(Account::Process, Limit::Enforced, 1).unwrap();
+    assert_eq!(process.limit(), Limit::Enforced);
+    process.set_limit(Limit::Lifted);
+    assert_eq!(process.limit(), Limit::Lifted);
 }
 
 #[test]
@@ -109,23 +124,6 @@ fn memory_is_mapped_protected_and_unmapped_in_parts() {
     assert_eq!(process.pinned(), 10);
     process.unpin(run);
     assert_eq!(process.pinned(), 2);
-}
-
-#[test]
-fn a_privileged_process_is_counted_without_a_limit() {
-    let process = Process::new(&Memory::new(), LockedPages::limited(0));
-    assert!(!process.is_privileged());
-    process.set_privileged(true);
-    assert!(process.is_privileged());
-    process.charge(Account::PrivilegedProcess, 3).unwrap();
-    process.charge(Account::Pinned, 5).unwrap();
-    process.charge(Account::Process, 1).unwrap_err();
-    assert_eq!((process.locked().pages(), process.pinned_without_limit().pages()), (3, 5));
-    process.locked().set_limit(Some(4 * PAGE_SIZE));
-    process.charge(Account::Process, 1).unwrap();
-    process.charge(Account::Process, 1).unwrap_err();
-    process.uncharge(Account::PrivilegedProcess, 3);
-    assert_eq!(process.locked().pages(), 1);
 }
 
 proptest! {
