@@ -151,10 +151,8 @@ impl Vfio {
     /// none any more.
     pub fn device_nodes(&self) -> Vec<DeviceNode> {
         let registry = self.0.registry.lock();
-        let node = |(device, openable): (&Arc<str>, &Openable)| DeviceNode {
-            device: device.clone(),
-            number: openable.number,
-        };
+        let node =
+            |(device, openable): (&Arc<str>, &Openable)| DeviceNode { device: device.clone(), number: openable.number };
         registry.devices.iter().map(node).collect()
     }
 
