@@ -1,0 +1,6 @@
+//! The machine as files.
+#![cfg(all(feature = "testbed", not(shuttle)))]
+
+mod recorded;
+mod rig;
+mod sysfs;
