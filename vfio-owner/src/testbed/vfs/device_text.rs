@@ -9,8 +9,10 @@ use iommu_core::device_model::pci::{Bar, BarKind, Bars, ConfigSpace, HeaderLayou
 use iommu_core::device_model::{AnyDevice, Device};
 
 use super::super::machine::{Machine, Pci};
+use super::Shared;
 use super::attribute::number;
 use super::error::AttributeError;
+use super::settings::Switch;
 use crate::device_ops::DeviceOps;
 use crate::vfio_pci::NAME as VFIO_PCI;
 
@@ -65,14 +67,10 @@ pub(super) fn fixed(function: &PciFunction, above: Option<&PciFunction>) -> Vec<
         ("irq", format!("{}\n", irq.unwrap_or(0))),
         ("resource", resource(function)),
         ("ari_enabled", format!("{}\n", u8::from(above.is_some_and(|above| forwards_ari(&above.config))))),
-        ("numa_node", "-1\n".into()),
         ("local_cpus", "1\n".into()),
         ("local_cpulist", "0\n".into()),
         ("dma_mask_bits", "32\n".into()),
         ("consistent_dma_mask_bits", "32\n".into()),
-        ("broken_parity_status", "0\n".into()),
-        ("msi_bus", "1\n".into()),
-        ("d3cold_allowed", "0\n".into()),
     ];
     if let (Some(secondary), Some(subordinate)) = (config.secondary_bus(), config.subordinate_bus()) {
         texts.push(("secondary_bus_number", format!("{secondary}\n")));
@@ -216,15 +214,16 @@ fn is_open(machine: &Machine, dev: &dyn AnyDevice) -> bool {
     machine.vfio_pci().device(dev.name()).is_some_and(|device| device.is_open())
 }
 
-pub(super) fn enable(machine: &Machine, dev: &Device<Pci>, text: &str) -> Result<(), AttributeError> {
-    let wanted = number(text)?;
+/// Whether a write to `enable` enables.
+pub(super) fn enable(vfs: &Shared, dev: &Device<Pci>, text: &str) -> Result<bool, AttributeError> {
+    let wanted = number(text)? != 0;
     if let Some(driver) = dev.driver_hint() {
         return Err(AttributeError::HasDriver { device: dev.name().clone(), driver });
     }
-    if wanted == 0 && !is_enabled(machine, dev) {
+    if !wanted && !vfs.settings.is_on(dev.id(), Switch::Enabled) && !is_enabled(&vfs.machine, dev) {
         return Err(AttributeError::NotEnabled { device: dev.name().clone() });
     }
-    Ok(())
+    Ok(wanted)
 }
 
 /// Whether vfio-pci lets the function sleep, since nobody has it open.
