@@ -206,7 +206,6 @@ impl Registration {
             self.vfio.hide(&self.device);
             self.device.group().forget(&self.device);
             self.device.users().close();
-            self.device.lock_set().dismiss(&self.device);
             self.stage = Stage::Closed;
         }
     }
@@ -214,6 +213,7 @@ impl Registration {
     fn leave(&mut self) {
         if self.stage == Stage::Closed {
             self.stage = Stage::Left;
+            self.device.lock_set().dismiss(&self.device);
             self.vfio.leave(&self.device);
         }
     }
