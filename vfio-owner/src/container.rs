@@ -5,9 +5,11 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use iommu_core::device_model::sync::{LockClass, Mutex};
-use iommu_core::{Claim, Group, Iova, Owner};
+use iommu_core::{Claim, Group, Owner};
 
-use crate::backend::{Backend, ContainerIommu, DirtySink, DirtyTracking, Extension, IommuInfo, MapDma, Unmap};
+use crate::backend::{
+    Backend, ContainerIommu, DirtyRequest, DirtySink, DirtyTracking, Extension, IommuInfo, MapRequest, Unmap,
+};
 use crate::error::{AttachGroupError, DirtyError, MapDmaError, SetContainerError, SetIommuError, UnmapDmaError};
 
 const CONTAINER_LOCK: LockClass = LockClass::new("container", 600);
@@ -81,7 +83,7 @@ impl Container {
     /// Fails if the container has no IOMMU; the range is misaligned, wraps, overlaps a mapping or is not in the allowed
     /// IOVA list; the memory does not exist or cannot be locked; or the IOMMU refuses. Nothing was mapped.
     // Table Vt15.
-    pub fn map(&self, request: MapDma) -> Result<(), MapDmaError> {
+    pub fn map(&self, request: MapRequest) -> Result<(), MapDmaError> {
         self.iommu(MapDmaError::NoIommu, |iommu| iommu.map(request))
     }
 
@@ -102,14 +104,8 @@ impl Container {
     /// Fails as [`unmap`](Self::unmap) does, or if dirty tracking is off or not supported. Or the pages of a mapping
     /// cannot be reported: it stays, and those above it.
     // Vt16.6.
-    pub fn unmap_dirty(
-        &self,
-        iova: Iova,
-        bytes: u64,
-        page_bytes: u64,
-        into: &mut dyn DirtySink,
-    ) -> Result<u64, UnmapDmaError> {
-        self.iommu(UnmapDmaError::NoIommu, |iommu| iommu.unmap_dirty(iova, bytes, page_bytes, into))
+    pub fn unmap_dirty(&self, request: DirtyRequest, into: &mut dyn DirtySink) -> Result<u64, UnmapDmaError> {
+        self.iommu(UnmapDmaError::NoIommu, |iommu| iommu.unmap_dirty(request, into))
     }
 
     /// Invalidates the vaddr of mappings: `VFIO_IOMMU_UNMAP_DMA` with `VADDR`. Devices keep access to the memory.
@@ -126,7 +122,7 @@ impl Container {
     /// # Errors
     /// Fails if the range is not exactly one mapping whose vaddr is invalid. Nothing has changed.
     // Vt15.6.
-    pub fn update_vaddr(&self, request: MapDma) -> Result<(), MapDmaError> {
+    pub fn update_vaddr(&self, request: MapRequest) -> Result<(), MapDmaError> {
         self.iommu(MapDmaError::NoIommu, |iommu| iommu.update_vaddr(request))
     }
 
@@ -159,14 +155,8 @@ impl Container {
     /// Fails if the container has no IOMMU, dirty tracking is off, the range does not consist of whole mappings and
     /// pages, or the pages of a mapping cannot be reported.
     // V51.
-    pub fn dirty_pages(
-        &self,
-        iova: Iova,
-        bytes: u64,
-        page_bytes: u64,
-        into: &mut dyn DirtySink,
-    ) -> Result<(), DirtyError> {
-        self.iommu(DirtyError::NoIommu, |iommu| iommu.dirty_pages(iova, bytes, page_bytes, into))
+    pub fn dirty_pages(&self, request: DirtyRequest, into: &mut dyn DirtySink) -> Result<(), DirtyError> {
+        self.iommu(DirtyError::NoIommu, |iommu| iommu.dirty_pages(request, into))
     }
 
     fn iommu<T, E>(&self, missing: E, call: impl FnOnce(&mut dyn ContainerIommu) -> Result<T, E>) -> Result<T, E> {

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use iommu_core::user_memory::BadAddress;
-use iommu_core::{UserAddr, UserMemory};
+use iommu_core::{UserAddr, UserMemory, set_user_bits};
 
 use crate::error::DirtyError;
 
@@ -52,17 +52,17 @@ fn set_bits(words: &mut [u64], bits: Range<u64>) {
     }
 }
 
-/// A bitmap in the memory of a process, as `VFIO_IOMMU_DIRTY_PAGES` fills it: one bit for each page, in words of 64 bits,
-/// of which only those that a mapping touches are written.
+/// A bitmap in the memory of a process, as `VFIO_IOMMU_DIRTY_PAGES` fills it: one bit for each page, in words of 64 bits.
+/// Only what a mapping touches is written.
 #[derive(Clone, Debug)]
 pub struct UserBitmap {
     process: Arc<dyn UserMemory>,
     addr: UserAddr,
-    page_bytes: u64,
+    page_size: u64,
 }
 
 impl UserBitmap {
-    /// Describes a bitmap of `bytes` bytes at `addr`, in which a bit stands for a page of `page_bytes`, for a range of
+    /// Describes a bitmap of `bytes` bytes at `addr`, in which a bit stands for a page of `page_size`, for a range of
     /// `range` bytes.
     ///
     /// # Errors
@@ -72,46 +72,27 @@ impl UserBitmap {
         process: Arc<dyn UserMemory>,
         addr: UserAddr,
         bytes: u64,
-        page_bytes: u64,
+        page_size: u64,
         range: u64,
     ) -> Result<Self, DirtyError> {
-        let pages = range >> page_bytes.trailing_zeros().min(u64::BITS - 1);
+        let pages = range >> page_size.trailing_zeros().min(u64::BITS - 1);
         let fits = (pages.div_ceil(WORD_BITS) * WORD..=MAX_BITMAP_BYTES).contains(&bytes);
         let is_user = addr.checked_add(bytes).is_some_and(|end| i64::try_from(end.get()).is_ok());
         if pages == 0 || !fits || !is_user {
             return Err(DirtyError::Bitmap { pages, bytes });
         }
-        Ok(Self { process, addr, page_bytes })
+        Ok(Self { process, addr, page_size })
     }
 
     /// Returns what a bit stands for, in bytes.
-    pub fn page_bytes(&self) -> u64 {
-        self.page_bytes
+    pub fn page_size(&self) -> u64 {
+        self.page_size
     }
 }
 
 impl DirtySink for UserBitmap {
     fn report(&mut self, pages: Range<u64>) -> Result<(), BadAddress> {
-        let mut start = pages.start / WORD_BITS * WORD_BITS;
-        let at = |bit: u64| self.addr.checked_add(bit / 8).ok_or(BadAddress { at: self.addr });
-        // Bits of the mapping before, in the word that both share.
-        let mut shared = 0_u64;
-        if start < pages.start {
-            let mut bytes = [0; size_of::<u64>()];
-            self.process.read(at(start)?, &mut bytes)?;
-            shared = u64::from_le_bytes(bytes) & !(u64::MAX << (pages.start - start));
-        }
-        while start < pages.end {
-            let mut chunk = [0_u64; 64];
-            let end = pages.end.min(start + 64 * WORD_BITS);
-            set_bits(&mut chunk, pages.start.saturating_sub(start)..end - start);
-            chunk[0] |= core::mem::take(&mut shared);
-            let words = usize::try_from((end - start).div_ceil(WORD_BITS)).unwrap_or(chunk.len());
-            let bytes: Vec<u8> = chunk.iter().take(words).flat_map(|word| word.to_le_bytes()).collect();
-            self.process.write(at(start)?, &bytes)?;
-            start = end;
-        }
-        Ok(())
+        set_user_bits(&*self.process, self.addr, pages)
     }
 }
 

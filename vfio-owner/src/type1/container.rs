@@ -11,7 +11,8 @@ use super::attach::{Coherency, SharedDomain};
 use super::mapping::Mapping;
 use super::{Type1Config, reach};
 use crate::backend::{
-    ContainerIommu, DirtySink, DirtyTracking, Extension, IommuInfo, MAX_BITMAP_BYTES, MapDma, Migration, Unmap,
+    ContainerIommu, DirtyRequest, DirtySink, DirtyTracking, Extension, IommuInfo, MAX_BITMAP_BYTES, MapRequest, Migration,
+    Unmap,
 };
 use crate::error::{AttachGroupError, DirtyError, MapDmaError, UnmapDmaError};
 use iommu_core::device_model::Errno;
@@ -112,11 +113,11 @@ impl Type1Container {
     }
 
     /// Checks whether the dirty pages of a range can be reported.
-    fn may_report(&self, range: IovaRange, page_bytes: u64) -> Result<(), DirtyError> {
+    fn may_report(&self, range: IovaRange, page_size: u64) -> Result<(), DirtyError> {
         if self.tracking == DirtyTracking::Off {
             return Err(DirtyError::Off);
         }
-        if page_bytes != self.page_sizes.smallest() || self.cut_by(range).is_some() {
+        if page_size != self.page_sizes.smallest() || self.cut_by(range).is_some() {
             return Err(DirtyError::Range { page_sizes: self.page_sizes });
         }
         Ok(())
@@ -124,8 +125,8 @@ impl Type1Container {
 
     /// What a request maps, if it is whole pages that do not wrap.
     // Vt15.4, Vt15.5.
-    fn requested(&self, request: &MapDma) -> Result<IovaRange, MapDmaError> {
-        let MapDma { iova, bytes, addr, .. } = request;
+    fn requested(&self, request: &MapRequest) -> Result<IovaRange, MapDmaError> {
+        let MapRequest { iova, bytes, addr, .. } = request;
         if *bytes == 0 || !(iova.get() | bytes | addr.get()).is_multiple_of(self.page_sizes.smallest()) {
             return Err(MapDmaError::Misaligned { page_sizes: self.page_sizes });
         }
@@ -184,7 +185,7 @@ impl ContainerIommu for Type1Container {
         self.measure();
     }
 
-    fn map(&mut self, request: MapDma) -> Result<(), MapDmaError> {
+    fn map(&mut self, request: MapRequest) -> Result<(), MapDmaError> {
         let range = self.requested(&request)?;
         let full = self.mappings.len() >= self.config.dma_entry_limit as usize;
         let place =
@@ -195,7 +196,7 @@ impl ContainerIommu for Type1Container {
         if !self.allowed.is_empty() && !self.allowed.iter().any(|allowed| allowed.covers(range)) {
             return Err(MapDmaError::NotAllowed { range });
         }
-        let MapDma { process, addr, access, .. } = request;
+        let MapRequest { process, addr, access, .. } = request;
         let domains = self.domains.iter().map(|shared| &*shared.domain);
         let mut mapping = Mapping::new(process, addr, access);
         mapping.pin(&self.memory, range, &domains)?;
@@ -215,18 +216,13 @@ impl ContainerIommu for Type1Container {
         Ok(self.concerned(what)?.map_or(0, |range| self.remove_all(range)))
     }
 
-    fn unmap_dirty(
-        &mut self,
-        iova: Iova,
-        bytes: u64,
-        page_bytes: u64,
-        into: &mut dyn DirtySink,
-    ) -> Result<u64, UnmapDmaError> {
+    fn unmap_dirty(&mut self, request: DirtyRequest, into: &mut dyn DirtySink) -> Result<u64, UnmapDmaError> {
+        let DirtyRequest { iova, bytes, page_size } = request;
         let range = self.span(iova, bytes)?;
-        self.may_report(range, page_bytes)?;
+        self.may_report(range, page_size)?;
         let mut unmapped: u64 = 0;
         while let Some((mapping, _)) = self.mappings.first_in(range) {
-            into.report(pages_of(range, mapping, page_bytes)).map_err(DirtyError::from)?;
+            into.report(pages_of(range, mapping, page_size)).map_err(DirtyError::from)?;
             unmapped = unmapped.saturating_add(mapping.bytes());
             self.remove(mapping);
         }
@@ -253,7 +249,7 @@ impl ContainerIommu for Type1Container {
         Ok(bytes)
     }
 
-    fn update_vaddr(&mut self, request: MapDma) -> Result<(), MapDmaError> {
+    fn update_vaddr(&mut self, request: MapRequest) -> Result<(), MapDmaError> {
         let range = self.requested(&request)?;
         let Some((existing, _)) = self.mappings.first_in(range) else { return Err(MapDmaError::NotMapped { range }) };
         let Some((_, mapping)) = self.mappings.get_mut(existing.first()) else {
@@ -288,26 +284,21 @@ impl ContainerIommu for Type1Container {
         Ok(())
     }
 
-    fn dirty_pages(
-        &mut self,
-        iova: Iova,
-        bytes: u64,
-        page_bytes: u64,
-        into: &mut dyn DirtySink,
-    ) -> Result<(), DirtyError> {
+    fn dirty_pages(&mut self, request: DirtyRequest, into: &mut dyn DirtySink) -> Result<(), DirtyError> {
+        let DirtyRequest { iova, bytes, page_size } = request;
         self.tracks_dirty()?;
         let range = self.span(iova, bytes).map_err(|_| DirtyError::Range { page_sizes: self.page_sizes })?;
-        self.may_report(range, page_bytes)?;
+        self.may_report(range, page_size)?;
         for (mapping, _) in self.mappings.overlapping(range) {
-            into.report(pages_of(range, mapping, page_bytes))?;
+            into.report(pages_of(range, mapping, page_size))?;
         }
         Ok(())
     }
 }
 
 /// The pages of a mapping, counted from the first of a range that covers it.
-fn pages_of(range: IovaRange, mapping: IovaRange, page_bytes: u64) -> Range<u64> {
-    let page = |iova: Iova| (iova.get() - range.first().get()) / page_bytes;
+fn pages_of(range: IovaRange, mapping: IovaRange, page_size: u64) -> Range<u64> {
+    let page = |iova: Iova| (iova.get() - range.first().get()) / page_size;
     page(mapping.first())..page(mapping.last()) + 1
 }
 

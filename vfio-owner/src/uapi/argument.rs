@@ -4,7 +4,7 @@ use core::error::Error;
 
 use iommu_core::UserAddr;
 use iommu_core::device_model::Errno;
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::caller::{Caller, Fault};
 

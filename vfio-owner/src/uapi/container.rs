@@ -8,7 +8,7 @@ use super::caller::Reply;
 use super::numbers::{self, Served, served};
 use super::{capabilities, wire};
 use crate::Container;
-use crate::backend::{DirtyTracking, Extension, MapDma, Unmap, UserBitmap};
+use crate::backend::{DirtyRequest, DirtyTracking, Extension, MapRequest, Unmap, UserBitmap};
 use crate::error::DirtyError;
 
 const API_VERSION: u32 = 0;
@@ -86,7 +86,7 @@ fn map_dma(container: &Container, argument: Argument<'_>) -> Result<Reply, Errno
         MAP_WRITE => Some(Access::Write),
         _ => Some(Access::ReadWrite),
     };
-    let request = |access| MapDma {
+    let request = |access| MapRequest {
         iova: Iova::new(map.iova),
         bytes: map.size,
         process: argument.caller.memory(),
@@ -123,8 +123,8 @@ fn unmap_dma(container: &Container, argument: Argument<'_>) -> Result<Reply, Err
             check_size(unmap.argsz, size_of::<wire::DmaUnmap>() + size_of::<wire::Bitmap>())?;
             let bitmap: wire::Bitmap = argument.read_at(size_of::<wire::DmaUnmap>() as u64)?;
             let mut bitmap = user_bitmap(&bitmap, unmap.size, argument)?;
-            let page_bytes = bitmap.page_bytes();
-            container.unmap_dirty(iova, unmap.size, page_bytes, &mut bitmap)
+            let page_size = bitmap.page_size();
+            container.unmap_dirty(DirtyRequest { iova, bytes: unmap.size, page_size }, &mut bitmap)
         }
         flags if flags & UNMAP_VADDR != 0 => container.invalidate_vaddr(what),
         _ => container.unmap(what),
@@ -157,8 +157,9 @@ fn dirty_pages(container: &Container, argument: Argument<'_>) -> Result<Reply, E
             check_size(head.argsz, size_of::<wire::Head>() + size_of::<wire::DirtyGet>())?;
             let get: wire::DirtyGet = argument.read_at(size_of::<wire::Head>() as u64)?;
             let mut bitmap = user_bitmap(&get.bitmap, get.size, argument)?;
-            let page_bytes = bitmap.page_bytes();
-            container.dirty_pages(Iova::new(get.iova), get.size, page_bytes, &mut bitmap).map_err(refused)?;
+            let page_size = bitmap.page_size();
+            let request = DirtyRequest { iova: Iova::new(get.iova), bytes: get.size, page_size };
+            container.dirty_pages(request, &mut bitmap).map_err(refused)?;
         }
         _ => return Err(Errno::EINVAL),
     }
