@@ -21,6 +21,8 @@ const DEVICE_SET: LockClass = LockClass::new("device set", 500);
 /// A registered device.
 #[derive(Debug)]
 pub(crate) struct VfioDevice {
+    /// N of `vfioN`.
+    number: u32,
     member: Arc<Member>,
     group: Arc<VfioGroup>,
     set: Arc<DeviceSet>,
@@ -32,12 +34,17 @@ pub(crate) struct VfioDevice {
 
 impl VfioDevice {
     pub(crate) fn new(
+        number: u32,
         member: Arc<Member>,
         group: Arc<VfioGroup>,
         set: Arc<DeviceSet>,
         ops: Arc<dyn DeviceOps>,
     ) -> Self {
-        Self { member, group, set, ops, users: Arc::new(Users::new()) }
+        Self { number, member, group, set, ops, users: Arc::new(Users::new()) }
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        self.number
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {

@@ -62,6 +62,11 @@ impl DeviceFile {
         self.0.device.name()
     }
 
+    /// Returns the number N of `/dev/vfio/devices/vfioN`.
+    pub fn number(&self) -> u32 {
+        self.0.device.number()
+    }
+
     /// Binds the device to an iommufd: `VFIO_DEVICE_BIND_IOMMUFD`. Claims the device's group for the context, for this
     /// device, and opens the device. Only one file of a device can be bound, until it is closed. Waits while the device
     /// is being closed.

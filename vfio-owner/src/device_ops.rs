@@ -7,7 +7,6 @@ mod irq;
 mod region;
 mod reset;
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -44,6 +43,10 @@ pub trait DeviceOps: Send + Sync + fmt::Debug {
     fn request(&self, attempt: u32) {
         let _ = attempt;
     }
+
+    /// Resumes the device, which its user is about to use, if the user has let it enter a low-power state.
+    // V70, V95.
+    fn resume(&self) {}
 
     /// Returns the description of the device: `VFIO_DEVICE_GET_INFO`.
     fn info(&self) -> DeviceInfo {

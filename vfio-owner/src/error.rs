@@ -193,6 +193,15 @@ pub enum GetDeviceError {
         /// The name.
         device: String,
     },
+    /// The driver does not accept what follows the name.
+    // Vt6.3.
+    #[error("the driver of {device} does not accept what follows its name ({errno})")]
+    Name {
+        /// The device.
+        device: Arc<str>,
+        /// The driver's error.
+        errno: Errno,
+    },
     /// The group has no container.
     #[error("group {group} has no container")]
     NoContainer {
@@ -350,7 +359,7 @@ impl GetDeviceError {
             Self::NoIoas { .. } => Errno::ENODEV,
             #[cfg(feature = "iommufd")]
             Self::Attach(error) => error.errno(),
-            Self::Driver { errno, .. } => *errno,
+            Self::Driver { errno, .. } | Self::Name { errno, .. } => *errno,
         }
     }
 }

@@ -326,7 +326,8 @@ impl GroupFile {
         }
     }
 
-    /// Opens the device of this name: `VFIO_GROUP_GET_DEVICE_FD`. A device may be opened more than once.
+    /// Opens the device of this name: `VFIO_GROUP_GET_DEVICE_FD`. A device may be opened more than once. What follows the
+    /// name is for the driver: vfio-pci takes `"0000:01:00.0 vf_token=UUID"`.
     ///
     /// # Errors
     /// Fails if no such device is registered, the group has no container or no IOMMU, or the driver refuses. Nothing
@@ -334,9 +335,16 @@ impl GroupFile {
     // Table Vt6, V9.
     pub fn device(&self, name: &str) -> Result<OpenDevice, GetDeviceError> {
         let group = self.group();
-        let missing = || GetDeviceError::NoDevice { group: group.id(), device: name.to_string() };
-        let device = group.device(name).ok_or_else(missing)?;
-        let user = device.users().enter().ok_or_else(missing)?;
-        OpenDevice::through_group(&self.0, &device, user)
+        // Vt6.2, Vt6.3: asked with no lock held.
+        let devices = group.devices.lock().clone();
+        for device in devices {
+            let unacceptable = |errno| GetDeviceError::Name { device: device.name().clone(), errno };
+            if device.ops().matches(device.name(), name).map_err(unacceptable)?
+                && let Some(user) = device.users().enter()
+            {
+                return OpenDevice::through_group(&self.0, &device, user);
+            }
+        }
+        Err(GetDeviceError::NoDevice { group: group.id(), device: name.to_string() })
     }
 }

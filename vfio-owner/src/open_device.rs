@@ -144,6 +144,12 @@ impl OpenDevice {
         &**self.device().ops()
     }
 
+    /// The device's operations, for the user to use it.
+    fn resumed(&self) -> &dyn DeviceOps {
+        self.ops().resume();
+        self.ops()
+    }
+
     /// Returns the name of the device.
     pub fn name(&self) -> &Arc<str> {
         self.device().name()
@@ -156,12 +162,12 @@ impl OpenDevice {
 
     /// Returns the description of the device: `VFIO_DEVICE_GET_INFO`.
     pub fn info(&self) -> DeviceInfo {
-        self.ops().info()
+        self.resumed().info()
     }
 
     /// Returns the description of a region, or `None` without such a region (`EINVAL`): `VFIO_DEVICE_GET_REGION_INFO`.
     pub fn region(&self, index: RegionIndex) -> Option<RegionInfo> {
-        self.ops().region(index)
+        self.resumed().region(index)
     }
 
     /// Reads from a region. Returns how many bytes were read.
@@ -169,7 +175,7 @@ impl OpenDevice {
     /// # Errors
     /// Fails as [`DeviceOps::read`] does.
     pub fn read(&self, index: RegionIndex, offset: u64, into: &mut [u8]) -> Result<usize, RegionError> {
-        self.ops().read(index, offset, into)
+        self.resumed().read(index, offset, into)
     }
 
     /// Writes to a region. Returns how many bytes were written.
@@ -177,13 +183,13 @@ impl OpenDevice {
     /// # Errors
     /// Fails as [`DeviceOps::write`] does.
     pub fn write(&self, index: RegionIndex, offset: u64, from: &[u8]) -> Result<usize, RegionError> {
-        self.ops().write(index, offset, from)
+        self.resumed().write(index, offset, from)
     }
 
     /// Returns the description of an interrupt index, or `None` without such an index (`EINVAL`):
     /// `VFIO_DEVICE_GET_IRQ_INFO`.
     pub fn irq(&self, index: IrqIndex) -> Option<IrqInfo> {
-        self.ops().irq(index)
+        self.resumed().irq(index)
     }
 
     /// Enables, masks, unmasks or triggers interrupts: `VFIO_DEVICE_SET_IRQS`.
@@ -197,7 +203,7 @@ impl OpenDevice {
         action: IrqAction,
         source: IrqSource<'_>,
     ) -> Result<(), IrqError> {
-        self.ops().set_irqs(index, start, action, source)
+        self.resumed().set_irqs(index, start, action, source)
     }
 
     /// Resets the device: `VFIO_DEVICE_RESET`.
@@ -205,13 +211,13 @@ impl OpenDevice {
     /// # Errors
     /// Fails if the device cannot be reset alone, or its driver is being unbound.
     pub fn reset(&self) -> Result<(), ResetError> {
-        self.ops().reset()
+        self.resumed().reset()
     }
 
     /// Returns what the user can do with a feature; `None` if the device does not have it (`ENOTTY`):
     /// `VFIO_DEVICE_FEATURE`.
     pub fn feature(&self, id: FeatureId) -> Option<FeatureSupport> {
-        self.ops().feature(id)
+        self.resumed().feature(id)
     }
 
     /// Returns the data of a feature.
@@ -219,7 +225,7 @@ impl OpenDevice {
     /// # Errors
     /// Fails as [`DeviceOps::get_feature`] does.
     pub fn get_feature(&self, id: FeatureId) -> Result<Vec<u8>, FeatureError> {
-        self.ops().get_feature(id)
+        self.resumed().get_feature(id)
     }
 
     /// Sets a feature.
@@ -227,7 +233,7 @@ impl OpenDevice {
     /// # Errors
     /// Fails as [`DeviceOps::set_feature`] does.
     pub fn set_feature(&self, feature: Feature) -> Result<(), FeatureError> {
-        self.ops().set_feature(feature)
+        self.resumed().set_feature(feature)
     }
 
     /// Sets or removes a write that the device makes whenever an eventfd is signalled: `VFIO_DEVICE_IOEVENTFD`.
@@ -235,7 +241,7 @@ impl OpenDevice {
     /// # Errors
     /// Fails as [`DeviceOps::set_ioeventfd`] does.
     pub fn set_ioeventfd(&self, write: IoEventfd) -> Result<(), IoEventfdError> {
-        self.ops().set_ioeventfd(write)
+        self.resumed().set_ioeventfd(write)
     }
 }
 

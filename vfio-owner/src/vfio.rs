@@ -1,6 +1,6 @@
 //! Entry point of VFIO: registers devices, opens containers, groups and devices.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -41,6 +41,29 @@ struct Registry {
     groups: BTreeMap<GroupId, Registered>,
     /// By name, while they can be opened.
     devices: BTreeMap<Arc<str>, Arc<VfioDevice>>,
+    /// In use: those of devices included whose users are waited for.
+    numbers: BTreeSet<u32>,
+}
+
+impl Registry {
+    /// Takes the lowest number that is free.
+    fn take_number(&mut self) -> u32 {
+        let taken = self.numbers.iter().zip(0..).take_while(|(number, free)| *number == free);
+        let number = u32::try_from(taken.count()).unwrap_or(u32::MAX);
+        self.numbers.insert(number);
+        number
+    }
+}
+
+/// A registered device.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RegisteredDevice {
+    /// The number N of its file `/dev/vfio/devices/vfioN`.
+    pub number: u32,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its group.
+    pub group: GroupId,
 }
 
 /// A group with registered devices.
@@ -92,6 +115,23 @@ impl Vfio {
         Ok(DeviceFile::open(device, user))
     }
 
+    /// Returns the registered devices whose files can be opened, by name. The answer may be stale at once.
+    pub fn devices(&self) -> Vec<RegisteredDevice> {
+        let registry = self.0.registry.lock();
+        let described = |device: &Arc<VfioDevice>| RegisteredDevice {
+            number: device.number(),
+            name: device.name().clone(),
+            group: device.group().id(),
+        };
+        registry.devices.values().map(described).collect()
+    }
+
+    /// Returns the groups whose files can be opened, ascending: those with a registered device, or one whose users are
+    /// waited for. The answer may be stale at once.
+    pub fn groups(&self) -> Vec<GroupId> {
+        self.0.registry.lock().groups.keys().copied().collect()
+    }
+
     /// The group of this number, while a device of it is registered.
     pub(crate) fn group(&self, id: GroupId) -> Option<Arc<VfioGroup>> {
         self.0.registry.lock().groups.get(&id).map(|registered| registered.group.clone())
@@ -125,7 +165,8 @@ impl Vfio {
             return Err(RegisterError::NotCoherent { device: name.clone() });
         }
         let group = known.unwrap_or_else(|| Arc::new(VfioGroup::new(member.group().clone())));
-        let device = Arc::new(VfioDevice::new(member, group.clone(), self.0.sets.join(set), ops));
+        let number = registry.take_number();
+        let device = Arc::new(VfioDevice::new(number, member, group.clone(), self.0.sets.join(set), ops));
         let registered = registry.groups.entry(id);
         registered.or_insert_with(|| Registered { group: group.clone(), drivers: 0 }).drivers += 1;
         registry.devices.insert(name.clone(), device.clone());
@@ -146,6 +187,7 @@ impl Vfio {
     fn leave(&self, device: &VfioDevice) {
         let id = device.group().id();
         let mut registry = self.0.registry.lock();
+        registry.numbers.remove(&device.number());
         let Some(registered) = registry.groups.get_mut(&id) else { return };
         registered.drivers -= 1;
         if registered.drivers == 0
@@ -181,6 +223,11 @@ enum Stage {
 }
 
 impl Registration {
+    /// Returns the number N of the device's file, `/dev/vfio/devices/vfioN`: the lowest that was free.
+    pub fn number(&self) -> u32 {
+        self.device.number()
+    }
+
     /// Unregisters the device: no new users are admitted, and the present ones are asked to close it, for the
     /// `attempt`th time. Returned from [`Driver::remove`], which is called with the `attempt`; the caller waits for the
     /// users.

@@ -7,6 +7,7 @@
 mod admission;
 mod config;
 mod driver;
+mod features;
 mod interrupts;
 mod ioeventfds;
 mod model;
@@ -19,7 +20,6 @@ mod windows;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
-use core::mem;
 
 use iommu_core::device_model::pci::{ConfigSpace, PciFunction};
 use iommu_core::device_model::sync::{LockClass, Mutex, Users};
@@ -29,6 +29,7 @@ pub use self::admission::{IDS, NAME, VfioPciRefusal, admits};
 use self::config::VirtualConfig;
 pub use self::driver::VfioPciDriver;
 pub use self::interrupts::Raised;
+use self::features::{Power, Token};
 use self::interrupts::{Available, Due, Interrupts};
 use self::ioeventfds::IoEventfds;
 pub use self::model::FunctionModel;
@@ -37,9 +38,9 @@ use self::neighbours::Neighbours;
 pub use self::plain_memory::PlainMemory;
 pub use self::reset_scope::{ResetScope, reset_scope};
 use crate::device_ops::{
-    AffectedFunction, DeviceInfo, DeviceKind, DeviceOps, Feature, FeatureAccess, FeatureError, FeatureId,
-    FeatureSupport, IoEventfd, IoEventfdError, IrqAction, IrqError, IrqIndex, IrqInfo, IrqSource, LinkState, Listening,
-    NoHotReset, RegionCapability, RegionError, RegionIndex, RegionInfo, ResetError, Trigger,
+    AffectedFunction, DeviceInfo, DeviceKind, DeviceOps, Feature, FeatureError, FeatureId, FeatureSupport, IoEventfd,
+    IoEventfdError, IrqAction, IrqError, IrqIndex, IrqInfo, IrqSource, LinkState, NoHotReset, RegionError, RegionIndex,
+    RegionInfo, ResetError, Trigger,
 };
 
 const CAP_POWER: u16 = 0x01;
@@ -69,6 +70,8 @@ pub struct VfioPciDevice {
 struct State {
     config: VirtualConfig,
     binding: Binding,
+    /// What the users of its virtual functions show; nobody knows the one that is not set.
+    token: Option<Token>,
     /// While the device is open.
     session: Option<Session>,
 }
@@ -101,14 +104,6 @@ enum ResetAlone {
     Fails,
 }
 
-/// Whether the user has put the device into its low-power state.
-// V95.
-#[derive(Debug)]
-enum Power {
-    On,
-    Low,
-}
-
 impl VfioPciDevice {
     /// Creates the device of `function`, with `model` behind its regions.
     pub fn new(function: PciFunction, model: Arc<dyn FunctionModel>) -> Arc<Self> {
@@ -121,7 +116,7 @@ impl VfioPciDevice {
         model: Arc<dyn FunctionModel>,
         bridge: Option<&Arc<dyn AnyDevice>>,
     ) -> Arc<Self> {
-        let state = State { config: VirtualConfig::new(&function), binding: Binding::Bound, session: None };
+        let state = State { config: VirtualConfig::new(&function), binding: Binding::Bound, token: None, session: None };
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             irqs: Available::of(&function),
@@ -248,7 +243,7 @@ impl DeviceOps for VfioPciDevice {
         let mut state = self.state.lock();
         let interrupts = Interrupts::new(self.irqs, state.config.intx_line());
         let (ioeventfds, signalling) = (IoEventfds::default(), Arc::new(Users::new()));
-        state.session = Some(Session { interrupts, ioeventfds, power: Power::On, reset, signalling });
+        state.session = Some(Session { interrupts, ioeventfds, power: Power::default(), reset, signalling });
         Ok(())
     }
 
@@ -343,6 +338,22 @@ impl DeviceOps for VfioPciDevice {
         self.may_reset()?;
         self.power_on();
         Ok(())
+    }
+
+    fn resume(&self) {
+        self.wake();
+    }
+
+    fn feature(&self, id: FeatureId) -> Option<FeatureSupport> {
+        self.supports(id)
+    }
+
+    fn set_feature(&self, feature: Feature) -> Result<(), FeatureError> {
+        self.change_feature(feature)
+    }
+
+    fn matches(&self, device: &str, name: &str) -> Result<bool, Errno> {
+        self.is_asked_for(device, name)
     }
 
     fn affected(&self) -> Result<Vec<AffectedFunction>, NoHotReset> {

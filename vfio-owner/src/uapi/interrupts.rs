@@ -113,7 +113,8 @@ fn read_data(request: &wire::IrqSet, argument: Argument<'_>) -> Result<IrqData, 
 fn eventfd(descriptor: i32, single: bool, argument: Argument<'_>) -> Eventfd {
     match descriptor {
         0.. => argument.caller.trigger(descriptor).map_or_else(Eventfd::Invalid, Eventfd::Set),
-        ..-1 if single => Eventfd::Invalid(Errno::EINVAL),
+        -1 => Eventfd::Remove,
+        _ if single => Eventfd::Invalid(Errno::EINVAL),
         _ => Eventfd::Remove,
     }
 }
