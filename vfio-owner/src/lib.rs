@@ -39,4 +39,4 @@ pub use iommu_core;
 #[cfg(feature = "iommufd")]
 pub use iommufd_owner;
 pub use open_device::{AffectedOwner, HotResetError, HotResetInfo, HotResetProof, OpenDevice};
-pub use vfio::{RegisteredDevice, Registration, Vfio};
+pub use vfio::{DeviceNode, GroupNode, Registration, Vfio};

@@ -41,37 +41,56 @@ struct Registry {
     groups: BTreeMap<GroupId, Registered>,
     /// By name, while they can be opened.
     devices: BTreeMap<Arc<str>, Arc<VfioDevice>>,
-    /// In use: those of devices included whose users are waited for.
-    numbers: BTreeSet<u32>,
-}
-
-impl Registry {
-    /// Takes the lowest number that is free.
-    fn take_number(&mut self) -> u32 {
-        let taken = self.numbers.iter().zip(0..).take_while(|(number, free)| *number == free);
-        let number = u32::try_from(taken.count()).unwrap_or(u32::MAX);
-        self.numbers.insert(number);
-        number
-    }
-}
-
-/// A registered device.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RegisteredDevice {
-    /// The number N of its file `/dev/vfio/devices/vfioN`.
-    pub number: u32,
-    /// Its name.
-    pub name: Arc<str>,
-    /// Its group.
-    pub group: GroupId,
+    group_numbers: Numbers,
+    device_numbers: Numbers,
 }
 
 /// A group with registered devices.
 #[derive(Debug)]
 struct Registered {
     group: Arc<VfioGroup>,
+    number: u32,
     /// How many devices are registered, those included whose users are waited for.
     drivers: usize,
+}
+
+/// The numbers of files that are there. The lowest free one is given out.
+#[derive(Debug, Default)]
+struct Numbers {
+    /// Those from here on were never given out.
+    next: u32,
+    free: BTreeSet<u32>,
+}
+
+impl Numbers {
+    fn take(&mut self) -> u32 {
+        self.free.pop_first().unwrap_or_else(|| {
+            self.next += 1;
+            self.next - 1
+        })
+    }
+
+    fn give_back(&mut self, number: u32) {
+        self.free.insert(number);
+    }
+}
+
+/// The file of a group, `/dev/vfio/N` for group N.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GroupNode {
+    /// The group.
+    pub group: GroupId,
+    /// The minor number of the file, which is not the group's number.
+    pub minor: u32,
+}
+
+/// The file of a device, `/dev/vfio/devices/vfioX`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeviceNode {
+    /// The name of the device.
+    pub device: Arc<str>,
+    /// The X of its name, and the minor number of the file.
+    pub number: u32,
 }
 
 impl Vfio {
@@ -115,21 +134,18 @@ impl Vfio {
         Ok(DeviceFile::open(device, user))
     }
 
-    /// Returns the registered devices whose files can be opened, by name. The answer may be stale at once.
-    pub fn devices(&self) -> Vec<RegisteredDevice> {
+    /// Returns the files of groups that are there, by group.
+    pub fn group_nodes(&self) -> Vec<GroupNode> {
         let registry = self.0.registry.lock();
-        let described = |device: &Arc<VfioDevice>| RegisteredDevice {
-            number: device.number(),
-            name: device.name().clone(),
-            group: device.group().id(),
-        };
-        registry.devices.values().map(described).collect()
+        registry.groups.iter().map(|(&group, registered)| GroupNode { group, minor: registered.number }).collect()
     }
 
-    /// Returns the groups whose files can be opened, ascending: those with a registered device, or one whose users are
-    /// waited for. The answer may be stale at once.
-    pub fn groups(&self) -> Vec<GroupId> {
-        self.0.registry.lock().groups.keys().copied().collect()
+    /// Returns the files of devices that are there, by the name of the device. A device whose users are waited for has
+    /// none any more.
+    pub fn device_nodes(&self) -> Vec<DeviceNode> {
+        let registry = self.0.registry.lock();
+        let node = |device: &Arc<VfioDevice>| DeviceNode { device: device.name().clone(), number: device.number() };
+        registry.devices.values().map(node).collect()
     }
 
     /// The group of this number, while a device of it is registered.
@@ -165,11 +181,12 @@ impl Vfio {
             return Err(RegisterError::NotCoherent { device: name.clone() });
         }
         let group = known.unwrap_or_else(|| Arc::new(VfioGroup::new(member.group().clone())));
-        let number = registry.take_number();
+        let Registry { groups, devices, group_numbers, device_numbers } = &mut *registry;
+        let number = device_numbers.take();
         let device = Arc::new(VfioDevice::new(number, member, group.clone(), self.0.sets.join(set), ops));
-        let registered = registry.groups.entry(id);
-        registered.or_insert_with(|| Registered { group: group.clone(), drivers: 0 }).drivers += 1;
-        registry.devices.insert(name.clone(), device.clone());
+        let new = || Registered { group: group.clone(), number: group_numbers.take(), drivers: 0 };
+        groups.entry(id).or_insert_with(new).drivers += 1;
+        devices.insert(name.clone(), device.clone());
         group.add(device.clone());
         device.lock_set().enrol(&device);
         Ok(Registration { vfio: self.clone(), device, stage: Stage::Registered })
@@ -183,16 +200,17 @@ impl Vfio {
         }
     }
 
-    /// Removes the group's file with its last device.
+    /// Removes the group's file with its last device, and frees the number of the device's file.
     fn leave(&self, device: &VfioDevice) {
         let id = device.group().id();
         let mut registry = self.0.registry.lock();
-        registry.numbers.remove(&device.number());
+        registry.device_numbers.give_back(device.number());
         let Some(registered) = registry.groups.get_mut(&id) else { return };
         registered.drivers -= 1;
         if registered.drivers == 0
             && let Some(last) = registry.groups.remove(&id)
         {
+            registry.group_numbers.give_back(last.number);
             last.group.close_down();
         }
     }
@@ -260,6 +278,7 @@ impl Registration {
     fn leave(&mut self) {
         if self.stage == Stage::Closed {
             self.stage = Stage::Left;
+            // V88: reset with the others until it has left.
             self.device.lock_set().dismiss(&self.device);
             self.vfio.leave(&self.device);
         }

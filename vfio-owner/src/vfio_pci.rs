@@ -28,8 +28,8 @@ use iommu_core::device_model::{AnyDevice, Errno};
 pub use self::admission::{IDS, NAME, VfioPciRefusal, admits};
 use self::config::VirtualConfig;
 pub use self::driver::VfioPciDriver;
-pub use self::interrupts::Raised;
 use self::features::{Power, Token};
+pub use self::interrupts::Raised;
 use self::interrupts::{Available, Due, Interrupts};
 use self::ioeventfds::IoEventfds;
 pub use self::model::FunctionModel;
@@ -116,7 +116,8 @@ impl VfioPciDevice {
         model: Arc<dyn FunctionModel>,
         bridge: Option<&Arc<dyn AnyDevice>>,
     ) -> Arc<Self> {
-        let state = State { config: VirtualConfig::new(&function), binding: Binding::Bound, token: None, session: None };
+        let state =
+            State { config: VirtualConfig::new(&function), binding: Binding::Bound, token: None, session: None };
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             irqs: Available::of(&function),

@@ -11,8 +11,8 @@ use super::attach::{Coherency, SharedDomain};
 use super::mapping::Mapping;
 use super::{Type1Config, reach};
 use crate::backend::{
-    ContainerIommu, DirtyRequest, DirtySink, DirtyTracking, Extension, IommuInfo, MAX_BITMAP_BYTES, MapRequest, Migration,
-    Unmap,
+    ContainerIommu, DirtyRequest, DirtySink, DirtyTracking, Extension, IommuInfo, MAX_BITMAP_BYTES, MapRequest,
+    Migration, Unmap,
 };
 use crate::error::{AttachGroupError, DirtyError, MapDmaError, UnmapDmaError};
 use iommu_core::device_model::Errno;

@@ -119,7 +119,8 @@ fn parse_uuid(text: &str) -> Option<Token> {
     let mut token = Token::default();
     let groups = [8, 4, 4, 4, 12];
     let parts = text.split('-');
-    let fits = parts.clone().map(str::len).eq(groups) && text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit());
+    let fits =
+        parts.clone().map(str::len).eq(groups) && text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit());
     if !fits {
         return None;
     }
