@@ -9,8 +9,10 @@ use iommu_core::device_model::pci::{Bar, BarKind, Bars, ConfigSpace, HeaderLayou
 use iommu_core::device_model::{AnyDevice, Device};
 
 use super::super::machine::{Machine, Pci};
+use super::Shared;
 use super::attribute::number;
 use super::error::AttributeError;
+use super::settings::Switch;
 use crate::device_ops::DeviceOps;
 use crate::vfio_pci::NAME as VFIO_PCI;
 
@@ -65,14 +67,10 @@ pub(super) fn fixed(function: &PciFunction, above: Option<&PciFunction>) -> Vec<
         ("irq", format!("{}\n", irq.unwrap_or(0))),
         ("resource", resource(function)),
         ("ari_enabled", format!("{}\n", u8::from(above.is_some_and(|above| forwards_ari(&above.config))))),
-        ("numa_node", "-1\n".into()),
         ("local_cpus", "1\n".into()),
         ("local_cpulist", "0\n".into()),
         ("dma_mask_bits", "32\n".into()),
         ("consistent_dma_mask_bits", "32\n".into()),
-        ("broken_parity_status", "0\n".into()),
-        ("msi_bus", "1\n".into()),
-        ("d3cold_allowed", "0\n".into()),
     ];
     if let (Some(secondary), Some(subordinate)) = (config.secondary_bus(), config.subordinate_bus()) {
         texts.push(("secondary_bus_number", format!("{secondary}\n")));
@@ -120,12 +118,12 @@ fn capability(config: &ConfigSpace, id: u16) -> Option<u16> {
 fn resource(function: &PciFunction) -> String {
     const VIRTUAL_FUNCTIONS: usize = 6;
     let line = |first: u64, last: u64, flags: u64| format!("{first:#018x} {last:#018x} {flags:#018x}\n");
-    let of = |bar: Option<Bar>, more: u64| match bar {
-        Some(bar) => line(bar.address(), bar.address().saturating_add(bar.size() - 1), flags(bar.kind()) | more),
+    let of = |bar: Option<Bar>, flags: fn(Bar) -> u64| match bar {
+        Some(bar) => line(bar.address(), bar.address().saturating_add(bar.size() - 1), flags(bar)),
         None => line(0, 0, 0),
     };
-    let mut text: String = (0..Bars::SLOTS).map(|slot| of(function.bars.get(slot), 0)).collect();
-    text += &of(function.bars.rom(), ROM_FLAGS);
+    let mut text: String = (0..Bars::SLOTS).map(|slot| of(function.bars.get(slot), window_flags)).collect();
+    text += &of(function.bars.rom(), rom_flags);
     text += &line(0, 0, 0).repeat(VIRTUAL_FUNCTIONS);
     if function.config.layout() == Some(HeaderLayout::Bridge) {
         for window in windows(&function.config) {
@@ -142,16 +140,25 @@ const PREFETCHABLE: u64 = 0x2000;
 const READ_ONLY: u64 = 0x4000;
 const ALIGNED_TO_SIZE: u64 = 0x4_0000;
 const WIDE: u64 = 0x10_0000;
-const ROM_FLAGS: u64 = PREFETCHABLE | READ_ONLY;
+/// Where firmware leaves its copy of the ROM of the display that it used.
+const DISPLAY_ROM: u64 = 0xc_0000;
+const FIXED_COPY: u64 = 0x12;
 
-fn flags(kind: BarKind) -> u64 {
+fn window_flags(bar: Bar) -> u64 {
     let prefetch = |prefetchable| if prefetchable { PREFETCHABLE | 0b1000 } else { 0 };
     ALIGNED_TO_SIZE
-        | match kind {
+        | match bar.kind() {
             BarKind::Io => IO | 0b1,
             BarKind::Memory32 { prefetchable } => MEMORY | prefetch(prefetchable),
             BarKind::Memory64 { prefetchable } => MEMORY | WIDE | 0b100 | prefetch(prefetchable),
         }
+}
+
+fn rom_flags(rom: Bar) -> u64 {
+    if rom.address() == DISPLAY_ROM {
+        return MEMORY | FIXED_COPY;
+    }
+    MEMORY | PREFETCHABLE | READ_ONLY | ALIGNED_TO_SIZE
 }
 
 /// The windows of a bridge: ports, memory, prefetchable memory, and one that no PCI bridge has.
@@ -207,15 +214,16 @@ fn is_open(machine: &Machine, dev: &dyn AnyDevice) -> bool {
     machine.vfio_pci().device(dev.name()).is_some_and(|device| device.is_open())
 }
 
-pub(super) fn enable(machine: &Machine, dev: &Device<Pci>, text: &str) -> Result<(), AttributeError> {
-    let wanted = number(text)?;
+/// Whether a write to `enable` enables.
+pub(super) fn enable(vfs: &Shared, dev: &Device<Pci>, text: &str) -> Result<bool, AttributeError> {
+    let wanted = number(text)? != 0;
     if let Some(driver) = dev.driver_hint() {
         return Err(AttributeError::HasDriver { device: dev.name().clone(), driver });
     }
-    if wanted == 0 && !is_enabled(machine, dev) {
+    if !wanted && !vfs.settings.is_on(dev.id(), Switch::Enabled) && !is_enabled(&vfs.machine, dev) {
         return Err(AttributeError::NotEnabled { device: dev.name().clone() });
     }
-    Ok(())
+    Ok(wanted)
 }
 
 /// Whether vfio-pci lets the function sleep, since nobody has it open.
