@@ -9,10 +9,10 @@
 //! ```
 //! use std::sync::Arc;
 //!
-//! use iommufd_owner::iommu_core::software::{LockedPages, Memory, Process, SoftIommu};
-//! use iommufd_owner::iommu_core::{Access, UserAddr, UserMemory};
+//! use iommufd_owner::iommu_core::software::{LockedPages, Memory, Process};
+//! use iommufd_owner::iommu_core::{Access, UserMemory};
 //! use iommufd_owner::uapi::{Caller, Capability, Reply, ioctl};
-//! # use iommufd_owner::Context;
+//! # use iommufd_owner::{Context, iommu_core::{IommuSubsystem, hardware::Endpoint}};
 //!
 //! struct Task(Arc<dyn UserMemory>);
 //!
@@ -28,7 +28,8 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let memory = Memory::new();
-//! # let context = Context::new("vmm", memory.right());
+//! # let (_, right) = IommuSubsystem::builder(|_: &Endpoint| None).build();
+//! # let context = Context::new("vmm", &right);
 //! let process = Process::new(&memory, LockedPages::unlimited());
 //! let structure = process.allocate(4096, Access::ReadWrite).ok_or("no memory")?;
 //! let vmm = Task(process.clone());
