@@ -26,7 +26,7 @@ use iommu_core::device_model::sync::{LockClass, Mutex, Users};
 use iommu_core::device_model::{AnyDevice, Errno};
 
 pub use self::admission::{IDS, NAME, VfioPciRefusal, admits};
-use self::config::VirtualConfig;
+use self::config::{Effect, VirtualConfig};
 pub use self::driver::VfioPciDriver;
 use self::features::{Power, Token};
 pub use self::interrupts::Raised;
@@ -302,15 +302,20 @@ impl DeviceOps for VfioPciDevice {
         if index != RegionIndex::CONFIG {
             return self.write_window(index, offset, from);
         }
-        self.change(|state| {
+        let effect = self.change(|state| {
             if let Err(error) = state.config.may_access(offset, from.len()) {
                 return (Err(error), Due::default());
             }
-            state.config.write(whole(offset), from);
-            let line = state.config.intx_line();
-            let due = state.session.as_mut().map(|session| session.interrupts.set_line(line));
-            (Ok(from.len()), due.unwrap_or_default())
-        })
+            let Some(session) = &mut state.session else {
+                return (Ok(state.config.write(whole(offset), from, 0)), Due::default());
+            };
+            let effect = state.config.write(whole(offset), from, session.interrupts.msi_vectors());
+            (Ok(effect), session.interrupts.set_line(state.config.intx_line()))
+        })?;
+        if effect == Effect::FunctionReset && resets_by_itself(&self.function.config) {
+            self.power_on();
+        }
+        Ok(from.len())
     }
 
     fn irq(&self, index: IrqIndex) -> Option<IrqInfo> {
@@ -392,13 +397,22 @@ fn capability(config: &ConfigSpace, id: u16) -> Option<u16> {
     config.capabilities().find(|found| found.id == id).map(|found| found.offset)
 }
 
-/// Whether the function can be reset without its neighbours: by a function-level reset (PCI Express, or Advanced
-/// Features), or because it loses its state on the transition from D3hot to D0.
+/// Whether the function can be reset without its neighbours: by a function-level reset, or because it loses its state on
+/// the transition from D3hot to D0.
+// V87.
 fn is_resettable(config: &ConfigSpace) -> bool {
-    let register = |id, at: u16| config.read_u32(capability(config, id)?.checked_add(at)?);
-    let own_reset = register(CAP_EXPRESS, 4).is_some_and(|capabilities| capabilities & 1 << 28 != 0)
-        || register(CAP_ADVANCED_FEATURES, 0).is_some_and(|header| header >> 24 & 0b11 == 0b11);
-    own_reset || register(CAP_POWER, 4).is_some_and(|control| control & 1 << 3 == 0)
+    resets_by_itself(config) || register(config, CAP_POWER, 4).is_some_and(|control| control & 1 << 3 == 0)
+}
+
+/// Whether the function has a function-level reset, of PCI Express or of Advanced Features.
+fn resets_by_itself(config: &ConfigSpace) -> bool {
+    register(config, CAP_EXPRESS, 4).is_some_and(|capabilities| capabilities & 1 << 28 != 0)
+        || register(config, CAP_ADVANCED_FEATURES, 0).is_some_and(|header| header >> 24 & 0b11 == 0b11)
+}
+
+/// A register of a capability.
+fn register(config: &ConfigSpace, id: u16, at: u16) -> Option<u32> {
+    config.read_u32(capability(config, id)?.checked_add(at)?)
 }
 
 #[cfg(test)]
