@@ -39,7 +39,7 @@ pub use self::attribute::Attribute;
 pub use self::char_device::{CharDevice, CharFile};
 pub use self::error::{AttributeError, OpenError};
 pub use self::later::{Later, Written};
-pub use self::open::{Absent, Access, File, OpenAttribute, Opened, Opening, Rights};
+pub use self::open::{Absent, Access, OpenAttribute, Opened, Opening, Rights};
 use self::settings::Settings;
 use self::structure::{Outline, Structure, Survey};
 pub use self::tree::{Change, Directory, Found, HostEntries, LastLink, Node, Tree, WalkError};

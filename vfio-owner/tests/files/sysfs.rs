@@ -1,5 +1,8 @@
 //! What scripts write, and what they get back.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use vfio_owner::iommu_core::device_model::Errno;
 use vfio_owner::testbed::vfs::{Absent, Access, Opened, Opening, Rights, Written};
 use vfio_owner::testbed::{pc, workstation};
@@ -210,8 +213,13 @@ fn an_unbind_waits_for_the_user_and_a_bind_behind_it() {
     assert_eq!(files.list("/dev/vfio").len(), 2, "the group's file is there, that of the device is not");
     assert_eq!(files.list(&device(NIC, "")).iter().filter(|name| *name == "vfio-dev").count(), 0);
     let bind = files.waiting(&driver("e1000e", "bind"), NIC);
+    let due = Arc::new(AtomicBool::new(false));
+    let tell = due.clone();
+    unbind.when_due(move || tell.store(true, Ordering::SeqCst));
     let Ok(Written::Later(unbind)) = unbind.try_finish() else { panic!("the user is still there") };
+    assert!(!due.load(Ordering::SeqCst));
     drop(file);
+    assert!(due.load(Ordering::SeqCst));
     assert!(matches!(unbind.try_finish(), Ok(Written::Bytes(12))));
     assert!(matches!(bind.wait(), Ok(12)));
     assert_eq!(driver_of(&files, NIC).as_deref(), Some("e1000e"));

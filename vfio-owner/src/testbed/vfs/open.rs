@@ -13,7 +13,7 @@ use super::error::{AttributeError, OpenError};
 use super::later::Written;
 use super::tree::{LastLink, Node, WalkError};
 use super::{Shared, Vfs};
-use crate::{Container, DeviceFile, GroupFile};
+use crate::uapi::File;
 
 /// What a file is opened for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,20 +87,6 @@ pub enum Opened {
     Attribute(OpenAttribute),
     /// A character device.
     File(File),
-}
-
-/// A file of VFIO or iommufd.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum File {
-    /// `/dev/vfio/vfio`.
-    Container(Container),
-    /// `/dev/vfio/N`.
-    Group(GroupFile),
-    /// `/dev/vfio/devices/vfioX`.
-    Device(DeviceFile),
-    /// `/dev/iommu`.
-    Iommufd(iommufd_owner::Context),
 }
 
 impl Vfs {
@@ -177,7 +163,7 @@ fn open_device(machine: &Machine, file: &CharFile, name: &str) -> Result<File, O
         CharFile::Container => File::Container(machine.vfio().open_container()),
         CharFile::Iommufd => File::Iommufd(machine.open_iommufd(name)),
         CharFile::Group(group) => File::Group(machine.vfio().open_group(*group)?),
-        CharFile::Device(device) => File::Device(machine.vfio().open_device(device)?),
+        CharFile::Device(device) => File::DeviceFile(machine.vfio().open_device(device)?),
     })
 }
 
