@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::language::{Action, Call, Dirty, Field, Handle, Open, ProcessStep, Run, Step, VfioIoas};
+use crate::language::{Action, Call, Field, Handle, Open, ProcessStep, Step};
 use crate::system::{Access, Fd, System};
 use names::{Name, Names};
 use structure::{Called, Structure};

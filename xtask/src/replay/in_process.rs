@@ -249,7 +249,7 @@ impl System for InProcess {
     fn read_link(&mut self, path: &str) -> Result<String, Errno> {
         let tree = self.vfs.tree();
         match tree.find(path, LastLink::Keep).map_err(|error| errno(error.errno()))?.node {
-            Node::Link { target } => Ok(target.clone()),
+            Node::Link { target } => Ok(target.to_string()),
             _ => Err(Errno::EINVAL),
         }
     }
