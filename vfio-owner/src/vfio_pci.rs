@@ -169,12 +169,12 @@ impl VfioPciDevice {
             let unmask = move |interrupts: &mut Interrupts| interrupts.unmask_by(&heard);
             let listening = event.listen(move || {
                 if let Some(me) = me.upgrade() {
-                    me.with_interrupts(&unmask);
+                    me.with_interrupts(&mut |interrupts| unmask(interrupts));
                 }
             });
             if let Some(listening) = listening {
                 let mut listening = Some(listening);
-                self.with_interrupts(|interrupts| match listening.take() {
+                self.with_interrupts(&mut |interrupts| match listening.take() {
                     Some(listening) => interrupts.listens(&token, listening),
                     None => Due::default(),
                 });
@@ -186,7 +186,7 @@ impl VfioPciDevice {
     }
 
     /// Changes the interrupts while the device is open.
-    fn with_interrupts(&self, change: impl FnOnce(&mut Interrupts) -> Due) {
+    fn with_interrupts(&self, change: &mut dyn FnMut(&mut Interrupts) -> Due) {
         self.change(|state| {
             ((), state.session.as_mut().map(|session| change(&mut session.interrupts)).unwrap_or_default())
         });

@@ -133,10 +133,10 @@ impl Attribute {
             Content::DriverOverride => device_text::driver_override(&*device()?),
             Content::Enable => {
                 let dev = device()?;
-                let enabled = vfs.settings.is_on(dev.id(), Switch::Enabled) || device_text::is_enabled(machine, &*dev);
+                let enabled = vfs.settings.is_on(&dev, Switch::Enabled) || device_text::is_enabled(machine, &*dev);
                 format!("{}\n", u8::from(enabled))
             }
-            Content::Switch(switch) => switch.text(vfs.settings.is_on(device()?.id(), *switch)).into(),
+            Content::Switch(switch) => switch.text(vfs.settings.is_on(&*device()?, *switch)).into(),
             Content::NumaNode => {
                 self.owner.check(machine)?;
                 "-1\n".into()

@@ -220,7 +220,7 @@ pub(super) fn enable(vfs: &Shared, dev: &Device<Pci>, text: &str) -> Result<bool
     if let Some(driver) = dev.driver_hint() {
         return Err(AttributeError::HasDriver { device: dev.name().clone(), driver });
     }
-    if !wanted && !vfs.settings.is_on(dev.id(), Switch::Enabled) && !is_enabled(&vfs.machine, dev) {
+    if !wanted && !vfs.settings.is_on(dev, Switch::Enabled) && !is_enabled(&vfs.machine, dev) {
         return Err(AttributeError::NotEnabled { device: dev.name().clone() });
     }
     Ok(wanted)
@@ -246,24 +246,30 @@ pub(super) fn runtime_status(machine: &Machine, dev: &Device<Pci>) -> &'static s
     if sleeps(machine, dev) { "suspended\n" } else { "active\n" }
 }
 
-/// The ways in which the function can be reset alone, the best first.
-pub(super) fn reset_methods(config: &ConfigSpace) -> Vec<&'static str> {
+/// The ways in which the function can be reset alone, the best first. Whether a reset of the bus is one was found out when
+/// it came, with those that came later not there yet.
+// V87.
+pub(super) fn reset_methods(dev: &Device<Pci>) -> Vec<&'static str> {
+    let config = &dev.description().config;
     let register = |id, at: u16| config.read_u32(capability(config, id)?.checked_add(at)?);
     let flr = register(CAP_EXPRESS, 4).is_some_and(|capabilities| capabilities & 1 << 28 != 0);
     let af_flr = register(CAP_ADVANCED_FEATURES, 0).is_some_and(|header| header >> 24 & 0b11 == 0b11);
     let pm = register(CAP_POWER, 4).is_some_and(|control| control & 1 << 3 == 0);
-    let methods = [(flr, "flr"), (af_flr, "af_flr"), (pm, "pm")];
+    let oldest = dev.parent().and_then(|bridge| bridge.children().first().map(|child| child.id()));
+    let methods = [(flr, "flr"), (af_flr, "af_flr"), (pm, "pm"), (oldest == Some(dev.id()), BUS_RESET)];
     methods.into_iter().filter_map(|(has, name)| has.then_some(name)).collect()
 }
 
+const BUS_RESET: &str = "bus";
+
 pub(super) fn reset_method(dev: &Device<Pci>) -> String {
-    format!("{}\n", reset_methods(&dev.description().config).join(" "))
+    format!("{}\n", reset_methods(dev).join(" "))
 }
 
 /// Only what is there already can be chosen: other orders, and none, are not simulated.
 pub(super) fn set_reset_method(dev: &Device<Pci>, text: &str) -> Result<(), AttributeError> {
     let text = text.trim();
-    let known = reset_methods(&dev.description().config);
+    let known = reset_methods(dev);
     if text == "default" || (!text.is_empty() && text.split_whitespace().all(|name| known.contains(&name))) {
         return Ok(());
     }
@@ -274,7 +280,8 @@ pub(super) fn reset(machine: &Machine, dev: &Device<Pci>, text: &str) -> Result<
     if number(text)? != 1 {
         return Err(AttributeError::Malformed { text: text.into(), expected: "1" });
     }
-    if reset_methods(&dev.description().config).is_empty() {
+    let alone = || dev.parent().is_some_and(|bridge| bridge.children().len() == 1);
+    if !reset_methods(dev).iter().any(|&method| method != BUS_RESET || alone()) {
         return Err(AttributeError::NotResettable { device: dev.name().clone() });
     }
     if let Some(served) = machine.vfio_pci().device(dev.name()) {

@@ -10,7 +10,7 @@ use iommu_core::device_model::pci::{BarKind, HeaderLayout, PciAddress};
 
 use super::attribute::{Attribute, Content, Owner};
 use super::char_device::CharDevice;
-use super::device_text::{fixed, reset_methods};
+use super::device_text::fixed;
 use super::settings::Switch;
 use super::structure::{PciDevice, Structure};
 use super::tree::{Directory, HostEntries, Node, Planting};
@@ -167,7 +167,7 @@ fn device(planting: &mut Planting, dev: &PciDevice, above: Option<&PciDevice>) {
         ("rescan", Content::Rescan),
         ("uevent", Content::Uevent("".into())),
     ];
-    if !reset_methods(&function.config).is_empty() {
+    if !dev.reset_methods.is_empty() {
         files.push(("reset", Content::Reset));
         files.push(("reset_method", Content::ResetMethod));
     }

@@ -9,6 +9,7 @@ use iommu_core::device_model::{Device, DeviceId};
 use super::super::machine::{Machine, Pci};
 use super::attribute::is_set;
 use super::error::AttributeError;
+use crate::vfio_pci::NAME as VFIO_PCI;
 
 /// The settings of all devices. Both locks are leaf locks.
 #[derive(Debug, Default)]
@@ -31,8 +32,14 @@ pub(super) enum Switch {
 }
 
 impl Switch {
-    const fn at_first(self) -> bool {
-        matches!(self, Self::ColdSleep | Self::MessageInterrupts)
+    /// What it is while nobody has set it. vfio-pci lets devices sleep.
+    // V105.
+    fn at_first(self, dev: &Device<Pci>) -> bool {
+        match self {
+            Self::RuntimePower => dev.driver_hint().as_deref() == Some(VFIO_PCI),
+            Self::ColdSleep | Self::MessageInterrupts => true,
+            Self::Enabled | Self::BrokenParity => false,
+        }
     }
 
     pub(super) const fn text(self, on: bool) -> &'static str {
@@ -61,8 +68,9 @@ impl Switch {
 const WRITABLE: [(usize, u8); 5] = [(0x04, 0x47), (0x05, 0x05), (0x0c, 0xff), (0x0d, 0xff), (0x3c, 0xff)];
 
 impl Settings {
-    pub(super) fn is_on(&self, dev: DeviceId, switch: Switch) -> bool {
-        self.switches.lock().get(&(dev, switch)).copied().unwrap_or(switch.at_first())
+    pub(super) fn is_on(&self, dev: &Device<Pci>, switch: Switch) -> bool {
+        let set = self.switches.lock().get(&(dev.id(), switch)).copied();
+        set.unwrap_or_else(|| switch.at_first(dev))
     }
 
     pub(super) fn set(&self, machine: &Machine, dev: DeviceId, switch: Switch, on: bool) {

@@ -11,6 +11,7 @@ use iommu_core::device_model::{Device, DeviceId};
 use iommu_core::{GroupId, Member};
 
 use super::super::machine::{Machine, Pci};
+use super::device_text::reset_methods;
 use crate::{DeviceNode, GroupNode};
 
 /// A look at the lists of a machine. While it is the same, so are its files.
@@ -101,6 +102,7 @@ pub(super) struct PciDevice {
     pub(super) iommu: Option<Arc<str>>,
     /// The X of `vfioX`.
     pub(super) vfio: Option<u32>,
+    pub(super) reset_methods: Vec<&'static str>,
 }
 
 impl Structure {
@@ -126,6 +128,7 @@ impl Structure {
                 group: member.as_ref().map(|member| member.group().id()),
                 iommu: member.as_ref().and_then(|member| member.iommu()).map(|iommu| iommu.name().into()),
                 vfio: numbers.get(name).copied(),
+                reset_methods: reset_methods(&dev),
             });
         }
         let groups: BTreeSet<GroupId> = devices.iter().filter_map(|dev| dev.group).collect();
