@@ -178,6 +178,7 @@ struct Layout {
     buses: BTreeMap<(u32, u8), String>,
     windows: Windows,
     disks: u32,
+    files: u32,
     shows_proc: bool,
     mounts: String,
     swaps: String,
@@ -210,7 +211,7 @@ impl Layout {
         for bus in buses.into_iter().flatten() {
             self.buses.insert((address.domain(), bus), path.clone());
         }
-        self.link(&child(DEVICES, address), &path);
+        self.link(&child(DEVICES, &address), &path);
         self.tree.insert(&child(&path, "driver_override"), "(null)\n");
         self.bind(address, &path, driver)?;
         self.join(address, &path, group)?;
@@ -231,7 +232,7 @@ impl Layout {
         }
         let directory = child(DRIVERS, driver_name(driver)?);
         self.link(&child(path, "driver"), &directory);
-        self.link(&child(&directory, address), path);
+        self.link(&child(&directory, &address), path);
         Ok(())
     }
 
@@ -240,9 +241,9 @@ impl Layout {
             return Ok(());
         }
         let number: u32 = group.parse().map_err(|_| LayoutErrorReason::Group(group.to_owned()))?;
-        let directory = child(GROUPS, number);
+        let directory = child(GROUPS, &number);
         self.link(&child(path, "iommu_group"), &directory);
-        self.link(&child(&child(&directory, "devices"), address), path);
+        self.link(&child(&child(&directory, "devices"), &address), path);
         self.tree.insert(&child(&directory, "type"), "DMA-FQ\n");
         let regions = "0x00000000fee00000 0x00000000feefffff msi\n";
         self.tree.insert(&child(&directory, "reserved_regions"), regions);
@@ -281,7 +282,8 @@ impl Layout {
                     let slot = name.trim_start_matches("bar").parse().map_err(|_| bad())?;
                     bars.insert(slot, self.windows.place(value).ok_or_else(bad)?).map_err(|_| bad())?;
                 }
-                _ => self.word(&path, group, name, value).ok_or_else(bad)??,
+                "vf" => self.virtual_function(&path, value)?,
+                _ => self.word(&path, group, name, value).ok_or_else(bad)?,
             }
         }
         if let Some((_, bad)) = table.filter(|(bar, _)| bars.get((*bar).into()).is_none()) {
@@ -294,20 +296,20 @@ impl Layout {
     }
 
     /// A word about a device that says nothing of its configuration space; `None` if it is not known.
-    fn word(&mut self, path: &str, group: &str, name: &str, value: &str) -> Option<Result<(), LayoutErrorReason>> {
+    fn word(&mut self, path: &str, group: &str, name: &str, value: &str) -> Option<()> {
         match name {
-            "vf" => return Some(self.virtual_function(path, value)),
             "direct" => {
                 let region = "0x000000007a000000 0x000000007fffffff direct\n";
                 self.tree.insert(&format!("{GROUPS}/{group}/reserved_regions"), region);
             }
             "on" => {
                 let (disk, disks) = (self.disk(path), self.disks);
-                self.mounts.push_str(&format!("{disks} 1 8:{disks} / {value} rw - ext4 /dev/{disk} rw\n"));
+                // A string takes all that is written, here and below.
+                let _ = writeln!(self.mounts, "{disks} 1 8:{disks} / {value} rw - ext4 /dev/{disk} rw");
             }
             "swap" => {
                 let disk = self.disk(path);
-                self.swaps.push_str(&format!("/dev/{disk} partition 1 0 -2\n"));
+                let _ = writeln!(self.swaps, "/dev/{disk} partition 1 0 -2");
             }
             "route" => {
                 self.link("class/net/eth0", &child(path, "net/eth0"));
@@ -321,10 +323,14 @@ impl Layout {
             "override" => {
                 self.tree.insert(&child(path, "driver_override"), format!("{value}\n"));
             }
-            "file" => drop(self.tree.insert(&child(path, "vfio-dev/vfio0/dev"), "511:0\n")),
+            "file" => {
+                let number = self.files;
+                self.tree.insert(&format!("{path}/vfio-dev/vfio{number}/dev"), format!("511:{number}\n"));
+                self.files += 1;
+            }
             _ => return None,
         }
-        Some(Ok(()))
+        Some(())
     }
 
     fn virtual_function(&mut self, path: &str, of: &str) -> Result<(), LayoutErrorReason> {
@@ -345,8 +351,9 @@ impl Layout {
 
     fn finish(mut self) -> MemoryTree {
         let slot = |address: &PciAddress| (address.domain(), address.bus(), address.slot());
-        let slots: Vec<_> = self.devices.keys().map(slot).collect();
-        let shared: BTreeSet<_> = slots.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+        let slots = self.devices.keys().map(slot);
+        let neighbours = slots.clone().zip(slots.skip(1));
+        let shared: BTreeSet<_> = neighbours.filter(|(one, next)| one == next).map(|(slot, _)| slot).collect();
         for (address, Device { path, config }) in self.devices {
             let config = if shared.contains(&slot(&address)) { config.multifunction() } else { config }.build();
             let class = format!("{:#08x}\n", config.class().unwrap_or_default());
@@ -362,7 +369,7 @@ impl Layout {
     }
 }
 
-fn child(directory: &str, name: impl ToString) -> String {
+fn child(directory: &str, name: &(impl ToString + ?Sized)) -> String {
     super::tree::child(directory, &name.to_string())
 }
 
@@ -458,10 +465,8 @@ fn size(text: &str) -> Option<u64> {
 fn resource(bars: &Bars) -> String {
     let windows = (0..Bars::SLOTS).map(|slot| bars.get(slot)).chain([bars.rom()]);
     windows.fold(String::new(), |mut text, bar| {
-        let (first, last, flags) = bar.map_or((0, 0, 0), |bar| {
-            (bar.address(), bar.address() + (bar.size() - 1), flags(bar.kind()))
-        });
-        // A string takes all that is written.
+        let (first, last, flags) =
+            bar.map_or((0, 0, 0), |bar| (bar.address(), bar.address() + (bar.size() - 1), flags(bar.kind())));
         let _ = writeln!(text, "0x{first:016x} 0x{last:016x} 0x{flags:016x}");
         text
     })

@@ -175,7 +175,7 @@ impl ConfigBuilder {
             let vectors = vectors.clamp(1, 2048);
             config.write(offset + 2, &(vectors - 1).to_le_bytes());
             config.write(offset + 4, &u32::from(bar & 7).to_le_bytes());
-            config.write(offset + 8, &(u32::from(vectors) * 16 | u32::from(bar & 7)).to_le_bytes());
+            config.write(offset + 8, &((u32::from(vectors) * 16) | u32::from(bar & 7)).to_le_bytes());
         }
     }
 }

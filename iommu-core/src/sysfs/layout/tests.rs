@@ -46,9 +46,10 @@ fn a_device_is_below_the_bridge_to_its_bus() {
 
 #[test]
 fn windows_and_interrupts_are_those_that_are_named() {
-    let snapshot =
-        Snapshot::from_layout("00:02.0 nic - - bar0=16K bar1=io:32 bar2=64:1G bar4=64:4G rom=64K msi=4 msix=5@0 intx flr")
-            .unwrap();
+    let snapshot = Snapshot::from_layout(
+        "00:02.0 nic - - bar0=16K bar1=io:32 bar2=64:1G bar4=64:4G rom=64K msi=4 msix=5@0 intx flr",
+    )
+    .unwrap();
     let function = &snapshot.devices[0].function;
     let sizes: Vec<_> = function.bars.iter().map(|(slot, bar)| (slot, bar.size(), bar.kind())).collect();
     let wide = BarKind::Memory64 { prefetchable: true };
