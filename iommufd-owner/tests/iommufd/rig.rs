@@ -10,7 +10,7 @@ use iommu_core::hardware::HardwareError;
 use iommu_core::software::{
     LockedPages, Memory, NumberedMemory, Process, SimulatedDevice, SoftIommuConfig, Testbed, left_behind,
 };
-use iommu_core::user_memory::{Account, BadAddress, OverLimit, PinnedRun};
+use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use iommu_core::{Access, IommuSubsystem, Iova, Member, PhysAddr, UserAddr, UserMemory};
 use iommufd_owner::{Context, MapRequest, ObjectId, Place};
 
@@ -76,9 +76,9 @@ impl Rig {
     }
 
     /// A request for `pages` pages of memory from page `from` on.
-    pub(crate) fn request(&self, place: Place, pages: u64, from: u64) -> MapRequest {
+    pub(crate) fn request(&self, place: Place, pages: u64, from: u64) -> MapRequest<Place> {
         MapRequest {
-            place,
+            iova: place,
             bytes: pages * PAGE_SIZE,
             process: self.user.clone(),
             addr: self.numbered.page(from).unwrap(),
@@ -196,8 +196,12 @@ impl UserMemory for Watched {
         self.user.write(at, from)
     }
 
-    fn charge(&self, account: Account, pages: u64) -> Result<(), OverLimit> {
-        self.user.charge(account, pages)
+    fn limit(&self) -> Limit {
+        self.user.limit()
+    }
+
+    fn charge(&self, account: Account, limit: Limit, pages: u64) -> Result<(), OverLimit> {
+        self.user.charge(account, limit, pages)
     }
 
     fn uncharge(&self, account: Account, pages: u64) {
