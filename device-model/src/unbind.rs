@@ -261,7 +261,7 @@ impl<B: Bus> Device<B> {
 }
 
 /// The device lock, once no driver is half-way out; else the users that it waits for.
-fn settle<B: Bus>(dev: &Arc<Device<B>>) -> Result<DeviceGuard<'_, B>, Arc<Users>> {
+pub(crate) fn settle<B: Bus>(dev: &Arc<Device<B>>) -> Result<DeviceGuard<'_, B>, Arc<Users>> {
     let mut guard = dev.raw_lock();
     if let Binding::Leaving(_, Leaving { users, .. }) = &guard.state().binding {
         if users.inside() > 0 {

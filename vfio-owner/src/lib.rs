@@ -37,4 +37,4 @@ pub use iommu_core;
 #[cfg(feature = "iommufd")]
 pub use iommufd_owner;
 pub use open_device::OpenDevice;
-pub use vfio::{Registration, Vfio};
+pub use vfio::{DeviceNode, GroupNode, Registration, Vfio};

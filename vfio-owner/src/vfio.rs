@@ -1,6 +1,6 @@
 //! Entry point of VFIO: registers devices, opens containers, groups and devices.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -40,15 +40,64 @@ struct Shared {
 struct Registry {
     groups: BTreeMap<GroupId, Registered>,
     /// By name, while they can be opened.
-    devices: BTreeMap<Arc<str>, Arc<VfioDevice>>,
+    devices: BTreeMap<Arc<str>, Openable>,
+    group_numbers: Numbers,
+    device_numbers: Numbers,
 }
 
 /// A group with registered devices.
 #[derive(Debug)]
 struct Registered {
     group: Arc<VfioGroup>,
+    number: u32,
     /// How many devices are registered, those included whose users are waited for.
     drivers: usize,
+}
+
+/// A device whose file can be opened.
+#[derive(Debug)]
+struct Openable {
+    device: Arc<VfioDevice>,
+    number: u32,
+}
+
+/// The numbers of files that are there. The lowest free one is given out.
+#[derive(Debug, Default)]
+struct Numbers {
+    /// Those from here on were never given out.
+    next: u32,
+    free: BTreeSet<u32>,
+}
+
+impl Numbers {
+    fn take(&mut self) -> u32 {
+        self.free.pop_first().unwrap_or_else(|| {
+            self.next += 1;
+            self.next - 1
+        })
+    }
+
+    fn give_back(&mut self, number: u32) {
+        self.free.insert(number);
+    }
+}
+
+/// The file of a group, `/dev/vfio/N` for group N.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GroupNode {
+    /// The group.
+    pub group: GroupId,
+    /// The minor number of the file, which is not the group's number.
+    pub minor: u32,
+}
+
+/// The file of a device, `/dev/vfio/devices/vfioX`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeviceNode {
+    /// The name of the device.
+    pub device: Arc<str>,
+    /// The X of its name, and the minor number of the file.
+    pub number: u32,
 }
 
 impl Vfio {
@@ -85,11 +134,26 @@ impl Vfio {
     // V58.
     #[cfg(feature = "iommufd")]
     pub fn open_device(&self, name: &str) -> Result<DeviceFile, OpenDeviceError> {
-        let device = self.0.registry.lock().devices.get(name).cloned();
+        let device = self.0.registry.lock().devices.get(name).map(|openable| openable.device.clone());
         let missing = || OpenDeviceError::NoFile { device: name.into() };
         let device = device.ok_or_else(missing)?;
         let user = device.users().enter().ok_or_else(missing)?;
         Ok(DeviceFile::open(device, user))
+    }
+
+    /// Returns the files of groups that are there, by group.
+    pub fn group_nodes(&self) -> Vec<GroupNode> {
+        let registry = self.0.registry.lock();
+        registry.groups.iter().map(|(&group, registered)| GroupNode { group, minor: registered.number }).collect()
+    }
+
+    /// Returns the files of devices that are there, by the name of the device. A device whose users are waited for has
+    /// none any more.
+    pub fn device_nodes(&self) -> Vec<DeviceNode> {
+        let registry = self.0.registry.lock();
+        let node =
+            |(device, openable): (&Arc<str>, &Openable)| DeviceNode { device: device.clone(), number: openable.number };
+        registry.devices.iter().map(node).collect()
     }
 
     /// The group of this number, while a device of it is registered.
@@ -126,31 +190,35 @@ impl Vfio {
         }
         let group = known.unwrap_or_else(|| Arc::new(VfioGroup::new(member.group().clone())));
         let device = Arc::new(VfioDevice::new(member, group.clone(), self.0.sets.join(set), ops));
-        let registered = registry.groups.entry(id);
-        registered.or_insert_with(|| Registered { group: group.clone(), drivers: 0 }).drivers += 1;
-        registry.devices.insert(name.clone(), device.clone());
+        let Registry { groups, devices, group_numbers, device_numbers } = &mut *registry;
+        let new = || Registered { group: group.clone(), number: group_numbers.take(), drivers: 0 };
+        groups.entry(id).or_insert_with(new).drivers += 1;
+        let number = device_numbers.take();
+        devices.insert(name.clone(), Openable { device: device.clone(), number });
         group.add(device.clone());
         device.lock_set().enrol(&device);
-        Ok(Registration { vfio: self.clone(), device, stage: Stage::Registered })
+        Ok(Registration { vfio: self.clone(), device, number, stage: Stage::Registered })
     }
 
     /// Removes the device's own file.
     fn hide(&self, device: &Arc<VfioDevice>) {
         let mut registry = self.0.registry.lock();
-        if registry.devices.get(device.name()).is_some_and(|known| Arc::ptr_eq(known, device)) {
+        if registry.devices.get(device.name()).is_some_and(|known| Arc::ptr_eq(&known.device, device)) {
             registry.devices.remove(device.name());
         }
     }
 
-    /// Removes the group's file with its last device.
-    fn leave(&self, device: &VfioDevice) {
+    /// Removes the group's file with its last device, and frees the number of the device's file.
+    fn leave(&self, device: &VfioDevice, number: u32) {
         let id = device.group().id();
         let mut registry = self.0.registry.lock();
+        registry.device_numbers.give_back(number);
         let Some(registered) = registry.groups.get_mut(&id) else { return };
         registered.drivers -= 1;
         if registered.drivers == 0
             && let Some(last) = registry.groups.remove(&id)
         {
+            registry.group_numbers.give_back(last.number);
             last.group.close_down();
         }
     }
@@ -166,6 +234,8 @@ impl Vfio {
 pub struct Registration {
     vfio: Vfio,
     device: Arc<VfioDevice>,
+    /// Of the device's file.
+    number: u32,
     stage: Stage,
 }
 
@@ -214,7 +284,7 @@ impl Registration {
     fn leave(&mut self) {
         if self.stage == Stage::Closed {
             self.stage = Stage::Left;
-            self.vfio.leave(&self.device);
+            self.vfio.leave(&self.device, self.number);
         }
     }
 }
