@@ -139,7 +139,8 @@ impl MemoryTree {
     /// to reach a region), `override=DRIVER`, `file` (it has a VFIO device file).
     ///
     /// Words about what the machine uses the device for: `on=MOUNTPOINT`, `swap`, `route` (the default route), `console`,
-    /// `boot-vga`. The line `proc` shows them in `/proc`.
+    /// `boot-vga`. The line `proc` shows them in `/proc`. The line `driver NAME` stands for a driver that is there whether a
+    /// device is bound to it or not.
     ///
     /// Empty lines, and what follows a `#`, are skipped.
     ///
@@ -197,6 +198,10 @@ impl Layout {
             [] => return Ok(()),
             ["proc"] => {
                 self.shows_proc = true;
+                return Ok(());
+            }
+            ["driver", name] => {
+                self.tree.insert_directory(&child(DRIVERS, driver_name(name)?));
                 return Ok(());
             }
             [name, kind, driver, group, more @ ..] => (*name, *kind, *driver, *group, more),

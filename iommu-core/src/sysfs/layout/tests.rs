@@ -29,6 +29,7 @@ fn a_device_is_below_the_bridge_to_its_bus() {
         "00:01.0 root-port>01-03 - -
          01:00.0 upstream+acs>02-03 - -
          02:00.0 downstream>03 - -
+         driver e1000
          03:00.0 nic - -
          03:00.1 vf - - vf=03:00.0
          0001:03:00.0 nic - -  # another domain",
@@ -41,6 +42,7 @@ fn a_device_is_below_the_bridge_to_its_bus() {
     let virtual_function = &snapshot.device(address("03:00.1")).unwrap().function;
     assert_eq!(virtual_function.physical_function, Some(address("03:00.0")));
     assert!(snapshot.device(address("03:00.0")).unwrap().function.is_multifunction());
+    assert_eq!(snapshot.drivers[0].name, "e1000");
     assert_eq!(snapshot.warnings, []);
 }
 
@@ -77,6 +79,7 @@ fn what_is_wrong_is_said_with_its_line() {
         ("00:02.0 root-port>1g - -", Buses("1g".into())),
         ("00:02.0 root-port>05-03 - -", Buses("05-03".into())),
         ("00:02.0 nic ../x -", Driver("../x".into())),
+        ("driver ../x", Driver("../x".into())),
         ("00:02.0 nic - -1", Group("-1".into())),
         ("00:02.0 nic - - cheese", Word("cheese".into())),
         ("00:02.0 nic - - bar0=3K", Word("bar0=3K".into())),
