@@ -19,15 +19,15 @@ use vfio_owner::uapi;
 use memory::Memory;
 use open_file::OpenFile;
 
-/// The first number that a scenario's files get, as in the recordings.
-const FIRST: Fd = 4;
+/// Files that a process has before it plays: the three of every process, and one more, as in the recordings.
+const BEFORE: usize = 4;
 
 /// A machine, and a process on it.
 #[derive(Debug)]
 pub(super) struct InProcess {
     vfs: Vfs,
     memory: Memory,
-    /// By number, from [`FIRST`] on.
+    /// By number.
     files: Vec<Option<OpenFile>>,
     /// Writes that wait, or have ended and were not asked for.
     writes: Vec<WriteState>,
@@ -56,7 +56,8 @@ pub(super) fn errno(errno: ModelErrno) -> Errno {
 impl InProcess {
     pub(super) fn new(machine: Machine) -> Option<Self> {
         let memory = Memory::new(machine.memory())?;
-        Some(Self { vfs: Vfs::new(Arc::new(machine)), memory, files: Vec::new(), writes: Vec::new() })
+        let files = vec![Some(OpenFile::Uapi(uapi::File::Other)); BEFORE];
+        Some(Self { vfs: Vfs::new(Arc::new(machine)), memory, files, writes: Vec::new() })
     }
 
     /// Gives a file the lowest number that is free.
@@ -71,7 +72,7 @@ impl InProcess {
         if let Some(entry) = self.files.get_mut(place) {
             *entry = Some(file);
         }
-        Fd::try_from(place).map_or(Fd::MAX, |place| place.saturating_add(FIRST))
+        Fd::try_from(place).unwrap_or(Fd::MAX)
     }
 
     fn file(&self, fd: Fd) -> Result<&OpenFile, Errno> {
@@ -105,7 +106,7 @@ impl WriteState {
 }
 
 fn look_up(files: &[Option<OpenFile>], fd: Fd) -> Option<&OpenFile> {
-    files.get(usize::try_from(fd.checked_sub(FIRST)?).ok()?)?.as_ref()
+    files.get(usize::try_from(fd).ok()?)?.as_ref()
 }
 
 /// The process, as the calls see it.
@@ -158,7 +159,7 @@ impl System for InProcess {
     }
 
     fn close(&mut self, fd: Fd) -> Result<(), Errno> {
-        let place = usize::try_from(fd - FIRST).map_err(|_| Errno::EBADF)?;
+        let place = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
         let file = self.files.get_mut(place).and_then(Option::take).ok_or(Errno::EBADF)?;
         drop(file);
         self.move_writes();
@@ -182,7 +183,7 @@ impl System for InProcess {
             uapi::Reply::File(new) => {
                 let fd = self.install(OpenFile::Reserved);
                 let installed = new.install(fd, &self.caller());
-                if let Some(entry) = usize::try_from(fd - FIRST).ok().and_then(|place| self.files.get_mut(place)) {
+                if let Some(entry) = usize::try_from(fd).ok().and_then(|place| self.files.get_mut(place)) {
                     *entry = None;
                 }
                 let (file, value) = installed.map_err(errno)?;
