@@ -23,9 +23,11 @@ fn what_is_not_served_has_the_answer_of_its_kind() {
     for nr in EVERY_CALL.filter(|nr| ![100, 101, 102, 112, 113, 114, 117].contains(nr)) {
         assert_eq!(program.value(container, nr, 0), Err(Errno::ENOTTY), "a container with a type: {nr}");
     }
-    for nr in EVERY_CALL.filter(|nr| ![107, 108, 109, 110, 111, 112, 113, 116, 117].contains(nr)) {
+    for nr in EVERY_CALL.filter(|nr| ![107, 108, 109, 110, 111, 112, 113, 116, 117, 118].contains(nr)) {
         assert_eq!(program.value(device, nr, 0), Err(Errno::ENOTTY), "a device: {nr}");
     }
+    assert_eq!(program.value(device, 118, 0), Err(Errno::EFAULT));
+    assert_eq!(program.words(device, 118, &[16, 0, 0, 0]), Err(Errno::EINVAL), "Vt11.3");
     let unbound = program.cdev(NIC);
     for nr in EVERY_CALL.filter(|nr| *nr != 118) {
         assert_eq!(program.value(unbound, nr, 0), Err(Errno::EINVAL), "a device file that is not bound: {nr}");
