@@ -1,0 +1,166 @@
+//! Open files that the room serves, from their opening to their last close.
+//!
+//! Each is a file in memory of which its user holds the only open file description, so that the kernel reports its last close:
+//! duplicates, children, mappings and descriptors on their way between processes all count. The kernel queues the report
+//! before the call returns that closed the file, so whoever looks after receiving a call knows all that its caller can know.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, Stat, fcntl_add_seals, fstat, ftruncate, memfd_create, stat};
+use rustix::io::Errno;
+
+use crate::filter::REGION_SHIFT;
+use crate::task::Task;
+use crate::world::DeviceFile;
+
+/// So many regions has a device file at most: those of a PCI function.
+const REGIONS: u64 = 9;
+
+/// Identifies an open file: device and inode.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct FileId(u64, u64);
+
+impl FileId {
+    fn of(found: &Stat) -> Self {
+        Self(found.st_dev, found.st_ino)
+    }
+}
+
+/// An open file.
+#[derive(Debug)]
+pub(crate) struct OpenFile {
+    /// What `/proc/…/fd/N` says.
+    pub(crate) name: PathBuf,
+    pub(crate) kind: Kind,
+    /// The memory behind it.
+    memory: OwnedFd,
+    watch: WatchDescriptor,
+}
+
+/// What an open file is.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// A device file; with the numbers of the character device, if it was opened by a name.
+    Device { file: Box<dyn DeviceFile>, numbers: Option<(u32, u32)> },
+    /// An attribute that may be written.
+    Attribute { mode: u32 },
+}
+
+/// The open files of a room.
+#[derive(Debug)]
+pub(crate) struct Files {
+    inotify: Inotify,
+    open: HashMap<FileId, OpenFile>,
+    watched: HashMap<WatchDescriptor, FileId>,
+}
+
+impl Files {
+    pub(crate) fn new() -> Result<Self, Errno> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK);
+        let inotify = inotify.map_err(|error| Errno::from_raw_os_error(error as i32))?;
+        Ok(Self { inotify, open: HashMap::new(), watched: HashMap::new() })
+    }
+
+    /// Opens a device file. Returns what its user gets.
+    pub(crate) fn open_device(
+        &mut self,
+        name: PathBuf,
+        file: Box<dyn DeviceFile>,
+        numbers: Option<(u32, u32)>,
+        flags: OFlags,
+    ) -> Result<OwnedFd, Errno> {
+        let memory = memfd_create("vfio", MemfdFlags::CLOEXEC)?;
+        ftruncate(&memory, REGIONS << REGION_SHIFT)?;
+        self.open(name, Kind::Device { file, numbers }, memory, OFlags::RDWR | flags)
+    }
+
+    /// Opens an attribute for writing. What the supervisor does not see of the writes fails, if it is not to be read as well.
+    pub(crate) fn open_attribute(
+        &mut self,
+        name: PathBuf,
+        mode: u32,
+        content: Option<&[u8]>,
+        flags: OFlags,
+    ) -> Result<OwnedFd, Errno> {
+        let memory = memfd_create("sysfs", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        match content {
+            Some(content) => drop(rustix::io::pwrite(&memory, content, 0)?),
+            None => fcntl_add_seals(&memory, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK)?,
+        }
+        self.open(name, Kind::Attribute { mode }, memory, flags)
+    }
+
+    fn open(&mut self, name: PathBuf, kind: Kind, memory: OwnedFd, flags: OFlags) -> Result<OwnedFd, Errno> {
+        // A second open file description, for its user alone.
+        let path = PathBuf::from(format!("/proc/thread-self/fd/{}", memory.as_raw_fd()));
+        let watch = self.inotify.add_watch(&path, AddWatchFlags::IN_CLOSE);
+        let watch = watch.map_err(|error| Errno::from_raw_os_error(error as i32))?;
+        let user = rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty());
+        let (user, id) = match user.and_then(|user| Ok((user, FileId::of(&fstat(&memory)?)))) {
+            Ok(done) => done,
+            Err(error) => {
+                let _ = self.inotify.rm_watch(watch);
+                return Err(error);
+            }
+        };
+        self.watched.insert(watch, id);
+        self.open.insert(id, OpenFile { name, kind, memory, watch });
+        Ok(user)
+    }
+
+    /// Closes the files whose last descriptor or mapping has gone.
+    pub(crate) fn drain(&mut self) {
+        while let Ok(events) = self.inotify.read_events() {
+            for event in events {
+                if event.mask.intersects(AddWatchFlags::IN_CLOSE)
+                    && let Some(id) = self.watched.remove(&event.wd)
+                    && let Some(file) = self.open.remove(&id)
+                {
+                    let _ = self.inotify.rm_watch(file.watch);
+                }
+            }
+        }
+    }
+
+    /// Identifies the open file behind a descriptor of a task, whether it is ours or not.
+    pub(crate) fn identify(task: Task, fd: i32) -> Result<FileId, Errno> {
+        stat(task.descriptor(fd)).map(|found| FileId::of(&found)).map_err(|_| Errno::BADF)
+    }
+
+    /// Returns the file of a task's descriptor, if it is ours.
+    pub(crate) fn of(&self, task: Task, fd: i32) -> Result<Option<&OpenFile>, Errno> {
+        if self.open.is_empty() {
+            return Ok(None);
+        }
+        Ok(self.open.get(&Self::identify(task, fd)?))
+    }
+
+    /// Returns the file at a path of `/proc/…/fd`, if it is ours.
+    pub(crate) fn at(&self, path: &Path) -> Option<&OpenFile> {
+        self.open.get(&FileId::of(&stat(path).ok()?))
+    }
+
+    /// Returns the open files, for those who ask what is left.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &OpenFile> {
+        self.open.values()
+    }
+}
+
+impl AsFd for Files {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+}
+
+impl OpenFile {
+    /// Replaces the content that an attribute is read as.
+    pub(crate) fn refresh(&self, content: &[u8]) {
+        // Sealed if nobody reads it.
+        if rustix::io::pwrite(&self.memory, content, 0).is_ok() {
+            let _ = ftruncate(&self.memory, content.len() as u64);
+        }
+    }
+}
