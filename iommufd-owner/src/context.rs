@@ -7,14 +7,14 @@ use core::fmt;
 
 use iommu_core::device_model::sync::{LockClass, Mutex, MutexGuard};
 use iommu_core::user_memory::Account;
-use iommu_core::{Group, Iova, IovaRange, Member, Owner, PhysicalMemory};
+use iommu_core::{Group, Iova, IovaRange, MapRequest, Member, Owner, PhysicalMemory};
 
 use crate::access::{AccessError, IoasAccess};
 use crate::attachment::ContextGroup;
 use crate::compat::Compat;
 use crate::device::{BindError, BoundDevice};
 use crate::io_page_table::{LargePages, MapError, UnmapError};
-use crate::ioas::{CopyRequest, Ioas, IoasError, IovaRanges, MapRequest};
+use crate::ioas::{CopyRequest, Ioas, IoasError, IovaRanges, Place, check_numbers};
 use crate::object::{Object, ObjectTable, ObjectType};
 use crate::object_id::{NoIdsError, NoObjectError, ObjectId};
 use crate::object_table::{DestroyError, Use};
@@ -156,10 +156,11 @@ impl Context {
     ///
     /// # Errors
     /// Nothing was mapped.
-    pub fn ioas_map(&self, ioas: ObjectId, request: MapRequest) -> Result<Iova, MapError> {
-        request.check()?;
+    pub fn ioas_map(&self, ioas: ObjectId, request: MapRequest<Place>) -> Result<Iova, MapError> {
+        check_numbers(request.iova, request.bytes)?;
         let (ioas, _used) = self.ioas(ioas)?;
-        ioas.map(request, self.account())
+        let protection = request.access.into();
+        ioas.map(request, protection, self.account())
     }
 
     /// Maps what `source` has mapped (`IOMMU_IOAS_COPY`); the memory is pinned and accounted once.

@@ -8,8 +8,8 @@ use core::fmt;
 
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::Mutex;
-use iommu_core::hardware::{HardwareError, PageAnswer, PageRequest, PageRequestSink};
-use iommu_core::{Access, Claim, Iova, Member, PageRequestDelivery};
+use iommu_core::hardware::{HardwareError, PageAnswer, PagePermissions, PageRequest, PageRequestSink};
+use iommu_core::{Claim, Iova, Member, PageRequestDelivery};
 
 use crate::context::Context;
 use crate::object::Object;
@@ -43,8 +43,8 @@ pub struct PageFault {
     pub group: u32,
     /// An address in the page.
     pub iova: Iova,
-    /// Access that is needed.
-    pub access: Access,
+    /// What the page must permit.
+    pub permissions: PagePermissions,
     /// Number of faults of the group that follow.
     pub more: usize,
     /// Cookie for the response to the group.
@@ -239,7 +239,7 @@ impl Group {
             pasid: *pasid,
             group: *index,
             iova: page.iova,
-            access: page.access,
+            permissions: page.permissions,
             more,
             cookie,
         })

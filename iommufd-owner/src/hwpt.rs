@@ -183,6 +183,8 @@ pub struct HwInfo {
     pub description: Description,
     /// What the IOMMU can do for the device.
     pub capabilities: Capabilities,
+    /// How many PASIDs the device supports; 0 for none.
+    pub max_pasids: u32,
 }
 
 impl Context {
@@ -239,7 +241,7 @@ impl Context {
     pub fn hw_info(&self, device: ObjectId) -> Result<HwInfo, HwptError> {
         let (member, _used) = self.device(device).map_err(HwptError::NoDevice)?;
         let description = member.describe_iommu().map_err(HwptError::Hardware)?;
-        Ok(HwInfo { description, capabilities: member.capabilities() })
+        Ok(HwInfo { description, capabilities: member.capabilities(), max_pasids: member.max_pasids() })
     }
 }
 

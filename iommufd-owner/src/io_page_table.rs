@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::Errno;
-use iommu_core::{Access, Iova, IovaMap, IovaRange, MapError as DomainMapError, PhysicalMemory};
+use iommu_core::{Iova, IovaMap, IovaRange, MapError as DomainMapError, PhysicalMemory, Protection};
 
 pub(crate) use area::{Accesses, Area};
 use area::{FillError, Filler};
@@ -93,6 +93,17 @@ impl IoPageTable {
         let mask = alignment - 1;
         let aligned = |range: &IovaRange, area: &Area| (range.first().get() | range.bytes() | area.offset) & mask == 0;
         self.areas.iter().find(|(range, area)| !aligned(range, area)).map(|(range, _)| range)
+    }
+
+    /// The page sizes that every domain can map, a bit for each, of whole pages of the CPU; all without a domain. Of
+    /// smaller ones the CPU's stands for them.
+    // F98c.
+    pub(crate) fn page_sizes(&self) -> u64 {
+        let of_domains = |shown: &Shown| shown.domain.geometry().map_or(0, |geometry| geometry.page_sizes.bitmap());
+        let common = self.domains.values().map(of_domains).fold(u64::MAX, |all, sizes| all & sizes);
+        let small = PAGE_SIZE - 1;
+        let whole = if common & small == 0 { common } else { common & !small | PAGE_SIZE };
+        whole.max(self.alignment())
     }
 
     /// The holes of what is reserved, ascending.
@@ -178,10 +189,10 @@ impl IoPageTable {
         range: IovaRange,
         pages: Arc<Pages>,
         offset: u64,
-        access: Access,
+        protection: Protection,
     ) -> Result<(), MapError> {
         let place = self.areas.vacant(range).map_err(|overlap| MapError::Mapped { existing: overlap.existing })?;
-        let mut area = Area::new(pages, offset, access);
+        let mut area = Area::new(pages, offset, protection);
         if !self.domains.is_empty() {
             area.map(range, self.domains.values(), Filler { memory: &self.memory, large_pages: self.large_pages })?;
         }
@@ -219,12 +230,13 @@ impl IoPageTable {
         }
     }
 
-    /// Cuts an area in two before `at`, if one lies across.
-    // F61.
-    pub(crate) fn cut(&mut self, at: Iova) -> Result<(), UnmapError> {
-        let Some((range, area)) = self.areas.get(at).filter(|(range, _)| range.first() != at) else { return Ok(()) };
+    /// Cuts an area in two behind `last`, unless that is its first or last address.
+    // F61, Ft12.8.
+    pub(crate) fn cut(&mut self, last: Iova) -> Result<(), UnmapError> {
+        let across = self.areas.get(last).filter(|(range, _)| range.first() != last && range.last() != last);
+        let Some(((range, area), at)) = across.zip(last.checked_add(1)) else { return Ok(()) };
         let alignment = self.alignment();
-        if !at.is_aligned(alignment) || area.access_pins > 0 || self.large_pages == LargePages::Enabled {
+        if !at.is_aligned(alignment) || area.access_pins > 0 {
             return Err(UnmapError::CannotCut { area: range, at });
         }
         let Some((range, area)) = self.areas.remove(range.first()) else { return Ok(()) };

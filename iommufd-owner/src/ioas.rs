@@ -9,7 +9,7 @@ use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{LockClass, Mutex, MutexGuard};
 use iommu_core::user_memory::Account;
-use iommu_core::{Access, Iova, IovaMap, IovaRange, PhysicalMemory, UserAddr, UserMemory};
+use iommu_core::{Access, Iova, IovaMap, IovaRange, MapRequest, PhysicalMemory, Protection};
 
 use crate::hwpt::Hwpt;
 use crate::io_page_table::{Accesses, IoPageTable, LargePages, MapError, RangeError, Removal, UnmapError};
@@ -30,21 +30,6 @@ pub enum Place {
     Fixed(Iova),
     /// At the lowest place that fits.
     Anywhere,
-}
-
-/// What `IOMMU_IOAS_MAP` is asked for.
-#[derive(Clone, Debug)]
-pub struct MapRequest {
-    /// Where devices see it.
-    pub place: Place,
-    /// How much, in bytes.
-    pub bytes: u64,
-    /// Whose memory: that of the process that asks.
-    pub process: Arc<dyn UserMemory>,
-    /// Where the process sees it.
-    pub addr: UserAddr,
-    /// What devices may do.
-    pub access: Access,
 }
 
 /// What `IOMMU_IOAS_COPY` is asked for, besides the two address spaces.
@@ -130,20 +115,33 @@ impl Ioas {
         IovaRanges { ranges: table.usable(), alignment: table.alignment() }
     }
 
-    // Table Ft4.
-    pub(crate) fn map(&self, request: MapRequest, account: Account) -> Result<Iova, MapError> {
-        let MapRequest { place, bytes, process, addr, access } = request;
+    /// Maps memory, with what protection devices get it: of the request's access at most.
+    // Table Ft4, from Ft4.5 on.
+    pub(crate) fn map(
+        &self,
+        request: MapRequest<Place>,
+        protection: Protection,
+        account: Account,
+    ) -> Result<Iova, MapError> {
+        let MapRequest { iova: place, bytes, process, addr, access } = request;
         if bytes == 0 || bytes > u64::MAX - PAGE_SIZE {
             return Err(MapError::BadLength);
         }
         addr.checked_add(bytes).ok_or(MapError::Overflow)?;
         let pages = Pages::new(process, addr, bytes, access, account);
-        self.add(place, bytes, pages, addr.get() % PAGE_SIZE, access)
+        self.add(place, bytes, pages, addr.get() % PAGE_SIZE, protection)
     }
 
     /// A part of a window, at a place.
     // From Ft4.8 on.
-    fn add(&self, place: Place, bytes: u64, pages: Arc<Pages>, offset: u64, access: Access) -> Result<Iova, MapError> {
+    fn add(
+        &self,
+        place: Place,
+        bytes: u64,
+        pages: Arc<Pages>,
+        offset: u64,
+        protection: Protection,
+    ) -> Result<Iova, MapError> {
         let mut table = self.lock_table();
         let alignment = table.alignment();
         if !bytes.is_multiple_of(alignment) {
@@ -158,7 +156,7 @@ impl Ioas {
             table.check_vacant(range)?;
             return Err(MapError::Misaligned { alignment });
         }
-        table.add_area(range, pages, offset, access)?;
+        table.add_area(range, pages, offset, protection)?;
         Ok(range.first())
     }
 
@@ -196,7 +194,7 @@ impl Ioas {
         let mut at = range.first();
         for piece in pieces {
             let part = IovaRange::sized(at, piece.bytes).ok_or(MapError::Overflow)?;
-            copying.table.add_area(part, piece.pages, piece.offset, access)?;
+            copying.table.add_area(part, piece.pages, piece.offset, access.into())?;
             copying.made.push(part);
             at = Iova::new(at.get().wrapping_add(piece.bytes));
         }
@@ -209,23 +207,45 @@ impl Ioas {
     pub(crate) fn unmap(&self, iova: Iova, bytes: u64) -> Result<u64, UnmapError> {
         if iova.get() == 0 && bytes == u64::MAX {
             return match self.remove(IovaRange::ALL) {
-                Err(UnmapError::NotMapped { .. }) => Ok(0),
-                other => other,
+                (_, Err(UnmapError::NotMapped { .. })) => Ok(0),
+                (unmapped, removed) => removed.map(|()| unmapped),
             };
         }
         if iova.get() == u64::MAX || bytes == u64::MAX {
             return Err(UnmapError::Overflow);
         }
-        if bytes == 0 {
-            return Err(UnmapError::BadLength);
-        }
-        self.remove(IovaRange::sized(iova, bytes).ok_or(UnmapError::Overflow)?)
+        let (unmapped, removed) = self.unmap_counted(iova, bytes);
+        removed.map(|()| unmapped)
     }
 
-    /// Unmaps a range; accesses that have pinned some of it are asked to let go, with no lock held. They are asked
-    /// so often for each area.
+    /// As that, without the checks of extremes and with the bytes that were unmapped before an error.
+    // From Ft6.4 on.
+    pub(crate) fn unmap_counted(&self, iova: Iova, bytes: u64) -> (u64, Result<(), UnmapError>) {
+        match IovaRange::sized(iova, bytes) {
+            Some(range) => self.remove(range),
+            None if bytes == 0 => (0, Err(UnmapError::BadLength)),
+            None => (0, Err(UnmapError::Overflow)),
+        }
+    }
+
+    /// Cuts the mappings that exceed a range at either end, if mappings can be cut: the last end first.
+    // Ft12.8.
+    pub(crate) fn cut_ends(&self, iova: Iova, bytes: u64) -> Result<(), UnmapError> {
+        let mut table = self.lock_table();
+        if table.large_pages == LargePages::Enabled {
+            return Ok(());
+        }
+        table.cut(Iova::new(iova.get().wrapping_add(bytes).wrapping_sub(1)))?;
+        match iova.get().checked_sub(1) {
+            Some(before) => table.cut(Iova::new(before)),
+            None => Ok(()),
+        }
+    }
+
+    /// Unmaps a range, and returns how many bytes were unmapped, also before an error; accesses that have pinned some of it
+    /// are asked to let go, with no lock held. They are asked so often for each area.
     // F23, L31, Ft6.9.
-    pub(crate) fn remove(&self, range: IovaRange) -> Result<u64, UnmapError> {
+    pub(crate) fn remove(&self, range: IovaRange) -> (u64, Result<(), UnmapError>) {
         let mut removal = Removal::of(range);
         let mut asked = None;
         let mut asks = 0;
@@ -239,14 +259,14 @@ impl Ioas {
                         }
                         area
                     }
-                    other => return other.map(|()| removal.bytes()),
+                    other => return (removal.bytes(), other),
                 }
             };
             if asked.replace(area) != Some(area) {
                 asks = 0;
             }
             if asks == ASKS {
-                return Err(UnmapError::Pinned { area });
+                return (removal.bytes(), Err(UnmapError::Pinned { area }));
             }
             asks += 1;
             let listeners: Vec<_> = self.listeners.lock().values().filter_map(Weak::upgrade).collect();
@@ -323,16 +343,8 @@ fn check_copy(table: &IoPageTable, pieces: &[CopyPiece], place: Place, bytes: u6
     if pieces.iter().any(misaligned) { Err(MapError::Misaligned { alignment }) } else { Ok(range) }
 }
 
-impl MapRequest {
-    /// What is wrong whatever the address space.
-    // Ft4.2.
-    pub(crate) fn check(&self) -> Result<(), MapError> {
-        check_numbers(self.place, self.bytes)
-    }
-}
-
 impl CopyRequest {
-    /// As that.
+    /// What is wrong whatever the address spaces.
     // Ft5.2.
     pub(crate) fn check(&self) -> Result<(), MapError> {
         if self.from.get() == u64::MAX {
@@ -342,7 +354,9 @@ impl CopyRequest {
     }
 }
 
-fn check_numbers(place: Place, bytes: u64) -> Result<(), MapError> {
+/// What is wrong with a request whatever the address space.
+// Ft4.2.
+pub(crate) fn check_numbers(place: Place, bytes: u64) -> Result<(), MapError> {
     match place {
         _ if bytes == u64::MAX => Err(MapError::Overflow),
         Place::Fixed(iova) if iova.get() == u64::MAX => Err(MapError::Overflow),

@@ -1,74 +1,19 @@
 //! Backends: the IOMMU types that a container can be set to.
 
+mod dirty;
+
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
 use iommu_core::address::PageSizes;
-use iommu_core::{Access, Claim, Iova, IovaRange, UserAddr, UserMemory};
+use iommu_core::{Claim, Iova, IovaRange};
+pub use iommu_core::{DirtyRequest, Extension, MapRequest};
+
+pub(crate) use dirty::MAX_BITMAP_BYTES;
+pub use dirty::{DirtyBitmap, DirtySink, UserBitmap};
 
 use crate::error::{AttachGroupError, DirtyError, MapDmaError, SetIommuError, UnmapDmaError};
-
-/// Extensions: what `VFIO_CHECK_EXTENSION` asks for and `VFIO_SET_IOMMU` sets. IOMMU types and their features share one
-/// space of numbers.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Extension(u32);
-
-macro_rules! extensions {
-    ($($name:ident = $number:literal, $word:literal, $text:literal;)*) => {
-        impl Extension {
-            $(#[doc = $text] pub const $name: Self = Self($number);)*
-
-            const fn word(self) -> Option<&'static str> {
-                match self.0 {
-                    $($number => Some($word),)*
-                    _ => None,
-                }
-            }
-        }
-    };
-}
-
-extensions! {
-    TYPE1 = 1, "type1", "The IOMMU of x86 and ARM; unmaps whole mappings, whatever was asked for.";
-    SPAPR = 2, "spapr", "The IOMMU of POWER.";
-    TYPE1_V2 = 3, "type1v2", "[`TYPE1`](Self::TYPE1) whose unmaps never cut a mapping.";
-    DMA_CC = 4, "dma-cc", "All DMA of the container is coherent with CPU caches.";
-    EEH = 5, "eeh", "Error recovery of POWER.";
-    NESTING = 6, "nesting", "Two stages of translation.";
-    SPAPR_V2 = 7, "spaprv2", "[`SPAPR`](Self::SPAPR) with memory registered beforehand.";
-    NO_IOMMU = 8, "noiommu", "No IOMMU at all: unsafe.";
-    UNMAP_ALL = 9, "unmap-all", "One call can unmap everything.";
-    UPDATE_VADDR = 10, "update-vaddr", "Mappings can move to another process.";
-}
-
-impl Extension {
-    /// Creates the extension of this number.
-    pub const fn new(number: u32) -> Self {
-        Self(number)
-    }
-
-    /// Returns the number.
-    pub const fn get(self) -> u32 {
-        self.0
-    }
-}
-
-impl fmt::Display for Extension {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.word() {
-            Some(word) => f.write_str(word),
-            None => write!(f, "extension {}", self.0),
-        }
-    }
-}
-
-impl fmt::Debug for Extension {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// An IOMMU type that containers can be set to.
 ///
@@ -112,7 +57,7 @@ pub trait ContainerIommu: Send + fmt::Debug {
     /// # Errors
     /// Fails for the causes of [`MapDmaError`]. Nothing was mapped.
     // Table Vt15.
-    fn map(&mut self, request: MapDma) -> Result<(), MapDmaError>;
+    fn map(&mut self, request: MapRequest) -> Result<(), MapDmaError>;
 
     /// Unmaps memory: `VFIO_IOMMU_UNMAP_DMA`. Returns how many bytes were unmapped.
     ///
@@ -121,13 +66,13 @@ pub trait ContainerIommu: Send + fmt::Debug {
     // Table Vt16.
     fn unmap(&mut self, what: Unmap) -> Result<u64, UnmapDmaError>;
 
-    /// Unmaps memory and returns a bitmap of its dirty pages of `page_bytes` each: `VFIO_IOMMU_UNMAP_DMA` with a
-    /// bitmap.
+    /// Unmaps memory and reports its dirty pages: `VFIO_IOMMU_UNMAP_DMA` with a bitmap.
     ///
     /// # Errors
-    /// Fails as [`unmap`](Self::unmap) does, or if dirty tracking is off or not supported. Nothing was unmapped.
+    /// Fails as [`unmap`](Self::unmap) does, or if dirty tracking is off or not supported: nothing was unmapped. Or the
+    /// pages of a mapping cannot be reported: it stays, and those above it.
     // Vt16.6.
-    fn unmap_dirty(&mut self, iova: Iova, bytes: u64, page_bytes: u64) -> Result<(u64, DirtyBitmap), UnmapDmaError>;
+    fn unmap_dirty(&mut self, request: DirtyRequest, into: &mut dyn DirtySink) -> Result<u64, UnmapDmaError>;
 
     /// Invalidates the vaddr of mappings: `VFIO_IOMMU_UNMAP_DMA` with `VADDR`. Devices keep access to the memory.
     /// Returns how many bytes are concerned.
@@ -142,10 +87,16 @@ pub trait ContainerIommu: Send + fmt::Debug {
     /// # Errors
     /// Fails if the range is not exactly one mapping whose vaddr is invalid. Nothing has changed.
     // Vt15.6.
-    fn update_vaddr(&mut self, request: MapDma) -> Result<(), MapDmaError>;
+    fn update_vaddr(&mut self, request: MapRequest) -> Result<(), MapDmaError>;
 
     /// Returns the limits of this IOMMU: `VFIO_IOMMU_GET_INFO`.
     fn info(&self) -> IommuInfo;
+
+    /// Checks whether this IOMMU can track dirty pages.
+    ///
+    /// # Errors
+    /// It cannot.
+    fn tracks_dirty(&self) -> Result<(), DirtyError>;
 
     /// Starts or stops dirty tracking: `VFIO_IOMMU_DIRTY_PAGES` with `START` or `STOP`.
     ///
@@ -154,27 +105,13 @@ pub trait ContainerIommu: Send + fmt::Debug {
     // V51.
     fn track_dirty(&mut self, tracking: DirtyTracking) -> Result<(), DirtyError>;
 
-    /// Returns the pages that were written since the last call: `VFIO_IOMMU_DIRTY_PAGES` with `GET`.
+    /// Reports the pages that were written since the last call: `VFIO_IOMMU_DIRTY_PAGES` with `GET`.
     ///
     /// # Errors
-    /// Fails if dirty tracking is off, or the range does not consist of whole mappings and pages.
+    /// Fails if dirty tracking is off, the range does not consist of whole mappings and pages, or the pages of a mapping
+    /// cannot be reported.
     // V51.
-    fn dirty_pages(&mut self, iova: Iova, bytes: u64, page_bytes: u64) -> Result<DirtyBitmap, DirtyError>;
-}
-
-/// Arguments of `VFIO_IOMMU_MAP_DMA`.
-#[derive(Clone, Debug)]
-pub struct MapDma {
-    /// IOVA of the mapping.
-    pub iova: Iova,
-    /// Size in bytes.
-    pub bytes: u64,
-    /// The process whose memory is mapped: the caller.
-    pub process: Arc<dyn UserMemory>,
-    /// Address of the memory in the process.
-    pub addr: UserAddr,
-    /// Access that devices get.
-    pub access: Access,
+    fn dirty_pages(&mut self, request: DirtyRequest, into: &mut dyn DirtySink) -> Result<(), DirtyError>;
 }
 
 /// Arguments of `VFIO_IOMMU_UNMAP_DMA`.
@@ -200,6 +137,17 @@ pub struct IommuInfo {
     pub ranges: Vec<IovaRange>,
     /// How many more mappings can be made.
     pub mappings_left: u32,
+    /// How dirty pages are tracked, if they are.
+    pub migration: Option<Migration>,
+}
+
+/// How a container's IOMMU tracks dirty pages: the migration capability of `VFIO_IOMMU_GET_INFO`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Migration {
+    /// Sizes of the pages that are tracked.
+    pub page_sizes: PageSizes,
+    /// The largest bitmap, in bytes.
+    pub max_bitmap_bytes: u64,
 }
 
 /// Whether dirty pages are tracked.
@@ -210,7 +158,3 @@ pub enum DirtyTracking {
     /// Dirty pages are not tracked.
     Off,
 }
-
-/// One bit for each page of a range, lowest page in the lowest bit of the first word; set for a dirty page.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct DirtyBitmap(pub Vec<u64>);

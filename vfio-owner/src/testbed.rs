@@ -7,6 +7,7 @@
 mod drivers;
 mod embedded;
 mod machine;
+pub mod vfs;
 
 pub use embedded::{pc, workstation};
 pub use machine::{Machine, MachineError, Pci};

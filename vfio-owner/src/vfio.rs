@@ -1,6 +1,6 @@
 //! Entry point of VFIO: registers devices, opens containers, groups and devices.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -41,14 +41,56 @@ struct Registry {
     groups: BTreeMap<GroupId, Registered>,
     /// By name, while they can be opened.
     devices: BTreeMap<Arc<str>, Arc<VfioDevice>>,
+    group_numbers: Numbers,
+    device_numbers: Numbers,
 }
 
 /// A group with registered devices.
 #[derive(Debug)]
 struct Registered {
     group: Arc<VfioGroup>,
+    number: u32,
     /// How many devices are registered, those included whose users are waited for.
     drivers: usize,
+}
+
+/// The numbers of files that are there. The lowest free one is given out.
+#[derive(Debug, Default)]
+struct Numbers {
+    /// Those from here on were never given out.
+    next: u32,
+    free: BTreeSet<u32>,
+}
+
+impl Numbers {
+    fn take(&mut self) -> u32 {
+        self.free.pop_first().unwrap_or_else(|| {
+            self.next += 1;
+            self.next - 1
+        })
+    }
+
+    fn give_back(&mut self, number: u32) {
+        self.free.insert(number);
+    }
+}
+
+/// The file of a group, `/dev/vfio/N` for group N.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GroupNode {
+    /// The group.
+    pub group: GroupId,
+    /// The minor number of the file, which is not the group's number.
+    pub minor: u32,
+}
+
+/// The file of a device, `/dev/vfio/devices/vfioX`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeviceNode {
+    /// The name of the device.
+    pub device: Arc<str>,
+    /// The X of its name, and the minor number of the file.
+    pub number: u32,
 }
 
 impl Vfio {
@@ -92,6 +134,20 @@ impl Vfio {
         Ok(DeviceFile::open(device, user))
     }
 
+    /// Returns the files of groups that are there, by group.
+    pub fn group_nodes(&self) -> Vec<GroupNode> {
+        let registry = self.0.registry.lock();
+        registry.groups.iter().map(|(&group, registered)| GroupNode { group, minor: registered.number }).collect()
+    }
+
+    /// Returns the files of devices that are there, by the name of the device. A device whose users are waited for has
+    /// none any more.
+    pub fn device_nodes(&self) -> Vec<DeviceNode> {
+        let registry = self.0.registry.lock();
+        let node = |device: &Arc<VfioDevice>| DeviceNode { device: device.name().clone(), number: device.number() };
+        registry.devices.values().map(node).collect()
+    }
+
     /// The group of this number, while a device of it is registered.
     pub(crate) fn group(&self, id: GroupId) -> Option<Arc<VfioGroup>> {
         self.0.registry.lock().groups.get(&id).map(|registered| registered.group.clone())
@@ -125,10 +181,12 @@ impl Vfio {
             return Err(RegisterError::NotCoherent { device: name.clone() });
         }
         let group = known.unwrap_or_else(|| Arc::new(VfioGroup::new(member.group().clone())));
-        let device = Arc::new(VfioDevice::new(member, group.clone(), self.0.sets.join(set), ops));
-        let registered = registry.groups.entry(id);
-        registered.or_insert_with(|| Registered { group: group.clone(), drivers: 0 }).drivers += 1;
-        registry.devices.insert(name.clone(), device.clone());
+        let Registry { groups, devices, group_numbers, device_numbers } = &mut *registry;
+        let number = device_numbers.take();
+        let device = Arc::new(VfioDevice::new(number, member, group.clone(), self.0.sets.join(set), ops));
+        let new = || Registered { group: group.clone(), number: group_numbers.take(), drivers: 0 };
+        groups.entry(id).or_insert_with(new).drivers += 1;
+        devices.insert(name.clone(), device.clone());
         group.add(device.clone());
         device.lock_set().enrol(&device);
         Ok(Registration { vfio: self.clone(), device, stage: Stage::Registered })
@@ -142,15 +200,17 @@ impl Vfio {
         }
     }
 
-    /// Removes the group's file with its last device.
+    /// Removes the group's file with its last device, and frees the number of the device's file.
     fn leave(&self, device: &VfioDevice) {
         let id = device.group().id();
         let mut registry = self.0.registry.lock();
+        registry.device_numbers.give_back(device.number());
         let Some(registered) = registry.groups.get_mut(&id) else { return };
         registered.drivers -= 1;
         if registered.drivers == 0
             && let Some(last) = registry.groups.remove(&id)
         {
+            registry.group_numbers.give_back(last.number);
             last.group.close_down();
         }
     }
@@ -181,6 +241,11 @@ enum Stage {
 }
 
 impl Registration {
+    /// Returns the number N of the device's file, `/dev/vfio/devices/vfioN`: the lowest that was free.
+    pub fn number(&self) -> u32 {
+        self.device.number()
+    }
+
     /// Unregisters the device: no new users are admitted, and the present ones are asked to close it, for the
     /// `attempt`th time. Returned from [`Driver::remove`], which is called with the `attempt`; the caller waits for the
     /// users.
@@ -206,7 +271,6 @@ impl Registration {
             self.vfio.hide(&self.device);
             self.device.group().forget(&self.device);
             self.device.users().close();
-            self.device.lock_set().dismiss(&self.device);
             self.stage = Stage::Closed;
         }
     }
@@ -214,6 +278,8 @@ impl Registration {
     fn leave(&mut self) {
         if self.stage == Stage::Closed {
             self.stage = Stage::Left;
+            // V88: reset with the others until it has left.
+            self.device.lock_set().dismiss(&self.device);
             self.vfio.leave(&self.device);
         }
     }

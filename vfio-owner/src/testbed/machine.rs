@@ -33,7 +33,7 @@ use crate::{DeviceFile, GroupFile, Vfio};
 const RESCAN: LockClass = LockClass::new("rescan", 0);
 
 /// Drivers that every machine has, whether its tree shows them bound or not.
-const ALWAYS: [&str; 1] = ["pci-stub"];
+const ALWAYS: [&str; 4] = ["e1000", "e1000e", "nvme", "pci-stub"];
 
 /// The PCI bus of a machine.
 pub type Pci = PciBus<IommuSubsystem>;

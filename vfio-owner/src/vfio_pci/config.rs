@@ -7,6 +7,7 @@ use core::iter;
 use iommu_core::device_model::pci::{Bar, BarKind, Bars, ConfigSpace, PciFunction};
 
 use super::interrupts::IntxLine;
+use crate::device_ops::RegionError;
 
 const CONVENTIONAL: usize = 256;
 const EXPRESS: usize = 4096;
@@ -87,6 +88,20 @@ impl VirtualConfig {
         for ((byte, writable), new) in self.bytes.iter_mut().zip(&self.writable).skip(offset).zip(from) {
             *byte = *byte & !writable | new & writable;
         }
+    }
+
+    /// Checks that an access lies within.
+    // Vt30.6.
+    pub(super) fn may_access(&self, offset: u64, bytes: usize) -> Result<(), RegionError> {
+        let (size, bytes) = (self.size(), bytes as u64);
+        match offset.checked_add(bytes) {
+            Some(end) if end <= size => Ok(()),
+            _ => Err(RegionError::BeyondConfig { offset, bytes, size }),
+        }
+    }
+
+    pub(super) fn ports_on(&self) -> bool {
+        self.command() & COMMAND_IO != 0
     }
 
     pub(super) fn memory_on(&self) -> bool {

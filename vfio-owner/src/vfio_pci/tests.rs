@@ -155,7 +155,7 @@ fn v13_each_round_of_asking_signals_the_request_trigger() {
 #[test]
 fn a_reset_brings_the_state_after_power_on_and_leaves_triggers() {
     let mut function = network();
-    assert!(is_resettable(&function.config), "it says that it loses its state in D3");
+    assert!(has_own_reset(&function.config), "it says that it loses its state in D3");
     let device = opened(function.clone());
     let (count, trigger) = counter();
     set_up(&device, IrqIndex::MSIX, &trigger).unwrap();

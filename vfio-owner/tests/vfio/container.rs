@@ -1,7 +1,7 @@
 //! Containers: tables Vt7 to Vt9, over type1 and over a backend of the test's own.
 
 use vfio_owner::GroupStatus;
-use vfio_owner::backend::{Extension, MapDma, Unmap};
+use vfio_owner::backend::{Extension, MapRequest, Unmap};
 use vfio_owner::error::{MapDmaError, SetIommuError};
 use vfio_owner::iommu_core::device_model::Errno;
 use vfio_owner::iommu_core::{Access, Attached, Iova, Ownership};
@@ -81,8 +81,13 @@ fn v25_each_group_is_claimed_for_itself() {
 fn nothing_is_mapped_without_an_iommu() {
     let room = Room::with(&[NIC]);
     let container = room.container();
-    let request =
-        MapDma { iova: Iova::new(0), bytes: PAGE, process: room.process.clone(), addr: room.ram, access: Access::Read };
+    let request = MapRequest {
+        iova: Iova::new(0),
+        bytes: PAGE,
+        process: room.process.clone(),
+        addr: room.ram,
+        access: Access::Read,
+    };
     assert_eq!(container.map(request), Err(MapDmaError::NoIommu));
     assert_eq!(room.process.pinned(), 0);
 }
