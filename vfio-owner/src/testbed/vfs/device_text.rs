@@ -120,12 +120,12 @@ fn capability(config: &ConfigSpace, id: u16) -> Option<u16> {
 fn resource(function: &PciFunction) -> String {
     const VIRTUAL_FUNCTIONS: usize = 6;
     let line = |first: u64, last: u64, flags: u64| format!("{first:#018x} {last:#018x} {flags:#018x}\n");
-    let of = |bar: Option<Bar>, more: u64| match bar {
-        Some(bar) => line(bar.address(), bar.address().saturating_add(bar.size() - 1), flags(bar.kind()) | more),
+    let of = |bar: Option<Bar>, flags: fn(Bar) -> u64| match bar {
+        Some(bar) => line(bar.address(), bar.address().saturating_add(bar.size() - 1), flags(bar)),
         None => line(0, 0, 0),
     };
-    let mut text: String = (0..Bars::SLOTS).map(|slot| of(function.bars.get(slot), 0)).collect();
-    text += &of(function.bars.rom(), ROM_FLAGS);
+    let mut text: String = (0..Bars::SLOTS).map(|slot| of(function.bars.get(slot), window_flags)).collect();
+    text += &of(function.bars.rom(), rom_flags);
     text += &line(0, 0, 0).repeat(VIRTUAL_FUNCTIONS);
     if function.config.layout() == Some(HeaderLayout::Bridge) {
         for window in windows(&function.config) {
@@ -142,16 +142,25 @@ const PREFETCHABLE: u64 = 0x2000;
 const READ_ONLY: u64 = 0x4000;
 const ALIGNED_TO_SIZE: u64 = 0x4_0000;
 const WIDE: u64 = 0x10_0000;
-const ROM_FLAGS: u64 = PREFETCHABLE | READ_ONLY;
+/// Where firmware leaves its copy of the ROM of the display that it used.
+const DISPLAY_ROM: u64 = 0xc_0000;
+const FIXED_COPY: u64 = 0x12;
 
-fn flags(kind: BarKind) -> u64 {
+fn window_flags(bar: Bar) -> u64 {
     let prefetch = |prefetchable| if prefetchable { PREFETCHABLE | 0b1000 } else { 0 };
     ALIGNED_TO_SIZE
-        | match kind {
+        | match bar.kind() {
             BarKind::Io => IO | 0b1,
             BarKind::Memory32 { prefetchable } => MEMORY | prefetch(prefetchable),
             BarKind::Memory64 { prefetchable } => MEMORY | WIDE | 0b100 | prefetch(prefetchable),
         }
+}
+
+fn rom_flags(rom: Bar) -> u64 {
+    if rom.address() == DISPLAY_ROM {
+        return MEMORY | FIXED_COPY;
+    }
+    MEMORY | PREFETCHABLE | READ_ONLY | ALIGNED_TO_SIZE
 }
 
 /// The windows of a bridge: ports, memory, prefetchable memory, and one that no PCI bridge has.
