@@ -62,7 +62,7 @@ pub use context::Requester;
 pub use device::SimulatedDevice;
 pub use fault::FAULT_LOG_CAPACITY;
 pub use iommu::SoftIommu;
-pub use memory::Memory;
+pub use memory::{Contents, Memory, Window};
 use nested::STAGE_1_FORMAT;
 pub use page_request::AnsweredRequest;
 pub use process::{LockedPages, Process};

@@ -6,11 +6,13 @@ mod look;
 mod open;
 mod write;
 
+use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
+use vfio_owner::iommu_core::device_model::Errno as MachineErrno;
 
 use crate::calls::Call;
 use crate::notify::Listener;
@@ -87,8 +89,15 @@ impl Supervisor {
         }
     }
 
+    /// Notes that the machine refused a call, and why.
+    fn refuse(&self, trapped: &Trapped<'_>, file: &Path, error: &(dyn Error + 'static), errno: MachineErrno) -> Errno {
+        self.log.reason(error);
+        self.log.refuse(trapped.task.number(), format!("{:?}", trapped.call).to_lowercase(), file.into(), errno);
+        Errno::from_raw_os_error(errno.number())
+    }
+
     fn walk(&self, task: Task, dir: i32, path: &OsStr, last: Last) -> Result<Place, Errno> {
-        Walker { world: &*self.world, tree: &self.tree, task }.walk(dir, path, last)
+        Walker::new(&self.vfs, &self.tree, task).walk(dir, path, last)
     }
 
     /// Returns the path in the room of a descriptor of a directory or a file that is read.

@@ -7,11 +7,10 @@ use std::path::Path;
 use libc::{stat, statx};
 use rustix::fs::{FileType, Stat, makedev};
 
-use crate::world::Node;
+use vfio_owner::testbed::vfs::Node;
 
 /// A number that a file system without a device could have.
 const SYSFS_DEVICE: (u32, u32) = (0, 0x5f5);
-const PAGE: u64 = 4096;
 /// What every `statx` answers: `STATX_BASIC_STATS`.
 const BASIC: u32 = 0x7ff;
 
@@ -35,13 +34,18 @@ impl Attributes {
     /// Returns those of a file of the room, which belongs to root.
     pub(crate) fn of_node(path: &Path, node: &Node) -> Self {
         let (kind, permissions, size) = match node {
-            Node::Directory => (FileType::Directory, 0o755, 0),
-            Node::Link(text) => (FileType::Symlink, 0o777, text.len() as u64),
-            Node::Attribute { mode } => (FileType::RegularFile, *mode, PAGE),
-            Node::Device { .. } => (FileType::CharacterDevice, 0o666, 0),
+            Node::Directory(_) => (FileType::Directory, 0o755, 0),
+            Node::Link { target } => (FileType::Symlink, 0o777, target.len() as u64),
+            Node::Attribute(attribute) => (FileType::RegularFile, u32::from(attribute.mode()), attribute.size()),
+            Node::CharDevice(device) => (FileType::CharacterDevice, u32::from(device.mode), 0),
         };
-        let rdev = if let Node::Device { major, minor } = node { (*major, *minor) } else { (0, 0) };
+        let rdev = if let Node::CharDevice(device) = node { (device.major, device.minor) } else { (0, 0) };
         Self::new(path, kind.as_raw_mode() | permissions, rdev, size)
+    }
+
+    /// Returns those of a file of sysfs.
+    pub(crate) fn of_attribute(path: &Path, mode: u16, size: u64) -> Self {
+        Self::new(path, FileType::RegularFile.as_raw_mode() | u32::from(mode), (0, 0), size)
     }
 
     /// Returns those of an open file without a name in a directory, as `VFIO_GROUP_GET_DEVICE_FD` makes them.

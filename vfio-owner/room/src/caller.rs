@@ -1,19 +1,66 @@
-//! What a call of a filtered task means: its memory and its files.
+//! The caller of a call: its memory and its files, as the uAPI asks for them.
 
-use rustix::io::Errno;
+use std::error::Error;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use vfio_owner::device_ops::{Event, Trigger};
+use vfio_owner::iommu_core::device_model::Errno;
+use vfio_owner::iommu_core::{UserAddr, UserMemory};
+use vfio_owner::uapi::{self, Fault, File};
 
 use crate::files::Files;
+use crate::log::Log;
+use crate::memory::Processes;
 use crate::task::Task;
 
-/// The task that called, and the files of its room.
-#[derive(Clone, Copy, Debug)]
+/// The task that called, in its room.
+#[derive(Debug)]
 pub(crate) struct Caller<'a> {
     pub(crate) task: Task,
     pub(crate) files: &'a Files,
+    pub(crate) processes: &'a Processes,
+    pub(crate) log: &'a Log,
 }
 
-impl Caller<'_> {
-    pub(crate) fn read(&self, at: u64, into: &mut [u8]) -> Result<(), Errno> {
-        self.task.read(at, into)
+impl uapi::Caller for Caller<'_> {
+    fn read(&self, at: UserAddr, into: &mut [u8]) -> Result<(), Fault> {
+        self.task.read(at.get(), into).map_err(|_| Fault)
+    }
+
+    fn write(&self, at: UserAddr, from: &[u8]) -> Result<(), Fault> {
+        self.task.write(at.get(), from).map_err(|_| Fault)
+    }
+
+    fn memory(&self) -> Arc<dyn UserMemory> {
+        self.processes.memory(self.task)
+    }
+
+    fn file(&self, descriptor: i32) -> Option<File> {
+        self.files.file(self.task, descriptor)
+    }
+
+    fn trigger(&self, descriptor: i32) -> Result<Trigger, Errno> {
+        let link = Task::link(&self.task.descriptor(descriptor)).map_err(|_| Errno::EBADF)?;
+        if link != Path::new("anon_inode:[eventfd]") {
+            return Err(Errno::EINVAL);
+        }
+        let eventfd = self.task.get(descriptor).map_err(|error| Errno::new(error.raw_os_error()))?;
+        Ok(Trigger::of(Arc::new(Eventfd(eventfd))))
+    }
+
+    fn refused(&self, error: &(dyn Error + 'static)) {
+        self.log.reason(error);
+    }
+}
+
+/// An eventfd of a task.
+struct Eventfd(OwnedFd);
+
+impl Event for Eventfd {
+    fn signal(&self) {
+        // Only a full counter refuses, and that is signalled enough.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 }

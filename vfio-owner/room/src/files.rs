@@ -14,7 +14,8 @@ use rustix::io::Errno;
 
 use crate::filter::REGION_SHIFT;
 use crate::task::Task;
-use crate::world::DeviceFile;
+use vfio_owner::testbed::vfs::{Node, OpenAttribute};
+use vfio_owner::uapi::File;
 
 /// So many regions has a device file at most: those of a PCI function.
 const REGIONS: u64 = 9;
@@ -43,10 +44,10 @@ pub(crate) struct OpenFile {
 /// What an open file is.
 #[derive(Debug)]
 pub(crate) enum Kind {
-    /// A device file; with the numbers of the character device, if it was opened by a name.
-    Device { file: Box<dyn DeviceFile>, numbers: Option<(u32, u32)> },
+    /// A device file; with the character device, if it was opened by its name.
+    Device { file: File, node: Option<Node> },
     /// An attribute that may be written.
-    Attribute { mode: u32 },
+    Attribute(OpenAttribute),
 }
 
 /// The open files of a room.
@@ -68,20 +69,20 @@ impl Files {
     pub(crate) fn open_device(
         &mut self,
         name: PathBuf,
-        file: Box<dyn DeviceFile>,
-        numbers: Option<(u32, u32)>,
+        file: File,
+        node: Option<Node>,
         flags: OFlags,
     ) -> Result<OwnedFd, Errno> {
         let memory = memfd_create("vfio", MemfdFlags::CLOEXEC)?;
         ftruncate(&memory, REGIONS << REGION_SHIFT)?;
-        self.open(name, Kind::Device { file, numbers }, memory, OFlags::RDWR | flags)
+        self.open(name, Kind::Device { file, node }, memory, OFlags::RDWR | flags)
     }
 
     /// Opens an attribute for writing. What the supervisor does not see of the writes fails, if it is not to be read as well.
     pub(crate) fn open_attribute(
         &mut self,
         name: PathBuf,
-        mode: u32,
+        attribute: OpenAttribute,
         content: Option<&[u8]>,
         flags: OFlags,
     ) -> Result<OwnedFd, Errno> {
@@ -90,7 +91,7 @@ impl Files {
             Some(content) => drop(rustix::io::pwrite(&memory, content, 0)?),
             None => fcntl_add_seals(&memory, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK)?,
         }
-        self.open(name, Kind::Attribute { mode }, memory, flags)
+        self.open(name, Kind::Attribute(attribute), memory, flags)
     }
 
     fn open(&mut self, name: PathBuf, kind: Kind, memory: OwnedFd, flags: OFlags) -> Result<OwnedFd, Errno> {
@@ -136,6 +137,15 @@ impl Files {
             return Ok(None);
         }
         Ok(self.open.get(&Self::identify(task, fd)?))
+    }
+
+    /// Returns the file of VFIO or iommufd that a task's descriptor stands for, or that it is another; `None` if it is not open.
+    pub(crate) fn file(&self, task: Task, fd: i32) -> Option<File> {
+        let id = Self::identify(task, fd).ok()?;
+        Some(match self.open.get(&id).map(|open| &open.kind) {
+            Some(Kind::Device { file, .. }) => file.clone(),
+            Some(Kind::Attribute(_)) | None => File::Other,
+        })
     }
 
     /// Returns the file at a path of `/proc/…/fd`, if it is ours.

@@ -8,17 +8,18 @@ mod calls;
 mod error;
 mod files;
 mod filter;
+mod log;
+mod memory;
 mod notify;
 mod room;
 mod supervisor;
 mod task;
 mod territory;
 mod tree;
+mod view;
 mod walk;
-#[cfg(test)]
-mod tests;
-mod world;
 
 pub use error::RoomError;
+pub use log::Refusal;
 pub use room::Room;
 pub use vfio_owner;

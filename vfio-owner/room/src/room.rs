@@ -9,26 +9,37 @@ use std::thread::{self, JoinHandle};
 use std::io;
 
 use rustix::event::{EventfdFlags, eventfd};
+use vfio_owner::testbed::Machine;
+use vfio_owner::testbed::vfs::Vfs;
 
 use crate::error::RoomError;
 use crate::filter::{Architecture, program};
+use crate::log::{Log, Refusal};
 use crate::notify::{self, Listener};
 use crate::supervisor::{Request, Supervisor};
 use crate::territory::Bounds;
-use crate::world::World;
 
 /// A room: whoever enters it, and all whom they start, find a simulated machine where Linux would have its own.
 ///
 /// Dropping it lets those who are inside stay; they are served until the last of them has gone.
 #[derive(Debug)]
 pub struct Room {
+    log: Log,
     requests: Option<Sender<Request>>,
     wake: OwnedFd,
     supervisor: Option<JoinHandle<()>>,
 }
 
 impl Room {
-    pub(crate) fn of(world: Arc<dyn World>, bounds: Bounds) -> Result<Self, RoomError> {
+    /// Makes a room with `machine` in it.
+    ///
+    /// # Errors
+    /// Fails if the kernel has no such notification, or what the room needs cannot be made.
+    pub fn new(machine: &Arc<Machine>) -> Result<Self, RoomError> {
+        Self::with_bounds(machine, Bounds::default())
+    }
+
+    fn with_bounds(machine: &Arc<Machine>, bounds: Bounds) -> Result<Self, RoomError> {
         if !notify::sizes_agree().map_err(RoomError::of_filter)? {
             return Err(RoomError::NoNotification);
         }
@@ -36,10 +47,12 @@ impl Room {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(setup)?;
         let own = wake.try_clone().map_err(RoomError::Setup)?;
         let (requests, received) = channel();
-        let supervisor = Supervisor::new(world, bounds, received, own).map_err(RoomError::Setup)?;
+        let log = Log::default();
+        let vfs = Vfs::new(machine.clone());
+        let supervisor = Supervisor::new(vfs, bounds, log.clone(), received, own).map_err(RoomError::Setup)?;
         let thread = thread::Builder::new().name("room".into());
         let supervisor = thread.spawn(move || supervisor.run()).map_err(RoomError::Setup)?;
-        Ok(Self { requests: Some(requests), wake, supervisor: Some(supervisor) })
+        Ok(Self { log, requests: Some(requests), wake, supervisor: Some(supervisor) })
     }
 
     /// Runs `act` in the room, on a thread of its own, and returns what it returns. What it starts, threads and
@@ -61,6 +74,11 @@ impl Room {
                 Err(payload) => resume_unwind(payload),
             }
         })
+    }
+
+    /// Returns the calls that the machine has refused since the room was made, in their order.
+    pub fn refusals(&self) -> Vec<Refusal> {
+        self.log.refusals()
     }
 
     fn serve(&self, listener: Listener) {

@@ -16,7 +16,10 @@ use crate::notify::Listener;
 use crate::task::Task;
 use crate::territory::Bounds;
 use crate::tree::Tree;
-use crate::world::World;
+use vfio_owner::testbed::vfs::Vfs;
+use crate::caller::Caller;
+use crate::log::Log;
+use crate::memory::Processes;
 use std::os::fd::{AsFd, OwnedFd};
 
 /// How often an answer that waits is tried again: nobody says when a machine has changed.
@@ -34,10 +37,12 @@ pub(crate) enum Request {
 /// The state of the thread.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
-    pub(crate) world: Arc<dyn World>,
+    pub(crate) vfs: Vfs,
     pub(crate) tree: Tree,
     pub(crate) files: Files,
+    pub(crate) processes: Processes,
     pub(crate) bounds: Bounds,
+    pub(crate) log: Log,
     listeners: Vec<Arc<Listener>>,
     waiting: Vec<Waiting>,
     /// Ends when the room has gone.
@@ -61,13 +66,16 @@ impl std::fmt::Debug for Waiting {
 
 impl Supervisor {
     pub(crate) fn new(
-        world: Arc<dyn World>,
+        vfs: Vfs,
         bounds: Bounds,
+        log: Log,
         requests: Receiver<Request>,
         wake: OwnedFd,
     ) -> std::io::Result<Self> {
         let (tree, files) = (Tree::new()?, Files::new()?);
-        Ok(Self { world, tree, files, bounds, listeners: Vec::new(), waiting: Vec::new(), requests, wake })
+        let processes = Processes::new(vfs.machine().memory().clone());
+        let (listeners, waiting) = (Vec::new(), Vec::new());
+        Ok(Self { vfs, tree, files, processes, bounds, log, listeners, waiting, requests, wake })
     }
 
     /// Answers calls until the room and the last of its tasks have gone.
@@ -122,6 +130,11 @@ impl Supervisor {
                 Err(TryRecvError::Disconnected) => return false,
             }
         }
+    }
+
+    /// Returns the caller of a call, as the machine asks for it.
+    pub(crate) fn caller(&self, task: Task) -> Caller<'_> {
+        Caller { task, files: &self.files, processes: &self.processes, log: &self.log }
     }
 
     /// Answers the next call.

@@ -25,7 +25,11 @@ impl Task {
         Self(number)
     }
 
-    fn number(self) -> nix::unistd::Pid {
+    pub(crate) fn number(self) -> u32 {
+        self.0
+    }
+
+    fn pid(self) -> nix::unistd::Pid {
         nix::unistd::Pid::from_raw(self.0.cast_signed())
     }
 
@@ -33,14 +37,14 @@ impl Task {
     pub(crate) fn read(self, at: u64, into: &mut [u8]) -> Result<(), Errno> {
         let len = into.len();
         let remote = remote(at, len)?;
-        let done = process_vm_readv(self.number(), &mut [IoSliceMut::new(into)], &[remote]);
+        let done = process_vm_readv(self.pid(), &mut [IoSliceMut::new(into)], &[remote]);
         if len == 0 || done == Ok(len) { Ok(()) } else { Err(Errno::FAULT) }
     }
 
     /// Writes to the memory of its process.
     pub(crate) fn write(self, at: u64, from: &[u8]) -> Result<(), Errno> {
         let remote = remote(at, from.len())?;
-        let done = process_vm_writev(self.number(), &[IoSlice::new(from)], &[remote]);
+        let done = process_vm_writev(self.pid(), &[IoSlice::new(from)], &[remote]);
         if from.is_empty() || done == Ok(from.len()) { Ok(()) } else { Err(Errno::FAULT) }
     }
 
@@ -101,6 +105,16 @@ impl Task {
         self.status()?.number("Tgid:").ok_or(Errno::SRCH)
     }
 
+    /// Returns its name in the directory of `/proc`, by its process.
+    pub(crate) fn in_process(self) -> Result<PathBuf, Errno> {
+        Ok(PathBuf::from(format!("{}/task/{}", self.process()?, self.0)))
+    }
+
+    /// Returns the name of its program.
+    pub(crate) fn name(self) -> String {
+        fs::read_to_string(self.proc("comm")).map_or_else(|_| self.0.to_string(), |name| name.trim().to_owned())
+    }
+
     /// Returns what `/proc` says of it.
     pub(crate) fn status(self) -> Result<Status, Errno> {
         fs::read_to_string(self.proc("status")).map(Status).map_err(|_| Errno::SRCH)
@@ -124,7 +138,7 @@ impl Task {
 pub(crate) struct Status(String);
 
 impl Status {
-    fn field(&self, name: &str) -> Option<&str> {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
         self.0.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
     }
 

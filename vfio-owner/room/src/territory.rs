@@ -1,4 +1,4 @@
-//! Which paths are the room's, and which the host's.
+//! Bounds: what of the host filtered tasks may not see, and may not change.
 
 use std::path::{Path, PathBuf};
 
@@ -9,56 +9,15 @@ use crate::task::Task;
 /// What `statfs` says of a sysfs, wherever it is mounted.
 const SYSFS_MAGIC: FsWord = 0x6265_6572;
 
-/// Directories of which a room has some entries and the host the others.
-const SHARED: [&str; 12] = [
-    "/",
-    "/dev",
-    "/proc",
-    "/sys",
-    "/sys/bus",
-    "/sys/class",
-    "/sys/dev",
-    "/sys/devices",
-    "/sys/devices/virtual",
-    "/sys/fs",
-    "/sys/kernel",
-    "/sys/module",
-];
-
-/// What the host has here is never seen, whether the room has something in its place or not.
-const HIDDEN: [&str; 15] = [
-    "/dev/iommu",
-    "/dev/kmem",
-    "/dev/mem",
-    "/dev/port",
-    "/dev/vfio",
-    "/proc/bus/pci",
-    "/sys/bus/pci",
-    "/sys/bus/pci_express",
-    "/sys/class/iommu",
-    "/sys/class/pci_bus",
-    "/sys/class/vfio",
-    "/sys/class/vfio-dev",
-    "/sys/devices/virtual/iommu",
-    "/sys/devices/virtual/vfio",
-    "/sys/kernel/iommu_groups",
-];
-
-/// Beginnings of names that are hidden as well: the host's PCI devices, and its modules for VFIO.
-const HIDDEN_NAMES: [&str; 3] = ["/sys/devices/pci", "/sys/module/vfio", "/sys/module/iommufd"];
+/// What the host has here is never seen: other ways to its devices.
+const HIDDEN: [&str; 4] = ["/dev/kmem", "/dev/mem", "/dev/port", "/proc/bus/pci"];
 
 /// Where no filtered task may change what the host has, wherever the path came from.
-const BOUNDS: [&str; 3] = ["/sys", "/proc/sys", "/proc/sysrq-trigger"];
+const BOUNDS: [&str; 5] = ["/dev/iommu", "/dev/vfio", "/proc/sys", "/proc/sysrq-trigger", "/sys"];
 
-/// Whether the host's entries of this directory are seen beside the room's.
-pub(crate) fn is_shared(directory: &Path) -> bool {
-    SHARED.iter().any(|shared| directory == Path::new(shared))
-}
-
-/// Whether nothing of the host's is seen at this path.
+/// Whether what the host has at this path is not seen, though the room has nothing in its place.
 pub(crate) fn is_hidden(path: &Path) -> bool {
-    let Some(text) = path.to_str() else { return false };
-    HIDDEN.iter().any(|hidden| path.starts_with(hidden)) || HIDDEN_NAMES.iter().any(|hidden| text.starts_with(hidden))
+    HIDDEN.iter().any(|hidden| path.starts_with(hidden))
 }
 
 /// What filtered tasks may not change, whether it is there or not.
@@ -92,16 +51,16 @@ mod tests {
 
     #[test]
     fn what_is_the_hosts_and_what_is_not() {
-        for path in ["/sys/bus/pci/drivers/e1000/unbind", "/dev/vfio", "/dev/vfio/7", "/sys/devices/pci0000:00", "/dev/mem"] {
+        for path in ["/dev/mem", "/proc/bus/pci/00/03.0"] {
             assert!(is_hidden(Path::new(path)), "{path}");
         }
-        for path in ["/sys/bus/usb", "/dev/null", "/dev/vfio-not", "/sys/bus/pci2", "/proc/self", "/sys/devices/system"] {
+        for path in ["/dev/null", "/dev/memory", "/proc/self"] {
             assert!(!is_hidden(Path::new(path)), "{path}");
         }
-        for path in ["/sys", "/sys/bus/usb/drivers/hub/unbind", "/proc/sys/vm/nr_hugepages"] {
+        for path in ["/sys", "/sys/bus/usb/drivers/hub/unbind", "/proc/sys/vm/nr_hugepages", "/dev/vfio/7", "/dev/mem"] {
             assert!(Bounds::default().exclude(Path::new(path)), "{path}");
         }
-        for path in ["/", "/tmp/sys", "/proc/self/comm", "/system", "/dev/shm/x"] {
+        for path in ["/", "/tmp/sys", "/proc/self/comm", "/system", "/dev/shm/x", "/dev/vfio-not"] {
             assert!(!Bounds::default().exclude(Path::new(path)), "{path}");
         }
     }

@@ -1,16 +1,16 @@
 //! From a path, as a task gives it, to the file that it names in the room.
 
+use std::cell::OnceCell;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType};
 use rustix::io::Errno;
+use vfio_owner::testbed::vfs::{Node, Vfs};
 
 use crate::task::Task;
-use crate::territory::{is_hidden, is_shared};
 use crate::tree::Tree;
-use crate::world::{Node, World};
+use crate::view::{Seen, View};
 
 /// As many links as the kernel follows.
 const MOST_LINKS: usize = 40;
@@ -25,10 +25,12 @@ pub(crate) enum Last {
 /// Where a path leads.
 #[derive(Debug)]
 pub(crate) enum Place {
-    /// To a file of the room.
-    Room(PathBuf, Node),
-    /// To nothing, in a directory of the room.
-    Missing(PathBuf),
+    /// To a file of the machine.
+    Machine(PathBuf, Node),
+    /// To the file that only rooms have.
+    Mark,
+    /// To nothing, in a directory that is the machine's.
+    Missing,
     /// To a file of the host, which may be missing.
     Host(HostPlace),
 }
@@ -44,62 +46,52 @@ pub(crate) struct HostPlace {
 
 /// Where a walk begins, and who walks.
 pub(crate) struct Walker<'a> {
-    pub(crate) world: &'a dyn World,
-    pub(crate) tree: &'a Tree,
-    pub(crate) task: Task,
+    vfs: &'a Vfs,
+    tree: &'a Tree,
+    task: Task,
+    /// Made when it is needed: most paths lead elsewhere.
+    view: OnceCell<View>,
 }
 
-impl Walker<'_> {
+/// A walk on its way.
+struct Way {
+    at: PathBuf,
+    todo: Vec<OsString>,
+    native: bool,
+    links: usize,
+}
+
+impl<'a> Walker<'a> {
+    pub(crate) fn new(vfs: &'a Vfs, tree: &'a Tree, task: Task) -> Self {
+        Self { vfs, tree, task, view: OnceCell::new() }
+    }
+
     /// Follows `path` from the directory that `dir` is a descriptor of.
     pub(crate) fn walk(&self, dir: i32, path: &OsStr, last: Last) -> Result<Place, Errno> {
         if path.is_empty() {
             return Err(Errno::NOENT);
         }
-        let mut native = true;
-        let mut at = PathBuf::from("/");
-        if !Path::new(path).is_absolute() {
-            (at, native) = self.start(dir)?;
-        }
-        let mut links = 0;
-        let mut todo = Vec::new();
-        push(&mut todo, path);
-        while let Some(name) = todo.pop() {
+        let (at, native) =
+            if Path::new(path).is_absolute() { (PathBuf::from("/"), true) } else { self.start(dir)? };
+        let mut way = Way { at, todo: Vec::new(), native, links: 0 };
+        way.push(path);
+        while let Some(name) = way.todo.pop() {
             match name.as_bytes() {
-                b"/" => at = PathBuf::from("/"),
+                b"/" => way.at = PathBuf::from("/"),
                 b"." => {}
-                b".." => {
-                    at.pop();
-                }
+                b".." => drop(way.at.pop()),
                 _ => {
-                    let next = at.join(name);
-                    let is_last = todo.is_empty();
-                    let node = self.world.node(&next);
-                    if node.is_none() && is_hidden(&next) || self.is_below_room(&at) && node.is_none() {
-                        return if is_last { Ok(Place::Missing(next)) } else { Err(Errno::NOENT) };
-                    }
-                    native &= node.is_none() || is_shared(&next);
-                    if is_last && last == Last::Keep {
-                        at = next;
-                        break;
-                    }
-                    match self.link(&next, node, is_last)? {
-                        Some(text) => {
-                            links += 1;
-                            if links > MOST_LINKS {
-                                return Err(Errno::LOOP);
-                            }
-                            push(&mut todo, text.as_os_str());
-                        }
-                        None => at = next,
+                    if let Some(end) = self.step(&mut way, &name, last)? {
+                        return Ok(end);
                     }
                 }
             }
         }
-        Ok(match self.world.node(&at) {
-            Some(node) if !is_shared(&at) => Place::Room(at, node),
-            // The room's way to see it, for the entries.
-            Some(node) if at.starts_with("/sys") || at.starts_with("/dev") => Place::Room(at, node),
-            _ => Place::Host(HostPlace { path: at, native }),
+        Ok(match self.seen(&way.at) {
+            Seen::Machine(node) => Place::Machine(way.at, node.clone()),
+            Seen::Mark => Place::Mark,
+            Seen::Nothing => Place::Missing,
+            Seen::Host => Place::Host(HostPlace { path: way.at, native: way.native }),
         })
     }
 
@@ -113,45 +105,70 @@ impl Walker<'_> {
         Ok(self.tree.in_room(&path).map_or((path, true), |path| (path, false)))
     }
 
-    /// Whether the room has this directory for itself.
-    fn is_below_room(&self, directory: &Path) -> bool {
-        !is_shared(directory) && matches!(self.world.node(directory), Some(Node::Directory))
+    /// Goes on to the next name. Returns where the walk ends, if it ends before its end.
+    fn step(&self, way: &mut Way, name: &OsStr, last: Last) -> Result<Option<Place>, Errno> {
+        let next = way.at.join(name);
+        let is_last = way.todo.is_empty();
+        let seen = self.seen(&next);
+        way.native &= View::is_shared(seen);
+        let keeps = is_last && last == Last::Keep;
+        let text = match seen {
+            Seen::Nothing if is_last => return Ok(Some(Place::Missing)),
+            Seen::Nothing => return Err(Errno::NOENT),
+            _ if keeps => None,
+            Seen::Machine(Node::Link { target }) => Some(PathBuf::from(&**target)),
+            Seen::Machine(Node::Directory(_)) => None,
+            Seen::Machine(_) | Seen::Mark if !is_last => return Err(Errno::NOTDIR),
+            Seen::Machine(_) | Seen::Mark => None,
+            Seen::Host => self.host_link(&next, is_last)?,
+        };
+        match text {
+            None => way.at = next,
+            Some(_) if way.links == MOST_LINKS => return Err(Errno::LOOP),
+            Some(text) => {
+                way.links += 1;
+                way.push(text.as_os_str());
+            }
+        }
+        Ok(None)
     }
 
-    /// What the link at a path says, if there is one that is to be followed.
-    fn link(&self, path: &Path, node: Option<Node>, is_last: bool) -> Result<Option<PathBuf>, Errno> {
-        match node {
-            Some(Node::Link(text)) => return Ok(Some(PathBuf::from(text))),
-            Some(Node::Directory) => return Ok(None),
-            Some(_) if !is_last => return Err(Errno::NOTDIR),
-            Some(_) => return Ok(None),
-            None => {}
-        }
+    fn seen(&self, path: &Path) -> Seen<'_> {
+        if View::concerns(path) { self.view.get_or_init(|| View::of(self.vfs)).at(path) } else { Seen::Host }
+    }
+
+    /// What the host's link at a path says, if there is one.
+    fn host_link(&self, path: &Path, is_last: bool) -> Result<Option<PathBuf>, Errno> {
         // What `/proc` says to whoever asks, it must say to the caller.
         if path == Path::new("/proc/self") {
             return Ok(Some(self.task.process()?.to_string().into()));
         }
         if path == Path::new("/proc/thread-self") {
-            let thread = self.task.proc("");
-            let thread = thread.strip_prefix("/proc").unwrap_or(&thread);
-            return Ok(Some(Path::new(&self.task.process()?.to_string()).join("task").join(thread)));
+            return Ok(Some(self.task.in_process()?));
         }
         let Ok(text) = Task::link(path) else { return Ok(None) };
-        if is_to_open_file(path) {
-            return Ok(match self.tree.in_room(&text) {
-                Some(in_room) => Some(in_room),
-                // Only the kernel can follow it, as text it may mean another file.
-                None if is_last => None,
-                None => Some(text),
-            });
+        if !is_to_open_file(path) {
+            return Ok(Some(text));
         }
-        Ok(Some(text))
+        Ok(match self.tree.in_room(&text) {
+            Some(in_room) => Some(in_room),
+            // Only the kernel can follow it: as text it may mean another file.
+            None if is_last => None,
+            None => Some(text),
+        })
     }
+}
 
-    /// Returns the type of what the host has at a place.
-    pub(crate) fn host_type(place: &HostPlace) -> Result<FileType, Errno> {
-        let found = rustix::fs::statat(CWD, &place.path, AtFlags::empty())?;
-        Ok(FileType::from_raw_mode(found.st_mode))
+impl Way {
+    /// Puts the components of a path in front.
+    fn push(&mut self, path: &OsStr) {
+        let path = Path::new(path);
+        // A directory is meant: a link at the end is followed.
+        if path.as_os_str().as_bytes().ends_with(b"/") && path.parent().is_some() {
+            self.todo.push(".".into());
+        }
+        let names = path.components().rev().filter(|part| *part != Component::CurDir);
+        self.todo.extend(names.map(|part| part.as_os_str().into()));
     }
 }
 
@@ -161,14 +178,4 @@ fn is_to_open_file(path: &Path) -> bool {
     let is = |name: &str| path.file_name() == Some(OsStr::new(name));
     let parent = path.parent().and_then(Path::file_name);
     parent == Some(OsStr::new("fd")) || inside.components().count() > 1 && (is("cwd") || is("root") || is("exe"))
-}
-
-/// Puts the components of a path on the stack.
-fn push(todo: &mut Vec<OsString>, path: &OsStr) {
-    let path = Path::new(path);
-    // A directory is meant: a link at the end is followed.
-    if path.as_os_str().as_bytes().ends_with(b"/") && path.parent().is_some() {
-        todo.push(".".into());
-    }
-    todo.extend(path.components().rev().filter(|part| *part != Component::CurDir).map(|part| part.as_os_str().into()));
 }

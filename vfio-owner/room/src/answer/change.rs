@@ -75,7 +75,7 @@ impl Supervisor {
             return self.may_change_file(trapped, dir);
         }
         match self.walk(trapped.task, dir, &text, last)? {
-            Place::Room(..) | Place::Missing(_) => Err(Errno::PERM),
+            Place::Machine(..) | Place::Mark | Place::Missing => Err(Errno::PERM),
             Place::Host(place) if !place.native || self.bounds.exclude(&place.path) => Err(Errno::PERM),
             Place::Host(place) if self.bounds.exclude_file(&place.path) => Err(Errno::PERM),
             Place::Host(_) => Ok(()),

@@ -4,30 +4,29 @@ use std::path::PathBuf;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use vfio_owner::iommu_core::UserAddr;
+use vfio_owner::iommu_core::device_model::Errno as MachineErrno;
+use vfio_owner::uapi::Reply;
 
 use super::{Answer, Trapped};
-use crate::caller::Caller;
-use crate::files::Kind;
-use crate::filter::REGION_SHIFT;
+use crate::calls::Call;
+use crate::files::{Files, Kind, OpenFile};
 use crate::supervisor::Supervisor;
-use crate::world::{DeviceFile, Reply};
-
-/// As much of a region as is read or written at once.
-const MOST: u64 = 1 << 20;
 
 impl Supervisor {
     pub(super) fn ioctl(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
         let Some(open) = self.files.of(trapped.task, trapped.fd(0))? else {
             // The host's VFIO has the same numbers. All others do not know them.
-            crate::files::Files::identify(trapped.task, trapped.fd(0))?;
+            Files::identify(trapped.task, trapped.fd(0))?;
             return Err(Errno::NOTTY);
         };
         let Kind::Device { file, .. } = &open.kind else { return Err(Errno::NOTTY) };
         trapped.check()?;
-        let caller = Caller { task: trapped.task, files: &self.files };
-        match file.ioctl(trapped.bits(1), trapped.arg(2), &caller)? {
-            Reply::Value(value) => Ok(Answer::Value(value)),
-            Reply::Later(answer) => Ok(Answer::Later(answer)),
+        self.log.begin();
+        let number = trapped.bits(1);
+        let reply = file.ioctl(number, trapped.arg(2), &self.caller(trapped.task));
+        match reply.map_err(|errno| self.refused(trapped, format!("ioctl {number:#x}"), open, errno))? {
+            Reply::Value(value) => Ok(Answer::Value(value.into())),
             Reply::File(file) => {
                 let name = PathBuf::from("anon_inode:[vfio-device]");
                 let file = self.files.open_device(name, file, None, OFlags::empty())?;
@@ -36,47 +35,54 @@ impl Supervisor {
         }
     }
 
+    /// Notes that a call failed. Why, the machine has said already.
+    fn refused(&self, trapped: &Trapped<'_>, call: String, open: &OpenFile, errno: MachineErrno) -> Errno {
+        self.log.refuse(trapped.task.number(), call, open.name.clone(), errno);
+        Errno::from_raw_os_error(errno.number())
+    }
+
     /// Maps a file, shared.
     pub(super) fn map(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
         // A bad descriptor is for the kernel to tell.
         if let Ok(Some(open)) = self.files.of(trapped.task, trapped.fd(4)) {
-            match &open.kind {
-                Kind::Device { file, .. } if file.mappable(trapped.arg(5), trapped.arg(1)) => {}
-                Kind::Device { .. } => return Err(Errno::INVAL),
-                Kind::Attribute { .. } => return Err(Errno::NODEV),
-            }
+            let Kind::Device { file, .. } = &open.kind else { return Err(Errno::NODEV) };
+            self.log.begin();
+            let mapped = file.mappable(trapped.arg(5), trapped.arg(1), &self.caller(trapped.task));
+            mapped.map_err(|errno| self.refused(trapped, "mmap".into(), open, errno))?;
         }
         Ok(Answer::Continue)
     }
 
     /// Reads from a region.
     pub(super) fn read_at(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
-        let (at, count, offset) = (trapped.arg(1), trapped.arg(2), trapped.arg(3));
-        match self.files.of(trapped.task, trapped.fd(0))?.map(|open| &open.kind) {
-            Some(Kind::Device { file, .. }) if !is_memory(&**file, offset, count) => {
-                trapped.check()?;
-                let mut bytes = vec![0; usize::try_from(count.min(MOST)).unwrap_or(0)];
-                let count = file.read(offset, &mut bytes)?;
-                trapped.task.write(at, bytes.get(..count).unwrap_or(&bytes))?;
-                Ok(Answer::Value(i64::try_from(count).unwrap_or(i64::MAX)))
-            }
+        match self.files.of(trapped.task, trapped.fd(0))? {
+            Some(open) if matches!(open.kind, Kind::Device { .. }) => self.transfer(trapped, open),
             _ => Ok(Answer::Continue),
         }
     }
 
     /// Writes to a region.
-    pub(super) fn write_at(trapped: &Trapped<'_>, file: &dyn DeviceFile) -> Result<Answer, Errno> {
-        let (at, count, offset) = (trapped.arg(1), trapped.arg(2), trapped.arg(3));
-        if trapped.call != crate::calls::Call::Pwrite64 || is_memory(file, offset, count) {
+    pub(super) fn write_at(&self, trapped: &Trapped<'_>, open: &OpenFile) -> Result<Answer, Errno> {
+        // Without a position, nobody writes to a device.
+        if trapped.call == Call::Pwrite64 { self.transfer(trapped, open) } else { Err(Errno::INVAL) }
+    }
+
+    fn transfer(&self, trapped: &Trapped<'_>, open: &OpenFile) -> Result<Answer, Errno> {
+        let Kind::Device { file, .. } = &open.kind else { return Ok(Answer::Continue) };
+        let (at, bytes, offset) = (UserAddr::new(trapped.arg(1)), trapped.arg(2), trapped.arg(3));
+        let caller = self.caller(trapped.task);
+        // The kernel does it: it is the memory that is mapped.
+        if file.mappable(offset, bytes, &caller).is_ok() {
             return Ok(Answer::Continue);
         }
-        let bytes = trapped.task.bytes(at, count.min(MOST))?;
         trapped.check()?;
-        Ok(Answer::Value(i64::try_from(file.write(offset, &bytes)?).unwrap_or(i64::MAX)))
+        self.log.begin();
+        let done = match trapped.call {
+            Call::Pread64 => file.read(offset, at, bytes, &caller),
+            _ => file.write(offset, at, bytes, &caller),
+        };
+        let call = format!("{:?}", trapped.call).to_lowercase();
+        let done = done.map_err(|errno| self.refused(trapped, call, open, errno))?;
+        Ok(Answer::Value(i64::try_from(done).unwrap_or(i64::MAX)))
     }
-}
-
-/// Whether the kernel can read or write this part of a device file: it is the memory that the model has, too.
-fn is_memory(file: &dyn DeviceFile, offset: u64, count: u64) -> bool {
-    offset >> REGION_SHIFT < 9 && file.mappable(offset, count)
 }

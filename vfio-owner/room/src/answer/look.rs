@@ -1,10 +1,12 @@
 //! Calls that look at a file.
 
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, statat};
 use rustix::io::Errno;
+use vfio_owner::testbed::vfs::Node;
 
 use super::{Answer, Trapped};
 use crate::attributes::Attributes;
@@ -13,7 +15,7 @@ use crate::files::Kind;
 use crate::supervisor::Supervisor;
 use crate::task::Task;
 use crate::walk::{HostPlace, Last, Place};
-use crate::world::Node;
+use crate::view::{MARK, View};
 
 /// What a call looks at.
 enum Subject {
@@ -61,11 +63,12 @@ impl Supervisor {
         }
         let last = if flags.contains(AtFlags::SYMLINK_NOFOLLOW) { Last::Keep } else { Last::Follow };
         match self.walk(trapped.task, dir, &text, last)? {
-            Place::Missing(_) => Err(Errno::NOENT),
-            Place::Room(path, node) => {
+            Place::Missing => Err(Errno::NOENT),
+            Place::Machine(path, node) => {
                 let found = Attributes::of_node(&path, &node);
                 Ok(Subject::File(path, found))
             }
+            Place::Mark => Ok(Subject::File(MARK.into(), Attributes::of_attribute(Path::new(MARK), 0o444, 4096))),
             Place::Host(place) => self.subject_of_host(place, flags),
         }
     }
@@ -88,8 +91,12 @@ impl Supervisor {
     fn subject_of_descriptor(&self, task: Task, fd: i32) -> Result<Subject, Errno> {
         if let Some(path) = self.in_tree(task, fd) {
             // It may have been removed since.
-            let node = self.world.node(&path).unwrap_or(Node::Directory);
-            let found = Attributes::of_node(&path, &node);
+            let view = View::of(&self.vfs);
+            let found = match view.node(&path) {
+                Some(node) => Attributes::of_node(&path, node),
+                None if path == Path::new(MARK) => Attributes::of_attribute(&path, 0o444, 4096),
+                None => return Ok(Subject::Native),
+            };
             return Ok(Subject::File(path, found));
         }
         let open = if fd == libc::AT_FDCWD { None } else { self.open_file(&task.descriptor(fd)) };
@@ -99,12 +106,13 @@ impl Supervisor {
     /// What there is to say of an open file of ours.
     fn open_file(&self, path: &Path) -> Option<Subject> {
         let open = self.files.at(path)?;
-        let found = match open.kind {
-            Kind::Device { numbers: None, .. } => Attributes::of_anonymous(&open.name),
-            Kind::Device { numbers: Some((major, minor)), .. } => {
-                Attributes::of_node(&open.name, &Node::Device { major, minor })
+        let found = match &open.kind {
+            Kind::Device { node: None, .. } => Attributes::of_anonymous(&open.name),
+            Kind::Device { node: Some(node), .. } => Attributes::of_node(&open.name, node),
+            Kind::Attribute(open_attribute) => {
+                let attribute = open_attribute.attribute();
+                Attributes::of_attribute(&open.name, attribute.mode(), attribute.size())
             }
-            Kind::Attribute { mode } => Attributes::of_node(&open.name, &Node::Attribute { mode }),
         };
         Some(Subject::File(open.name.clone(), found))
     }
@@ -117,7 +125,7 @@ impl Supervisor {
         let Subject::File(path, found) = self.subject(trapped, dir, Some(path), flags)? else {
             return Ok(Answer::Continue);
         };
-        if self.world.node(&path).is_none() {
+        if View::of(&self.vfs).node(&path).is_none() && path != Path::new(MARK) {
             let wanted = rustix::fs::Access::from_bits_retain(wanted);
             return trapped.task.with_rights(|_| rustix::fs::access(&path, wanted)).map(|()| Answer::Value(0));
         }
@@ -133,9 +141,9 @@ impl Supervisor {
             return Ok(Answer::Continue);
         }
         let text = match self.walk(trapped.task, dir, &path, Last::Keep)? {
-            Place::Missing(_) => return Err(Errno::NOENT),
-            Place::Room(_, Node::Link(text)) => text.into(),
-            Place::Room(..) => return Err(Errno::INVAL),
+            Place::Missing => return Err(Errno::NOENT),
+            Place::Machine(_, Node::Link { target }) => OsString::from(&*target),
+            Place::Machine(..) | Place::Mark => return Err(Errno::INVAL),
             Place::Host(place) => match self.text_of_link(&place) {
                 Some(text) => text,
                 None if place.native => return Ok(Answer::Continue),
@@ -153,7 +161,7 @@ impl Supervisor {
     }
 
     /// What a link of `/proc` to a file of ours says.
-    fn text_of_link(&self, place: &HostPlace) -> Option<std::ffi::OsString> {
+    fn text_of_link(&self, place: &HostPlace) -> Option<OsString> {
         if !place.path.starts_with("/proc") {
             return None;
         }
@@ -176,9 +184,9 @@ impl Supervisor {
                 Ok(Answer::Value(i64::try_from(text.len()).unwrap_or(0)))
             }
             Call::Chdir => match self.walk(trapped.task, libc::AT_FDCWD, &trapped.string(0)?, Last::Follow)? {
-                Place::Missing(_) => Err(Errno::NOENT),
-                Place::Room(_, Node::Directory) => Err(Errno::ACCESS),
-                Place::Room(..) => Err(Errno::NOTDIR),
+                Place::Missing => Err(Errno::NOENT),
+                Place::Machine(_, Node::Directory(_)) => Err(Errno::ACCESS),
+                Place::Machine(..) | Place::Mark => Err(Errno::NOTDIR),
                 Place::Host(place) if place.native => Ok(Answer::Continue),
                 Place::Host(_) => Err(Errno::ACCESS),
             },

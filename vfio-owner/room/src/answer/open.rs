@@ -3,20 +3,22 @@
 //! What opens a regular file for writing, or makes one, is done here and the file given to the caller: the kernel would follow
 //! the path once more.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
+use vfio_owner::testbed::vfs::{self, Access, AttributeError, Directory, Node, OpenAttribute, Opened, Opening};
+use vfio_owner::uapi::File;
 
 use super::{Answer, Trapped};
-use crate::caller::Caller;
 use crate::calls::Call;
 use crate::supervisor::Supervisor;
 use crate::task::errno;
-use crate::territory::is_shared;
+use crate::territory::is_hidden;
 use crate::tree::{Entry, host_entries};
+use crate::view::{MARK, View};
 use crate::walk::{HostPlace, Last, Place};
-use crate::world::Node;
 
 /// How a file is to be opened.
 #[derive(Clone, Copy, Debug)]
@@ -53,11 +55,23 @@ impl How {
         let makes = OFlags::CREATE.union(OFlags::TRUNC);
         let tmpfile = self.flags.contains(OFlags::TMPFILE);
         let access = self.flags.intersection(OFlags::ACCMODE);
-        !self.flags.contains(OFlags::PATH) && (access != OFlags::RDONLY || self.flags.intersects(makes) || tmpfile)
+        !self.is_path() && (access != OFlags::RDONLY || self.flags.intersects(makes) || tmpfile)
     }
 
     fn makes(self) -> bool {
-        self.flags.contains(OFlags::CREATE) && !self.flags.contains(OFlags::PATH)
+        self.flags.contains(OFlags::CREATE) && !self.is_path()
+    }
+
+    fn is_path(self) -> bool {
+        self.flags.contains(OFlags::PATH)
+    }
+
+    fn access(self) -> Access {
+        match self.flags.intersection(OFlags::ACCMODE) {
+            OFlags::RDONLY => Access::Read,
+            OFlags::WRONLY => Access::Write,
+            _ => Access::ReadWrite,
+        }
     }
 
     /// `O_CLOEXEC` of the descriptor.
@@ -73,74 +87,69 @@ impl Supervisor {
         let exclusive = how.flags.contains(OFlags::CREATE.union(OFlags::EXCL));
         let keep = how.flags.contains(OFlags::NOFOLLOW) || exclusive;
         match self.walk(trapped.task, dir, &path, if keep { Last::Keep } else { Last::Follow })? {
-            Place::Missing(_) if how.makes() => Err(Errno::ACCESS),
-            Place::Missing(_) => Err(Errno::NOENT),
-            Place::Room(..) if exclusive => Err(Errno::EXIST),
-            Place::Room(path, node) => self.open_node(trapped, path, &node, how),
+            // Nobody can make a file here.
+            Place::Missing if how.makes() => Err(Errno::ACCESS),
+            Place::Missing => Err(Errno::NOENT),
+            Place::Machine(..) | Place::Mark if exclusive => Err(Errno::EXIST),
+            Place::Machine(path, node) => self.open_node(trapped, path, node, how),
+            Place::Mark if how.writes() => Err(Errno::ACCESS),
+            Place::Mark => self.read_only(Path::new(MARK), b"1\n", how),
             Place::Host(place) => self.open_host(trapped, &place, how),
         }
     }
 
-    fn open_node(&mut self, trapped: &Trapped<'_>, path: PathBuf, node: &Node, how: How) -> Result<Answer, Errno> {
-        let is_path = how.flags.contains(OFlags::PATH);
-        if how.flags.contains(OFlags::DIRECTORY) && *node != Node::Directory {
+    fn open_node(&mut self, trapped: &Trapped<'_>, path: PathBuf, node: Node, how: How) -> Result<Answer, Errno> {
+        if how.flags.contains(OFlags::DIRECTORY) && !matches!(node, Node::Directory(_)) {
             return Err(Errno::NOTDIR);
         }
         trapped.check()?;
-        let file = match node {
-            Node::Link(_) if !is_path => return Err(Errno::LOOP),
-            Node::Link(_) => return Err(Errno::OPNOTSUPP),
-            Node::Directory if how.writes() => return Err(Errno::ISDIR),
-            Node::Directory => {
-                let entries = self.entries(&path);
-                self.tree.directory(&path, &entries).map_err(|error| errno(&error))?
+        match node {
+            Node::Link { .. } => return Err(if how.is_path() { Errno::OPNOTSUPP } else { Errno::LOOP }),
+            Node::Directory(_) if how.writes() => return Err(Errno::ISDIR),
+            Node::Directory(directory) => {
+                let entries = entries(&path, &directory);
+                let file = self.tree.directory(&path, &entries).map_err(|error| errno(&error))?;
+                return Ok(Answer::File(file, how.descriptor()));
             }
-            Node::Attribute { mode } => self.open_attribute(path, *mode, how)?,
-            Node::Device { .. } if is_path => self.tree.attribute(&path, b"").map_err(|error| errno(&error))?,
-            Node::Device { major, minor } => {
-                let caller = Caller { task: trapped.task, files: &self.files };
-                let file = self.world.open(&path, &caller)?;
+            Node::Attribute(_) | Node::CharDevice(_) if how.is_path() => return self.read_only(&path, b"", how),
+            Node::Attribute(_) | Node::CharDevice(_) => {}
+        }
+        let name = trapped.task.name();
+        let opening = Opening { name: &name, ..Opening::new(how.access()) };
+        let text = path.to_str().ok_or(Errno::NOENT)?;
+        match self.vfs.open(text, &opening) {
+            Ok(Opened::Attribute(attribute)) => self.open_attribute(trapped, path, attribute, how),
+            Ok(Opened::File(file)) => {
                 let status = how.flags.intersection(OFlags::NONBLOCK);
-                self.files.open_device(path, file, Some((*major, *minor)), status)?
+                let file = self.files.open_device(path, uapi_file(file)?, Some(node), status)?;
+                Ok(Answer::File(file, how.descriptor()))
             }
-        };
+            // It has become one since.
+            Ok(Opened::Directory(_)) => Err(Errno::ISDIR),
+            Err(error) => Err(self.refuse(trapped, &path, &error, error.errno())),
+        }
+    }
+
+    fn open_attribute(
+        &mut self,
+        trapped: &Trapped<'_>,
+        path: PathBuf,
+        attribute: OpenAttribute,
+        how: How,
+    ) -> Result<Answer, Errno> {
+        let content = if how.access() == Access::Write { None } else { Some(content(&attribute)) };
+        let content = content.transpose().map_err(|error| self.refuse(trapped, &path, &error, error.errno()))?;
+        if how.access() == Access::Read {
+            return self.read_only(&path, content.as_deref().unwrap_or_default(), how);
+        }
+        let flags = how.flags.intersection(OFlags::ACCMODE.union(OFlags::NONBLOCK).union(OFlags::APPEND));
+        let file = self.files.open_attribute(path, attribute, content.as_deref(), flags)?;
         Ok(Answer::File(file, how.descriptor()))
     }
 
-    fn open_attribute(&mut self, path: PathBuf, mode: u32, how: How) -> Result<std::os::fd::OwnedFd, Errno> {
-        let access = how.flags.intersection(OFlags::ACCMODE);
-        let reads = access != OFlags::WRONLY;
-        // As root would find it, who may not read what is not readable for anybody.
-        let content = if reads && mode & 0o444 != 0 { Some(self.world.read(&path)?) } else { None };
-        if access == OFlags::RDONLY {
-            let content = content.ok_or(Errno::ACCESS)?;
-            return self.tree.attribute(&path, &content).map_err(|error| errno(&error));
-        }
-        if mode & 0o222 == 0 {
-            return Err(Errno::ACCESS);
-        }
-        let status = how.flags.intersection(OFlags::NONBLOCK.union(OFlags::APPEND));
-        self.files.open_attribute(path, mode, content.as_deref(), access | status)
-    }
-
-    /// Lists a directory: the room's entries, and those of the host that are seen beside them.
-    fn entries(&self, directory: &Path) -> Vec<(std::ffi::OsString, Entry)> {
-        let own = self.world.entries(directory).into_iter().filter_map(|name| {
-            let entry = match self.world.node(&directory.join(&name))? {
-                Node::Directory => Entry::Directory,
-                Node::Link(text) => Entry::Link(text.into()),
-                Node::Attribute { .. } | Node::Device { .. } => Entry::File,
-            };
-            Some((name, entry))
-        });
-        let mut entries: Vec<_> = own.collect();
-        if is_shared(directory) {
-            let hosts = host_entries(directory).into_iter();
-            let seen = hosts.filter(|(name, _)| !crate::territory::is_hidden(&directory.join(name)));
-            let new: Vec<_> = seen.filter(|(name, _)| entries.iter().all(|(own, _)| own != name)).collect();
-            entries.extend(new);
-        }
-        entries
+    fn read_only(&self, path: &Path, content: &[u8], how: How) -> Result<Answer, Errno> {
+        let file = self.tree.attribute(path, content).map_err(|error| errno(&error))?;
+        Ok(Answer::File(file, how.descriptor()))
     }
 
     fn open_host(&mut self, trapped: &Trapped<'_>, place: &HostPlace, how: How) -> Result<Answer, Errno> {
@@ -177,4 +186,50 @@ impl Supervisor {
         })?;
         Ok(Answer::File(file, how.descriptor()))
     }
+}
+
+/// Reads an attribute to its end.
+pub(super) fn content(attribute: &OpenAttribute) -> Result<Vec<u8>, AttributeError> {
+    let mut content = Vec::new();
+    let mut piece = vec![0; 4096];
+    loop {
+        let count = attribute.read(content.len() as u64, &mut piece)?;
+        content.extend(piece.iter().take(count));
+        if count == 0 {
+            return Ok(content);
+        }
+    }
+}
+
+/// Lists a directory: the machine's entries, and those of the host that are seen beside them.
+fn entries(path: &Path, directory: &Directory) -> Vec<(OsString, Entry)> {
+    let own = directory.entries().map(|(name, node)| {
+        let entry = match node {
+            Node::Directory(_) => Entry::Directory,
+            Node::Link { target } => Entry::Link((**target).into()),
+            Node::Attribute(_) | Node::CharDevice(_) => Entry::File,
+        };
+        (OsString::from(name), entry)
+    });
+    let mut entries: Vec<_> = own.collect();
+    if directory.host() != vfs::HostEntries::Hidden {
+        let seen = |name: &OsString| View::shows(directory, name) && !is_hidden(&path.join(name));
+        let hosts = host_entries(path).into_iter().filter(|(name, _)| seen(name));
+        let new = hosts.filter(|(name, _)| name.to_str().is_none_or(|name| directory.get(name).is_none()));
+        entries.extend(new);
+    }
+    if let Some(mark) = Path::new(MARK).strip_prefix(path).ok().filter(|rest| rest.components().count() == 1) {
+        entries.push((mark.into(), Entry::File));
+    }
+    entries
+}
+
+fn uapi_file(file: vfs::File) -> Result<File, Errno> {
+    Ok(match file {
+        vfs::File::Container(container) => File::Container(container),
+        vfs::File::Group(group) => File::Group(group),
+        vfs::File::Device(device) => File::DeviceFile(device),
+        vfs::File::Iommufd(context) => File::Iommufd(context),
+        _ => return Err(Errno::NXIO),
+    })
 }

@@ -1,14 +1,13 @@
 //! Small writes: attributes and registers, if that is what they reach.
 
 use rustix::io::Errno;
+use vfio_owner::testbed::vfs::{AttributeError, Later, OpenAttribute, Written};
 
+use super::open::content;
 use super::{Answer, Trapped};
-use crate::caller::Caller;
 use crate::calls::Call;
 use crate::files::{Kind, OpenFile};
 use crate::supervisor::Supervisor;
-use crate::task::Task;
-use crate::world::Reply;
 
 /// As much as an attribute takes at once.
 const MOST: u64 = 4096;
@@ -18,12 +17,12 @@ impl Supervisor {
         let fd = trapped.fd(0);
         let Some(file) = self.files.of(trapped.task, fd)? else { return self.write_elsewhere(trapped, fd) };
         match &file.kind {
-            Kind::Attribute { .. } => {
+            Kind::Attribute(attribute) => {
                 let bytes = gather(trapped)?;
                 trapped.check()?;
-                self.write_attribute(file, trapped.task, &bytes)
+                self.write_attribute(trapped, file, attribute, &bytes)
             }
-            Kind::Device { file, .. } => Self::write_at(trapped, &**file),
+            Kind::Device { .. } => self.write_at(trapped, file),
         }
     }
 
@@ -32,17 +31,30 @@ impl Supervisor {
         if self.bounds.exclude_file(&trapped.task.descriptor(fd)) { Err(Errno::PERM) } else { Ok(Answer::Continue) }
     }
 
-    fn write_attribute(&self, file: &OpenFile, task: Task, bytes: &[u8]) -> Result<Answer, Errno> {
-        let caller = Caller { task, files: &self.files };
-        let reply = self.world.write(&file.name, bytes, &caller)?;
-        if let Ok(content) = self.world.read(&file.name) {
+    fn write_attribute(
+        &self,
+        trapped: &Trapped<'_>,
+        file: &OpenFile,
+        attribute: &OpenAttribute,
+        bytes: &[u8],
+    ) -> Result<Answer, Errno> {
+        let position = if trapped.call == Call::Pwrite64 { trapped.arg(3) } else { 0 };
+        let refuse = |error: &AttributeError| self.refuse(trapped, &file.name, error, error.errno());
+        let written = attribute.write(position, bytes).map_err(|error| refuse(&error))?;
+        // Whoever reads what it wrote finds what the machine made of it.
+        if let Ok(content) = content(attribute) {
             file.refresh(&content);
         }
-        match reply {
-            Reply::Value(value) => Ok(Answer::Value(value)),
-            Reply::Later(answer) => Ok(Answer::Later(answer)),
-            Reply::File(_) => Err(Errno::IO),
-        }
+        Ok(match written {
+            Written::Bytes(bytes) => Answer::Value(i64::try_from(bytes).unwrap_or(i64::MAX)),
+            Written::Later(later) => {
+                let (log, task, file) = (self.log.clone(), trapped.task.number(), file.name.clone());
+                Answer::Later(wait_for(later, move |error| {
+                    log.reason(error);
+                    log.refuse(task, "write".into(), file.clone(), error.errno());
+                }))
+            }
+        })
     }
 
     /// Copies between descriptors in the kernel.
@@ -51,9 +63,9 @@ impl Supervisor {
         let fd = trapped.fd(output);
         let Some(file) = self.files.of(trapped.task, fd)? else { return self.write_elsewhere(trapped, fd) };
         match (&file.kind, trapped.call) {
-            (Kind::Attribute { .. }, Call::Sendfile) => {
+            (Kind::Attribute(attribute), Call::Sendfile) => {
                 let bytes = Self::take(trapped)?;
-                self.write_attribute(file, trapped.task, &bytes)
+                self.write_attribute(trapped, file, attribute, &bytes)
             }
             // The caller copies by itself.
             _ => Err(Errno::INVAL),
@@ -93,4 +105,23 @@ fn gather(trapped: &Trapped<'_>) -> Result<Vec<u8>, Errno> {
         bytes.extend(trapped.task.bytes(base, len.min(left))?);
     }
     Ok(bytes)
+}
+
+/// Goes on with a write whenever it is called, until it is done.
+fn wait_for(
+    later: Later,
+    refused: impl Fn(&AttributeError) + Send + 'static,
+) -> Box<dyn FnMut() -> Option<Result<i64, Errno>> + Send> {
+    let mut next = Some(later);
+    Box::new(move || match next.take()?.try_finish() {
+        Ok(Written::Later(later)) => {
+            next = Some(later);
+            None
+        }
+        Ok(Written::Bytes(bytes)) => Some(Ok(i64::try_from(bytes).unwrap_or(i64::MAX))),
+        Err(error) => {
+            refused(&error);
+            Some(Err(Errno::from_raw_os_error(error.errno().number())))
+        }
+    })
 }
