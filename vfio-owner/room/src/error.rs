@@ -15,6 +15,14 @@ pub enum RoomError {
     /// A sandbox forbids seccomp filters.
     #[error("a sandbox forbids seccomp filters")]
     Forbidden(#[source] io::Error),
+    /// The program could not be started.
+    #[error("cannot run {program}")]
+    Start {
+        /// The program.
+        program: String,
+        /// Why.
+        source: io::Error,
+    },
     /// A file, a descriptor or a thread could not be made.
     #[error("cannot set up the room")]
     Setup(#[source] io::Error),

@@ -5,6 +5,7 @@
 //! before the call returns that closed the file, so whoever looks after receiving a call knows all that its caller can know.
 
 use std::collections::HashMap;
+use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, Stat, fcntl_add_seals, fst
 use rustix::io::Errno;
 
 use crate::filter::REGION_SHIFT;
+use crate::leftovers::HeldFile;
 use crate::task::Task;
 use vfio_owner::testbed::vfs::{Node, OpenAttribute};
 use vfio_owner::uapi::File;
@@ -153,10 +155,33 @@ impl Files {
         self.open.get(&FileId::of(&stat(path).ok()?))
     }
 
-    /// Returns the open files, for those who ask what is left.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &OpenFile> {
-        self.open.values()
+    /// Returns the open files, and which processes have them.
+    pub(crate) fn held(&self) -> Vec<HeldFile> {
+        let mut holders: HashMap<FileId, Vec<u32>> = HashMap::new();
+        if !self.open.is_empty() {
+            for (process, id) in descriptors() {
+                holders.entry(id).or_default().push(process);
+            }
+        }
+        let held = self.open.iter().map(|(id, open)| {
+            let mut holders = holders.remove(id).unwrap_or_default();
+            holders.dedup();
+            HeldFile { name: open.name.clone(), holders }
+        });
+        let mut held: Vec<_> = held.collect();
+        held.sort();
+        held
     }
+}
+
+/// All descriptors of all processes.
+fn descriptors() -> impl Iterator<Item = (u32, FileId)> {
+    let entries = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten();
+    let processes = entries("/proc".into()).filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    processes.flat_map(move |process| {
+        let files = entries(Task::new(process).proc("fd"));
+        files.filter_map(move |entry| Some((process, FileId::of(&stat(entry.path()).ok()?))))
+    })
 }
 
 impl AsFd for Files {

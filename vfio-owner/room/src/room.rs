@@ -1,6 +1,7 @@
 //! Room: what tasks enter.
 
 use std::panic::resume_unwind;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -12,8 +13,10 @@ use rustix::event::{EventfdFlags, eventfd};
 use vfio_owner::testbed::Machine;
 use vfio_owner::testbed::vfs::Vfs;
 
+use crate::command::Command;
 use crate::error::RoomError;
 use crate::filter::{Architecture, program};
+use crate::leftovers::Leftovers;
 use crate::log::{Log, Refusal};
 use crate::notify::{self, Listener};
 use crate::supervisor::{Request, Supervisor};
@@ -37,6 +40,16 @@ impl Room {
     /// Fails if the kernel has no such notification, or what the room needs cannot be made.
     pub fn new(machine: &Arc<Machine>) -> Result<Self, RoomError> {
         Self::with_bounds(machine, Bounds::default())
+    }
+
+    /// Makes a room as [`new`](Self::new) does, whose tasks cannot change what lies in `directory` either.
+    ///
+    /// # Errors
+    /// Fails as [`new`](Self::new) does.
+    pub fn keeping_out(machine: &Arc<Machine>, directory: impl Into<PathBuf>) -> Result<Self, RoomError> {
+        let mut bounds = Bounds::default();
+        bounds.guard(directory.into());
+        Self::with_bounds(machine, bounds)
     }
 
     fn with_bounds(machine: &Arc<Machine>, bounds: Bounds) -> Result<Self, RoomError> {
@@ -93,11 +106,23 @@ impl Room {
         }
     }
 
-    /// Returns the names of the files of the room that are open.
-    pub(crate) fn held(&self) -> Vec<PathBuf> {
+    /// Returns a command that runs `program` in the room.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command<'_> {
+        Command::new(self, program.as_ref())
+    }
+
+    /// Checks that nothing of the room is held any more.
+    ///
+    /// # Errors
+    /// Says which files are open, and who has them.
+    pub fn check_empty(&self) -> Result<(), Leftovers> {
         let (reply, answer) = sync_channel(1);
         self.ask(Request::Held(reply));
-        answer.recv().unwrap_or_default()
+        match answer.recv() {
+            Ok(left) if !left.is_empty() => Err(left),
+            // A supervisor that has gone serves nobody.
+            _ => Ok(()),
+        }
     }
 }
 

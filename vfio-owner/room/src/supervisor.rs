@@ -3,7 +3,7 @@
 //! It prints nothing, waits for nothing but calls, and takes no lock that a trapped task can hold: such a task waits for it.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -18,6 +18,7 @@ use crate::territory::Bounds;
 use crate::tree::Tree;
 use vfio_owner::testbed::vfs::Vfs;
 use crate::caller::Caller;
+use crate::leftovers::Leftovers;
 use crate::log::Log;
 use crate::memory::Processes;
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,7 +32,7 @@ pub(crate) enum Request {
     /// Serve one more filter.
     Serve(Listener),
     /// Say what is still open.
-    Held(std::sync::mpsc::SyncSender<Vec<std::path::PathBuf>>),
+    Held(SyncSender<Leftovers>),
 }
 
 /// The state of the thread.
@@ -123,8 +124,10 @@ impl Supervisor {
                 Ok(Request::Serve(listener)) => self.listeners.push(Arc::new(listener)),
                 Ok(Request::Held(reply)) => {
                     self.files.drain();
+                    self.answer_waiting();
+                    let left = Leftovers { files: self.files.held(), waiting: self.waiting.len() };
                     // Whoever asked may have gone.
-                    let _ = reply.send(self.files.iter().map(|file| file.name.clone()).collect());
+                    let _ = reply.send(left);
                 }
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
