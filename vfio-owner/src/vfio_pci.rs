@@ -26,11 +26,11 @@ use iommu_core::device_model::sync::{LockClass, Mutex, Users};
 use iommu_core::device_model::{AnyDevice, Errno};
 
 pub use self::admission::{IDS, NAME, VfioPciRefusal, admits};
-use self::config::VirtualConfig;
+use self::config::{Effect, VirtualConfig};
 pub use self::driver::VfioPciDriver;
 use self::features::{Power, Token};
 pub use self::interrupts::Raised;
-use self::interrupts::{Available, Due, Interrupts};
+use self::interrupts::{Available, Due, Interrupts, UnmaskToken};
 use self::ioeventfds::IoEventfds;
 pub use self::model::FunctionModel;
 use self::neighbours::Neighbours;
@@ -165,30 +165,32 @@ impl VfioPciDevice {
         drop(state);
         due.signals.iter().for_each(Trigger::signal);
         if let Some((event, token)) = due.listen {
-            let (me, heard) = (self.me.clone(), token.clone());
-            let unmask = move |interrupts: &mut Interrupts| interrupts.unmask_by(&heard);
-            let listening = event.listen(move || {
-                if let Some(me) = me.upgrade() {
-                    me.with_interrupts(&unmask);
-                }
-            });
-            if let Some(listening) = listening {
-                let mut listening = Some(listening);
-                self.with_interrupts(|interrupts| match listening.take() {
-                    Some(listening) => interrupts.listens(&token, listening),
-                    None => Due::default(),
-                });
-            }
+            self.listen(&event, token);
         }
         drop(due.ended);
         drop(inside);
         result
     }
 
+    /// Has the event of this token unmask the line.
+    fn listen(&self, event: &Trigger, token: UnmaskToken) {
+        let (me, heard) = (self.me.clone(), token.clone());
+        let mut listening = event.listen(move || {
+            if let Some(me) = me.upgrade() {
+                me.change_interrupts(&mut |interrupts| interrupts.unmask_by(&heard));
+            }
+        });
+        self.change_interrupts(&mut |interrupts| match listening.take() {
+            Some(listening) => interrupts.listens(&token, listening),
+            None => Due::default(),
+        });
+    }
+
     /// Changes the interrupts while the device is open.
-    fn with_interrupts(&self, change: impl FnOnce(&mut Interrupts) -> Due) {
+    fn change_interrupts(&self, change: &mut dyn FnMut(&mut Interrupts) -> Due) {
         self.change(|state| {
-            ((), state.session.as_mut().map(|session| change(&mut session.interrupts)).unwrap_or_default())
+            let due = state.session.as_mut().map(|session| change(&mut session.interrupts));
+            ((), due.unwrap_or_default())
         });
     }
 
@@ -302,15 +304,20 @@ impl DeviceOps for VfioPciDevice {
         if index != RegionIndex::CONFIG {
             return self.write_window(index, offset, from);
         }
-        self.change(|state| {
+        let effect = self.change(|state| {
             if let Err(error) = state.config.may_access(offset, from.len()) {
                 return (Err(error), Due::default());
             }
-            state.config.write(whole(offset), from);
-            let line = state.config.intx_line();
-            let due = state.session.as_mut().map(|session| session.interrupts.set_line(line));
-            (Ok(from.len()), due.unwrap_or_default())
-        })
+            let Some(session) = &mut state.session else {
+                return (Ok(state.config.write(whole(offset), from, 0)), Due::default());
+            };
+            let effect = state.config.write(whole(offset), from, session.interrupts.msi_vectors());
+            (Ok(effect), session.interrupts.set_line(state.config.intx_line()))
+        })?;
+        if effect == Effect::FunctionReset && resets_by_itself(&self.function.config) {
+            self.power_on();
+        }
+        Ok(from.len())
     }
 
     fn irq(&self, index: IrqIndex) -> Option<IrqInfo> {
@@ -392,13 +399,22 @@ fn capability(config: &ConfigSpace, id: u16) -> Option<u16> {
     config.capabilities().find(|found| found.id == id).map(|found| found.offset)
 }
 
-/// Whether the function can be reset without its neighbours: by a function-level reset (PCI Express, or Advanced
-/// Features), or because it loses its state on the transition from D3hot to D0.
+/// Whether the function can be reset without its neighbours: by a function-level reset, or because it loses its state on
+/// the transition from D3hot to D0.
+// V87.
 fn is_resettable(config: &ConfigSpace) -> bool {
-    let register = |id, at: u16| config.read_u32(capability(config, id)?.checked_add(at)?);
-    let own_reset = register(CAP_EXPRESS, 4).is_some_and(|capabilities| capabilities & 1 << 28 != 0)
-        || register(CAP_ADVANCED_FEATURES, 0).is_some_and(|header| header >> 24 & 0b11 == 0b11);
-    own_reset || register(CAP_POWER, 4).is_some_and(|control| control & 1 << 3 == 0)
+    resets_by_itself(config) || register(config, CAP_POWER, 4).is_some_and(|control| control & 1 << 3 == 0)
+}
+
+/// Whether the function has a function-level reset, of PCI Express or of Advanced Features.
+fn resets_by_itself(config: &ConfigSpace) -> bool {
+    register(config, CAP_EXPRESS, 4).is_some_and(|capabilities| capabilities & 1 << 28 != 0)
+        || register(config, CAP_ADVANCED_FEATURES, 0).is_some_and(|header| header >> 24 & 0b11 == 0b11)
+}
+
+/// A register of a capability.
+fn register(config: &ConfigSpace, id: u16, at: u16) -> Option<u32> {
+    config.read_u32(capability(config, id)?.checked_add(at)?)
 }
 
 #[cfg(test)]
