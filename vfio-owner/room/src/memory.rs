@@ -276,7 +276,7 @@ impl Status {
     }
 
     /// The effective capabilities.
-    fn capabilities(&self) -> Option<u64> {
+    pub(crate) fn capabilities(&self) -> Option<u64> {
         u64::from_str_radix(self.field("CapEff:")?, 16).ok()
     }
 }

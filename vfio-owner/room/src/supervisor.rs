@@ -2,6 +2,7 @@
 //!
 //! It prints nothing, waits for nothing but calls, and takes no lock that a trapped task can hold: such a task waits for it.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 
@@ -137,7 +138,7 @@ impl Supervisor {
 
     /// Returns the caller of a call, as the machine asks for it.
     pub(crate) fn caller(&self, task: Task) -> Caller<'_> {
-        Caller { task, files: &self.files, processes: &self.processes, log: &self.log }
+        Caller { task, files: &self.files, processes: &self.processes, log: &self.log, memory: OnceCell::new() }
     }
 
     /// Answers the next call.

@@ -6,7 +6,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use vfio_owner::iommu_core::UserAddr;
 use vfio_owner::iommu_core::device_model::Errno as MachineErrno;
-use vfio_owner::uapi::Reply;
+use vfio_owner::iommufd_owner::uapi::NewFaultQueue;
+use vfio_owner::uapi::{File, NewFile, Reply};
 
 use super::{Answer, Trapped};
 use crate::calls::Call;
@@ -27,12 +28,19 @@ impl Supervisor {
         let reply = file.ioctl(number, trapped.arg(2), &self.caller(trapped.task));
         match reply.map_err(|errno| self.refused(trapped, format!("ioctl {number:#x}"), open, errno))? {
             Reply::Value(value) => Ok(Answer::Value(value.into())),
-            Reply::File(file) => {
+            // The number of the descriptor is what the call returns.
+            Reply::File(NewFile::Device(device)) => {
                 let name = PathBuf::from("anon_inode:[vfio-device]");
-                let file = self.files.open_device(name, file, None, OFlags::empty())?;
+                let file = self.files.open_device(name, File::Device(device), None, OFlags::empty())?;
                 Ok(Answer::File(file, OFlags::CLOEXEC.bits()))
             }
+            Reply::File(NewFile::FaultQueue(queue)) => self.open_fault_queue(trapped, queue),
         }
+    }
+
+    fn open_fault_queue(&mut self, trapped: &Trapped<'_>, queue: NewFaultQueue) -> Result<Answer, Errno> {
+        let _ = (trapped, queue);
+        Err(Errno::OPNOTSUPP)
     }
 
     /// Notes that a call failed. Why, the machine has said already.
