@@ -56,7 +56,7 @@ impl Call for FaultQueueAlloc {
     fn run(mut self, frame: &Frame<'_>) -> Outcome {
         no_flags(self.flags)?;
         let hidden = frame.context.new_fault_queue()?;
-        self.out_fault_id = hidden.id().get();
+        self.out_fault_id = hidden.reserved.id().get();
         Ok(Reply::File(NewFaultQueue { hidden, structure: self, at: frame.at, size: frame.size }))
     }
 }

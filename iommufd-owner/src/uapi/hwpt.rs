@@ -36,7 +36,7 @@ impl Call for HwptAlloc {
             return Err(CallError::DataType { kind: self.data_type, bytes: self.data_len });
         }
         let ends = frame.context.hwpt_ends(ObjectId::new(self.dev_id), ObjectId::new(self.pt_id))?;
-        let flags = self.paging_flags(ends.parent())?;
+        let flags = self.paging_flags(&ends.parent)?;
         let faults = (self.flags & FAULT_ID_VALID != 0).then_some(ObjectId::new(self.fault_id));
         let kind = self.data_type;
         let described = HwptRequest { flags, faults, data: (kind != 0).then_some(UserData { kind, bytes: &[] }) };

@@ -17,7 +17,7 @@ impl Call for IoasAlloc {
     fn run(mut self, frame: &Frame<'_>) -> Outcome {
         no_flags(self.flags)?;
         let new = frame.context.new_ioas()?;
-        self.out_ioas_id = new.id().get();
+        self.out_ioas_id = new.reserved.id().get();
         frame.reply(&self)?;
         new.publish();
         DONE

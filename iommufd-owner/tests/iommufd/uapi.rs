@@ -98,10 +98,7 @@ impl Task {
     }
 
     fn value(&self, request: u32, argument: u64) -> Result<u32, Errno> {
-        match self.ioctl(request, argument)? {
-            Reply::Value(value) => Ok(value),
-            Reply::File(_) => panic!("no file was asked for"),
-        }
+        self.ioctl(request, argument).map(|reply| value(&reply).unwrap())
     }
 
     /// Calls with a structure of these words; the first is its size.
@@ -138,6 +135,20 @@ impl Task {
 
     fn bind(&self, device: usize) -> BoundDevice {
         self.context.bind(&self.rig.members[device]).unwrap()
+    }
+}
+
+fn value(reply: &Reply<NewFaultQueue>) -> Option<u32> {
+    match reply {
+        Reply::Value(value) => Some(*value),
+        Reply::File(_) => None,
+    }
+}
+
+fn file(reply: Reply<NewFaultQueue>) -> Option<NewFaultQueue> {
+    match reply {
+        Reply::Value(_) => None,
+        Reply::File(new) => Some(new),
     }
 }
 
@@ -328,8 +339,8 @@ fn nested() -> Nested {
     let parent = task.word(4);
     task.put(0, &[0; 64]);
     task.put(0, &16_u32.to_ne_bytes());
-    let Ok(Reply::File(new)) = task.ioctl(0x3b8e, task.room.get()) else { panic!("a file") };
-    let queue = new.install(77, &task).unwrap();
+    let new = task.ioctl(0x3b8e, task.room.get()).unwrap();
+    let queue = file(new).unwrap().install(77, &task).unwrap();
     assert_eq!([task.word(2), task.word(3)], [queue.id().get(), 77]);
     task.put(DATA, &Stage1 { table: Iova::new(0), entries: 1 }.to_bytes());
     let length = Stage1 { table: Iova::new(0), entries: 1 }.to_bytes().len() as u32;
@@ -461,10 +472,7 @@ fn ft20_15_a_fault_queue_that_its_caller_does_not_get_is_gone() {
     let make = || {
         task.put(0, &[0; 64]);
         task.put(0, &16_u32.to_ne_bytes());
-        match task.ioctl(0x3b8e, task.room.get()) {
-            Ok(Reply::File(new)) => new,
-            _ => panic!("a file"),
-        }
+        file(task.ioctl(0x3b8e, task.room.get()).unwrap()).unwrap()
     };
     assert_eq!(task.call(0x8e, &[16, 1]), Err(Errno::EOPNOTSUPP));
     let new = make();

@@ -10,7 +10,7 @@ use crate::uapi::calls;
 
 /// Compares the size of a structure, and where each field lies.
 macro_rules! same {
-    ($ours:ident, $theirs:path { $($field:ident $(is $other:ident)?,)* }) => {
+    ($ours:ident, $theirs:path { $($field:ident $(is $other:ident)?),* $(,)? }) => {
         assert_eq!(size_of::<$ours>(), size_of::<$theirs>(), stringify!($theirs));
         $(same!(@field $ours, $theirs, $field $(, $other)?);)*
     };
