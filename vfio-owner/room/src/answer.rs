@@ -74,6 +74,7 @@ impl Supervisor {
     pub(crate) fn answer(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
         match trapped.call {
             Call::Ioctl => self.ioctl(trapped),
+            Call::Read => self.read(trapped),
             Call::Pread64 => self.read_at(trapped),
             Call::Mmap => self.map(trapped),
             Call::Pwrite64 | Call::Write | Call::Writev | Call::Pwritev | Call::Pwritev2 => self.write(trapped),

@@ -60,6 +60,8 @@ const EPERM: Verdict = Verdict::Refuse(libc::EPERM);
 calls! {
     // Name           x86-64 aarch64
     Ioctl                 16      29 Verdict::VfioIoctl;
+    // Page faults, as a fault queue is read.
+    Read                   0      63 Verdict::Records { size: 40 };
     Write                  1      64 Verdict::Small { argument: 2, most: ATTRIBUTE };
     Pread64               17      67 Verdict::Positioned { most: REGISTER };
     Pwrite64              18      68 Verdict::Positioned { most: ATTRIBUTE };

@@ -4,6 +4,8 @@
 //! duplicates, children, mappings and descriptors on their way between processes all count. The kernel queues the report
 //! before the call returns that closed the file, so whoever looks after receiving a call knows all that its caller can know.
 
+mod mapped;
+
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -11,9 +13,13 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, Stat, fcntl_add_seals, fstat, ftruncate, memfd_create, stat};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use vfio_owner::device_ops::RegionIndex;
 
 use crate::filter::REGION_SHIFT;
+use crate::files::mapped::Mapped;
 use crate::leftovers::HeldFile;
 use crate::task::Task;
 use vfio_owner::testbed::vfs::{Node, OpenAttribute};
@@ -38,9 +44,16 @@ pub(crate) struct OpenFile {
     /// What `/proc/…/fd/N` says.
     pub(crate) name: PathBuf,
     pub(crate) kind: Kind,
-    /// The memory behind it.
-    memory: OwnedFd,
-    watch: WatchDescriptor,
+    backing: Backing,
+}
+
+/// What the kernel has for an open file.
+#[derive(Debug)]
+enum Backing {
+    /// Memory, which its user maps, and reads and writes as far as the filter lets it.
+    Memory { memory: OwnedFd, watch: WatchDescriptor, mapped: Mapped },
+    /// The other end of a socket, of a fault queue: a byte lies in the user's end while faults wait, so that it polls right.
+    Socket { end: OwnedFd, signalled: bool },
 }
 
 /// What an open file is.
@@ -110,8 +123,59 @@ impl Files {
             }
         };
         self.watched.insert(watch, id);
-        self.open.insert(id, OpenFile { name, kind, memory, watch });
+        let backing = Backing::Memory { memory, watch, mapped: Mapped::default() };
+        self.open.insert(id, OpenFile { name, kind, backing });
         Ok(user)
+    }
+
+    /// Makes the file of a fault queue, which is set once its user knows the number. Returns what its user gets.
+    pub(crate) fn new_socket() -> Result<(OwnedFd, OwnedFd), Errno> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+    }
+
+    /// Adds a fault queue, whose user has the other end of `end`.
+    pub(crate) fn add_fault_queue(&mut self, file: File, user: &OwnedFd, end: OwnedFd) -> Result<(), Errno> {
+        let id = FileId::of(&fstat(user)?);
+        let kind = Kind::Device { file, node: None };
+        let name = PathBuf::from("anon_inode:[iommufd-pgfault]");
+        self.open.insert(id, OpenFile { name, kind, backing: Backing::Socket { end, signalled: false } });
+        Ok(())
+    }
+
+    /// Whether somebody has a fault queue. Nobody says when a fault comes.
+    pub(crate) fn has_fault_queues(&self) -> bool {
+        self.open.values().any(|open| matches!(open.backing, Backing::Socket { .. }))
+    }
+
+    /// Makes fault queues readable in which faults wait, and closes those that nobody has any more.
+    fn tend_fault_queues(&mut self) {
+        self.open.retain(|_, open| {
+            let Backing::Socket { end, signalled } = &mut open.backing else { return true };
+            let mut polled = [PollFd::new(end, PollFlags::empty())];
+            let hung_up = poll(&mut polled, Some(&Timespec::default())).is_ok_and(|count| count > 0);
+            if let Kind::Device { file, .. } = &open.kind
+                && !hung_up
+                && !*signalled
+                && file.poll().readable
+            {
+                *signalled = rustix::io::write(&*end, &[0]).is_ok();
+            }
+            !hung_up
+        });
+    }
+
+    /// Makes a fault queue unreadable once nothing waits in it.
+    pub(crate) fn settle(&mut self, task: Task, fd: i32) {
+        let Some(open) = Self::identify(task, fd).ok().and_then(|id| self.open.get_mut(&id)) else { return };
+        if let (Kind::Device { file, .. }, Backing::Socket { signalled, .. }) = (&open.kind, &mut open.backing)
+            && *signalled
+            && !file.poll().readable
+            && let Ok(user) = task.get(fd)
+        {
+            let _ = rustix::io::read(&user, &mut [0; 1]);
+            *signalled = false;
+        }
     }
 
     /// Closes the files whose last descriptor or mapping has gone.
@@ -120,12 +184,13 @@ impl Files {
             for event in events {
                 if event.mask.intersects(AddWatchFlags::IN_CLOSE)
                     && let Some(id) = self.watched.remove(&event.wd)
-                    && let Some(file) = self.open.remove(&id)
+                    && let Some(open) = self.open.remove(&id)
                 {
-                    let _ = self.inotify.rm_watch(file.watch);
+                    open.close(&self.inotify);
                 }
             }
         }
+        self.tend_fault_queues();
     }
 
     /// Identifies the open file behind a descriptor of a task, whether it is ours or not.
@@ -194,8 +259,35 @@ impl OpenFile {
     /// Replaces the content that an attribute is read as.
     pub(crate) fn refresh(&self, content: &[u8]) {
         // Sealed if nobody reads it.
-        if rustix::io::pwrite(&self.memory, content, 0).is_ok() {
-            let _ = ftruncate(&self.memory, content.len() as u64);
+        if let Backing::Memory { memory, .. } = &self.backing
+            && rustix::io::pwrite(memory, content, 0).is_ok()
+        {
+            let _ = ftruncate(memory, content.len() as u64);
+        }
+    }
+
+    /// Has the memory behind the file take the part of a region's model, from the first mapping on.
+    pub(crate) fn map(&self, region: RegionIndex) {
+        if let (Kind::Device { file, .. }, Backing::Memory { memory, mapped, .. }) = (&self.kind, &self.backing)
+            && let Some(device) = mapped::device(file)
+        {
+            mapped.begin(&device, region, memory);
+        }
+    }
+
+    /// Whether a region lives in the memory behind the file.
+    pub(crate) fn is_mapped(&self, region: RegionIndex) -> bool {
+        matches!(&self.backing, Backing::Memory { mapped, .. } if mapped.has(region))
+    }
+
+    fn close(self, inotify: &Inotify) {
+        if let Backing::Memory { memory, watch, mapped } = &self.backing {
+            let _ = inotify.rm_watch(*watch);
+            if let Kind::Device { file, .. } = &self.kind
+                && let Some(device) = mapped::device(file)
+            {
+                mapped.end(&device, memory);
+            }
         }
     }
 }

@@ -4,8 +4,8 @@
 //! (since 5.11).
 
 use libc::{
-    BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W,
-    SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_USER_NOTIF, sock_filter,
+    BPF_ABS, BPF_ALU, BPF_AND, BPF_DIV, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_MISC, BPF_MUL,
+    BPF_RET, BPF_TAX, BPF_W, BPF_X, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_USER_NOTIF, sock_filter,
 };
 
 use crate::calls::{FIRST_UNKNOWN, ROWS, Row};
@@ -50,6 +50,8 @@ pub(crate) enum Verdict {
     Positioned { most: u32 },
     /// The supervisor answers if the mapping is shared and of a file.
     SharedFile,
+    /// The supervisor answers if the count, the third argument, is a multiple of this, and not 0.
+    Records { size: u32 },
 }
 
 /// The type of the ioctls of VFIO and iommufd.
@@ -132,6 +134,19 @@ fn block(row: &Row) -> Vec<sock_filter> {
             block.extend(small(2, most));
             block
         }
+        Verdict::Records { size } => vec![
+            load(high(2)),
+            jump_if(BPF_JEQ, 0, 0, 7),
+            load(low(2)),
+            jump_if(BPF_JEQ, 0, 5, 0),
+            statement(BPF_ALU | BPF_DIV | BPF_K, size),
+            statement(BPF_ALU | BPF_MUL | BPF_K, size),
+            statement(BPF_MISC | BPF_TAX, 0),
+            load(low(2)),
+            jump(BPF_JMP | BPF_JEQ | BPF_X, 0, 1, 0),
+            ALLOW,
+            TRAP,
+        ],
         Verdict::SharedFile => vec![
             load(low(3)),
             jump_if(BPF_JSET, libc::MAP_SHARED.cast_unsigned(), 0, 3),

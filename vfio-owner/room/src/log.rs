@@ -18,8 +18,8 @@ pub struct Refusal {
     pub call: String,
     /// The file.
     pub file: PathBuf,
-    /// The error that it got.
-    pub errno: Errno,
+    /// The error that it got; `None` for a group's status that says "not viable".
+    pub errno: Option<Errno>,
     /// Who or what is in the way, as the typed error says it, and what that says of its sources; empty if the call is simply
     /// wrong.
     pub reason: String,
@@ -27,7 +27,11 @@ pub struct Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} of {}: {}", self.task, self.call, self.file.display(), self.errno)?;
+        write!(f, "{}: {} of {}", self.task, self.call, self.file.display())?;
+        match self.errno {
+            Some(errno) => write!(f, ": {errno}")?,
+            None => f.write_str(": not viable")?,
+        }
         if self.reason.is_empty() { Ok(()) } else { write!(f, ": {}", self.reason) }
     }
 }
@@ -58,7 +62,12 @@ impl Log {
     pub(crate) fn refuse(&self, task: u32, call: String, file: PathBuf, errno: Errno) {
         let mut entries = self.0.lock();
         let reason = std::mem::take(&mut entries.reason);
-        entries.refusals.push(Refusal { task, call, file, errno, reason });
+        entries.refusals.push(Refusal { task, call, file, errno: Some(errno), reason });
+    }
+
+    /// The call was answered with "not viable".
+    pub(crate) fn not_viable(&self, task: u32, call: String, file: PathBuf, reason: String) {
+        self.0.lock().refusals.push(Refusal { task, call, file, errno: None, reason });
     }
 
     pub(crate) fn refusals(&self) -> Vec<Refusal> {

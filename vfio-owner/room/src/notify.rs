@@ -56,16 +56,25 @@ impl Listener {
         self.control(libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut answer).map(drop)
     }
 
-    /// Gives the caller a descriptor of `file`, as the answer to its call.
+    /// Gives the caller a descriptor of `file`, which is the answer to its call.
     pub(crate) fn send_file(&self, id: u64, file: BorrowedFd<'_>, flags: u32) -> io::Result<()> {
+        self.add(id, file, flags, libc::SECCOMP_ADDFD_FLAG_SEND as u32).map(drop)
+    }
+
+    /// Gives the caller a descriptor of `file`, and returns its number. The caller waits on.
+    pub(crate) fn give_file(&self, id: u64, file: BorrowedFd<'_>, flags: u32) -> io::Result<i32> {
+        i32::try_from(self.add(id, file, flags, 0)?).map_err(io::Error::other)
+    }
+
+    fn add(&self, id: u64, file: BorrowedFd<'_>, newfd_flags: u32, flags: u32) -> io::Result<c_long> {
         let mut request = seccomp_notif_addfd {
             id,
-            flags: libc::SECCOMP_ADDFD_FLAG_SEND as u32,
+            flags,
             srcfd: file.as_raw_fd().cast_unsigned(),
             newfd: 0,
-            newfd_flags: flags,
+            newfd_flags,
         };
-        self.control(libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw mut request).map(drop)
+        self.control(libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw mut request)
     }
 
     /// Whether the caller still waits: what was read of its process by number is then its own.

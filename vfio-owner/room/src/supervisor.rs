@@ -100,7 +100,7 @@ impl Supervisor {
 
     /// Waits until something is to be done. Returns the listeners with calls; those without tasks go.
     fn wait(&mut self, room: bool) -> Vec<Arc<Listener>> {
-        let timeout = (!self.waiting.is_empty()).then_some(&AGAIN);
+        let timeout = (!self.waiting.is_empty() || self.files.has_fault_queues()).then_some(&AGAIN);
         let mut polled = vec![PollFd::new(&self.files, PollFlags::IN)];
         polled.extend(self.listeners.iter().map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)));
         if room {

@@ -12,7 +12,7 @@ macro_rules! compare {
 #[test]
 fn numbers_are_those_of_the_c_library() {
     let common = compare![
-        Ioctl SYS_ioctl, Write SYS_write, Pread64 SYS_pread64, Pwrite64 SYS_pwrite64, Writev SYS_writev,
+        Ioctl SYS_ioctl, Write SYS_write, Read SYS_read, Pread64 SYS_pread64, Pwrite64 SYS_pwrite64, Writev SYS_writev,
         Mmap SYS_mmap, Openat SYS_openat, Openat2 SYS_openat2, Fstat SYS_fstat, Newfstatat SYS_newfstatat,
         Statx SYS_statx, Faccessat SYS_faccessat, Faccessat2 SYS_faccessat2, Readlinkat SYS_readlinkat,
         Chdir SYS_chdir, Fchdir SYS_fchdir, Getcwd SYS_getcwd, Statfs SYS_statfs, Fstatfs SYS_fstatfs,
