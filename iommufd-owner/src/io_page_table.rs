@@ -219,12 +219,12 @@ impl IoPageTable {
         }
     }
 
-    /// Cuts an area in two before `at`, if one lies across.
+    /// Cuts an area in two before `at`, if one lies across. No domain may use large pages.
     // F61.
     pub(crate) fn cut(&mut self, at: Iova) -> Result<(), UnmapError> {
         let Some((range, area)) = self.areas.get(at).filter(|(range, _)| range.first() != at) else { return Ok(()) };
         let alignment = self.alignment();
-        if !at.is_aligned(alignment) || area.access_pins > 0 || self.large_pages == LargePages::Enabled {
+        if !at.is_aligned(alignment) || area.access_pins > 0 {
             return Err(UnmapError::CannotCut { area: range, at });
         }
         let Some((range, area)) = self.areas.remove(range.first()) else { return Ok(()) };
@@ -237,14 +237,6 @@ impl IoPageTable {
             }
         }
         Ok(())
-    }
-}
-
-impl Drop for IoPageTable {
-    fn drop(&mut self) {
-        while let Some(range) = self.areas.first_range_in(IovaRange::ALL) {
-            self.remove_area(range.first());
-        }
     }
 }
 

@@ -154,7 +154,7 @@ impl Ioas {
             Place::Anywhere => table.place(addr, bytes)?,
             Place::Fixed(iova) => table.check_fixed(iova, bytes)?,
         };
-        if !(addr % PAGE_SIZE).is_multiple_of(alignment) {
+        if !addr.is_multiple_of(alignment) {
             table.check_vacant(range)?;
             return Err(MapError::Misaligned { alignment });
         }
@@ -319,7 +319,7 @@ fn check_copy(table: &IoPageTable, pieces: &[CopyPiece], place: Place, bytes: u6
         Place::Fixed(iova) => table.check_fixed(iova, bytes)?,
     };
     table.check_vacant(range)?;
-    let misaligned = |piece: &CopyPiece| !(piece.pages.addr(piece.offset).get() % PAGE_SIZE).is_multiple_of(alignment);
+    let misaligned = |piece: &CopyPiece| !piece.pages.addr(piece.offset).get().is_multiple_of(alignment);
     if pieces.iter().any(misaligned) { Err(MapError::Misaligned { alignment }) } else { Ok(range) }
 }
 
