@@ -3,7 +3,6 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::fmt;
 
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::Errno;
@@ -70,7 +69,7 @@ pub struct IovaRanges {
 }
 
 /// A user of an address space that is told of unmaps.
-pub(crate) trait UnmapListener: Send + Sync + fmt::Debug {
+pub(crate) trait UnmapListener: Send + Sync {
     /// A range is being unmapped: whatever is pinned there is to be unpinned. Called without locks.
     fn unmapping(&self, range: IovaRange);
 }
