@@ -73,6 +73,7 @@ fn ft11_nested_page_tables_and_what_is_not_one() {
     let child = alloc(parent, nested).unwrap();
     assert_eq!(context.object_type(child), Some(ObjectType::NestedHwpt));
     assert_eq!(refused(alloc(child, nested)), Errno::EINVAL, "Ft11.5");
+    assert_eq!(refused(alloc(child, HwptRequest::default())), Errno::EINVAL, "Ft11.5 comes before Ft11.12");
     assert_eq!(context.destroy(parent).unwrap_err().errno(), Errno::EBUSY, "Ft2.3");
     assert_eq!(
         context.hwpt_start_dirty_tracking(child).unwrap_err().errno(),
@@ -218,11 +219,11 @@ fn ft11_8_dirty_tracking_is_up_to_the_device() {
 
 #[test]
 fn f55_coherency_is_decided_when_a_page_table_is_made() {
-    let rig = Rig::with(&["a1", "b1"], |config| {
+    let rig = Rig::with(&["a1", "b1", "c1"], |config| {
         config.lacking.insert("b1".into(), Capabilities::ENFORCED_COHERENCY);
     });
     let context = rig.context("vmm");
-    let [able, unable] = [0, 1].map(|device: usize| context.bind(&rig.members[device]).unwrap());
+    let [able, unable, like_the_first] = [0, 1, 2].map(|device: usize| context.bind(&rig.members[device]).unwrap());
     let ioas = context.ensure_compat_ioas().unwrap();
     assert_eq!(context.compat_coherent(), Ok(true), "nothing is attached");
     let first = able.attach(ioas).unwrap();
@@ -230,6 +231,8 @@ fn f55_coherency_is_decided_when_a_page_table_is_made() {
     let second = unable.attach(ioas).unwrap();
     assert_ne!(first, second, "it does not fit the device that cannot, and F46 makes another");
     assert_eq!(context.compat_coherent(), Ok(false));
+    assert_eq!(like_the_first.attach(ioas).unwrap(), first, "F46: the oldest one that fits");
+    like_the_first.detach();
     assert_eq!(able.replace(second).unwrap(), second, "one that leaves it to the device can be shared");
     assert_eq!(unable.replace(first).unwrap_err().errno(), Errno::ENOENT, "F47");
 }
