@@ -46,6 +46,8 @@ struct Hardware {
     made: AtomicU32,
     /// How many maps go well before one fails.
     left: AtomicU32,
+    /// From here on nothing is unmapped, if that is not 0.
+    stuck_from: AtomicU64,
     wrong: Mutex<Vec<String>>,
     /// The most that one call maps, in pages.
     largest: AtomicU64,
@@ -123,11 +125,18 @@ impl Paging for Domain {
     fn unmap_pages(&self, iova: Iova, page_size: u64, count: usize, gather: &mut Gather) -> Result<u64, HardwareError> {
         let mut shown = self.hardware.shown.lock();
         let (shown, mut bytes) = (shown.entry(self.number).or_default(), 0);
-        while bytes < page_size * count as u64 && shown.remove(&(iova.get() + bytes)).is_some() {
+        let stuck_from = self.hardware.stuck_from.load(Ordering::Relaxed);
+        let stuck = |at: u64| stuck_from > 0 && at >= stuck_from;
+        while bytes < page_size * count as u64 {
+            let at = iova.get() + bytes;
+            if stuck(at) || shown.remove(&at).is_none() {
+                break;
+            }
             bytes += GRANULE;
         }
         match IovaRange::sized(iova, bytes) {
             Some(range) => gather.add(range, page_size),
+            None if stuck(iova.get()) => {}
             None => self.hardware.wrong.lock().push(format!("{iova} is unmapped for nothing")),
         }
         Ok(bytes)
@@ -480,4 +489,25 @@ proptest! {
     fn what_is_cut_stays_where_it_was(ops in prop::collection::vec(op(1), 1..40)) {
         live(LargePages::Disabled, &ops);
     }
+}
+
+#[test]
+fn what_hardware_does_not_unmap_stays_pinned_with_its_domain() {
+    let life = Life::new(LargePages::Enabled);
+    life.bound[0].attach(life.ioas).unwrap();
+    let map = |page: u64| {
+        let (place, process) = (Place::Fixed(Iova::new(page * PAGE_SIZE)), life.memory.clone());
+        let addr = UserAddr::new(RAM + page * PAGE_SIZE);
+        let request = MapRequest { place, bytes: 2 * PAGE_SIZE, process, addr, access: Access::Read };
+        life.context.ioas_map(life.ioas, request).unwrap();
+    };
+    map(0);
+    map(4);
+    // The second page of the second mapping.
+    life.hardware.stuck_from.store(5 * PAGE_SIZE, Ordering::Relaxed);
+    assert_eq!(life.context.ioas_unmap(life.ioas, Iova::new(0), u64::MAX), Ok(4 * PAGE_SIZE));
+    assert_eq!(life.memory.pins.lock().keys().copied().collect::<Vec<_>>(), [4, 5]);
+    life.bound[0].detach();
+    assert_eq!(life.memory.pins.lock().len(), 0);
+    assert_eq!(life.hardware.wrong.lock().len(), 1, "the domain ended with a page in it, and nothing else was wrong");
 }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use iommu_core::address::PAGE_SIZE;
+use iommu_core::address::{PAGE_SIZE, PageSizes};
 use iommu_core::device_model::Errno;
+use iommu_core::software::page_table::TableFormat;
 use iommu_core::{Access, Iova, IovaRange, UserAddr};
 use iommufd_owner::{Context, CopyRequest, LargePages, MapRequest, ObjectId, Place};
 use iommufd_owner::{MapError, UnmapError};
@@ -342,4 +343,17 @@ fn f13_f53_whoever_needs_whole_pages_refuses_every_other_mapping() {
         ];
         assert_eq!(refused, [Errno::EADDRINUSE; 3], "{bytes:#x} bytes at {at:#x} of memory at {inside:#x}");
     }
+}
+
+#[test]
+fn f53_a_domain_whose_pages_are_larger_than_the_cpus_is_not_filled() {
+    let rig = Rig::with(&["a1"], |config| {
+        config.format = TableFormat::new(39, PageSizes::from_bitmap(2 << 20).unwrap()).unwrap();
+    });
+    let context = rig.context("vmm");
+    let ioas = context.ioas_alloc().unwrap();
+    let bound = context.bind(&rig.members[0]).unwrap();
+    assert_eq!(bound.attach(ioas).unwrap_err().errno(), Errno::EINVAL);
+    assert_eq!(context.ioas_iova_ranges(ioas).unwrap().ranges, [IovaRange::ALL]);
+    context.destroy(ioas).unwrap();
 }
