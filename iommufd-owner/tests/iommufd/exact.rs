@@ -511,3 +511,15 @@ fn what_hardware_does_not_unmap_stays_pinned_with_its_domain() {
     assert_eq!(life.memory.pins.lock().len(), 0);
     assert_eq!(life.hardware.wrong.lock().len(), 1, "the domain ended with a page in it, and nothing else was wrong");
 }
+
+#[test]
+fn f61_a_mapping_goes_page_by_page_in_every_order() {
+    let pages = 0..4_u64;
+    let orders =
+        pages.clone().flat_map(|one| pages.clone().flat_map(move |two| (0..4).map(move |three| [one, two, three])));
+    for order in orders.filter(|[one, two, three]| one != two && two != three && one != three) {
+        let mut ops = vec![Op::Map { at: 2, length: 4, from: 1, access: Access::ReadWrite }, Op::Attach(0)];
+        ops.extend(order.map(|page| Op::Unmap { at: 2 + page, length: 1 }));
+        live(LargePages::Disabled, &ops);
+    }
+}
