@@ -230,7 +230,7 @@ impl IoPageTable {
         }
     }
 
-    /// Cuts an area in two behind `last`, unless that is its first or last address.
+    /// Cuts an area in two behind `last`, unless that is its first or last address. No domain may use large pages.
     // F61, Ft12.8.
     pub(crate) fn cut(&mut self, last: Iova) -> Result<(), UnmapError> {
         let across = self.areas.get(last).filter(|(range, _)| range.first() != last && range.last() != last);
@@ -249,14 +249,6 @@ impl IoPageTable {
             }
         }
         Ok(())
-    }
-}
-
-impl Drop for IoPageTable {
-    fn drop(&mut self) {
-        while let Some(range) = self.areas.first_range_in(IovaRange::ALL) {
-            self.remove_area(range.first());
-        }
     }
 }
 

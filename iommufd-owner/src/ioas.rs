@@ -3,7 +3,6 @@
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::fmt;
 
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::Errno;
@@ -57,7 +56,7 @@ pub struct IovaRanges {
 }
 
 /// A user of an address space that is told of unmaps.
-pub(crate) trait UnmapListener: Send + Sync + fmt::Debug {
+pub(crate) trait UnmapListener: Send + Sync {
     /// A range is being unmapped: whatever is pinned there is to be unpinned. Called without locks.
     fn unmapping(&self, range: IovaRange);
 }
@@ -154,7 +153,7 @@ impl Ioas {
             Place::Anywhere => table.place(addr, bytes)?,
             Place::Fixed(iova) => table.check_fixed(iova, bytes)?,
         };
-        if !(addr % PAGE_SIZE).is_multiple_of(alignment) {
+        if !addr.is_multiple_of(alignment) {
             table.check_vacant(range)?;
             return Err(MapError::Misaligned { alignment });
         }
@@ -363,7 +362,7 @@ fn check_copy(table: &IoPageTable, pieces: &[CopyPiece], place: Place, bytes: u6
         Place::Fixed(iova) => table.check_fixed(iova, bytes)?,
     };
     table.check_vacant(range)?;
-    let misaligned = |piece: &CopyPiece| !(piece.pages.addr(piece.offset).get() % PAGE_SIZE).is_multiple_of(alignment);
+    let misaligned = |piece: &CopyPiece| !piece.pages.addr(piece.offset).get().is_multiple_of(alignment);
     if pieces.iter().any(misaligned) { Err(MapError::Misaligned { alignment }) } else { Ok(range) }
 }
 
