@@ -31,18 +31,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "cut-moves-memory",
         file: AREA,
         rule: "F61: what is behind a cut leads where it led",
-        old: "offset: offset + length, access,",
-        new: "offset, access,",
+        old: "offset: offset + length, protection,",
+        new: "offset, protection,",
         suites: IOMMUFD,
     },
     Mutant {
         name: "pins-stay-at-the-limit",
         file: PAGES,
         rule: "F27: nothing stays pinned at the limit",
-        old: "        self.process.charge(self.account, fresh)?;
+        old: "        self.charge(fresh)?;
         pinning.done.count = 0;",
         new: "        pinning.done.count = 0;
-        self.process.charge(self.account, fresh)?;",
+        self.charge(fresh)?;",
         suites: IOMMUFD,
     },
     Mutant {
