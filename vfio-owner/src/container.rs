@@ -4,13 +4,15 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{LockClass, Mutex};
 use iommu_core::{Claim, Group, Owner};
 
+use crate::backend::{AttachGroupError, DirtyError, MapDmaError, UnmapDmaError};
 use crate::backend::{
     Backend, ContainerIommu, DirtyRequest, DirtySink, DirtyTracking, Extension, IommuInfo, MapRequest, Unmap,
 };
-use crate::error::{AttachGroupError, DirtyError, MapDmaError, SetContainerError, SetIommuError, UnmapDmaError};
+use crate::group_file::SetContainerError;
 
 const CONTAINER_LOCK: LockClass = LockClass::new("container", 600);
 
@@ -210,5 +212,44 @@ impl State {
         }
         self.iommu = Some(iommu);
         Ok(())
+    }
+}
+
+/// Why a container's IOMMU was not set.
+// Table Vt8.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetIommuError {
+    /// No group is in the container.
+    #[error("the container has no group")]
+    NoGroup,
+    /// The container has an IOMMU already.
+    #[error("the container has an IOMMU already")]
+    AlreadySet,
+    /// The IOMMU type is not available.
+    #[error("the IOMMU type {kind} is not available")]
+    Unsupported {
+        /// What was asked for.
+        kind: Extension,
+    },
+    /// The extension is a feature, not an IOMMU type.
+    #[error("{kind} is not an IOMMU type")]
+    NotAKind {
+        /// What was asked for.
+        kind: Extension,
+    },
+    /// A group of the container could not be attached.
+    #[error(transparent)]
+    Attach(#[from] AttachGroupError),
+}
+
+impl SetIommuError {
+    /// Returns the error number that Linux gives.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NoGroup | Self::AlreadySet | Self::NotAKind { .. } => Errno::EINVAL,
+            Self::Unsupported { .. } => Errno::ENODEV,
+            Self::Attach(error) => error.errno(),
+        }
     }
 }

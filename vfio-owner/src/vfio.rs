@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use iommu_core::device_model::sync::{LockClass, Mutex};
-use iommu_core::device_model::{Bus, Device, DmaConfigure, Removal};
+use iommu_core::device_model::{Bus, Device, DmaConfigure, Errno, Removal};
 use iommu_core::hardware::Capabilities;
 use iommu_core::{GroupId, MemberSlot};
 
@@ -14,11 +14,11 @@ use crate::container::Container;
 use crate::device::{DeviceSetId, DeviceSets, VfioDevice};
 #[cfg(feature = "iommufd")]
 use crate::device_file::DeviceFile;
-use crate::device_ops::DeviceOps;
 #[cfg(feature = "iommufd")]
-use crate::error::OpenDeviceError;
-use crate::error::{OpenGroupError, RegisterError};
-use crate::group::{GroupFile, VfioGroup};
+use crate::device_file::OpenDeviceError;
+use crate::device_ops::DeviceOps;
+use crate::group::VfioGroup;
+use crate::group_file::{GroupFile, OpenGroupError};
 
 const GROUP_LIST: LockClass = LockClass::new("VFIO group list", 300);
 
@@ -289,5 +289,37 @@ impl Drop for Registration {
     fn drop(&mut self) {
         self.close_door();
         self.leave();
+    }
+}
+
+/// Why a device was not registered with VFIO.
+// Table Vt1.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// The device is in no IOMMU group.
+    #[error("{device} is in no IOMMU group, so nothing would keep its DMA in bounds")]
+    NoGroup {
+        /// The device.
+        device: Arc<str>,
+    },
+    /// The device is registered already.
+    #[error("{device} is registered with VFIO already")]
+    Registered {
+        /// The device.
+        device: Arc<str>,
+    },
+    /// The IOMMU cannot make DMA of the device coherent with CPU caches.
+    #[error("the IOMMU cannot keep DMA of {device} coherent with CPU caches")]
+    NotCoherent {
+        /// The device.
+        device: Arc<str>,
+    },
+}
+
+impl RegisterError {
+    /// Returns the error number that Linux gives.
+    pub const fn errno(&self) -> Errno {
+        Errno::EINVAL
     }
 }

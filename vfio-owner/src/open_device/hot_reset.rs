@@ -10,7 +10,7 @@ use iommu_core::device_model::Errno;
 use super::OpenDevice;
 use crate::device::VfioDevice;
 use crate::device_ops::{AffectedFunction, LinkState, NoHotReset};
-use crate::group::GroupFile;
+use crate::group_file::GroupFile;
 
 /// Answer of `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -195,7 +195,9 @@ impl OpenDevice {
         if let Some(leaving) = members.iter().find(|member| member.ops().may_hot_reset().is_err()) {
             return Err(HotResetError::Leaving { device: leaving.name().clone() });
         }
-        members.iter().for_each(|member| member.ops().hot_reset());
+        for member in members {
+            member.ops().hot_reset();
+        }
         match self.ops().link_after_hot_reset() {
             LinkState::Up => Ok(()),
             LinkState::Down => Err(HotResetError::LinkDown { device: self.name().clone() }),

@@ -8,14 +8,15 @@ use super::caller::Reply;
 use super::numbers::{self, Served, served};
 use super::{capabilities, wire};
 use crate::Container;
-use crate::backend::{DirtyRequest, DirtyTracking, Extension, MapRequest, Unmap, UserBitmap};
-use crate::error::DirtyError;
+use crate::backend::{DirtyError, DirtyRequest, DirtyTracking, Extension, MapRequest, Unmap, UserBitmap};
 
 const API_VERSION: u32 = 0;
 
 pub(super) static CALLS: &[Served<Container>] = &[
     served("VFIO_GET_API_VERSION", 0, |_, _| Ok(Reply::Value(API_VERSION))),
-    served("VFIO_CHECK_EXTENSION", 1, check_extension),
+    served("VFIO_CHECK_EXTENSION", 1, |container, argument| {
+        Ok(Reply::Value(container.check_extension(extension(argument))))
+    }),
     served("VFIO_SET_IOMMU", 2, set_iommu),
     served("VFIO_IOMMU_GET_INFO", 12, get_info),
     served("VFIO_IOMMU_MAP_DMA", 13, map_dma),
@@ -38,10 +39,6 @@ pub(super) fn ioctl(container: &Container, number: u32, argument: Argument<'_>) 
 /// What is no 32-bit number is no extension.
 fn extension(argument: Argument<'_>) -> Extension {
     Extension::new(u32::try_from(argument.value()).unwrap_or(u32::MAX))
-}
-
-fn check_extension(container: &Container, argument: Argument<'_>) -> Result<Reply, Errno> {
-    Ok(Reply::Value(container.check_extension(extension(argument))))
 }
 
 // Table Vt8.

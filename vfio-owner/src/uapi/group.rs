@@ -11,7 +11,7 @@ use super::argument::{Argument, check_size};
 use super::caller::{NewFile, Reply};
 use super::numbers::{self, Served, served};
 use super::wire;
-use crate::error::SetContainerError;
+use crate::group_file::SetContainerError;
 use crate::{GroupFile, GroupStatus};
 
 pub(super) static CALLS: &[Served<GroupFile>] = &[
