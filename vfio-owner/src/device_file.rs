@@ -120,7 +120,9 @@ impl Binding<'_> {
         let file = &*self.file.0;
         let device = &file.device;
         let reservation = device.reserve_for_file()?;
-        let way = DeviceFileWay { bound: context.bind(device.member())?, reservation, _group: self.group };
+        // Without an IOMMU group it has no file.
+        let member = device.member().ok_or_else(|| BindIommufdError::Bound { device: device.name().clone() })?;
+        let way = DeviceFileWay { bound: context.bind(member)?, reservation, _group: self.group };
         let refused = |errno| BindIommufdError::Driver { device: device.name().clone(), errno };
         let session = Arc::new(Session::open(device, way).map_err(refused)?);
         let bound = BoundDeviceFile { open: OpenDevice::new(session.clone(), file.user.clone()), session };

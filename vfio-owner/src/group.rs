@@ -1,30 +1,27 @@
 //! VFIO groups: one `/dev/vfio/N` for each IOMMU group with a registered device.
 
-use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{LockClass, Mutex};
-use iommu_core::{Group, GroupId, Owner};
+use iommu_core::{Group, GroupId};
 
 use crate::container::Container;
 use crate::device::VfioDevice;
 #[cfg(feature = "iommufd")]
 use crate::device_file::BindIommufdError;
 use crate::group_file::{OpenGroupError, SetContainerError};
+use crate::isolation::{GroupKey, Isolation};
 
 const VFIO_GROUP: LockClass = LockClass::new("VFIO group", 400);
 
-/// An IOMMU group with registered devices. Exists while it has devices or an open file; a device that is registered
+/// A group with registered devices, behind an IOMMU or without one. Exists while it has devices or an open file; a device that is registered
 /// after the last one has left gets a new one.
 // V17.
 #[derive(Debug)]
 pub(crate) struct VfioGroup {
-    group: Arc<Group>,
-    /// The owner of DMA that this group is while it has a container.
-    // V39.
-    owner: Owner,
+    isolation: Isolation,
     /// Leaf lock: registered devices whose users are not waited for.
     devices: Mutex<Vec<Arc<VfioDevice>>>,
     /// The VFIO group lock: taken inside the group list lock, outside those of device sets and containers.
@@ -74,8 +71,7 @@ pub(crate) enum Attachment {
 }
 
 impl VfioGroup {
-    pub(crate) fn new(group: Arc<Group>) -> Self {
-        let owner = Owner::new(format!("VFIO group {}", group.id()));
+    pub(crate) fn new(isolation: Isolation) -> Self {
         let state = GroupState {
             life: Life::Alive,
             file: File::Closed,
@@ -83,19 +79,23 @@ impl VfioGroup {
             #[cfg(feature = "iommufd")]
             device_files: Vec::new(),
         };
-        Self { group, owner, devices: Mutex::default(), state: Mutex::of(VFIO_GROUP, state) }
+        Self { isolation, devices: Mutex::default(), state: Mutex::of(VFIO_GROUP, state) }
     }
 
     pub(crate) fn id(&self) -> GroupId {
-        self.group.id()
+        self.key().id()
     }
 
-    pub(crate) fn iommu_group(&self) -> &Arc<Group> {
-        &self.group
+    pub(crate) fn key(&self) -> GroupKey {
+        self.isolation.key()
     }
 
-    pub(crate) fn owner(&self) -> &Owner {
-        &self.owner
+    pub(crate) fn isolation(&self) -> &Isolation {
+        &self.isolation
+    }
+
+    pub(crate) fn iommu_group(&self) -> Option<&Arc<Group>> {
+        self.isolation.group()
     }
 
     pub(crate) fn devices(&self) -> Vec<Arc<VfioDevice>> {
@@ -126,7 +126,7 @@ impl VfioGroup {
 
     pub(crate) fn detach(&self, state: &mut GroupState) {
         match state.attachment.take() {
-            Some(Attachment::Container { container, .. }) => container.detach(&self.group),
+            Some(Attachment::Container { container, .. }) => container.detach(&self.isolation),
             // Devices that are open through it have claims of their own (V22).
             #[cfg(feature = "iommufd")]
             Some(Attachment::Iommufd(_)) => {}

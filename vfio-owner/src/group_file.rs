@@ -50,8 +50,8 @@ impl GroupFile {
         self.group().id()
     }
 
-    /// Returns the IOMMU group, which names the devices that prevent a claim.
-    pub fn iommu_group(&self) -> &Arc<Group> {
+    /// Returns the IOMMU group, which names the devices that prevent a claim; `None` in no-IOMMU mode.
+    pub fn iommu_group(&self) -> Option<&Arc<Group>> {
         self.group().iommu_group()
     }
 
@@ -66,7 +66,7 @@ impl GroupFile {
         group.gone(&state)?;
         Ok(match &state.attachment {
             Some(_) => GroupStatus::InContainer,
-            None if group.iommu_group().ownership().is_held() => GroupStatus::NotViable,
+            None if group.iommu_group().is_some_and(|group| group.ownership().is_held()) => GroupStatus::NotViable,
             None => GroupStatus::Viable,
         })
     }
@@ -80,7 +80,8 @@ impl GroupFile {
         self.group().may_attach(&self.group().state.lock())
     }
 
-    /// Claims the group and puts it into `container`: `VFIO_GROUP_SET_CONTAINER`. From now on its devices are blocked
+    /// Claims the group and puts it into `container`: `VFIO_GROUP_SET_CONTAINER`. A group without an IOMMU claims nothing;
+    /// that the caller may use it (`CAP_SYS_RAWIO`) was checked before. From now on its devices are blocked
     /// from DMA until the container maps memory. Takes no device lock, so a driver of the group may be bound or unbound
     /// meanwhile.
     ///
@@ -92,23 +93,28 @@ impl GroupFile {
         let group = self.group();
         let mut state = group.state.lock();
         group.may_attach(&state)?;
-        container.attach(group.iommu_group(), group.owner())?;
+        container.attach(group.isolation())?;
         state.attachment = Some(Attachment::Container { container: container.clone(), in_use: InUse::default() });
         Ok(())
     }
 
     /// Sets an iommufd as the container: `VFIO_GROUP_SET_CONTAINER` with an iommufd. Claims nothing yet. Creates the
-    /// context's compatibility address space, if it has none.
+    /// context's compatibility address space, if it has none; for a group without an IOMMU, the context enters no-IOMMU
+    /// mode instead.
     ///
     /// # Errors
-    /// Fails if the group is in a container, its last device has been unregistered, or the context is full.
+    /// Fails if the group is in a container, its last device has been unregistered, the context is full, or it is used for
+    /// the other kind of groups.
     // Vt4.5, V40.
     #[cfg(feature = "iommufd")]
     pub fn set_iommufd(&self, context: &iommufd_owner::Context) -> Result<(), SetContainerError> {
         let group = self.group();
         let mut state = group.state.lock();
         group.may_attach(&state)?;
-        context.ensure_compat_ioas().map_err(SetContainerError::Ioas)?;
+        match group.iommu_group() {
+            Some(_) => _ = context.ensure_compat_ioas().map_err(SetContainerError::Ioas)?,
+            None => context.enter_no_iommu_mode().map_err(SetContainerError::NoIommuMode)?,
+        }
         state.attachment = Some(Attachment::Iommufd(context.clone()));
         Ok(())
     }
@@ -223,6 +229,17 @@ pub enum SetContainerError {
     #[cfg(feature = "iommufd")]
     #[error(transparent)]
     Ioas(iommufd_owner::IoasError),
+    /// The iommufd has a compatibility address space, so it cannot enter no-IOMMU mode.
+    #[cfg(feature = "iommufd")]
+    #[error(transparent)]
+    NoIommuMode(iommufd_owner::compat::CompatError),
+    /// Groups with and without an IOMMU do not share a container.
+    // Vt7.2.
+    #[error("group {group} cannot share a container: only one of them has an IOMMU")]
+    Mixed {
+        /// The group.
+        group: GroupId,
+    },
     /// The container's IOMMU does not accept the group.
     #[error(transparent)]
     Attach(#[from] AttachGroupError),
@@ -238,6 +255,9 @@ impl SetContainerError {
             Self::Claim(error) => error.errno(),
             #[cfg(feature = "iommufd")]
             Self::Ioas(error) => error.errno(),
+            #[cfg(feature = "iommufd")]
+            Self::NoIommuMode(error) => error.errno(),
+            Self::Mixed { .. } => Errno::EPERM,
             Self::Attach(error) => error.errno(),
         }
     }

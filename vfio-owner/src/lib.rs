@@ -20,6 +20,7 @@ pub mod device_ops;
 pub mod error;
 mod group;
 mod group_file;
+mod isolation;
 mod open_device;
 #[cfg(feature = "testbed")]
 pub mod testbed;
@@ -39,5 +40,6 @@ pub use group_file::{GroupFile, GroupStatus};
 pub use iommu_core;
 #[cfg(feature = "iommufd")]
 pub use iommufd_owner;
+pub use isolation::NoIommuMode;
 pub use open_device::{AffectedOwner, HotResetInfo, HotResetProof, OpenDevice};
 pub use vfio::{DeviceNode, GroupNode, Registration, Vfio};

@@ -74,6 +74,10 @@ enum Through {
     /// An iommufd in the container's place: one claim for the device.
     #[cfg(feature = "iommufd")]
     Iommufd { claim: Arc<iommufd_owner::BoundDevice> },
+    /// An iommufd in no-IOMMU mode, which claims nothing.
+    // V35.
+    #[cfg(feature = "iommufd")]
+    NoIommu,
 }
 
 impl Way for ThroughGroup {
@@ -85,7 +89,7 @@ impl Way for ThroughGroup {
     #[cfg(feature = "iommufd")]
     fn bound(&self) -> Option<&iommufd_owner::BoundDevice> {
         match &self.through {
-            Through::Container { .. } => None,
+            Through::Container { .. } | Through::NoIommu => None,
             Through::Iommufd { claim } => Some(claim),
         }
     }
@@ -156,8 +160,8 @@ impl OpenDevice {
         self.device().name()
     }
 
-    /// Returns the device in its IOMMU group.
-    pub fn member(&self) -> &Arc<Member> {
+    /// Returns the device in its IOMMU group; `None` in no-IOMMU mode.
+    pub fn member(&self) -> Option<&Arc<Member>> {
         self.device().member()
     }
 
@@ -291,7 +295,10 @@ impl First {
             Self::Container { way } => Session::open(device, way).map_err(refused)?,
             #[cfg(feature = "iommufd")]
             Self::Iommufd { context, reservation } => {
-                let bound = Arc::new(context.bind(device.member()).map_err(GetDeviceError::Bind)?);
+                let Some(member) = device.member() else {
+                    return Self::open_without_iommu(device, &context, reservation);
+                };
+                let bound = Arc::new(context.bind(member).map_err(GetDeviceError::Bind)?);
                 let way = ThroughGroup { through: Through::Iommufd { claim: bound.clone() }, reservation };
                 let session = Session::open(device, way).map_err(refused)?;
                 let ioas = context.compat_ioas().ok_or(GetDeviceError::NoIoas { group: device.group().id() });
@@ -300,9 +307,28 @@ impl First {
                 attached.map(|_| session)?
             }
         };
+        Ok(Self::opened(session))
+    }
+
+    // Vt6.6, V35.
+    #[cfg(feature = "iommufd")]
+    fn open_without_iommu(
+        device: &Arc<VfioDevice>,
+        context: &iommufd_owner::Context,
+        reservation: Reservation,
+    ) -> Result<Arc<Session<ThroughGroup>>, GetDeviceError> {
+        if context.compat_ioas().is_some() {
+            return Err(GetDeviceError::Mixed { group: device.group().id() });
+        }
+        let refused = |errno| GetDeviceError::Driver { device: device.name().clone(), errno };
+        let way = ThroughGroup { through: Through::NoIommu, reservation };
+        Ok(Self::opened(Session::open(device, way).map_err(refused)?))
+    }
+
+    fn opened(session: Session<ThroughGroup>) -> Arc<Session<ThroughGroup>> {
         let session = Arc::new(session);
         session.way.reservation.occupy(Occupant::Group(Arc::downgrade(&session)));
-        Ok(session)
+        session
     }
 }
 
@@ -353,6 +379,14 @@ pub enum GetDeviceError {
         /// The group.
         group: GroupId,
     },
+    /// The device has no IOMMU, and the iommufd has a compatibility address space.
+    // Vt6.6.
+    #[cfg(feature = "iommufd")]
+    #[error("the devices of group {group} have no IOMMU, and its iommufd has an address space")]
+    Mixed {
+        /// The group.
+        group: GroupId,
+    },
     /// The device cannot be attached to the compatibility address space.
     // Vt6.13.
     #[cfg(feature = "iommufd")]
@@ -376,6 +410,8 @@ impl GetDeviceError {
             Self::NoContainer { .. } | Self::NoIommu { .. } => Errno::EINVAL,
             #[cfg(feature = "iommufd")]
             Self::Bind(error) => error.errno(),
+            #[cfg(feature = "iommufd")]
+            Self::Mixed { .. } => Errno::EPERM,
             #[cfg(feature = "iommufd")]
             Self::NoIoas { .. } => Errno::ENODEV,
             #[cfg(feature = "iommufd")]

@@ -104,6 +104,9 @@ pub enum DirtyError {
     /// The container has no IOMMU.
     #[error("the container has no IOMMU set")]
     NoIommu,
+    /// The container was set to no-IOMMU mode.
+    #[error("nothing is mapped for devices without an IOMMU")]
+    Unserved,
     /// Version 1 of type1 does not track dirty pages.
     #[error("type1 does not track dirty pages; type1v2 does")]
     NotTracked,
@@ -134,6 +137,7 @@ impl DirtyError {
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NotTracked => Errno::EACCES,
+            Self::Unserved => Errno::ENOTTY,
             Self::NoIommu | Self::Off | Self::Range { .. } | Self::Bitmap { .. } => Errno::EINVAL,
             Self::BadAddress(error) => error.errno(),
         }

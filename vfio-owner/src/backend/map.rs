@@ -15,6 +15,9 @@ pub enum MapDmaError {
     /// The container has no IOMMU.
     #[error("the container has no IOMMU set")]
     NoIommu,
+    /// The container was set to no-IOMMU mode.
+    #[error("nothing is mapped for devices without an IOMMU")]
+    Unserved,
     /// Address or size is not a multiple of the smallest page, or the size is 0.
     #[error("addresses and size must be multiples of {:#x}, and the size not 0", page_sizes.smallest())]
     Misaligned {
@@ -71,6 +74,7 @@ impl MapDmaError {
             | Self::Wraps
             | Self::NotThatMapping { .. }
             | Self::NotAllowed { .. } => Errno::EINVAL,
+            Self::Unserved => Errno::ENOTTY,
             Self::NotMapped { .. } => Errno::ENOENT,
             Self::Mapped { .. } => Errno::EEXIST,
             Self::TooManyMappings => Errno::ENOSPC,
@@ -89,6 +93,9 @@ pub enum UnmapDmaError {
     /// The container has no IOMMU.
     #[error("the container has no IOMMU set")]
     NoIommu,
+    /// The container was set to no-IOMMU mode.
+    #[error("nothing is mapped for devices without an IOMMU")]
+    Unserved,
     /// Address or size is not a multiple of the smallest page, or the size is 0.
     #[error("address and size must be multiples of {:#x}, and the size not 0", page_sizes.smallest())]
     Misaligned {
@@ -122,6 +129,7 @@ impl UnmapDmaError {
     pub const fn errno(&self) -> Errno {
         match self {
             Self::Dirty(DirtyError::BadAddress(error)) => error.errno(),
+            Self::Unserved => Errno::ENOTTY,
             _ => Errno::EINVAL,
         }
     }

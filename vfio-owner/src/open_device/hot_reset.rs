@@ -140,7 +140,9 @@ impl OpenDevice {
         let proof = self.hot_reset_proof();
         let owner = |function: &AffectedFunction| match proof {
             HotResetProof::Groups => {
-                let group = function.group.ok_or_else(|| HotResetError::NoGroup { device: function.device.clone() })?;
+                let registered = || members.iter().find(|member| *member.name() == function.device);
+                let group = function.group.or_else(|| Some(registered()?.group().id()));
+                let group = group.ok_or_else(|| HotResetError::NoGroup { device: function.device.clone() })?;
                 Ok(AffectedOwner::Group(group))
             }
             HotResetProof::Iommufd => {
@@ -235,7 +237,7 @@ impl OpenDevice {
         drop(set);
         match session.as_ref().and_then(|session| session.way.bound()) {
             Some(bound) if bound.context().is(context) => AffectedOwner::Object(bound.id()),
-            _ if context.owns(member.member().group()) => AffectedOwner::Owned,
+            _ if member.member().is_some_and(|member| context.owns(member.group())) => AffectedOwner::Owned,
             _ => AffectedOwner::NotOwned,
         }
     }
