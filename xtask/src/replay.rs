@@ -1,6 +1,7 @@
 //! `cargo xtask replay`: plays scenarios on our stack and compares with what a real kernel answered.
 
 mod in_process;
+mod in_room;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,9 @@ pub(crate) struct Replay {
     /// Print only the steps that differ from the recording, and a summary
     #[arg(long)]
     check: bool,
+    /// Play by real system calls: each scenario in a room of its own, by a program of its own
+    #[arg(long)]
+    room: bool,
     /// Scenario files, or folders of them
     #[arg(required = true)]
     files: Vec<PathBuf>,
@@ -44,17 +48,19 @@ pub(crate) fn snapshot(name: &str) -> Result<Snapshot> {
 impl Replay {
     /// Plays every file that can be read; whether the exit status is that of success.
     pub(crate) fn run(&self) -> Result<bool> {
+        let program = if self.room { Some(in_room::build()?) } else { None };
         let mut snapshots = BTreeMap::new();
         let mut tally = Tally::default();
         let mut out = anstream::stdout().lock();
         let print = if self.check { Print::Differences } else { Print::Everything };
         for path in self.files.iter().flat_map(|path| scenarios(path)) {
-            match open(&path, &mut snapshots) {
-                Ok((scenario, player)) => tally.play(&scenario, player, print, &mut out)?,
-                Err(error) => {
-                    anstream::eprintln!("{error:#}");
-                    tally.broken += 1;
-                }
+            let played = open(&path, &mut snapshots).and_then(|(scenario, machine)| match &program {
+                Some(program) => in_room::play(program, &path, machine, print, &mut tally, &mut out),
+                None => Ok(tally.play(&scenario, player(machine)?, print, &mut out)?),
+            });
+            if let Err(error) = played {
+                anstream::eprintln!("{error:#}");
+                tally.broken += 1;
             }
         }
         if self.check {
@@ -64,8 +70,8 @@ impl Replay {
     }
 }
 
-/// A scenario, and a player on its machine as it is after boot.
-fn open(path: &Path, snapshots: &mut BTreeMap<String, Snapshot>) -> Result<(Scenario, Player<InProcess>)> {
+/// A scenario, and its machine as it is after boot.
+fn open(path: &Path, snapshots: &mut BTreeMap<String, Snapshot>) -> Result<(Scenario, Machine)> {
     let scenario = Scenario::read(path)?;
     let machine = match snapshots.entry(scenario.topology.clone()) {
         Entry::Occupied(known) => Machine::boot(known.get()),
@@ -74,7 +80,7 @@ fn open(path: &Path, snapshots: &mut BTreeMap<String, Snapshot>) -> Result<(Scen
             Machine::boot(place.insert(loaded))
         }
     };
-    Ok((scenario, player(machine)?))
+    Ok((scenario, machine))
 }
 
 fn player(machine: Machine) -> Result<Player<InProcess>> {
