@@ -6,7 +6,7 @@ use iommu_core::address::PAGE_SIZE;
 use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use iommu_core::{Access, Domain, Iova, IovaRange, MapError, PhysAddr, PhysicalMemory, UserAddr, UserMemory};
 
-use crate::error::MapDmaError;
+use crate::backend::MapDmaError;
 
 /// A mapping, besides where it is.
 #[derive(Debug)]
@@ -156,7 +156,7 @@ impl Mapping {
             (Backing::Pieces, Some(model)) => {
                 let keep = |Piece { run, .. }| keep_pinned(domains.clone(), &mapping.pinned(run));
                 let mut left = scopeguard::guard(pieces(model, made), |left| left.for_each(keep));
-                while let Some(Piece { iova, run }) = left.next() {
+                for Piece { iova, run } in left.by_ref() {
                     unmap_and_unpin(&mapping.process, domains.clone(), iova, run);
                 }
             }
