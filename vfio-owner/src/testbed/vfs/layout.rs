@@ -59,6 +59,9 @@ pub(super) fn root(structure: &Structure) -> Directory {
             text(&mut planting, Owner::Machine, &format!("{MODULES}/{name}/parameters/{parameter}"), *value);
         }
     }
+    for (name, last) in &structure.iommus {
+        iommu_unit(&mut planting, name, *last);
+    }
     for &id in &structure.groups {
         group(&mut planting, id);
     }
@@ -242,27 +245,34 @@ fn links(planting: &mut Planting, dev: &PciDevice) {
         planting.relative_link(&format!("{group}/devices/{name}"), path);
     }
     if let Some(iommu) = &dev.iommu {
-        let iommu = iommu_unit(planting, iommu);
+        let iommu = iommu_path(iommu);
         planting.relative_link(&format!("{path}/iommu"), &iommu);
         planting.relative_link(&format!("{iommu}/devices/{name}"), path);
     }
 }
 
 /// The IOMMU itself. Its registers say what clients ask them: how wide addresses are.
-fn iommu_unit(planting: &mut Planting, name: &str) -> String {
-    let path = format!("{VIRTUAL}/iommu/{name}");
+fn iommu_unit(planting: &mut Planting, name: &str, last: u64) {
+    const CAPABILITIES: u64 = 0x00d2_008c_2200_0286;
+    let path = iommu_path(name);
+    // At most 64 bits; the field holds one less.
+    let width = u64::from(u64::BITS - last.leading_zeros());
     let registers = [
-        ("address", "fed90000\n"),
-        ("cap", "d2008c22260286\n"),
-        ("domains_supported", "65536\n"),
-        ("ecap", "f00f5a\n"),
-        ("version", "1:0\n"),
+        ("address", "fed90000\n".into()),
+        ("cap", format!("{:x}\n", CAPABILITIES | (width.saturating_sub(1) & 0x3f) << 16)),
+        ("domains_supported", "65536\n".into()),
+        ("ecap", "f00f5a\n".into()),
+        ("version", String::from("1:0\n")),
     ];
     for (file, value) in registers {
         text(planting, Owner::Machine, &format!("{path}/intel-iommu/{file}"), value);
     }
+    planting.directory(&format!("{path}/devices"));
     class(planting, "iommu", name, &path);
-    path
+}
+
+fn iommu_path(name: &str) -> String {
+    format!("{VIRTUAL}/iommu/{name}")
 }
 
 fn vfio_device(planting: &mut Planting, dev: &PciDevice, owner: &Owner, number: u32) {
