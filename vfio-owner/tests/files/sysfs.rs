@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use vfio_owner::iommu_core::device_model::Errno;
 use vfio_owner::testbed::vfs::{Absent, Access, Opened, Opening, Rights, Written};
-use vfio_owner::testbed::{pc, workstation};
+use vfio_owner::testbed::{pc, sriov, workstation};
 
 use crate::rig::Files;
 
@@ -360,4 +360,56 @@ fn a_reset_is_there_for_functions_that_can_be_reset_alone() {
     assert_eq!(files.write(&device(drive, "reset"), "1"), Err(Errno::ENOTTY), "it is not alone now");
     files.write(&device("0000:03:02.0", "remove"), "1").unwrap();
     assert_eq!(files.write(&device(drive, "reset"), "1"), Ok(1));
+}
+
+/// The recorded steps of a machine with an NVMe drive that has two virtual functions.
+#[test]
+fn virtual_functions_come_and_go() {
+    const DRIVE: &str = "0000:01:00.0";
+    const FIRST: &str = "0000:01:00.1";
+    let files = Files::of(&sriov());
+    let numvfs = device(DRIVE, "sriov_numvfs");
+    let set = |text: &str| files.write(&numvfs, text);
+    let there = || files.list(&format!("{BUS}/devices")).into_iter().filter(|name| name.starts_with("0000:01")).count();
+    assert_eq!(files.text(&device(DRIVE, "sriov_totalvfs")).unwrap(), "2\n");
+    assert_eq!(set("many"), Err(Errno::EINVAL));
+    assert_eq!(set("9"), Err(Errno::ERANGE));
+    assert_eq!(set("99999"), Err(Errno::ERANGE));
+    assert_eq!(set("0\n"), Ok(2));
+    assert_eq!(set("2\n"), Ok(2));
+    assert_eq!((there(), files.text(&numvfs).unwrap()), (3, "2\n".to_owned()));
+    assert_eq!(files.link(&device(DRIVE, "virtfn0")).as_deref(), Some("../0000:01:00.1"));
+    assert_eq!(files.link(&device(FIRST, "physfn")).as_deref(), Some("../0000:01:00.0"));
+    assert_eq!(driver_of(&files, FIRST), None, "nobody has set it online");
+    let group = |name| files.link(&device(name, "iommu_group")).unwrap();
+    assert_ne!(group(FIRST), group(DRIVE));
+    assert_eq!(set("1"), Err(Errno::EBUSY));
+
+    let machine = files.vfs.machine();
+    machine.bind(FIRST, "vfio-pci").unwrap();
+    let file = machine.open_device(FIRST).unwrap();
+    let removal = files.waiting(&numvfs, "0");
+    assert_eq!(&**removal.device(), FIRST);
+    assert_eq!(there(), 3);
+    drop(file);
+    assert!(matches!(removal.wait(), Ok(1)));
+    assert_eq!((there(), files.text(&numvfs).unwrap()), (1, "0\n".to_owned()));
+
+    // They outlive the driver that made them, and keep vfio-pci away.
+    set("2").unwrap();
+    files.write(&device(DRIVE, "driver/unbind"), DRIVE).unwrap();
+    assert_eq!(there(), 3);
+    assert_eq!(machine.bind(DRIVE, "vfio-pci").unwrap_err().errno(), Errno::EBUSY);
+    assert_eq!(set("0"), Err(Errno::ENOENT));
+    assert_eq!(set("2"), Ok(1), "as it is");
+    files.write(&device(DRIVE, "remove"), "1").unwrap();
+    assert_eq!(there(), 2);
+    files.write(&format!("{BUS}/rescan"), "1").unwrap();
+    assert_eq!(there(), 3);
+    machine.unbind(DRIVE).unwrap().wait();
+    for name in [FIRST, "0000:01:00.2"] {
+        files.write(&device(name, "remove"), "1").unwrap();
+    }
+    assert_eq!(machine.bind(DRIVE, "vfio-pci").map_err(|error| error.errno()), Ok(()));
+    assert_eq!(set("2"), Err(Errno::ENOENT), "vfio-pci makes none by default");
 }

@@ -51,6 +51,7 @@ pub(super) enum Content {
     NumaNode,
     PowerState,
     RuntimeStatus,
+    VirtualFunctions,
     Remove,
     Rescan,
     Reset,
@@ -83,6 +84,7 @@ impl Attribute {
             | Content::Enable
             | Content::Switch(_)
             | Content::NumaNode
+            | Content::VirtualFunctions
             | Content::ResetMethod
             | Content::DriversAutoprobe
             | Content::Type => 0o644,
@@ -143,6 +145,9 @@ impl Attribute {
             }
             Content::PowerState => device_text::power_state(machine, &*device()?).to_string(),
             Content::RuntimeStatus => device_text::runtime_status(machine, &*device()?).to_string(),
+            Content::VirtualFunctions => {
+                format!("{}\n", machine.virtual_functions(device()?.name()).len())
+            }
             Content::ResetMethod => device_text::reset_method(&*device()?),
             Content::DriversAutoprobe => format!("{}\n", u8::from(machine.pci().drivers_autoprobe())),
             Content::Type => {
@@ -182,6 +187,12 @@ impl Attribute {
             Content::Remove => {
                 let dev = self.owner.device(machine)?;
                 return Ok(if is_set(&text)? { Task::Unbind(dev.remove()) } else { Task::Done });
+            }
+            Content::VirtualFunctions => {
+                let dev = self.owner.device(machine)?;
+                // What does not fit is more than there can be.
+                let count = number(&text)?.try_into().unwrap_or(u16::MAX);
+                return Ok(Task::Removals(machine.set_virtual_functions(dev.name(), count)?.into()));
             }
             Content::Rescan => {
                 self.owner.check(machine)?;

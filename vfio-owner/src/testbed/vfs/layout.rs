@@ -70,6 +70,7 @@ pub(super) fn root(structure: &Structure) -> Directory {
         let above = dev.path.rsplit_once('/').and_then(|(above, _)| by_path.get(above)).copied();
         device(&mut planting, dev, above);
     }
+    virtual_functions(&mut planting, structure);
     device_files(&mut planting, structure);
     planting.grown()
 }
@@ -177,6 +178,10 @@ fn device(planting: &mut Planting, dev: &PciDevice, above: Option<&PciDevice>) {
     for (file, content) in files {
         add(planting, &owner, &format!("{path}/{file}"), content);
     }
+    if function.config.sriov().is_some() && function.physical_function.is_none() {
+        add(planting, &owner, &format!("{path}/sriov_numvfs"), Content::VirtualFunctions);
+        add(planting, &owner, &format!("{path}/sriov_drivers_autoprobe"), Content::Switch(Switch::VirtualAutoprobe));
+    }
     windows(planting, dev, &owner);
     root_bus(planting, dev, above);
     links(planting, dev);
@@ -282,6 +287,20 @@ fn vfio_device(planting: &mut Planting, dev: &PciDevice, owner: &Owner, number: 
     char_device(planting, owner, &path, &format!("vfio/devices/{name}"), file);
     planting.relative_link(&format!("{path}/device"), &dev.path);
     class(planting, "vfio-dev", &name, &path);
+}
+
+/// The links between virtual functions and their physical one.
+fn virtual_functions(planting: &mut Planting, structure: &Structure) {
+    let paths: BTreeMap<PciAddress, &str> =
+        structure.devices.iter().map(|dev| (dev.function.address, &*dev.path)).collect();
+    for dev in &structure.devices {
+        let Some(sriov) = dev.function.config.sriov() else { continue };
+        let addresses = (0..sriov.total).map(|index| (index, sriov.address(dev.function.address, index)));
+        for (index, path) in addresses.filter_map(|(index, address)| Some((index, paths.get(&address?)?))) {
+            planting.relative_link(&format!("{}/virtfn{index}", dev.path), path);
+            planting.relative_link(&format!("{path}/physfn"), &dev.path);
+        }
+    }
 }
 
 /// What is below `/dev`, and how the classes show it.
