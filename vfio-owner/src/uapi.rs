@@ -21,14 +21,17 @@ mod numbers;
 mod regions;
 mod wire;
 
+use alloc::sync::Arc;
+
 use iommu_core::UserAddr;
 use iommu_core::device_model::Errno;
 
 use self::argument::Argument;
-pub use self::caller::{Caller, Fault, Reply};
+pub use self::caller::{Caller, NewFile, Reply};
 pub use self::numbers::{Call, Kind, calls};
 pub use self::regions::Mappable;
 use crate::{Container, DeviceFile, GroupFile, OpenDevice};
+pub use iommufd_owner::uapi::{Capability, Readiness};
 
 /// An open file of `/dev/vfio` or `/dev/iommu`.
 ///
@@ -46,24 +49,33 @@ pub enum File {
     DeviceFile(DeviceFile),
     /// `/dev/iommu`.
     Iommufd(iommufd_owner::Context),
+    /// Page faults of an iommufd.
+    FaultQueue(Arc<iommufd_owner::FaultQueue>),
     /// Any other file, which serves no call.
     Other,
 }
 
 impl File {
     /// Makes the call of this number: what `ioctl` with `argument` does. Returns its value, or a new file, for which the
-    /// caller's table has a descriptor.
+    /// caller's table must have a descriptor.
     ///
     /// # Errors
     /// Fails with the kernel's error number. [`Caller::refused`] is told why.
     pub fn ioctl(&self, number: u32, argument: u64, caller: &dyn Caller) -> Result<Reply, Errno> {
+        if let Self::Iommufd(context) = self {
+            use iommufd_owner::uapi::{Reply as Answer, ioctl};
+            return Ok(match ioctl(context, number, argument, caller)? {
+                Answer::Value(value) => Reply::Value(value),
+                Answer::File(queue) => Reply::File(NewFile::FaultQueue(queue)),
+            });
+        }
         let argument = Argument::new(argument, caller);
         match self {
             Self::Container(container) => container::ioctl(container, number, argument),
             Self::Group(group) => group::ioctl(group, number, argument),
             Self::Device(device) => device::ioctl(device, number, argument),
             Self::DeviceFile(file) => device_file::ioctl(file, number, argument),
-            Self::Iommufd(_) | Self::Other => Err(Errno::ENOTTY),
+            Self::Iommufd(_) | Self::FaultQueue(_) | Self::Other => Err(Errno::ENOTTY),
         }
     }
 
@@ -74,6 +86,9 @@ impl File {
     /// Fails with the kernel's error number.
     // V71.
     pub fn read(&self, offset: u64, into: UserAddr, bytes: u64, caller: &dyn Caller) -> Result<u64, Errno> {
+        if let Self::FaultQueue(queue) = self {
+            return iommufd_owner::uapi::fault_queue::read(queue, into, bytes, caller);
+        }
         regions::read(&self.access(caller)?, offset, Argument::new(into.get(), caller), bytes)
     }
 
@@ -83,7 +98,18 @@ impl File {
     /// # Errors
     /// Fails with the kernel's error number.
     pub fn write(&self, offset: u64, from: UserAddr, bytes: u64, caller: &dyn Caller) -> Result<u64, Errno> {
+        if let Self::FaultQueue(queue) = self {
+            return iommufd_owner::uapi::fault_queue::write(queue, from, bytes, caller);
+        }
         regions::write(&self.access(caller)?, offset, Argument::new(from.get(), caller), bytes)
+    }
+
+    /// Returns what `poll` reports. Files that have nothing to report are always ready.
+    pub fn poll(&self) -> Readiness {
+        match self {
+            Self::FaultQueue(queue) => iommufd_owner::uapi::fault_queue::poll(queue),
+            _ => Readiness { readable: true, writable: true },
+        }
     }
 
     /// Returns what `mmap` of `bytes` bytes at `offset`, shared between processes, makes visible.
@@ -94,7 +120,7 @@ impl File {
     pub fn mappable(&self, offset: u64, bytes: u64, caller: &dyn Caller) -> Result<Mappable, Errno> {
         match self {
             Self::Device(_) | Self::DeviceFile(_) => regions::mappable(&self.access(caller)?, offset, bytes),
-            Self::Container(_) | Self::Group(_) | Self::Iommufd(_) | Self::Other => Err(Errno::ENODEV),
+            _ => Err(Errno::ENODEV),
         }
     }
 
@@ -110,7 +136,9 @@ impl File {
                 }
             },
             // Files without these calls.
-            Self::Container(_) | Self::Group(_) | Self::Iommufd(_) | Self::Other => Err(Errno::EINVAL),
+            Self::Container(_) | Self::Group(_) | Self::Iommufd(_) | Self::FaultQueue(_) | Self::Other => {
+                Err(Errno::EINVAL)
+            }
         }
     }
 }

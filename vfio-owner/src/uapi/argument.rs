@@ -6,7 +6,7 @@ use iommu_core::UserAddr;
 use iommu_core::device_model::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::caller::{Caller, Fault};
+use super::caller::Caller;
 
 /// The argument of a call, and who makes it.
 #[derive(Clone, Copy)]
@@ -53,7 +53,7 @@ impl<'a> Argument<'a> {
     /// Copies bytes from `offset` bytes behind where the argument points to.
     pub(super) fn fill(self, offset: u64, into: &mut [u8]) -> Result<(), Errno> {
         let at = self.value.checked_add(offset).ok_or(Errno::EFAULT)?;
-        self.caller.read(UserAddr::new(at), into).map_err(|Fault| Errno::EFAULT)
+        self.caller.read(UserAddr::new(at), into).map_err(|_| Errno::EFAULT)
     }
 
     /// Copies a structure to where the argument points to.
@@ -71,7 +71,7 @@ impl<'a> Argument<'a> {
     /// Copies bytes to `offset` bytes behind where the argument points to.
     pub(super) fn put(self, offset: u64, from: &[u8]) -> Result<(), Errno> {
         let at = self.value.checked_add(offset).ok_or(Errno::EFAULT)?;
-        self.caller.write(UserAddr::new(at), from).map_err(|Fault| Errno::EFAULT)
+        self.caller.write(UserAddr::new(at), from).map_err(|_| Errno::EFAULT)
     }
 
     /// Tells the caller's observer why the call is refused.

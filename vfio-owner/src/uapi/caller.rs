@@ -1,55 +1,49 @@
-//! Who calls.
+//! Who calls, and what a call gives back.
 
 use alloc::sync::Arc;
-use core::error::Error;
 
 use iommu_core::device_model::Errno;
-use iommu_core::{UserAddr, UserMemory};
+use iommufd_owner::uapi::NewFaultQueue;
 
 use super::File;
+use crate::OpenDevice;
 use crate::device_ops::Trigger;
 
-/// The caller's memory is not there, or not for this access (`EFAULT`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Fault;
-
-/// What a call gives back.
-#[derive(Clone, Debug)]
-pub enum Reply {
-    /// The value that `ioctl` returns.
-    Value(u32),
-    /// A new file, for which the caller is given a descriptor.
-    File(File),
-}
-
-/// The process that makes a call.
-pub trait Caller {
-    /// Reads the caller's memory.
-    ///
-    /// # Errors
-    /// Fails if some of it is not there.
-    fn read(&self, at: UserAddr, into: &mut [u8]) -> Result<(), Fault>;
-
-    /// Writes to the caller's memory.
-    ///
-    /// # Errors
-    /// Fails if some of it is not there, or is read-only.
-    fn write(&self, at: UserAddr, from: &[u8]) -> Result<(), Fault>;
-
-    /// Returns the caller's memory, as what is mapped for devices pins it.
-    fn memory(&self) -> Arc<dyn UserMemory>;
-
-    /// Returns what the caller's descriptor stands for; `None` if it is not open.
+/// The process on whose behalf a call is made, with its descriptors.
+pub trait Caller: iommufd_owner::uapi::Caller {
+    /// Returns what a descriptor of the process stands for; `None` if it is not open.
     fn file(&self, descriptor: i32) -> Option<File>;
 
-    /// Returns the eventfd that the caller's descriptor stands for.
+    /// Returns the eventfd that a descriptor of the process stands for.
     ///
     /// # Errors
-    /// `EBADF` if it is not open, `EINVAL` if it is no eventfd.
+    /// `EBADF` if the descriptor is not open, `EINVAL` if it is no eventfd.
     fn trigger(&self, descriptor: i32) -> Result<Trigger, Errno>;
+}
 
-    /// Hears of a refused call, with the typed error, which says who is in the way.
-    fn refused(&self, error: &(dyn Error + 'static)) {
-        let _ = error;
+/// What a call gives back.
+pub type Reply = iommufd_owner::uapi::Reply<NewFile>;
+
+/// A file that a call has made, for which the caller gets a descriptor. Dropping it undoes the call.
+#[derive(Debug)]
+#[must_use = "dropping it undoes the call"]
+pub enum NewFile {
+    /// A device that was opened through its group.
+    Device(OpenDevice),
+    /// A fault queue.
+    FaultQueue(NewFaultQueue),
+}
+
+impl NewFile {
+    /// Completes the call with the descriptor that the file will have. Returns the file, and what the call returns.
+    ///
+    /// # Errors
+    /// The caller's memory, where the descriptor belongs, is not there (`EFAULT`): the file is gone, and the descriptor
+    /// free.
+    pub fn install(self, descriptor: i32, caller: &dyn Caller) -> Result<(File, u32), Errno> {
+        match self {
+            Self::Device(device) => Ok((File::Device(device), u32::try_from(descriptor).map_err(|_| Errno::EBADF)?)),
+            Self::FaultQueue(queue) => Ok((File::FaultQueue(Arc::new(queue.install(descriptor, caller)?)), 0)),
+        }
     }
 }

@@ -89,7 +89,7 @@ fn map_dma(container: &Container, argument: Argument<'_>) -> Result<Reply, Errno
     let request = |access| MapRequest {
         iova: Iova::new(map.iova),
         bytes: map.size,
-        process: argument.caller.memory(),
+        process: argument.caller.memory().clone(),
         addr: UserAddr::new(map.vaddr),
         access,
     };
@@ -135,7 +135,7 @@ fn unmap_dma(container: &Container, argument: Argument<'_>) -> Result<Reply, Err
 }
 
 fn user_bitmap(bitmap: &wire::Bitmap, range: u64, argument: Argument<'_>) -> Result<UserBitmap, Errno> {
-    let (memory, at) = (argument.caller.memory(), UserAddr::new(bitmap.data));
+    let (memory, at) = (argument.caller.memory().clone(), UserAddr::new(bitmap.data));
     UserBitmap::new(memory, at, bitmap.size, bitmap.pgsize, range)
         .map_err(|error| argument.refuse(error.errno(), &error))
 }

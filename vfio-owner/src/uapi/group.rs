@@ -8,7 +8,7 @@ use iommu_core::device_model::Errno;
 
 use super::File;
 use super::argument::{Argument, check_size};
-use super::caller::Reply;
+use super::caller::{NewFile, Reply};
 use super::numbers::{self, Served, served};
 use super::wire;
 use crate::error::SetContainerError;
@@ -69,7 +69,7 @@ const MAX_NAME: usize = 4096;
 fn get_device_fd(group: &GroupFile, argument: Argument<'_>) -> Result<Reply, Errno> {
     let name = read_name(argument)?;
     let device = group.device(&name).map_err(|error| argument.refuse(error.errno(), &error))?;
-    Ok(Reply::File(File::Device(device)))
+    Ok(Reply::File(NewFile::Device(device)))
 }
 
 /// Copies a string that ends with a zero, piece by piece, none of which crosses a page. What is no UTF-8 is the name of
