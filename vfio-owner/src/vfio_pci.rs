@@ -30,7 +30,7 @@ use self::config::{Effect, VirtualConfig};
 pub use self::driver::VfioPciDriver;
 use self::features::{Power, Token};
 pub use self::interrupts::Raised;
-use self::interrupts::{Available, Due, Interrupts};
+use self::interrupts::{Available, Due, Interrupts, UnmaskToken};
 use self::ioeventfds::IoEventfds;
 pub use self::model::FunctionModel;
 use self::neighbours::Neighbours;
@@ -165,30 +165,32 @@ impl VfioPciDevice {
         drop(state);
         due.signals.iter().for_each(Trigger::signal);
         if let Some((event, token)) = due.listen {
-            let (me, heard) = (self.me.clone(), token.clone());
-            let unmask = move |interrupts: &mut Interrupts| interrupts.unmask_by(&heard);
-            let listening = event.listen(move || {
-                if let Some(me) = me.upgrade() {
-                    me.with_interrupts(&mut |interrupts| unmask(interrupts));
-                }
-            });
-            if let Some(listening) = listening {
-                let mut listening = Some(listening);
-                self.with_interrupts(&mut |interrupts| match listening.take() {
-                    Some(listening) => interrupts.listens(&token, listening),
-                    None => Due::default(),
-                });
-            }
+            self.listen(&event, token);
         }
         drop(due.ended);
         drop(inside);
         result
     }
 
+    /// Has the event of this token unmask the line.
+    fn listen(&self, event: &Trigger, token: UnmaskToken) {
+        let (me, heard) = (self.me.clone(), token.clone());
+        let mut listening = event.listen(move || {
+            if let Some(me) = me.upgrade() {
+                me.change_interrupts(&mut |interrupts| interrupts.unmask_by(&heard));
+            }
+        });
+        self.change_interrupts(&mut |interrupts| match listening.take() {
+            Some(listening) => interrupts.listens(&token, listening),
+            None => Due::default(),
+        });
+    }
+
     /// Changes the interrupts while the device is open.
-    fn with_interrupts(&self, change: &mut dyn FnMut(&mut Interrupts) -> Due) {
+    fn change_interrupts(&self, change: &mut dyn FnMut(&mut Interrupts) -> Due) {
         self.change(|state| {
-            ((), state.session.as_mut().map(|session| change(&mut session.interrupts)).unwrap_or_default())
+            let due = state.session.as_mut().map(|session| change(&mut session.interrupts));
+            ((), due.unwrap_or_default())
         });
     }
 
