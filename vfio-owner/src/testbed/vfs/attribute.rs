@@ -38,9 +38,10 @@ pub(super) enum Owner {
 pub(super) enum Content {
     /// What never changes while the file is there.
     Text(Arc<str>),
-    /// What udev is told: of a device it is read from the device.
+    /// What udev is told.
     Uevent(Arc<str>),
     // Of a device.
+    DeviceUevent,
     Config(u64),
     Resource {
         bytes: u64,
@@ -76,9 +77,12 @@ impl Attribute {
 
     /// Returns the permissions, nine bits. The owner is root.
     pub fn mode(&self) -> u16 {
-        match self.content {
+        match &self.content {
             Content::Text(_) | Content::PowerState | Content::RuntimeStatus | Content::ReservedRegions => 0o444,
+            // Of a bus or a driver there is nothing to read.
+            Content::Uevent(text) if text.is_empty() => 0o200,
             Content::Uevent(_)
+            | Content::DeviceUevent
             | Content::Config(_)
             | Content::DriverOverride
             | Content::Enable
@@ -123,14 +127,11 @@ impl Attribute {
         let machine = &*vfs.machine;
         let device = || self.owner.device(machine);
         let text = match &self.content {
-            Content::Text(text) => {
+            Content::Text(text) | Content::Uevent(text) => {
                 self.owner.check(machine)?;
                 text.to_string()
             }
-            Content::Uevent(text) => match &self.owner {
-                Owner::Device { .. } => device_text::uevent(&*device()?),
-                _ => text.to_string(),
-            },
+            Content::DeviceUevent => device_text::uevent(&*device()?),
             Content::Config(_) => return Ok(vfs.settings.config(&*device()?)),
             Content::DriverOverride => device_text::driver_override(&*device()?),
             Content::Enable => {
@@ -227,7 +228,7 @@ impl Attribute {
             }
             Content::Reset => device_text::reset(machine, &*self.owner.device(machine)?, &text)?,
             Content::ResetMethod => device_text::set_reset_method(&*self.owner.device(machine)?, &text)?,
-            Content::Uevent(_) => {
+            Content::Uevent(_) | Content::DeviceUevent => {
                 self.owner.check(machine)?;
                 check_action(&text)?;
             }

@@ -7,6 +7,7 @@ use alloc::sync::Arc;
 
 use iommu_core::GroupId;
 use iommu_core::device_model::pci::{BarKind, HeaderLayout, PciAddress};
+use iommu_core::hardware::Description;
 
 use super::attribute::{Attribute, Content, Owner};
 use super::char_device::CharDevice;
@@ -59,8 +60,8 @@ pub(super) fn root(structure: &Structure) -> Directory {
             text(&mut planting, Owner::Machine, &format!("{MODULES}/{name}/parameters/{parameter}"), *value);
         }
     }
-    for (name, last) in &structure.iommus {
-        iommu_unit(&mut planting, name, *last);
+    for (name, description) in &structure.iommus {
+        iommu_unit(&mut planting, name, description);
     }
     for &id in &structure.groups {
         group(&mut planting, id);
@@ -169,7 +170,7 @@ fn device(planting: &mut Planting, dev: &PciDevice, above: Option<&PciDevice>) {
         ("numa_node", Content::NumaNode),
         ("remove", Content::Remove),
         ("rescan", Content::Rescan),
-        ("uevent", Content::Uevent("".into())),
+        ("uevent", Content::DeviceUevent),
     ];
     if !dev.reset_methods.is_empty() {
         files.push(("reset", Content::Reset));
@@ -256,24 +257,30 @@ fn links(planting: &mut Planting, dev: &PciDevice) {
     }
 }
 
-/// The IOMMU itself. Its registers say what clients ask them: how wide addresses are.
-fn iommu_unit(planting: &mut Planting, name: &str, last: u64) {
-    const CAPABILITIES: u64 = 0x00d2_008c_2200_0286;
+/// The IOMMU itself. Clients read in its registers how wide addresses are.
+fn iommu_unit(planting: &mut Planting, name: &str, description: &Description) {
     let path = iommu_path(name);
-    // At most 64 bits; the field holds one less.
-    let width = u64::from(u64::BITS - last.leading_zeros());
-    let registers = [
-        ("address", "fed90000\n".into()),
-        ("cap", format!("{:x}\n", CAPABILITIES | (width.saturating_sub(1) & 0x3f) << 16)),
-        ("domains_supported", "65536\n".into()),
-        ("ecap", "f00f5a\n".into()),
-        ("version", String::from("1:0\n")),
-    ];
-    for (file, value) in registers {
-        text(planting, Owner::Machine, &format!("{path}/intel-iommu/{file}"), value);
+    if let Some([capabilities, extended]) = intel_registers(description) {
+        let registers = [
+            ("address", "fed90000\n".into()),
+            ("cap", format!("{capabilities:x}\n")),
+            ("domains_supported", "65536\n".into()),
+            ("ecap", format!("{extended:x}\n")),
+            ("version", String::from("1:0\n")),
+        ];
+        for (file, value) in registers {
+            text(planting, Owner::Machine, &format!("{path}/intel-iommu/{file}"), value);
+        }
     }
     planting.directory(&format!("{path}/devices"));
     class(planting, "iommu", name, &path);
+}
+
+/// The capability registers of an IOMMU that says that it is Intel's: behind the flags in `struct iommu_hw_info_vtd`.
+fn intel_registers(description: &Description) -> Option<[u64; 2]> {
+    const TYPE_INTEL_VTD: u32 = 1;
+    let register = |at: usize| description.bytes.get(at..)?.first_chunk().copied().map(u64::from_ne_bytes);
+    if description.kind == TYPE_INTEL_VTD { Some([register(8)?, register(16)?]) } else { None }
 }
 
 fn iommu_path(name: &str) -> String {

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use iommu_core::device_model::pci::PciFunction;
 use iommu_core::device_model::{Device, DeviceId};
-use iommu_core::hardware::IommuDriver;
+use iommu_core::hardware::{Description, IommuDriver};
 use iommu_core::{GroupId, Member};
 
 use super::super::machine::{Machine, Pci};
@@ -89,8 +89,8 @@ pub(super) struct Structure {
     pub(super) drivers: BTreeSet<Arc<str>>,
     pub(super) groups: BTreeSet<GroupId>,
     pub(super) group_nodes: Vec<GroupNode>,
-    /// The IOMMUs, with the last address that they translate.
-    pub(super) iommus: BTreeMap<Arc<str>, u64>,
+    /// The IOMMUs, with what they say of themselves.
+    pub(super) iommus: BTreeMap<Arc<str>, Description>,
 }
 
 #[derive(Debug)]
@@ -136,7 +136,7 @@ impl Structure {
         }
         let groups: BTreeSet<GroupId> = devices.iter().filter_map(|dev| dev.group).collect();
         group_nodes.retain(|node| groups.contains(&node.group));
-        let iommus = machine.iommus().map(|iommu| (iommu.name().into(), iommu.config().format.last().get())).collect();
+        let iommus = machine.iommus().map(|iommu| (iommu.name().into(), iommu.config().description.clone())).collect();
         Self { devices, drivers, groups, group_nodes, iommus }
     }
 }
