@@ -221,9 +221,9 @@ fn an_unbind_waits_for_the_user_and_a_bind_behind_it() {
     drop(file);
     assert!(due.load(Ordering::SeqCst));
     assert!(matches!(unbind.try_finish(), Ok(Written::Bytes(12))));
+    assert_eq!(files.list("/dev/vfio"), ["vfio"], "the group's file is gone with its last device");
     assert!(matches!(bind.wait(), Ok(12)));
     assert_eq!(driver_of(&files, NIC).as_deref(), Some("e1000e"));
-    assert_eq!(files.list("/dev/vfio"), ["vfio"]);
 }
 
 #[test]
@@ -470,6 +470,18 @@ fn files_have_the_numbers_that_are_free() {
     unbind.wait().unwrap();
     rebind(&files, "0000:03:02.0", "vfio-pci").unwrap();
     assert_eq!(numbers("0000:03:02.0"), ["vfio0"]);
+    // Nobody looks until all are bound again.
+    let machine = files.vfs.machine();
+    for name in ["0000:03:01.0", "0000:03:02.0"] {
+        machine.unbind(name).unwrap().wait();
+    }
+    for name in ["0000:03:01.0", "0000:03:02.0"] {
+        machine.bind(name, "vfio-pci").unwrap();
+    }
+    assert_eq!(
+        (numbers("0000:03:01.0"), numbers("0000:03:02.0")),
+        (vec!["vfio0".to_owned()], vec!["vfio3".to_owned()])
+    );
 }
 
 #[test]
