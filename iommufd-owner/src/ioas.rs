@@ -323,10 +323,6 @@ pub(crate) struct NewIoas {
 }
 
 impl NewIoas {
-    pub(crate) fn id(&self) -> ObjectId {
-        self.reserved.id()
-    }
-
     /// From now on calls find it.
     pub(crate) fn publish(self) -> (ObjectId, Arc<Ioas>) {
         (self.reserved.publish(Object::Ioas(self.ioas.clone())), self.ioas)

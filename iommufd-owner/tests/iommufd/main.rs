@@ -17,4 +17,6 @@ mod memory;
 mod properties;
 mod rig;
 mod sweep;
+#[cfg(feature = "uapi")]
+mod uapi;
 mod unwinding;

@@ -35,14 +35,14 @@ pub enum Print {
 }
 
 impl Tally {
-    /// Plays a scenario, prints, and counts.
+    /// Plays a scenario on the system of a player, prints, and counts.
     ///
     /// # Errors
     /// Fails if nothing can be printed.
     pub fn play<S: System>(
         &mut self,
         scenario: &Scenario,
-        mut player: Player<S>,
+        mut on: Player<S>,
         print: Print,
         out: &mut impl Write,
     ) -> io::Result<()> {
@@ -52,7 +52,7 @@ impl Tally {
                 (Line::Text(text), Print::Everything) => writeln!(out, "{text}")?,
                 (Line::Text(_), Print::Differences) => {}
                 (Line::Step(step), _) => {
-                    let played = player.play(step);
+                    let played = on.play(step);
                     let verdict = self.compare(step, &played);
                     match (print, verdict) {
                         (Print::Everything, _) => writeln!(out, "{}", step.with_answer(&played.answer))?,

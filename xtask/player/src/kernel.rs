@@ -2,9 +2,10 @@
 
 mod calls;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{IntoRawFd as _, OwnedFd};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread;
 use std::time::Duration;
@@ -214,12 +215,12 @@ impl System for Kernel {
     }
 }
 
-/// Whether this program may play here: in a room, or as the first process of a guest that was made for it.
+/// Returns whether this program may play here: in a room, or in a guest that was made for it.
 ///
 /// Elsewhere the steps would take the devices of whatever machine it runs on from their drivers.
 pub fn is_a_playground() -> bool {
-    std::process::id() == 1 || File::open(ROOM).is_ok()
+    PLAYGROUNDS.iter().any(|file| Path::new(file).exists())
 }
 
-/// A file that only rooms have.
-const ROOM: &str = "/sys/kernel/vfio-room";
+/// Files that only rooms have, and only guests that are made to play in.
+const PLAYGROUNDS: [&str; 2] = ["/sys/kernel/vfio-room", "/playground"];

@@ -12,7 +12,7 @@ use scenario_player::{Kernel, Player, is_a_playground};
 fn main() -> Result<ExitCode> {
     ensure!(
         is_a_playground(),
-        "this takes devices from their drivers: it plays in a room, or as a guest's first process"
+        "this takes devices from their drivers: it plays in a room, or in a guest with a file `/playground`"
     );
     let mut print = Print::Everything;
     let mut tally = Tally::default();
