@@ -201,7 +201,9 @@ impl MachineBuilder {
             Some(model) => model.clone(),
             None => Arc::new(PlainMemory::new()),
         });
-        slots.values().for_each(|slot| slot.connect(&vfio_pci));
+        for slot in slots.values() {
+            slot.connect(&vfio_pci);
+        }
         let core = DriverCore::new();
         let pci = core.add_bus(PciBus::new(iommu.clone()));
         for (name, functions) in bound_functions(&snapshot) {

@@ -4,7 +4,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
+    clippy::panic,
     reason = "what a test takes for granted may fail it"
 )]
 
