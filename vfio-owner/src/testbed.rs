@@ -6,6 +6,7 @@
 
 mod builder;
 mod drivers;
+mod edu;
 mod embedded;
 mod iommus;
 mod machine;
@@ -13,6 +14,7 @@ mod slot;
 pub mod vfs;
 
 pub use builder::MachineBuilder;
+pub use edu::Edu;
 pub use embedded::{pc, workstation};
 pub use machine::{Machine, MachineError, Pci};
 pub use slot::Slot;
