@@ -324,11 +324,7 @@ impl<B: Bus> BusShared<B> {
         if self.bus.matches(dev, &driver.driver) == Match::No { Err(None) } else { Ok(()) }
     }
 
-    fn bind_locked(
-        &self,
-        driver: &Arc<Registration<B>>,
-        mut guard: DeviceGuard<'_, B>,
-    ) -> Result<(), FailureOf<B>> {
+    fn bind_locked(&self, driver: &Arc<Registration<B>>, mut guard: DeviceGuard<'_, B>) -> Result<(), FailureOf<B>> {
         let dev = guard.device();
         let result = probe(driver, &mut guard);
         drop(guard);

@@ -129,7 +129,7 @@ impl Context {
         if let Some(known) = self.live_compat(&compat) {
             return Ok(known);
         }
-        let (made, ioas) = self.ioas_make()?;
+        let (made, ioas) = self.new_ioas()?.publish();
         compat.ioas = Some((made, Arc::downgrade(&ioas)));
         Ok(made)
     }

@@ -13,7 +13,9 @@ use iommu_core::{Access, Iova, IovaMap, IovaRange, MapRequest, PhysicalMemory, P
 
 use crate::hwpt::Hwpt;
 use crate::io_page_table::{Accesses, IoPageTable, LargePages, MapError, RangeError, Removal, UnmapError};
+use crate::object::Object;
 use crate::object_id::{NoIdsError, NoObjectError, ObjectId};
+use crate::object_table::ReservedId;
 use crate::pages::Pages;
 
 const HWPTS_LOCK: LockClass = LockClass::new("IOAS", 610);
@@ -278,14 +280,8 @@ impl Ioas {
 
     /// `IOMMU_IOAS_ALLOW_IOVAS`.
     // Table Ft3.
-    pub(crate) fn allow(&self, ranges: &[(Iova, Iova)]) -> Result<(), IoasError> {
-        let mut allowed = IovaMap::new();
-        for (first, last) in ranges {
-            let range = IovaRange::new(*first, *last).filter(|_| first != last).ok_or(IoasError::BadRange)?;
-            let inserted = allowed.insert(range, ());
-            inserted.map_err(|overlap| IoasError::Overlap { one: overlap.existing, other: range })?;
-        }
-        Ok(self.lock_table().allow(allowed)?)
+    pub(crate) fn allow(&self, allowed: AllowedRanges) -> Result<(), RangeError> {
+        self.lock_table().allow(allowed.0)
     }
 
     /// `IOMMU_OPTION_HUGE_PAGES`.
@@ -302,6 +298,38 @@ impl Ioas {
         }
         table.large_pages = large_pages;
         Ok(())
+    }
+}
+
+/// Ranges that are to stay usable, in the order in which user space names them.
+#[derive(Default)]
+pub(crate) struct AllowedRanges(IovaMap<()>);
+
+impl AllowedRanges {
+    /// Adds a range, of two addresses at least.
+    // Ft3.4, Ft3.5.
+    pub(crate) fn insert(&mut self, first: Iova, last: Iova) -> Result<(), IoasError> {
+        let range = IovaRange::new(first, last).filter(|_| first != last).ok_or(IoasError::BadRange)?;
+        let inserted = self.0.insert(range, ());
+        inserted.map_err(|overlap| IoasError::Overlap { one: overlap.existing, other: range })
+    }
+}
+
+/// An address space that no call finds yet. Dropping it ends it.
+// F6.
+pub(crate) struct NewIoas {
+    pub(crate) ioas: Arc<Ioas>,
+    pub(crate) reserved: ReservedId<Object>,
+}
+
+impl NewIoas {
+    pub(crate) fn id(&self) -> ObjectId {
+        self.reserved.id()
+    }
+
+    /// From now on calls find it.
+    pub(crate) fn publish(self) -> (ObjectId, Arc<Ioas>) {
+        (self.reserved.publish(Object::Ioas(self.ioas.clone())), self.ioas)
     }
 }
 

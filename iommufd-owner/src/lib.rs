@@ -19,6 +19,8 @@ mod object;
 mod object_id;
 mod object_table;
 mod pages;
+#[cfg(feature = "uapi")]
+pub mod uapi;
 
 pub use access::{AccessError, AccessPins, IoasAccess, UnmapNotice};
 pub use attachment::AttachError;

@@ -5,9 +5,11 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use iommu_core::device_model::sync::{LockClass, Mutex};
-use iommu_core::{Claim, Group, Iova, Owner};
+use iommu_core::{Claim, Group, Owner};
 
-use crate::backend::{Backend, ContainerIommu, DirtyBitmap, DirtyTracking, Extension, IommuInfo, MapRequest, Unmap};
+use crate::backend::{
+    Backend, ContainerIommu, DirtyRequest, DirtySink, DirtyTracking, Extension, IommuInfo, MapRequest, Unmap,
+};
 use crate::error::{AttachGroupError, DirtyError, MapDmaError, SetContainerError, SetIommuError, UnmapDmaError};
 
 const CONTAINER_LOCK: LockClass = LockClass::new("container", 600);
@@ -94,13 +96,16 @@ impl Container {
         self.iommu(UnmapDmaError::NoIommu, |iommu| iommu.unmap(what))
     }
 
-    /// Unmaps memory as [`unmap`](Self::unmap) does, and returns which of its pages are dirty.
+    /// Unmaps memory as [`unmap`](Self::unmap) does, and reports which of its pages are dirty: to a
+    /// [`DirtyBitmap`](crate::backend::DirtyBitmap), or to a [`UserBitmap`](crate::backend::UserBitmap) in the memory of
+    /// the caller. Returns how many bytes were unmapped.
     ///
     /// # Errors
-    /// Fails as [`unmap`](Self::unmap) does, or if dirty tracking is off or not supported.
+    /// Fails as [`unmap`](Self::unmap) does, or if dirty tracking is off or not supported. Or the pages of a mapping
+    /// cannot be reported: it stays, and those above it.
     // Vt16.6.
-    pub fn unmap_dirty(&self, iova: Iova, bytes: u64, page_bytes: u64) -> Result<(u64, DirtyBitmap), UnmapDmaError> {
-        self.iommu(UnmapDmaError::NoIommu, |iommu| iommu.unmap_dirty(iova, bytes, page_bytes))
+    pub fn unmap_dirty(&self, request: DirtyRequest, into: &mut dyn DirtySink) -> Result<u64, UnmapDmaError> {
+        self.iommu(UnmapDmaError::NoIommu, |iommu| iommu.unmap_dirty(request, into))
     }
 
     /// Invalidates the vaddr of mappings: `VFIO_IOMMU_UNMAP_DMA` with `VADDR`. Devices keep access to the memory.
@@ -126,6 +131,15 @@ impl Container {
         self.0.state.lock().iommu.as_ref().map(|iommu| iommu.info())
     }
 
+    /// Checks whether the container's IOMMU can track dirty pages.
+    ///
+    /// # Errors
+    /// Fails if the container has no IOMMU, or its type does not track dirty pages.
+    // V51.
+    pub fn tracks_dirty(&self) -> Result<(), DirtyError> {
+        self.iommu(DirtyError::NoIommu, |iommu| iommu.tracks_dirty())
+    }
+
     /// Starts or stops dirty tracking: `VFIO_IOMMU_DIRTY_PAGES`.
     ///
     /// # Errors
@@ -135,14 +149,14 @@ impl Container {
         self.iommu(DirtyError::NoIommu, |iommu| iommu.track_dirty(tracking))
     }
 
-    /// Returns the pages that were written since the last call: `VFIO_IOMMU_DIRTY_PAGES`.
+    /// Reports the pages that were written since the last call: `VFIO_IOMMU_DIRTY_PAGES`.
     ///
     /// # Errors
-    /// Fails if the container has no IOMMU, dirty tracking is off, or the range does not consist of whole mappings and
-    /// pages.
+    /// Fails if the container has no IOMMU, dirty tracking is off, the range does not consist of whole mappings and
+    /// pages, or the pages of a mapping cannot be reported.
     // V51.
-    pub fn dirty_pages(&self, iova: Iova, bytes: u64, page_bytes: u64) -> Result<DirtyBitmap, DirtyError> {
-        self.iommu(DirtyError::NoIommu, |iommu| iommu.dirty_pages(iova, bytes, page_bytes))
+    pub fn dirty_pages(&self, request: DirtyRequest, into: &mut dyn DirtySink) -> Result<(), DirtyError> {
+        self.iommu(DirtyError::NoIommu, |iommu| iommu.dirty_pages(request, into))
     }
 
     fn iommu<T, E>(&self, missing: E, call: impl FnOnce(&mut dyn ContainerIommu) -> Result<T, E>) -> Result<T, E> {

@@ -8,8 +8,12 @@ use iommu_core::Member;
 use iommu_core::device_model::DeviceId;
 use iommu_core::device_model::sync::{Condvar, LockClass, Mutex, MutexGuard, Users};
 
+#[cfg(feature = "iommufd")]
+use crate::device_file::DeviceFileWay;
 use crate::device_ops::DeviceOps;
 use crate::group::VfioGroup;
+#[cfg(feature = "iommufd")]
+use crate::open_device::Way;
 use crate::open_device::{Session, ThroughGroup};
 
 const DEVICE_SET: LockClass = LockClass::new("device set", 500);
@@ -17,6 +21,8 @@ const DEVICE_SET: LockClass = LockClass::new("device set", 500);
 /// A registered device.
 #[derive(Debug)]
 pub(crate) struct VfioDevice {
+    /// N of `vfioN`.
+    number: u32,
     member: Arc<Member>,
     group: Arc<VfioGroup>,
     set: Arc<DeviceSet>,
@@ -28,12 +34,17 @@ pub(crate) struct VfioDevice {
 
 impl VfioDevice {
     pub(crate) fn new(
+        number: u32,
         member: Arc<Member>,
         group: Arc<VfioGroup>,
         set: Arc<DeviceSet>,
         ops: Arc<dyn DeviceOps>,
     ) -> Self {
-        Self { member, group, set, ops, users: Arc::new(Users::new()) }
+        Self { number, member, group, set, ops, users: Arc::new(Users::new()) }
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        self.number
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
@@ -134,7 +145,7 @@ pub(crate) enum Occupant {
     Group(Weak<Session<ThroughGroup>>),
     /// A file of its own, which is bound to an iommufd.
     #[cfg(feature = "iommufd")]
-    DeviceFile,
+    DeviceFile(Weak<Session<DeviceFileWay>>),
 }
 
 impl OpenDevices {
@@ -148,6 +159,16 @@ impl OpenDevices {
 
     pub(crate) fn dismiss(&mut self, device: &Arc<VfioDevice>) {
         self.members.retain(|known| !core::ptr::eq(known.as_ptr(), Arc::as_ptr(device)));
+    }
+
+    /// The session of a device that is open. To be dropped with no lock held: it may be the last that keeps it.
+    #[cfg(feature = "iommufd")]
+    pub(crate) fn session(&self, device: &VfioDevice) -> Option<Arc<Session<dyn Way>>> {
+        match self.occupant(device)? {
+            Occupant::Changing => None,
+            Occupant::Group(session) => Some(session.upgrade()?),
+            Occupant::DeviceFile(session) => Some(session.upgrade()?),
+        }
     }
 
     pub(crate) fn occupant(&self, device: &VfioDevice) -> Option<&Occupant> {

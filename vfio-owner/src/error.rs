@@ -11,6 +11,7 @@ use iommu_core::user_memory::{BadAddress, OverLimit};
 use iommu_core::{AttachError, ClaimError, GroupId, Iova, IovaRange, MapError};
 
 use crate::backend::Extension;
+pub use crate::open_device::HotResetError;
 
 /// Why a device was not registered with VFIO.
 // Table Vt1.
@@ -115,6 +116,12 @@ pub enum SetContainerError {
     /// The last device of the group has been unregistered.
     #[error(transparent)]
     Gone(#[from] GroupGone),
+    /// The file is neither a container nor an iommufd.
+    #[error("group {group} can be put into a container or an iommufd only")]
+    WrongFile {
+        /// The group.
+        group: GroupId,
+    },
     /// The group has another owner or is used by kernel drivers; the error names them.
     #[error(transparent)]
     Claim(#[from] ClaimError),
@@ -132,6 +139,7 @@ impl SetContainerError {
     pub const fn errno(&self) -> Errno {
         match self {
             Self::Attached { .. } => Errno::EINVAL,
+            Self::WrongFile { .. } => Errno::EBADFD,
             Self::Gone(error) => error.errno(),
             Self::Claim(error) => error.errno(),
             #[cfg(feature = "iommufd")]
@@ -184,6 +192,15 @@ pub enum GetDeviceError {
         group: GroupId,
         /// The name.
         device: String,
+    },
+    /// The driver does not accept what follows the name.
+    // Vt6.3.
+    #[error("the driver of {device} does not accept what follows its name ({errno})")]
+    Name {
+        /// The device.
+        device: Arc<str>,
+        /// The driver's error.
+        errno: Errno,
     },
     /// The group has no container.
     #[error("group {group} has no container")]
@@ -342,42 +359,8 @@ impl GetDeviceError {
             Self::NoIoas { .. } => Errno::ENODEV,
             #[cfg(feature = "iommufd")]
             Self::Attach(error) => error.errno(),
-            Self::Driver { errno, .. } => *errno,
+            Self::Driver { errno, .. } | Self::Name { errno, .. } => *errno,
         }
-    }
-}
-
-/// Why devices were not reset together.
-// V55.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum HotResetError {
-    /// One of them is not bound to a VFIO driver, so its ownership cannot be proved.
-    #[error("{device} would be reset as well, and is not registered with VFIO")]
-    NotRegistered {
-        /// The device.
-        device: Arc<str>,
-    },
-    /// Group files were passed for a device that is bound to an iommufd.
-    #[error("{device} is bound to an iommufd, which proves ownership: group files must not be passed")]
-    WrongList {
-        /// The device.
-        device: Arc<str>,
-    },
-    /// No file of the group of one of them was passed.
-    #[error("{device} would be reset as well, and no file of group {group} was passed")]
-    NotOwned {
-        /// The device.
-        device: Arc<str>,
-        /// Its group.
-        group: GroupId,
-    },
-}
-
-impl HotResetError {
-    /// Returns `EINVAL`.
-    pub const fn errno(&self) -> Errno {
-        Errno::EINVAL
     }
 }
 
@@ -632,7 +615,10 @@ pub enum UnmapDmaError {
 impl UnmapDmaError {
     /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
-        Errno::EINVAL
+        match self {
+            Self::Dirty(DirtyError::BadAddress(error)) => error.errno(),
+            _ => Errno::EINVAL,
+        }
     }
 }
 
@@ -650,8 +636,18 @@ pub enum DirtyError {
     /// Dirty tracking is off.
     #[error("dirty tracking is off")]
     Off,
-    /// The range is no whole number of pages, or of more than 2^31 - 1; the pages are not the smallest ones; or the range
-    /// cuts a mapping.
+    /// The bitmap is too small for the pages, or larger than 256 MiB; or there are no pages.
+    #[error("a bitmap of {bytes} bytes is not what {pages} pages need")]
+    Bitmap {
+        /// How many pages the range has.
+        pages: u64,
+        /// Size of the bitmap.
+        bytes: u64,
+    },
+    /// The bitmap is not in memory that the process can write.
+    #[error(transparent)]
+    BadAddress(#[from] BadAddress),
+    /// The range is no whole number of pages, the pages are not the smallest ones, or the range cuts a mapping.
     #[error("the range must be of pages of {:#x} bytes and cut no mapping", page_sizes.smallest())]
     Range {
         /// Pages that can be mapped.
@@ -664,7 +660,8 @@ impl DirtyError {
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NotTracked => Errno::EACCES,
-            Self::NoIommu | Self::Off | Self::Range { .. } => Errno::EINVAL,
+            Self::NoIommu | Self::Off | Self::Range { .. } | Self::Bitmap { .. } => Errno::EINVAL,
+            Self::BadAddress(error) => error.errno(),
         }
     }
 }

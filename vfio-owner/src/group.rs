@@ -136,6 +136,13 @@ impl VfioGroup {
         Ok(DeviceFileUse { group: self.clone(), device: device.clone() })
     }
 
+    fn may_attach(&self, state: &GroupState) -> Result<(), SetContainerError> {
+        if state.attachment.is_some() {
+            return Err(SetContainerError::Attached { group: self.id() });
+        }
+        Ok(self.gone(state)?)
+    }
+
     fn gone(&self, state: &GroupState) -> Result<(), GroupGone> {
         match state.life {
             Life::Alive => Ok(()),
@@ -257,6 +264,15 @@ impl GroupFile {
         })
     }
 
+    /// Checks what [`set_container`](Self::set_container) checks first.
+    ///
+    /// # Errors
+    /// The group is in a container, or its last device has been unregistered.
+    // Vt4.2, Vt4.3.
+    pub fn may_set_container(&self) -> Result<(), SetContainerError> {
+        self.group().may_attach(&self.group().state.lock())
+    }
+
     /// Claims the group and puts it into `container`: `VFIO_GROUP_SET_CONTAINER`. From now on its devices are blocked
     /// from DMA until the container maps memory. Takes no device lock, so a driver of the group may be bound or unbound
     /// meanwhile.
@@ -268,10 +284,7 @@ impl GroupFile {
     pub fn set_container(&self, container: &Container) -> Result<(), SetContainerError> {
         let group = self.group();
         let mut state = group.state.lock();
-        if state.attachment.is_some() {
-            return Err(SetContainerError::Attached { group: group.id() });
-        }
-        group.gone(&state)?;
+        group.may_attach(&state)?;
         container.attach(&group.group, &group.owner)?;
         state.attachment = Some(Attachment::Container { container: container.clone(), in_use: InUse::default() });
         Ok(())
@@ -287,10 +300,7 @@ impl GroupFile {
     pub fn set_iommufd(&self, context: &iommufd_owner::Context) -> Result<(), SetContainerError> {
         let group = self.group();
         let mut state = group.state.lock();
-        if state.attachment.is_some() {
-            return Err(SetContainerError::Attached { group: group.id() });
-        }
-        group.gone(&state)?;
+        group.may_attach(&state)?;
         context.ensure_compat_ioas().map_err(SetContainerError::Ioas)?;
         state.attachment = Some(Attachment::Iommufd(context.clone()));
         Ok(())
@@ -316,7 +326,8 @@ impl GroupFile {
         }
     }
 
-    /// Opens the device of this name: `VFIO_GROUP_GET_DEVICE_FD`. A device may be opened more than once.
+    /// Opens the device of this name: `VFIO_GROUP_GET_DEVICE_FD`. A device may be opened more than once. What follows the
+    /// name is for the driver: vfio-pci takes `"0000:01:00.0 vf_token=UUID"`.
     ///
     /// # Errors
     /// Fails if no such device is registered, the group has no container or no IOMMU, or the driver refuses. Nothing
@@ -324,9 +335,16 @@ impl GroupFile {
     // Table Vt6, V9.
     pub fn device(&self, name: &str) -> Result<OpenDevice, GetDeviceError> {
         let group = self.group();
-        let missing = || GetDeviceError::NoDevice { group: group.id(), device: name.to_string() };
-        let device = group.device(name).ok_or_else(missing)?;
-        let user = device.users().enter().ok_or_else(missing)?;
-        OpenDevice::through_group(&self.0, &device, user)
+        // Vt6.2, Vt6.3: asked with no lock held.
+        let devices = group.devices.lock().clone();
+        for device in devices {
+            let unacceptable = |errno| GetDeviceError::Name { device: device.name().clone(), errno };
+            if device.ops().matches(device.name(), name).map_err(unacceptable)?
+                && let Some(user) = device.users().enter()
+            {
+                return OpenDevice::through_group(&self.0, &device, user);
+            }
+        }
+        Err(GetDeviceError::NoDevice { group: group.id(), device: name.to_string() })
     }
 }

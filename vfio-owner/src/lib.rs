@@ -23,6 +23,8 @@ mod open_device;
 #[cfg(feature = "testbed")]
 pub mod testbed;
 pub mod type1;
+#[cfg(feature = "uapi")]
+pub mod uapi;
 mod vfio;
 pub mod vfio_pci;
 pub mod viability;
@@ -36,5 +38,5 @@ pub use group::{GroupFile, GroupStatus};
 pub use iommu_core;
 #[cfg(feature = "iommufd")]
 pub use iommufd_owner;
-pub use open_device::OpenDevice;
+pub use open_device::{AffectedOwner, HotResetError, HotResetInfo, HotResetProof, OpenDevice};
 pub use vfio::{DeviceNode, GroupNode, Registration, Vfio};

@@ -40,7 +40,7 @@ struct Shared {
 struct Registry {
     groups: BTreeMap<GroupId, Registered>,
     /// By name, while they can be opened.
-    devices: BTreeMap<Arc<str>, Openable>,
+    devices: BTreeMap<Arc<str>, Arc<VfioDevice>>,
     group_numbers: Numbers,
     device_numbers: Numbers,
 }
@@ -52,13 +52,6 @@ struct Registered {
     number: u32,
     /// How many devices are registered, those included whose users are waited for.
     drivers: usize,
-}
-
-/// A device whose file can be opened.
-#[derive(Debug)]
-struct Openable {
-    device: Arc<VfioDevice>,
-    number: u32,
 }
 
 /// The numbers of files that are there. The lowest free one is given out.
@@ -134,7 +127,7 @@ impl Vfio {
     // V58.
     #[cfg(feature = "iommufd")]
     pub fn open_device(&self, name: &str) -> Result<DeviceFile, OpenDeviceError> {
-        let device = self.0.registry.lock().devices.get(name).map(|openable| openable.device.clone());
+        let device = self.0.registry.lock().devices.get(name).cloned();
         let missing = || OpenDeviceError::NoFile { device: name.into() };
         let device = device.ok_or_else(missing)?;
         let user = device.users().enter().ok_or_else(missing)?;
@@ -151,9 +144,8 @@ impl Vfio {
     /// none any more.
     pub fn device_nodes(&self) -> Vec<DeviceNode> {
         let registry = self.0.registry.lock();
-        let node =
-            |(device, openable): (&Arc<str>, &Openable)| DeviceNode { device: device.clone(), number: openable.number };
-        registry.devices.iter().map(node).collect()
+        let node = |device: &Arc<VfioDevice>| DeviceNode { device: device.name().clone(), number: device.number() };
+        registry.devices.values().map(node).collect()
     }
 
     /// The group of this number, while a device of it is registered.
@@ -189,30 +181,30 @@ impl Vfio {
             return Err(RegisterError::NotCoherent { device: name.clone() });
         }
         let group = known.unwrap_or_else(|| Arc::new(VfioGroup::new(member.group().clone())));
-        let device = Arc::new(VfioDevice::new(member, group.clone(), self.0.sets.join(set), ops));
         let Registry { groups, devices, group_numbers, device_numbers } = &mut *registry;
+        let number = device_numbers.take();
+        let device = Arc::new(VfioDevice::new(number, member, group.clone(), self.0.sets.join(set), ops));
         let new = || Registered { group: group.clone(), number: group_numbers.take(), drivers: 0 };
         groups.entry(id).or_insert_with(new).drivers += 1;
-        let number = device_numbers.take();
-        devices.insert(name.clone(), Openable { device: device.clone(), number });
+        devices.insert(name.clone(), device.clone());
         group.add(device.clone());
         device.lock_set().enrol(&device);
-        Ok(Registration { vfio: self.clone(), device, number, stage: Stage::Registered })
+        Ok(Registration { vfio: self.clone(), device, stage: Stage::Registered })
     }
 
     /// Removes the device's own file.
     fn hide(&self, device: &Arc<VfioDevice>) {
         let mut registry = self.0.registry.lock();
-        if registry.devices.get(device.name()).is_some_and(|known| Arc::ptr_eq(&known.device, device)) {
+        if registry.devices.get(device.name()).is_some_and(|known| Arc::ptr_eq(known, device)) {
             registry.devices.remove(device.name());
         }
     }
 
     /// Removes the group's file with its last device, and frees the number of the device's file.
-    fn leave(&self, device: &VfioDevice, number: u32) {
+    fn leave(&self, device: &VfioDevice) {
         let id = device.group().id();
         let mut registry = self.0.registry.lock();
-        registry.device_numbers.give_back(number);
+        registry.device_numbers.give_back(device.number());
         let Some(registered) = registry.groups.get_mut(&id) else { return };
         registered.drivers -= 1;
         if registered.drivers == 0
@@ -234,8 +226,6 @@ impl Vfio {
 pub struct Registration {
     vfio: Vfio,
     device: Arc<VfioDevice>,
-    /// Of the device's file.
-    number: u32,
     stage: Stage,
 }
 
@@ -251,6 +241,11 @@ enum Stage {
 }
 
 impl Registration {
+    /// Returns the number N of the device's file, `/dev/vfio/devices/vfioN`: the lowest that was free.
+    pub fn number(&self) -> u32 {
+        self.device.number()
+    }
+
     /// Unregisters the device: no new users are admitted, and the present ones are asked to close it, for the
     /// `attempt`th time. Returned from [`Driver::remove`], which is called with the `attempt`; the caller waits for the
     /// users.
@@ -276,7 +271,6 @@ impl Registration {
             self.vfio.hide(&self.device);
             self.device.group().forget(&self.device);
             self.device.users().close();
-            self.device.lock_set().dismiss(&self.device);
             self.stage = Stage::Closed;
         }
     }
@@ -284,7 +278,9 @@ impl Registration {
     fn leave(&mut self) {
         if self.stage == Stage::Closed {
             self.stage = Stage::Left;
-            self.vfio.leave(&self.device, self.number);
+            // V88: reset with the others until it has left.
+            self.device.lock_set().dismiss(&self.device);
+            self.vfio.leave(&self.device);
         }
     }
 }

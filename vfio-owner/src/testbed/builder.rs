@@ -26,7 +26,7 @@ use crate::vfio_pci::{self, FunctionModel, PlainMemory, VfioPciDriver};
 use crate::viability::{DriverDma, dma_of};
 
 /// Drivers that every machine has, whether its tree shows them bound or not.
-const ALWAYS: [&str; 1] = ["pci-stub"];
+const ALWAYS: [&str; 4] = ["e1000", "e1000e", "nvme", "pci-stub"];
 
 /// Builds a [`Machine`] from a snapshot: of a real machine, one that [comes along](super::pc), or a
 /// [layout](Snapshot::from_layout).

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use vfio_owner::backend::{Extension, MapRequest};
-use vfio_owner::device_ops::{IrqAction, IrqIndex, IrqSource, RegionIndex, Trigger};
+use vfio_owner::device_ops::{Eventfd, IrqAction, IrqIndex, IrqSource, RegionIndex, Trigger};
 use vfio_owner::iommu_core::device_model::Errno;
 use vfio_owner::iommu_core::hardware::{Fault, HardwareError, IommuDriver as _};
 use vfio_owner::iommu_core::software::{LockedPages, SoftIommuConfig};
@@ -20,7 +20,7 @@ const NIC: &str = "0000:00:03.0";
 
 const LAYOUT: &str = "
     00:02.0 edu vfio-pci 0 bar0=1M msi=1 intx
-    00:03.0 nic vfio-pci 1 bar0=16K msix=2@0 flr";
+    00:03.0 nic vfio-pci 1 bar0=16K bar3=4K msix=2@3 flr";
 
 fn layout() -> Snapshot {
     Snapshot::from_layout(LAYOUT).unwrap()
@@ -57,7 +57,7 @@ fn listen(device: &OpenDevice, index: IrqIndex) -> Arc<AtomicU32> {
     let trigger = Trigger::new(move || {
         hearing.fetch_add(1, Ordering::Relaxed);
     });
-    device.set_irqs(index, 0, IrqAction::Trigger, IrqSource::Eventfd(&[Some(trigger)])).unwrap();
+    device.set_irqs(index, 0, IrqAction::Trigger, IrqSource::Eventfd(&[Eventfd::Set(trigger)])).unwrap();
     heard
 }
 

@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 use std::vec::Vec;
 
+use iommu_core::device_model::pci::ConfigSpace;
+
 use super::*;
 
 fn bar(size: u64, kind: BarKind) -> Bar {
@@ -102,7 +104,7 @@ proptest! {
         let mut config = VirtualConfig::new(&function);
         let before = config.bytes.clone();
         for (offset, value) in &writes {
-            config.write(*offset, value);
+            config.write(*offset, value, 0);
         }
         for (offset, (before, after)) in before.iter().zip(&config.bytes).enumerate() {
             let changed = before ^ after;
@@ -118,7 +120,7 @@ proptest! {
         let mut config = VirtualConfig::new(&function);
         for offset in 0..config.bytes.len() {
             let (before, mask) = (config.bytes[offset], may_write(&function, offset));
-            config.write(offset, &[value]);
+            config.write(offset, &[value], 32);
             prop_assert_eq!(config.bytes[offset], before & !mask | value & mask, "{:#x}", offset);
         }
     }
@@ -127,9 +129,9 @@ proptest! {
     fn all_ones_written_to_a_bar_give_its_size_and_kind_back(bytes in bytes(), bars in bars()) {
         let mut config = VirtualConfig::new(&function(bytes, bars.clone()));
         for slot in 0..Bars::SLOTS {
-            config.write(0x10 + 4 * slot, &[0xff; 4]);
+            config.write(0x10 + 4 * slot, &[0xff; 4], 0);
         }
-        config.write(0x30, &[0xff; 4]);
+        config.write(0x30, &[0xff; 4], 0);
         for (slot, bar) in bars.iter() {
             let low = read_u32(&config, 0x10 + 4 * slot);
             let high = read_u32(&config, 0x14 + 4 * slot);
@@ -154,7 +156,7 @@ proptest! {
         let mut into = std::vec![0xaa; length];
         config.read(offset, &mut into);
         prop_assert!(offset < config.bytes.len() || into.iter().all(|&byte| byte == 0));
-        config.write(offset, &into);
+        config.write(offset, &into, 0);
     }
 }
 
