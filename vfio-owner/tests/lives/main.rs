@@ -8,6 +8,7 @@
     reason = "what a test takes for granted may fail it"
 )]
 
+mod assignment;
 mod properties;
 #[path = "../rig/mod.rs"]
 mod rig;
