@@ -10,6 +10,7 @@ use core::fmt;
 use iommu_core::device_group::PciGroups;
 use iommu_core::device_model::pci::{PciAddress, PciBus, PciFunction};
 use iommu_core::device_model::{AnyDriver, DriverCore};
+use iommu_core::hardware::{Capabilities, Description};
 use iommu_core::software::{Memory, SoftIommuConfig};
 use iommu_core::sysfs::Snapshot;
 use iommu_core::{DefaultDomainType, IommuBuilder, IommuSubsystem, Observer};
@@ -177,8 +178,9 @@ impl MachineBuilder {
         let Self { snapshot, start, iommu, failures, type1, say, .. } = self;
         let config = iommu.unwrap_or_else(|| as_in_tree(&snapshot));
         let iommus = Iommus::new(config, others, failures);
+        let computed = Arc::new(PciGroups::new());
         let groups = match start {
-            Start::Boot => Groups::Computed(PciGroups::new()),
+            Start::Boot => Groups::Computed(computed.clone()),
             Start::AsFound => Groups::Listed(listed(&snapshot)),
         };
         let placed = Placed { iommus: iommus.clone(), groups };
@@ -214,7 +216,10 @@ impl MachineBuilder {
         let _ = pci.add_driver(vfio_pci.clone());
         let machine = Machine::new(core, pci, iommu, physical_memory, iommus, memory, vfio, vfio_pci, slots);
         match start {
-            Start::Boot => machine.rescan(),
+            Start::Boot => {
+                machine.rescan();
+                computed.boot_ended();
+            }
             Start::AsFound => bring_up_as_found(&machine, &snapshot),
         }
         machine
@@ -253,9 +258,11 @@ fn bring_up_as_found(machine: &Machine, snapshot: &Snapshot) {
     }
 }
 
-/// What the software IOMMU must say of the tree's devices: the reserved regions of their groups.
+/// The IOMMU of a machine whose tree does not say more: Intel's, with page tables of three levels and large pages, without
+/// dirty bits. Of the tree's devices it says what regions their groups reserve.
 fn as_in_tree(snapshot: &Snapshot) -> SoftIommuConfig {
-    let mut config = SoftIommuConfig::default();
+    let mut config = SoftIommuConfig { description: intel(), ..SoftIommuConfig::default() };
+    config.capabilities.remove(Capabilities::DIRTY_TRACKING);
     for group in &snapshot.groups {
         // The tree tells the regions of a group, not whose they are.
         let Some(first) = group.members.first() else { continue };
@@ -264,6 +271,16 @@ fn as_in_tree(snapshot: &Snapshot) -> SoftIommuConfig {
         config.reserved.insert(first.to_string(), own.copied().collect());
     }
     config
+}
+
+/// `struct iommu_hw_info_vtd`: flags, the capability register, and the extended one.
+fn intel() -> Description {
+    const TYPE_INTEL_VTD: u32 = 1;
+    const CAPABILITIES: [u64; 3] = [0, 0xd2_008c_2226_0206, 0xf0_0f5a];
+    Description {
+        kind: TYPE_INTEL_VTD,
+        bytes: CAPABILITIES.iter().flat_map(|register| register.to_ne_bytes()).collect(),
+    }
 }
 
 /// The groups by the numbers of the tree.

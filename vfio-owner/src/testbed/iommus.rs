@@ -79,7 +79,7 @@ impl Iommus {
 /// How functions are grouped.
 pub(super) enum Groups {
     /// By topology.
-    Computed(PciGroups),
+    Computed(Arc<PciGroups>),
     /// By the numbers that the tree gives.
     Listed(BTreeMap<PciAddress, u32>),
 }

@@ -152,7 +152,7 @@ impl VirtualConfig {
 
     fn own_command(&mut self, bars: &Bars) {
         let is_io = |bar: Bar| bar.kind() == BarKind::Io;
-        let mut command = self.command() & !(COMMAND_BUS_MASTER | COMMAND_INTX_OFF);
+        let mut command = self.command() & !(COMMAND_IO | COMMAND_MEMORY | COMMAND_BUS_MASTER | COMMAND_INTX_OFF);
         if bars.iter().any(|(_, bar)| is_io(bar)) {
             command |= COMMAND_IO;
         }

@@ -1,7 +1,7 @@
 //! The texts of `new_id` and `remove_id`.
 
 use iommu_core::device_model::DriverHandle;
-use iommu_core::device_model::pci::PciId;
+use iommu_core::device_model::pci::{DynamicIdError, PciId};
 
 use super::super::machine::{Machine, Pci};
 use super::error::AttributeError;
@@ -20,8 +20,8 @@ pub(super) fn add(machine: &Machine, driver: &DriverHandle<Pci>, text: &str) -> 
 
 pub(super) fn remove(machine: &Machine, driver: &DriverHandle<Pci>, text: &str) -> Result<(), AttributeError> {
     // No function has an id beyond 16 bits, and no driver was given one.
-    let id = id_in(text)?.unwrap_or(PciId { override_only: true, ..PciId::ANY });
-    Ok(machine.pci().remove_id(driver, id)?)
+    let unknown = || DynamicIdError::Unknown { driver: driver.name().clone() };
+    Ok(machine.pci().remove_id(driver, id_in(text)?.ok_or_else(unknown)?)?)
 }
 
 /// The id in the text: hexadecimal numbers with blanks between them, two of them at least; what follows the last number
