@@ -1,13 +1,13 @@
 //! Room: what tasks enter.
 
-use std::panic::resume_unwind;
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::resume_unwind;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
-use std::io;
 
 use rustix::event::{EventfdFlags, eventfd};
 use vfio_owner::testbed::Machine;
