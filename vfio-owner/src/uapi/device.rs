@@ -5,7 +5,7 @@ use iommu_core::device_model::Errno;
 use super::argument::{Argument, check_size};
 use super::caller::Reply;
 use super::numbers::{self, Served, served};
-use super::{capabilities, feature, hot_reset, interrupts, wire};
+use super::{capabilities, device_file, feature, hot_reset, interrupts, wire};
 use crate::OpenDevice;
 use crate::device_ops::{DeviceKind, RegionIndex};
 
@@ -21,8 +21,17 @@ pub(super) static CALLS: &[Served<OpenDevice>] = &[
     served("VFIO_DEVICE_FEATURE", 17, feature::feature),
 ];
 
-// V70.
+/// What is answered besides on a device that was opened through its group.
+pub(super) static CALLS_THROUGH_GROUP: &[Served<OpenDevice>] =
+    &[served("VFIO_DEVICE_BIND_IOMMUFD", 18, |_, argument| device_file::read_bind(argument).and(Err(Errno::EINVAL)))];
+
+// V70, Vt11.3.
 pub(super) fn ioctl(device: &OpenDevice, number: u32, argument: Argument<'_>) -> Result<Reply, Errno> {
+    numbers::serve(CALLS_THROUGH_GROUP, device, number, argument).unwrap_or_else(|| serve(device, number, argument))
+}
+
+/// Serves the calls that do not depend on how the device was opened.
+pub(super) fn serve(device: &OpenDevice, number: u32, argument: Argument<'_>) -> Result<Reply, Errno> {
     numbers::serve(CALLS, device, number, argument).unwrap_or(Err(Errno::ENOTTY))
 }
 

@@ -25,16 +25,12 @@ pub(super) fn ioctl(file: &DeviceFile, number: u32, argument: Argument<'_>) -> R
         return bind_iommufd(file, argument);
     }
     let bound = file.bound().map_err(|error| argument.refuse(error.errno(), &error))?;
-    numbers::serve(CALLS, file, number, argument).unwrap_or_else(|| device::ioctl(&bound, number, argument))
+    numbers::serve(CALLS, file, number, argument).unwrap_or_else(|| device::serve(&bound, number, argument))
 }
 
 // Table Vt11.
 fn bind_iommufd(file: &DeviceFile, argument: Argument<'_>) -> Result<Reply, Errno> {
-    let bind: wire::BindIommufd = argument.read()?;
-    check_size(bind.argsz, size_of::<wire::BindIommufd>())?;
-    if bind.flags != 0 || bind.iommufd < 0 {
-        return Err(Errno::EINVAL);
-    }
+    let bind = read_bind(argument)?;
     let refused = |error: BindIommufdError| argument.refuse(error.errno(), &error);
     let binding = file.begin_bind().map_err(refused)?;
     let context = match argument.caller.file(bind.iommufd) {
@@ -49,6 +45,13 @@ fn bind_iommufd(file: &DeviceFile, argument: Argument<'_>) -> Result<Reply, Errn
         return Err(fault);
     }
     Ok(Reply::Value(0))
+}
+
+// Vt11.1, Vt11.2.
+pub(super) fn read_bind(argument: Argument<'_>) -> Result<wire::BindIommufd, Errno> {
+    let bind: wire::BindIommufd = argument.read()?;
+    check_size(bind.argsz, size_of::<wire::BindIommufd>())?;
+    if bind.flags != 0 || bind.iommufd < 0 { Err(Errno::EINVAL) } else { Ok(bind) }
 }
 
 // Table Vt12.

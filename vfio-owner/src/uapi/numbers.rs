@@ -1,5 +1,7 @@
 //! The numbers of the calls.
 
+use alloc::boxed::Box;
+
 use iommu_core::device_model::Errno;
 
 use super::argument::Argument;
@@ -33,17 +35,15 @@ pub struct Call {
 
 /// Returns the calls that files of this kind serve.
 pub fn calls(kind: Kind) -> impl Iterator<Item = Call> {
-    let device = device::CALLS.iter().map(|served| served.call);
-    let (container, group, device, own) = match kind {
-        Kind::Container => (Some(container::CALLS), None, None, None),
-        Kind::Group => (None, Some(group::CALLS), None, None),
-        Kind::Device => (None, None, Some(device), None),
-        Kind::DeviceFile => (None, None, Some(device), Some(device_file::CALLS)),
-    };
-    let container = container.into_iter().flatten().map(|served| served.call);
-    let group = group.into_iter().flatten().map(|served| served.call);
-    let own = own.into_iter().flatten().map(|served| served.call);
-    container.chain(group).chain(device.into_iter().flatten()).chain(own)
+    fn of<F>(served: &'static [Served<F>]) -> Box<dyn Iterator<Item = Call>> {
+        Box::new(served.iter().map(|served| served.call))
+    }
+    match kind {
+        Kind::Container => of(container::CALLS),
+        Kind::Group => of(group::CALLS),
+        Kind::Device => Box::new(of(device::CALLS_THROUGH_GROUP).chain(of(device::CALLS))),
+        Kind::DeviceFile => Box::new(of(device_file::CALLS).chain(of(device::CALLS))),
+    }
 }
 
 /// A call, and what serves it on a file `F`.

@@ -70,7 +70,7 @@ impl Available {
     pub(super) fn describe(self, index: IrqIndex) -> Option<IrqInfo> {
         let count = self.count(index)?;
         let masking = if index == IrqIndex::INTX { IrqMasking::Automatic } else { IrqMasking::None };
-        let noresize = index != IrqIndex::INTX && index != IrqIndex::MSIX;
+        let noresize = index != IrqIndex::INTX && (index != IrqIndex::MSIX || count == 0);
         Some(IrqInfo { count, eventfd: true, masking, noresize })
     }
 }

@@ -7,7 +7,7 @@ use iommu_core::sysfs::{MemoryTree, Snapshot};
 use proptest::prelude::*;
 
 use super::*;
-use crate::device_ops::{Event, Eventfd, IoWidth, IrqMasking, Listening, RegionCapability};
+use crate::device_ops::{IrqMasking, RegionCapability};
 
 fn snapshot(machine: &str) -> Snapshot {
     let file = format!("{}/snapshots/{machine}.tree", env!("CARGO_MANIFEST_DIR"));

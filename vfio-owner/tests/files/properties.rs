@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use vfio_owner::testbed::vfs::{
-    Access, Change, File, LastLink, Later, Node, Opened, Opening, Rights, Tree, WalkError, Written,
+    Access, Change, LastLink, Later, Node, Opened, Opening, Rights, Tree, WalkError, Written,
 };
 use vfio_owner::testbed::{Machine, pc, workstation};
+use vfio_owner::uapi::File;
 
 use crate::rig::Files;
 

@@ -1,5 +1,8 @@
 //! What scripts write, and what they get back.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use vfio_owner::iommu_core::device_model::Errno;
 use vfio_owner::testbed::vfs::{Absent, Access, Opened, Opening, Rights, Written};
 use vfio_owner::testbed::{pc, workstation};
@@ -210,8 +213,13 @@ fn an_unbind_waits_for_the_user_and_a_bind_behind_it() {
     assert_eq!(files.list("/dev/vfio").len(), 2, "the group's file is there, that of the device is not");
     assert_eq!(files.list(&device(NIC, "")).iter().filter(|name| *name == "vfio-dev").count(), 0);
     let bind = files.waiting(&driver("e1000e", "bind"), NIC);
+    let due = Arc::new(AtomicBool::new(false));
+    let tell = due.clone();
+    unbind.when_due(move || tell.store(true, Ordering::SeqCst));
     let Ok(Written::Later(unbind)) = unbind.try_finish() else { panic!("the user is still there") };
+    assert!(!due.load(Ordering::SeqCst));
     drop(file);
+    assert!(due.load(Ordering::SeqCst));
     assert!(matches!(unbind.try_finish(), Ok(Written::Bytes(12))));
     assert!(matches!(bind.wait(), Ok(12)));
     assert_eq!(driver_of(&files, NIC).as_deref(), Some("e1000e"));
@@ -272,4 +280,84 @@ fn a_refusal_says_who_is_in_the_way() {
         source = cause.source();
     }
     assert!(chain.join(": ").contains("group 8"), "{chain:?}");
+}
+
+#[test]
+fn what_is_set_is_read_back_and_gone_with_the_device() {
+    let files = Files::of(&pc());
+    let dev = "0000:00:05.0";
+    for (file, at_first, written, shown) in [
+        ("power/control", "on\n", "auto\n", "auto\n"),
+        ("d3cold_allowed", "1\n", "0", "0\n"),
+        ("msi_bus", "1\n", "0", "0\n"),
+        ("broken_parity_status", "0\n", "0x10\n", "1\n"),
+        ("enable", "0\n", "1", "1\n"),
+        ("numa_node", "-1\n", "-1", "-1\n"),
+    ] {
+        let path = device(dev, file);
+        assert_eq!(files.text(&path).unwrap(), at_first, "{file}");
+        assert_eq!(files.write(&path, "what"), Err(Errno::EINVAL), "{file}");
+        assert_eq!(files.write(&path, written), Ok(written.len()), "{file}");
+        assert_eq!(files.text(&path).unwrap(), shown, "{file}");
+    }
+    assert_eq!(files.write(&device(dev, "enable"), "0"), Ok(1));
+    assert_eq!(files.write(&device(dev, "enable"), "0"), Err(Errno::EIO), "it is off");
+    assert_eq!(files.write(&device(NIC, "enable"), "0"), Err(Errno::EBUSY), "its driver decides");
+    files.write(&device(dev, "remove"), "1").unwrap();
+    files.write(&format!("{BUS}/rescan"), "1").unwrap();
+    assert_eq!(files.text(&device(dev, "power/control")).unwrap(), "on\n");
+}
+
+#[test]
+fn of_a_configuration_space_root_writes_what_can_be_written() {
+    let files = Files::of(&pc());
+    let config = files.attribute(&device(NIC, "config"), Access::ReadWrite).unwrap();
+    let before = files.bytes(&device(NIC, "config")).unwrap();
+    assert!(matches!(config.write(0, &[0xff; 64]), Ok(Written::Bytes(64))));
+    let after = files.bytes(&device(NIC, "config")).unwrap();
+    let changed: Vec<usize> = (0..before.len()).filter(|&at| before[at] != after[at]).collect();
+    assert_eq!(changed, [0x04, 0x0c, 0x0d, 0x3c], "0x05 had its bits set");
+    assert_eq!(after[4..6], [before[4] | 0x47, before[5] | 0x05]);
+    assert!(matches!(config.write(4, &[0, 0]), Ok(Written::Bytes(2))));
+    assert_eq!(files.bytes(&device(NIC, "config")).unwrap()[4..6], [before[4] & !0x47, before[5] & !0x05]);
+    assert!(matches!(config.write(1 << 40, &[0; 9]), Ok(Written::Bytes(9))), "beyond its end");
+}
+
+#[test]
+fn power_follows_the_user_of_vfio_pci() {
+    let files = Files::of(&pc());
+    let states = || {
+        [
+            files.text(&device(NIC, "power_state")).unwrap(),
+            files.text(&device(NIC, "power/runtime_status")).unwrap(),
+            files.text(&device(NIC, "enable")).unwrap(),
+        ]
+    };
+    assert_eq!(states(), ["D0\n", "active\n", "1\n"]);
+    rebind(&files, NIC, "vfio-pci").unwrap();
+    assert_eq!(states(), ["D3hot\n", "suspended\n", "0\n"]);
+    let context = files.vfs.machine().open_iommufd("test");
+    let file = files.vfs.machine().open_device(NIC).unwrap();
+    let bound = file.bind_iommufd(&context).unwrap();
+    assert_eq!(states(), ["D0\n", "active\n", "1\n"]);
+    drop((bound, file));
+    assert_eq!(states(), ["D3hot\n", "suspended\n", "0\n"]);
+}
+
+#[test]
+fn a_reset_is_there_for_functions_that_can_be_reset_alone() {
+    let files = Files::of(&pc());
+    assert_eq!(files.text(&device(NIC, "reset_method")).unwrap(), "pm\n");
+    assert_eq!(files.text(&device("0000:01:00.0", "reset_method")).unwrap(), "pm bus\n", "the first on its bus");
+    assert_eq!(files.text(&device("0000:01:00.1", "reset_method")).unwrap(), "pm\n");
+    assert_eq!(files.write(&device(NIC, "reset"), "1\n"), Ok(2));
+    assert_eq!(files.write(&device(NIC, "reset"), "2"), Err(Errno::EINVAL));
+    assert_eq!(files.write(&device("0000:00:04.0", "reset"), "1"), Err(Errno::ENOENT));
+    assert_eq!(files.write(&device(NIC, "reset_method"), "pm"), Ok(2));
+    assert_eq!(files.write(&device(NIC, "reset_method"), "bus"), Err(Errno::EINVAL));
+    let drive = "0000:03:01.0";
+    assert_eq!(files.text(&device(drive, "reset_method")).unwrap(), "bus\n");
+    assert_eq!(files.write(&device(drive, "reset"), "1"), Err(Errno::ENOTTY), "it is not alone now");
+    files.write(&device("0000:03:02.0", "remove"), "1").unwrap();
+    assert_eq!(files.write(&device(drive, "reset"), "1"), Ok(1));
 }

@@ -8,9 +8,8 @@
     reason = "what a test takes for granted may fail it"
 )]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod properties;
+#[path = "../rig/mod.rs"]
 mod rig;
 mod stress;
 mod sweep;

@@ -8,10 +8,9 @@
 )]
 
 mod attach;
-#[path = "../common/mod.rs"]
-mod common;
 mod dirty;
 mod map;
+#[path = "../rig/mod.rs"]
 mod rig;
 mod unmap;
 mod vaddr;

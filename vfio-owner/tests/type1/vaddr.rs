@@ -7,7 +7,7 @@ use vfio_owner::iommu_core::device_model::Errno;
 use vfio_owner::iommu_core::software::{LockedPages, Process};
 use vfio_owner::iommu_core::{Access, UserMemory as _};
 
-use crate::rig::{Rig, range};
+use crate::rig::{A0, Rig, range};
 
 const V2: Extension = Extension::TYPE1_V2;
 
@@ -24,7 +24,7 @@ fn vt15_6_7_only_what_is_away_and_exactly_that() {
     }
     rig.container.update_vaddr(rig.request(2, 2, 4)).unwrap();
     // Devices reach what they reached all the time.
-    assert_eq!((rig.reaches("a0", 2), rig.pinned()), (Some(1), 2));
+    assert_eq!((rig.reaches(A0, 2), rig.pinned()), (Some(1), 2));
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn vt15_8_the_new_owner_pays_and_the_old_one_no_more() {
     rig.map(2, 2, 0).unwrap();
     let next = |bytes: u64| {
         let locked = LockedPages::limited(bytes);
-        let process = Process::new(rig.world_memory(), locked.clone());
+        let process = Process::new(rig.machine.memory(), locked.clone());
         let addr = process.allocate(4 * PAGE_SIZE, Access::ReadWrite).unwrap();
         (MapRequest { process, addr, ..rig.request(2, 2, 0) }, locked)
     };
@@ -79,6 +79,6 @@ fn what_is_away_can_be_unmapped() {
     assert_eq!(rig.unmap(0, 2), Ok(2));
     assert_eq!(rig.pinned(), 0);
     rig.map(0, 1, 0).unwrap();
-    assert_eq!(rig.reaches("a0", 0), Some(1));
+    assert_eq!(rig.reaches(A0, 0), Some(1));
     assert!(rig.process.read(rig.ram, &mut [0]).is_ok());
 }

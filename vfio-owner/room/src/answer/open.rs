@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 use vfio_owner::testbed::vfs::{self, Access, AttributeError, Directory, Node, OpenAttribute, Opened, Opening};
-use vfio_owner::uapi::File;
 
 use super::{Answer, Trapped};
 use crate::calls::Call;
@@ -122,7 +121,7 @@ impl Supervisor {
             Ok(Opened::Attribute(attribute)) => self.open_attribute(trapped, path, attribute, how),
             Ok(Opened::File(file)) => {
                 let status = how.flags.intersection(OFlags::NONBLOCK);
-                let file = self.files.open_device(path, uapi_file(file)?, Some(node), status)?;
+                let file = self.files.open_device(path, file, Some(node), status)?;
                 Ok(Answer::File(file, how.descriptor()))
             }
             // It has become one since.
@@ -223,14 +222,4 @@ fn entries(path: &Path, directory: &Directory) -> Vec<(OsString, Entry)> {
         entries.push((mark.into(), Entry::File));
     }
     entries
-}
-
-fn uapi_file(file: vfs::File) -> Result<File, Errno> {
-    Ok(match file {
-        vfs::File::Container(container) => File::Container(container),
-        vfs::File::Group(group) => File::Group(group),
-        vfs::File::Device(device) => File::DeviceFile(device),
-        vfs::File::Iommufd(context) => File::Iommufd(context),
-        _ => return Err(Errno::NXIO),
-    })
 }

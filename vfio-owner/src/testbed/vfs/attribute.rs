@@ -9,8 +9,10 @@ use iommu_core::GroupId;
 use iommu_core::device_model::{Device, DeviceId, DriverHandle};
 
 use super::super::machine::{Machine, MachineError, Pci};
+use super::Shared;
 use super::error::AttributeError;
 use super::later::Task;
+use super::settings::Switch;
 use super::{device_text, dynamic_id};
 
 /// A page: what a text file has at most, and its nominal size.
@@ -45,6 +47,8 @@ pub(super) enum Content {
     },
     DriverOverride,
     Enable,
+    Switch(Switch),
+    NumaNode,
     PowerState,
     RuntimeStatus,
     Remove,
@@ -77,6 +81,8 @@ impl Attribute {
             | Content::Config(_)
             | Content::DriverOverride
             | Content::Enable
+            | Content::Switch(_)
+            | Content::NumaNode
             | Content::ResetMethod
             | Content::DriversAutoprobe
             | Content::Type => 0o644,
@@ -111,7 +117,8 @@ impl Attribute {
     }
 
     /// What it contains now.
-    pub(super) fn read(&self, machine: &Machine) -> Result<Vec<u8>, AttributeError> {
+    pub(super) fn read(&self, vfs: &Shared) -> Result<Vec<u8>, AttributeError> {
+        let machine = &*vfs.machine;
         let device = || self.owner.device(machine);
         let text = match &self.content {
             Content::Text(text) => {
@@ -122,12 +129,21 @@ impl Attribute {
                 Owner::Device { .. } => device_text::uevent(&*device()?),
                 _ => text.to_string(),
             },
-            Content::Config(_) => return Ok(device()?.description().config.bytes().to_vec()),
+            Content::Config(_) => return Ok(vfs.settings.config(&*device()?)),
             Content::DriverOverride => device_text::driver_override(&*device()?),
-            Content::Enable => format!("{}\n", u8::from(device_text::is_enabled(machine, &*device()?))),
+            Content::Enable => {
+                let dev = device()?;
+                let enabled = vfs.settings.is_on(&dev, Switch::Enabled) || device_text::is_enabled(machine, &*dev);
+                format!("{}\n", u8::from(enabled))
+            }
+            Content::Switch(switch) => switch.text(vfs.settings.is_on(&*device()?, *switch)).into(),
+            Content::NumaNode => {
+                self.owner.check(machine)?;
+                "-1\n".into()
+            }
             Content::PowerState => device_text::power_state(machine, &*device()?).to_string(),
             Content::RuntimeStatus => device_text::runtime_status(machine, &*device()?).to_string(),
-            Content::ResetMethod => device_text::reset_method(&*device()?).to_string(),
+            Content::ResetMethod => device_text::reset_method(&*device()?),
             Content::DriversAutoprobe => format!("{}\n", u8::from(machine.pci().drivers_autoprobe())),
             Content::Type => {
                 let kind = self.owner.group(machine)?.default_domain_type();
@@ -135,7 +151,7 @@ impl Attribute {
             }
             Content::ReservedRegions => {
                 let regions = self.owner.group(machine)?.reserved_regions();
-                regions.iter().map(|region| format!("{region}\n")).collect()
+                regions.iter().fold(String::new(), |text, region| text + &format!("{region}\n"))
             }
             Content::Resource { .. }
             | Content::Remove
@@ -151,7 +167,8 @@ impl Attribute {
     }
 
     /// Takes what was written by one call.
-    pub(super) fn write(&self, machine: &Machine, bytes: &[u8]) -> Result<Task, AttributeError> {
+    pub(super) fn write(&self, vfs: &Shared, offset: u64, bytes: &[u8]) -> Result<Task, AttributeError> {
+        let machine = &*vfs.machine;
         let text = text_of(bytes);
         match &self.content {
             Content::Bind => {
@@ -182,14 +199,28 @@ impl Attribute {
                 let request = text.parse().map_err(MachineError::UnknownType)?;
                 machine.iommu().set_default_domain_type(&group, request).map_err(MachineError::SetType)?;
             }
-            Content::Enable => device_text::enable(machine, &*self.owner.device(machine)?, &text)?,
+            Content::Enable => {
+                let dev = self.owner.device(machine)?;
+                let on = device_text::enable(vfs, &dev, &text)?;
+                vfs.settings.set(&vfs.machine, dev.id(), Switch::Enabled, on);
+            }
+            Content::Switch(switch) => {
+                let dev = self.owner.device(machine)?;
+                vfs.settings.set(&vfs.machine, dev.id(), *switch, switch.parse(&text)?);
+            }
+            Content::NumaNode => {
+                self.owner.check(machine)?;
+                if name_in(&text) != "-1" {
+                    return Err(AttributeError::Malformed { text, expected: "a node of the machine, which has none" });
+                }
+            }
             Content::Reset => device_text::reset(machine, &*self.owner.device(machine)?, &text)?,
             Content::ResetMethod => device_text::set_reset_method(&*self.owner.device(machine)?, &text)?,
             Content::Uevent(_) => {
                 self.owner.check(machine)?;
                 check_action(&text)?;
             }
-            Content::Config(_) => self.owner.check(machine)?,
+            Content::Config(_) => vfs.settings.write_config(&vfs.machine, &*self.owner.device(machine)?, offset, bytes),
             Content::Text(_)
             | Content::PowerState
             | Content::RuntimeStatus
@@ -205,8 +236,7 @@ impl Owner {
         AttributeError::Gone {
             owner: match self {
                 Self::Machine => "machine".into(),
-                Self::Device { name, .. } => name.to_string(),
-                Self::Driver(name) => name.to_string(),
+                Self::Device { name, .. } | Self::Driver(name) => name.to_string(),
                 Self::Group(group) => format!("group {group}"),
             },
         }
@@ -274,7 +304,7 @@ pub(super) fn number(text: &str) -> Result<u64, AttributeError> {
     u64::from_str_radix(digits, radix).map_err(|_| malformed())
 }
 
-fn is_set(text: &str) -> Result<bool, AttributeError> {
+pub(super) fn is_set(text: &str) -> Result<bool, AttributeError> {
     number(text).map(|number| number != 0)
 }
 

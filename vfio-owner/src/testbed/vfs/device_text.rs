@@ -9,8 +9,10 @@ use iommu_core::device_model::pci::{Bar, BarKind, Bars, ConfigSpace, HeaderLayou
 use iommu_core::device_model::{AnyDevice, Device};
 
 use super::super::machine::{Machine, Pci};
+use super::Shared;
 use super::attribute::number;
 use super::error::AttributeError;
+use super::settings::Switch;
 use crate::device_ops::DeviceOps;
 use crate::vfio_pci::NAME as VFIO_PCI;
 
@@ -65,14 +67,10 @@ pub(super) fn fixed(function: &PciFunction, above: Option<&PciFunction>) -> Vec<
         ("irq", format!("{}\n", irq.unwrap_or(0))),
         ("resource", resource(function)),
         ("ari_enabled", format!("{}\n", u8::from(above.is_some_and(|above| forwards_ari(&above.config))))),
-        ("numa_node", "-1\n".into()),
         ("local_cpus", "1\n".into()),
         ("local_cpulist", "0\n".into()),
         ("dma_mask_bits", "32\n".into()),
         ("consistent_dma_mask_bits", "32\n".into()),
-        ("broken_parity_status", "0\n".into()),
-        ("msi_bus", "1\n".into()),
-        ("d3cold_allowed", "0\n".into()),
     ];
     if let (Some(secondary), Some(subordinate)) = (config.secondary_bus(), config.subordinate_bus()) {
         texts.push(("secondary_bus_number", format!("{secondary}\n")));
@@ -216,15 +214,16 @@ fn is_open(machine: &Machine, dev: &dyn AnyDevice) -> bool {
     machine.vfio_pci().device(dev.name()).is_some_and(|device| device.is_open())
 }
 
-pub(super) fn enable(machine: &Machine, dev: &Device<Pci>, text: &str) -> Result<(), AttributeError> {
-    let wanted = number(text)?;
+/// Whether a write to `enable` enables.
+pub(super) fn enable(vfs: &Shared, dev: &Device<Pci>, text: &str) -> Result<bool, AttributeError> {
+    let wanted = number(text)? != 0;
     if let Some(driver) = dev.driver_hint() {
         return Err(AttributeError::HasDriver { device: dev.name().clone(), driver });
     }
-    if wanted == 0 && !is_enabled(machine, dev) {
+    if !wanted && !vfs.settings.is_on(dev, Switch::Enabled) && !is_enabled(&vfs.machine, dev) {
         return Err(AttributeError::NotEnabled { device: dev.name().clone() });
     }
-    Ok(())
+    Ok(wanted)
 }
 
 /// Whether vfio-pci lets the function sleep, since nobody has it open.
@@ -247,24 +246,30 @@ pub(super) fn runtime_status(machine: &Machine, dev: &Device<Pci>) -> &'static s
     if sleeps(machine, dev) { "suspended\n" } else { "active\n" }
 }
 
-/// The ways in which the function can be reset alone, the best first.
-pub(super) fn reset_methods(config: &ConfigSpace) -> Vec<&'static str> {
+/// The ways in which the function can be reset alone, the best first. Whether a reset of the bus is one was found out when
+/// it came, with those that came later not there yet.
+// V87.
+pub(super) fn reset_methods(dev: &Device<Pci>) -> Vec<&'static str> {
+    let config = &dev.description().config;
     let register = |id, at: u16| config.read_u32(capability(config, id)?.checked_add(at)?);
     let flr = register(CAP_EXPRESS, 4).is_some_and(|capabilities| capabilities & 1 << 28 != 0);
     let af_flr = register(CAP_ADVANCED_FEATURES, 0).is_some_and(|header| header >> 24 & 0b11 == 0b11);
     let pm = register(CAP_POWER, 4).is_some_and(|control| control & 1 << 3 == 0);
-    let methods = [(flr, "flr"), (af_flr, "af_flr"), (pm, "pm")];
+    let oldest = dev.parent().and_then(|bridge| bridge.children().first().map(|child| child.id()));
+    let methods = [(flr, "flr"), (af_flr, "af_flr"), (pm, "pm"), (oldest == Some(dev.id()), BUS_RESET)];
     methods.into_iter().filter_map(|(has, name)| has.then_some(name)).collect()
 }
 
+const BUS_RESET: &str = "bus";
+
 pub(super) fn reset_method(dev: &Device<Pci>) -> String {
-    format!("{}\n", reset_methods(&dev.description().config).join(" "))
+    format!("{}\n", reset_methods(dev).join(" "))
 }
 
 /// Only what is there already can be chosen: other orders, and none, are not simulated.
 pub(super) fn set_reset_method(dev: &Device<Pci>, text: &str) -> Result<(), AttributeError> {
     let text = text.trim();
-    let known = reset_methods(&dev.description().config);
+    let known = reset_methods(dev);
     if text == "default" || (!text.is_empty() && text.split_whitespace().all(|name| known.contains(&name))) {
         return Ok(());
     }
@@ -275,7 +280,8 @@ pub(super) fn reset(machine: &Machine, dev: &Device<Pci>, text: &str) -> Result<
     if number(text)? != 1 {
         return Err(AttributeError::Malformed { text: text.into(), expected: "1" });
     }
-    if reset_methods(&dev.description().config).is_empty() {
+    let alone = || dev.parent().is_some_and(|bridge| bridge.children().len() == 1);
+    if !reset_methods(dev).iter().any(|&method| method != BUS_RESET || alone()) {
         return Err(AttributeError::NotResettable { device: dev.name().clone() });
     }
     if let Some(served) = machine.vfio_pci().device(dev.name()) {

@@ -84,6 +84,12 @@ impl Later {
         &self.device
     }
 
+    /// Calls `then` once the users have left, at once if they have already: for whoever cannot wait here and calls
+    /// [`try_finish`](Self::try_finish) then. It is called by the thread that closes the last file, without locks.
+    pub fn when_due(&self, then: impl FnOnce() + Send + 'static) {
+        self.users.when_empty(then);
+    }
+
     /// Goes on as far as possible without waiting for a user. Costs little while nobody has left.
     ///
     /// # Errors

@@ -10,7 +10,8 @@ use iommu_core::device_model::pci::{BarKind, HeaderLayout, PciAddress};
 
 use super::attribute::{Attribute, Content, Owner};
 use super::char_device::CharDevice;
-use super::device_text::{fixed, reset_methods};
+use super::device_text::fixed;
+use super::settings::Switch;
 use super::structure::{PciDevice, Structure};
 use super::tree::{Directory, HostEntries, Node, Planting};
 
@@ -77,7 +78,9 @@ fn share_with_host(planting: &mut Planting) {
     }
     planting.shared("/sys/class/misc", HostEntries::Beside);
     planting.shared("/sys/devices/virtual/misc", HostEntries::Beside);
-    planting.shared("/sys/dev", HostEntries::Beside);
+    for path in ["/proc", "/proc/bus", "/sys/dev"] {
+        planting.shared(path, HostEntries::Beside);
+    }
     planting.shared("/sys/devices", HostEntries::Only(&["system"]));
 }
 
@@ -94,6 +97,7 @@ fn bus(planting: &mut Planting) {
     planting.directory("/sys/bus/pci/drivers");
     planting.directory("/sys/bus/pci/slots");
     planting.directory(GROUPS);
+    add(planting, &Owner::Machine, &format!("{BUS}/uevent"), Content::Uevent("".into()));
     let files = [
         ("drivers_probe", Content::DriversProbe),
         ("drivers_autoprobe", Content::DriversAutoprobe),
@@ -112,6 +116,7 @@ fn plant_driver(planting: &mut Planting, driver: &Arc<str>) {
         ("unbind", Content::Unbind),
         ("new_id", Content::NewId),
         ("remove_id", Content::RemoveId),
+        ("uevent", Content::Uevent("".into())),
     ];
     for (name, content) in files {
         add(planting, &owner, &format!("{path}/{name}"), content);
@@ -153,12 +158,16 @@ fn device(planting: &mut Planting, dev: &PciDevice, above: Option<&PciDevice>) {
         ("enable", Content::Enable),
         ("power_state", Content::PowerState),
         ("power/runtime_status", Content::RuntimeStatus),
-        ("power/control", Content::Text("auto\n".into())),
+        ("power/control", Content::Switch(Switch::RuntimePower)),
+        ("d3cold_allowed", Content::Switch(Switch::ColdSleep)),
+        ("msi_bus", Content::Switch(Switch::MessageInterrupts)),
+        ("broken_parity_status", Content::Switch(Switch::BrokenParity)),
+        ("numa_node", Content::NumaNode),
         ("remove", Content::Remove),
         ("rescan", Content::Rescan),
         ("uevent", Content::Uevent("".into())),
     ];
-    if !reset_methods(&function.config).is_empty() {
+    if !dev.reset_methods.is_empty() {
         files.push(("reset", Content::Reset));
         files.push(("reset_method", Content::ResetMethod));
     }
@@ -267,8 +276,13 @@ fn vfio_device(planting: &mut Planting, dev: &PciDevice, owner: &Owner, number: 
 
 /// What is below `/dev`, and how the classes show it.
 fn device_files(planting: &mut Planting, structure: &Structure) {
-    planting.directory("/sys/class/vfio");
-    planting.directory("/sys/class/vfio-dev");
+    // Hidden with all that the host has there, even while the machine has nothing.
+    for path in ["/sys/class/iommu", "/sys/class/vfio", "/sys/class/vfio-dev", "/sys/devices/virtual/iommu"] {
+        planting.directory(path);
+    }
+    for path in ["/sys/devices/virtual/vfio", "/sys/class/pci_bus", "/dev/vfio", "/proc/bus/pci"] {
+        planting.directory(path);
+    }
     for (name, file) in [("vfio/vfio", CharDevice::CONTAINER), ("iommu", CharDevice::IOMMUFD)] {
         let last = name.rsplit('/').next().unwrap_or(name);
         let path = format!("{VIRTUAL}/misc/{last}");

@@ -7,13 +7,13 @@ use alloc::vec::Vec;
 use iommu_core::device_model::sync::Mutex;
 
 use super::super::machine::Machine;
-use super::Vfs;
 use super::attribute::{Attribute, Content, PAGE};
 use super::char_device::CharFile;
 use super::error::{AttributeError, OpenError};
 use super::later::Written;
 use super::tree::{LastLink, Node, WalkError};
-use crate::{Container, DeviceFile, GroupFile};
+use super::{Shared, Vfs};
+use crate::uapi::File;
 
 /// What a file is opened for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -89,20 +89,6 @@ pub enum Opened {
     File(File),
 }
 
-/// A file of VFIO or iommufd.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum File {
-    /// `/dev/vfio/vfio`.
-    Container(Container),
-    /// `/dev/vfio/N`.
-    Group(GroupFile),
-    /// `/dev/vfio/devices/vfioX`.
-    Device(DeviceFile),
-    /// `/dev/iommu`.
-    Iommufd(iommufd_owner::Context),
-}
-
 impl Vfs {
     /// Opens the file at an absolute path.
     ///
@@ -145,7 +131,7 @@ impl Vfs {
     /// Opens an attribute, whatever its permissions.
     fn attribute(&self, attribute: &Attribute, opening: &Opening<'_>) -> OpenAttribute {
         OpenAttribute(Arc::new(OpenFile {
-            machine: self.machine().clone(),
+            vfs: self.0.clone(),
             attribute: attribute.clone(),
             access: opening.access,
             rights: opening.rights,
@@ -177,7 +163,7 @@ fn open_device(machine: &Machine, file: &CharFile, name: &str) -> Result<File, O
         CharFile::Container => File::Container(machine.vfio().open_container()),
         CharFile::Iommufd => File::Iommufd(machine.open_iommufd(name)),
         CharFile::Group(group) => File::Group(machine.vfio().open_group(*group)?),
-        CharFile::Device(device) => File::Device(machine.vfio().open_device(device)?),
+        CharFile::Device(device) => File::DeviceFile(machine.vfio().open_device(device)?),
     })
 }
 
@@ -187,7 +173,7 @@ pub struct OpenAttribute(Arc<OpenFile>);
 
 #[derive(Debug)]
 struct OpenFile {
-    machine: Arc<Machine>,
+    vfs: Arc<Shared>,
     attribute: Attribute,
     access: Access,
     rights: Rights,
@@ -219,7 +205,7 @@ impl OpenAttribute {
         let known = if offset == 0 || is_config { None } else { file.contents.lock().clone() };
         let contents = match known {
             Some(contents) => contents,
-            None => file.attribute.read(&file.machine)?,
+            None => file.attribute.read(&file.vfs)?,
         };
         let end = if is_config && file.rights == Rights::Other { CONFIG_FOR_ALL } else { usize::MAX };
         let visible = contents.get(..end.min(contents.len())).unwrap_or_default();
@@ -246,11 +232,10 @@ impl OpenAttribute {
         if bytes.is_empty() {
             return Ok(Written::Bytes(0));
         }
-        let _ = offset;
         // It10.1.
         if matches!(file.attribute.content(), Content::Type) && file.rights == Rights::Other {
             return Err(AttributeError::NotRoot);
         }
-        Written::start(file.attribute.write(&file.machine, bytes)?, bytes.len())
+        Written::start(file.attribute.write(&file.vfs, offset, bytes)?, bytes.len())
     }
 }

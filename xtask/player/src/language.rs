@@ -1,5 +1,6 @@
 //! The scenario language: a step a line, the recorded answer behind `->`, comments behind `#`.
 
+mod form;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -9,50 +10,69 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-pub(crate) use step::{Action, Call, Handle, IommuType, MachineStep, Open};
+pub use step::{
+    Action, Call, CopyTo, Dirty, Field, Handle, MachineStep, MemoryKind, Open, ProcessStep, Range, Rights, VfioIoas,
+};
 
 /// A scenario file.
 #[derive(Debug)]
-pub(crate) struct Scenario {
-    pub(crate) path: PathBuf,
+pub struct Scenario {
+    /// The file.
+    pub path: PathBuf,
     /// The machine that it is played on.
-    pub(crate) topology: String,
-    pub(crate) lines: Vec<Line>,
+    pub topology: String,
+    /// Its lines, in order.
+    pub lines: Vec<Line>,
 }
 
+/// A line of a scenario.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Line {
+pub enum Line {
     /// Anything that is not played, as it stands: a comment, a blank line, the topology.
     Text(String),
+    /// A step.
     Step(Step),
 }
 
+/// A step, and what the recording says of it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Step {
-    pub(crate) action: Action,
-    pub(crate) run: Run,
+pub struct Step {
+    /// What it does.
+    pub action: Action,
+    /// Whether the player waits for it.
+    pub run: Run,
     /// As it stands in the file, without answer and comment, single blanks between the words.
-    pub(crate) text: String,
+    pub text: String,
     /// The answer in the recorded form, single blanks between the words.
-    pub(crate) recorded: Option<String>,
-    pub(crate) comment: Option<String>,
+    pub recorded: Option<String>,
+    /// What stands behind `#`.
+    pub comment: Option<String>,
 }
 
+/// Whether the player waits for a step.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
-pub(crate) enum Run {
+pub enum Run {
+    /// It does.
     Foreground,
     /// Behind `&`: a step that may wait for a user.
     Background,
 }
 
 impl Scenario {
-    /// Reads a file; an error names the file, and the line with its reason.
-    pub(crate) fn read(path: &Path) -> Result<Self> {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Fails if it cannot be read, or a line is not of the language; names the file, and the line with its reason.
+    pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
         Self::parse(path, &text)
     }
 
-    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self> {
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// Fails as [`read`](Self::read) does.
+    pub fn parse(path: &Path, text: &str) -> Result<Self> {
         let mut topology = None;
         let mut lines = Vec::new();
         for (number, line) in (1..).zip(text.lines()) {
@@ -92,8 +112,11 @@ fn read_line(line: &str, topology: &mut Option<String>) -> Result<Line> {
         _ => (words, Run::Foreground),
     };
     let action = Action::parse(command)?;
-    let waits = matches!(action, Action::Machine(MachineStep::Unbind { .. } | MachineStep::Remove { .. }));
-    ensure!(run == Run::Foreground || waits, "only `unbind` and `remove` run in the background");
+    let waits = matches!(
+        action,
+        Action::Machine(MachineStep::Unbind { .. } | MachineStep::Remove { .. } | MachineStep::Sriov { .. })
+    );
+    ensure!(run == Run::Foreground || waits, "only `unbind`, `remove` and `sriov` run in the background");
     Ok(Line::Step(Step { action, run, text: words.join(" "), recorded, comment }))
 }
 
@@ -110,8 +133,8 @@ fn recorded(words: &[&str]) -> Result<String> {
 }
 
 impl Step {
-    /// The step in the recorded form, with `answer` in the place of the recorded one.
-    pub(crate) fn with_answer(&self, answer: &dyn fmt::Display) -> String {
+    /// Returns the step in the recorded form, with `answer` in the place of the recorded one.
+    pub fn with_answer(&self, answer: &dyn fmt::Display) -> String {
         let comment = self.comment.as_ref().map_or_else(String::new, |comment| format!("  # {comment}"));
         format!("{:<44} -> {answer}{comment}", self.text)
     }

@@ -1,0 +1,8 @@
+//! The uAPI by number and bytes.
+#![cfg(not(shuttle))]
+
+mod answers;
+mod events;
+mod fuzz;
+mod numbers;
+mod rig;
