@@ -9,7 +9,9 @@ use vfio_owner::{iommu_core, testbed};
 
 #[test]
 fn embedded_trees_are_those_of_testdata() {
-    for (name, embedded) in [("pc", testbed::pc()), ("workstation", testbed::workstation())] {
+    for (name, embedded) in
+        [("pc", testbed::pc()), ("workstation", testbed::workstation()), ("sriov", testbed::sriov())]
+    {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let folder = root.join("../testdata/snapshots").join(name);
         if !folder.is_dir() {

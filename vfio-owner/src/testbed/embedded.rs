@@ -14,6 +14,11 @@ pub fn workstation() -> Snapshot {
     load(include_str!("../../snapshots/workstation.tree"))
 }
 
+/// A machine under Linux 6.12 with an NVMe drive that can have two virtual functions, below a port with ACS.
+pub fn sriov() -> Snapshot {
+    load(include_str!("../../snapshots/sriov.tree"))
+}
+
 /// What is embedded is read by a test; so nothing is ever empty.
 fn load(archive: &str) -> Snapshot {
     MemoryTree::from_archive(archive).ok().and_then(|tree| Snapshot::load(&tree).ok()).unwrap_or_default()

@@ -213,7 +213,7 @@ fn listing(tree: &Tree) -> BTreeMap<String, Node> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_files_are_those_of_the_machine(on_pc: bool, steps in vec(steps(), 1..60)) {
@@ -227,6 +227,8 @@ proptest! {
             let now = play.files.vfs.tree();
             prop_assert!(now.generation() >= earlier.generation());
             let mut changes = now.changes_since(&earlier);
+            let appears = |change: &Change<'_>| matches!(change, Change::Appeared { .. });
+            prop_assert!(changes.is_sorted_by_key(appears), "what disappears comes first");
             prop_assert_eq!(changes.is_empty(), now.generation() == earlier.generation());
             for change in &mut changes {
                 if let Change::Appeared { node, .. } = change && let Node::Directory(_) = node {
