@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
+use vfio_owner::iommu_core::device_model::sync::Mutex;
 use vfio_owner::testbed::Machine;
 use vfio_owner::testbed::vfs::Vfs;
 
@@ -33,8 +34,8 @@ pub struct Room {
     requests: Option<Sender<Request>>,
     wake: OwnedFd,
     supervisor: Option<JoinHandle<()>>,
-    /// Ends with the supervisor.
-    ended: Receiver<Infallible>,
+    /// Ends with the supervisor. Locked by `drop` alone.
+    ended: Mutex<Receiver<Infallible>>,
 }
 
 /// How long a room waits, when it is dropped, for its last tasks, which may just be ending.
@@ -77,7 +78,7 @@ impl Room {
             supervisor.run();
         };
         let supervisor = thread.spawn(supervise).map_err(RoomError::Setup)?;
-        Ok(Self { log, requests: Some(requests), wake, supervisor: Some(supervisor), ended })
+        Ok(Self { log, requests: Some(requests), wake, supervisor: Some(supervisor), ended: Mutex::new(ended) })
     }
 
     /// Runs `act` in the room, on a thread of its own, and returns what it returns. What it starts, threads and
@@ -143,7 +144,7 @@ impl Drop for Room {
         self.requests = None;
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
         // Joined, it leaves nothing. With tasks inside, it goes on alone.
-        let ended = self.ended.recv_timeout(ENDING) == Err(RecvTimeoutError::Disconnected);
+        let ended = self.ended.lock().recv_timeout(ENDING) == Err(RecvTimeoutError::Disconnected);
         if let Some(supervisor) = self.supervisor.take().filter(|_| ended) {
             let _ = supervisor.join();
         }

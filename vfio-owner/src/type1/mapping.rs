@@ -139,7 +139,7 @@ impl Mapping {
             (Backing::Pieces, Some(model)) => {
                 let keep = |Piece { run, .. }| keep_pinned(domains.clone(), &mapping.pinned(run));
                 let mut left = scopeguard::guard(pieces(model, made), |left| left.for_each(keep));
-                while let Some(Piece { iova, run }) = left.next() {
+                for Piece { iova, run } in left.by_ref() {
                     unmap_and_unpin(&mapping.process, domains.clone(), iova, run);
                 }
             }
