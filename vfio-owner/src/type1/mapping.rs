@@ -6,7 +6,7 @@ use iommu_core::address::PAGE_SIZE;
 use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use iommu_core::{Access, Domain, Iova, IovaRange, MapError, PhysAddr, PhysicalMemory, UserAddr, UserMemory};
 
-use crate::error::MapDmaError;
+use crate::backend::MapDmaError;
 
 /// A mapping, besides where it is.
 #[derive(Debug)]
