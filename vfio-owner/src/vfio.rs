@@ -177,7 +177,7 @@ impl Vfio {
 
     /// Returns the IOMMU group of a device that is registered: its link `iommu_group`.
     pub fn group_of(&self, device: &str) -> Option<GroupId> {
-        self.0.registry.lock().devices.get(device).map(|device| device.member().group().id())
+        self.0.registry.lock().devices.get(device).map(|device| device.group().id())
     }
 
     /// Returns the files of groups that are there, by group.

@@ -89,7 +89,9 @@ impl Files {
         flags: OFlags,
     ) -> Result<OwnedFd, Errno> {
         let memory = memfd_create("vfio", MemfdFlags::CLOEXEC)?;
-        ftruncate(&memory, REGIONS << REGION_SHIFT)?;
+        if matches!(file, File::Device(_) | File::DeviceFile(_)) {
+            ftruncate(&memory, REGIONS << REGION_SHIFT)?;
+        }
         self.open(name, Kind::Device { file, node }, memory, OFlags::RDWR | flags)
     }
 
