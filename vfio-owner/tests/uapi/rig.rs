@@ -211,8 +211,9 @@ pub(crate) fn bytes(words: &[u32]) -> Vec<u8> {
 
 /// Two 32-bit words.
 pub(crate) fn wide(value: u64) -> [u32; 2] {
-    let [a, b, c, d, e, f, g, h] = value.to_ne_bytes();
-    [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
+    let words: Vec<u32> =
+        value.to_ne_bytes().chunks_exact(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap())).collect();
+    words.try_into().unwrap()
 }
 
 impl IommufdCaller for Program {
