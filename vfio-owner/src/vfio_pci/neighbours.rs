@@ -143,6 +143,17 @@ fn is_down(port: &ConfigSpace) -> Option<bool> {
     (is_port && reports && fast).then_some(!active)
 }
 
+/// How many virtual functions of this one are there, left over from another driver. They are below the same bridge.
+// V102.
+pub(super) fn virtual_functions(dev: &Device<Pci>) -> u16 {
+    let physical = Some(dev.description().address);
+    let children = dev.parent().map(|bridge| bridge.children()).unwrap_or_default();
+    let is_of = |child: &&Arc<dyn AnyDevice>| {
+        pci(&***child).is_some_and(|function| function.description().physical_function == physical)
+    };
+    u16::try_from(children.iter().filter(is_of).count()).unwrap_or(u16::MAX)
+}
+
 /// A device as a PCI function, which all below a PCI bridge are.
 fn pci(dev: &dyn AnyDevice) -> Option<&Device<Pci>> {
     (dev as &dyn Any).downcast_ref()
