@@ -8,6 +8,7 @@
 )]
 
 mod attach;
+mod backend;
 #[path = "../common/mod.rs"]
 mod common;
 mod dirty;
