@@ -173,3 +173,6 @@ impl DeviceSets {
         set
     }
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests;

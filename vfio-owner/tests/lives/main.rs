@@ -12,5 +12,6 @@
 mod common;
 mod properties;
 mod rig;
+mod sets;
 mod stress;
 mod sweep;

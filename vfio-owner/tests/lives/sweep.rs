@@ -143,3 +143,19 @@ fn what_cannot_fail_leaves_nothing_behind() {
         });
     }
 }
+
+#[test]
+fn vt14_14_groups_of_one_iommu_share_a_domain() {
+    let (rig, held) = mapped();
+    let calls = |at| {
+        let before = rig.hardware.calls();
+        held.container.map(rig.request(at, 1, 0)).unwrap();
+        rig.hardware.calls() - before
+    };
+    let alone = calls(8);
+    held.b.as_ref().unwrap().set_container(&held.container).unwrap();
+    assert_eq!((calls(9), rig.reaches("b1", 9), rig.reaches("b1", 8)), (alone, Some(1), Some(1)));
+    // Whoever leaves, the other keeps the domain and what is in it.
+    a(&held).unset_container().unwrap();
+    assert_eq!((calls(10), rig.reaches("a1", 10), rig.reaches("b1", 9)), (alone, None, Some(1)));
+}

@@ -7,6 +7,7 @@ mod close_orders;
 mod container;
 mod device_files;
 mod group_file;
+mod open_device;
 mod room;
 mod unbinding;
 mod viability;
