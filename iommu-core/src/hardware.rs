@@ -32,7 +32,7 @@ mod paging;
 pub use self::endpoint::{Endpoint, RequesterId};
 pub use self::fault::{Fault, FaultReason, FaultSink};
 pub use self::nesting::{Description, Nested, NestingParent, UserData};
-pub use self::page_request::{PageAnswer, PageRequest, PageRequestSink, PageRequests, WantedPage};
+pub use self::page_request::{PageAnswer, PagePermissions, PageRequest, PageRequestSink, PageRequests, WantedPage};
 pub use self::paging::{DirtyFlags, DirtyTracking, Gather, Paging, PagingFlags};
 use crate::reserved::ReservedRegion;
 

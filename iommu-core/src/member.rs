@@ -89,6 +89,11 @@ impl Member {
         if self.is_present() { self.properties.capabilities } else { Capabilities::default() }
     }
 
+    /// Returns how many PASIDs the device supports; 0 for none, and once it was removed.
+    pub fn max_pasids(&self) -> u32 {
+        if self.is_present() { self.properties.max_pasids } else { 0 }
+    }
+
     /// Returns the device's own reserved regions; none once it was removed. [`Group::reserved_regions`] has those of all.
     pub fn reserved_regions(&self) -> Vec<ReservedRegion> {
         if self.is_present() { self.properties.reserved.clone() } else { Vec::new() }

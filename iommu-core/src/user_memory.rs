@@ -1,10 +1,11 @@
 //! User memory that can be pinned for DMA.
 
+use alloc::sync::Arc;
 use core::fmt;
 
 use device_model::Errno;
 
-use crate::address::{Access, PhysAddr, UserAddr};
+use crate::address::{Access, Iova, PhysAddr, UserAddr};
 
 /// The memory of a user-space process.
 ///
@@ -37,11 +38,17 @@ pub trait UserMemory: Send + Sync + fmt::Debug {
     /// Fails if some of it is not mapped for writing. A part may have been written.
     fn write(&self, at: UserAddr, from: &[u8]) -> Result<(), BadAddress>;
 
-    /// Adds `pages` to the locked pages of `account`.
+    /// Returns whether the process that calls now is bound by limits. A consumer asks when memory is mapped, and charges
+    /// accordingly for as long as the mapping lives. Enforced unless an implementation says otherwise.
+    fn limit(&self) -> Limit {
+        Limit::Enforced
+    }
+
+    /// Adds `pages` to the locked pages of `account`. Cannot fail where the limit is lifted, or the account has none.
     ///
     /// # Errors
     /// Fails if that would exceed its limit (`RLIMIT_MEMLOCK`). Nothing is added.
-    fn charge(&self, account: Account, pages: u64) -> Result<(), OverLimit>;
+    fn charge(&self, account: Account, limit: Limit, pages: u64) -> Result<(), OverLimit>;
 
     /// Subtracts `pages` from the locked pages of `account`.
     fn uncharge(&self, account: Account, pages: u64);
@@ -56,13 +63,42 @@ pub struct PinnedRun {
     pub bytes: u64,
 }
 
-/// The account whose limit locked pages count against.
+/// Memory of a process that is to be mapped for devices.
+///
+/// `P` is where: an [`Iova`], or what else a consumer lets its callers say.
+#[derive(Clone, Debug)]
+pub struct MapRequest<P = Iova> {
+    /// Where devices see it.
+    pub iova: P,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// The process whose memory is mapped.
+    pub process: Arc<dyn UserMemory>,
+    /// Address of the memory in the process.
+    pub addr: UserAddr,
+    /// Access that devices get.
+    pub access: Access,
+}
+
+/// An account of locked pages.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Account {
-    /// The process, as for VFIO type1 and iommufd's process accounting (mode 1).
+    /// The process (`VmLck`), as for VFIO type1 and iommufd's process accounting (mode 1).
     Process,
     /// The user of the process, with all other processes of that user, as for iommufd's user accounting (mode 0).
     User,
+    /// What the process has pinned (`VmPin`), without a limit: iommufd counts here whatever it pins, beside another account.
+    Pinned,
+}
+
+/// Whether the limit of an account binds whoever locks pages.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Limit {
+    /// It does.
+    #[default]
+    Enforced,
+    /// It does not: the process has `CAP_IPC_LOCK`.
+    Lifted,
 }
 
 /// The process has no such memory.

@@ -58,7 +58,7 @@ impl Space {
     fn map(&self, place: Place, pages: u64) -> Iova {
         let process = self.process.clone();
         let request =
-            MapRequest { place, bytes: pages * PAGE_SIZE, process, addr: self.page, access: Access::ReadWrite };
+            MapRequest { iova: place, bytes: pages * PAGE_SIZE, process, addr: self.page, access: Access::ReadWrite };
         self.context.ioas_map(self.ioas, request).expect("there is room")
     }
 

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::DeviceId;
-use iommu_core::hardware::{Capabilities, Endpoint, IommuDriver, PageAnswer, PagingFlags, UserData, WantedPage};
+use iommu_core::hardware::{
+    Capabilities, Endpoint, IommuDriver, PageAnswer, PagePermissions, PagingFlags, UserData, WantedPage,
+};
 use iommu_core::software::nested::{STAGE_1_FORMAT, Stage1};
 use iommu_core::software::{LockedPages, Memory, Process, SimulatedDevice, SoftIommu, SoftIommuConfig};
-use iommu_core::user_memory::{Account, BadAddress, OverLimit, PinnedRun};
+use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use iommu_core::{Access, DeviceGroup, IommuSubsystem, Iova, Member, UserAddr, UserMemory, generic_device_group};
 use iommufd_owner::{BoundDevice, Context, HwptRequest, MapRequest, ObjectId, Place};
 
@@ -146,7 +148,7 @@ fn faults(n: u64) -> Duration {
     let simulated = SimulatedDevice::new(scene.members[0].endpoint().clone(), scene.soft.clone(), scene.memory.clone());
     timed(|| {
         for index in 0..n {
-            let page = WantedPage { iova: Iova::new(0), access: Access::Read };
+            let page = WantedPage { iova: Iova::new(0), permissions: PagePermissions::READ };
             simulated.request_pages(u32::try_from(index).expect("few"), vec![page]);
         }
         let cookies: Vec<u32> = (0..n).map(|_| queue.read(1).expect("there is room")[0].cookie).collect();
@@ -177,8 +179,12 @@ impl UserMemory for Scattered {
         self.0.write(at, from)
     }
 
-    fn charge(&self, account: Account, pages: u64) -> Result<(), OverLimit> {
-        self.0.charge(account, pages)
+    fn limit(&self) -> Limit {
+        self.0.limit()
+    }
+
+    fn charge(&self, account: Account, limit: Limit, pages: u64) -> Result<(), OverLimit> {
+        self.0.charge(account, limit, pages)
     }
 
     fn uncharge(&self, account: Account, pages: u64) {
@@ -194,7 +200,7 @@ fn page_by_page(n: u64) -> Duration {
     let addr = process.allocate(n * PAGE_SIZE, Access::ReadWrite).expect("there is memory");
     let place = Place::Fixed(Iova::new(1 << 32));
     let process = Arc::new(Scattered(process));
-    let request = MapRequest { place, bytes: n * PAGE_SIZE, process, addr, access: Access::ReadWrite };
+    let request = MapRequest { iova: place, bytes: n * PAGE_SIZE, process, addr, access: Access::ReadWrite };
     timed(|| assert!(scene.context.ioas_map(ioas, request).is_ok()))
 }
 

@@ -5,7 +5,9 @@ use std::error::Error;
 use std::sync::Arc;
 
 use iommu_core::device_model::DeviceId;
-use iommu_core::hardware::{Capabilities, Endpoint, IommuDriver, PageAnswer, PagingFlags, UserData, WantedPage};
+use iommu_core::hardware::{
+    Capabilities, Endpoint, IommuDriver, PageAnswer, PagePermissions, PagingFlags, UserData, WantedPage,
+};
 use iommu_core::software::nested::{STAGE_1_FORMAT, Stage1, stage_1_entry};
 use iommu_core::software::{LockedPages, Memory, Process, SimulatedDevice, SoftIommu, SoftIommuConfig};
 use iommu_core::{Access, IommuSubsystem, Iova, UserAddr, UserMemory, generic_device_group};
@@ -35,7 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let ioas = context.ioas_alloc()?;
     let (bytes, access) = (RAM_PAGES * PAGE, Access::ReadWrite);
     let place = Place::Fixed(Iova::new(0));
-    context.ioas_map(ioas, MapRequest { place, bytes, process: vmm.clone(), addr: ram, access })?;
+    context.ioas_map(ioas, MapRequest { iova: place, bytes, process: vmm.clone(), addr: ram, access })?;
     let parent = HwptRequest { flags: PagingFlags::NEST_PARENT, ..HwptRequest::default() };
     let parent = context.hwpt_alloc_with(bound.id(), ioas, parent)?;
     let queue = context.fault_queue_alloc()?;
@@ -49,7 +51,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The guest has mapped nothing. The device asks for two pages as one group, then for a page that there is not.
     let target = Iova::new(2 * PAGE);
     assert!(device.write(target, b"texture").is_err());
-    let page = |number, access| WantedPage { iova: Iova::new(number * PAGE), access };
+    let page =
+        |number, access| WantedPage { iova: Iova::new(number * PAGE), permissions: PagePermissions::from(access) };
     device.request_pages(7, vec![page(2, Access::Write), page(3, Access::Write)]);
     device.request_pages(8, vec![page(99, Access::Read)]);
     let refusal = queue.read(1).err().ok_or("a group of two was read into room for one")?;
@@ -59,7 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // Each fault is the guest's to repair; the last one of a group brings the answer to all of it.
     for fault in faults {
-        println!("fault of group {}: {:?} at {}, {} more", fault.group, fault.access, fault.iova, fault.more);
+        println!("fault of group {}: {:?} at {}, {} more", fault.group, fault.permissions, fault.iova, fault.more);
         let number = fault.iova.get() / PAGE;
         let answer = if number < RAM_PAGES {
             let entry = stage_1_entry(fault.iova, Access::ReadWrite);

@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // An address space can be filled before a device comes. Nothing is pinned before it can be reached.
     let ioas = context.ioas_alloc()?;
     let request = MapRequest {
-        place: Place::Fixed(RAM),
+        iova: Place::Fixed(RAM),
         bytes: RAM_BYTES,
         process: vmm.clone(),
         addr: ram,

@@ -265,7 +265,7 @@ impl Area {
         if self.accesses == Accesses::Refused {
             return Err(AccessError::Unmapping { area: range });
         }
-        if !self.access.permits(access) {
+        if !self.protection.permits(access) {
             return Err(AccessError::NotPermitted { area: range });
         }
         Ok(())

@@ -2,13 +2,14 @@
 // Table Ft12.
 
 use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
 
 use iommu_core::device_model::Errno;
-use iommu_core::{Access, Iova, IovaRange, UserAddr, UserMemory};
+use iommu_core::{Extension, Iova, IovaRange, MapRequest, Protection as MappingProtection};
 
 use crate::context::Context;
 use crate::io_page_table::{LargePages, MapError, UnmapError};
-use crate::ioas::{Ioas, IoasError, IovaRanges, MapRequest, Place};
+use crate::ioas::{Ioas, IoasError, Place};
 use crate::object::Object;
 use crate::object_id::{NoObjectError, ObjectId};
 use crate::object_table::Use;
@@ -32,34 +33,6 @@ pub enum Protection {
     None,
 }
 
-/// What `VFIO_CHECK_EXTENSION` asks for on an iommufd.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Extension {
-    /// Version 1: an unmap may split mappings.
-    Type1,
-    /// Version 2: an unmap must not split mappings.
-    Type1v2,
-    /// Unmapping of everything.
-    UnmapAll,
-    /// Whether all DMA is coherent with CPU caches.
-    DmaCoherent,
-    /// Devices without an IOMMU.
-    NoIommu,
-    /// Anything else: nesting, changes of the virtual address, other types.
-    Other,
-}
-
-/// What `VFIO_SET_IOMMU` chooses: how mappings are unmapped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CompatType {
-    /// There are none: no-IOMMU mode. That the caller may (`CAP_SYS_RAWIO`) was checked before.
-    NoIommu,
-    /// An unmap may split mappings.
-    Type1,
-    /// An unmap must not split mappings.
-    Type1v2,
-}
-
 /// Why a call of VFIO was refused on an iommufd.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -79,9 +52,19 @@ pub enum CompatError {
     /// Nothing was mapped.
     #[error(transparent)]
     Map(#[from] MapError),
-    /// Nothing was unmapped, or not all.
+    /// A mapping was not split: nothing was unmapped.
     #[error(transparent)]
-    Unmap(#[from] UnmapError),
+    Cut(UnmapError),
+    /// Nothing was unmapped, or not all.
+    #[error("only {unmapped:#x} bytes were unmapped")]
+    Unmap {
+        /// How many bytes were unmapped before; it is told to user space.
+        // F96d.
+        unmapped: u64,
+        /// Why no more.
+        #[source]
+        cause: UnmapError,
+    },
 }
 
 impl CompatError {
@@ -92,24 +75,18 @@ impl CompatError {
             Self::WrongType | Self::WrongProtection => Errno::EINVAL,
             Self::Ioas(error) => error.errno(),
             Self::Map(error) => error.errno(),
-            Self::Unmap(error) => error.errno(),
+            Self::Cut(error) | Self::Unmap { cause: error, .. } => error.errno(),
         }
     }
 }
 
-/// Arguments of `VFIO_IOMMU_MAP_DMA` on an iommufd: always at a fixed IOVA.
-#[derive(Clone, Debug)]
-pub struct CompatMap {
-    /// IOVA of the mapping.
-    pub iova: Iova,
-    /// Size in bytes.
-    pub bytes: u64,
-    /// The process whose memory is mapped.
-    pub process: Arc<dyn UserMemory>,
-    /// Address of the memory in the process.
-    pub addr: UserAddr,
-    /// Access that devices get.
-    pub access: Access,
+/// What `VFIO_IOMMU_GET_INFO` tells on an iommufd.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CompatInfo {
+    /// Page sizes that can be mapped, a bit for each.
+    pub page_sizes: u64,
+    /// IOVA ranges that can be mapped, ascending.
+    pub ranges: Vec<IovaRange>,
 }
 
 impl Context {
@@ -152,7 +129,7 @@ impl Context {
         if let Some(known) = self.live_compat(&compat) {
             return Ok(known);
         }
-        let (made, ioas) = self.ioas_make()?;
+        let (made, ioas) = self.new_ioas()?.publish();
         compat.ioas = Some((made, Arc::downgrade(&ioas)));
         Ok(made)
     }
@@ -179,12 +156,13 @@ impl Context {
     ///
     /// # Errors
     /// Coherency is asked for, and there is no compatibility address space.
+    // Table Ft21.
     pub fn compat_check_extension(&self, extension: Extension) -> Result<bool, CompatError> {
         match extension {
-            Extension::Type1 | Extension::Type1v2 | Extension::UnmapAll => Ok(self.protection() == Protection::Iommu),
-            Extension::DmaCoherent => self.compat_coherent(),
-            Extension::NoIommu => Ok(true),
-            Extension::Other => Ok(false),
+            Extension::TYPE1 | Extension::TYPE1_V2 | Extension::UNMAP_ALL => Ok(self.protection() == Protection::Iommu),
+            Extension::DMA_CC => self.compat_coherent(),
+            Extension::NO_IOMMU => Ok(self.protection() == Protection::None),
+            _ => Ok(false),
         }
     }
 
@@ -205,19 +183,21 @@ impl Context {
         Ok(coherent)
     }
 
-    /// Chooses how mappings are unmapped (`VFIO_SET_IOMMU`); may be repeated.
+    /// Chooses how mappings are unmapped (`VFIO_SET_IOMMU`); may be repeated. After [`Extension::TYPE1`] an unmap may split
+    /// mappings. That the caller may ask for [`Extension::NO_IOMMU`] (`CAP_SYS_RAWIO`) was checked before.
     ///
     /// # Errors
-    /// The type does not fit the context, there is no compatibility address space, or [`CompatType::Type1`] comes too late for
+    /// The type does not fit the context, there is no compatibility address space, or [`Extension::TYPE1`] comes too late for
     /// mappings that are there.
-    pub fn compat_set_iommu(&self, kind: CompatType) -> Result<(), CompatError> {
+    // F97.
+    pub fn compat_set_iommu(&self, kind: Extension) -> Result<(), CompatError> {
         match (self.protection(), kind) {
-            (Protection::None, CompatType::NoIommu) => return Ok(()),
-            (Protection::None, _) | (_, CompatType::NoIommu) => return Err(CompatError::WrongType),
-            (Protection::Iommu, CompatType::Type1 | CompatType::Type1v2) => {}
+            (Protection::None, Extension::NO_IOMMU) => return Ok(()),
+            (Protection::Iommu, Extension::TYPE1 | Extension::TYPE1_V2) => {}
+            _ => return Err(CompatError::WrongType),
         }
         let (ioas, _used) = self.find_compat()?;
-        if kind == CompatType::Type1 {
+        if kind == Extension::TYPE1 {
             ioas.set_large_pages(LargePages::Disabled)?;
         }
         Ok(())
@@ -227,12 +207,26 @@ impl Context {
     ///
     /// # Errors
     /// There is no compatibility address space, or as for [`ioas_map`](Self::ioas_map).
-    pub fn compat_map(&self, request: CompatMap) -> Result<(), CompatError> {
+    pub fn compat_map(&self, request: MapRequest) -> Result<(), CompatError> {
+        let access = request.access.into();
+        self.compat_map_protected(request, access)
+    }
+
+    /// Maps memory so that devices get no access to it (`VFIO_IOMMU_MAP_DMA` without `READ` and `WRITE`). Only an address
+    /// space that no device is attached to takes such a mapping.
+    ///
+    /// # Errors
+    /// As for [`compat_map`](Self::compat_map).
+    // Ft12.7.
+    pub fn compat_map_inaccessible(&self, request: MapRequest) -> Result<(), CompatError> {
+        self.compat_map_protected(request, MappingProtection::empty())
+    }
+
+    fn compat_map_protected(&self, request: MapRequest, protection: MappingProtection) -> Result<(), CompatError> {
         let (ioas, _used) = self.find_compat()?;
-        let CompatMap { iova, bytes, process, addr, access } = request;
-        let request = MapRequest { place: Place::Fixed(iova), bytes, process, addr, access };
-        request.check()?;
-        ioas.map(request, self.account())?;
+        let MapRequest { iova, bytes, process, addr, access } = request;
+        let request = MapRequest { iova: Place::Fixed(iova), bytes, process, addr, access };
+        ioas.map(request, protection, self.account())?;
         Ok(())
     }
 
@@ -240,38 +234,36 @@ impl Context {
     ///
     /// # Errors
     /// There is no compatibility address space, or a mapping exceeds the range and cannot be split.
+    // Ft12.8.
     pub fn compat_unmap(&self, iova: Iova, bytes: u64) -> Result<u64, CompatError> {
         let (ioas, _used) = self.find_compat()?;
-        if let Some(range) = IovaRange::sized(iova, bytes) {
-            let mut table = ioas.lock_table();
-            if table.large_pages == LargePages::Disabled {
-                table.cut(range.first())?;
-                if let Some(behind) = range.last().checked_add(1) {
-                    table.cut(behind)?;
-                }
-            }
-        }
-        match ioas.unmap(iova, bytes) {
-            Err(UnmapError::NotMapped { .. }) => Ok(0),
-            other => Ok(other?),
-        }
+        ioas.cut_ends(iova, bytes).map_err(CompatError::Cut)?;
+        unmapped(ioas.unmap_counted(iova, bytes))
     }
 
-    /// Unmaps everything (`VFIO_IOMMU_UNMAP_DMA` with `ALL`).
+    /// Unmaps everything (`VFIO_IOMMU_UNMAP_DMA` with `ALL`), and returns how many bytes were unmapped.
     ///
     /// # Errors
-    /// There is no compatibility address space.
+    /// There is no compatibility address space, or an access does not let go of a mapping.
     pub fn compat_unmap_all(&self) -> Result<u64, CompatError> {
         let (ioas, _used) = self.find_compat()?;
-        Ok(ioas.unmap(Iova::new(0), u64::MAX)?)
+        unmapped(ioas.remove(IovaRange::ALL))
     }
 
     /// Returns what can be mapped (`VFIO_IOMMU_GET_INFO`).
     ///
     /// # Errors
     /// There is no compatibility address space.
-    pub fn compat_info(&self) -> Result<IovaRanges, CompatError> {
+    pub fn compat_info(&self) -> Result<CompatInfo, CompatError> {
         let (ioas, _used) = self.find_compat()?;
-        Ok(ioas.iova_ranges())
+        let table = ioas.lock_table();
+        Ok(CompatInfo { page_sizes: table.page_sizes(), ranges: table.usable() })
+    }
+}
+
+fn unmapped((unmapped, removed): (u64, Result<(), UnmapError>)) -> Result<u64, CompatError> {
+    match removed {
+        Ok(()) | Err(UnmapError::NotMapped { .. }) => Ok(unmapped),
+        Err(cause) => Err(CompatError::Unmap { unmapped, cause }),
     }
 }

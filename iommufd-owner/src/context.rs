@@ -7,14 +7,14 @@ use core::fmt;
 
 use iommu_core::device_model::sync::{LockClass, Mutex, MutexGuard};
 use iommu_core::user_memory::Account;
-use iommu_core::{Group, Iova, IovaRange, Member, Owner, PhysicalMemory};
+use iommu_core::{Group, Iova, IovaRange, MapRequest, Member, Owner, PhysicalMemory};
 
 use crate::access::{AccessError, IoasAccess};
 use crate::attachment::ContextGroup;
 use crate::compat::Compat;
 use crate::device::{BindError, BoundDevice};
 use crate::io_page_table::{LargePages, MapError, UnmapError};
-use crate::ioas::{CopyRequest, Ioas, IoasError, IovaRanges, MapRequest};
+use crate::ioas::{AllowedRanges, CopyRequest, Ioas, IoasError, IovaRanges, NewIoas, Place, check_numbers};
 use crate::object::{Object, ObjectTable, ObjectType};
 use crate::object_id::{NoIdsError, NoObjectError, ObjectId};
 use crate::object_table::{DestroyError, Use};
@@ -142,13 +142,11 @@ impl Context {
     /// # Errors
     /// There is no id left.
     pub fn ioas_alloc(&self) -> Result<ObjectId, IoasError> {
-        Ok(self.ioas_make()?.0)
+        Ok(self.new_ioas()?.publish().0)
     }
 
-    pub(crate) fn ioas_make(&self) -> Result<(ObjectId, Arc<Ioas>), NoIdsError> {
-        let ioas = Ioas::new(self.0.memory.clone());
-        let id = self.objects().reserve()?.publish(Object::Ioas(ioas.clone()));
-        Ok((id, ioas))
+    pub(crate) fn new_ioas(&self) -> Result<NewIoas, NoIdsError> {
+        Ok(NewIoas { ioas: Ioas::new(self.0.memory.clone()), reserved: self.objects().reserve()? })
     }
 
     /// Maps memory (`IOMMU_IOAS_MAP`), and returns where. It is pinned at once if a device is attached, else when one
@@ -156,10 +154,11 @@ impl Context {
     ///
     /// # Errors
     /// Nothing was mapped.
-    pub fn ioas_map(&self, ioas: ObjectId, request: MapRequest) -> Result<Iova, MapError> {
-        request.check()?;
+    pub fn ioas_map(&self, ioas: ObjectId, request: MapRequest<Place>) -> Result<Iova, MapError> {
+        check_numbers(request.iova, request.bytes)?;
         let (ioas, _used) = self.ioas(ioas)?;
-        ioas.map(request, self.account())
+        let protection = request.access.into();
+        ioas.map(request, protection, self.account())
     }
 
     /// Maps what `source` has mapped (`IOMMU_IOAS_COPY`); the memory is pinned and accounted once.
@@ -199,7 +198,11 @@ impl Context {
     /// A range is none, two overlap, or something reserved lies there. Nothing has changed.
     pub fn ioas_allow_iovas(&self, ioas: ObjectId, ranges: &[(Iova, Iova)]) -> Result<(), IoasError> {
         let (ioas, _used) = self.ioas(ioas)?;
-        ioas.allow(ranges)
+        let mut allowed = AllowedRanges::default();
+        for (first, last) in ranges {
+            allowed.insert(*first, *last)?;
+        }
+        Ok(ioas.allow(allowed)?)
     }
 
     /// Sets whether domains may use large pages (`IOMMU_OPTION_HUGE_PAGES`).

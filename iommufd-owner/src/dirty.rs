@@ -2,29 +2,18 @@
 // F57, F58.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ops::Range;
 
 use iommu_core::device_model::Errno;
 use iommu_core::hardware::{DirtyFlags, HardwareError, PagingFlags};
-use iommu_core::{Domain, Iova, IovaRange};
+use iommu_core::{DirtyRequest, Domain, Iova, IovaRange};
 
 use crate::context::Context;
 use crate::hwpt::Hwpt;
 use crate::object::Object;
 use crate::object_id::{NoObjectError, ObjectId};
 use crate::object_table::Use;
-
-/// Arguments of `IOMMU_HWPT_GET_DIRTY_BITMAP`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct DirtyRequest {
-    /// IOVA of the first bit.
-    pub iova: Iova,
-    /// Size of the range in bytes.
-    pub bytes: u64,
-    /// How much one bit stands for, in bytes: a power of two (of another number the lowest bit counts).
-    pub page_size: u64,
-    /// Whether reading clears dirty bits.
-    pub flags: DirtyFlags,
-}
 
 /// Why dirty tracking was refused.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -113,18 +102,21 @@ impl Context {
         change(&hwpt.domain).map_err(DirtyError::Hardware)
     }
 
-    /// Sets the bit of each page that is dirty (`IOMMU_HWPT_GET_DIRTY_BITMAP`); other bits
-    /// stay as they are. The first address that is not mapped ends it, as does an error of the IOMMU driver.
+    /// Returns which pages are dirty, as runs of bits of a bitmap (`IOMMU_HWPT_GET_DIRTY_BITMAP`). Reading clears dirty bits,
+    /// unless `flags` say otherwise. The first address that is not mapped ends it, as does an error of the IOMMU driver.
+    ///
+    /// The page size need not be a power of two; its lowest bit counts. [`set_user_bits`](iommu_core::set_user_bits) writes
+    /// the runs to user memory.
     ///
     /// # Errors
-    /// The range is not aligned, the bitmap too small, or the page table was not made to track dirty pages. No bit was set.
-    pub fn hwpt_get_dirty_bitmap(
+    /// The range is not aligned, or the page table was not made to track dirty pages.
+    pub fn hwpt_dirty_bits(
         &self,
         hwpt: ObjectId,
         request: DirtyRequest,
-        bitmap: &mut [u8],
-    ) -> Result<(), DirtyError> {
-        let DirtyRequest { iova, bytes, page_size, flags } = request;
+        flags: DirtyFlags,
+    ) -> Result<Vec<Range<u64>>, DirtyError> {
+        let DirtyRequest { iova, bytes, page_size } = request;
         let (hwpt, _used) = self.paging_hwpt(hwpt)?;
         let table = hwpt.ioas.lock_table();
         let alignment = table.alignment();
@@ -140,22 +132,43 @@ impl Context {
         }
         tracked(&hwpt)?;
         // F92: a bit stands for the lowest bit of the page size.
-        let page_size = 1 << page_size.trailing_zeros();
-        let wanted = (bytes / page_size).div_ceil(8);
-        if (bitmap.len() as u64) < wanted {
-            return Err(DirtyError::BitmapTooSmall { wanted });
-        }
+        let shift = page_size.trailing_zeros();
+        let mut dirty: Vec<Range<u64>> = Vec::new();
         let set = |at: Iova, size: u64| {
             let page = IovaRange::sized(at, size).and_then(|page| page.intersection(range));
             if let Some(page) = page {
-                let bit = |iova: Iova| (iova.get() - range.first().get()) / page_size;
-                set_bits(bitmap, bit(page.first()), bit(page.last()));
+                let bit = |iova: Iova| (iova.get() - range.first().get()) >> shift;
+                let (first, end) = (bit(page.first()), bit(page.last()) + 1);
+                match dirty.last_mut() {
+                    Some(last) if last.end == first => last.end = end,
+                    _ => dirty.push(first..end),
+                }
             }
         };
         if let Some(mapped) = table.mapped_from(range) {
             // F58: what the IOMMU driver refuses is not told.
             let _ = hwpt.domain.read_dirty(mapped, flags, set);
         }
+        Ok(dirty)
+    }
+
+    /// Sets the bit of each page that is dirty in a bitmap; other bits stay as they are. See
+    /// [`hwpt_dirty_bits`](Self::hwpt_dirty_bits).
+    ///
+    /// # Errors
+    /// As there, or the bitmap is too small. No bit was set.
+    pub fn hwpt_get_dirty_bitmap(
+        &self,
+        hwpt: ObjectId,
+        request: DirtyRequest,
+        flags: DirtyFlags,
+        bitmap: &mut [u8],
+    ) -> Result<(), DirtyError> {
+        let wanted = (request.bytes >> request.page_size.trailing_zeros().min(63)).div_ceil(8);
+        if (bitmap.len() as u64) < wanted {
+            return Err(DirtyError::BitmapTooSmall { wanted });
+        }
+        self.hwpt_dirty_bits(hwpt, request, flags)?.into_iter().for_each(|bits| set_bits(bitmap, bits));
         Ok(())
     }
 }
@@ -168,9 +181,9 @@ fn tracked(hwpt: &Hwpt) -> Result<(), DirtyError> {
     }
 }
 
-/// Sets the bits from `first` to `last`, as far as the bitmap goes.
-fn set_bits(bitmap: &mut [u8], first: u64, last: u64) {
-    for bit in first..=last {
+/// Sets bits, as far as the bitmap goes.
+fn set_bits(bitmap: &mut [u8], bits: Range<u64>) {
+    for bit in bits {
         let byte = usize::try_from(bit / 8).ok().and_then(|byte| bitmap.get_mut(byte));
         if let Some(byte) = byte {
             *byte |= 1 << (bit % 8);

@@ -8,13 +8,13 @@ use core::fmt;
 
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::Mutex;
-use iommu_core::hardware::{HardwareError, PageAnswer, PageRequest, PageRequestSink};
-use iommu_core::{Access, Claim, Iova, Member, PageRequestDelivery};
+use iommu_core::hardware::{HardwareError, PageAnswer, PagePermissions, PageRequest, PageRequestSink};
+use iommu_core::{Claim, Iova, Member, PageRequestDelivery};
 
 use crate::context::Context;
 use crate::object::Object;
 use crate::object_id::{NoIdsError, Numbers, ObjectId};
-use crate::object_table::Use;
+use crate::object_table::{ReservedId, Use};
 
 /// The most requests that a queue holds, read or not, that were not answered. Those beyond are answered
 /// [`PageAnswer::Invalid`] at once.
@@ -43,8 +43,8 @@ pub struct PageFault {
     pub group: u32,
     /// An address in the page.
     pub iova: Iova,
-    /// Access that is needed.
-    pub access: Access,
+    /// What the page must permit.
+    pub permissions: PagePermissions,
     /// Number of faults of the group that follow.
     pub more: usize,
     /// Cookie for the response to the group.
@@ -89,9 +89,26 @@ impl Context {
     /// # Errors
     /// There is no id left.
     pub fn fault_queue_alloc(&self) -> Result<FaultQueue, NoIdsError> {
+        Ok(self.new_fault_queue()?.publish())
+    }
+
+    pub(crate) fn new_fault_queue(&self) -> Result<HiddenFaultQueue, NoIdsError> {
+        Ok(HiddenFaultQueue { reserved: self.objects().reserve()?, context: self.clone() })
+    }
+}
+
+/// A fault queue that no call finds yet. Dropping it ends it.
+pub(crate) struct HiddenFaultQueue {
+    pub(crate) reserved: ReservedId<Object>,
+    context: Context,
+}
+
+impl HiddenFaultQueue {
+    /// From now on calls find it.
+    pub(crate) fn publish(self) -> FaultQueue {
         let queue = Arc::new(Queue::default());
-        let (id, object) = self.objects().reserve()?.publish_used(Object::FaultQueue(queue.clone()));
-        Ok(FaultQueue { id, queue, _object: object, context: self.clone() })
+        let (id, object) = self.reserved.publish_used(Object::FaultQueue(queue.clone()));
+        FaultQueue { id, queue, _object: object, context: self.context }
     }
 }
 
@@ -116,20 +133,27 @@ impl FaultQueue {
     /// # Errors
     /// The first group is larger than the room. It stays.
     pub fn read(&self, room: usize) -> Result<Vec<PageFault>, NoRoomError> {
-        let mut state = self.queue.0.lock();
-        let mut read = Vec::new();
-        while let Some((number, group)) = state.pending.first_key_value() {
-            let (number, faults) = (*number, group.request.pages.len());
-            if read.len() + faults > room {
-                if read.is_empty() {
-                    return Err(NoRoomError { faults, room });
-                }
-                break;
-            }
-            let Some((cookie, group)) = state.deliver(number) else { break };
-            read.extend(group.faults(cookie));
+        let mut read = self.read_group(room)?;
+        while let Ok(group) = self.read_group(room - read.len())
+            && !group.is_empty()
+        {
+            read.extend(group);
         }
         Ok(read)
+    }
+
+    /// Takes the oldest group of faults; none if none is pending. Never waits.
+    ///
+    /// # Errors
+    /// The group is larger than the room. It stays.
+    pub fn read_group(&self, room: usize) -> Result<Vec<PageFault>, NoRoomError> {
+        let mut state = self.queue.0.lock();
+        let Some((number, group)) = state.pending.first_key_value() else { return Ok(Vec::new()) };
+        let (number, faults) = (*number, group.request.pages.len());
+        if faults > room {
+            return Err(NoRoomError { faults, room });
+        }
+        Ok(state.deliver(number).map_or_else(Vec::new, |(cookie, group)| group.faults(cookie).collect()))
     }
 
     /// Puts a group that was read back to where it was, for a reader who could not pass it on.
@@ -239,7 +263,7 @@ impl Group {
             pasid: *pasid,
             group: *index,
             iova: page.iova,
-            access: page.access,
+            permissions: page.permissions,
             more,
             cookie,
         })

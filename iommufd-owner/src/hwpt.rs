@@ -85,9 +85,6 @@ impl NewHwpt {
     ) -> Result<Self, HwptError> {
         let HwptRequest { flags, data, .. } = request;
         let capabilities = member.capabilities();
-        if flags.contains(PagingFlags::DIRTY_TRACKING) && !capabilities.contains(Capabilities::DIRTY_TRACKING) {
-            return Err(HwptError::NoDirtyTracking);
-        }
         let reserved = objects.reserve()?;
         let domain = member.group().allocate_for_user(flags, data).map_err(HwptError::Hardware)?;
         let coherency = if capabilities.contains(Capabilities::ENFORCED_COHERENCY) {
@@ -111,11 +108,7 @@ impl NewHwpt {
         request: HwptRequest<'_>,
     ) -> Result<Self, HwptError> {
         let HwptRequest { flags, faults, data } = request;
-        let Some(data) = data.filter(|_| flags.is_empty()) else { return Err(HwptError::NoNesting) };
-        // Automatic page tables have no flags (Ft11.13).
-        if !parent.flags.contains(PagingFlags::NEST_PARENT) {
-            return Err(HwptError::WrongParent { id: parent.id });
-        }
+        let data = data.ok_or(HwptError::NoNesting)?;
         let reserved = context.objects().reserve()?;
         let domain = parent.domain.nest(member, data).map_err(HwptError::Hardware)?;
         let faults = match faults.map(|id| (id, context.objects().get(id))) {
@@ -160,8 +153,56 @@ impl NewHwpt {
         self.publish_alone()
     }
 
-    fn publish_alone(self) -> ObjectId {
+    pub(crate) fn publish_alone(self) -> ObjectId {
         self.reserved.publish(Object::Hwpt(self.hwpt))
+    }
+}
+
+/// A device, and what a page table for it is to show.
+pub(crate) struct HwptEnds {
+    member: Arc<Member>,
+    pub(crate) parent: Parent,
+    _device_use: Use,
+}
+
+/// What a page table shows.
+pub(crate) enum Parent {
+    /// An address space.
+    Ioas(Arc<Ioas>, Use),
+    /// What the page table of an address space makes of it.
+    Hwpt(Arc<Hwpt>, Use),
+}
+
+impl HwptEnds {
+    /// What is wrong with a request before anything is made.
+    // Ft11.7, Ft11.8, Ft11.12, Ft11.13.
+    pub(crate) fn check(&self, request: &HwptRequest<'_>) -> Result<(), HwptError> {
+        let HwptRequest { flags, faults, data } = request;
+        let tracks_dirty = self.member.capabilities().contains(Capabilities::DIRTY_TRACKING);
+        match &self.parent {
+            Parent::Ioas(..) if faults.is_some() => Err(HwptError::FaultsOfPaging),
+            Parent::Ioas(..) if flags.contains(PagingFlags::DIRTY_TRACKING) && !tracks_dirty => {
+                Err(HwptError::NoDirtyTracking)
+            }
+            Parent::Hwpt(..) if data.is_none() || !flags.is_empty() => Err(HwptError::NoNesting),
+            // Automatic page tables have no flags.
+            Parent::Hwpt(parent, _) if !parent.flags.contains(PagingFlags::NEST_PARENT) => {
+                Err(HwptError::WrongParent { id: parent.id })
+            }
+            Parent::Ioas(..) | Parent::Hwpt(..) => Ok(()),
+        }
+    }
+
+    /// Makes what was [checked](Self::check).
+    pub(crate) fn make(self, context: &Context, request: HwptRequest<'_>) -> Result<NewHwpt, HwptError> {
+        match self.parent {
+            Parent::Ioas(ioas, used) => {
+                let new = NewHwpt::allocate(context.objects(), &self.member, &ioas, used, Made::ByHand, request)?;
+                new.fill()?;
+                Ok(new)
+            }
+            Parent::Hwpt(hwpt, used) => NewHwpt::nest(context, &self.member, &hwpt, used, request),
+        }
     }
 }
 
@@ -183,6 +224,8 @@ pub struct HwInfo {
     pub description: Description,
     /// What the IOMMU can do for the device.
     pub capabilities: Capabilities,
+    /// How many PASIDs the device supports; 0 for none.
+    pub max_pasids: u32,
 }
 
 impl Context {
@@ -215,21 +258,21 @@ impl Context {
         if request.data.is_some_and(|data| data.kind == 0 || data.bytes.is_empty()) {
             return Err(HwptError::BadData);
         }
-        let (member, _device_use) = self.device(device).map_err(HwptError::NoDevice)?;
-        match self.objects().get(parent) {
-            Some((Object::Ioas(ioas), used)) => {
-                if request.faults.is_some() {
-                    return Err(HwptError::FaultsOfPaging);
-                }
-                let new = NewHwpt::allocate(self.objects(), &member, &ioas, used, Made::ByHand, request)?;
-                new.fill()?;
-                Ok(new.publish_alone())
-            }
-            Some((Object::Hwpt(hwpt), used)) if !hwpt.is_nested() => {
-                Ok(NewHwpt::nest(self, &member, &hwpt, used, request)?.publish_alone())
-            }
-            _ => Err(HwptError::WrongParent { id: parent }),
-        }
+        let ends = self.hwpt_ends(device, parent)?;
+        ends.check(&request)?;
+        Ok(ends.make(self, request)?.publish_alone())
+    }
+
+    /// What a page table is to lie between.
+    // Ft11.3 to Ft11.5.
+    pub(crate) fn hwpt_ends(&self, device: ObjectId, parent: ObjectId) -> Result<HwptEnds, HwptError> {
+        let (member, device_use) = self.device(device).map_err(HwptError::NoDevice)?;
+        let parent = match self.objects().get(parent) {
+            Some((Object::Ioas(ioas), used)) => Parent::Ioas(ioas, used),
+            Some((Object::Hwpt(hwpt), used)) if !hwpt.is_nested() => Parent::Hwpt(hwpt, used),
+            _ => return Err(HwptError::WrongParent { id: parent }),
+        };
+        Ok(HwptEnds { member, parent, _device_use: device_use })
     }
 
     /// Returns what the IOMMU of a bound device is like (`IOMMU_GET_HW_INFO`).
@@ -239,7 +282,7 @@ impl Context {
     pub fn hw_info(&self, device: ObjectId) -> Result<HwInfo, HwptError> {
         let (member, _used) = self.device(device).map_err(HwptError::NoDevice)?;
         let description = member.describe_iommu().map_err(HwptError::Hardware)?;
-        Ok(HwInfo { description, capabilities: member.capabilities() })
+        Ok(HwInfo { description, capabilities: member.capabilities(), max_pasids: member.max_pasids() })
     }
 }
 

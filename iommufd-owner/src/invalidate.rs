@@ -1,16 +1,20 @@
 //! What an IOMMU has cached of the page tables of user space.
 // F56.
 
+use alloc::sync::Arc;
+
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::Errno;
 use iommu_core::hardware::{HardwareError, UserData};
 
 use crate::context::Context;
+use crate::hwpt::Hwpt;
 use crate::object::Object;
 use crate::object_id::{NoObjectError, ObjectId};
+use crate::object_table::Use;
 
 /// As many entries as one call takes.
-const MOST_ENTRIES: usize = 1 << 19;
+pub(crate) const MOST_ENTRIES: usize = 1 << 19;
 
 /// An array of entries in the IOMMU driver's format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +70,13 @@ impl InvalidateError {
 }
 
 impl Context {
+    pub(crate) fn nested_hwpt(&self, id: ObjectId) -> Result<(Arc<Hwpt>, Use), NoObjectError> {
+        match self.objects().get(id) {
+            Some((Object::Hwpt(hwpt), used)) if hwpt.is_nested() => Ok((hwpt, used)),
+            _ => Err(NoObjectError { id, what: "nested page table" }),
+        }
+    }
+
     /// Invalidates what the entries name (`IOMMU_HWPT_INVALIDATE`), and returns how many there were.
     ///
     /// # Errors
@@ -79,10 +90,7 @@ impl Context {
         if bad {
             return Err(not_begun(InvalidateCause::BadArray { entry_bytes, bytes: bytes.len() }));
         }
-        let (hwpt, _used) = match self.objects().get(hwpt) {
-            Some((Object::Hwpt(found), used)) if found.is_nested() => (found, used),
-            _ => return Err(not_begun(InvalidateCause::NoHwpt(NoObjectError { id: hwpt, what: "nested page table" }))),
-        };
+        let (hwpt, _used) = self.nested_hwpt(hwpt).map_err(|error| not_begun(InvalidateCause::NoHwpt(error)))?;
         if count == 0 {
             return Ok(0);
         }

@@ -1,5 +1,7 @@
 //! I/O address spaces.
 
+mod copy;
+
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -8,11 +10,14 @@ use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{LockClass, Mutex, MutexGuard};
 use iommu_core::user_memory::Account;
-use iommu_core::{Access, Iova, IovaMap, IovaRange, PhysicalMemory, UserAddr, UserMemory};
+use iommu_core::{Iova, IovaMap, IovaRange, MapRequest, PhysicalMemory, Protection};
 
+pub use self::copy::CopyRequest;
 use crate::hwpt::Hwpt;
 use crate::io_page_table::{Accesses, IoPageTable, LargePages, MapError, RangeError, Removal, UnmapError};
+use crate::object::Object;
 use crate::object_id::{NoIdsError, NoObjectError, ObjectId};
+use crate::object_table::ReservedId;
 use crate::pages::Pages;
 
 const HWPTS_LOCK: LockClass = LockClass::new("IOAS", 610);
@@ -29,34 +34,6 @@ pub enum Place {
     Fixed(Iova),
     /// At the lowest place that fits.
     Anywhere,
-}
-
-/// What `IOMMU_IOAS_MAP` is asked for.
-#[derive(Clone, Debug)]
-pub struct MapRequest {
-    /// Where devices see it.
-    pub place: Place,
-    /// How much, in bytes.
-    pub bytes: u64,
-    /// Whose memory: that of the process that asks.
-    pub process: Arc<dyn UserMemory>,
-    /// Where the process sees it.
-    pub addr: UserAddr,
-    /// What devices may do.
-    pub access: Access,
-}
-
-/// What `IOMMU_IOAS_COPY` is asked for, besides the two address spaces.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CopyRequest {
-    /// Where the source has it.
-    pub from: Iova,
-    /// How much, in bytes.
-    pub bytes: u64,
-    /// Where the destination gets it.
-    pub place: Place,
-    /// What devices may do there.
-    pub access: Access,
 }
 
 /// What `IOMMU_IOAS_IOVA_RANGES` tells.
@@ -129,20 +106,33 @@ impl Ioas {
         IovaRanges { ranges: table.usable(), alignment: table.alignment() }
     }
 
-    // Table Ft4.
-    pub(crate) fn map(&self, request: MapRequest, account: Account) -> Result<Iova, MapError> {
-        let MapRequest { place, bytes, process, addr, access } = request;
+    /// Maps memory, with what protection devices get it: of the request's access at most.
+    // Table Ft4, from Ft4.5 on.
+    pub(crate) fn map(
+        &self,
+        request: MapRequest<Place>,
+        protection: Protection,
+        account: Account,
+    ) -> Result<Iova, MapError> {
+        let MapRequest { iova: place, bytes, process, addr, access } = request;
         if bytes == 0 || bytes > u64::MAX - PAGE_SIZE {
             return Err(MapError::BadLength);
         }
         addr.checked_add(bytes).ok_or(MapError::Overflow)?;
         let pages = Pages::new(process, addr, bytes, access, account);
-        self.add(place, bytes, pages, addr.get() % PAGE_SIZE, access)
+        self.add(place, bytes, pages, addr.get() % PAGE_SIZE, protection)
     }
 
     /// A part of a window, at a place.
     // From Ft4.8 on.
-    fn add(&self, place: Place, bytes: u64, pages: Arc<Pages>, offset: u64, access: Access) -> Result<Iova, MapError> {
+    fn add(
+        &self,
+        place: Place,
+        bytes: u64,
+        pages: Arc<Pages>,
+        offset: u64,
+        protection: Protection,
+    ) -> Result<Iova, MapError> {
         let mut table = self.lock_table();
         let alignment = table.alignment();
         if !bytes.is_multiple_of(alignment) {
@@ -157,49 +147,7 @@ impl Ioas {
             table.check_vacant(range)?;
             return Err(MapError::Misaligned { alignment });
         }
-        table.add_area(range, pages, offset, access)?;
-        Ok(range.first())
-    }
-
-    /// The parts of areas that make up the source of a copy.
-    // Ft5.5, Ft5.6.
-    pub(crate) fn pieces(&self, request: &CopyRequest) -> Result<Vec<CopyPiece>, MapError> {
-        if request.bytes == 0 {
-            return Err(MapError::BadLength);
-        }
-        let range = IovaRange::sized(request.from, request.bytes).ok_or(MapError::Overflow)?;
-        let table = self.lock_table();
-        let mut pieces = Vec::new();
-        let mut next = Some(range.first());
-        for (area_range, area) in table.areas.overlapping(range) {
-            let Some(part) = area_range.intersection(range).filter(|part| Some(part.first()) == next) else { break };
-            let offset = area.offset + (part.first().get() - area_range.first().get());
-            pieces.push(CopyPiece { pages: area.pages.clone(), offset, bytes: part.bytes() });
-            next = part.last().checked_add(1);
-        }
-        let covered: u64 = pieces.iter().map(|piece| piece.bytes).sum();
-        if covered == range.bytes() { Ok(pieces) } else { Err(MapError::SourceNotMapped { range }) }
-    }
-
-    /// One area for each piece of the source.
-    // From Ft5.8 on.
-    // F20.
-    pub(crate) fn copy(&self, pieces: Vec<CopyPiece>, request: &CopyRequest) -> Result<Iova, MapError> {
-        let CopyRequest { bytes, place, access, .. } = *request;
-        let mut table = self.lock_table();
-        let range = check_copy(&table, &pieces, place, bytes)?;
-        if pieces.iter().any(|piece| access.permits(Access::Write) && !piece.pages.access.permits(Access::Write)) {
-            return Err(MapError::SourceReadOnly);
-        }
-        let mut copying = Copying { table: &mut table, made: Vec::new() };
-        let mut at = range.first();
-        for piece in pieces {
-            let part = IovaRange::sized(at, piece.bytes).ok_or(MapError::Overflow)?;
-            copying.table.add_area(part, piece.pages, piece.offset, access)?;
-            copying.made.push(part);
-            at = Iova::new(at.get().wrapping_add(piece.bytes));
-        }
-        copying.made.clear();
+        table.add_area(range, pages, offset, protection)?;
         Ok(range.first())
     }
 
@@ -208,23 +156,45 @@ impl Ioas {
     pub(crate) fn unmap(&self, iova: Iova, bytes: u64) -> Result<u64, UnmapError> {
         if iova.get() == 0 && bytes == u64::MAX {
             return match self.remove(IovaRange::ALL) {
-                Err(UnmapError::NotMapped { .. }) => Ok(0),
-                other => other,
+                (_, Err(UnmapError::NotMapped { .. })) => Ok(0),
+                (unmapped, removed) => removed.map(|()| unmapped),
             };
         }
         if iova.get() == u64::MAX || bytes == u64::MAX {
             return Err(UnmapError::Overflow);
         }
-        if bytes == 0 {
-            return Err(UnmapError::BadLength);
-        }
-        self.remove(IovaRange::sized(iova, bytes).ok_or(UnmapError::Overflow)?)
+        let (unmapped, removed) = self.unmap_counted(iova, bytes);
+        removed.map(|()| unmapped)
     }
 
-    /// Unmaps a range; accesses that have pinned some of it are asked to let go, with no lock held. They are asked
-    /// so often for each area.
+    /// As that, without the checks of extremes and with the bytes that were unmapped before an error.
+    // From Ft6.4 on.
+    pub(crate) fn unmap_counted(&self, iova: Iova, bytes: u64) -> (u64, Result<(), UnmapError>) {
+        match IovaRange::sized(iova, bytes) {
+            Some(range) => self.remove(range),
+            None if bytes == 0 => (0, Err(UnmapError::BadLength)),
+            None => (0, Err(UnmapError::Overflow)),
+        }
+    }
+
+    /// Cuts the mappings that exceed a range at either end, if mappings can be cut: the last end first.
+    // Ft12.8.
+    pub(crate) fn cut_ends(&self, iova: Iova, bytes: u64) -> Result<(), UnmapError> {
+        let mut table = self.lock_table();
+        if table.large_pages == LargePages::Enabled {
+            return Ok(());
+        }
+        table.cut(Iova::new(iova.get().wrapping_add(bytes).wrapping_sub(1)))?;
+        match iova.get().checked_sub(1) {
+            Some(before) => table.cut(Iova::new(before)),
+            None => Ok(()),
+        }
+    }
+
+    /// Unmaps a range, and returns how many bytes were unmapped, also before an error; accesses that have pinned some of it
+    /// are asked to let go, with no lock held. They are asked so often for each area.
     // F23, L31, Ft6.9.
-    pub(crate) fn remove(&self, range: IovaRange) -> Result<u64, UnmapError> {
+    pub(crate) fn remove(&self, range: IovaRange) -> (u64, Result<(), UnmapError>) {
         let mut removal = Removal::of(range);
         let mut asked = None;
         let mut asks = 0;
@@ -238,14 +208,14 @@ impl Ioas {
                         }
                         area
                     }
-                    other => return other.map(|()| removal.bytes()),
+                    other => return (removal.bytes(), other),
                 }
             };
             if asked.replace(area) != Some(area) {
                 asks = 0;
             }
             if asks == ASKS {
-                return Err(UnmapError::Pinned { area });
+                return (removal.bytes(), Err(UnmapError::Pinned { area }));
             }
             asks += 1;
             let listeners: Vec<_> = self.listeners.lock().values().filter_map(Weak::upgrade).collect();
@@ -257,14 +227,8 @@ impl Ioas {
 
     /// `IOMMU_IOAS_ALLOW_IOVAS`.
     // Table Ft3.
-    pub(crate) fn allow(&self, ranges: &[(Iova, Iova)]) -> Result<(), IoasError> {
-        let mut allowed = IovaMap::new();
-        for (first, last) in ranges {
-            let range = IovaRange::new(*first, *last).filter(|_| first != last).ok_or(IoasError::BadRange)?;
-            let inserted = allowed.insert(range, ());
-            inserted.map_err(|overlap| IoasError::Overlap { one: overlap.existing, other: range })?;
-        }
-        Ok(self.lock_table().allow(allowed)?)
+    pub(crate) fn allow(&self, allowed: AllowedRanges) -> Result<(), RangeError> {
+        self.lock_table().allow(allowed.0)
     }
 
     /// `IOMMU_OPTION_HUGE_PAGES`.
@@ -284,64 +248,37 @@ impl Ioas {
     }
 }
 
-/// A copy that is being made. Dropping it takes out what was made.
-struct Copying<'a> {
-    table: &'a mut IoPageTable,
-    made: Vec<IovaRange>,
-}
+/// Ranges that are to stay usable, in the order in which user space names them.
+#[derive(Default)]
+pub(crate) struct AllowedRanges(IovaMap<()>);
 
-impl Drop for Copying<'_> {
-    fn drop(&mut self) {
-        for area in &self.made {
-            self.table.remove_area(area.first());
-        }
+impl AllowedRanges {
+    /// Adds a range, of two addresses at least.
+    // Ft3.4, Ft3.5.
+    pub(crate) fn insert(&mut self, first: Iova, last: Iova) -> Result<(), IoasError> {
+        let range = IovaRange::new(first, last).filter(|_| first != last).ok_or(IoasError::BadRange)?;
+        let inserted = self.0.insert(range, ());
+        inserted.map_err(|overlap| IoasError::Overlap { one: overlap.existing, other: range })
     }
 }
 
-/// A part of the source of a copy.
-pub(crate) struct CopyPiece {
-    pages: Arc<Pages>,
-    offset: u64,
-    bytes: u64,
+/// An address space that no call finds yet. Dropping it ends it.
+// F6.
+pub(crate) struct NewIoas {
+    pub(crate) ioas: Arc<Ioas>,
+    pub(crate) reserved: ReservedId<Object>,
 }
 
-/// 14 for a copy: where it goes.
-// Ft4.8 to Ft4.
-fn check_copy(table: &IoPageTable, pieces: &[CopyPiece], place: Place, bytes: u64) -> Result<IovaRange, MapError> {
-    let alignment = table.alignment();
-    if !bytes.is_multiple_of(alignment) {
-        return Err(MapError::Misaligned { alignment });
-    }
-    let first = pieces.first().map_or(0, |piece| piece.pages.addr(piece.offset).get());
-    let range = match place {
-        Place::Anywhere => table.place(first, bytes)?,
-        Place::Fixed(iova) => table.check_fixed(iova, bytes)?,
-    };
-    table.check_vacant(range)?;
-    let misaligned = |piece: &CopyPiece| !piece.pages.addr(piece.offset).get().is_multiple_of(alignment);
-    if pieces.iter().any(misaligned) { Err(MapError::Misaligned { alignment }) } else { Ok(range) }
-}
-
-impl MapRequest {
-    /// What is wrong whatever the address space.
-    // Ft4.2.
-    pub(crate) fn check(&self) -> Result<(), MapError> {
-        check_numbers(self.place, self.bytes)
+impl NewIoas {
+    /// From now on calls find it.
+    pub(crate) fn publish(self) -> (ObjectId, Arc<Ioas>) {
+        (self.reserved.publish(Object::Ioas(self.ioas.clone())), self.ioas)
     }
 }
 
-impl CopyRequest {
-    /// As that.
-    // Ft5.2.
-    pub(crate) fn check(&self) -> Result<(), MapError> {
-        if self.from.get() == u64::MAX {
-            return Err(MapError::Overflow);
-        }
-        check_numbers(self.place, self.bytes)
-    }
-}
-
-fn check_numbers(place: Place, bytes: u64) -> Result<(), MapError> {
+/// What is wrong with a request whatever the address space.
+// Ft4.2.
+pub(crate) fn check_numbers(place: Place, bytes: u64) -> Result<(), MapError> {
     match place {
         _ if bytes == u64::MAX => Err(MapError::Overflow),
         Place::Fixed(iova) if iova.get() == u64::MAX => Err(MapError::Overflow),

@@ -19,18 +19,21 @@ mod object;
 mod object_id;
 mod object_table;
 mod pages;
+#[cfg(feature = "uapi")]
+pub mod uapi;
 
 pub use access::{AccessError, AccessPins, IoasAccess, UnmapNotice};
 pub use attachment::AttachError;
 pub use context::Context;
 pub use device::{BindError, BoundDevice};
-pub use dirty::{DirtyError, DirtyRequest};
+pub use dirty::DirtyError;
 pub use fault_queue::{FaultQueue, MAX_REQUESTS, NoRoomError, PageFault, UnknownCookieError};
 pub use hwpt::{HwInfo, HwptError, HwptRequest};
 pub use invalidate::{InvalidateCause, InvalidateError, Invalidations};
 pub use io_page_table::{AddDomainError, LargePages, MapError, RangeError, UnmapError};
-pub use ioas::{CopyRequest, IoasError, IovaRanges, MapRequest, Place};
+pub use ioas::{CopyRequest, IoasError, IovaRanges, Place};
 pub use iommu_core;
+pub use iommu_core::{DirtyRequest, Extension, MapRequest};
 pub use object::ObjectType;
 pub use object_id::{NoIdsError, NoObjectError, ObjectId};
 pub use object_table::DestroyError;

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{LockClass, Mutex};
-use iommu_core::user_memory::{Account, BadAddress, OverLimit, PinnedRun};
+use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use iommu_core::{Access, UserAddr, UserMemory};
 
 pub(crate) use pins::Slice;
@@ -48,7 +48,9 @@ pub(crate) struct Pages {
     /// What it was mapped for: the most that any mapping of it may allow.
     // Ft5.9.
     pub(crate) access: Access,
-    account: Account,
+    /// Whose limit counts; `None` where the limit was lifted when this was mapped.
+    // F27.
+    account: Option<Account>,
     /// The pages lock: inside every other of this crate. User memory is called with it held.
     pins: Mutex<Pins>,
 }
@@ -64,6 +66,7 @@ impl Pages {
     ) -> Arc<Self> {
         let first = UserAddr::new(addr.get() & !(PAGE_SIZE - 1));
         let count = Slice::of(addr.get() - first.get(), bytes).count;
+        let account = (process.limit() == Limit::Enforced).then_some(account);
         Arc::new(Self { process, first, count, access, account, pins: Mutex::of(PAGES_LOCK, Pins::default()) })
     }
 
@@ -86,9 +89,28 @@ impl Pages {
         while pinning.done.end() < end {
             fresh += pinning.step(end)?;
         }
-        self.process.charge(self.account, fresh)?;
+        self.charge(fresh)?;
         pinning.done.count = 0;
         Ok(PinnedSlice { pages: self.clone(), slice })
+    }
+
+    /// Counts pages that were pinned.
+    fn charge(&self, pages: u64) -> Result<(), OverLimit> {
+        if let Some(account) = self.account {
+            self.process.charge(account, Limit::Enforced, pages)?;
+        }
+        let pinned = self.process.charge(Account::Pinned, Limit::Lifted, pages);
+        if let (Some(account), Err(_)) = (self.account, pinned) {
+            self.process.uncharge(account, pages);
+        }
+        pinned
+    }
+
+    fn uncharge(&self, pages: u64) {
+        if let Some(account) = self.account {
+            self.process.uncharge(account, pages);
+        }
+        self.process.uncharge(Account::Pinned, pages);
     }
 
     /// Ends one pin of each page of a slice; how many pages are pinned no more.
@@ -124,10 +146,9 @@ impl PinnedSlice {
 
 impl Drop for PinnedSlice {
     fn drop(&mut self) {
-        let Pages { process, account, pins, .. } = &*self.pages;
-        let mut pins = pins.lock();
+        let mut pins = self.pages.pins.lock();
         let freed = self.pages.release(&mut pins, self.slice);
-        process.uncharge(*account, freed);
+        self.pages.uncharge(freed);
     }
 }
 

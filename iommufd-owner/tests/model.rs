@@ -64,7 +64,8 @@ impl Scene {
         let ioas = context.ioas_alloc().unwrap();
         let addr = self.process.allocate(1, Access::ReadWrite).unwrap();
         let place = Place::Fixed(Iova::new(0));
-        let request = MapRequest { place, bytes: 0x1000, process: self.process.clone(), addr, access: Access::Read };
+        let request =
+            MapRequest { iova: place, bytes: 0x1000, process: self.process.clone(), addr, access: Access::Read };
         context.ioas_map(ioas, request).unwrap();
         ioas
     }
@@ -195,7 +196,7 @@ fn two_maps_want_one_place() {
             let (context, process) = (context.clone(), scene.process.clone());
             thread::spawn(move || {
                 let place = Place::Fixed(Iova::new(0x5000));
-                let request = MapRequest { place, bytes: 0x1000, process, addr, access: Access::Read };
+                let request = MapRequest { iova: place, bytes: 0x1000, process, addr, access: Access::Read };
                 context.ioas_map(ioas, request).is_ok()
             })
         });
@@ -236,7 +237,8 @@ fn nobody_finds_a_page_table_that_cannot_be_filled() {
         let context = scene.context();
         let ioas = context.ioas_alloc().unwrap();
         let (place, process) = (Place::Fixed(Iova::new(0)), scene.process.clone());
-        let request = MapRequest { place, bytes: 0x1000, process, addr: UserAddr::new(0x1000), access: Access::Read };
+        let request =
+            MapRequest { iova: place, bytes: 0x1000, process, addr: UserAddr::new(0x1000), access: Access::Read };
         context.ioas_map(ioas, request).unwrap();
         let [one, two] = [0, 1].map(|device| {
             let member: &Arc<Member> = &scene.members[device];

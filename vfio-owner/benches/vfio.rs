@@ -9,7 +9,7 @@ use std::sync::Arc;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
 use rangemap::RangeMap;
-use vfio_owner::backend::{Backend, Extension, MapDma, Unmap};
+use vfio_owner::backend::{Backend, Extension, MapRequest, Unmap};
 use vfio_owner::iommu_core::address::PAGE_SIZE;
 use vfio_owner::iommu_core::software::{LockedPages, Process};
 use vfio_owner::iommu_core::{Access, Iova, UserAddr};
@@ -69,7 +69,7 @@ impl User {
     }
 
     fn map(&self, iova: u64) {
-        let request = MapDma {
+        let request = MapRequest {
             iova: Iova::new(iova),
             bytes: PAGE_SIZE,
             process: self.process.clone(),

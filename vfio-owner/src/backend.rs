@@ -1,74 +1,14 @@
 //! Backends: the IOMMU types that a container can be set to.
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
 use iommu_core::address::PageSizes;
-use iommu_core::{Access, Claim, Iova, IovaRange, UserAddr, UserMemory};
+use iommu_core::{Claim, Iova, IovaRange};
+pub use iommu_core::{Extension, MapRequest};
 
 use crate::error::{AttachGroupError, DirtyError, MapDmaError, SetIommuError, UnmapDmaError};
-
-/// Extensions: what `VFIO_CHECK_EXTENSION` asks for and `VFIO_SET_IOMMU` sets. IOMMU types and their features share one
-/// space of numbers.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Extension(u32);
-
-macro_rules! extensions {
-    ($($name:ident = $number:literal, $word:literal, $text:literal;)*) => {
-        impl Extension {
-            $(#[doc = $text] pub const $name: Self = Self($number);)*
-
-            const fn word(self) -> Option<&'static str> {
-                match self.0 {
-                    $($number => Some($word),)*
-                    _ => None,
-                }
-            }
-        }
-    };
-}
-
-extensions! {
-    TYPE1 = 1, "type1", "The IOMMU of x86 and ARM; unmaps whole mappings, whatever was asked for.";
-    SPAPR = 2, "spapr", "The IOMMU of POWER.";
-    TYPE1_V2 = 3, "type1v2", "[`TYPE1`](Self::TYPE1) whose unmaps never cut a mapping.";
-    DMA_CC = 4, "dma-cc", "All DMA of the container is coherent with CPU caches.";
-    EEH = 5, "eeh", "Error recovery of POWER.";
-    NESTING = 6, "nesting", "Two stages of translation.";
-    SPAPR_V2 = 7, "spaprv2", "[`SPAPR`](Self::SPAPR) with memory registered beforehand.";
-    NO_IOMMU = 8, "noiommu", "No IOMMU at all: unsafe.";
-    UNMAP_ALL = 9, "unmap-all", "One call can unmap everything.";
-    UPDATE_VADDR = 10, "update-vaddr", "Mappings can move to another process.";
-}
-
-impl Extension {
-    /// Creates the extension of this number.
-    pub const fn new(number: u32) -> Self {
-        Self(number)
-    }
-
-    /// Returns the number.
-    pub const fn get(self) -> u32 {
-        self.0
-    }
-}
-
-impl fmt::Display for Extension {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.word() {
-            Some(word) => f.write_str(word),
-            None => write!(f, "extension {}", self.0),
-        }
-    }
-}
-
-impl fmt::Debug for Extension {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// An IOMMU type that containers can be set to.
 ///
@@ -112,7 +52,7 @@ pub trait ContainerIommu: Send + fmt::Debug {
     /// # Errors
     /// Fails for the causes of [`MapDmaError`]. Nothing was mapped.
     // Table Vt15.
-    fn map(&mut self, request: MapDma) -> Result<(), MapDmaError>;
+    fn map(&mut self, request: MapRequest) -> Result<(), MapDmaError>;
 
     /// Unmaps memory: `VFIO_IOMMU_UNMAP_DMA`. Returns how many bytes were unmapped.
     ///
@@ -142,7 +82,7 @@ pub trait ContainerIommu: Send + fmt::Debug {
     /// # Errors
     /// Fails if the range is not exactly one mapping whose vaddr is invalid. Nothing has changed.
     // Vt15.6.
-    fn update_vaddr(&mut self, request: MapDma) -> Result<(), MapDmaError>;
+    fn update_vaddr(&mut self, request: MapRequest) -> Result<(), MapDmaError>;
 
     /// Returns the limits of this IOMMU: `VFIO_IOMMU_GET_INFO`.
     fn info(&self) -> IommuInfo;
@@ -160,21 +100,6 @@ pub trait ContainerIommu: Send + fmt::Debug {
     /// Fails if dirty tracking is off, or the range does not consist of whole mappings and pages.
     // V51.
     fn dirty_pages(&mut self, iova: Iova, bytes: u64, page_bytes: u64) -> Result<DirtyBitmap, DirtyError>;
-}
-
-/// Arguments of `VFIO_IOMMU_MAP_DMA`.
-#[derive(Clone, Debug)]
-pub struct MapDma {
-    /// IOVA of the mapping.
-    pub iova: Iova,
-    /// Size in bytes.
-    pub bytes: u64,
-    /// The process whose memory is mapped: the caller.
-    pub process: Arc<dyn UserMemory>,
-    /// Address of the memory in the process.
-    pub addr: UserAddr,
-    /// Access that devices get.
-    pub access: Access,
 }
 
 /// Arguments of `VFIO_IOMMU_UNMAP_DMA`.

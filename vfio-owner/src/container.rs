@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use iommu_core::device_model::sync::{LockClass, Mutex};
 use iommu_core::{Claim, Group, Iova, Owner};
 
-use crate::backend::{Backend, ContainerIommu, DirtyBitmap, DirtyTracking, Extension, IommuInfo, MapDma, Unmap};
+use crate::backend::{Backend, ContainerIommu, DirtyBitmap, DirtyTracking, Extension, IommuInfo, MapRequest, Unmap};
 use crate::error::{AttachGroupError, DirtyError, MapDmaError, SetContainerError, SetIommuError, UnmapDmaError};
 
 const CONTAINER_LOCK: LockClass = LockClass::new("container", 600);
@@ -81,7 +81,7 @@ impl Container {
     /// Fails if the container has no IOMMU; the range is misaligned, wraps, overlaps a mapping or is not in the allowed
     /// IOVA list; the memory does not exist or cannot be locked; or the IOMMU refuses. Nothing was mapped.
     // Table Vt15.
-    pub fn map(&self, request: MapDma) -> Result<(), MapDmaError> {
+    pub fn map(&self, request: MapRequest) -> Result<(), MapDmaError> {
         self.iommu(MapDmaError::NoIommu, |iommu| iommu.map(request))
     }
 
@@ -117,7 +117,7 @@ impl Container {
     /// # Errors
     /// Fails if the range is not exactly one mapping whose vaddr is invalid. Nothing has changed.
     // Vt15.6.
-    pub fn update_vaddr(&self, request: MapDma) -> Result<(), MapDmaError> {
+    pub fn update_vaddr(&self, request: MapRequest) -> Result<(), MapDmaError> {
         self.iommu(MapDmaError::NoIommu, |iommu| iommu.update_vaddr(request))
     }
 

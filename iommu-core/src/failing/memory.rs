@@ -4,7 +4,7 @@ use device_model::sync::Arc;
 use device_model::sync::atomic::{AtomicU32, Ordering};
 
 use crate::address::{Access, PAGE_SIZE, UserAddr};
-use crate::user_memory::{Account, BadAddress, OverLimit, PinnedRun, UserMemory};
+use crate::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun, UserMemory};
 
 /// Wraps user memory and injects errors into pins. Pins one page at a time, so that mappings consist of many pieces.
 #[derive(Debug)]
@@ -56,8 +56,12 @@ impl UserMemory for FailingMemory {
         self.inner.write(at, from)
     }
 
-    fn charge(&self, account: Account, pages: u64) -> Result<(), OverLimit> {
-        self.inner.charge(account, pages)
+    fn limit(&self) -> Limit {
+        self.inner.limit()
+    }
+
+    fn charge(&self, account: Account, limit: Limit, pages: u64) -> Result<(), OverLimit> {
+        self.inner.charge(account, limit, pages)
     }
 
     fn uncharge(&self, account: Account, pages: u64) {

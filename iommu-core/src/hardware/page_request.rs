@@ -45,8 +45,35 @@ pub struct PageRequest {
 pub struct WantedPage {
     /// An address in the page.
     pub iova: Iova,
-    /// The access that the page must permit.
-    pub access: Access,
+    /// What the page must permit.
+    pub permissions: PagePermissions,
+}
+
+bitflags::bitflags! {
+    /// What a device wants to do with a page that it requests.
+    ///
+    /// An [`Access`] converts into the flags [`READ`](Self::READ), [`WRITE`](Self::WRITE), or both.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+    pub struct PagePermissions: u32 {
+        /// Read it.
+        const READ = 1 << 0;
+        /// Write it.
+        const WRITE = 1 << 1;
+        /// Fetch instructions from it.
+        const EXEC = 1 << 2;
+        /// Do so with privilege.
+        const PRIV = 1 << 3;
+    }
+}
+
+impl From<Access> for PagePermissions {
+    fn from(access: Access) -> Self {
+        match access {
+            Access::Read => Self::READ,
+            Access::Write => Self::WRITE,
+            Access::ReadWrite => Self::READ | Self::WRITE,
+        }
+    }
 }
 
 /// The answer to a [`PageRequest`].

@@ -8,7 +8,7 @@ use device_model::sync::{Arc, Mutex};
 
 use super::Memory;
 use crate::address::{Access, PAGE_SIZE, PhysAddr, UserAddr};
-use crate::user_memory::{Account, BadAddress, OverLimit, PinnedRun, UserMemory};
+use crate::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun, UserMemory};
 
 /// Where the first mapping of a process lies.
 const BASE: u64 = 0x1000_0000;
@@ -22,12 +22,12 @@ pub struct LockedPages(Arc<Mutex<Locked>>);
 #[derive(Debug)]
 struct Locked {
     pages: u64,
-    /// `None` for a process with `CAP_IPC_LOCK`.
+    /// In pages.
     limit: Option<u64>,
 }
 
 impl LockedPages {
-    /// Creates an account without a limit, as for a process with `CAP_IPC_LOCK`.
+    /// Creates an account without a limit.
     pub fn unlimited() -> Self {
         Self(Arc::new(Mutex::new(Locked { pages: 0, limit: None })))
     }
@@ -42,10 +42,15 @@ impl LockedPages {
         self.0.lock().pages
     }
 
-    fn charge(&self, wanted: u64) -> Result<(), OverLimit> {
+    /// Sets the limit in bytes, rounded down to whole pages; `None` for no limit. What is locked stays locked.
+    pub fn set_limit(&self, bytes: Option<u64>) {
+        self.0.lock().limit = bytes.map(|bytes| bytes / PAGE_SIZE);
+    }
+
+    fn charge(&self, limit: Limit, wanted: u64) -> Result<(), OverLimit> {
         let mut locked = self.0.lock();
         let sum = locked.pages.saturating_add(wanted);
-        if let Some(limit) = locked.limit.filter(|limit| sum > *limit) {
+        if let Some(limit) = locked.limit.filter(|most| limit == Limit::Enforced && sum > *most) {
             return Err(OverLimit { locked: locked.pages, limit, wanted });
         }
         locked.pages = sum;
@@ -67,6 +72,9 @@ pub struct Process {
     memory: Memory,
     own: LockedPages,
     user: LockedPages,
+    pinned: LockedPages,
+    /// Leaf lock.
+    limit: Mutex<Limit>,
     /// Leaf lock.
     mappings: Mutex<Mappings>,
 }
@@ -103,7 +111,24 @@ impl Process {
     /// Creates a process without memory, of a user who may have others.
     pub fn of_user(memory: &Memory, own: LockedPages, user: LockedPages) -> Arc<Self> {
         let mappings = Mappings { next: BASE, ..Mappings::default() };
-        Arc::new(Self { memory: memory.clone(), own, user, mappings: Mutex::new(mappings) })
+        Arc::new(Self {
+            memory: memory.clone(),
+            own,
+            user,
+            pinned: LockedPages::unlimited(),
+            limit: Mutex::default(),
+            mappings: Mutex::new(mappings),
+        })
+    }
+
+    /// Sets whether limits bind the process: [`Limit::Lifted`] gives it `CAP_IPC_LOCK`. Concerns what is mapped from now on.
+    pub fn set_limit(&self, limit: Limit) {
+        *self.limit.lock() = limit;
+    }
+
+    /// Returns how many pages an account of the process has.
+    pub fn locked(&self, account: Account) -> u64 {
+        self.account(account).pages()
     }
 
     /// Maps `bytes` bytes of fresh memory, rounded up to whole pages, all zero, and returns its address. `None` for no bytes,
@@ -142,6 +167,7 @@ impl Process {
         match account {
             Account::Process => &self.own,
             Account::User => &self.user,
+            Account::Pinned => &self.pinned,
         }
     }
 
@@ -241,8 +267,12 @@ impl UserMemory for Process {
         })
     }
 
-    fn charge(&self, account: Account, pages: u64) -> Result<(), OverLimit> {
-        self.account(account).charge(pages)
+    fn limit(&self) -> Limit {
+        *self.limit.lock()
+    }
+
+    fn charge(&self, account: Account, limit: Limit, pages: u64) -> Result<(), OverLimit> {
+        self.account(account).charge(limit, pages)
     }
 
     fn uncharge(&self, account: Account, pages: u64) {

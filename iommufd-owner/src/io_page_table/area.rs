@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::user_memory::PinnedRun;
-use iommu_core::{Access, Domain, Iova, IovaRange, MapError as DomainMapError, PhysAddr, PhysicalMemory};
+use iommu_core::{Domain, Iova, IovaRange, MapError as DomainMapError, PhysAddr, PhysicalMemory, Protection};
 
 use super::{LargePages, Shown};
 use crate::pages::{Pages, PinError, PinnedSlice, Slice};
@@ -15,7 +15,7 @@ pub(crate) struct Area {
     pub(crate) pages: Arc<Pages>,
     /// Where in the window it begins, in bytes.
     pub(crate) offset: u64,
-    pub(crate) access: Access,
+    pub(crate) protection: Protection,
     /// Its memory, pinned for domains as long as one shows it.
     // F29.
     storage: Option<PinnedSlice>,
@@ -47,8 +47,8 @@ pub(super) struct Filler<'a> {
 }
 
 impl Area {
-    pub(super) fn new(pages: Arc<Pages>, offset: u64, access: Access) -> Self {
-        Self { pages, offset, access, storage: None, access_pins: 0, accesses: Accesses::Welcome }
+    pub(super) fn new(pages: Arc<Pages>, offset: u64, protection: Protection) -> Self {
+        Self { pages, offset, protection, storage: None, access_pins: 0, accesses: Accesses::Welcome }
     }
 
     fn slice(&self, bytes: u64) -> Slice {
@@ -137,11 +137,11 @@ impl Area {
     pub(super) fn split(self, range: IovaRange, length: u64) -> [Self; 2] {
         let right_slice = Slice::of(self.offset + length, range.bytes() - length);
         let left_slice = self.slice(length);
-        let Self { pages, offset, access, storage, access_pins, accesses } = self;
+        let Self { pages, offset, protection, storage, access_pins, accesses } = self;
         let [left_storage, right_storage] =
             [left_slice, right_slice].map(|part| storage.as_ref().map(|storage| storage.again(part)));
-        let left = Self { pages: pages.clone(), offset, access, storage: left_storage, access_pins, accesses };
-        let right = Self { pages, offset: offset + length, access, storage: right_storage, access_pins, accesses };
+        let left = Self { pages: pages.clone(), offset, protection, storage: left_storage, access_pins, accesses };
+        let right = Self { pages, offset: offset + length, protection, storage: right_storage, access_pins, accesses };
         [left, right]
     }
 }
@@ -163,7 +163,7 @@ impl Filling<'_> {
         let at = Iova::new(self.range.first().get() + self.done);
         // If the IOMMU driver unwinds, nobody knows what it has mapped.
         self.reachable = true;
-        let mapped = self.domain.map(memory, at, phys, bytes, self.area.access);
+        let mapped = self.domain.map(memory, at, phys, bytes, self.area.protection);
         self.reachable = matches!(mapped, Err(DomainMapError::Reachable { .. }));
         mapped?;
         self.done += bytes;

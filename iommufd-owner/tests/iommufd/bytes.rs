@@ -99,7 +99,7 @@ impl Life {
         match *op {
             Op::Map { at, bytes, from, access } => {
                 let (process, addr): (Arc<_>, _) = (self.rig.user.clone(), UserAddr::new(self.rig.ram.get() + from));
-                let request = MapRequest { place: place(at), bytes, process, addr, access };
+                let request = MapRequest { iova: place(at), bytes, process, addr, access };
                 let mapped = self.context.ioas_map(self.ioas, request);
                 let part = Mapping { first: 0, bytes, from, access, most: access };
                 let expected = self.reference.space.map(at, &[part]);

@@ -13,10 +13,9 @@ use iommu_core::hardware::{
     Capabilities, DomainKind, Endpoint, EndpointProperties, FaultSink, Gather, HardwareDomain, HardwareError,
     IommuDriver, Paging,
 };
-use iommu_core::user_memory::{Account, BadAddress, OverLimit, PinnedRun};
+use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use iommu_core::{Access, DeviceGroup, IommuSubsystem, Iova, IovaRange, PhysAddr, UserAddr, UserMemory};
-use iommufd_owner::compat::CompatType;
-use iommufd_owner::{BoundDevice, Context, CopyRequest, LargePages, MapRequest, ObjectId, Place};
+use iommufd_owner::{BoundDevice, Context, CopyRequest, Extension, LargePages, MapRequest, ObjectId, Place};
 use proptest::prelude::*;
 
 use crate::space::{Mapping, Space};
@@ -214,7 +213,11 @@ impl UserMemory for Scattered {
         Err(BadAddress { at })
     }
 
-    fn charge(&self, _account: Account, pages: u64) -> Result<(), OverLimit> {
+    fn charge(&self, account: Account, _limit: Limit, pages: u64) -> Result<(), OverLimit> {
+        // What is pinned has no limit.
+        if account == Account::Pinned {
+            return Ok(());
+        }
         let (locked, limit) = (self.charged.load(Ordering::Relaxed), self.limit.load(Ordering::Relaxed));
         if locked + pages > limit {
             return Err(OverLimit { locked, limit, wanted: pages });
@@ -223,8 +226,10 @@ impl UserMemory for Scattered {
         Ok(())
     }
 
-    fn uncharge(&self, _account: Account, pages: u64) {
-        self.charged.fetch_sub(pages, Ordering::Relaxed);
+    fn uncharge(&self, account: Account, pages: u64) {
+        if account != Account::Pinned {
+            self.charged.fetch_sub(pages, Ordering::Relaxed);
+        }
     }
 }
 
@@ -299,7 +304,7 @@ impl Life {
         let ioas = context.ensure_compat_ioas().unwrap();
         let unit = if large_pages == LargePages::Disabled { PAGE_SIZE } else { GRANULE };
         if large_pages == LargePages::Disabled {
-            context.compat_set_iommu(CompatType::Type1).unwrap();
+            context.compat_set_iommu(Extension::TYPE1).unwrap();
         }
         let space = Space { ram: RAM, ..Space::default() };
         let windows = BTreeMap::new();
@@ -354,7 +359,7 @@ impl Life {
         match *op {
             Op::Map { at, length, from, access } => {
                 let (process, addr) = (self.memory.clone(), UserAddr::new(RAM + from * unit));
-                let request = MapRequest { place: Place::Fixed(iova(at)), bytes: length * unit, process, addr, access };
+                let request = MapRequest { iova: Place::Fixed(iova(at)), bytes: length * unit, process, addr, access };
                 let mapped = self.context.ioas_map(self.ioas, request).map(Iova::get);
                 let part = Mapping { first: 0, bytes: length * unit, from: from * unit, access, most: access };
                 let before = self.space.mappings.clone();
@@ -498,7 +503,7 @@ fn what_hardware_does_not_unmap_stays_pinned_with_its_domain() {
     let map = |page: u64| {
         let (place, process) = (Place::Fixed(Iova::new(page * PAGE_SIZE)), life.memory.clone());
         let addr = UserAddr::new(RAM + page * PAGE_SIZE);
-        let request = MapRequest { place, bytes: 2 * PAGE_SIZE, process, addr, access: Access::Read };
+        let request = MapRequest { iova: place, bytes: 2 * PAGE_SIZE, process, addr, access: Access::Read };
         life.context.ioas_map(life.ioas, request).unwrap();
     };
     map(0);

@@ -1,10 +1,10 @@
 //! Page faults that user space answers: F64, F67, Ft2.5, Ft9.4.
 
+use iommu_core::Iova;
 use iommu_core::device_model::Errno;
-use iommu_core::hardware::{Capabilities, PageAnswer, PagingFlags, UserData, WantedPage};
+use iommu_core::hardware::{Capabilities, PageAnswer, PagePermissions, PagingFlags, UserData, WantedPage};
 use iommu_core::software::AnsweredRequest;
 use iommu_core::software::nested::{STAGE_1_FORMAT, Stage1};
-use iommu_core::{Access, Iova};
 use iommufd_owner::{BoundDevice, Context, FaultQueue, HwptRequest, MAX_REQUESTS, ObjectId};
 
 use crate::rig::{Fails, Rig};
@@ -42,7 +42,7 @@ fn scene() -> Scene {
 
 impl Scene {
     fn ask(&self, device: usize, index: u32, pages: u64) {
-        let page = |number| WantedPage { iova: Iova::new(number << 12), access: Access::Write };
+        let page = |number| WantedPage { iova: Iova::new(number << 12), permissions: PagePermissions::WRITE };
         self.rig.device(device).request_pages(index, (0..pages).map(page).collect());
     }
 

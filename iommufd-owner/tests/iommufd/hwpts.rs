@@ -150,16 +150,12 @@ fn f57_f58_what_a_device_writes_is_noted_where_asked_for() {
     let write = |page: u64| device.write(Iova::new(page * PAGE_SIZE + 7), &[1]).unwrap();
     let start = |id| context.hwpt_start_dirty_tracking(id).map_err(|error| error.errno());
     let stop = |id| context.hwpt_stop_dirty_tracking(id).map_err(|error| error.errno());
-    let request = DirtyRequest {
-        iova: Iova::new(0),
-        bytes: PAGES * PAGE_SIZE,
-        page_size: PAGE_SIZE,
-        flags: DirtyFlags::NO_CLEAR,
-    };
-    let read = |id, request| {
+    let request = DirtyRequest { iova: Iova::new(0), bytes: PAGES * PAGE_SIZE, page_size: PAGE_SIZE };
+    let read_with = |id, request, flags| {
         let mut bitmap = [0; 2];
-        context.hwpt_get_dirty_bitmap(id, request, &mut bitmap).map(|()| u16::from_le_bytes(bitmap))
+        context.hwpt_get_dirty_bitmap(id, request, flags, &mut bitmap).map(|()| u16::from_le_bytes(bitmap))
     };
+    let read = |id, request| read_with(id, request, DirtyFlags::NO_CLEAR);
     let refused = |id, request| read(id, request).unwrap_err().errno();
 
     write(1);
@@ -172,7 +168,7 @@ fn f57_f58_what_a_device_writes_is_noted_where_asked_for() {
     assert_eq!(read(tracked, request), Ok(1 << 2 | 1 << 9));
     assert_eq!(read(tracked, DirtyRequest { page_size: 4 * PAGE_SIZE, ..request }), Ok(1 << 0 | 1 << 2), "coarser");
     let upper = DirtyRequest { iova: Iova::new(8 * PAGE_SIZE), bytes: 8 * PAGE_SIZE, ..request };
-    assert_eq!(read(tracked, DirtyRequest { flags: DirtyFlags::empty(), ..upper }), Ok(1 << 1));
+    assert_eq!(read_with(tracked, upper, DirtyFlags::empty()), Ok(1 << 1));
     assert_eq!(read(tracked, request), Ok(1 << 2), "what was told is forgotten, the rest is not");
     let coarse = DirtyRequest { page_size: 4 * PAGE_SIZE, bytes: 4 * PAGE_SIZE, ..request };
     assert_eq!(read(tracked, DirtyRequest { iova: Iova::new(4 * PAGE_SIZE), ..coarse }), Ok(0));
@@ -285,8 +281,8 @@ fn f92c_a_hole_ends_what_is_told() {
     let read = |first: u64, pages| {
         let (iova, bytes) = (Iova::new(first * PAGE_SIZE), pages * PAGE_SIZE);
         let mut bitmap = [0x80];
-        let request = DirtyRequest { iova, bytes, page_size: PAGE_SIZE, flags };
-        context.hwpt_get_dirty_bitmap(tracked, request, &mut bitmap).map(|()| bitmap[0])
+        let request = DirtyRequest { iova, bytes, page_size: PAGE_SIZE };
+        context.hwpt_get_dirty_bitmap(tracked, request, flags, &mut bitmap).map(|()| bitmap[0])
     };
     assert_eq!(read(PAGES - 2, 6), Ok(0x82), "up to the hole; other bits stay");
     assert_eq!(read(PAGES, 4), Ok(0x80), "it begins with the hole");

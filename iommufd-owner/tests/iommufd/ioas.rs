@@ -42,7 +42,8 @@ fn ft4_what_is_not_mapped() {
     let (rig, context, ioas) = setup();
     let map = |place, bytes, addr| {
         let process: Arc<_> = rig.user.clone();
-        context.ioas_map(ioas, MapRequest { place, bytes, process, addr: UserAddr::new(addr), access: Access::Read })
+        context
+            .ioas_map(ioas, MapRequest { iova: place, bytes, process, addr: UserAddr::new(addr), access: Access::Read })
     };
     let (ram, at) = (rig.ram.get(), |iova| Place::Fixed(Iova::new(iova)));
     assert_eq!(errno(map(at(u64::MAX), 0x1000, ram)), Errno::EOVERFLOW, "Ft4.2");
@@ -199,7 +200,7 @@ fn f16_memory_keeps_its_place_in_the_page_and_its_alignment() {
     let (rig, context, ioas) = setup();
     let place = |addr: u64, bytes| {
         let (place, process): (_, Arc<_>) = (Place::Anywhere, rig.user.clone());
-        let request = MapRequest { place, bytes, process, addr: UserAddr::new(addr), access: Access::Read };
+        let request = MapRequest { iova: place, bytes, process, addr: UserAddr::new(addr), access: Access::Read };
         context.ioas_map(ioas, request).map(Iova::get)
     };
     assert_eq!(place(0x5234, 0x100), Ok(0x1234));
@@ -262,7 +263,7 @@ fn ft4_ft6_numbers_at_their_ends() {
     let (rig, context, ioas) = setup();
     let map = |iova, bytes| {
         let (place, process): (_, Arc<_>) = (Place::Fixed(Iova::new(iova)), rig.user.clone());
-        let request = MapRequest { place, bytes, process, addr: UserAddr::new(0), access: Access::Read };
+        let request = MapRequest { iova: place, bytes, process, addr: UserAddr::new(0), access: Access::Read };
         context.ioas_map(ioas, request).map(Iova::get).map_err(|error| error.errno())
     };
     let longest = u64::MAX - PAGE_SIZE;

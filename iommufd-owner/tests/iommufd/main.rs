@@ -20,4 +20,6 @@ mod properties;
 mod rig;
 mod space;
 mod sweep;
+#[cfg(feature = "uapi")]
+mod uapi;
 mod unwinding;

@@ -7,7 +7,7 @@ use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::Errno;
 use iommu_core::failing::Operation;
 use iommu_core::software::{LockedPages, Memory, Process};
-use iommu_core::user_memory::{Account, BadAddress, OverLimit, PinnedRun};
+use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use iommu_core::{Access, Iova, PhysAddr, UserAddr, UserMemory};
 use iommufd_owner::{MapRequest, Place};
 
@@ -30,9 +30,9 @@ impl Window {
         Arc::new(Self { pages, most, pins: AtomicU64::new(0), pinned: AtomicU64::new(0) })
     }
 
-    fn request(self: &Arc<Self>, at: u64, bytes: u64) -> MapRequest {
+    fn request(self: &Arc<Self>, at: u64, bytes: u64) -> MapRequest<Place> {
         let (process, addr) = (self.clone(), UserAddr::new(BEGIN));
-        MapRequest { place: Place::Fixed(Iova::new(at)), bytes, process, addr, access: Access::ReadWrite }
+        MapRequest { iova: Place::Fixed(Iova::new(at)), bytes, process, addr, access: Access::ReadWrite }
     }
 }
 
@@ -60,7 +60,7 @@ impl UserMemory for Window {
         Err(BadAddress { at })
     }
 
-    fn charge(&self, _account: Account, _pages: u64) -> Result<(), OverLimit> {
+    fn charge(&self, _account: Account, _limit: Limit, _pages: u64) -> Result<(), OverLimit> {
         Ok(())
     }
 
@@ -124,7 +124,7 @@ fn f27_nothing_stays_pinned_or_counted_at_the_limit() {
     let map = |at: u64, pages: u64, page: u64| {
         let addr = UserAddr::new(addr.get() + page * PAGE_SIZE);
         let (place, bytes) = (Place::Fixed(Iova::new(at * PAGE_SIZE)), pages * PAGE_SIZE);
-        let request = MapRequest { place, bytes, process: process.clone(), addr, access: Access::ReadWrite };
+        let request = MapRequest { iova: place, bytes, process: process.clone(), addr, access: Access::ReadWrite };
         context.ioas_map(ioas, request).map(drop).map_err(|error| error.errno())
     };
     let counts = || (process.pinned(), locked.pages());

@@ -8,7 +8,7 @@ use iommu_core::device_model::{DeviceId, Errno};
 use iommu_core::failing::{FailingIommu, FailingMemory};
 use iommu_core::hardware::{Endpoint, HardwareError, IommuDriver};
 use iommu_core::software::{LockedPages, Memory, Process, SimulatedDevice, SoftIommu, SoftIommuConfig};
-use iommu_core::user_memory::{Account, BadAddress, OverLimit, PinnedRun};
+use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use iommu_core::{
     Access, Attached, DeviceGroup, IommuSubsystem, Iova, Member, Ownership, PhysAddr, PhysicalMemory, UserAddr,
     UserMemory,
@@ -79,9 +79,9 @@ impl Rig {
     }
 
     /// A request for `pages` pages of memory from page `from` on.
-    pub(crate) fn request(&self, place: Place, pages: u64, from: u64) -> MapRequest {
+    pub(crate) fn request(&self, place: Place, pages: u64, from: u64) -> MapRequest<Place> {
         MapRequest {
-            place,
+            iova: place,
             bytes: pages * PAGE_SIZE,
             process: self.user.clone(),
             addr: UserAddr::new(self.ram.get() + from * PAGE_SIZE),
@@ -209,8 +209,12 @@ impl UserMemory for Watched {
         self.inner.write(at, from)
     }
 
-    fn charge(&self, account: Account, pages: u64) -> Result<(), OverLimit> {
-        self.inner.charge(account, pages)
+    fn limit(&self) -> Limit {
+        self.inner.limit()
+    }
+
+    fn charge(&self, account: Account, limit: Limit, pages: u64) -> Result<(), OverLimit> {
+        self.inner.charge(account, limit, pages)
     }
 
     fn uncharge(&self, account: Account, pages: u64) {

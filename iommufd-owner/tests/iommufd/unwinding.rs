@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::software::Process;
-use iommu_core::user_memory::{Account, BadAddress, OverLimit, PinnedRun};
+use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use iommu_core::{Access, Iova, UserAddr, UserMemory};
 use iommufd_owner::{BoundDevice, Context, CopyRequest, LargePages, MapRequest, ObjectId, Place};
 
@@ -38,8 +38,12 @@ impl UserMemory for Unwinding {
         self.inner.write(at, from)
     }
 
-    fn charge(&self, account: Account, pages: u64) -> Result<(), OverLimit> {
-        self.inner.charge(account, pages)
+    fn limit(&self) -> Limit {
+        self.inner.limit()
+    }
+
+    fn charge(&self, account: Account, limit: Limit, pages: u64) -> Result<(), OverLimit> {
+        self.inner.charge(account, limit, pages)
     }
 
     fn uncharge(&self, account: Account, pages: u64) {

@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use vfio_owner::backend::MapDma;
 use vfio_owner::iommu_core::software::{LockedPages, Process};
 use vfio_owner::iommu_core::{Access, Iova, Ownership, UserAddr, UserMemory};
 use vfio_owner::iommufd_owner::{BindError, BoundDevice, MapRequest, Place};
@@ -42,13 +41,13 @@ impl Stage {
         Ok(stage)
     }
 
-    pub(crate) fn map_dma(&self, addr: UserAddr) -> MapDma {
-        MapDma { iova: AT, bytes: PAGE, process: self.vmm.clone(), addr, access: Access::ReadWrite }
+    pub(crate) fn map_dma(&self, addr: UserAddr) -> MapRequest {
+        MapRequest { iova: AT, bytes: PAGE, process: self.vmm.clone(), addr, access: Access::ReadWrite }
     }
 
-    pub(crate) fn map_request(&self, addr: UserAddr) -> MapRequest {
+    pub(crate) fn map_request(&self, addr: UserAddr) -> MapRequest<Place> {
         let place = Place::Fixed(AT);
-        MapRequest { place, bytes: PAGE, process: self.vmm.clone(), addr, access: Access::ReadWrite }
+        MapRequest { iova: place, bytes: PAGE, process: self.vmm.clone(), addr, access: Access::ReadWrite }
     }
 
     /// Puts another driver on a function.

@@ -9,7 +9,7 @@ use iommu_core::{Claim, Iova, IovaMap, IovaRange, PhysicalMemory};
 use super::attach::{Coherency, SharedDomain};
 use super::mapping::Mapping;
 use super::{Type1Config, reach};
-use crate::backend::{ContainerIommu, DirtyBitmap, DirtyTracking, Extension, IommuInfo, MapDma, Unmap};
+use crate::backend::{ContainerIommu, DirtyBitmap, DirtyTracking, Extension, IommuInfo, MapRequest, Unmap};
 use crate::error::{AttachGroupError, DirtyError, MapDmaError, UnmapDmaError};
 use iommu_core::device_model::Errno;
 
@@ -139,8 +139,8 @@ impl Type1Container {
 
     /// What a request maps, if it is whole pages that do not wrap.
     // Vt15.4, Vt15.5.
-    fn requested(&self, request: &MapDma) -> Result<IovaRange, MapDmaError> {
-        let MapDma { iova, bytes, addr, .. } = request;
+    fn requested(&self, request: &MapRequest) -> Result<IovaRange, MapDmaError> {
+        let MapRequest { iova, bytes, addr, .. } = request;
         if *bytes == 0 || !(iova.get() | bytes | addr.get()).is_multiple_of(self.page_sizes.smallest()) {
             return Err(MapDmaError::Misaligned { page_sizes: self.page_sizes });
         }
@@ -199,7 +199,7 @@ impl ContainerIommu for Type1Container {
         self.measure();
     }
 
-    fn map(&mut self, request: MapDma) -> Result<(), MapDmaError> {
+    fn map(&mut self, request: MapRequest) -> Result<(), MapDmaError> {
         let range = self.requested(&request)?;
         let full = self.mappings.len() >= self.config.dma_entry_limit as usize;
         let place =
@@ -210,7 +210,7 @@ impl ContainerIommu for Type1Container {
         if !self.allowed.is_empty() && !self.allowed.iter().any(|allowed| allowed.covers(range)) {
             return Err(MapDmaError::NotAllowed { range });
         }
-        let MapDma { process, addr, access, .. } = request;
+        let MapRequest { process, addr, access, .. } = request;
         let domains = self.domains.iter().map(|shared| &*shared.domain);
         let mut mapping = Mapping::new(process, addr, access);
         mapping.pin(&self.memory, range, &domains)?;
@@ -256,7 +256,7 @@ impl ContainerIommu for Type1Container {
         Ok(bytes)
     }
 
-    fn update_vaddr(&mut self, request: MapDma) -> Result<(), MapDmaError> {
+    fn update_vaddr(&mut self, request: MapRequest) -> Result<(), MapDmaError> {
         let range = self.requested(&request)?;
         let Some((existing, _)) = self.mappings.first_in(range) else { return Err(MapDmaError::NotMapped { range }) };
         let Some((_, mapping)) = self.mappings.get_mut(existing.first()) else {

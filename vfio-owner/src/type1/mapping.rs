@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 
 use iommu_core::address::PAGE_SIZE;
-use iommu_core::user_memory::{Account, BadAddress, OverLimit, PinnedRun};
+use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use iommu_core::{Access, Domain, Iova, IovaRange, MapError, PhysAddr, PhysicalMemory, UserAddr, UserMemory};
 
 use crate::error::MapDmaError;
@@ -15,6 +15,8 @@ pub(super) struct Mapping {
     process: Arc<dyn UserMemory>,
     /// Who answers for the locked pages: the same, unless the memory moved to another process.
     payer: Arc<dyn UserMemory>,
+    /// Whether its limit counted when this was mapped.
+    limit: Limit,
     access: Access,
     vaddr: Vaddr,
     backing: Backing,
@@ -74,7 +76,8 @@ fn pieces(domain: &Domain, range: IovaRange) -> impl Iterator<Item = Piece> {
 impl Mapping {
     /// What a request asks for, recorded and no more.
     pub(super) fn new(process: Arc<dyn UserMemory>, addr: UserAddr, access: Access) -> Self {
-        Self { payer: process.clone(), process, access, vaddr: Vaddr::At(addr), backing: Backing::Unpinned }
+        let limit = process.limit();
+        Self { payer: process.clone(), limit, process, access, vaddr: Vaddr::At(addr), backing: Backing::Unpinned }
     }
 
     /// Pins what is to be at `range` and maps it into every domain, if there is any; all or nothing.
@@ -89,7 +92,7 @@ impl Mapping {
         if self.backing != Backing::Unpinned || domains.clone().next().is_none() {
             return Ok(());
         }
-        self.payer.charge(Account::Process, pages(range))?;
+        self.payer.charge(Account::Process, self.limit, pages(range))?;
         // Undone unless all of it is mapped, also when a pin unwinds.
         let mut made = scopeguard::guard((self, 0), |(mapping, done)| {
             if let Some(made) = IovaRange::sized(range.first(), done) {
@@ -172,9 +175,10 @@ impl Mapping {
             if self.backing == Backing::Unpinned {
                 self.process = process.clone();
             } else {
-                process.charge(Account::Process, pages(range))?;
+                process.charge(Account::Process, process.limit(), pages(range))?;
                 self.payer.uncharge(Account::Process, pages(range));
             }
+            self.limit = process.limit();
             self.payer = process;
         }
         self.vaddr = Vaddr::At(addr);

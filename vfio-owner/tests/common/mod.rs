@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use vfio_owner::backend::{Backend, ContainerIommu, DirtyBitmap, DirtyTracking, Extension, IommuInfo, MapDma, Unmap};
+use vfio_owner::backend::{
+    Backend, ContainerIommu, DirtyBitmap, DirtyTracking, Extension, IommuInfo, MapRequest, Unmap,
+};
 use vfio_owner::error::{AttachGroupError, DirtyError, MapDmaError, SetIommuError, UnmapDmaError};
 use vfio_owner::iommu_core::address::PageSizes;
 use vfio_owner::iommu_core::device_model::platform::{PlatformBus, PlatformDevice};
@@ -192,7 +194,7 @@ impl ContainerIommu for Attaching {
         claim.detach();
     }
 
-    fn map(&mut self, _request: MapDma) -> Result<(), MapDmaError> {
+    fn map(&mut self, _request: MapRequest) -> Result<(), MapDmaError> {
         Err(MapDmaError::TooManyMappings)
     }
 
@@ -208,7 +210,7 @@ impl ContainerIommu for Attaching {
         Ok(0)
     }
 
-    fn update_vaddr(&mut self, _request: MapDma) -> Result<(), MapDmaError> {
+    fn update_vaddr(&mut self, _request: MapRequest) -> Result<(), MapDmaError> {
         Err(MapDmaError::TooManyMappings)
     }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use vfio_owner::backend::MapDma;
+use vfio_owner::backend::MapRequest;
 use vfio_owner::iommu_core::address::PAGE_SIZE;
 use vfio_owner::iommu_core::device_model::{DeviceId, Errno};
 use vfio_owner::iommu_core::failing::{FailingIommu, FailingMemory};
@@ -46,8 +46,8 @@ impl Rig {
     }
 
     /// A request for `pages` pages at page `at` of the I/O address space, of memory from page `from` on.
-    pub(crate) fn request(&self, at: u64, pages: u64, from: u64) -> MapDma {
-        MapDma {
+    pub(crate) fn request(&self, at: u64, pages: u64, from: u64) -> MapRequest {
+        MapRequest {
             iova: Iova::new(at * PAGE_SIZE),
             bytes: pages * PAGE_SIZE,
             process: self.user.clone(),

@@ -85,7 +85,7 @@ fn vt15_8_who_has_the_memory_when_it_is_pinned_pays_for_it() {
     let locked = LockedPages::limited(2 * PAGE_SIZE);
     let next = Process::new(rig.world_memory(), locked.clone());
     let addr = next.allocate(2 * PAGE_SIZE, Access::ReadWrite).unwrap();
-    let request = vfio_owner::backend::MapDma { process: next.clone(), addr, ..rig.request(0, 2, 0) };
+    let request = vfio_owner::backend::MapRequest { process: next.clone(), addr, ..rig.request(0, 2, 0) };
     iommu.update_vaddr(request).unwrap();
     assert_eq!((locked.pages(), rig.pinned()), (0, 0), "nothing is pinned yet");
     iommu.attach_group(&a).unwrap();

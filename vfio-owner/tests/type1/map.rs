@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use vfio_owner::backend::{Extension, MapDma};
+use vfio_owner::backend::{Extension, MapRequest};
 use vfio_owner::error::MapDmaError;
 use vfio_owner::iommu_core::address::{PAGE_SIZE, PageSizes};
 use vfio_owner::iommu_core::device_model::Errno;
@@ -14,7 +14,7 @@ use vfio_owner::iommu_core::hardware::HardwareError;
 use vfio_owner::iommu_core::reserved::RegionKind;
 use vfio_owner::iommu_core::software::page_table::TableFormat;
 use vfio_owner::iommu_core::software::{LockedPages, Process, SoftIommuConfig};
-use vfio_owner::iommu_core::user_memory::{Account, BadAddress, OverLimit, PinnedRun};
+use vfio_owner::iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use vfio_owner::iommu_core::{Access, Iova, PhysAddr, UserAddr, UserMemory};
 use vfio_owner::type1::Type1Config;
 
@@ -23,7 +23,7 @@ use crate::rig::{PAGES, Rig, plain, reserving};
 const V2: Extension = Extension::TYPE1_V2;
 
 /// The request is refused with this number, and nothing has changed.
-fn refused(rig: &Rig, request: MapDma, errno: Errno) -> MapDmaError {
+fn refused(rig: &Rig, request: MapRequest, errno: Errno) -> MapDmaError {
     let before = (rig.pinned(), rig.view("a0"), rig.container.info());
     let error = rig.container.map(request).unwrap_err();
     assert_eq!(error.errno(), errno, "{error}");
@@ -36,13 +36,13 @@ fn vt15_4_whole_pages_and_not_none() {
     let (rig, _a) = Rig::ready(V2);
     let good = rig.request(1, 1, 0);
     for bad in [
-        MapDma { bytes: 0, ..good.clone() },
-        MapDma { bytes: PAGE_SIZE - 1, ..good.clone() },
-        MapDma { iova: Iova::new(PAGE_SIZE + 1), ..good.clone() },
-        MapDma { addr: UserAddr::new(rig.ram.get() + 8), ..good.clone() },
-        MapDma { bytes: PAGE_SIZE + 8, iova: Iova::new(PAGE_SIZE + 8), ..good.clone() },
-        MapDma { bytes: PAGE_SIZE + 8, addr: UserAddr::new(rig.ram.get() + 8), ..good.clone() },
-        MapDma { iova: Iova::new(PAGE_SIZE + 8), addr: UserAddr::new(rig.ram.get() + 8), ..good.clone() },
+        MapRequest { bytes: 0, ..good.clone() },
+        MapRequest { bytes: PAGE_SIZE - 1, ..good.clone() },
+        MapRequest { iova: Iova::new(PAGE_SIZE + 1), ..good.clone() },
+        MapRequest { addr: UserAddr::new(rig.ram.get() + 8), ..good.clone() },
+        MapRequest { bytes: PAGE_SIZE + 8, iova: Iova::new(PAGE_SIZE + 8), ..good.clone() },
+        MapRequest { bytes: PAGE_SIZE + 8, addr: UserAddr::new(rig.ram.get() + 8), ..good.clone() },
+        MapRequest { iova: Iova::new(PAGE_SIZE + 8), addr: UserAddr::new(rig.ram.get() + 8), ..good.clone() },
     ] {
         assert!(matches!(refused(&rig, bad, Errno::EINVAL), MapDmaError::Misaligned { .. }));
     }
@@ -54,12 +54,13 @@ fn vt15_5_nothing_goes_past_the_last_address() {
     let (rig, _a) = Rig::ready(V2);
     let good = rig.request(1, 2, 0);
     let last = u64::MAX - PAGE_SIZE + 1;
-    for bad in [MapDma { iova: Iova::new(last), ..good.clone() }, MapDma { addr: UserAddr::new(last), ..good.clone() }]
+    for bad in
+        [MapRequest { iova: Iova::new(last), ..good.clone() }, MapRequest { addr: UserAddr::new(last), ..good.clone() }]
     {
         assert_eq!(refused(&rig, bad, Errno::EINVAL), MapDmaError::Wraps);
     }
     // The last page does not go past it; there is no memory.
-    let highest = MapDma { addr: UserAddr::new(last), bytes: PAGE_SIZE, ..good };
+    let highest = MapRequest { addr: UserAddr::new(last), bytes: PAGE_SIZE, ..good };
     assert_eq!(refused(&rig, highest, Errno::EFAULT).errno(), Errno::EFAULT);
 }
 
@@ -114,9 +115,9 @@ fn vt15_13_a_bad_address_in_the_middle_unpins_what_came_before() {
     let (rig, _a) = Rig::ready(V2);
     assert!(matches!(refused(&rig, rig.request(0, 4, PAGES - 2), Errno::EFAULT), MapDmaError::BadAddress(_)));
     let read_only = rig.process.allocate(PAGE_SIZE, Access::Read).unwrap();
-    let request = MapDma { addr: read_only, ..rig.request(0, 1, 0) };
+    let request = MapRequest { addr: read_only, ..rig.request(0, 1, 0) };
     assert!(matches!(refused(&rig, request.clone(), Errno::EFAULT), MapDmaError::BadAddress(_)));
-    rig.container.map(MapDma { access: Access::Read, ..request }).unwrap();
+    rig.container.map(MapRequest { access: Access::Read, ..request }).unwrap();
 }
 
 /// In whichever of two domains, at whichever piece: nothing is mapped in either, and nothing pinned (V48).
@@ -169,10 +170,10 @@ fn v49_page_sizes_are_those_that_all_domains_have() {
 fn access_is_what_was_asked_for_in_every_domain() {
     let rig = Rig::new(&[("a", plain()), ("b", plain())]);
     let _a = rig.first("a0", V2);
-    rig.container.map(MapDma { access: Access::Write, ..rig.request(0, 1, 0) }).unwrap();
+    rig.container.map(MapRequest { access: Access::Write, ..rig.request(0, 1, 0) }).unwrap();
     let _b = rig.join("b0").unwrap();
     assert_eq!((rig.reaches("a0", 0), rig.reaches("b0", 0)), (None, None), "they read");
-    rig.container.map(MapDma { access: Access::Read, ..rig.request(1, 1, 1) }).unwrap();
+    rig.container.map(MapRequest { access: Access::Read, ..rig.request(1, 1, 1) }).unwrap();
     assert_eq!((rig.reaches("a0", 1), rig.reaches("b0", 1)), (Some(2), Some(2)));
 }
 
@@ -220,8 +221,12 @@ impl UserMemory for Lying {
         self.inner.write(at, from)
     }
 
-    fn charge(&self, account: Account, pages: u64) -> Result<(), OverLimit> {
-        self.inner.charge(account, pages)
+    fn limit(&self) -> Limit {
+        self.inner.limit()
+    }
+
+    fn charge(&self, account: Account, limit: Limit, pages: u64) -> Result<(), OverLimit> {
+        self.inner.charge(account, limit, pages)
     }
 
     fn uncharge(&self, account: Account, pages: u64) {
@@ -229,10 +234,10 @@ impl UserMemory for Lying {
     }
 }
 
-fn lying(rig: &Rig, lie: Lie) -> (MapDma, Arc<Lying>) {
+fn lying(rig: &Rig, lie: Lie) -> (MapRequest, Arc<Lying>) {
     let pins = AtomicU32::new(0);
     let process = Arc::new(Lying { inner: rig.user.clone(), pins, lie, given_back: Mutex::default() });
-    (MapDma { process: process.clone(), ..rig.request(0, 4, 0) }, process)
+    (MapRequest { process: process.clone(), ..rig.request(0, 4, 0) }, process)
 }
 
 #[test]
@@ -272,7 +277,7 @@ fn what_a_map_that_failed_may_have_left_is_pinned_as_long_as_its_domain() {
     let process = Process::new(rig.world_memory(), LockedPages::unlimited());
     let bytes = (2 << 20) + PAGE_SIZE;
     let addr = process.allocate(bytes, Access::ReadWrite).unwrap();
-    let request = MapDma { process: process.clone(), addr, bytes, ..rig.request(0, 1, 0) };
+    let request = MapRequest { process: process.clone(), addr, bytes, ..rig.request(0, 1, 0) };
     let hardware = &rig.hardware["a"];
     let calls = hardware.calls();
     hardware.fail_nth(1, HardwareError::new(Errno::EIO, "on command"));

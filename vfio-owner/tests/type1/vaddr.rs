@@ -1,6 +1,6 @@
 //! Vt15.6 to Vt15.8, Vt16.11: memory that goes to another process while devices keep reaching it.
 
-use vfio_owner::backend::{Extension, MapDma, Unmap};
+use vfio_owner::backend::{Extension, MapRequest, Unmap};
 use vfio_owner::error::{MapDmaError, UnmapDmaError};
 use vfio_owner::iommu_core::address::PAGE_SIZE;
 use vfio_owner::iommu_core::device_model::Errno;
@@ -35,7 +35,7 @@ fn vt15_8_the_new_owner_pays_and_the_old_one_no_more() {
         let locked = LockedPages::limited(bytes);
         let process = Process::new(rig.world_memory(), locked.clone());
         let addr = process.allocate(4 * PAGE_SIZE, Access::ReadWrite).unwrap();
-        (MapDma { process, addr, ..rig.request(2, 2, 0) }, locked)
+        (MapRequest { process, addr, ..rig.request(2, 2, 0) }, locked)
     };
     rig.container.invalidate_vaddr(Unmap::All).unwrap();
     let (poor, locked) = next(PAGE_SIZE);

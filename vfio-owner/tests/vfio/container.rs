@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vfio_owner::backend::{Backend, ContainerIommu, Extension, MapDma, Unmap};
+use vfio_owner::backend::{Backend, ContainerIommu, Extension, MapRequest, Unmap};
 use vfio_owner::error::{MapDmaError, SetIommuError};
 use vfio_owner::iommu_core::device_model::Errno;
 use vfio_owner::iommu_core::{Access, Attached, Iova, Ownership};
@@ -83,8 +83,13 @@ fn v25_each_group_is_claimed_for_itself() {
 fn nothing_is_mapped_without_an_iommu() {
     let room = Room::with(&[NIC]);
     let container = room.container();
-    let request =
-        MapDma { iova: Iova::new(0), bytes: PAGE, process: room.process.clone(), addr: room.ram, access: Access::Read };
+    let request = MapRequest {
+        iova: Iova::new(0),
+        bytes: PAGE,
+        process: room.process.clone(),
+        addr: room.ram,
+        access: Access::Read,
+    };
     assert_eq!(container.map(request), Err(MapDmaError::NoIommu));
     assert_eq!(room.process.pinned(), 0);
 }

@@ -18,7 +18,9 @@ fn space(room: &Room, context: &Context) -> ObjectId {
     let ioas = context.ioas_alloc().unwrap();
     let (process, addr) = (room.process.clone(), room.ram);
     let place = Place::Fixed(Iova::new(0));
-    context.ioas_map(ioas, MapRequest { place, bytes: PAGE_SIZE, process, addr, access: Access::ReadWrite }).unwrap();
+    context
+        .ioas_map(ioas, MapRequest { iova: place, bytes: PAGE_SIZE, process, addr, access: Access::ReadWrite })
+        .unwrap();
     ioas
 }
 

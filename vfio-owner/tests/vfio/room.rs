@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vfio_owner::backend::{Extension, MapDma};
+use vfio_owner::backend::{Extension, MapRequest};
 use vfio_owner::iommu_core::device_model::{Progress, Unbind};
 use vfio_owner::iommu_core::software::{LockedPages, Process};
 use vfio_owner::iommu_core::{Access, Attached, Iova, Ownership, UserAddr};
@@ -72,7 +72,7 @@ impl Room {
 
     pub(crate) fn map(&self, container: &Container, iova: u64, bytes: u64) {
         let (process, addr) = (self.process.clone(), self.ram);
-        container.map(MapDma { iova: Iova::new(iova), bytes, process, addr, access: Access::ReadWrite }).unwrap();
+        container.map(MapRequest { iova: Iova::new(iova), bytes, process, addr, access: Access::ReadWrite }).unwrap();
     }
 
     pub(crate) fn ownership(&self, device: &str) -> Ownership {

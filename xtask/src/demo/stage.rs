@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anstream::println;
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context as _, Result};
-use vfio_owner::backend::MapDma;
+use vfio_owner::backend::MapRequest;
 use vfio_owner::iommu_core::address::PAGE_SIZE;
 use vfio_owner::iommu_core::device_model::Errno;
 use vfio_owner::iommu_core::device_model::pci::PciFunction;
@@ -62,11 +62,11 @@ impl Stage {
     }
 
     /// The page of the guest, to be mapped at `iova`.
-    pub(super) fn guest_page(&self, iova: Iova) -> Result<MapDma> {
+    pub(super) fn guest_page(&self, iova: Iova) -> Result<MapRequest> {
         let process = Process::new(self.machine.memory(), LockedPages::unlimited());
         let addr = process.allocate(PAGE_SIZE, Access::ReadWrite).context("no page for the guest")?;
         process.write(addr, USER_TEXT)?;
-        Ok(MapDma { iova, bytes: PAGE_SIZE, process, addr, access: Access::ReadWrite })
+        Ok(MapRequest { iova, bytes: PAGE_SIZE, process, addr, access: Access::ReadWrite })
     }
 
     /// All groups, their members, and who holds them.

@@ -5,6 +5,7 @@ mod domains;
 mod iommufd;
 mod memory;
 mod ownership;
+mod uapi;
 mod vfio;
 
 use super::suite::Suite;
@@ -37,5 +38,5 @@ const VFIO_OR_MODEL: &[Suite] = &[Suite::Tests("vfio-owner"), Suite::Model("vfio
 /// All of them.
 pub(super) fn all() -> impl Iterator<Item = &'static Mutant> {
     let core = ownership::MUTANTS.iter().chain(domains::MUTANTS).chain(memory::MUTANTS);
-    core.chain(binding::MUTANTS).chain(iommufd::MUTANTS).chain(vfio::MUTANTS)
+    core.chain(binding::MUTANTS).chain(iommufd::MUTANTS).chain(vfio::MUTANTS).chain(uapi::MUTANTS)
 }

@@ -5,13 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use vfio_owner::backend::{Extension, MapDma, Unmap};
+use vfio_owner::backend::{Extension, Unmap};
 use vfio_owner::device_ops::{DeviceKind, ResetError};
 use vfio_owner::error::{OpenGroupError, UnmapDmaError};
 use vfio_owner::iommu_core::device_model::{Errno, Progress, Unbind};
 use vfio_owner::iommu_core::software::{LockedPages, Process};
 use vfio_owner::iommu_core::{Access, Iova, UserAddr};
-use vfio_owner::iommufd_owner::compat::{CompatError, CompatMap, CompatType};
+use vfio_owner::iommufd_owner::compat::CompatError;
 
 use vfio_owner::iommufd_owner::{Context, CopyRequest, MapRequest, NoObjectError, ObjectId, Place, UnmapError};
 use vfio_owner::testbed::{Machine, MachineError};
@@ -314,8 +314,8 @@ impl Player {
                 Ok(Answer::Value(u8::from(known).to_string()))
             }
             Call::SetIommu(kind) => match kind {
-                IommuType::Type1 => done(context.compat_set_iommu(CompatType::Type1).map_err(|e| e.errno())),
-                IommuType::Type1v2 => done(context.compat_set_iommu(CompatType::Type1v2).map_err(|e| e.errno())),
+                IommuType::Type1 => done(context.compat_set_iommu(Extension::TYPE1).map_err(|e| e.errno())),
+                IommuType::Type1v2 => done(context.compat_set_iommu(Extension::TYPE1_V2).map_err(|e| e.errno())),
                 IommuType::Spapr | IommuType::Nesting => Err(Errno::EINVAL),
             },
             Call::Map { iova, bytes, offset } => done(self.compat_map(context, *iova, *bytes, offset.unwrap_or(0))),
@@ -329,7 +329,7 @@ impl Player {
     fn compat_map(&self, context: &Context, iova: u64, bytes: u64, offset: u64) -> Result<(), Errno> {
         let addr = self.buffer.checked_add(offset).ok_or(Errno::EINVAL)?;
         let process = self.process.clone();
-        let request = CompatMap { iova: Iova::new(iova), bytes, process, addr, access: Access::ReadWrite };
+        let request = MapRequest { iova: Iova::new(iova), bytes, process, addr, access: Access::ReadWrite };
         context.compat_map(request).map_err(|error| error.errno())
     }
 
@@ -368,14 +368,14 @@ impl Player {
 
     fn ioas_map(&self, context: &Context, id: ObjectId, place: Place, bytes: u64, offset: u64) -> Result<Iova, Errno> {
         let addr = self.buffer.checked_add(offset).ok_or(Errno::EOVERFLOW)?;
-        let request = MapRequest { place, bytes, process: self.process.clone(), addr, access: Access::ReadWrite };
+        let request = MapRequest { iova: place, bytes, process: self.process.clone(), addr, access: Access::ReadWrite };
         context.ioas_map(id, request).map_err(|error| error.errno())
     }
 
     fn map(&self, container: &Container, iova: u64, bytes: u64, offset: u64) -> Result<(), Errno> {
         let addr = self.buffer.checked_add(offset).ok_or(Errno::EINVAL)?;
         let request =
-            MapDma { iova: Iova::new(iova), bytes, process: self.process.clone(), addr, access: Access::ReadWrite };
+            MapRequest { iova: Iova::new(iova), bytes, process: self.process.clone(), addr, access: Access::ReadWrite };
         container.map(request).map_err(|error| error.errno())
     }
 

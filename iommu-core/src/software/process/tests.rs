@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::{LockedPages, Process};
 use crate::address::{Access, PAGE_SIZE, PhysAddr, UserAddr};
 use crate::software::Memory;
-use crate::user_memory::{Account, PinnedRun, UserMemory as _};
+use crate::user_memory::{Account, Limit, PinnedRun, UserMemory as _};
 
 fn process() -> Arc<Process> {
     Process::new(&Memory::new(), LockedPages::unlimited())
@@ -71,14 +71,29 @@ fn a_limit_counts_whole_pages_of_all_processes_of_a_user() {
     let memory = Memory::new();
     let user = LockedPages::limited(3 * PAGE_SIZE + 1);
     let [one, two] = [(); 2].map(|()| Process::of_user(&memory, LockedPages::limited(PAGE_SIZE), user.clone()));
-    one.charge(Account::User, 2).unwrap();
-    two.charge(Account::User, 1).unwrap();
-    let refused = two.charge(Account::User, 1).unwrap_err();
+    one.charge(Account::User, Limit::Enforced, 2).unwrap();
+    two.charge(Account::User, Limit::Enforced, 1).unwrap();
+    let refused = two.charge(Account::User, Limit::Enforced, 1).unwrap_err();
     assert_eq!((refused.locked, refused.limit, refused.wanted), (3, 3, 1));
-    one.charge(Account::Process, 1).unwrap();
-    one.charge(Account::Process, 1).unwrap_err();
+    one.charge(Account::Process, Limit::Enforced, 1).unwrap();
+    one.charge(Account::Process, Limit::Enforced, 1).unwrap_err();
     one.uncharge(Account::User, 2);
     assert_eq!(user.pages(), 1);
+}
+
+#[test]
+fn a_lifted_limit_counts_and_refuses_nothing() {
+    let own = LockedPages::limited(PAGE_SIZE);
+    let process = Process::new(&Memory::new(), own.clone());
+    process.charge(Account::Process, Limit::Lifted, 3).unwrap();
+    process.charge(Account::Process, Limit::Enforced, 1).unwrap_err();
+    process.charge(Account::Pinned, Limit::Enforced, 9).unwrap();
+    assert_eq!([Account::Process, Account::User, Account::Pinned].map(|account| process.locked(account)), [3, 3, 9]);
+    own.set_limit(Some(4 * PAGE_SIZE));
+    process.charge(Account::Process, Limit::Enforced, 1).unwrap();
+    assert_eq!(process.limit(), Limit::Enforced);
+    process.set_limit(Limit::Lifted);
+    assert_eq!(process.limit(), Limit::Lifted);
 }
 
 proptest! {

@@ -7,8 +7,9 @@ const AREA: &str = "iommufd-owner/src/io_page_table/area.rs";
 const ATTACHMENT: &str = "iommufd-owner/src/attachment.rs";
 const DOMAINS: &str = "iommufd-owner/src/io_page_table/domains.rs";
 const IOAS: &str = "iommufd-owner/src/ioas.rs";
+const COPY: &str = "iommufd-owner/src/ioas/copy.rs";
 const PAGES: &str = "iommufd-owner/src/pages.rs";
-const TABLE: &str = "iommufd-owner/src/io_page_table.rs";
+const UNMAP: &str = "iommufd-owner/src/io_page_table/unmap.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -31,18 +32,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "cut-moves-memory",
         file: AREA,
         rule: "F61: what is behind a cut leads where it led",
-        old: "offset: offset + length, access,",
-        new: "offset, access,",
+        old: "offset: offset + length, protection,",
+        new: "offset, protection,",
         suites: IOMMUFD,
     },
     Mutant {
         name: "pins-stay-at-the-limit",
         file: PAGES,
         rule: "F27: nothing stays pinned at the limit",
-        old: "        self.process.charge(self.account, fresh)?;
+        old: "        self.charge(fresh)?;
         pinning.done.count = 0;",
         new: "        pinning.done.count = 0;
-        self.process.charge(self.account, fresh)?;",
+        self.charge(fresh)?;",
         suites: IOMMUFD,
     },
     Mutant {
@@ -93,7 +94,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "half-copied",
-        file: IOAS,
+        file: COPY,
         rule: "F20: a copy that fails half-way has mapped nothing",
         old: "            copying.made.push(part);\n",
         new: "",
@@ -101,7 +102,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "copy-permits-more",
-        file: IOAS,
+        file: COPY,
         rule: "Ft5.9: a copy permits no more than its memory was mapped for",
         old: "access.permits(Access::Write) && !piece.pages.access.permits(Access::Write)",
         new: "access.permits(Access::Write) && !piece.pages.access.permits(Access::Write) && false",
@@ -117,7 +118,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "pinned-mapping-cut",
-        file: TABLE,
+        file: UNMAP,
         rule: "F61: what an access has pinned is not cut",
         old: "if !at.is_aligned(alignment) || area.access_pins > 0 {",
         new: "if !at.is_aligned(alignment) {",

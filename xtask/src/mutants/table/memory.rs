@@ -140,8 +140,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "access-beyond-mapping",
         file: ACCESS,
         rule: "F60: an access does what the mapping permits",
-        old: "if !self.access.permits(access) {",
-        new: "if !self.access.permits(access) && false {",
+        old: "if !self.protection.permits(access) {",
+        new: "if !self.protection.permits(access) && false {",
         suites: IOMMUFD,
     },
     Mutant {
