@@ -2,13 +2,14 @@
 
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::any::Any;
 use core::fmt;
 
 use crate::device_id::DeviceId;
 
 /// A device of any bus, as parents, lists over several buses and guards of DMA see it. Implemented by
 /// [`Device`](crate::Device) only.
-pub trait AnyDevice: internal::Internal {
+pub trait AnyDevice: Any + internal::Internal {
     /// Returns the identity; never used again.
     fn id(&self) -> DeviceId;
 

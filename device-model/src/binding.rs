@@ -15,6 +15,8 @@ use crate::errno::Errno;
 use crate::notifier::BusEvent;
 use crate::registration::Registration;
 use crate::registry::BusShared;
+use crate::sync::Users;
+use crate::unbind::settle;
 
 /// Why a driver that matches was not bound; `E` is why DMA was refused.
 ///
@@ -301,12 +303,32 @@ impl<B: Bus> BusShared<B> {
     /// Binds `driver` to `dev` if it matches; waits for the device lock.
     // D30, D48.
     pub(crate) fn bind(&self, driver: &Arc<Registration<B>>, dev: &Arc<Device<B>>) -> Result<(), Option<FailureOf<B>>> {
-        // A match that cannot tell counts as one (Dt9.3).
-        if self.bus.matches(dev, &driver.driver) == Match::No {
-            return Err(None);
+        self.check_match(driver, dev)?;
+        self.bind_locked(driver, dev.lock()).map_err(Some)
+    }
+
+    /// Binds as [`bind`](Self::bind) does, but waits for no users: these are the outer error.
+    pub(crate) fn try_bind(
+        &self,
+        driver: &Arc<Registration<B>>,
+        dev: &Arc<Device<B>>,
+    ) -> Result<Result<(), Option<FailureOf<B>>>, Arc<Users>> {
+        if let Err(no_match) = self.check_match(driver, dev) {
+            return Ok(Err(no_match));
         }
-        let result = probe(driver, &mut dev.lock());
+        Ok(self.bind_locked(driver, settle(dev)?).map_err(Some))
+    }
+
+    fn check_match(&self, driver: &Registration<B>, dev: &Device<B>) -> Result<(), Option<FailureOf<B>>> {
+        // A match that cannot tell counts as one (Dt9.3).
+        if self.bus.matches(dev, &driver.driver) == Match::No { Err(None) } else { Ok(()) }
+    }
+
+    fn bind_locked(&self, driver: &Arc<Registration<B>>, mut guard: DeviceGuard<'_, B>) -> Result<(), FailureOf<B>> {
+        let dev = guard.device();
+        let result = probe(driver, &mut guard);
+        drop(guard);
         self.core.deferral.settle(&**dev);
-        result.map_err(Some)
+        result
     }
 }

@@ -14,6 +14,7 @@ use crate::errno::Errno;
 use crate::notifier::{BusEvent, Notifier, Subscription};
 use crate::registration::DriverHandle;
 use crate::registry::BusShared;
+use crate::sync::Users;
 use crate::sync::atomic::Ordering;
 use crate::unbind::{self, Unbind};
 
@@ -135,6 +136,11 @@ impl<B: Bus> BusHandle<B> {
         self.shared().autoprobe.store(autoprobe, Ordering::Relaxed);
     }
 
+    /// Returns whether adding devices and drivers binds them.
+    pub fn drivers_autoprobe(&self) -> bool {
+        self.shared().autoprobes()
+    }
+
     /// Adds a device: puts it on the bus, calls [`DmaConfigure`](crate::DmaConfigure) and the notifiers, then tries
     /// drivers. Succeeds even if no driver binds. Takes the device lock, and no lock of another device while the
     /// parent's is held; call it with no device lock held but the parent's. A driver that adds devices from a callback
@@ -203,18 +209,31 @@ impl<B: Bus> BusHandle<B> {
     /// Fails if the driver does not match or is being unregistered, the device has a driver or is being removed, or the
     /// probe is refused, deferred or fails. The device is unchanged.
     pub fn bind(&self, driver: &DriverHandle<B>, dev: &Arc<Device<B>>) -> Result<(), BindError<DmaErrorOf<B>>> {
-        let names = || (dev.name().clone(), driver.name().clone());
-        if !self.has(driver, dev) {
-            let (device, driver) = names();
-            return Err(BindError::OtherBus { device, driver });
+        self.same_bus(driver, dev)?;
+        self.shared().bind(&driver.0, dev).map_err(|refused| BindError::of(driver, dev, refused))
+    }
+
+    /// Binds as [`bind`](Self::bind) does, but without waiting for the users of a driver that is leaving.
+    ///
+    /// # Errors
+    /// Returns the users of the driver that is leaving; nothing was done. The inner error is that of [`bind`](Self::bind).
+    pub fn try_bind(
+        &self,
+        driver: &DriverHandle<B>,
+        dev: &Arc<Device<B>>,
+    ) -> Result<Result<(), BindError<DmaErrorOf<B>>>, Arc<Users>> {
+        if let Err(error) = self.same_bus(driver, dev) {
+            return Ok(Err(error));
         }
-        self.shared().bind(&driver.0, dev).map_err(|refused| {
-            let (device, driver) = names();
-            match refused {
-                None => BindError::NoMatch { device, driver },
-                Some(cause) => BindError::Refused { device, driver, cause },
-            }
-        })
+        let result = self.shared().try_bind(&driver.0, dev)?;
+        Ok(result.map_err(|refused| BindError::of(driver, dev, refused)))
+    }
+
+    fn same_bus(&self, driver: &DriverHandle<B>, dev: &Arc<Device<B>>) -> Result<(), BindError<DmaErrorOf<B>>> {
+        if self.has(driver, dev) {
+            return Ok(());
+        }
+        Err(BindError::OtherBus { device: dev.name().clone(), driver: driver.name().clone() })
     }
 
     /// Unbinds `driver` from `dev`. Nothing happens until the returned value is driven.
@@ -334,6 +353,15 @@ pub enum BindError<E: DmaError> {
 }
 
 impl<E: DmaError> BindError<E> {
+    /// `None` for a driver that does not match.
+    fn of<B: Bus>(driver: &DriverHandle<B>, dev: &Device<B>, refused: Option<ProbeFailure<E>>) -> Self {
+        let (device, driver) = (dev.name().clone(), driver.name().clone());
+        match refused {
+            None => Self::NoMatch { device, driver },
+            Some(cause) => Self::Refused { device, driver, cause },
+        }
+    }
+
     /// Returns the number that the write to `bind` of sysfs gives.
     pub fn errno(&self) -> Errno {
         match self {

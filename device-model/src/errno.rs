@@ -39,12 +39,15 @@ errnos! {
     EBUSY = 16, "Device or resource busy.";
     EEXIST = 17, "It exists already.";
     ENODEV = 19, "No such device.";
+    ENOTDIR = 20, "Not a directory.";
+    EISDIR = 21, "A directory.";
     EINVAL = 22, "Invalid argument.";
     ENOTTY = 25, "Not a call of this object.";
     ENOSPC = 28, "No space left.";
     ESPIPE = 29, "Not a place in this file.";
     ERANGE = 34, "Out of range.";
     EDEADLK = 35, "Would deadlock.";
+    ELOOP = 40, "Too many symbolic links.";
     ENODATA = 61, "No data.";
     EOVERFLOW = 75, "Value too large.";
     EBADFD = 77, "A file of the wrong kind.";

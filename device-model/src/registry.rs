@@ -39,7 +39,7 @@ struct DeviceList<B: Bus> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Presence {
     Present,
-    /// Found no more, but not gone: a driver may wait for users.
+    /// Found no more, but not gone: its name is still taken.
     Leaving,
 }
 

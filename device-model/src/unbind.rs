@@ -261,7 +261,7 @@ impl<B: Bus> Device<B> {
 }
 
 /// The device lock, once no driver is half-way out; else the users that it waits for.
-fn settle<B: Bus>(dev: &Arc<Device<B>>) -> Result<DeviceGuard<'_, B>, Arc<Users>> {
+pub(crate) fn settle<B: Bus>(dev: &Arc<Device<B>>) -> Result<DeviceGuard<'_, B>, Arc<Users>> {
     let mut guard = dev.raw_lock();
     if let Binding::Leaving(_, Leaving { users, .. }) = &guard.state().binding {
         if users.inside() > 0 {
@@ -352,7 +352,6 @@ pub(crate) fn remove<B: Bus>(dev: &Arc<Device<B>>) -> Result<Removed, Arc<Users>
         first
     };
     if first {
-        let _hide = scopeguard::guard((), |()| dev.bus().hide(dev));
         dev.notify(&BusEvent::Deleting(dev));
     }
     let mut guard = release(dev, None)?;
@@ -365,10 +364,11 @@ pub(crate) fn remove<B: Bus>(dev: &Arc<Device<B>>) -> Result<Removed, Arc<Users>
     Ok(Removed::Done)
 }
 
-/// The device is gone, even if a notifier unwinds.
-// Dt2, steps 7 to 9.
+/// The device is gone, even if a notifier unwinds. It was found until now: a driver that waited for a user had it.
+// D68; Dt2, steps 6 to 9.
 fn finish<B: Bus>(dev: &Arc<Device<B>>) {
     let bus = dev.bus();
+    bus.hide(dev);
     bus.core.deferral.leave(dev.id());
     let _forget = scopeguard::guard((), |()| forget(dev));
     let _guard_of_dma = scopeguard::guard((), |()| bus.bus.dma().device_removed(dev.dma_device()));

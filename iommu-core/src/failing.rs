@@ -81,7 +81,7 @@ pub struct FailedCall {
     pub operation: Operation,
     /// The device; `None` for a call that concerns a domain only.
     pub device: Option<Endpoint>,
-    /// The injected error; `None` for a panic.
+    /// The injected error; `None` for a panic, or an unmap that unmapped nothing.
     pub error: Option<HardwareError>,
 }
 
@@ -104,6 +104,14 @@ impl FailingIommu {
         let mut orders = self.plan.0.lock();
         let number = orders.all.saturating_add(n);
         orders.panics.insert(number);
+    }
+
+    /// Lets the call that comes after `n` others that can fail, counted from now, unmap nothing if it is an unmap, as at a
+    /// hole: the range is unmapped short. May be called several times.
+    pub fn shorten_nth(&self, n: u32) {
+        let mut orders = self.plan.0.lock();
+        let number = orders.fallible.saturating_add(n);
+        orders.short.insert(number);
     }
 
     /// Lets every attach of the device of this name to a domain of `kind`, or of any kind, fail with `EIO`, until
@@ -151,6 +159,7 @@ struct Orders {
     all: u32,
     failures: BTreeMap<u32, HardwareError>,
     panics: BTreeSet<u32>,
+    short: BTreeSet<u32>,
     refused_attaches: Vec<(Arc<str>, Option<DomainKind>)>,
     refused: Vec<Operation>,
     last_failed: Option<FailedCall>,
@@ -179,10 +188,28 @@ impl Plan {
         error.map_or_else(|| panic!("call {number} was told to panic: {operation:?}"), Err)
     }
 
+    /// As [`admit`](Self::admit), of an unmap, which may also be told to unmap nothing.
+    fn admit_unmap(&self) -> Result<Extent, HardwareError> {
+        self.admit(Operation::Unmap, None)?;
+        let mut orders = self.0.lock();
+        let number = orders.fallible.wrapping_sub(1);
+        if !orders.short.remove(&number) {
+            return Ok(Extent::Whole);
+        }
+        orders.last_failed = Some(FailedCall { number, operation: Operation::Unmap, device: None, error: None });
+        Ok(Extent::Nothing)
+    }
+
     /// As [`admit`](Self::admit), of a call that cannot fail.
     fn pass(&self, operation: Operation, device: &Endpoint) {
         let _ = self.admit(operation, Some(device));
     }
+}
+
+/// How much of what it was asked for a call does.
+enum Extent {
+    Whole,
+    Nothing,
 }
 
 impl Orders {
@@ -346,8 +373,10 @@ impl Paging for FailingDomain {
     }
 
     fn unmap_pages(&self, iova: Iova, page_size: u64, count: usize, gather: &mut Gather) -> Result<u64, HardwareError> {
-        self.plan.admit(Operation::Unmap, None)?;
-        self.inner_paging()?.unmap_pages(iova, page_size, count, gather)
+        match self.plan.admit_unmap()? {
+            Extent::Whole => self.inner_paging()?.unmap_pages(iova, page_size, count, gather),
+            Extent::Nothing => Ok(0),
+        }
     }
 
     fn flush(&self, gather: &Gather) -> Result<(), HardwareError> {

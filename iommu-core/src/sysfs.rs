@@ -14,6 +14,7 @@
 
 mod archive;
 mod dir;
+mod layout;
 mod load;
 mod memory;
 mod text;
@@ -26,6 +27,7 @@ use device_model::pci::{PciAddress, PciFunction, PciTopology};
 
 pub use self::archive::{ArchiveError, ArchiveErrorReason, MAX_ZEROS};
 pub use self::dir::DirTree;
+pub use self::layout::{LayoutError, LayoutErrorReason};
 pub use self::memory::MemoryTree;
 pub use self::tree::{MAX_FILE, Tree, TreeError, resolve};
 use crate::hardware::DomainKind;

@@ -80,6 +80,14 @@ pub struct MapRequest<P = Iova> {
     pub access: Access,
 }
 
+impl<P> MapRequest<P> {
+    /// Returns the same request for another place.
+    pub fn at<Q>(self, iova: Q) -> MapRequest<Q> {
+        let Self { bytes, process, addr, access, .. } = self;
+        MapRequest { iova, bytes, process, addr, access }
+    }
+}
+
 /// An account of locked pages.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Account {

@@ -1,14 +1,23 @@
 //! Backends: the IOMMU types that a container can be set to.
 
+mod attach;
+mod dirty;
+mod map;
+
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
 use iommu_core::address::PageSizes;
 use iommu_core::{Claim, Iova, IovaRange};
-pub use iommu_core::{Extension, MapRequest};
+pub use iommu_core::{DirtyRequest, Extension, MapRequest};
 
-use crate::error::{AttachGroupError, DirtyError, MapDmaError, SetIommuError, UnmapDmaError};
+pub use attach::AttachGroupError;
+pub(crate) use dirty::MAX_BITMAP_BYTES;
+pub use dirty::{DirtyBitmap, DirtyError, DirtySink, UserBitmap};
+pub use map::{MapDmaError, UnmapDmaError};
+
+use crate::container::SetIommuError;
 
 /// An IOMMU type that containers can be set to.
 ///
@@ -61,13 +70,13 @@ pub trait ContainerIommu: Send + fmt::Debug {
     // Table Vt16.
     fn unmap(&mut self, what: Unmap) -> Result<u64, UnmapDmaError>;
 
-    /// Unmaps memory and returns a bitmap of its dirty pages of `page_bytes` each: `VFIO_IOMMU_UNMAP_DMA` with a
-    /// bitmap.
+    /// Unmaps memory and reports its dirty pages: `VFIO_IOMMU_UNMAP_DMA` with a bitmap.
     ///
     /// # Errors
-    /// Fails as [`unmap`](Self::unmap) does, or if dirty tracking is off or not supported. Nothing was unmapped.
+    /// Fails as [`unmap`](Self::unmap) does, or if dirty tracking is off or not supported: nothing was unmapped. Or the
+    /// pages of a mapping cannot be reported: it stays, and those above it.
     // Vt16.6.
-    fn unmap_dirty(&mut self, iova: Iova, bytes: u64, page_bytes: u64) -> Result<(u64, DirtyBitmap), UnmapDmaError>;
+    fn unmap_dirty(&mut self, request: DirtyRequest, into: &mut dyn DirtySink) -> Result<u64, UnmapDmaError>;
 
     /// Invalidates the vaddr of mappings: `VFIO_IOMMU_UNMAP_DMA` with `VADDR`. Devices keep access to the memory.
     /// Returns how many bytes are concerned.
@@ -87,6 +96,12 @@ pub trait ContainerIommu: Send + fmt::Debug {
     /// Returns the limits of this IOMMU: `VFIO_IOMMU_GET_INFO`.
     fn info(&self) -> IommuInfo;
 
+    /// Checks whether this IOMMU can track dirty pages.
+    ///
+    /// # Errors
+    /// It cannot.
+    fn tracks_dirty(&self) -> Result<(), DirtyError>;
+
     /// Starts or stops dirty tracking: `VFIO_IOMMU_DIRTY_PAGES` with `START` or `STOP`.
     ///
     /// # Errors
@@ -94,12 +109,13 @@ pub trait ContainerIommu: Send + fmt::Debug {
     // V51.
     fn track_dirty(&mut self, tracking: DirtyTracking) -> Result<(), DirtyError>;
 
-    /// Returns the pages that were written since the last call: `VFIO_IOMMU_DIRTY_PAGES` with `GET`.
+    /// Reports the pages that were written since the last call: `VFIO_IOMMU_DIRTY_PAGES` with `GET`.
     ///
     /// # Errors
-    /// Fails if dirty tracking is off, or the range does not consist of whole mappings and pages.
+    /// Fails if dirty tracking is off, the range does not consist of whole mappings and pages, or the pages of a mapping
+    /// cannot be reported.
     // V51.
-    fn dirty_pages(&mut self, iova: Iova, bytes: u64, page_bytes: u64) -> Result<DirtyBitmap, DirtyError>;
+    fn dirty_pages(&mut self, request: DirtyRequest, into: &mut dyn DirtySink) -> Result<(), DirtyError>;
 }
 
 /// Arguments of `VFIO_IOMMU_UNMAP_DMA`.
@@ -125,6 +141,17 @@ pub struct IommuInfo {
     pub ranges: Vec<IovaRange>,
     /// How many more mappings can be made.
     pub mappings_left: u32,
+    /// How dirty pages are tracked, if they are.
+    pub migration: Option<Migration>,
+}
+
+/// How a container's IOMMU tracks dirty pages: the migration capability of `VFIO_IOMMU_GET_INFO`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Migration {
+    /// Sizes of the pages that are tracked.
+    pub page_sizes: PageSizes,
+    /// The largest bitmap, in bytes.
+    pub max_bitmap_bytes: u64,
 }
 
 /// Whether dirty pages are tracked.
@@ -135,7 +162,3 @@ pub enum DirtyTracking {
     /// Dirty pages are not tracked.
     Off,
 }
-
-/// One bit for each page of a range, lowest page in the lowest bit of the first word; set for a dirty page.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct DirtyBitmap(pub Vec<u64>);

@@ -8,8 +8,12 @@ use iommu_core::Member;
 use iommu_core::device_model::DeviceId;
 use iommu_core::device_model::sync::{Condvar, LockClass, Mutex, MutexGuard, Users};
 
+#[cfg(feature = "iommufd")]
+use crate::device_file::DeviceFileWay;
 use crate::device_ops::DeviceOps;
 use crate::group::VfioGroup;
+#[cfg(feature = "iommufd")]
+use crate::open_device::Way;
 use crate::open_device::{Session, ThroughGroup};
 
 const DEVICE_SET: LockClass = LockClass::new("device set", 500);
@@ -17,7 +21,12 @@ const DEVICE_SET: LockClass = LockClass::new("device set", 500);
 /// A registered device.
 #[derive(Debug)]
 pub(crate) struct VfioDevice {
-    member: Arc<Member>,
+    /// N of `vfioN`.
+    number: u32,
+    name: Arc<str>,
+    id: DeviceId,
+    /// Its place in an IOMMU group; `None` in no-IOMMU mode.
+    member: Option<Arc<Member>>,
     group: Arc<VfioGroup>,
     set: Arc<DeviceSet>,
     ops: Arc<dyn DeviceOps>,
@@ -28,20 +37,26 @@ pub(crate) struct VfioDevice {
 
 impl VfioDevice {
     pub(crate) fn new(
-        member: Arc<Member>,
+        number: u32,
+        (name, id): (Arc<str>, DeviceId),
+        member: Option<Arc<Member>>,
         group: Arc<VfioGroup>,
         set: Arc<DeviceSet>,
         ops: Arc<dyn DeviceOps>,
     ) -> Self {
-        Self { member, group, set, ops, users: Arc::new(Users::new()) }
+        Self { number, name, id, member, group, set, ops, users: Arc::new(Users::new()) }
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        self.number
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
-        self.member.name()
+        &self.name
     }
 
-    pub(crate) fn member(&self) -> &Arc<Member> {
-        &self.member
+    pub(crate) fn member(&self) -> Option<&Arc<Member>> {
+        self.member.as_ref()
     }
 
     pub(crate) fn group(&self) -> &Arc<VfioGroup> {
@@ -68,7 +83,7 @@ impl VfioDevice {
 
     /// Reserves the device, which nobody has, for whoever opens it: with no lock held, for its driver is called.
     pub(crate) fn reserve(self: &Arc<Self>, set: &mut OpenDevices) -> Reservation {
-        set.open.insert(self.member.device(), Occupant::Changing);
+        set.open.insert(self.id, Occupant::Changing);
         Reservation(self.clone())
     }
 }
@@ -80,14 +95,14 @@ pub(crate) struct Reservation(Arc<VfioDevice>);
 impl Reservation {
     /// The device is open from now on.
     pub(crate) fn occupy(&self, occupant: Occupant) {
-        self.0.lock_set().open.insert(self.0.member.device(), occupant);
+        self.0.lock_set().open.insert(self.0.id, occupant);
         self.0.set.changed.notify_all();
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let was = self.0.lock_set().open.remove(&self.0.member.device());
+        let was = self.0.lock_set().open.remove(&self.0.id);
         self.0.set.changed.notify_all();
         drop(was);
     }
@@ -134,7 +149,7 @@ pub(crate) enum Occupant {
     Group(Weak<Session<ThroughGroup>>),
     /// A file of its own, which is bound to an iommufd.
     #[cfg(feature = "iommufd")]
-    DeviceFile,
+    DeviceFile(Weak<Session<DeviceFileWay>>),
 }
 
 impl OpenDevices {
@@ -150,8 +165,18 @@ impl OpenDevices {
         self.members.retain(|known| !core::ptr::eq(known.as_ptr(), Arc::as_ptr(device)));
     }
 
+    /// The session of a device that is open. To be dropped with no lock held: it may be the last that keeps it.
+    #[cfg(feature = "iommufd")]
+    pub(crate) fn session(&self, device: &VfioDevice) -> Option<Arc<Session<dyn Way>>> {
+        match self.occupant(device)? {
+            Occupant::Changing => None,
+            Occupant::Group(session) => Some(session.upgrade()?),
+            Occupant::DeviceFile(session) => Some(session.upgrade()?),
+        }
+    }
+
     pub(crate) fn occupant(&self, device: &VfioDevice) -> Option<&Occupant> {
-        self.open.get(&device.member.device())
+        self.open.get(&device.id)
     }
 }
 

@@ -1,16 +1,23 @@
 //! Operations of a VFIO driver on its devices.
 
+mod event;
+mod feature;
+mod ioeventfd;
 mod irq;
 mod region;
+mod reset;
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
 use iommu_core::device_model::Errno;
 
-pub use irq::{IrqAction, IrqError, IrqIndex, IrqInfo, IrqMasking, IrqSource, Trigger};
-pub use region::{RegionError, RegionIndex, RegionInfo};
+pub use event::{Event, Eventfd, Listening, Trigger};
+pub use feature::{BusMaster, Feature, FeatureAccess, FeatureError, FeatureId, FeatureSupport};
+pub use ioeventfd::{IoEventfd, IoEventfdError, IoWidth};
+pub use irq::{IrqAction, IrqError, IrqIndex, IrqInfo, IrqMasking, IrqSource};
+pub use region::{MappableArea, RegionCapability, RegionError, RegionIndex, RegionInfo};
+pub use reset::{AffectedFunction, LinkState, NoHotReset, ResetError};
 
 /// The operations of one device. The defaults describe a device without regions and interrupts.
 ///
@@ -36,6 +43,10 @@ pub trait DeviceOps: Send + Sync + fmt::Debug {
     fn request(&self, attempt: u32) {
         let _ = attempt;
     }
+
+    /// Resumes the device, which its user is about to use, if the user has let it enter a low-power state.
+    // V70, V95.
+    fn resume(&self) {}
 
     /// Returns the description of the device: `VFIO_DEVICE_GET_INFO`.
     fn info(&self) -> DeviceInfo {
@@ -95,15 +106,73 @@ pub trait DeviceOps: Send + Sync + fmt::Debug {
         Err(ResetError::NotResettable)
     }
 
-    /// Returns the names of the devices that are reset with this one, registered with VFIO or not. May omit the device
-    /// itself.
-    fn reset_with(&self) -> Vec<Arc<str>> {
-        Vec::new()
+    /// Returns the functions that a hot reset of the device affects, in the order of the bus, this one included.
+    ///
+    /// # Errors
+    /// Neither the slot nor the bus of the device can be reset.
+    // V88.
+    fn affected(&self) -> Result<Vec<AffectedFunction>, NoHotReset> {
+        Err(NoHotReset)
+    }
+
+    /// Checks whether the device can be reset with its whole set now.
+    ///
+    /// # Errors
+    /// The driver is being unbound, which holds the device lock.
+    fn may_hot_reset(&self) -> Result<(), ResetError> {
+        Ok(())
     }
 
     /// Resets the device as part of a reset of its whole [set](crate::vfio_pci::ResetScope).
     // V55.
     fn hot_reset(&self) {}
+
+    /// Returns whether the link to the devices of the set comes back after a hot reset.
+    // V91.
+    fn link_after_hot_reset(&self) -> LinkState {
+        LinkState::Up
+    }
+
+    /// Returns what the user can do with a feature; `None` if the device does not have it (`ENOTTY`):
+    /// `VFIO_DEVICE_FEATURE`.
+    fn feature(&self, id: FeatureId) -> Option<FeatureSupport> {
+        let _ = id;
+        None
+    }
+
+    /// Returns the data of a feature that can be read.
+    ///
+    /// # Errors
+    /// Fails if there is no such feature, or the driver refuses.
+    fn get_feature(&self, id: FeatureId) -> Result<Vec<u8>, FeatureError> {
+        Err(FeatureError::Unsupported { id })
+    }
+
+    /// Sets a feature that can be set.
+    ///
+    /// # Errors
+    /// Fails if there is no such feature, or the driver refuses.
+    fn set_feature(&self, feature: Feature) -> Result<(), FeatureError> {
+        Err(FeatureError::Unsupported { id: feature.id() })
+    }
+
+    /// Sets or removes a write that the device makes whenever an eventfd is signalled: `VFIO_DEVICE_IOEVENTFD`.
+    ///
+    /// # Errors
+    /// Fails if the device has no such call, the write is outside of a BAR, or the same is there already or is not.
+    fn set_ioeventfd(&self, write: IoEventfd) -> Result<(), IoEventfdError> {
+        let _ = write;
+        Err(IoEventfdError::Unsupported)
+    }
+
+    /// Checks whether a user who asks for the device by `name`, and perhaps more after it, means this one. `true` if so.
+    ///
+    /// # Errors
+    /// The name means this device, but what follows is not acceptable.
+    // Vt6.3.
+    fn matches(&self, device: &str, name: &str) -> Result<bool, Errno> {
+        Ok(device == name)
+    }
 }
 
 /// Description of a device.
@@ -130,26 +199,4 @@ pub enum DeviceKind {
     Pci,
     /// Platform: `VFIO_DEVICE_FLAGS_PLATFORM`.
     Platform,
-}
-
-/// Why a device was not reset.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ResetError {
-    /// The device cannot be reset alone.
-    #[error("the device cannot be reset alone")]
-    NotResettable,
-    /// The driver is being unbound, which holds the device lock until the device is closed.
-    #[error("the driver of the device is being unbound")]
-    Leaving,
-}
-
-impl ResetError {
-    /// Returns the error number that Linux gives.
-    pub const fn errno(self) -> Errno {
-        match self {
-            Self::NotResettable => Errno::EINVAL,
-            Self::Leaving => Errno::EAGAIN,
-        }
-    }
 }

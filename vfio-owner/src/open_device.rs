@@ -1,20 +1,24 @@
 //! Open devices: access to regions and interrupts, and reset.
 
+mod hot_reset;
+
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{MutexGuard, UserGuard};
-use iommu_core::{Group, Member};
+use iommu_core::{GroupId, Member};
 
 use crate::device::{Occupant, OpenDevices, Reservation, VfioDevice};
 use crate::device_ops::{
-    DeviceInfo, DeviceOps, IrqAction, IrqError, IrqIndex, IrqInfo, IrqSource, RegionError, RegionIndex, RegionInfo,
-    ResetError,
+    DeviceInfo, DeviceOps, Feature, FeatureError, FeatureId, FeatureSupport, IoEventfd, IoEventfdError, IrqAction,
+    IrqError, IrqIndex, IrqInfo, IrqSource, RegionError, RegionIndex, RegionInfo, ResetError,
 };
-use crate::error::{GetDeviceError, HotResetError};
-use crate::group::{Attachment, GroupFile, InUse, OpenGroup};
+use crate::group::{Attachment, InUse, OpenGroup};
+
+pub use hot_reset::{AffectedOwner, HotResetError, HotResetInfo, HotResetProof};
 
 /// An open device, whose DMA the user owns: opened through its group, or through its own file, which is bound to an
 /// iommufd.
@@ -42,16 +46,22 @@ pub(crate) struct Session<W: Way + ?Sized> {
 /// How a device came to be open. What it keeps is given up once the device is quiet, its [`Reservation`] last.
 // V30.
 pub(crate) trait Way: Send + Sync + fmt::Debug {
-    /// Whether the user owns `group`, if this way of opening can tell; `None` if the user must pass the group's file.
+    /// The iommufd that shows what the user owns; `None` if the user must pass the files of groups.
     // V55.
-    fn owns(&self, group: &Group) -> Option<bool>;
+    #[cfg(feature = "iommufd")]
+    fn shown_by(&self) -> Option<&iommufd_owner::Context>;
+
+    /// What the device is bound to, in an iommufd.
+    #[cfg(feature = "iommufd")]
+    fn bound(&self) -> Option<&iommufd_owner::BoundDevice>;
 }
 
 /// A device is open through its group, once or more often.
 // V9.
 #[derive(Debug)]
 pub(crate) struct ThroughGroup {
-    _attachment: Through,
+    #[cfg_attr(not(feature = "iommufd"), expect(dead_code, reason = "kept until the device is quiet"))]
+    through: Through,
     reservation: Reservation,
 }
 
@@ -63,12 +73,25 @@ enum Through {
     Container { _in_use: InUse, _keeps: Arc<OpenGroup> },
     /// An iommufd in the container's place: one claim for the device.
     #[cfg(feature = "iommufd")]
-    Iommufd { _claim: Arc<iommufd_owner::BoundDevice> },
+    Iommufd { claim: Arc<iommufd_owner::BoundDevice> },
+    /// An iommufd in no-IOMMU mode, which claims nothing.
+    // V35.
+    #[cfg(feature = "iommufd")]
+    NoIommu,
 }
 
 impl Way for ThroughGroup {
-    fn owns(&self, _group: &Group) -> Option<bool> {
+    #[cfg(feature = "iommufd")]
+    fn shown_by(&self) -> Option<&iommufd_owner::Context> {
         None
+    }
+
+    #[cfg(feature = "iommufd")]
+    fn bound(&self) -> Option<&iommufd_owner::BoundDevice> {
+        match &self.through {
+            Through::Container { .. } | Through::NoIommu => None,
+            Through::Iommufd { claim } => Some(claim),
+        }
     }
 }
 
@@ -126,24 +149,30 @@ impl OpenDevice {
         &**self.device().ops()
     }
 
+    /// The device's operations, for the user to use it.
+    fn resumed(&self) -> &dyn DeviceOps {
+        self.ops().resume();
+        self.ops()
+    }
+
     /// Returns the name of the device.
     pub fn name(&self) -> &Arc<str> {
         self.device().name()
     }
 
-    /// Returns the device in its IOMMU group.
-    pub fn member(&self) -> &Arc<Member> {
+    /// Returns the device in its IOMMU group; `None` in no-IOMMU mode.
+    pub fn member(&self) -> Option<&Arc<Member>> {
         self.device().member()
     }
 
     /// Returns the description of the device: `VFIO_DEVICE_GET_INFO`.
     pub fn info(&self) -> DeviceInfo {
-        self.ops().info()
+        self.resumed().info()
     }
 
     /// Returns the description of a region, or `None` without such a region (`EINVAL`): `VFIO_DEVICE_GET_REGION_INFO`.
     pub fn region(&self, index: RegionIndex) -> Option<RegionInfo> {
-        self.ops().region(index)
+        self.resumed().region(index)
     }
 
     /// Reads from a region. Returns how many bytes were read.
@@ -151,7 +180,7 @@ impl OpenDevice {
     /// # Errors
     /// Fails as [`DeviceOps::read`] does.
     pub fn read(&self, index: RegionIndex, offset: u64, into: &mut [u8]) -> Result<usize, RegionError> {
-        self.ops().read(index, offset, into)
+        self.resumed().read(index, offset, into)
     }
 
     /// Writes to a region. Returns how many bytes were written.
@@ -159,13 +188,13 @@ impl OpenDevice {
     /// # Errors
     /// Fails as [`DeviceOps::write`] does.
     pub fn write(&self, index: RegionIndex, offset: u64, from: &[u8]) -> Result<usize, RegionError> {
-        self.ops().write(index, offset, from)
+        self.resumed().write(index, offset, from)
     }
 
     /// Returns the description of an interrupt index, or `None` without such an index (`EINVAL`):
     /// `VFIO_DEVICE_GET_IRQ_INFO`.
     pub fn irq(&self, index: IrqIndex) -> Option<IrqInfo> {
-        self.ops().irq(index)
+        self.resumed().irq(index)
     }
 
     /// Enables, masks, unmasks or triggers interrupts: `VFIO_DEVICE_SET_IRQS`.
@@ -179,7 +208,7 @@ impl OpenDevice {
         action: IrqAction,
         source: IrqSource<'_>,
     ) -> Result<(), IrqError> {
-        self.ops().set_irqs(index, start, action, source)
+        self.resumed().set_irqs(index, start, action, source)
     }
 
     /// Resets the device: `VFIO_DEVICE_RESET`.
@@ -187,47 +216,37 @@ impl OpenDevice {
     /// # Errors
     /// Fails if the device cannot be reset alone, or its driver is being unbound.
     pub fn reset(&self) -> Result<(), ResetError> {
-        self.ops().reset()
+        self.resumed().reset()
     }
 
-    /// Returns the names of the devices that [`hot_reset`](Self::hot_reset) resets, this one included:
-    /// `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`. Takes the lock of the device set for a moment.
-    pub fn hot_reset_devices(&self) -> Vec<Arc<str>> {
-        let members: Vec<_> = self.device().lock_set().members().collect();
-        let mut names: Vec<_> =
-            members.iter().map(|member| member.name().clone()).chain(self.ops().reset_with()).collect();
-        names.sort();
-        names.dedup();
-        names
+    /// Returns what the user can do with a feature; `None` if the device does not have it (`ENOTTY`):
+    /// `VFIO_DEVICE_FEATURE`.
+    pub fn feature(&self, id: FeatureId) -> Option<FeatureSupport> {
+        self.resumed().feature(id)
     }
 
-    /// Resets all devices that are reset together, whoever has them open: `VFIO_DEVICE_PCI_HOT_RESET`. The caller
-    /// proves ownership of every affected group: by passing the groups' files, or, for a file that is bound to an
-    /// iommufd, by having a device of each group bound there; it then passes no files.
+    /// Returns the data of a feature.
     ///
     /// # Errors
-    /// Fails if one of the devices is not registered with VFIO or its ownership was not proved, or if group files are
-    /// passed where none are allowed. Nothing was reset.
-    pub fn hot_reset(&self, groups: &[&GroupFile]) -> Result<(), HotResetError> {
-        let way = &self.0.session.way;
-        if !groups.is_empty() && way.owns(self.member().group()).is_some() {
-            return Err(HotResetError::WrongList { device: self.name().clone() });
-        }
-        let members: Vec<_> = self.device().lock_set().members().collect();
-        let peers = self.ops().reset_with();
-        if let Some(stranger) = peers.into_iter().find(|name| members.iter().all(|member| member.name() != name)) {
-            return Err(HotResetError::NotRegistered { device: stranger });
-        }
-        for member in &members {
-            let shown = way.owns(member.member().group());
-            if !shown.unwrap_or_else(|| groups.iter().any(|file| file.is_of(member.group()))) {
-                return Err(HotResetError::NotOwned { device: member.name().clone(), group: member.group().id() });
-            }
-        }
-        for member in members {
-            member.ops().hot_reset();
-        }
-        Ok(())
+    /// Fails as [`DeviceOps::get_feature`] does.
+    pub fn get_feature(&self, id: FeatureId) -> Result<Vec<u8>, FeatureError> {
+        self.resumed().get_feature(id)
+    }
+
+    /// Sets a feature.
+    ///
+    /// # Errors
+    /// Fails as [`DeviceOps::set_feature`] does.
+    pub fn set_feature(&self, feature: Feature) -> Result<(), FeatureError> {
+        self.resumed().set_feature(feature)
+    }
+
+    /// Sets or removes a write that the device makes whenever an eventfd is signalled: `VFIO_DEVICE_IOEVENTFD`.
+    ///
+    /// # Errors
+    /// Fails as [`DeviceOps::set_ioeventfd`] does.
+    pub fn set_ioeventfd(&self, write: IoEventfd) -> Result<(), IoEventfdError> {
+        self.resumed().set_ioeventfd(write)
     }
 }
 
@@ -257,7 +276,7 @@ impl First {
                 }
                 Ok(Self::Container {
                     way: ThroughGroup {
-                        _attachment: Through::Container { _in_use: in_use.clone(), _keeps: file.clone() },
+                        through: Through::Container { _in_use: in_use.clone(), _keeps: file.clone() },
                         reservation: device.reserve(&mut set),
                     },
                 })
@@ -276,8 +295,11 @@ impl First {
             Self::Container { way } => Session::open(device, way).map_err(refused)?,
             #[cfg(feature = "iommufd")]
             Self::Iommufd { context, reservation } => {
-                let bound = Arc::new(context.bind(device.member()).map_err(GetDeviceError::Bind)?);
-                let way = ThroughGroup { _attachment: Through::Iommufd { _claim: bound.clone() }, reservation };
+                let Some(member) = device.member() else {
+                    return Self::open_without_iommu(device, &context, reservation);
+                };
+                let bound = Arc::new(context.bind(member).map_err(GetDeviceError::Bind)?);
+                let way = ThroughGroup { through: Through::Iommufd { claim: bound.clone() }, reservation };
                 let session = Session::open(device, way).map_err(refused)?;
                 let ioas = context.compat_ioas().ok_or(GetDeviceError::NoIoas { group: device.group().id() });
                 let attached = ioas.and_then(|ioas| bound.attach(ioas).map_err(GetDeviceError::Attach));
@@ -285,8 +307,116 @@ impl First {
                 attached.map(|_| session)?
             }
         };
+        Ok(Self::opened(session))
+    }
+
+    // Vt6.6, V35.
+    #[cfg(feature = "iommufd")]
+    fn open_without_iommu(
+        device: &Arc<VfioDevice>,
+        context: &iommufd_owner::Context,
+        reservation: Reservation,
+    ) -> Result<Arc<Session<ThroughGroup>>, GetDeviceError> {
+        if context.compat_ioas().is_some() {
+            return Err(GetDeviceError::Mixed { group: device.group().id() });
+        }
+        let refused = |errno| GetDeviceError::Driver { device: device.name().clone(), errno };
+        let way = ThroughGroup { through: Through::NoIommu, reservation };
+        Ok(Self::opened(Session::open(device, way).map_err(refused)?))
+    }
+
+    fn opened(session: Session<ThroughGroup>) -> Arc<Session<ThroughGroup>> {
         let session = Arc::new(session);
         session.way.reservation.occupy(Occupant::Group(Arc::downgrade(&session)));
-        Ok(session)
+        session
+    }
+}
+
+/// Why a device was not opened.
+// Table Vt6.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GetDeviceError {
+    /// No device of that name in the group is bound to a VFIO driver, or it is being unbound.
+    #[error("group {group} has no device {device} that is bound to a VFIO driver")]
+    NoDevice {
+        /// The group.
+        group: GroupId,
+        /// The name.
+        device: String,
+    },
+    /// The driver does not accept what follows the name.
+    // Vt6.3.
+    #[error("the driver of {device} does not accept what follows its name ({errno})")]
+    Name {
+        /// The device.
+        device: Arc<str>,
+        /// The driver's error.
+        errno: Errno,
+    },
+    /// The group has no container.
+    #[error("group {group} has no container")]
+    NoContainer {
+        /// The group.
+        group: GroupId,
+    },
+    /// The group's container has no IOMMU.
+    #[error("the container of group {group} has no IOMMU set")]
+    NoIommu {
+        /// The group.
+        group: GroupId,
+    },
+    /// The iommufd refuses to bind the device.
+    // Vt6.10.
+    #[cfg(feature = "iommufd")]
+    #[error(transparent)]
+    Bind(iommufd_owner::BindError),
+    /// The iommufd has no compatibility address space.
+    // Vt6.12.
+    #[cfg(feature = "iommufd")]
+    #[error("the iommufd of group {group} has no compatibility address space")]
+    NoIoas {
+        /// The group.
+        group: GroupId,
+    },
+    /// The device has no IOMMU, and the iommufd has a compatibility address space.
+    // Vt6.6.
+    #[cfg(feature = "iommufd")]
+    #[error("the devices of group {group} have no IOMMU, and its iommufd has an address space")]
+    Mixed {
+        /// The group.
+        group: GroupId,
+    },
+    /// The device cannot be attached to the compatibility address space.
+    // Vt6.13.
+    #[cfg(feature = "iommufd")]
+    #[error(transparent)]
+    Attach(iommufd_owner::AttachError),
+    /// The driver refuses to open the device.
+    #[error("the driver of {device} refuses to open it ({errno})")]
+    Driver {
+        /// The device.
+        device: Arc<str>,
+        /// The driver's error.
+        errno: Errno,
+    },
+}
+
+impl GetDeviceError {
+    /// Returns the error number that Linux gives.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NoDevice { .. } => Errno::ENODEV,
+            Self::NoContainer { .. } | Self::NoIommu { .. } => Errno::EINVAL,
+            #[cfg(feature = "iommufd")]
+            Self::Bind(error) => error.errno(),
+            #[cfg(feature = "iommufd")]
+            Self::Mixed { .. } => Errno::EPERM,
+            #[cfg(feature = "iommufd")]
+            Self::NoIoas { .. } => Errno::ENODEV,
+            #[cfg(feature = "iommufd")]
+            Self::Attach(error) => error.errno(),
+            Self::Driver { errno, .. } | Self::Name { errno, .. } => *errno,
+        }
     }
 }

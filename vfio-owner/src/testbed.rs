@@ -4,9 +4,15 @@
 //! computed from the topology, and a software IOMMU, which shows what each device can access. Runs in-process, without
 //! hardware or root.
 
+mod builder;
 mod drivers;
 mod embedded;
+mod iommus;
 mod machine;
+mod slot;
+pub mod vfs;
 
+pub use builder::MachineBuilder;
 pub use embedded::{pc, workstation};
 pub use machine::{Machine, MachineError, Pci};
+pub use slot::Slot;

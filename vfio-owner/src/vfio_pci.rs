@@ -7,33 +7,39 @@
 mod admission;
 mod config;
 mod driver;
+mod features;
 mod interrupts;
+mod ioeventfds;
 mod model;
+mod neighbours;
+mod ops;
 #[cfg(feature = "testbed")]
 mod plain_memory;
 mod reset_scope;
+mod windows;
 
 use alloc::sync::{Arc, Weak};
-use alloc::vec::Vec;
 use core::fmt;
 
-use iommu_core::device_model::pci::{Bar, BarKind, ConfigSpace, PciFunction};
+use iommu_core::device_model::AnyDevice;
+use iommu_core::device_model::pci::{ConfigSpace, PciFunction};
 use iommu_core::device_model::sync::{LockClass, Mutex, Users};
-use iommu_core::device_model::{AnyDevice, Errno};
 
 pub use self::admission::{IDS, NAME, VfioPciRefusal, admits};
 use self::config::VirtualConfig;
 pub use self::driver::VfioPciDriver;
+use self::features::{Power, Token};
 pub use self::interrupts::Raised;
-use self::interrupts::{Available, Interrupts};
+use self::interrupts::{Available, Due, Interrupts, UnmaskToken};
+use self::ioeventfds::IoEventfds;
 pub use self::model::FunctionModel;
+use self::neighbours::Neighbours;
 #[cfg(feature = "testbed")]
 pub use self::plain_memory::PlainMemory;
 pub use self::reset_scope::{ResetScope, reset_scope};
-use crate::device_ops::{
-    DeviceInfo, DeviceKind, DeviceOps, IrqAction, IrqError, IrqIndex, IrqInfo, IrqSource, RegionError, RegionIndex,
-    RegionInfo, ResetError, Trigger,
-};
+#[cfg(doc)]
+use crate::device_ops::DeviceOps;
+use crate::device_ops::{IrqIndex, ResetError, Trigger};
 
 const CAP_POWER: u16 = 0x01;
 const CAP_MSI: u16 = 0x05;
@@ -41,21 +47,19 @@ const CAP_EXPRESS: u16 = 0x10;
 const CAP_MSIX: u16 = 0x11;
 const CAP_ADVANCED_FEATURES: u16 = 0x13;
 
-const PAGE: u64 = 0x1000;
-
 const FUNCTION: LockClass = LockClass::new("vfio-pci function", 650);
 
 /// A PCI function as served by vfio-pci.
 ///
-/// [`open`](DeviceOps::open) puts it into its state after power-on: memory decoding on, bus mastering off. While it is
-/// closed, no trigger is called.
+/// [`open`](DeviceOps::open) gives it a fresh virtual configuration space, bus mastering off, and resets it if it can be
+/// reset alone. While it is closed, no trigger is called.
 pub struct VfioPciDevice {
+    /// For what calls it later: eventfds that it listens to.
+    me: Weak<Self>,
     function: PciFunction,
-    resettable: bool,
     irqs: Available,
     model: Arc<dyn FunctionModel>,
-    /// The bridge whose reset resets it.
-    bridge: Option<Weak<dyn AnyDevice>>,
+    neighbours: Neighbours,
     /// The function's lock: the innermost but for leaf locks; no trigger and no model is called under it.
     state: Mutex<State>,
 }
@@ -64,6 +68,8 @@ pub struct VfioPciDevice {
 struct State {
     config: VirtualConfig,
     binding: Binding,
+    /// What the users of its virtual functions show; nobody knows the one that is not set.
+    token: Option<Token>,
     /// While the device is open.
     session: Option<Session>,
 }
@@ -80,28 +86,44 @@ enum Binding {
 #[derive(Debug)]
 struct Session {
     interrupts: Interrupts,
+    ioeventfds: IoEventfds,
+    power: Power,
+    /// Whether the device was reset when it was opened, and so can be.
+    // V99.
+    reset: ResetAlone,
     /// Who is calling triggers. `close` waits for them.
     signalling: Arc<Users>,
 }
 
+/// Whether a device can be reset alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ResetAlone {
+    Works,
+    Fails,
+}
+
 impl VfioPciDevice {
     /// Creates the device of `function`, with `model` behind its regions.
-    pub fn new(function: PciFunction, model: Arc<dyn FunctionModel>) -> Self {
-        let state = State { config: VirtualConfig::new(&function), binding: Binding::Bound, session: None };
-        Self {
-            resettable: is_resettable(&function.config),
-            irqs: Available::of(&function),
-            function,
-            model,
-            bridge: None,
-            state: Mutex::of(FUNCTION, state),
-        }
+    pub fn new(function: PciFunction, model: Arc<dyn FunctionModel>) -> Arc<Self> {
+        Self::below(function, model, None)
     }
 
-    /// Sets the bridge whose secondary bus reset resets the device, with all that is below `bridge`.
-    #[must_use]
-    pub fn below(self, bridge: Option<Weak<dyn AnyDevice>>) -> Self {
-        Self { bridge, ..self }
+    /// Creates the device of a function that is on the bus below `bridge`, whose reset resets it with all that is there.
+    pub fn below(
+        function: PciFunction,
+        model: Arc<dyn FunctionModel>,
+        bridge: Option<&Arc<dyn AnyDevice>>,
+    ) -> Arc<Self> {
+        let state =
+            State { config: VirtualConfig::new(&function), binding: Binding::Bound, token: None, session: None };
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            irqs: Available::of(&function),
+            neighbours: Neighbours::of(&function, bridge),
+            function,
+            model,
+            state: Mutex::of(FUNCTION, state),
+        })
     }
 
     /// Returns the function.
@@ -125,24 +147,49 @@ impl VfioPciDevice {
     /// INTx is level-triggered: it is masked after it was signalled, and an interrupt raised while it is masked is
     /// signalled once when the user unmasks it.
     pub fn raise(&self, index: IrqIndex, vector: u32) -> Raised {
-        self.change(|state| match &mut state.session {
-            Some(session) => session.interrupts.raise(index, vector),
-            None => (Raised::Lost, None),
+        self.change(|state| {
+            let Some(session) = &mut state.session else { return (Raised::Lost, Due::default()) };
+            let (raised, trigger) = session.interrupts.raise(index, vector);
+            (raised, Due::signal(trigger))
         })
     }
 
-    /// Changes the state, then calls the triggers that are due, with no lock held.
-    fn change<R, Due: IntoIterator<Item = Trigger>>(&self, change: impl FnOnce(&mut State) -> (R, Due)) -> R {
+    /// Changes the state, then does what is due, with no lock held.
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> (R, Due)) -> R {
         let mut state = self.state.lock();
         let (result, due) = change(&mut state);
         // Entered under the lock under which `close` ends the session, so it knows of all who saw a trigger.
         let inside = state.session.as_ref().and_then(|session| session.signalling.enter());
         drop(state);
-        for trigger in due {
-            trigger.signal();
+        due.signals.iter().for_each(Trigger::signal);
+        if let Some((event, token)) = due.listen {
+            self.listen(&event, &token);
         }
+        drop(due.ended);
         drop(inside);
         result
+    }
+
+    /// Has the event of this token unmask the line.
+    fn listen(&self, event: &Trigger, token: &UnmaskToken) {
+        let (me, heard) = (self.me.clone(), token.clone());
+        let mut listening = event.listen(move || {
+            if let Some(me) = me.upgrade() {
+                me.change_interrupts(&mut |interrupts| interrupts.unmask_by(&heard));
+            }
+        });
+        self.change_interrupts(&mut |interrupts| match listening.take() {
+            Some(listening) => interrupts.listens(token, listening),
+            None => Due::default(),
+        });
+    }
+
+    /// Changes the interrupts while the device is open.
+    fn change_interrupts(&self, change: &mut dyn FnMut(&mut Interrupts) -> Due) {
+        self.change(|state| {
+            let due = state.session.as_mut().map(|session| change(&mut session.interrupts));
+            ((), due.unwrap_or_default())
+        });
     }
 
     /// The driver is being unbound: from now on it cannot be reset for a user, which takes the device lock.
@@ -157,168 +204,32 @@ impl VfioPciDevice {
         }
     }
 
-    /// Back to the state after power-on. Of interrupts, what is set up stays.
+    /// Back to the hardware's state after power-on. What the user has set up of interrupts stays, and so does the
+    /// configuration space, which is saved and restored.
+    // V82, V86.
     fn power_on(&self) {
         self.model.reset();
-        let mut state = self.state.lock();
-        let State { config, session, .. } = &mut *state;
-        config.reset();
-        if let Some(session) = session {
-            session.interrupts.reset(config.intx_line());
+        if let Some(session) = &mut self.state.lock().session {
+            session.interrupts.reset();
+        }
+    }
+
+    /// Whether it can be reset without its neighbours: by itself, or because it has none.
+    // V87.
+    fn resets_alone(&self) -> ResetAlone {
+        if is_resettable(&self.function.config) || self.neighbours.is_alone() {
+            ResetAlone::Works
+        } else {
+            ResetAlone::Fails
         }
     }
 
     /// No user sees what another left behind, as far as the function can be reset.
-    fn clean(&self) {
-        if self.resettable {
+    fn clean(&self, reset: ResetAlone) {
+        if reset == ResetAlone::Works {
             self.power_on();
-        } else {
-            self.state.lock().config.reset();
         }
-    }
-
-    /// The window of a region; `None` for the configuration space, and where there is none.
-    fn window(&self, index: RegionIndex) -> Option<Bar> {
-        if index == RegionIndex::ROM {
-            return self.function.bars.rom();
-        }
-        self.function.bars.get(usize::try_from(index.number()).ok()?)
-    }
-
-    /// How much of `length` bytes from `offset` on there is in the window, if the function answers there now.
-    fn within(&self, index: RegionIndex, offset: u64, length: usize) -> Result<usize, RegionError> {
-        let bar = self.window(index).ok_or(RegionError::NoSuchRegion { index })?;
-        let length = clip(index, bar.size(), offset, length)?;
-        // The memory of a virtual function is under the control of its physical function.
-        let always_on = bar.kind() == BarKind::Io || self.function.physical_function.is_some();
-        if always_on || self.state.lock().config.memory_on() {
-            Ok(length)
-        } else {
-            Err(RegionError::MemoryOff { index })
-        }
-    }
-}
-
-impl DeviceOps for VfioPciDevice {
-    fn open(&self) -> Result<(), Errno> {
-        if self.resettable {
-            self.may_reset().map_err(ResetError::errno)?;
-        }
-        self.clean();
-        let mut state = self.state.lock();
-        let interrupts = Interrupts::new(self.irqs, state.config.intx_line());
-        state.session = Some(Session { interrupts, signalling: Arc::new(Users::new()) });
-        Ok(())
-    }
-
-    fn close(&self) {
-        let session = self.state.lock().session.take();
-        if let Some(session) = session {
-            session.signalling.wait();
-        }
-        self.clean();
-    }
-
-    /// Signals the user's request trigger, each time anew.
-    // V13.
-    fn request(&self, _attempt: u32) {
-        self.raise(IrqIndex::REQ, 0);
-    }
-
-    fn info(&self) -> DeviceInfo {
-        DeviceInfo {
-            kind: DeviceKind::Pci,
-            resettable: self.resettable,
-            regions: RegionIndex::PCI_COUNT,
-            irqs: IrqIndex::PCI_COUNT,
-        }
-    }
-
-    fn region(&self, index: RegionIndex) -> Option<RegionInfo> {
-        let offset = index.offset();
-        let empty = RegionInfo { size: 0, offset, readable: false, writable: false, mappable: false };
-        match index {
-            RegionIndex::CONFIG => {
-                let size = self.state.lock().config.size();
-                Some(RegionInfo { size, readable: true, writable: true, ..empty })
-            }
-            _ if index.number() < RegionIndex::CONFIG.number() => {
-                let Some(bar) = self.window(index) else { return Some(empty) };
-                let is_rom = index == RegionIndex::ROM;
-                let mappable = !is_rom && bar.kind() != BarKind::Io && bar.size() >= PAGE;
-                Some(RegionInfo { size: bar.size(), offset, readable: true, writable: !is_rom, mappable })
-            }
-            _ => None,
-        }
-    }
-
-    fn read(&self, index: RegionIndex, offset: u64, into: &mut [u8]) -> Result<usize, RegionError> {
-        if into.is_empty() {
-            return Ok(0);
-        }
-        if index == RegionIndex::CONFIG {
-            let state = self.state.lock();
-            let length = clip(index, state.config.size(), offset, into.len())?;
-            state.config.read(whole(offset), into.get_mut(..length).unwrap_or_default());
-            return Ok(length);
-        }
-        let length = self.within(index, offset, into.len())?;
-        self.model.read(index, offset, into.get_mut(..length).unwrap_or_default());
-        Ok(length)
-    }
-
-    fn write(&self, index: RegionIndex, offset: u64, from: &[u8]) -> Result<usize, RegionError> {
-        if from.is_empty() {
-            return Ok(0);
-        }
-        if index == RegionIndex::CONFIG {
-            return self.change(|state| {
-                let length = match clip(index, state.config.size(), offset, from.len()) {
-                    Ok(length) => length,
-                    Err(error) => return (Err(error), None),
-                };
-                state.config.write(whole(offset), from.get(..length).unwrap_or_default());
-                let line = state.config.intx_line();
-                (Ok(length), state.session.as_mut().and_then(|session| session.interrupts.set_line(line)))
-            });
-        }
-        if index == RegionIndex::ROM && self.window(index).is_some() {
-            return Err(RegionError::ReadOnly { index });
-        }
-        let length = self.within(index, offset, from.len())?;
-        self.model.write(index, offset, from.get(..length).unwrap_or_default());
-        Ok(length)
-    }
-
-    fn irq(&self, index: IrqIndex) -> Option<IrqInfo> {
-        self.irqs.describe(index)
-    }
-
-    fn set_irqs(&self, index: IrqIndex, start: u32, action: IrqAction, source: IrqSource<'_>) -> Result<(), IrqError> {
-        self.change(|state| {
-            let Some(session) = &mut state.session else { return (Err(IrqError::NotOpen), Vec::new()) };
-            match session.interrupts.set(index, start, action, source) {
-                Ok(due) => (Ok(()), due),
-                Err(error) => (Err(error), Vec::new()),
-            }
-        })
-    }
-
-    fn reset(&self) -> Result<(), ResetError> {
-        if !self.resettable {
-            return Err(ResetError::NotResettable);
-        }
-        self.may_reset()?;
-        self.power_on();
-        Ok(())
-    }
-
-    fn reset_with(&self) -> Vec<Arc<str>> {
-        driver::below(self.bridge.as_ref())
-    }
-
-    fn hot_reset(&self) {
-        self.power_on();
+        self.state.lock().config.reset();
     }
 }
 
@@ -331,14 +242,6 @@ impl fmt::Debug for VfioPciDevice {
     }
 }
 
-/// How much of `length` bytes from `offset` on there is in a region of this size.
-fn clip(index: RegionIndex, size: u64, offset: u64, length: usize) -> Result<usize, RegionError> {
-    match size.checked_sub(offset) {
-        None | Some(0) => Err(RegionError::BeyondEnd { index, offset, size }),
-        Some(rest) => Ok(length.min(whole(rest))),
-    }
-}
-
 /// As an index into memory; what does not fit is beyond any memory.
 fn whole(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
@@ -348,13 +251,22 @@ fn capability(config: &ConfigSpace, id: u16) -> Option<u16> {
     config.capabilities().find(|found| found.id == id).map(|found| found.offset)
 }
 
-/// Whether the function can be reset without its neighbours: by a function-level reset (PCI Express, or Advanced
-/// Features), or because it loses its state on the transition from D3hot to D0.
+/// Whether the function can be reset without its neighbours: by a function-level reset, or because it loses its state on
+/// the transition from D3hot to D0.
+// V87.
 fn is_resettable(config: &ConfigSpace) -> bool {
-    let register = |id, at: u16| config.read_u32(capability(config, id)?.checked_add(at)?);
-    let own_reset = register(CAP_EXPRESS, 4).is_some_and(|capabilities| capabilities & 1 << 28 != 0)
-        || register(CAP_ADVANCED_FEATURES, 0).is_some_and(|header| header >> 24 & 0b11 == 0b11);
-    own_reset || register(CAP_POWER, 4).is_some_and(|control| control & 1 << 3 == 0)
+    resets_by_itself(config) || register(config, CAP_POWER, 4).is_some_and(|control| control & 1 << 3 == 0)
+}
+
+/// Whether the function has a function-level reset, of PCI Express or of Advanced Features.
+fn resets_by_itself(config: &ConfigSpace) -> bool {
+    register(config, CAP_EXPRESS, 4).is_some_and(|capabilities| capabilities & 1 << 28 != 0)
+        || register(config, CAP_ADVANCED_FEATURES, 0).is_some_and(|header| header >> 24 & 0b11 == 0b11)
+}
+
+/// A register of a capability.
+fn register(config: &ConfigSpace, id: u16, at: u16) -> Option<u32> {
+    config.read_u32(capability(config, id)?.checked_add(at)?)
 }
 
 #[cfg(test)]

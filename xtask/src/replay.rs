@@ -1,7 +1,6 @@
 //! `cargo xtask replay`: plays scenarios on our stack and compares with what a real kernel answered.
 
-mod language;
-mod player;
+mod in_process;
 #[cfg(test)]
 mod tests;
 
@@ -11,11 +10,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
+use scenario_player::Player;
+use scenario_player::check::{Print, Tally, scenarios};
+use scenario_player::language::Scenario;
 use vfio_owner::iommu_core::sysfs::{DirTree, Snapshot};
 use vfio_owner::testbed::Machine;
 
-use language::{Line, Scenario, Step};
-use player::{Answer, Player};
+use in_process::InProcess;
 
 #[derive(clap::Args)]
 pub(crate) struct Replay {
@@ -40,36 +41,16 @@ pub(crate) fn snapshot(name: &str) -> Result<Snapshot> {
     Snapshot::load(&DirTree::new(&folder)).with_context(|| format!("topology `{name}`"))
 }
 
-/// The scenarios in a folder, by name; anything else is a scenario itself.
-pub(crate) fn scenarios(path: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(path) else { return vec![path.to_owned()] };
-    let mut files: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "scn"))
-        .collect();
-    files.sort();
-    files
-}
-
-#[derive(Default)]
-struct Tally {
-    files: usize,
-    steps: usize,
-    agree: usize,
-    differ: usize,
-    /// Files that could not be read.
-    broken: usize,
-}
-
 impl Replay {
     /// Plays every file that can be read; whether the exit status is that of success.
     pub(crate) fn run(&self) -> Result<bool> {
         let mut snapshots = BTreeMap::new();
         let mut tally = Tally::default();
         let mut out = anstream::stdout().lock();
+        let print = if self.check { Print::Differences } else { Print::Everything };
         for path in self.files.iter().flat_map(|path| scenarios(path)) {
             match open(&path, &mut snapshots) {
-                Ok((scenario, player)) => self.play(&scenario, player, &mut tally, &mut out)?,
+                Ok((scenario, player)) => tally.play(&scenario, player, print, &mut out)?,
                 Err(error) => {
                     anstream::eprintln!("{error:#}");
                     tally.broken += 1;
@@ -77,49 +58,14 @@ impl Replay {
             }
         }
         if self.check {
-            let Tally { files, steps, agree, differ, .. } = tally;
-            // A step that the language does not have makes its file unreadable, so none is unknown.
-            writeln!(out, "replay: {files} files, {steps} steps, {agree} agree, {differ} differ, 0 unknown")?;
+            writeln!(out, "{tally}")?;
         }
-        Ok(tally.broken == 0 && tally.differ == 0)
+        Ok(tally.is_good())
     }
-
-    fn play(&self, scenario: &Scenario, mut player: Player, tally: &mut Tally, out: &mut impl Write) -> Result<()> {
-        tally.files += 1;
-        for (number, line) in (1..).zip(&scenario.lines) {
-            let step = match line {
-                Line::Text(_) if self.check => continue,
-                Line::Text(text) => {
-                    writeln!(out, "{text}")?;
-                    continue;
-                }
-                Line::Step(step) => step,
-            };
-            let answer = player.play(step);
-            if !self.check {
-                writeln!(out, "{}", step.with_answer(&answer))?;
-            } else if let Some(verdict) = compare(step, &answer, tally) {
-                writeln!(out, "{}:{number}: {}\n{verdict}", scenario.path.display(), step.text)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Counts a step; what to say of it, if anything.
-fn compare(step: &Step, ours: &Answer, tally: &mut Tally) -> Option<String> {
-    let recorded = step.recorded.as_deref().unwrap_or("nothing");
-    tally.steps += 1;
-    if ours.to_string() == recorded {
-        tally.agree += 1;
-        return None;
-    }
-    tally.differ += 1;
-    Some(format!("    recorded: {recorded}\n    ours:     {ours}"))
 }
 
 /// A scenario, and a player on its machine as it is after boot.
-fn open(path: &Path, snapshots: &mut BTreeMap<String, Snapshot>) -> Result<(Scenario, Player)> {
+fn open(path: &Path, snapshots: &mut BTreeMap<String, Snapshot>) -> Result<(Scenario, Player<InProcess>)> {
     let scenario = Scenario::read(path)?;
     let machine = match snapshots.entry(scenario.topology.clone()) {
         Entry::Occupied(known) => Machine::boot(known.get()),
@@ -128,5 +74,9 @@ fn open(path: &Path, snapshots: &mut BTreeMap<String, Snapshot>) -> Result<(Scen
             Machine::boot(place.insert(loaded))
         }
     };
-    Ok((scenario, Player::new(machine)?))
+    Ok((scenario, player(machine)?))
+}
+
+fn player(machine: Machine) -> Result<Player<InProcess>> {
+    Ok(Player::new(InProcess::new(machine).context("no memory for a process")?))
 }

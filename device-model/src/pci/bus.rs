@@ -92,17 +92,19 @@ impl<G: DmaConfigure<PciFunction>> BusHandle<PciBus<G>> {
     /// Takes device locks as [`add_driver`](Self::add_driver) does.
     ///
     /// # Errors
-    /// Fails if the driver has the id already, or is being unregistered.
+    /// Fails if the driver has an id already that [covers](PciId::covers) it and counts without an override, or is being
+    /// unregistered.
     pub fn new_id(&self, driver: &DriverHandle<PciBus<G>>, id: PciId) -> Result<(), DynamicIdError> {
         let name = driver.name();
         if driver.is_leaving() {
             return Err(DynamicIdError::DriverGone { driver: name.clone() });
         }
-        let known = driver.driver().ids().contains(&id);
+        let covers = |known: &PciId| !known.override_only && known.covers(&id);
+        let known = driver.driver().ids().iter().any(covers);
         let added = !known
             && self.bus().change_ids(|ids| {
                 let ids = ids.entry(name.clone()).or_default();
-                let new = !ids.contains(&id);
+                let new = !ids.iter().any(covers);
                 if new {
                     ids.push(id);
                 }
@@ -115,7 +117,9 @@ impl<G: DmaConfigure<PciFunction>> BusHandle<PciBus<G>> {
         Ok(())
     }
 
-    /// Removes an id that [`new_id`](Self::new_id) added, as a write to `remove_id` in sysfs does. Unbinds nothing.
+    /// Removes the first id that [`new_id`](Self::new_id) added and `id` names, as a write to `remove_id` in sysfs does.
+    /// Vendor and device are compared as they are; where the subsystem is any, and in the bits of the class that are not
+    /// in its mask, every id is named. Unbinds nothing.
     ///
     /// # Errors
     /// Fails if the driver has no such dynamic id.
@@ -123,11 +127,19 @@ impl<G: DmaConfigure<PciFunction>> BusHandle<PciBus<G>> {
         let name = driver.name();
         let removed = self.bus().change_ids(|ids| {
             let ids = ids.get_mut(name)?;
-            let at = ids.iter().position(|known| *known == id)?;
+            let at = ids.iter().position(|known| is_named(known, &id))?;
             Some(ids.remove(at))
         });
         removed.map(drop).ok_or_else(|| DynamicIdError::Unknown { driver: name.clone() })
     }
+}
+
+fn is_named(known: &PciId, id: &PciId) -> bool {
+    let same = |wanted: Option<u16>, found| wanted.is_none() || wanted == found;
+    (known.vendor, known.device) == (id.vendor, id.device)
+        && same(id.subvendor, known.subvendor)
+        && same(id.subdevice, known.subdevice)
+        && (known.class ^ id.class) & id.class_mask == 0
 }
 
 /// Why the dynamic ids of a driver were not changed.

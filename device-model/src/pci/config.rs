@@ -32,8 +32,10 @@ mod at {
     pub(super) const SUBORDINATE_BUS: u16 = 0x1a;
     pub(super) const SUBSYSTEM: u16 = 0x2c;
     pub(super) const CAPABILITIES: u16 = 0x34;
+    pub(super) const CAP_MSI: u8 = 0x05;
     pub(super) const CAP_BRIDGE_SUBSYSTEM: u8 = 0x0d;
     pub(super) const CAP_PCI_EXPRESS: u8 = 0x10;
+    pub(super) const CAP_MSIX: u8 = 0x11;
     pub(super) const EXT_CAP_ACS: u16 = 0x0d;
 }
 

@@ -60,6 +60,23 @@ impl PciId {
             && fits(self.subdevice, config.subsystem_device())
             && (self.class_mask == 0 || config.class().is_some_and(|class| (class ^ self.class) & self.class_mask == 0))
     }
+
+    /// Returns whether a function of the ids of `other` matches, regardless of [`override_only`](Self::override_only).
+    /// Where `other` stands for any value, only "any" does.
+    pub const fn covers(&self, other: &Self) -> bool {
+        const fn fits(wanted: Option<u16>, found: Option<u16>) -> bool {
+            match (wanted, found) {
+                (None, _) => true,
+                (Some(wanted), Some(found)) => wanted == found,
+                (Some(_), None) => false,
+            }
+        }
+        fits(self.vendor, other.vendor)
+            && fits(self.device, other.device)
+            && fits(self.subvendor, other.subvendor)
+            && fits(self.subdevice, other.subdevice)
+            && (self.class ^ other.class) & self.class_mask == 0
+    }
 }
 
 #[cfg(test)]
@@ -90,6 +107,17 @@ mod tests {
         ] {
             assert!(!other.matches(&config), "{other:?}");
         }
+    }
+
+    #[test]
+    fn an_id_covers_those_that_it_is_wider_than() {
+        let nic = PciId::device(0x8086, 0x100e);
+        let card = PciId { subvendor: Some(0x1af4), ..nic };
+        let networks = PciId::class(0x02_0000, 0xff_0000);
+        assert!(nic.covers(&nic) && nic.covers(&card) && PciId::ANY.covers(&card));
+        assert!(!card.covers(&nic), "of another card, too");
+        assert!(!networks.covers(&nic) && networks.covers(&PciId { class: 0x02_8000, ..nic }));
+        assert!(nic.override_only().covers(&nic));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A use count that can be closed and waited for.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::fmt;
 
 use super::{Condvar, Mutex};
@@ -22,6 +23,8 @@ struct Gate {
     door: Door,
     /// How the users are asked to leave, until somebody does it.
     request: Option<Box<dyn FnOnce() + Send>>,
+    /// What is called once the last one has left.
+    when_empty: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 impl fmt::Debug for Gate {
@@ -45,7 +48,8 @@ impl Default for Users {
 impl Users {
     /// Creates a count that is open, without users.
     pub fn new() -> Self {
-        Self { gate: Mutex::new(Gate { inside: 0, door: Door::Open, request: None }), left: Condvar::new() }
+        let gate = Gate { inside: 0, door: Door::Open, request: None, when_empty: Vec::new() };
+        Self { gate: Mutex::new(gate), left: Condvar::new() }
     }
 
     /// Admits one user; returns `None` once [`close`](Self::close) was called.
@@ -78,6 +82,18 @@ impl Users {
         if let Some(request) = request {
             request();
         }
+    }
+
+    /// Calls `then` once, when no user is inside: at once, or on the thread of the last one that leaves, without locks.
+    /// For whoever cannot block: an unbind that is [waiting](crate::Progress::Waiting) for these users can go on then.
+    pub fn when_empty(&self, then: impl FnOnce() + Send + 'static) {
+        let mut gate = self.gate.lock();
+        if gate.inside > 0 {
+            gate.when_empty.push(Box::new(then));
+            return;
+        }
+        drop(gate);
+        then();
     }
 
     /// Returns the number of users; may be stale at once.
@@ -113,8 +129,14 @@ impl Drop for UserGuard {
     fn drop(&mut self) {
         let mut gate = self.0.gate.lock();
         gate.inside -= 1;
-        if gate.inside == 0 {
-            self.0.left.notify_all();
+        if gate.inside > 0 {
+            return;
+        }
+        self.0.left.notify_all();
+        let due = core::mem::take(&mut gate.when_empty);
+        drop(gate);
+        for then in due {
+            then();
         }
     }
 }

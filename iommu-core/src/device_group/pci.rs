@@ -2,10 +2,11 @@
 
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 
 use device_model::DeviceId;
-use device_model::pci::{PciAddress, PciFunction, PciTopology};
+use device_model::pci::{AcsQuirk, PciAddress, PciFunction, PciTopology};
 use device_model::sync::{LockClass, Mutex};
 
 use super::{DeviceGroup, Placement};
@@ -29,6 +30,17 @@ pub struct PciGroups {
 struct Present {
     topology: PciTopology,
     founders: BTreeMap<PciAddress, DeviceId>,
+    arrival: Arrival,
+}
+
+/// What is known of a function when it is grouped.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Arrival {
+    /// Whether its device has others, for all were found before the first is grouped.
+    #[default]
+    AllFound,
+    /// What it says itself.
+    OneByOne,
 }
 
 impl PciGroups {
@@ -47,12 +59,18 @@ impl PciGroups {
     pub fn pci_device_group(&self, iommu: &Arc<dyn IommuDriver>, dev: &Endpoint) -> Option<DeviceGroup> {
         let function = dev.description::<PciFunction>()?;
         let mut present = self.present.lock();
-        present.topology.insert(function.clone());
-        let anchors = grouping::anchors(&present.topology, function.address);
+        let anchors = present.anchors(function);
         let known = anchors.iter().find_map(|anchor| present.founders.get(anchor)).copied();
         let founder = known.unwrap_or(dev.id);
         present.founders.insert(function.address, founder);
         Some(DeviceGroup::founded_by(iommu, founder))
+    }
+
+    /// Says that all functions are there that the machine found when it started. From now on they are grouped one by one,
+    /// as a running kernel finds them: a function that does not say itself that its device has several is taken for its
+    /// only one, and does not join the others.
+    pub fn boot_ended(&self) {
+        self.present.lock().arrival = Arrival::OneByOne;
     }
 
     /// Takes a function out of the topology.
@@ -61,6 +79,24 @@ impl PciGroups {
         let mut present = self.present.lock();
         present.topology.remove(function.address);
         present.founders.remove(&function.address);
+    }
+}
+
+impl Present {
+    /// Takes a function into the topology, and returns the anchors of its group.
+    fn anchors(&mut self, function: &PciFunction) -> Vec<PciAddress> {
+        let address = function.address;
+        let looks_alone =
+            address.function() != 0 && function.physical_function.is_none() && !function.config.has_multifunction_bit();
+        if self.arrival == Arrival::OneByOne && looks_alone {
+            let alone = PciFunction { acs_quirk: Some(AcsQuirk::Isolated), ..function.clone() };
+            self.topology.insert(alone);
+            let anchors = grouping::anchors(&self.topology, address);
+            self.topology.insert(function.clone());
+            return anchors;
+        }
+        self.topology.insert(function.clone());
+        grouping::anchors(&self.topology, address)
     }
 }
 

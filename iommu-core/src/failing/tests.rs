@@ -6,7 +6,8 @@ use super::*;
 use crate::address::Access;
 use crate::hardware::FaultReason;
 use crate::software::testing::{Map, unheard};
-use crate::software::{Memory, SoftIommu, SoftIommuConfig};
+use crate::software::{LockedPages, Memory, Process, SoftIommu, SoftIommuConfig};
+use crate::user_memory::{BadAddress, UserMemory as _};
 
 fn endpoint(id: u64) -> Endpoint {
     Endpoint::new(DeviceId::new(id), alloc::format!("dev{id}"))
@@ -108,6 +109,39 @@ fn a_refusal_lasts_until_healed() {
     iommu.fail_nth(0, error());
     iommu.heal();
     assert_eq!([1, 2, 3].map(refused), [[false, false]; 3]);
+}
+
+#[test]
+fn an_unmap_can_be_told_to_unmap_nothing() {
+    let (iommu, _) = failing();
+    let domain = all_calls(&*iommu).unwrap();
+    iommu.shorten_nth(0);
+    let (paging, mut gather) = (domain.paging().unwrap(), Gather::new());
+    assert_eq!(paging.unmap_pages(Iova::new(0), PAGE, 1, &mut gather).unwrap(), 0);
+    let failed = iommu.last_failed().unwrap();
+    assert_eq!((failed.number, failed.operation, failed.error), (6, Operation::Unmap, None));
+    assert!(paging.iova_to_phys(Iova::new(0)).is_some());
+    iommu.shorten_nth(0);
+    domain.attach(&endpoint(1)).unwrap();
+    assert_eq!(domain.unmap(Iova::new(0), PAGE), PAGE, "another call was told");
+}
+
+#[test]
+fn a_pin_fails_or_panics_on_command() {
+    let process = Process::new(&Memory::new(), LockedPages::unlimited());
+    let at = process.allocate(4 * PAGE, Access::ReadWrite).unwrap();
+    let memory = FailingMemory::new(process.clone());
+    let pin = || memory.pin(at, 4 * PAGE, Access::Read).map(|run| run.bytes);
+    memory.fail_nth(1);
+    memory.panic_nth(2);
+    assert_eq!((pin(), pin()), (Ok(PAGE), Err(BadAddress { at })));
+    assert!(!memory.has_failed(), "a panic is pending");
+    assert!(std::panic::catch_unwind(core::panic::AssertUnwindSafe(pin)).is_err());
+    assert!(memory.has_failed());
+    assert_eq!((pin(), process.pinned()), (Ok(PAGE), 2));
+    memory.panic_nth(0);
+    memory.heal();
+    assert_eq!(pin(), Ok(PAGE));
 }
 
 /// Every call can be made to panic, those that cannot fail among them; it does not reach the IOMMU below.

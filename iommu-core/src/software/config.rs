@@ -7,7 +7,7 @@ use core::ops::RangeInclusive;
 
 use super::page_table::TableFormat;
 use crate::address::Iova;
-use crate::hardware::{Capabilities, DefaultDomainType, DomainKind, EndpointProperties};
+use crate::hardware::{Capabilities, DefaultDomainType, Description, DomainKind, EndpointProperties};
 use crate::reserved::{RegionKind, ReservedRegion};
 
 /// How a [`SoftIommu`](super::SoftIommu) is built, and what it says of the devices that it serves.
@@ -32,6 +32,8 @@ pub struct SoftIommuConfig {
     pub iotlb: bool,
     /// Capabilities that it lacks for single devices, by the device's name.
     pub lacking: BTreeMap<String, Capabilities>,
+    /// What it tells user space of itself, unless it tells of the domains that it nests. Empty by default.
+    pub description: Description,
 }
 
 impl Default for SoftIommuConfig {
@@ -51,6 +53,7 @@ impl Default for SoftIommuConfig {
                 .union(Capabilities::DIRTY_TRACKING),
             iotlb: false,
             lacking: BTreeMap::new(),
+            description: Description::default(),
         }
     }
 }

@@ -203,10 +203,11 @@ impl IommuDriver for SoftIommu {
         Ok(self.domain(DomainKind::Paging, flags))
     }
 
-    /// Returns the highest address that its page tables translate, for who nests domains; a number of 64 bits.
+    /// Returns the highest address that its page tables translate, for who nests domains; a number of 64 bits. Without
+    /// nesting, what its configuration says.
     fn describe(&self, _dev: &Endpoint) -> Result<Description, HardwareError> {
         if !self.config().capabilities.contains(Capabilities::NESTING) {
-            return Ok(Description::default());
+            return Ok(self.config().description.clone());
         }
         Ok(Description { kind: STAGE_1_FORMAT, bytes: self.config().format.last().get().to_le_bytes().to_vec() })
     }

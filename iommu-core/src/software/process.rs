@@ -65,8 +65,8 @@ impl LockedPages {
 
 /// A process whose memory lies in a [`Memory`], so that what a device writes there can be read here.
 ///
-/// Each [`allocate`](Self::allocate) is one piece of physical memory of its own. Pins are counted for each page, so that
-/// a test can ask at its end whether any is [left](Self::pinned).
+/// Each [`allocate`](Self::allocate) and [`map_at`](Self::map_at) is one piece of physical memory of its own. Pins are
+/// counted for each page, so that a test can ask at its end whether any is [left](Self::pinned).
 #[derive(Debug)]
 pub struct Process {
     memory: Memory,
@@ -92,14 +92,16 @@ struct Mappings {
 struct Mapping {
     phys: PhysAddr,
     bytes: u64,
-    access: Access,
+    /// `None` for memory that is there, but not to be touched (`PROT_NONE`).
+    access: Option<Access>,
 }
 
 struct Pins {
     of_page: Vec<u32>,
     /// Sum over the pages.
     total: u64,
-    mapped: bool,
+    /// Pages that are mapped.
+    mapped: u64,
 }
 
 impl Process {
@@ -141,21 +143,55 @@ impl Process {
         // A page that nobody has lies behind each mapping.
         let next = at.checked_add(bytes)?.checked_add(PAGE_SIZE)?;
         mappings.next = next;
-        mappings.by_address.insert(UserAddr::new(at), Mapping { phys, bytes, access });
-        mappings.pins.insert(phys, Pins { of_page: Vec::new(), total: 0, mapped: true });
+        mappings.insert(at, Mapping { phys, bytes, access: Some(access) });
         Some(UserAddr::new(at))
     }
 
-    /// Unmaps what [`allocate`](Self::allocate) mapped at `at`, if anything. Pinned pages stay where they are.
+    /// Maps `bytes` bytes of fresh memory at `at`, in the place of whatever is there: `mmap` with `MAP_FIXED`. `None` if
+    /// `at` or `bytes` is not a multiple of the page size, or there is not so much left of the address space.
+    pub fn map_at(&self, at: UserAddr, bytes: u64, access: Access) -> Option<()> {
+        let end = end_of(at, bytes)?;
+        let phys = self.memory.allocate(bytes)?;
+        let mut mappings = self.mappings.lock();
+        mappings.remove(at.get(), end);
+        mappings.insert(at.get(), Mapping { phys, bytes, access: Some(access) });
+        mappings.next = mappings.next.max(end.saturating_add(PAGE_SIZE));
+        Some(())
+    }
+
+    /// Changes what may be done with the `bytes` bytes at `at`, `None` being nothing: `mprotect`.
+    ///
+    /// # Errors
+    /// Fails if something of it is not mapped; what lies before has changed. Also if `at` or `bytes` is not a multiple of
+    /// the page size.
+    pub fn protect(&self, at: UserAddr, bytes: u64, access: Option<Access>) -> Result<(), BadAddress> {
+        let end = end_of(at, bytes).ok_or(BadAddress { at })?;
+        let mut mappings = self.mappings.lock();
+        mappings.cut(at.get());
+        mappings.cut(end);
+        let mut next = at.get();
+        while next < end {
+            let hole = BadAddress { at: UserAddr::new(next) };
+            let mapping = mappings.by_address.get_mut(&hole.at).ok_or(hole)?;
+            mapping.access = access;
+            next += mapping.bytes;
+        }
+        Ok(())
+    }
+
+    /// Unmaps whatever is mapped in the `bytes` bytes at `at`: `munmap`. Pinned pages stay where they are. Does nothing if
+    /// `at` or `bytes` is not a multiple of the page size.
+    pub fn unmap_range(&self, at: UserAddr, bytes: u64) {
+        if let Some(end) = end_of(at, bytes) {
+            self.mappings.lock().remove(at.get(), end);
+        }
+    }
+
+    /// Unmaps the mapping that begins at `at`, if any. Pinned pages stay where they are.
     pub fn unmap(&self, at: UserAddr) {
         let mut mappings = self.mappings.lock();
-        let Some(mapping) = mappings.by_address.remove(&at) else { return };
-        if let Some(pins) = mappings.pins.get_mut(&mapping.phys) {
-            pins.mapped = false;
-            if pins.total == 0 {
-                mappings.pins.remove(&mapping.phys);
-            }
-        }
+        let Some(mapping) = mappings.by_address.get(&at).copied() else { return };
+        mappings.remove(at.get(), at.get() + mapping.bytes);
     }
 
     /// Returns how many pins are held, over all pages.
@@ -191,7 +227,47 @@ impl Process {
     }
 }
 
+/// Where a range of whole pages ends.
+fn end_of(at: UserAddr, bytes: u64) -> Option<u64> {
+    let whole = bytes > 0 && (at.get() | bytes).is_multiple_of(PAGE_SIZE);
+    at.get().checked_add(bytes).filter(|_| whole)
+}
+
 impl Mappings {
+    /// Maps a piece that is new.
+    fn insert(&mut self, at: u64, mapping: Mapping) {
+        self.by_address.insert(UserAddr::new(at), mapping);
+        self.pins.insert(mapping.phys, Pins { of_page: Vec::new(), total: 0, mapped: mapping.bytes / PAGE_SIZE });
+    }
+
+    /// Makes a mapping that goes across `at` two.
+    fn cut(&mut self, at: u64) {
+        let Some((start, mapping)) = self.by_address.range_mut(..UserAddr::new(at)).next_back() else { return };
+        let before = at - start.get();
+        if before < mapping.bytes
+            && let Some(phys) = mapping.phys.checked_add(before)
+        {
+            let rest = Mapping { phys, bytes: mapping.bytes - before, ..*mapping };
+            mapping.bytes = before;
+            self.by_address.insert(UserAddr::new(at), rest);
+        }
+    }
+
+    fn remove(&mut self, first: u64, end: u64) {
+        self.cut(first);
+        self.cut(end);
+        let inside = self.by_address.range(UserAddr::new(first)..UserAddr::new(end));
+        let inside: Vec<_> = inside.map(|(at, mapping)| (*at, *mapping)).collect();
+        for (at, mapping) in inside {
+            self.by_address.remove(&at);
+            let Some((piece, pins, _)) = self.pins_of(mapping.phys) else { continue };
+            pins.mapped -= mapping.bytes / PAGE_SIZE;
+            if pins.total == 0 && pins.mapped == 0 {
+                self.pins.remove(&piece);
+            }
+        }
+    }
+
     /// What lies at `at`, and how many bytes of it there are.
     fn find(&self, at: UserAddr, access: Access) -> Result<(PhysAddr, u64), BadAddress> {
         let found = self.by_address.range(..=at).next_back();
@@ -199,7 +275,7 @@ impl Mappings {
             let offset = at.get() - start.get();
             let left = mapping.bytes.checked_sub(offset).filter(|left| *left > 0)?;
             let phys = mapping.phys.checked_add(offset)?;
-            mapping.access.permits(access).then_some((phys, left))
+            mapping.access?.permits(access).then_some((phys, left))
         });
         inside.ok_or(BadAddress { at })
     }
@@ -243,7 +319,7 @@ impl UserMemory for Process {
                 *count -= 1;
                 pins.total -= 1;
             }
-            if pins.total == 0 && !pins.mapped {
+            if pins.total == 0 && pins.mapped == 0 {
                 mappings.pins.remove(&start);
             }
             let Some(next) = page.checked_add(PAGE_SIZE) else { return };

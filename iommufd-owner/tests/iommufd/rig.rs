@@ -1,22 +1,24 @@
-//! A small machine: devices in groups, hardware and memory that fail on command.
+//! Devices in groups, and a user's memory; hardware and pins fail on command.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use iommu_core::address::PAGE_SIZE;
-use iommu_core::device_model::{DeviceId, Errno};
+use iommu_core::device_model::Errno;
 use iommu_core::failing::{FailingIommu, FailingMemory};
-use iommu_core::hardware::{Endpoint, HardwareError, IommuDriver};
-use iommu_core::software::{LockedPages, Memory, Process, SimulatedDevice, SoftIommu, SoftIommuConfig};
-use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
-use iommu_core::{
-    Access, Attached, DeviceGroup, IommuSubsystem, Iova, Member, Ownership, PhysAddr, PhysicalMemory, UserAddr,
-    UserMemory,
+use iommu_core::hardware::HardwareError;
+use iommu_core::software::{
+    LockedPages, Memory, NumberedMemory, Process, SimulatedDevice, SoftIommuConfig, Testbed, left_behind,
 };
+use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
+use iommu_core::{Access, IommuSubsystem, Iova, Member, PhysAddr, UserAddr, UserMemory};
 use iommufd_owner::{Context, MapRequest, ObjectId, Place};
 
 /// Pages of the user's memory.
 pub(crate) const PAGES: u64 = 16;
+
+/// Pages of the I/O address space that are looked at.
+const SPACE: u64 = 24;
 
 /// What is to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,12 +28,10 @@ pub(crate) enum Fails {
 }
 
 pub(crate) struct Rig {
+    machine: Testbed,
+    numbered: NumberedMemory,
     pub(crate) iommu: IommuSubsystem,
-    /// The right to map, which contexts are given.
-    physical: PhysicalMemory,
     pub(crate) hardware: Arc<FailingIommu>,
-    soft: Arc<SoftIommu>,
-    memory: Memory,
     pub(crate) user: Arc<FailingMemory>,
     pub(crate) process: Arc<Process>,
     pub(crate) locked: LockedPages,
@@ -49,33 +49,30 @@ impl Rig {
     pub(crate) fn with(devices: &[&str], change: impl FnOnce(&mut SoftIommuConfig)) -> Self {
         let mut config = SoftIommuConfig::default();
         change(&mut config);
-        let soft = SoftIommu::new("soft", config);
-        let hardware = FailingIommu::new(soft.clone());
-        let driver: Arc<dyn IommuDriver> = hardware.clone();
-        let by_letter = move |device: &Endpoint| Some(DeviceGroup::named(&driver, device.name.get(..1)?));
-        let (iommu, physical) = IommuSubsystem::builder(by_letter).build();
-        let plug = |(number, name): (u64, &&str)| {
-            iommu.add_device(&Endpoint::new(DeviceId::new(number), *name)).unwrap().unwrap()
-        };
-        let members = (1..).zip(devices).map(plug).collect();
-        let memory = Memory::new();
-        let locked = LockedPages::limited(1 << 20);
-        let process = Process::new(&memory, locked.clone());
-        let ram = process.allocate(PAGES * PAGE_SIZE, Access::ReadWrite).unwrap();
-        for page in 0..PAGES {
-            process.write(UserAddr::new(ram.get() + page * PAGE_SIZE), &[page as u8 + 1]).unwrap();
+        let machine = Testbed::builder().config(config).build();
+        let plug = |name: &&str| machine.plug(name).unwrap().dma_slot().member().unwrap();
+        let members = devices.iter().map(plug).collect();
+        let numbered = NumberedMemory::new(machine.memory(), PAGES, LockedPages::limited(1 << 20)).unwrap();
+        Self {
+            iommu: machine.iommu().clone(),
+            hardware: machine.hardware("").clone(),
+            user: numbered.failing().clone(),
+            process: numbered.process().clone(),
+            locked: numbered.locked().clone(),
+            ram: numbered.start(),
+            members,
+            numbered,
+            machine,
         }
-        let user = FailingMemory::new(process.clone());
-        Self { iommu, physical, hardware, soft, memory, user, process, locked, ram, members }
     }
 
     /// A context that may map.
     pub(crate) fn context(&self, name: &str) -> Context {
-        Context::new(name, &self.physical)
+        Context::new(name, self.machine.physical_memory())
     }
 
     pub(crate) fn context_with_account(&self, name: &str, account: Account) -> Context {
-        Context::with_account(name, &self.physical, account)
+        Context::with_account(name, self.machine.physical_memory(), account)
     }
 
     /// A request for `pages` pages of memory from page `from` on.
@@ -84,7 +81,7 @@ impl Rig {
             iova: place,
             bytes: pages * PAGE_SIZE,
             process: self.user.clone(),
-            addr: UserAddr::new(self.ram.get() + from * PAGE_SIZE),
+            addr: self.numbered.page(from).unwrap(),
             access: Access::ReadWrite,
         }
     }
@@ -97,22 +94,19 @@ impl Rig {
 
     /// Which page of memory a device reaches at a page of the I/O address space, counted from 1.
     pub(crate) fn reaches(&self, device: usize, at: u64) -> Option<u64> {
-        let mut byte = [0];
-        let id = self.members[device].device();
-        self.soft.dma_read(id, Iova::new(at * PAGE_SIZE), &mut byte, &self.memory).ok()?;
-        Some(u64::from(byte[0]))
+        NumberedMemory::seen(&self.device(device), Iova::new(at * PAGE_SIZE))
     }
 
     /// The memory, which no device may reach any more when it is unpinned.
     pub(crate) fn watched(&self) -> Arc<Watched> {
-        let devices = self.members.iter().map(|member| member.device()).collect();
-        let (inner, user) = (self.process.clone(), self.user.clone());
-        Arc::new(Watched { inner, user, soft: self.soft.clone(), memory: self.memory.clone(), devices })
+        let devices = (0..self.members.len()).map(|device| self.device(device)).collect();
+        let (user, memory) = (self.user.clone(), self.machine.memory().clone());
+        Arc::new(Watched { user, memory, devices })
     }
 
     /// The bus-master side of a device.
     pub(crate) fn device(&self, device: usize) -> SimulatedDevice {
-        SimulatedDevice::new(self.members[device].endpoint().clone(), self.soft.clone(), self.memory.clone())
+        self.machine.dma(&self.members[device])
     }
 
     pub(crate) fn fail(&self, what: Fails, n: u32) {
@@ -138,7 +132,8 @@ impl Rig {
     /// Everything that a device reaches is pinned.
     pub(crate) fn assert_pinned(&self, what: &str) {
         for (device, member) in self.members.iter().enumerate() {
-            let mut reached: Vec<_> = (0..24).filter_map(|at| self.reaches(device, at)).collect();
+            let view = NumberedMemory::view(&self.device(device), 0..SPACE);
+            let mut reached: Vec<_> = view.into_iter().flatten().collect();
             reached.sort_unstable();
             reached.dedup();
             let pinned = self.process.pinned();
@@ -148,12 +143,10 @@ impl Rig {
 
     /// All that can be seen, but for what is in a context.
     pub(crate) fn picture(&self) -> String {
-        let mut picture = format!("pins {} locked {}\n", self.process.pinned(), self.locked.pages());
-        for group in self.iommu.groups() {
-            writeln!(picture, "{} {:?} {:?}", group.id(), group.ownership(), group.attached()).unwrap();
-        }
+        let mut picture = self.machine.picture();
+        writeln!(picture, "pins {} locked {}", self.process.pinned(), self.locked.pages()).unwrap();
         for (device, member) in self.members.iter().enumerate() {
-            let seen: Vec<_> = (0..24).map(|at| self.reaches(device, at)).collect();
+            let seen = NumberedMemory::view(&self.device(device), 0..SPACE);
             writeln!(picture, "{} {seen:?}", member.name()).unwrap();
         }
         picture
@@ -162,13 +155,10 @@ impl Rig {
     /// Nothing is left of any user.
     pub(crate) fn assert_idle(&self) {
         assert_eq!((self.process.pinned(), self.locked.pages()), (0, 0));
-        for group in self.iommu.groups() {
-            assert_eq!(group.ownership(), Ownership::Idle);
-            // A way home that hardware refused ends blocked, never open.
-            assert!(matches!(group.attached(), Attached::Default(_) | Attached::Blocking), "{}", group.attached());
-        }
-        for device in 0..self.members.len() {
-            assert!((0..24).all(|at| self.reaches(device, at).is_none()), "{}", self.members[device].name());
+        assert!(left_behind(&self.iommu).is_none(), "{:?}", left_behind(&self.iommu));
+        for (device, member) in self.members.iter().enumerate() {
+            let seen = NumberedMemory::view(&self.device(device), 0..SPACE);
+            assert!(seen.iter().all(Option::is_none), "{} sees {seen:?}", member.name());
         }
     }
 }
@@ -176,11 +166,9 @@ impl Rig {
 /// See [`Rig::watched`].
 #[derive(Debug)]
 pub(crate) struct Watched {
-    inner: Arc<Process>,
     user: Arc<FailingMemory>,
-    soft: Arc<SoftIommu>,
     memory: Memory,
-    devices: Vec<DeviceId>,
+    devices: Vec<SimulatedDevice>,
 }
 
 impl UserMemory for Watched {
@@ -190,34 +178,33 @@ impl UserMemory for Watched {
 
     fn unpin(&self, run: PinnedRun) {
         let freed = (0..run.bytes / PAGE_SIZE).map(|page| PhysAddr::new(run.phys.get() + page * PAGE_SIZE));
-        let freed: Vec<u8> = freed.map(|page| self.memory.bytes::<1>(page)[0]).collect();
+        let freed: Vec<_> = freed.map(|page| u64::from_le_bytes(self.memory.bytes(page))).collect();
         for device in &self.devices {
-            for at in 0..24 {
-                let mut byte = [0];
-                let reached = self.soft.dma_read(*device, Iova::new(at * PAGE_SIZE), &mut byte, &self.memory).is_ok();
-                assert!(!reached || !freed.contains(&byte[0]), "{device:?} reaches page {at} as it is unpinned");
+            for (at, seen) in NumberedMemory::view(device, 0..SPACE).into_iter().enumerate() {
+                let reached = seen.is_some_and(|page| freed.contains(&page));
+                assert!(!reached, "{:?} reaches page {at} as it is unpinned", device.endpoint());
             }
         }
-        self.inner.unpin(run);
+        self.user.unpin(run);
     }
 
     fn read(&self, at: UserAddr, into: &mut [u8]) -> Result<(), BadAddress> {
-        self.inner.read(at, into)
+        self.user.read(at, into)
     }
 
     fn write(&self, at: UserAddr, from: &[u8]) -> Result<(), BadAddress> {
-        self.inner.write(at, from)
+        self.user.write(at, from)
     }
 
     fn limit(&self) -> Limit {
-        self.inner.limit()
+        self.user.limit()
     }
 
     fn charge(&self, account: Account, limit: Limit, pages: u64) -> Result<(), OverLimit> {
-        self.inner.charge(account, limit, pages)
+        self.user.charge(account, limit, pages)
     }
 
     fn uncharge(&self, account: Account, pages: u64) {
-        self.inner.uncharge(account, pages);
+        self.user.uncharge(account, pages);
     }
 }

@@ -2,54 +2,12 @@
 //! pinned.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use iommu_core::address::PAGE_SIZE;
-use iommu_core::software::Process;
-use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
-use iommu_core::{Access, Iova, UserAddr, UserMemory};
-use iommufd_owner::{BoundDevice, Context, CopyRequest, LargePages, MapRequest, ObjectId, Place};
+use iommu_core::{Access, Iova};
+use iommufd_owner::{BoundDevice, Context, CopyRequest, LargePages, ObjectId, Place};
 
 use crate::rig::Rig;
-
-/// Memory whose n-th pin unwinds.
-#[derive(Debug)]
-struct Unwinding {
-    inner: Arc<Process>,
-    left: AtomicU32,
-}
-
-impl UserMemory for Unwinding {
-    fn pin(&self, at: UserAddr, _bytes: u64, access: Access) -> Result<PinnedRun, BadAddress> {
-        assert_ne!(self.left.fetch_sub(1, Ordering::Relaxed), 0, "on command");
-        self.inner.pin(at, PAGE_SIZE, access)
-    }
-
-    fn unpin(&self, run: PinnedRun) {
-        self.inner.unpin(run);
-    }
-
-    fn read(&self, at: UserAddr, into: &mut [u8]) -> Result<(), BadAddress> {
-        self.inner.read(at, into)
-    }
-
-    fn write(&self, at: UserAddr, from: &[u8]) -> Result<(), BadAddress> {
-        self.inner.write(at, from)
-    }
-
-    fn limit(&self) -> Limit {
-        self.inner.limit()
-    }
-
-    fn charge(&self, account: Account, limit: Limit, pages: u64) -> Result<(), OverLimit> {
-        self.inner.charge(account, limit, pages)
-    }
-
-    fn uncharge(&self, account: Account, pages: u64) {
-        self.inner.uncharge(account, pages);
-    }
-}
 
 #[test]
 fn a_pin_that_unwinds_leaves_no_mapping_and_no_pin() {
@@ -58,13 +16,13 @@ fn a_pin_that_unwinds_leaves_no_mapping_and_no_pin() {
     let ioas = context.ioas_alloc().unwrap();
     let bound = context.bind(&rig.members[0]).unwrap();
     bound.attach(ioas).unwrap();
-    let memory = Arc::new(Unwinding { inner: rig.process.clone(), left: AtomicU32::new(2) });
-    let request = MapRequest { process: memory.clone(), ..rig.request(Place::Fixed(Iova::new(0)), 4, 0) };
+    let request = rig.request(Place::Fixed(Iova::new(0)), 4, 0);
+    rig.user.panic_nth(2);
     assert!(catch_unwind(AssertUnwindSafe(|| context.ioas_map(ioas, request.clone()))).is_err());
     assert_eq!((rig.process.pinned(), rig.locked.pages(), rig.reaches(0, 0)), (0, 0, None));
     bound.detach();
     context.ioas_map(ioas, request).unwrap();
-    memory.left.store(1, Ordering::Relaxed);
+    rig.user.panic_nth(1);
     assert!(catch_unwind(AssertUnwindSafe(|| bound.attach(ioas))).is_err());
     assert_eq!((rig.process.pinned(), rig.locked.pages(), rig.reaches(0, 0)), (0, 0, None));
     drop(bound);

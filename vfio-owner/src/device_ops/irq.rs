@@ -1,9 +1,10 @@
 //! Interrupts of a device file.
 
-use alloc::sync::Arc;
 use core::fmt;
 
 use iommu_core::device_model::Errno;
+
+use super::event::Eventfd;
 
 /// The number of an interrupt index, which may have several interrupts. The names are those of PCI devices.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,7 +53,7 @@ impl fmt::Debug for IrqIndex {
 pub struct IrqInfo {
     /// Number of interrupts; 0 if there are none.
     pub count: u32,
-    /// Whether a [`Trigger`] can be set: `VFIO_IRQ_INFO_EVENTFD`.
+    /// Whether a [`Trigger`](super::Trigger) can be set: `VFIO_IRQ_INFO_EVENTFD`.
     pub eventfd: bool,
     /// Whether interrupts can be masked.
     pub masking: IrqMasking,
@@ -92,9 +93,9 @@ pub enum IrqSource<'a> {
     },
     /// Applies at once to each interrupt whose entry is `true`: `VFIO_IRQ_SET_DATA_BOOL`.
     Bool(&'a [bool]),
-    /// Sets the triggers of later interrupts: `VFIO_IRQ_SET_DATA_EVENTFD`. `None` stands for the descriptor -1, which
-    /// removes a trigger.
-    Eventfd(&'a [Option<Trigger>]),
+    /// Sets the events that later interrupts signal, or, with [`IrqAction::Unmask`], that unmask them when the user
+    /// signals them: `VFIO_IRQ_SET_DATA_EVENTFD`.
+    Eventfd(&'a [Eventfd]),
 }
 
 impl IrqSource<'_> {
@@ -106,31 +107,6 @@ impl IrqSource<'_> {
             Self::Eventfd(each) => each.len(),
         };
         u32::try_from(listed).unwrap_or(u32::MAX)
-    }
-}
-
-/// What an interrupt signals: an eventfd, or a closure in its place. Clones are the same trigger.
-///
-/// Called on the thread that raises the interrupt, with no lock held. It may call the device, but must not close it:
-/// [`close`](super::DeviceOps::close) waits until every trigger has returned.
-#[derive(Clone)]
-pub struct Trigger(Arc<dyn Fn() + Send + Sync>);
-
-impl Trigger {
-    /// Creates a trigger that calls `signal`.
-    pub fn new(signal: impl Fn() + Send + Sync + 'static) -> Self {
-        Self(Arc::new(signal))
-    }
-
-    /// Signals the trigger.
-    pub fn signal(&self) {
-        (self.0)();
-    }
-}
-
-impl fmt::Debug for Trigger {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Trigger")
     }
 }
 
@@ -178,9 +154,33 @@ pub enum IrqError {
         /// The count of the request.
         count: u32,
     },
+    /// Enabling none of the messages is an error.
+    // Vt24.3.
+    #[error("no vector of {index} was asked for")]
+    NoVectors {
+        /// The index.
+        index: IrqIndex,
+    },
     /// The device is not open.
     #[error("the device is not open")]
     NotOpen,
+    /// One of the descriptors is no eventfd. Those before it were set on an index of several interrupts, and are removed
+    /// again.
+    #[error("interrupt {vector} of {index} got a descriptor that is no eventfd ({errno})")]
+    BadEventfd {
+        /// The index.
+        index: IrqIndex,
+        /// The interrupt.
+        vector: u32,
+        /// Why not.
+        errno: Errno,
+    },
+    /// An eventfd that unmasks the interrupt is set already.
+    #[error("{index} has an eventfd that unmasks it already")]
+    UnmaskSet {
+        /// The index.
+        index: IrqIndex,
+    },
     /// The index does not support this action, or not with this data.
     #[error("{index} has no such action: {action:?}")]
     Unsupported {
@@ -200,7 +200,10 @@ impl IrqError {
             | Self::OtherActive { .. }
             | Self::NotSetUp { .. }
             | Self::WrongCount { .. } => Errno::EINVAL,
+            Self::NoVectors { .. } => Errno::ERANGE,
             Self::NotOpen => Errno::EBADF,
+            Self::BadEventfd { errno, .. } => *errno,
+            Self::UnmaskSet { .. } => Errno::EBUSY,
             Self::Unsupported { .. } => Errno::ENOTTY,
         }
     }

@@ -1,5 +1,6 @@
 //! Regions of a device file.
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use iommu_core::device_model::Errno;
@@ -68,7 +69,7 @@ impl fmt::Debug for RegionIndex {
 }
 
 /// Description of a region.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RegionInfo {
     /// Size in bytes; 0 if the region is empty.
     pub size: u64,
@@ -78,8 +79,44 @@ pub struct RegionInfo {
     pub readable: bool,
     /// Whether the region can be written.
     pub writable: bool,
-    /// Whether Linux would allow `mmap`. This crate does not map regions.
+    /// Whether the region can be mapped (`mmap`).
     pub mappable: bool,
+    /// More about the region, in the order of the capability chain.
+    pub capabilities: Vec<RegionCapability>,
+}
+
+impl RegionInfo {
+    /// Creates the description of a region that is not there: of size 0, neither readable nor writable.
+    pub const fn empty(index: RegionIndex) -> Self {
+        let (readable, writable, mappable) = (false, false, false);
+        Self { size: 0, offset: index.offset(), readable, writable, mappable, capabilities: Vec::new() }
+    }
+}
+
+/// A capability of a region.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum RegionCapability {
+    /// Only these areas can be mapped: `VFIO_REGION_INFO_CAP_SPARSE_MMAP`.
+    SparseMmap(Vec<MappableArea>),
+    /// What a device-specific region is: `VFIO_REGION_INFO_CAP_TYPE`.
+    Type {
+        /// The type: of a vendor if the top bit is set.
+        kind: u32,
+        /// The subtype.
+        subtype: u32,
+    },
+    /// The MSI-X table can be mapped with the rest: `VFIO_REGION_INFO_CAP_MSIX_MAPPABLE`.
+    MsixMappable,
+}
+
+/// An area of a region that can be mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MappableArea {
+    /// Offset in the region, in bytes.
+    pub offset: u64,
+    /// Size in bytes.
+    pub size: u64,
 }
 
 /// Why a region was not read or written.
@@ -108,6 +145,19 @@ pub enum RegionError {
         /// The region.
         index: RegionIndex,
     },
+    /// The access reaches beyond the end of the configuration space.
+    #[error("the configuration space has {size:#x} bytes, so not {bytes} at {offset:#x}")]
+    BeyondConfig {
+        /// Offset of the access.
+        offset: u64,
+        /// Length of the access.
+        bytes: u64,
+        /// Size of the configuration space in bytes.
+        size: u64,
+    },
+    /// The expansion ROM is not found while memory decoding is off, or holds no image.
+    #[error("no image is found in the expansion ROM")]
+    NoRomImage,
     /// Memory decoding is off in the command register.
     #[error("{index} does not answer while memory decoding is off in the command register")]
     MemoryOff {
@@ -121,6 +171,8 @@ impl RegionError {
     pub const fn errno(&self) -> Errno {
         match self {
             Self::NoSuchRegion { .. } | Self::BeyondEnd { .. } | Self::ReadOnly { .. } => Errno::EINVAL,
+            Self::BeyondConfig { .. } => Errno::EFAULT,
+            Self::NoRomImage => Errno::ENOMEM,
             Self::MemoryOff { .. } => Errno::EIO,
         }
     }

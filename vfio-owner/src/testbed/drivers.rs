@@ -16,6 +16,9 @@ enum Demands {
     Nothing,
     /// A PCIe port, as port services need; anything else is not there for it.
     PciePort,
+    /// A function that it has an id for. Of another, which it gets only by `driver_override`, it makes nothing and says
+    /// this.
+    KnownFunction(Errno),
 }
 
 #[derive(Debug)]
@@ -40,14 +43,24 @@ impl AnyDriver<Pci> for SimulatedDriver {
     }
 
     fn probe(&self, dev: &mut Bound<'_, Pci>) -> Result<(), ProbeError> {
-        match self.demands {
-            Demands::PciePort if !is_port(dev.description()) => Err(ProbeError::errno_only(Errno::ENODEV)),
-            Demands::PciePort | Demands::Nothing => Ok(()),
-        }
+        let refusal = match self.demands {
+            Demands::PciePort => (!is_port(dev.description())).then_some(Errno::ENODEV),
+            Demands::KnownFunction(errno) => (!self.knows(dev)).then_some(errno),
+            Demands::Nothing => None,
+        };
+        refusal.map_or(Ok(()), |errno| Err(ProbeError::errno_only(errno)))
     }
 
     fn remove(&self, _dev: &mut Bound<'_, Pci>, _attempt: u32) -> Removal {
         Removal::Done
+    }
+}
+
+impl SimulatedDriver {
+    /// Without an override an id has matched, and be it one that was added.
+    fn knows(&self, dev: &Bound<'_, Pci>) -> bool {
+        let device = dev.device();
+        device.driver_override().is_none() || self.ids.iter().any(|id| id.matches(&device.description().config))
     }
 }
 
@@ -64,7 +77,8 @@ pub(crate) fn simulated(name: &str, bound: &[&PciFunction]) -> Arc<dyn AnyDriver
     let (demands, ids) = match name {
         "pcieport" => (Demands::PciePort, vec![CLASS_BRIDGE]),
         "pci-stub" => (Demands::Nothing, Vec::new()),
-        _ => (Demands::Nothing, ids_of(bound)),
+        "e1000" | "e1000e" => (Demands::KnownFunction(Errno::EIO), ids_of(bound)),
+        _ => (Demands::KnownFunction(Errno::ENODEV), ids_of(bound)),
     };
     driver(name, demands, ids)
 }

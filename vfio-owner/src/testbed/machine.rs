@@ -4,36 +4,27 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
-use iommu_core::device_group::{DeviceGroup, PciGroups, Placement};
-use iommu_core::device_model::pci::{PciAddress, PciBus, PciFunction, Upstream};
+use iommu_core::device_model::pci::{PciAddress, PciBus, Upstream};
 use iommu_core::device_model::sync::{LockClass, Mutex};
 use iommu_core::device_model::{
-    AnyDriver, BusHandle, Device, DeviceSpec, DriverCore, DriversProbeError, Errno, SysfsBindError, SysfsUnbindError,
-    Unbind,
+    BusHandle, Device, DeviceSpec, DriverCore, DriversProbeError, Errno, SysfsBindError, SysfsUnbindError, Unbind,
 };
 use iommu_core::error::SetTypeError;
-use iommu_core::hardware::{Endpoint, IommuDriver};
-use iommu_core::software::{Memory, SimulatedDevice, SoftIommu, SoftIommuConfig};
+use iommu_core::failing::FailingIommu;
+use iommu_core::software::{LockedPages, Memory, Process, SimulatedDevice, SoftIommu};
 use iommu_core::sysfs::Snapshot;
-use iommu_core::{
-    DmaRefusal, Group, IommuSubsystem, Member, Observer, PhysicalMemory, Transition, TypeRequest, UnknownType,
-};
+use iommu_core::{DmaRefusal, Group, IommuSubsystem, Member, Observer, PhysicalMemory, TypeRequest, UnknownType};
 
-use super::drivers;
-use crate::backend::Backend;
+use super::builder::MachineBuilder;
+use super::iommus::Iommus;
+use super::slot::Slot;
 use crate::error::{OpenDeviceError, OpenGroupError};
-use crate::type1::Type1;
-use crate::vfio_pci::{self, PlainMemory, VfioPciDriver};
-use crate::viability::{DriverDma, dma_of};
+use crate::vfio_pci::VfioPciDriver;
 use crate::{DeviceFile, GroupFile, Vfio};
 
 /// One rescan at a time; before every other lock.
 const RESCAN: LockClass = LockClass::new("rescan", 0);
-
-/// Drivers that every machine has, whether its tree shows them bound or not.
-const ALWAYS: [&str; 1] = ["pci-stub"];
 
 /// The PCI bus of a machine.
 pub type Pci = PciBus<IommuSubsystem>;
@@ -47,83 +38,51 @@ pub struct Machine {
     pci: BusHandle<Pci>,
     iommu: IommuSubsystem,
     physical_memory: PhysicalMemory,
-    hardware: Arc<SoftIommu>,
+    iommus: Iommus,
     memory: Memory,
     vfio: Vfio,
     vfio_pci: Arc<VfioPciDriver>,
     /// What sits in the machine's slots, plugged or not.
-    slots: BTreeMap<PciAddress, PciFunction>,
+    slots: BTreeMap<PciAddress, Slot>,
     rescan: Mutex<()>,
 }
 
 impl Machine {
+    /// Begins to build a machine with the devices of `snapshot`.
+    pub fn builder(snapshot: Snapshot) -> MachineBuilder {
+        MachineBuilder::new(snapshot)
+    }
+
     /// Builds the machine of `snapshot` and boots it: drivers first, then devices in the order of their addresses, so
     /// that groups get the numbers that Linux gives them.
     pub fn boot(snapshot: &Snapshot) -> Self {
-        Self::boot_watched(snapshot, |_: &Transition<'_>| {})
+        Self::builder(snapshot.clone()).build_plain()
     }
 
     /// Boots as [`boot`](Self::boot) does, with an observer of every change of ownership.
     pub fn boot_watched(snapshot: &Snapshot, observer: impl Observer + 'static) -> Self {
-        let hardware = SoftIommu::new("dmar0", hardware_config(snapshot));
-        let iommu = IommuSubsystem::builder(PciGroups::behind(hardware.clone())).observer(observer).build();
-        let machine = Self::assemble(snapshot, hardware, iommu, drivers::simulated);
-        machine.rescan();
-        machine
+        Self::builder(snapshot.clone()).observer(observer).build_plain()
     }
 
-    /// Builds the machine of `snapshot` as it was found: each device in the group and bound to the driver that the tree
-    /// names, whatever topology and ids imply. A driver that hands devices to user space becomes vfio-pci, whatever its
-    /// name; an unknown driver counts as doing DMA for the kernel.
+    /// Builds the machine of `snapshot` as it was found, as [`MachineBuilder::as_found`] says.
     pub fn as_found(snapshot: &Snapshot) -> Self {
-        let hardware = SoftIommu::new("dmar0", hardware_config(snapshot));
-        let iommu = IommuSubsystem::builder(as_listed(snapshot, hardware.clone())).build();
-        let machine = Self::assemble(snapshot, hardware, iommu, drivers::obliging);
-        machine.pci.set_drivers_autoprobe(false);
-        machine.rescan();
-        for dev in &snapshot.devices {
-            let name = dev.function.address.to_string();
-            if let Some(driver) = &dev.driver {
-                let driver = if dma_of(driver) == DriverDma::UserSpace { vfio_pci::NAME } else { driver };
-                // Whatever vfio-pci refuses, no machine has on it.
-                let _ = machine.bind(&name, driver);
-            }
-            if let Some(device) = machine.pci.device(&name) {
-                device.set_driver_override(dev.driver_override.as_deref());
-            }
-        }
-        machine
+        Self::builder(snapshot.clone()).as_found().build_plain()
     }
 
-    fn assemble(
-        snapshot: &Snapshot,
-        hardware: Arc<SoftIommu>,
-        (iommu, physical_memory): (IommuSubsystem, PhysicalMemory),
-        simulate: fn(&str, &[&PciFunction]) -> Arc<dyn AnyDriver<Pci>>,
+    #[expect(clippy::too_many_arguments, reason = "all that a machine is made of")]
+    pub(super) fn new(
+        core: DriverCore,
+        pci: BusHandle<Pci>,
+        iommu: IommuSubsystem,
+        physical_memory: PhysicalMemory,
+        iommus: Iommus,
+        memory: Memory,
+        vfio: Vfio,
+        vfio_pci: Arc<VfioPciDriver>,
+        slots: BTreeMap<PciAddress, Slot>,
     ) -> Self {
-        let core = DriverCore::new();
-        let pci = core.add_bus(PciBus::new(iommu.clone()));
-        let vfio = Vfio::new([Arc::new(Type1::new(&physical_memory)) as Arc<dyn Backend>]);
-        let vfio_pci = VfioPciDriver::new(vfio.clone(), |_| Arc::new(PlainMemory::new()));
-        for (name, functions) in bound_functions(snapshot) {
-            // A name is a key of the map, so none is there twice.
-            let _ = pci.add_driver(simulate(&name, &functions));
-        }
-        let _ = pci.add_driver(vfio_pci.clone());
-        let slots = snapshot.devices.iter().map(|dev| (dev.function.address, dev.function.clone())).collect();
-        let memory = Memory::new();
-        Self {
-            core,
-            pci,
-            iommu,
-            physical_memory,
-            hardware,
-            memory,
-            vfio,
-            vfio_pci,
-            slots,
-            rescan: Mutex::of(RESCAN, ()),
-        }
+        let rescan = Mutex::of(RESCAN, ());
+        Self { core, pci, iommu, physical_memory, iommus, memory, vfio, vfio_pci, slots, rescan }
     }
 
     /// Returns the driver core.
@@ -151,14 +110,34 @@ impl Machine {
         iommufd_owner::Context::new(name, &self.physical_memory)
     }
 
-    /// Returns the IOMMU hardware.
-    pub fn hardware(&self) -> &Arc<SoftIommu> {
-        &self.hardware
+    /// Returns the IOMMUs. The first serves the devices for which no other was built.
+    pub fn iommus(&self) -> impl Iterator<Item = &Arc<SoftIommu>> {
+        self.iommus.iter().map(|iommu| &iommu.soft)
     }
 
-    /// Returns the memory that devices access through the IOMMU.
+    /// Returns the IOMMU that serves a device, to inject failures; `None` for a device that the machine has no slot for,
+    /// and unless it was built with [`failing_iommus`](MachineBuilder::failing_iommus).
+    pub fn failing_iommu(&self, name: &str) -> Option<&Arc<FailingIommu>> {
+        self.iommus.of(self.slot(name).ok()?.function().address).failing.as_ref()
+    }
+
+    /// Returns the memory that devices access through the IOMMUs.
     pub fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// Starts a process, without memory yet, whose locked pages are charged to `locked`.
+    pub fn process(&self, locked: LockedPages) -> Arc<Process> {
+        Process::new(&self.memory, locked)
+    }
+
+    /// Returns the function in a slot as hardware, whether it is plugged in or not.
+    ///
+    /// # Errors
+    /// Fails if the machine has no such slot.
+    pub fn slot(&self, name: &str) -> Result<&Slot, MachineError> {
+        let slot = name.parse().ok().and_then(|address: PciAddress| self.slots.get(&address));
+        slot.ok_or_else(|| MachineError::NoDevice { device: name.to_string() })
     }
 
     /// Returns VFIO, with which the machine's vfio-pci registers its devices.
@@ -213,13 +192,12 @@ impl Machine {
         Ok(self.member(name)?.group().clone())
     }
 
-    /// Returns the bus-master side of a device, which performs DMA.
+    /// Returns the bus-master side of a device, as [`Slot::dma`] does.
     ///
     /// # Errors
     /// Fails if there is no such device, or it is in no group.
     pub fn dma(&self, name: &str) -> Result<SimulatedDevice, MachineError> {
-        let endpoint = self.member(name)?.endpoint().clone();
-        Ok(SimulatedDevice::new(endpoint, self.hardware.clone(), self.memory.clone()))
+        self.slot(name)?.dma()
     }
 
     /// Returns the driver that the `driver` link of the device names. The answer may be stale at once.
@@ -281,12 +259,12 @@ impl Machine {
     /// probes drivers for it.
     pub fn rescan(&self) {
         let _one_at_a_time = self.rescan.lock();
-        for function in self.slots.values() {
-            let name = function.address.to_string();
-            if self.pci.device(&name).is_some() {
+        for slot in self.slots.values() {
+            let function = slot.function();
+            if self.pci.device(slot.name()).is_some() {
                 continue;
             }
-            let spec = DeviceSpec::new(name, function.clone());
+            let spec = DeviceSpec::new(slot.name().clone(), function.clone());
             let spec = match function.upstream {
                 Upstream::Bridge(bridge) => match self.pci.device(&bridge.to_string()) {
                     Some(parent) => spec.below(parent),
@@ -295,46 +273,11 @@ impl Machine {
                 Upstream::ByBusNumber | Upstream::RootBus => spec,
             };
             // What cannot be added, because it or its parent is just being removed, is not there.
-            let _ = self.pci.add_device(spec);
+            if let Ok(device) = self.pci.add_device(spec) {
+                slot.plug(&device);
+            }
         }
     }
-}
-
-/// What the software IOMMU must say of the tree's devices: the reserved regions of their groups.
-fn hardware_config(snapshot: &Snapshot) -> SoftIommuConfig {
-    let mut config = SoftIommuConfig::default();
-    for group in &snapshot.groups {
-        // The tree tells the regions of a group, not whose they are.
-        let Some(first) = group.members.first() else { continue };
-        let window = config.interrupt_window.clone();
-        let own = group.reserved.iter().filter(|region| Some(region.first..=region.last) != window);
-        config.reserved.insert(first.to_string(), own.copied().collect());
-    }
-    config
-}
-
-/// Groups by the numbers of the tree.
-fn as_listed(snapshot: &Snapshot, hardware: Arc<SoftIommu>) -> impl Placement + 'static {
-    let numbered = snapshot.devices.iter().filter_map(|dev| Some((dev.function.address, dev.group?)));
-    let groups: BTreeMap<PciAddress, u32> = numbered.collect();
-    let hardware: Arc<dyn IommuDriver> = hardware;
-    move |dev: &Endpoint| {
-        let number = groups.get(&dev.description::<PciFunction>()?.address)?;
-        Some(DeviceGroup::named(&hardware, number.to_string()))
-    }
-}
-
-/// Every driver of the machine, with the functions bound to it in the tree.
-fn bound_functions(snapshot: &Snapshot) -> BTreeMap<String, Vec<&PciFunction>> {
-    let named = snapshot.drivers.iter().map(|driver| driver.name.clone()).filter(|name| *name != vfio_pci::NAME);
-    let mut drivers: BTreeMap<String, Vec<&PciFunction>> =
-        named.chain(ALWAYS.map(String::from)).map(|name| (name, Vec::new())).collect();
-    for dev in &snapshot.devices {
-        if let Some(name) = dev.driver.as_ref().filter(|name| **name != vfio_pci::NAME) {
-            drivers.entry(name.clone()).or_default().push(&dev.function);
-        }
-    }
-    drivers
 }
 
 /// Why an operation on a machine failed.

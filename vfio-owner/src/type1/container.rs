@@ -1,6 +1,7 @@
 //! The type1 of one container.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use iommu_core::address::PageSizes;
 use iommu_core::hardware::HardwareError;
@@ -9,13 +10,12 @@ use iommu_core::{Claim, Iova, IovaMap, IovaRange, PhysicalMemory};
 use super::attach::{Coherency, SharedDomain};
 use super::mapping::Mapping;
 use super::{Type1Config, reach};
-use crate::backend::{ContainerIommu, DirtyBitmap, DirtyTracking, Extension, IommuInfo, MapRequest, Unmap};
-use crate::error::{AttachGroupError, DirtyError, MapDmaError, UnmapDmaError};
+use crate::backend::{AttachGroupError, DirtyError, MapDmaError, UnmapDmaError};
+use crate::backend::{
+    ContainerIommu, DirtyRequest, DirtySink, DirtyTracking, Extension, IommuInfo, MAX_BITMAP_BYTES, MapRequest,
+    Migration, Unmap,
+};
 use iommu_core::device_model::Errno;
-
-/// Pages that a bitmap of written ones may have.
-// V51.
-const MAX_DIRTY_PAGES: u64 = (1 << 31) - 1;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Version {
@@ -112,29 +112,15 @@ impl Type1Container {
         mapping.unpin(range, &self.domains.iter().map(|shared| &*shared.domain));
     }
 
-    fn dirty(&self, range: IovaRange, page_bytes: u64) -> Result<DirtyBitmap, DirtyError> {
+    /// Checks whether the dirty pages of a range can be reported.
+    fn may_report(&self, range: IovaRange, page_size: u64) -> Result<(), DirtyError> {
         if self.tracking == DirtyTracking::Off {
             return Err(DirtyError::Off);
         }
-        if page_bytes != self.page_sizes.smallest() || self.cut_by(range).is_some() {
+        if page_size != self.page_sizes.smallest() || self.cut_by(range).is_some() {
             return Err(DirtyError::Range { page_sizes: self.page_sizes });
         }
-        let page = |iova: Iova| (iova.get() - range.first().get()) / page_bytes;
-        let mut bitmap = Vec::new();
-        let words = usize::try_from(page(range.last()) / 64 + 1).unwrap_or(usize::MAX);
-        if page(range.last()) >= MAX_DIRTY_PAGES || bitmap.try_reserve_exact(words).is_err() {
-            return Err(DirtyError::Range { page_sizes: self.page_sizes });
-        }
-        bitmap.resize(words, 0_u64);
-        for (mapping, _) in self.mappings.overlapping(range) {
-            for dirty in page(mapping.first())..=page(mapping.last()) {
-                let word = usize::try_from(dirty / 64).ok().and_then(|word| bitmap.get_mut(word));
-                if let Some(word) = word {
-                    *word |= 1 << (dirty % 64);
-                }
-            }
-        }
-        Ok(DirtyBitmap(bitmap))
+        Ok(())
     }
 
     /// What a request maps, if it is whole pages that do not wrap.
@@ -230,10 +216,17 @@ impl ContainerIommu for Type1Container {
         Ok(self.concerned(what)?.map_or(0, |range| self.remove_all(range)))
     }
 
-    fn unmap_dirty(&mut self, iova: Iova, bytes: u64, page_bytes: u64) -> Result<(u64, DirtyBitmap), UnmapDmaError> {
+    fn unmap_dirty(&mut self, request: DirtyRequest, into: &mut dyn DirtySink) -> Result<u64, UnmapDmaError> {
+        let DirtyRequest { iova, bytes, page_size } = request;
         let range = self.span(iova, bytes)?;
-        let bitmap = self.dirty(range, page_bytes)?;
-        Ok((self.unmap(Unmap::Range { iova, bytes })?, bitmap))
+        self.may_report(range, page_size)?;
+        let mut unmapped: u64 = 0;
+        while let Some((mapping, _)) = self.mappings.first_in(range) {
+            into.report(pages_of(range, mapping, page_size)).map_err(DirtyError::from)?;
+            unmapped = unmapped.saturating_add(mapping.bytes());
+            self.remove(mapping);
+        }
+        Ok(unmapped)
     }
 
     fn invalidate_vaddr(&mut self, what: Unmap) -> Result<u64, UnmapDmaError> {
@@ -276,24 +269,37 @@ impl ContainerIommu for Type1Container {
             page_sizes: self.page_sizes,
             ranges: self.allowed.clone(),
             mappings_left: self.config.dma_entry_limit.saturating_sub(made),
+            migration: PageSizes::from_bitmap(self.page_sizes.smallest())
+                .map(|page_sizes| Migration { page_sizes, max_bitmap_bytes: MAX_BITMAP_BYTES }),
         }
     }
 
+    fn tracks_dirty(&self) -> Result<(), DirtyError> {
+        if self.version == Version::One { Err(DirtyError::NotTracked) } else { Ok(()) }
+    }
+
     fn track_dirty(&mut self, tracking: DirtyTracking) -> Result<(), DirtyError> {
-        if self.version == Version::One {
-            return Err(DirtyError::NotTracked);
-        }
+        self.tracks_dirty()?;
         self.tracking = tracking;
         Ok(())
     }
 
-    fn dirty_pages(&mut self, iova: Iova, bytes: u64, page_bytes: u64) -> Result<DirtyBitmap, DirtyError> {
-        if self.version == Version::One {
-            return Err(DirtyError::NotTracked);
+    fn dirty_pages(&mut self, request: DirtyRequest, into: &mut dyn DirtySink) -> Result<(), DirtyError> {
+        let DirtyRequest { iova, bytes, page_size } = request;
+        self.tracks_dirty()?;
+        let range = self.span(iova, bytes).map_err(|_| DirtyError::Range { page_sizes: self.page_sizes })?;
+        self.may_report(range, page_size)?;
+        for (mapping, _) in self.mappings.overlapping(range) {
+            into.report(pages_of(range, mapping, page_size))?;
         }
-        let range = self.span(iova, bytes).map_err(|_| DirtyError::Range { page_sizes: self.page_sizes });
-        self.dirty(range?, page_bytes)
+        Ok(())
     }
+}
+
+/// The pages of a mapping, counted from the first of a range that covers it.
+fn pages_of(range: IovaRange, mapping: IovaRange, page_size: u64) -> Range<u64> {
+    let page = |iova: Iova| (iova.get() - range.first().get()) / page_size;
+    page(mapping.first())..page(mapping.last()) + 1
 }
 
 impl Drop for Type1Container {

@@ -6,7 +6,7 @@ use iommu_core::address::PAGE_SIZE;
 use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use iommu_core::{Access, Domain, Iova, IovaRange, MapError, PhysAddr, PhysicalMemory, UserAddr, UserMemory};
 
-use crate::error::MapDmaError;
+use crate::backend::MapDmaError;
 
 /// A mapping, besides where it is.
 #[derive(Debug)]
@@ -95,11 +95,7 @@ impl Mapping {
         self.payer.charge(Account::Process, self.limit, pages(range))?;
         // Undone unless all of it is mapped, also when a pin unwinds.
         let mut made = scopeguard::guard((self, 0), |(mapping, done)| {
-            if let Some(made) = IovaRange::sized(range.first(), done) {
-                mapping.withdraw(made, domains);
-            }
-            mapping.backing = Backing::Unpinned;
-            mapping.payer.uncharge(Account::Process, pages(range));
+            mapping.give_up(range, IovaRange::sized(range.first(), done), domains);
         });
         loop {
             let (mapping, done) = &mut *made;
@@ -117,21 +113,42 @@ impl Mapping {
     /// Takes the mapping out of every domain, and unpins what was behind it.
     pub(super) fn unpin<'a>(&mut self, range: IovaRange, domains: &(impl Iterator<Item = &'a Domain> + Clone)) {
         if self.backing != Backing::Unpinned {
-            self.withdraw(range, domains);
-            self.backing = Backing::Unpinned;
-            self.payer.uncharge(Account::Process, pages(range));
+            self.give_up(range, Some(range), domains);
         }
     }
 
-    /// No page is unpinned while a device reaches it.
-    fn withdraw<'a>(&self, range: IovaRange, domains: &(impl Iterator<Item = &'a Domain> + Clone)) {
-        let withdraw = |iova, run| unmap_and_unpin(&self.process, domains.clone(), iova, run);
-        match (self.backing, domains.clone().next()) {
-            (Backing::Piece(phys), _) => withdraw(range.first(), PinnedRun { phys, bytes: range.bytes() }),
+    /// Takes what was `made` of it out of every domain and unpins it, and is charged for nothing any more: also if hardware
+    /// unwinds.
+    fn give_up<'a>(
+        &mut self,
+        range: IovaRange,
+        made: Option<IovaRange>,
+        domains: &(impl Iterator<Item = &'a Domain> + Clone),
+    ) {
+        let mapping = scopeguard::guard(self, |mapping| {
+            mapping.backing = Backing::Unpinned;
+            mapping.payer.uncharge(Account::Process, pages(range));
+        });
+        let Some(made) = made else { return };
+        match (mapping.backing, domains.clone().next()) {
+            (Backing::Piece(phys), _) => {
+                let run = PinnedRun { phys, bytes: made.bytes() };
+                unmap_and_unpin(&mapping.process, domains.clone(), made.first(), run);
+            }
             // A large page never crosses the end of a piece, for it is one piece itself.
-            (Backing::Pieces, Some(model)) => pieces(model, range).for_each(|piece| withdraw(piece.iova, piece.run)),
+            (Backing::Pieces, Some(model)) => {
+                let keep = |Piece { run, .. }| keep_pinned(domains.clone(), &mapping.pinned(run));
+                let mut left = scopeguard::guard(pieces(model, made), |left| left.for_each(keep));
+                for Piece { iova, run } in left.by_ref() {
+                    unmap_and_unpin(&mapping.process, domains.clone(), iova, run);
+                }
+            }
             (Backing::Pieces, None) | (Backing::Unpinned, _) => {}
         }
+    }
+
+    fn pinned(&self, run: PinnedRun) -> Arc<Pinned> {
+        Arc::new(Pinned { process: self.process.clone(), run })
     }
 
     /// Maps what is mapped in `model` into `domain` as well. On failure a part of it may be there.
@@ -186,20 +203,30 @@ impl Mapping {
     }
 }
 
-/// Takes a piece out of the domains, then unpins it. What hardware refuses to unmap, a device may still reach: it stays
-/// pinned for as long as that domain exists.
+/// Takes a piece out of the domains, then unpins it. Where hardware does not unmap all of it, or unwinds, a device may still
+/// reach it: it stays pinned for as long as that domain exists.
 fn unmap_and_unpin<'a>(
     process: &Arc<dyn UserMemory>,
-    domains: impl Iterator<Item = &'a Domain>,
+    domains: impl Iterator<Item = &'a Domain> + Clone,
     iova: Iova,
     run: PinnedRun,
 ) {
     let pinned = Arc::new(Pinned { process: process.clone(), run });
-    for domain in domains {
-        if domain.unmap(iova, run.bytes).is_err() {
-            domain.quarantine(pinned.clone());
+    // Those that have it, should hardware unwind.
+    let mut left = scopeguard::guard(domains, |left| keep_pinned(left, &pinned));
+    while let Some(domain) = left.clone().next() {
+        let unmapped = domain.unmap(iova, run.bytes);
+        left.next();
+        if unmapped.is_ok_and(|bytes| bytes >= run.bytes) {
+            continue;
         }
+        keep_pinned([domain].into_iter(), &pinned);
     }
+}
+
+/// Devices may reach it through these domains: it stays pinned for as long as one of them exists.
+fn keep_pinned<'a>(domains: impl Iterator<Item = &'a Domain>, pinned: &Arc<Pinned>) {
+    domains.for_each(|domain| domain.quarantine(pinned.clone()));
 }
 
 /// Pinned memory, unpinned when it is dropped.

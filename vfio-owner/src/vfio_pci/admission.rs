@@ -22,7 +22,7 @@ const DENIED: [PciId; 8] = [
     PciId::device(0x8086, 0x37c9),
 ];
 
-const CAP_SRIOV: u16 = 0x10;
+pub(super) const CAP_SRIOV: u16 = 0x10;
 
 /// Checks whether the driver binds the function: its probe, except for the registration with VFIO.
 ///

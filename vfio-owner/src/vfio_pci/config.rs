@@ -1,12 +1,16 @@
 //! The configuration space that a user sees.
 
+mod capabilities;
+
 use alloc::vec;
 use alloc::vec::Vec;
 use core::iter;
 
-use iommu_core::device_model::pci::{Bar, BarKind, Bars, ConfigSpace, PciFunction};
+use iommu_core::device_model::pci::{Bar, BarKind, Bars, PciFunction};
 
+use self::capabilities::{Msi, ResetBit};
 use super::interrupts::IntxLine;
+use crate::device_ops::RegionError;
 
 const CONVENTIONAL: usize = 256;
 const EXPRESS: usize = 4096;
@@ -15,31 +19,44 @@ const COMMAND: usize = 0x04;
 const COMMAND_IO: u16 = 1 << 0;
 const COMMAND_MEMORY: u16 = 1 << 1;
 const COMMAND_BUS_MASTER: u16 = 1 << 2;
-const COMMAND_PARITY: u16 = 1 << 6;
 const COMMAND_SYSTEM_ERROR: u16 = 1 << 8;
 const COMMAND_INTX_OFF: u16 = 1 << 10;
+/// What the user's writes change. The hardware has no other bits.
+// Vt31.2.
 const COMMAND_WRITABLE: u16 =
-    COMMAND_IO | COMMAND_MEMORY | COMMAND_BUS_MASTER | COMMAND_PARITY | COMMAND_SYSTEM_ERROR | COMMAND_INTX_OFF;
+    COMMAND_IO | COMMAND_MEMORY | COMMAND_BUS_MASTER | COMMAND_SYSTEM_ERROR | COMMAND_INTX_OFF;
 
+const STATUS: usize = 0x06;
+const CACHE_LINE: usize = 0x0c;
+const CAPABILITIES: usize = 0x34;
 const BARS: usize = 0x10;
 const ROM: usize = 0x30;
 const ROM_ENABLE: u32 = 1;
 const INTERRUPT_LINE: usize = 0x3c;
 const INTERRUPT_PIN: usize = 0x3d;
 
-/// The enable bit of MSI and that of MSI-X, each in the word after the capability's header.
-const MESSAGES: [(u16, u16); 2] = [(super::CAP_MSI, 1 << 0), (super::CAP_MSIX, 1 << 15)];
-
 /// A copy of a function's configuration space, of which the user may change some bits.
 ///
-/// One rule for all of it: a write changes the bits of the mask. That a BAR tells its size follows: the bits below its
-/// size are not in the mask, so all-ones written come back as the size's complement.
+/// One rule for nearly all of it: a write changes the bits of the mask. That a BAR tells its size follows: the bits below
+/// its size are not in the mask, so all-ones written come back as the size's complement.
 #[derive(Debug)]
 pub(super) struct VirtualConfig {
     bytes: Vec<u8>,
     /// Which bits a user may write. As long as `bytes`.
     writable: Vec<u8>,
     power_on: Vec<u8>,
+    msi: Option<Msi>,
+    /// Where the power state is.
+    power: Option<usize>,
+    reset_bits: Vec<ResetBit>,
+}
+
+/// What a write has done besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    None,
+    /// It has asked for a function-level reset.
+    FunctionReset,
 }
 
 impl VirtualConfig {
@@ -47,19 +64,17 @@ impl VirtualConfig {
     pub(super) fn new(function: &PciFunction) -> Self {
         let mut bytes = function.config.bytes().to_vec();
         bytes.resize(if bytes.len() > CONVENTIONAL { EXPRESS } else { CONVENTIONAL }, 0);
-        let mut config = Self { writable: vec![0; bytes.len()], bytes, power_on: Vec::new() };
+        let writable = vec![0; bytes.len()];
+        let mut config = Self { writable, bytes, power_on: Vec::new(), msi: None, power: None, reset_bits: Vec::new() };
         config.own_command(&function.bars);
         config.own_bars(&function.bars);
-        config.own_u8(INTERRUPT_LINE, u8::MAX);
+        config.set_writable(CACHE_LINE, &[u8::MAX]);
+        config.set_writable(INTERRUPT_LINE, &[u8::MAX]);
         if function.physical_function.is_some() {
             // A virtual function has no pin, and its registers read as zero.
             config.set(INTERRUPT_PIN, &[0]);
         }
-        for (capability, enable) in MESSAGES {
-            if let Some(offset) = super::capability(&function.config, capability) {
-                config.own_message_control(&function.config, offset.saturating_add(2), enable);
-            }
-        }
+        config.own_capabilities(&function.config);
         config.power_on.clone_from(&config.bytes);
         config
     }
@@ -82,15 +97,39 @@ impl VirtualConfig {
         }
     }
 
-    /// Writes what may be written of `from` at `offset`.
-    pub(super) fn write(&mut self, offset: usize, from: &[u8]) {
+    /// Writes what may be written of `from` at `offset`, while MSI is set up for so many vectors.
+    pub(super) fn write(&mut self, offset: usize, from: &[u8], msi_vectors: usize) -> Effect {
         for ((byte, writable), new) in self.bytes.iter_mut().zip(&self.writable).skip(offset).zip(from) {
             *byte = *byte & !writable | new & writable;
         }
+        self.settle_msi(msi_vectors);
+        let written = |reset: &ResetBit| from.get(reset.at.checked_sub(offset)?).map(|byte| byte & reset.bit != 0);
+        if self.reset_bits.iter().any(|reset| written(reset) == Some(true)) {
+            Effect::FunctionReset
+        } else {
+            Effect::None
+        }
     }
 
+    /// Checks that an access lies within.
+    // Vt30.6.
+    pub(super) fn may_access(&self, offset: u64, bytes: usize) -> Result<(), RegionError> {
+        let (size, bytes) = (self.size(), bytes as u64);
+        match offset.checked_add(bytes) {
+            Some(end) if end <= size => Ok(()),
+            _ => Err(RegionError::BeyondConfig { offset, bytes, size }),
+        }
+    }
+
+    pub(super) fn ports_on(&self) -> bool {
+        self.command() & COMMAND_IO != 0
+    }
+
+    /// Whether memory windows answer: decoding is on, and the device is in D0.
+    // Vt30.1.
     pub(super) fn memory_on(&self) -> bool {
-        self.command() & COMMAND_MEMORY != 0
+        let state = self.power.and_then(|at| self.bytes.get(at)).map_or(0, |control| control & 0b11);
+        self.command() & COMMAND_MEMORY != 0 && state == 0
     }
 
     pub(super) fn bus_master(&self) -> bool {
@@ -102,14 +141,18 @@ impl VirtualConfig {
     }
 
     fn command(&self) -> u16 {
+        self.word(COMMAND)
+    }
+
+    fn word(&self, offset: usize) -> u16 {
         let mut word = [0; 2];
-        self.read(COMMAND, &mut word);
+        self.read(offset, &mut word);
         u16::from_le_bytes(word)
     }
 
     fn own_command(&mut self, bars: &Bars) {
         let is_io = |bar: Bar| bar.kind() == BarKind::Io;
-        let mut command = self.command() & !COMMAND_WRITABLE;
+        let mut command = self.command() & !(COMMAND_BUS_MASTER | COMMAND_INTX_OFF);
         if bars.iter().any(|(_, bar)| is_io(bar)) {
             command |= COMMAND_IO;
         }
@@ -144,16 +187,6 @@ impl VirtualConfig {
         let address = u32::from_le_bytes(value) & register.writable;
         self.set(offset, &(address | register.fixed).to_le_bytes());
         self.set_writable(offset, &register.writable.to_le_bytes());
-    }
-
-    fn own_message_control(&mut self, original: &ConfigSpace, offset: u16, enable: u16) {
-        let Some(control) = original.read_u16(offset) else { return };
-        self.set(offset.into(), &(control & !enable).to_le_bytes());
-        self.set_writable(offset.into(), &enable.to_le_bytes());
-    }
-
-    fn own_u8(&mut self, offset: usize, writable: u8) {
-        self.set_writable(offset, &[writable]);
     }
 
     fn set(&mut self, offset: usize, value: &[u8]) {

@@ -4,14 +4,14 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::sync::{Arc, Weak};
-use alloc::vec::Vec;
 use core::fmt;
 
 use iommu_core::IommuSubsystem;
 use iommu_core::device_model::pci::{PciBus, PciFunction, PciId};
 use iommu_core::device_model::sync::Mutex;
-use iommu_core::device_model::{AnyDevice, BoundTo, Driver, DriverManaged, ProbeError, Removal};
+use iommu_core::device_model::{BoundTo, Driver, DriverManaged, ProbeError, Removal};
 
+use super::reset_scope::on_root_bus;
 use super::{FunctionModel, IDS, NAME, ResetScope, VfioPciDevice, admits, reset_scope};
 use crate::device::DeviceSetId;
 use crate::vfio::{Registration, Vfio};
@@ -68,9 +68,8 @@ impl Driver<Pci> for VfioPciDriver {
             ResetScope::Alone(_) => DeviceSetId::Alone,
             ResetScope::Bus { domain, bus } => DeviceSetId::Named(format!("bus {domain:04x}:{bus:02x}").into()),
         };
-        let bridge =
-            if set == DeviceSetId::Alone { None } else { device.parent().map(|parent| Arc::downgrade(&parent)) };
-        let served = Arc::new(VfioPciDevice::new(function.clone(), (self.models)(function)).below(bridge));
+        let bridge = if on_root_bus(function) { None } else { device.parent() };
+        let served = VfioPciDevice::below(function.clone(), (self.models)(function), bridge.as_ref());
         let registration = self.vfio.register(device, &set, served.clone());
         dev.manage(registration.map_err(|error| ProbeError::caused_by(error.errno(), error))?);
         self.devices.lock().insert(device.name().clone(), Arc::downgrade(&served));
@@ -94,10 +93,4 @@ impl fmt::Debug for VfioPciDriver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VfioPciDriver").field("devices", &self.devices.lock().keys()).finish_non_exhaustive()
     }
-}
-
-/// The names of the functions below a bridge that is still there.
-pub(super) fn below(bridge: Option<&Weak<dyn AnyDevice>>) -> Vec<Arc<str>> {
-    let bridge = bridge.and_then(Weak::upgrade);
-    bridge.map_or_else(Vec::new, |bridge| bridge.children().iter().map(|child| child.name().clone()).collect())
 }

@@ -1,16 +1,16 @@
 //! Which interrupts are set up, and where each goes.
 //!
-//! Nothing is signalled here: what is due is handed back, for the caller to signal when it holds no lock.
+//! Nothing is signalled or dropped here: what is due is handed back, for the caller to do when it holds no lock.
 
+mod available;
+
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::mem;
 
-use iommu_core::device_model::pci::PciFunction;
-
-use crate::device_ops::{IrqAction, IrqError, IrqIndex, IrqInfo, IrqMasking, IrqSource, Trigger};
-
-const INTERRUPT_PIN: u16 = 0x3d;
-const MOST_MSI: u32 = 32;
+pub(super) use self::available::Available;
+use crate::device_ops::{Eventfd, IrqAction, IrqError, IrqIndex, IrqSource, Listening, Trigger};
 
 /// Outcome of an interrupt that the device raised.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -28,49 +28,6 @@ pub enum Raised {
 pub(super) enum IntxLine {
     On,
     Off,
-}
-
-/// How many interrupts a function has, by index.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Available {
-    intx: u32,
-    msi: u32,
-    msix: u32,
-    error: u32,
-}
-
-impl Available {
-    pub(super) fn of(function: &PciFunction) -> Self {
-        let config = &function.config;
-        let control = |capability| config.read_u16(super::capability(config, capability)?.checked_add(2)?);
-        let has_pin = config.read_u8(INTERRUPT_PIN).is_some_and(|pin| pin != 0) && function.physical_function.is_none();
-        Self {
-            intx: has_pin.into(),
-            msi: control(super::CAP_MSI).map_or(0, |control| MOST_MSI.min(1 << (control >> 1 & 7))),
-            msix: control(super::CAP_MSIX).map_or(0, |control| u32::from(control & 0x7ff) + 1),
-            error: config.pcie().is_some().into(),
-        }
-    }
-
-    fn count(self, index: IrqIndex) -> Option<u32> {
-        match index {
-            IrqIndex::INTX => Some(self.intx),
-            IrqIndex::MSI => Some(self.msi),
-            IrqIndex::MSIX => Some(self.msix),
-            // Only PCI Express reports errors this way.
-            IrqIndex::ERR if self.error > 0 => Some(self.error),
-            IrqIndex::REQ => Some(1),
-            _ => None,
-        }
-    }
-
-    /// What the interrupts of an index are. The number of MSI-X vectors in use may grow, as on x86.
-    pub(super) fn describe(self, index: IrqIndex) -> Option<IrqInfo> {
-        let count = self.count(index)?;
-        let masking = if index == IrqIndex::INTX { IrqMasking::Automatic } else { IrqMasking::None };
-        let noresize = index != IrqIndex::INTX && index != IrqIndex::MSIX;
-        Some(IrqInfo { count, eventfd: true, masking, noresize })
-    }
 }
 
 /// What a user has set up, from `open` to `close`.
@@ -94,11 +51,51 @@ enum Vectors {
 }
 
 /// The line: level-triggered, so what comes while it is masked waits.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Intx {
     trigger: Option<Trigger>,
     masked: bool,
     pending: bool,
+    unmasked_by: Option<Unmasking>,
+}
+
+/// An event that unmasks the line, until the last clone is dropped.
+#[derive(Debug)]
+struct Unmasking {
+    token: UnmaskToken,
+    /// Once the event is listened to.
+    listening: Option<Listening>,
+}
+
+/// Which event unmasks the line.
+#[derive(Debug, Clone, Default)]
+pub(super) struct UnmaskToken(Arc<()>);
+
+impl UnmaskToken {
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// What is to be done once no lock is held.
+#[derive(Debug, Default)]
+pub(super) struct Due {
+    /// To be signalled.
+    pub(super) signals: Vec<Trigger>,
+    /// To be listened to.
+    pub(super) listen: Option<(Trigger, UnmaskToken)>,
+    /// To be dropped.
+    pub(super) ended: Vec<Listening>,
+}
+
+impl Due {
+    pub(super) fn signal(trigger: impl IntoIterator<Item = Trigger>) -> Self {
+        Self { signals: trigger.into_iter().collect(), ..Self::default() }
+    }
+
+    fn end(unmasking: Option<Unmasking>) -> Self {
+        Self { ended: unmasking.and_then(|unmasking| unmasking.listening).into_iter().collect(), ..Self::default() }
+    }
 }
 
 impl Intx {
@@ -110,6 +107,14 @@ impl Intx {
         }
         None
     }
+
+    fn unmask(&mut self, line: IntxLine) -> Option<Trigger> {
+        // Vt23.10: while the command register holds it back, it stays masked.
+        if line == IntxLine::On {
+            self.masked = false;
+        }
+        self.deliver(line)
+    }
 }
 
 impl Interrupts {
@@ -118,22 +123,54 @@ impl Interrupts {
         Self { available, line, vectors: Vectors::None, error: None, request: None }
     }
 
-    /// The device is reset, its command register too: what was pending is not any more. All stays set up.
-    pub(super) fn reset(&mut self, line: IntxLine) {
-        self.line = line;
+    /// The device is reset: what was pending is not any more. All stays set up.
+    // V82.
+    pub(super) fn reset(&mut self) {
         if let Vectors::Intx(intx) = &mut self.vectors {
             intx.pending = false;
         }
     }
 
-    /// The command register has changed.
-    pub(super) fn set_line(&mut self, line: IntxLine) -> Option<Trigger> {
-        self.line = line;
-        self.deliver_intx()
+    /// The command register has changed. To hold the line back masks it, to let it through unmasks it.
+    pub(super) fn set_line(&mut self, line: IntxLine) -> Due {
+        let changed = mem::replace(&mut self.line, line) != line;
+        let Vectors::Intx(intx) = &mut self.vectors else { return Due::default() };
+        if !changed {
+            return Due::default();
+        }
+        match line {
+            IntxLine::On => Due::signal(intx.unmask(line)),
+            IntxLine::Off => {
+                intx.masked = true;
+                Due::default()
+            }
+        }
     }
 
-    fn deliver_intx(&mut self) -> Option<Trigger> {
-        if let Vectors::Intx(intx) = &mut self.vectors { intx.deliver(self.line) } else { None }
+    /// Whether MSI is set up, for how many vectors.
+    pub(super) fn msi_vectors(&self) -> usize {
+        if let Vectors::Msi(triggers) = &self.vectors { triggers.len() } else { 0 }
+    }
+
+    /// The event of this token was signalled.
+    pub(super) fn unmask_by(&mut self, token: &UnmaskToken) -> Due {
+        match &mut self.vectors {
+            Vectors::Intx(intx) if intx.unmasked_by.as_ref().is_some_and(|by| by.token.is(token)) => {
+                Due::signal(intx.unmask(self.line))
+            }
+            _ => Due::default(),
+        }
+    }
+
+    /// The event of this token is listened to, unless it was removed meanwhile.
+    pub(super) fn listens(&mut self, token: &UnmaskToken, listening: Listening) -> Due {
+        match &mut self.vectors {
+            Vectors::Intx(Intx { unmasked_by: Some(by), .. }) if by.token.is(token) => {
+                by.listening = Some(listening);
+                Due::default()
+            }
+            _ => Due { ended: vec![listening], ..Due::default() },
+        }
     }
 
     /// The device raises an interrupt.
@@ -165,7 +202,7 @@ impl Interrupts {
         start: u32,
         action: IrqAction,
         source: IrqSource<'_>,
-    ) -> Result<Vec<Trigger>, IrqError> {
+    ) -> Result<Due, IrqError> {
         let available = self.available.count(index).filter(|&count| count > 0).ok_or(IrqError::NoSuchIrq { index })?;
         let count = source.count();
         if start >= available || count > available - start {
@@ -198,72 +235,88 @@ impl Interrupts {
         }
     }
 
-    fn trigger_intx(&mut self, source: IrqSource<'_>) -> Result<Vec<Trigger>, IrqError> {
+    // Table Vt23.
+    fn trigger_intx(&mut self, source: IrqSource<'_>) -> Result<Due, IrqError> {
         let index = IrqIndex::INTX;
         if matches!((&self.vectors, &source), (Vectors::Intx(_), IrqSource::None { count: 0 })) {
-            self.vectors = Vectors::None;
-            return Ok(Vec::new());
+            return Ok(match mem::take(&mut self.vectors) {
+                Vectors::Intx(intx) => Due::end(intx.unmasked_by),
+                _ => Due::default(),
+            });
         }
         self.may_set_up(index)?;
-        let wrong_count = IrqError::WrongCount { index, count: source.count() };
+        if source.count() != 1 {
+            return Err(IrqError::WrongCount { index, count: source.count() });
+        }
         match (&mut self.vectors, source) {
-            (_, IrqSource::None { count: 0 } | IrqSource::Bool([]) | IrqSource::Eventfd([])) => Err(wrong_count),
-            (Vectors::Intx(intx), IrqSource::Eventfd([trigger, ..])) => {
-                intx.trigger.clone_from(trigger);
-                Ok(Vec::new())
+            (vectors, IrqSource::Eventfd(events)) => {
+                let trigger = single(index, events)?;
+                if let Vectors::Intx(intx) = vectors {
+                    intx.trigger = trigger;
+                } else {
+                    let masked = self.line == IntxLine::Off;
+                    *vectors = Vectors::Intx(Intx { trigger, masked, ..Intx::default() });
+                }
+                Ok(Due::default())
             }
-            (vectors, IrqSource::Eventfd([trigger, ..])) => {
-                *vectors = Vectors::Intx(Intx { trigger: trigger.clone(), masked: false, pending: false });
-                Ok(Vec::new())
-            }
-            (Vectors::Intx(_), IrqSource::Bool([false, ..])) => Ok(Vec::new()),
+            (Vectors::Intx(_), IrqSource::Bool([false, ..])) => Ok(Due::default()),
             (Vectors::Intx(intx), IrqSource::None { .. } | IrqSource::Bool(_)) => {
-                Ok(intx.trigger.iter().cloned().collect())
+                let due = if self.line == IntxLine::On { intx.trigger.clone() } else { None };
+                Ok(Due::signal(due))
             }
             _ => Err(IrqError::NotSetUp { index }),
         }
     }
 
-    fn mask_intx(&mut self, action: IrqAction, source: IrqSource<'_>) -> Result<Vec<Trigger>, IrqError> {
+    // Vt23.7 to Vt23.11.
+    fn mask_intx(&mut self, action: IrqAction, source: IrqSource<'_>) -> Result<Due, IrqError> {
         let index = IrqIndex::INTX;
         let Vectors::Intx(intx) = &mut self.vectors else { return Err(IrqError::NotSetUp { index }) };
-        match source {
-            IrqSource::None { count: 1.. } | IrqSource::Bool([true, ..]) => {
-                intx.masked = action == IrqAction::Mask;
-                Ok(intx.deliver(self.line).into_iter().collect())
+        if source.count() != 1 {
+            return Err(IrqError::WrongCount { index, count: source.count() });
+        }
+        match (source, action) {
+            (IrqSource::Bool([false, ..]), _) => Ok(Due::default()),
+            (IrqSource::None { .. } | IrqSource::Bool(_), IrqAction::Mask) => {
+                intx.masked = true;
+                Ok(Due::default())
             }
-            IrqSource::Bool([false, ..]) => Ok(Vec::new()),
-            IrqSource::Eventfd([_, ..]) => Err(IrqError::Unsupported { index, action }),
-            _ => Err(IrqError::WrongCount { index, count: 0 }),
+            (IrqSource::None { .. } | IrqSource::Bool(_), _) => Ok(Due::signal(intx.unmask(self.line))),
+            (IrqSource::Eventfd(events), IrqAction::Unmask) => match single(index, events)? {
+                None => Ok(Due::end(intx.unmasked_by.take())),
+                Some(_) if intx.unmasked_by.is_some() => Err(IrqError::UnmaskSet { index }),
+                Some(event) => {
+                    let token = UnmaskToken::default();
+                    intx.unmasked_by = Some(Unmasking { token: token.clone(), listening: None });
+                    Ok(Due { listen: Some((event, token)), ..Due::default() })
+                }
+            },
+            (IrqSource::Eventfd(_), _) => Err(IrqError::Unsupported { index, action }),
         }
     }
 
-    fn trigger_messages(
-        &mut self,
-        index: IrqIndex,
-        start: u32,
-        source: IrqSource<'_>,
-    ) -> Result<Vec<Trigger>, IrqError> {
+    // Table Vt24.
+    fn trigger_messages(&mut self, index: IrqIndex, start: u32, source: IrqSource<'_>) -> Result<Due, IrqError> {
         let first = usize::try_from(start).unwrap_or(usize::MAX);
         let active = self.active() == Some(index);
         match source {
             IrqSource::None { count: 0 } if active => {
                 self.vectors = Vectors::None;
-                Ok(Vec::new())
+                Ok(Due::default())
             }
-            IrqSource::Eventfd(triggers) => {
+            IrqSource::Eventfd(events) => {
                 self.may_set_up(index)?;
-                self.place_messages(index, start, triggers)?;
-                Ok(Vec::new())
+                self.place_messages(index, start, events)?;
+                Ok(Due::default())
             }
             _ if !active => Err(IrqError::NotSetUp { index }),
             IrqSource::None { count } => {
                 let count = usize::try_from(count).unwrap_or(usize::MAX);
-                Ok(self.messages().iter().skip(first).take(count).flatten().cloned().collect())
+                Ok(Due::signal(self.messages().iter().skip(first).take(count).flatten().cloned()))
             }
             IrqSource::Bool(each) => {
                 let chosen = self.messages().iter().skip(first).zip(each).filter(|(_, wanted)| **wanted);
-                Ok(chosen.filter_map(|(trigger, _)| trigger.clone()).collect())
+                Ok(Due::signal(chosen.filter_map(|(trigger, _)| trigger.clone())))
             }
         }
     }
@@ -275,54 +328,73 @@ impl Interrupts {
         }
     }
 
-    /// Sets triggers from `start` on, which with `triggers` is within what the function has.
-    fn place_messages(&mut self, index: IrqIndex, start: u32, triggers: &[Option<Trigger>]) -> Result<(), IrqError> {
+    /// Sets events from `start` on, which with `events` is within what the function has.
+    // Vt24.3, Vt24.4.
+    fn place_messages(&mut self, index: IrqIndex, start: u32, events: &[Eventfd]) -> Result<(), IrqError> {
         let first = usize::try_from(start).unwrap_or(usize::MAX);
-        let end = first.saturating_add(triggers.len());
         match &mut self.vectors {
-            Vectors::Msi(placed) if end > placed.len() => {
-                let (count, available) = (IrqSource::Eventfd(triggers).count(), placed.len());
-                let available = u32::try_from(available).unwrap_or(u32::MAX);
-                return Err(IrqError::OutOfRange { index, start, count, available });
-            }
-            Vectors::Msi(placed) | Vectors::Msix(placed) => {
-                placed.resize(end.max(placed.len()), None);
-                place(placed, first, triggers);
+            Vectors::Msi(placed) => place(placed, index, first, events),
+            Vectors::Msix(placed) => {
+                placed.resize(first.saturating_add(events.len()).max(placed.len()), None);
+                place(placed, index, first, events)
             }
             Vectors::None | Vectors::Intx(_) => {
-                if triggers.is_empty() {
-                    return Err(IrqError::WrongCount { index, count: 0 });
+                if start == 0 && events.is_empty() {
+                    return Err(IrqError::NoVectors { index });
                 }
-                let mut placed = vec![None; end];
-                place(&mut placed, first, triggers);
+                let mut placed = vec![None; first.saturating_add(events.len())];
+                place(&mut placed, index, first, events)?;
                 self.vectors = if index == IrqIndex::MSI { Vectors::Msi(placed) } else { Vectors::Msix(placed) };
+                Ok(())
             }
         }
-        Ok(())
     }
 }
 
-fn place(placed: &mut [Option<Trigger>], first: usize, triggers: &[Option<Trigger>]) {
-    for (slot, trigger) in placed.iter_mut().skip(first).zip(triggers) {
-        slot.clone_from(trigger);
+/// Sets one after the other. On failure those up to it are removed, and those behind it are as they were.
+fn place(placed: &mut [Option<Trigger>], index: IrqIndex, first: usize, events: &[Eventfd]) -> Result<(), IrqError> {
+    let available = u32::try_from(placed.len()).unwrap_or(u32::MAX);
+    for (at, event) in events.iter().enumerate() {
+        let vector = u32::try_from(first.saturating_add(at)).unwrap_or(u32::MAX);
+        let set = match (event.trigger(), placed.get_mut(first.saturating_add(at))) {
+            (Ok(trigger), Some(slot)) => {
+                *slot = trigger;
+                Ok(())
+            }
+            (Ok(None), None) => Ok(()),
+            (_, None) => Err(IrqError::OutOfRange { index, start: vector, count: 1, available }),
+            (Err(errno), Some(_)) => Err(IrqError::BadEventfd { index, vector, errno }),
+        };
+        if let Err(error) = set {
+            placed.iter_mut().skip(first).take(at + 1).for_each(|slot| *slot = None);
+            return Err(error);
+        }
     }
+    Ok(())
+}
+
+/// The event of an index that has one interrupt.
+fn single(index: IrqIndex, events: &[Eventfd]) -> Result<Option<Trigger>, IrqError> {
+    let event = events.first().ok_or(IrqError::WrongCount { index, count: 0 })?;
+    event.trigger().map_err(|errno| IrqError::BadEventfd { index, vector: 0, errno })
 }
 
 /// ERR and REQ: one trigger each, which nothing but another one, or its absence, takes away.
-fn set_single(single: &mut Option<Trigger>, index: IrqIndex, source: IrqSource<'_>) -> Result<Vec<Trigger>, IrqError> {
+// Table Vt25.
+fn set_single(set: &mut Option<Trigger>, index: IrqIndex, source: IrqSource<'_>) -> Result<Due, IrqError> {
     match source {
-        IrqSource::Eventfd([trigger, ..]) => {
-            single.clone_from(trigger);
-            Ok(Vec::new())
+        IrqSource::Eventfd(events) => {
+            *set = single(index, events)?;
+            Ok(Due::default())
         }
-        IrqSource::Eventfd([]) | IrqSource::Bool([]) => Err(IrqError::WrongCount { index, count: 0 }),
-        IrqSource::None { .. } if single.is_none() => Err(IrqError::NotSetUp { index }),
+        IrqSource::Bool([]) => Err(IrqError::WrongCount { index, count: 0 }),
+        IrqSource::None { .. } if set.is_none() => Err(IrqError::NotSetUp { index }),
         IrqSource::None { count: 0 } => {
-            *single = None;
-            Ok(Vec::new())
+            *set = None;
+            Ok(Due::default())
         }
-        IrqSource::Bool([false, ..]) => Ok(Vec::new()),
-        IrqSource::None { .. } | IrqSource::Bool(_) => Ok(single.iter().cloned().collect()),
+        IrqSource::Bool([false, ..]) => Ok(Due::default()),
+        IrqSource::None { .. } | IrqSource::Bool(_) => Ok(Due::signal(set.clone())),
     }
 }
 

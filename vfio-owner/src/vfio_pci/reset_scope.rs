@@ -25,15 +25,19 @@ pub enum ResetScope {
 /// every other bus to have a bridge above.
 pub const fn reset_scope(function: &PciFunction) -> ResetScope {
     let address = function.address;
-    let on_root_bus = match function.upstream {
-        Upstream::RootBus => true,
-        Upstream::ByBusNumber => address.bus() == 0,
-        Upstream::Bridge(_) => false,
-    };
-    if on_root_bus || function.physical_function.is_some() {
+    if on_root_bus(function) || function.physical_function.is_some() {
         ResetScope::Alone(address)
     } else {
         ResetScope::Bus { domain: address.domain(), bus: address.bus() }
+    }
+}
+
+/// Whether no bridge is above the function's bus.
+pub(super) const fn on_root_bus(function: &PciFunction) -> bool {
+    match function.upstream {
+        Upstream::RootBus => true,
+        Upstream::ByBusNumber => function.address.bus() == 0,
+        Upstream::Bridge(_) => false,
     }
 }
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use vfio_owner::backend::{
-    Backend, ContainerIommu, DirtyBitmap, DirtyTracking, Extension, IommuInfo, MapRequest, Unmap,
+    Backend, ContainerIommu, DirtyRequest, DirtySink, DirtyTracking, Extension, IommuInfo, MapRequest, Unmap,
 };
 use vfio_owner::error::{AttachGroupError, DirtyError, MapDmaError, SetIommuError, UnmapDmaError};
 use vfio_owner::iommu_core::address::PageSizes;
@@ -16,7 +16,7 @@ use vfio_owner::iommu_core::device_model::{
 use vfio_owner::iommu_core::hardware::{
     Capabilities, DomainKind, Endpoint, EndpointProperties, FaultSink, HardwareDomain, HardwareError, IommuDriver,
 };
-use vfio_owner::iommu_core::{Claim, DeviceGroup, Group, IommuSubsystem, Iova, PhysicalMemory};
+use vfio_owner::iommu_core::{Claim, DeviceGroup, Group, IommuSubsystem, PhysicalMemory};
 use vfio_owner::{DeviceOps, DeviceSetId, Registration, Vfio};
 
 pub(crate) const VFIO: &str = "vfio";
@@ -202,7 +202,7 @@ impl ContainerIommu for Attaching {
         Ok(0)
     }
 
-    fn unmap_dirty(&mut self, _iova: Iova, _: u64, _: u64) -> Result<(u64, DirtyBitmap), UnmapDmaError> {
+    fn unmap_dirty(&mut self, _: DirtyRequest, _: &mut dyn DirtySink) -> Result<u64, UnmapDmaError> {
         Err(DirtyError::NotTracked.into())
     }
 
@@ -215,14 +215,18 @@ impl ContainerIommu for Attaching {
     }
 
     fn info(&self) -> IommuInfo {
-        IommuInfo { page_sizes: PageSizes::X86, ranges: Vec::new(), mappings_left: 0 }
+        IommuInfo { page_sizes: PageSizes::X86, ranges: Vec::new(), mappings_left: 0, migration: None }
+    }
+
+    fn tracks_dirty(&self) -> Result<(), DirtyError> {
+        Err(DirtyError::NotTracked)
     }
 
     fn track_dirty(&mut self, _tracking: DirtyTracking) -> Result<(), DirtyError> {
         Err(DirtyError::NotTracked)
     }
 
-    fn dirty_pages(&mut self, _iova: Iova, _: u64, _: u64) -> Result<DirtyBitmap, DirtyError> {
+    fn dirty_pages(&mut self, _: DirtyRequest, _: &mut dyn DirtySink) -> Result<(), DirtyError> {
         Err(DirtyError::NotTracked)
     }
 }

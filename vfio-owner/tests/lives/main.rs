@@ -8,10 +8,8 @@
     reason = "what a test takes for granted may fail it"
 )]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod properties;
+#[path = "../rig/mod.rs"]
 mod rig;
-mod sets;
 mod stress;
 mod sweep;

@@ -9,11 +9,10 @@ use vfio_owner::iommu_core::address::PAGE_SIZE;
 use vfio_owner::iommu_core::device_model::Progress;
 use vfio_owner::{Container, GroupFile, OpenDevice};
 
-use crate::common::{KERNEL, VFIO};
-use crate::rig::{Fails, Rig};
+use crate::rig::{A0, A1, B0, C0, Fails, KERNEL, Rig, VFIO};
 
-const DEVICES: [&str; 3] = ["a1", "a2", "b1"];
-const GROUPS: [&str; 2] = ["a1", "b1"];
+const DEVICES: [&str; 4] = [A0, A1, B0, C0];
+const GROUPS: [&str; 3] = [A0, B0, C0];
 const CONTAINERS: usize = 2;
 /// Pages of the I/O address space that are played with.
 const SPACE: u64 = 16;
@@ -109,13 +108,13 @@ struct Life {
 }
 
 fn group_of(device: usize) -> usize {
-    usize::from(DEVICES[device].starts_with('b'))
+    [0, 0, 1, 2][device]
 }
 
 impl Life {
     fn new() -> Self {
-        let rig = Rig::new(&DEVICES);
-        let containers = [(); CONTAINERS].map(|()| rig.world.vfio.open_container());
+        let rig = Rig::of_devices(&DEVICES);
+        let containers = [(); CONTAINERS].map(|()| rig.machine.vfio().open_container());
         Self {
             rig,
             files: Default::default(),
@@ -140,21 +139,20 @@ impl Life {
     }
 
     fn on_vfio(&self, device: usize) -> bool {
-        self.rig.world.bus.device(DEVICES[device]).unwrap().driver_hint().as_deref() == Some(VFIO)
+        self.rig.machine.driver(DEVICES[device]).as_deref() == Some(VFIO)
     }
 
     /// Plays one step; whether it was refused.
     fn play(&mut self, op: &Op) -> Result<(), String> {
         match *op {
             Op::Bind { device, driver } => {
-                let bound = self.rig.world.bind(DEVICES[device], driver);
+                let bound = self.rig.bind(DEVICES[device], driver);
                 if bound { Ok(()) } else { Err("bind".into()) }
             }
             Op::Unbind { device } => self.unbind(device),
             Op::Open { group } => {
-                let id = self.rig.world.group(GROUPS[group]).id();
                 // A file that is held already stays: the group has but one.
-                let file = self.rig.world.vfio.open_group(id).map_err(|error| error.to_string())?;
+                let file = self.rig.try_open(GROUPS[group]).map_err(|error| error.to_string())?;
                 self.files[group] = Some(file);
                 Ok(())
             }
@@ -228,9 +226,7 @@ impl Life {
             return Err("in use".into());
         }
         let was_on_vfio = self.on_vfio(device);
-        let bus = &self.rig.world.bus;
-        let driver = bus.device(DEVICES[device]).unwrap().driver_hint().ok_or("no driver")?;
-        let mut unbind = bus.sysfs().unbind(&driver, DEVICES[device]).map_err(|error| error.to_string())?;
+        let mut unbind = self.rig.machine.unbind(DEVICES[device]).map_err(|error| error.to_string())?;
         assert!(matches!(unbind.try_finish(), Progress::Done));
         let group = group_of(device);
         let left = (0..DEVICES.len()).any(|other| group_of(other) == group && self.on_vfio(other));
@@ -247,7 +243,7 @@ impl Life {
                 let expected = container.and_then(|container| self.references[container].at(page));
                 assert_eq!(self.rig.reaches(name, page), expected, "{name} at page {page}");
             }
-            let group = self.rig.world.group(name);
+            let group = self.rig.group(name);
             assert_eq!(group.ownership().owner().is_some(), container.is_some(), "{name}");
         }
         let mapped: u64 =
@@ -275,6 +271,6 @@ proptest! {
         }
         let Life { rig, files, devices, containers, .. } = life;
         drop((files, containers, devices));
-        rig.assert_idle();
+        rig.assert_idle("after a life");
     }
 }

@@ -8,28 +8,29 @@ use proptest::prelude::any;
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
 use vfio_owner::backend::{Extension, Unmap};
-use vfio_owner::iommu_core::device_model::platform::PlatformDevice;
-use vfio_owner::iommu_core::device_model::{AddDeviceError, DeviceSpec};
+use vfio_owner::iommu_core::Iova;
+use vfio_owner::iommu_core::address::PAGE_SIZE;
+use vfio_owner::iommu_core::software::NumberedMemory;
 
-use crate::common::{KERNEL, VFIO, bind};
-use crate::rig::Rig;
+use crate::rig::{A0, A1, A2, B0, B1, C0, KERNEL, Rig, VFIO};
 
-const DEVICES: [&str; 6] = ["a1", "a2", "a3", "b1", "b2", "c1"];
+const DEVICES: [&str; 6] = [A0, A1, A2, B0, B1, C0];
 const THREADS: usize = 8;
 const ROUNDS: usize = 400;
 
 /// One whole way of a user, as far as it is let.
 fn user(rig: &Rig, device: &str, page: u64) -> Option<()> {
-    let group = rig.world.bus.device(device).and_then(|dev| dev.dma_slot().member())?.group().clone();
-    let file = rig.world.vfio.open_group(group.id()).ok()?;
-    let container = rig.world.vfio.open_container();
+    let group = rig.machine.group(device).ok()?;
+    let file = rig.machine.open_group(device).ok()?;
+    let container = rig.machine.vfio().open_container();
     file.set_container(&container).ok()?;
     // The last device may leave at any time, and takes the container along.
     container.set_iommu(Extension::TYPE1_V2).ok()?;
     container.map(rig.request(page, 1, page % 8)).ok()?;
     let open = file.device(device).ok()?;
     assert!(group.ownership().owner().is_some(), "an open device is owned");
-    assert_eq!(rig.reads(open.member().device(), page), Some(page % 8 + 1));
+    let seen = NumberedMemory::seen(&rig.dma(open.member().unwrap()), Iova::new(page * PAGE_SIZE));
+    assert_eq!(seen, Some(page % 8 + 1));
     if page.is_multiple_of(2) {
         drop(file);
         drop(container);
@@ -47,7 +48,7 @@ fn random_bytes(count: usize) -> Vec<u8> {
 
 #[test]
 fn threads_meet_and_nothing_is_lost() {
-    let rig = Arc::new(Rig::new(&DEVICES));
+    let rig = Arc::new(Rig::of_devices(&DEVICES));
     let used = Arc::new(AtomicUsize::new(0));
     let threads: Vec<_> = (0..THREADS)
         .map(|number| {
@@ -56,25 +57,19 @@ fn threads_meet_and_nothing_is_lost() {
             thread::spawn(move || {
                 for choice in choices.chunks(2) {
                     let device = DEVICES[usize::from(choice[0]) % DEVICES.len()];
-                    let bus = &rig.world.bus;
                     match choice[1] % 8 {
-                        0 => drop(bind(bus, device, KERNEL)),
-                        1 | 2 => drop(bind(bus, device, VFIO)),
+                        0 => drop(rig.bind(device, KERNEL)),
+                        1 | 2 => drop(rig.bind(device, VFIO)),
                         3 => {
-                            for driver in [KERNEL, VFIO] {
-                                if let Ok(unbind) = bus.sysfs().unbind(driver, device) {
-                                    unbind.wait();
-                                }
+                            if let Ok(unbind) = rig.machine.unbind(device) {
+                                unbind.wait();
                             }
                         }
                         4 if choice[0] > 200 => {
-                            if let Some(dev) = bus.device(device) {
-                                dev.remove().wait();
+                            if let Ok(remove) = rig.machine.remove(device) {
+                                remove.wait();
                             }
-                            match bus.add_device(DeviceSpec::new(device, PlatformDevice::default())) {
-                                Ok(_) | Err(AddDeviceError::NameTaken { .. }) => {}
-                                Err(error) => panic!("{error}"),
-                            }
+                            rig.machine.rescan();
                         }
                         _ => {
                             let done = user(&rig, device, number as u64);
@@ -88,6 +83,6 @@ fn threads_meet_and_nothing_is_lost() {
     for thread in threads {
         thread.join().unwrap();
     }
-    rig.assert_idle();
+    rig.assert_idle("after all threads");
     assert!(used.load(Ordering::Relaxed) > 0, "somebody came through");
 }

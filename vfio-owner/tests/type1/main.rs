@@ -9,10 +9,9 @@
 
 mod attach;
 mod backend;
-#[path = "../common/mod.rs"]
-mod common;
 mod dirty;
 mod map;
+#[path = "../rig/mod.rs"]
 mod rig;
 mod unmap;
 mod vaddr;

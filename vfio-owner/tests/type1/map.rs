@@ -18,16 +18,16 @@ use vfio_owner::iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit,
 use vfio_owner::iommu_core::{Access, Iova, PhysAddr, UserAddr, UserMemory};
 use vfio_owner::type1::Type1Config;
 
-use crate::rig::{PAGES, Rig, plain, reserving};
+use crate::rig::{A0, B0, PAGES, Rig, plain, reserving};
 
 const V2: Extension = Extension::TYPE1_V2;
 
 /// The request is refused with this number, and nothing has changed.
 fn refused(rig: &Rig, request: MapRequest, errno: Errno) -> MapDmaError {
-    let before = (rig.pinned(), rig.view("a0"), rig.container.info());
+    let before = (rig.pinned(), rig.view(A0), rig.container.info());
     let error = rig.container.map(request).unwrap_err();
     assert_eq!(error.errno(), errno, "{error}");
-    assert_eq!((rig.pinned(), rig.view("a0"), rig.container.info()), before);
+    assert_eq!((rig.pinned(), rig.view(A0), rig.container.info()), before);
     error
 }
 
@@ -79,8 +79,8 @@ fn vt15_9_an_overlap_names_the_mapping_that_is_there() {
 
 #[test]
 fn vt15_10_the_budget_of_mappings() {
-    let rig = Rig::with(&[("a", plain())], Type1Config { dma_entry_limit: 2, ..Type1Config::default() });
-    let _a = rig.first("a0", V2);
+    let rig = Rig::with(&[(A0, plain())], Type1Config { dma_entry_limit: 2, ..Type1Config::default() });
+    let _a = rig.first(A0, V2);
     assert_eq!(rig.container.info().unwrap().mappings_left, 2);
     rig.map(0, 2, 0).unwrap();
     rig.map(2, 1, 2).unwrap();
@@ -92,8 +92,8 @@ fn vt15_10_the_budget_of_mappings() {
 
 #[test]
 fn vt15_11_within_one_range_of_those_that_are_allowed() {
-    let rig = Rig::new(&[("a", reserving("a0", RegionKind::Reserved, 4, 4))]);
-    let _a = rig.first("a0", V2);
+    let rig = Rig::new(&[(A0, reserving(A0, RegionKind::Reserved, 4, 4))]);
+    let _a = rig.first(A0, V2);
     for (at, pages) in [(4, 1), (3, 3), (3, 2), (1 << 27, 1)] {
         assert!(matches!(refused(&rig, rig.request(at, pages, 0), Errno::EINVAL), MapDmaError::NotAllowed { .. }));
     }
@@ -123,30 +123,30 @@ fn vt15_13_a_bad_address_in_the_middle_unpins_what_came_before() {
 /// In whichever of two domains, at whichever piece: nothing is mapped in either, and nothing pinned (V48).
 #[test]
 fn vt15_14_hardware_that_fails_in_one_domain_leaves_nothing_in_the_other() {
-    let rig = Rig::new(&[("a", plain()), ("b", plain())]);
-    let _a = rig.first("a0", V2);
-    let _b = rig.join("b0").unwrap();
+    let rig = Rig::new(&[(A0, plain()), (B0, plain())]);
+    let _a = rig.first(A0, V2);
+    let _b = rig.join(B0).unwrap();
     rig.map(9, 1, 9).unwrap();
-    for failing in ["a", "b"] {
+    for failing in [A0, B0] {
         for piece in 0..4 {
-            rig.hardware[failing].fail_nth(piece, HardwareError::new(Errno::EIO, "on command"));
+            rig.hardware(failing).fail_nth(piece, HardwareError::new(Errno::EIO, "on command"));
             assert!(matches!(refused(&rig, rig.request(0, 4, 0), Errno::EIO), MapDmaError::Domain(_)));
-            assert_eq!(rig.view("a0"), rig.view("b0"));
+            assert_eq!(rig.view(A0), rig.view(B0));
         }
     }
     rig.map(0, 4, 0).unwrap();
-    assert_eq!((rig.reaches("a0", 3), rig.reaches("b0", 3), rig.pinned()), (Some(4), Some(4), 5));
+    assert_eq!((rig.reaches(A0, 3), rig.reaches(B0, 3), rig.pinned()), (Some(4), Some(4), 5));
 }
 
 #[test]
 fn v48_a_pin_that_fails_leaves_nothing_mapped() {
-    let rig = Rig::new(&[("a", plain()), ("b", plain())]);
-    let _a = rig.first("a0", V2);
-    let _b = rig.join("b0").unwrap();
+    let rig = Rig::new(&[(A0, plain()), (B0, plain())]);
+    let _a = rig.first(A0, V2);
+    let _b = rig.join(B0).unwrap();
     for pin in 0..4 {
         rig.user.fail_nth(pin);
         refused(&rig, rig.request(0, 4, 0), Errno::EFAULT);
-        assert!(rig.view("b0").iter().all(Option::is_none));
+        assert!(rig.view(B0).iter().all(Option::is_none));
         rig.user.heal();
     }
 }
@@ -157,10 +157,10 @@ fn v49_page_sizes_are_those_that_all_domains_have() {
         format: TableFormat::new(39, PageSizes::from_bitmap(0x20_1000).unwrap()).unwrap(),
         ..plain()
     };
-    let rig = Rig::new(&[("a", plain()), ("b", large)]);
-    let _a = rig.first("a0", V2);
+    let rig = Rig::new(&[(A0, plain()), (B0, large)]);
+    let _a = rig.first(A0, V2);
     assert_eq!(rig.container.info().unwrap().page_sizes, PageSizes::X86);
-    let b = rig.join("b0").unwrap();
+    let b = rig.join(B0).unwrap();
     assert_eq!(rig.container.info().unwrap().page_sizes.bitmap(), 0x20_1000);
     b.unset_container().unwrap();
     assert_eq!(rig.container.info().unwrap().page_sizes, PageSizes::X86);
@@ -168,13 +168,13 @@ fn v49_page_sizes_are_those_that_all_domains_have() {
 
 #[test]
 fn access_is_what_was_asked_for_in_every_domain() {
-    let rig = Rig::new(&[("a", plain()), ("b", plain())]);
-    let _a = rig.first("a0", V2);
+    let rig = Rig::new(&[(A0, plain()), (B0, plain())]);
+    let _a = rig.first(A0, V2);
     rig.container.map(MapRequest { access: Access::Write, ..rig.request(0, 1, 0) }).unwrap();
-    let _b = rig.join("b0").unwrap();
-    assert_eq!((rig.reaches("a0", 0), rig.reaches("b0", 0)), (None, None), "they read");
+    let _b = rig.join(B0).unwrap();
+    assert_eq!((rig.reaches(A0, 0), rig.reaches(B0, 0)), (None, None), "they read");
     rig.container.map(MapRequest { access: Access::Read, ..rig.request(1, 1, 1) }).unwrap();
-    assert_eq!((rig.reaches("a0", 1), rig.reaches("b0", 1)), (Some(2), Some(2)));
+    assert_eq!((rig.reaches(A0, 1), rig.reaches(B0, 1)), (Some(2), Some(2)));
 }
 
 /// A user's memory that does not keep to what `pin` promises.
@@ -242,9 +242,9 @@ fn lying(rig: &Rig, lie: Lie) -> (MapRequest, Arc<Lying>) {
 
 #[test]
 fn no_run_that_a_memory_returns_is_trusted() {
-    let rig = Rig::new(&[("a", plain()), ("b", plain())]);
-    let _a = rig.first("a0", V2);
-    let _b = rig.join("b0").unwrap();
+    let rig = Rig::new(&[(A0, plain()), (B0, plain())]);
+    let _a = rig.first(A0, V2);
+    let _b = rig.join(B0).unwrap();
     let (good, last) = (0x10_0000, u64::MAX - PAGE_SIZE + 1);
     let lengths = [0, 1, PAGE_SIZE - 1, PAGE_SIZE + 1, 3 * PAGE_SIZE, u64::MAX, !(PAGE_SIZE - 1)];
     let lies = lengths.map(|bytes| (good, bytes)).into_iter();
@@ -254,7 +254,7 @@ fn no_run_that_a_memory_returns_is_trusted() {
         let (request, memory) = lying(&rig, Lie::Run(run));
         let error = refused(&rig, request, Errno::EFAULT);
         assert!(matches!(error, MapDmaError::BadAddress(_)), "{run:?}: {error}");
-        assert!(rig.view("b0").iter().all(Option::is_none));
+        assert!(rig.view(B0).iter().all(Option::is_none));
         let expected = if bytes == 0 { vec![] } else { vec![run] };
         assert_eq!(*memory.given_back.lock(), expected, "what was pinned, if anything, is given back");
     }
@@ -274,11 +274,11 @@ fn memory_may_lie_in_the_last_page_that_there_is() {
 #[test]
 fn what_a_map_that_failed_may_have_left_is_pinned_as_long_as_its_domain() {
     let (rig, a) = Rig::ready(V2);
-    let process = Process::new(rig.world_memory(), LockedPages::unlimited());
+    let process = Process::new(rig.machine.memory(), LockedPages::unlimited());
     let bytes = (2 << 20) + PAGE_SIZE;
     let addr = process.allocate(bytes, Access::ReadWrite).unwrap();
     let request = MapRequest { process: process.clone(), addr, bytes, ..rig.request(0, 1, 0) };
-    let hardware = &rig.hardware["a"];
+    let hardware = rig.hardware(A0);
     let calls = hardware.calls();
     hardware.fail_nth(1, HardwareError::new(Errno::EIO, "on command"));
     assert_eq!(rig.container.map(request.clone()).unwrap_err().errno(), Errno::EIO);
@@ -295,13 +295,13 @@ fn what_a_map_that_failed_may_have_left_is_pinned_as_long_as_its_domain() {
 
 #[test]
 fn a_pin_that_unwinds_leaves_no_mapping() {
-    let rig = Rig::new(&[("a", plain()), ("b", plain())]);
-    let _a = rig.first("a0", V2);
-    let _b = rig.join("b0").unwrap();
+    let rig = Rig::new(&[(A0, plain()), (B0, plain())]);
+    let _a = rig.first(A0, V2);
+    let _b = rig.join(B0).unwrap();
     let (request, _) = lying(&rig, Lie::Unwinds);
     assert!(catch_unwind(AssertUnwindSafe(|| rig.container.map(request))).is_err());
     assert_eq!((rig.process.pinned(), rig.locked.pages()), (0, 0));
-    assert!(["a0", "b0"].iter().all(|device| rig.view(device).iter().all(Option::is_none)));
+    assert!([A0, B0].iter().all(|device| rig.view(device).iter().all(Option::is_none)));
     rig.map(0, 4, 0).unwrap();
-    assert_eq!((rig.reaches("a0", 3), rig.pinned()), (Some(4), 4));
+    assert_eq!((rig.reaches(A0, 3), rig.pinned()), (Some(4), 4));
 }

@@ -6,15 +6,15 @@ use vfio_owner::iommu_core::Iova;
 use vfio_owner::iommu_core::address::PAGE_SIZE;
 use vfio_owner::iommu_core::device_model::Errno;
 
-use crate::rig::{Rig, plain};
+use crate::rig::{A0, B0, Rig, plain};
 
 const VERSIONS: [Extension; 2] = [Extension::TYPE1, Extension::TYPE1_V2];
 
 fn refused(rig: &Rig, what: Unmap) -> UnmapDmaError {
-    let before = (rig.pinned(), rig.view("a0"));
+    let before = (rig.pinned(), rig.view(A0));
     let error = rig.container.unmap(what).unwrap_err();
     assert_eq!(error.errno(), Errno::EINVAL);
-    assert_eq!((rig.pinned(), rig.view("a0")), before);
+    assert_eq!((rig.pinned(), rig.view(A0)), before);
     error
 }
 
@@ -42,7 +42,7 @@ fn vt16_4_all_is_all_of_it_and_leaves_no_pin() {
         rig.map(7, 3, 5).unwrap();
         assert_eq!(rig.container.unmap(Unmap::All), Ok(8 * PAGE_SIZE));
         assert_eq!((rig.pinned(), rig.container.unmap(Unmap::All)), (0, Ok(0)));
-        assert!(rig.view("a0").iter().all(Option::is_none));
+        assert!(rig.view(A0).iter().all(Option::is_none));
     }
 }
 
@@ -72,10 +72,10 @@ fn vt16_9_version_1_does_nothing_from_inside_a_mapping() {
     let (rig, _a) = Rig::ready(Extension::TYPE1);
     rig.map(2, 4, 0).unwrap();
     rig.map(6, 1, 4).unwrap();
-    let before = rig.view("a0");
+    let before = rig.view(A0);
     for (at, pages) in [(3, 1), (3, 3), (5, 2), (4, 8)] {
         assert_eq!(rig.unmap(at, pages), Ok(0), "{at} {pages}");
-        assert_eq!((rig.view("a0"), rig.pinned()), (before.clone(), 5));
+        assert_eq!((rig.view(A0), rig.pinned()), (before.clone(), 5));
     }
 }
 
@@ -93,13 +93,13 @@ fn vt16_10_version_1_takes_the_whole_mapping_by_its_first_address() {
 #[test]
 fn what_is_unmapped_leaves_every_domain_and_the_rest_stays() {
     for version in VERSIONS {
-        let rig = Rig::new(&[("a", plain()), ("b", plain())]);
-        let _a = rig.first("a0", version);
-        let _b = rig.join("b0").unwrap();
+        let rig = Rig::new(&[(A0, plain()), (B0, plain())]);
+        let _a = rig.first(A0, version);
+        let _b = rig.join(B0).unwrap();
         rig.map(0, 3, 0).unwrap();
         rig.map(3, 3, 3).unwrap();
         assert_eq!(rig.unmap(0, 3), Ok(3));
-        for device in ["a0", "b0"] {
+        for device in [A0, B0] {
             assert_eq!((rig.reaches(device, 2), rig.reaches(device, 3)), (None, Some(4)), "{device}");
         }
         assert_eq!(rig.pinned(), 3);
@@ -114,7 +114,7 @@ fn an_unmap_ends_where_its_mapping_does() {
         rig.map(at, 2, at).unwrap();
     }
     assert_eq!(rig.unmap(4, 2), Ok(2));
-    let reached = [3, 4, 5, 6].map(|at| rig.reaches("a0", at));
+    let reached = [3, 4, 5, 6].map(|at| rig.reaches(A0, at));
     assert_eq!((reached, rig.pinned()), ([Some(4), None, None, Some(7)], 4));
 }
 
@@ -123,9 +123,9 @@ fn what_lies_in_one_piece_is_unmapped_at_once() {
     let (rig, _a) = Rig::ready(Extension::TYPE1_V2);
     let calls = |pages| {
         rig.map(1, pages, 0).unwrap();
-        let before = rig.hardware["a"].calls();
+        let before = rig.hardware(A0).calls();
         rig.unmap(1, pages).unwrap();
-        rig.hardware["a"].calls() - before
+        rig.hardware(A0).calls() - before
     };
     assert_eq!(calls(8), calls(1));
 }

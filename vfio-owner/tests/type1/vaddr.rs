@@ -7,7 +7,7 @@ use vfio_owner::iommu_core::device_model::Errno;
 use vfio_owner::iommu_core::software::{LockedPages, Process};
 use vfio_owner::iommu_core::{Access, UserMemory as _};
 
-use crate::rig::{Rig, plain, range};
+use crate::rig::{A0, B0, Rig, plain, range};
 
 const V2: Extension = Extension::TYPE1_V2;
 
@@ -24,7 +24,7 @@ fn vt15_6_7_only_what_is_away_and_exactly_that() {
     }
     rig.container.update_vaddr(rig.request(2, 2, 4)).unwrap();
     // Devices reach what they reached all the time.
-    assert_eq!((rig.reaches("a0", 2), rig.pinned()), (Some(1), 2));
+    assert_eq!((rig.reaches(A0, 2), rig.pinned()), (Some(1), 2));
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn vt15_8_the_new_owner_pays_and_the_old_one_no_more() {
     rig.map(2, 2, 0).unwrap();
     let next = |bytes: u64| {
         let locked = LockedPages::limited(bytes);
-        let process = Process::new(rig.world_memory(), locked.clone());
+        let process = Process::new(rig.machine.memory(), locked.clone());
         let addr = process.allocate(4 * PAGE_SIZE, Access::ReadWrite).unwrap();
         (MapRequest { process, addr, ..rig.request(2, 2, 0) }, locked)
     };
@@ -79,21 +79,21 @@ fn what_is_away_can_be_unmapped() {
     assert_eq!(rig.unmap(0, 2), Ok(2));
     assert_eq!(rig.pinned(), 0);
     rig.map(0, 1, 0).unwrap();
-    assert_eq!(rig.reaches("a0", 0), Some(1));
+    assert_eq!(rig.reaches(A0, 0), Some(1));
     assert!(rig.process.read(rig.ram, &mut [0]).is_ok());
 }
 
 #[test]
 fn vt14_1_what_was_away_and_is_unmapped_keeps_no_group_out() {
-    let rig = Rig::new(&[("a", plain()), ("b", plain())]);
-    let _a = rig.first("a0", V2);
+    let rig = Rig::new(&[(A0, plain()), (B0, plain())]);
+    let _a = rig.first(A0, V2);
     for at in [0, 2, 4] {
         rig.map(at, 2, at).unwrap();
     }
     assert_eq!(rig.container.invalidate_vaddr(range(0, 4)), Ok(4 * PAGE_SIZE));
     assert_eq!(rig.unmap(4, 2), Ok(2), "it was there");
     assert_eq!(rig.unmap(0, 2), Ok(2));
-    assert_eq!(rig.join("b0").unwrap_err().errno(), Errno::EBUSY, "one is away still");
+    assert_eq!(rig.join(B0).unwrap_err().errno(), Errno::EBUSY, "one is away still");
     assert_eq!(rig.container.unmap(Unmap::All), Ok(2 * PAGE_SIZE));
-    assert!(rig.join("b0").is_ok());
+    assert!(rig.join(B0).is_ok());
 }

@@ -21,10 +21,10 @@ fn a_trigger_asks_a_neighbour_while_its_device_is_closed() {
     let trigger = Trigger::new(move || {
         inside.send(()).unwrap();
         goes_on.wait();
-        assert_eq!(b.hot_reset_devices().len(), 2);
+        assert_eq!(b.hot_reset_info().unwrap().functions.len(), 2);
         assert!(asking.upgrade().unwrap().machine.open_group(BEHIND_PORT[0]).is_err(), "a device file is in use");
     });
-    a.set_irqs(IrqIndex::MSIX, 0, IrqAction::Trigger, IrqSource::Eventfd(&[Some(trigger)])).unwrap();
+    a.set_irqs(IrqIndex::MSIX, 0, IrqAction::Trigger, IrqSource::Eventfd(&[trigger.into()])).unwrap();
     let device = room.machine.vfio_pci().device(BEHIND_PORT[0]).unwrap();
     let raising = thread::spawn(move || device.raise(IrqIndex::MSIX, 0));
     began.recv().unwrap();
@@ -53,7 +53,7 @@ fn a_request_trigger_may_take_the_device_lock() {
         assert!(!crate::room::is_done(&mut again));
         told.send(()).unwrap();
     });
-    bound.set_irqs(IrqIndex::REQ, 0, IrqAction::Trigger, IrqSource::Eventfd(&[Some(trigger)])).unwrap();
+    bound.set_irqs(IrqIndex::REQ, 0, IrqAction::Trigger, IrqSource::Eventfd(&[trigger.into()])).unwrap();
     let mut unbind = room.unbind_blocked(NIC);
     asked.try_recv().unwrap();
     drop((file, bound));

@@ -112,3 +112,27 @@ fn v53_nothing_is_reset_for_a_user_whose_driver_is_leaving() {
     drop(idle);
     assert!(is_done(&mut unbind));
 }
+
+/// V87, Vt11.11: what was alone on its bus when it was found is reset by the bridge, while it is alone.
+#[test]
+fn v87_a_device_behind_a_bridge_is_reset_while_it_is_alone() {
+    let (first, second) = ("0000:03:01.0", "0000:03:02.0");
+    let room = Room::with(&[first, second]);
+    let context = room.machine.open_iommufd("vmm");
+    let resets = |name: &str| {
+        let file = room.machine.open_device(name).unwrap();
+        let device = file.bind_iommufd(&context).unwrap();
+        assert_eq!(device.info().resettable, device.reset().is_ok());
+        device.info().resettable
+    };
+    assert!(!resets(first), "the bridge would reset its neighbour");
+    assert!(!resets(second));
+    let file = room.machine.open_device(first).unwrap();
+    let mut unbind = room.unbind_blocked(first);
+    assert_eq!(file.bind_iommufd(&context).unwrap_err().errno(), Errno::EAGAIN, "it is tried all the same");
+    drop(file);
+    assert!(is_done(&mut unbind));
+    room.give(first);
+    assert!(is_done(&mut room.machine.remove(second).unwrap()));
+    assert!(resets(first));
+}

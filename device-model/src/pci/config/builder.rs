@@ -4,8 +4,14 @@ use alloc::vec;
 
 use super::{Acs, AcsBits, ConfigSpace, EXTENDED, LONGEST, PortType, at};
 
-/// Where the builder puts the PCI Express capability.
-const PCI_EXPRESS: u16 = 0x40;
+/// Where the builder puts the capabilities, each with room enough for the largest form.
+const PCI_EXPRESS: u8 = 0x40;
+const MSI: u8 = 0x80;
+const MSIX: u8 = 0xa0;
+
+const INTERRUPT_PIN: u16 = 0x3d;
+/// Of the device capabilities of PCI Express.
+const FUNCTION_LEVEL_RESET: u32 = 1 << 28;
 
 /// Builds a [`ConfigSpace`]. Unset fields are zero: a conventional endpoint, alone in its slot.
 #[derive(Clone, Debug, Default)]
@@ -17,7 +23,11 @@ pub struct ConfigBuilder {
     revision: u8,
     header_type: u8,
     buses: Option<(u8, u8)>,
+    interrupt_pin: u8,
     port_type: Option<PortType>,
+    function_level_reset: bool,
+    msi: Option<u8>,
+    msix: Option<(u16, u8)>,
     acs: Option<Acs>,
 }
 
@@ -75,6 +85,35 @@ impl ConfigBuilder {
         self
     }
 
+    /// Adds a function-level reset to the PCI Express capability. Ignored without [`pcie`](Self::pcie).
+    #[must_use]
+    pub const fn function_level_reset(mut self) -> Self {
+        self.function_level_reset = true;
+        self
+    }
+
+    /// Sets the interrupt pin: 1 to 4 for INTA to INTD, 0 for none.
+    #[must_use]
+    pub const fn interrupt_pin(mut self, pin: u8) -> Self {
+        self.interrupt_pin = pin;
+        self
+    }
+
+    /// Adds the MSI capability with room for `vectors` interrupts, rounded up to a power of two; at most 32.
+    #[must_use]
+    pub const fn msi(mut self, vectors: u8) -> Self {
+        self.msi = Some(vectors);
+        self
+    }
+
+    /// Adds the MSI-X capability with a table of `vectors` interrupts, 1 to 2048, at the beginning of BAR `bar`; the
+    /// pending bits follow the table.
+    #[must_use]
+    pub const fn msix(mut self, vectors: u16, bar: u8) -> Self {
+        self.msix = Some((vectors, bar));
+        self
+    }
+
     /// Adds the ACS capability: services that are implemented, and those enabled.
     #[must_use]
     pub const fn acs(mut self, capability: AcsBits, control: AcsBits) -> Self {
@@ -97,12 +136,8 @@ impl ConfigBuilder {
             config.write(at::SUBSYSTEM, &vendor.to_le_bytes());
             config.write(at::SUBSYSTEM + 2, &device.to_le_bytes());
         }
-        if let Some(port_type) = self.port_type {
-            config.write(at::STATUS, &at::STATUS_HAS_CAPABILITIES.to_le_bytes());
-            config.write(at::CAPABILITIES, &PCI_EXPRESS.to_le_bytes());
-            // The last of the list; version 2 of the capability.
-            config.write(PCI_EXPRESS, &[at::CAP_PCI_EXPRESS, 0, port_type.code() << 4 | 2]);
-        }
+        config.write(INTERRUPT_PIN, &[self.interrupt_pin]);
+        self.write_capabilities(&mut config);
         if let Some(acs) = self.acs {
             // The last of the list; version 1 of the capability.
             config.write(EXTENDED, &(1 << 16 | u32::from(at::EXT_CAP_ACS)).to_le_bytes());
@@ -110,6 +145,38 @@ impl ConfigBuilder {
             config.write(EXTENDED + 6, &acs.control.bits().to_le_bytes());
         }
         config
+    }
+
+    fn write_capabilities(&self, config: &mut ConfigSpace) {
+        // A pointer to the next capability: that of the header first, then that of each capability.
+        let mut pointer = at::CAPABILITIES;
+        let mut list = |config: &mut ConfigSpace, offset: u8, id: u8| {
+            config.write(at::STATUS, &at::STATUS_HAS_CAPABILITIES.to_le_bytes());
+            config.write(pointer, &[offset]);
+            config.write(offset.into(), &[id]);
+            pointer = u16::from(offset) + 1;
+            u16::from(offset)
+        };
+        if let Some(port_type) = self.port_type {
+            let offset = list(config, PCI_EXPRESS, at::CAP_PCI_EXPRESS);
+            // Version 2 of the capability.
+            config.write(offset + 2, &[port_type.code() << 4 | 2]);
+            if self.function_level_reset {
+                config.write(offset + 4, &FUNCTION_LEVEL_RESET.to_le_bytes());
+            }
+        }
+        if let Some(vectors) = self.msi {
+            let offset = list(config, MSI, at::CAP_MSI);
+            let exponent = vectors.clamp(1, 32).next_power_of_two().trailing_zeros();
+            config.write(offset + 2, &(exponent << 1).to_le_bytes()[..2]);
+        }
+        if let Some((vectors, bar)) = self.msix {
+            let offset = list(config, MSIX, at::CAP_MSIX);
+            let vectors = vectors.clamp(1, 2048);
+            config.write(offset + 2, &(vectors - 1).to_le_bytes());
+            config.write(offset + 4, &u32::from(bar & 7).to_le_bytes());
+            config.write(offset + 8, &((u32::from(vectors) * 16) | u32::from(bar & 7)).to_le_bytes());
+        }
     }
 }
 

@@ -52,6 +52,23 @@ fn what_is_built_is_read_back() {
 }
 
 #[test]
+fn capabilities_are_listed_in_order_whichever_there_are() {
+    let builder = ConfigSpace::builder().interrupt_pin(1);
+    let ids = |config: &ConfigSpace| config.capabilities().map(|found| found.id).collect::<Vec<_>>();
+    assert_eq!(ids(&builder.clone().build()), []);
+    let msix = builder.clone().msix(5, 3).build();
+    assert_eq!((ids(&msix), msix.bytes().len()), (vec![0x11], 256));
+    let all = builder.pcie(PortType::Endpoint).function_level_reset().msi(5).msix(2048, 9).build();
+    assert_eq!(ids(&all), [0x10, 0x05, 0x11]);
+    let at = |id: u16| all.capabilities().find(|found| found.id == id).unwrap().offset;
+    assert_eq!(all.read_u32(at(0x10) + 4), Some(1 << 28));
+    assert_eq!(all.read_u16(at(0x05) + 2), Some(3 << 1), "8 vectors");
+    assert_eq!(all.read_u16(at(0x11) + 2), Some(2047));
+    assert_eq!((all.read_u32(at(0x11) + 4), all.read_u32(at(0x11) + 8)), (Some(1), Some(0x8001)));
+    assert_eq!(all.read_u8(0x3d), Some(1));
+}
+
+#[test]
 fn a_bridge_has_buses_below() {
     let config = ConfigSpace::builder().bridge(2, 5).build();
     assert_eq!(config.layout(), Some(HeaderLayout::Bridge));

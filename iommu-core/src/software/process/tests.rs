@@ -96,6 +96,36 @@ fn a_lifted_limit_counts_and_refuses_nothing() {
     assert_eq!(process.limit(), Limit::Lifted);
 }
 
+#[test]
+fn memory_is_mapped_protected_and_unmapped_in_parts() {
+    let process = process();
+    let at = process.allocate(8 * PAGE_SIZE, Access::ReadWrite).unwrap();
+    let page = |number: u64| at.checked_add(number * PAGE_SIZE).unwrap();
+    process.write(page(2), b"kept").unwrap();
+    let run = process.pin(page(0), 8 * PAGE_SIZE, Access::ReadWrite).unwrap();
+    process.protect(page(2), 2 * PAGE_SIZE, Some(Access::Read)).unwrap();
+    process.protect(page(4), PAGE_SIZE, None).unwrap();
+    process.unmap_range(page(5), PAGE_SIZE);
+    process.map_at(page(6), PAGE_SIZE, Access::ReadWrite).unwrap();
+    let mut seen = [0; 4];
+    process.read(page(2), &mut seen).unwrap();
+    assert_eq!(&seen, b"kept");
+    let writable: Vec<_> = (0..8).filter(|number| process.write(page(*number), b"x").is_ok()).collect();
+    let readable: Vec<_> = (0..8).filter(|number| process.read(page(*number), &mut seen).is_ok()).collect();
+    assert_eq!((writable, readable), ([0, 1, 6, 7].to_vec(), [0, 1, 2, 3, 6, 7].to_vec()));
+    assert_eq!(process.pin(page(0), 8 * PAGE_SIZE, Access::Write).unwrap().bytes, 2 * PAGE_SIZE);
+    // Up to the hole it has changed.
+    assert_eq!(process.protect(page(3), 4 * PAGE_SIZE, Some(Access::ReadWrite)).unwrap_err().at, page(5));
+    process.write(page(4), b"x").unwrap();
+    assert!(process.map_at(page(0), 1, Access::Read).is_none());
+    assert!(process.map_at(UserAddr::new(0u64.wrapping_sub(PAGE_SIZE)), 2 * PAGE_SIZE, Access::Read).is_none());
+    // What is pinned stays though all of it is gone, and goes then.
+    process.unmap_range(page(0), 8 * PAGE_SIZE);
+    assert_eq!(process.pinned(), 10);
+    process.unpin(run);
+    assert_eq!(process.pinned(), 2);
+}
+
 proptest! {
     /// Pins and unpins of any runs balance, whatever the pieces.
     #[test]

@@ -35,7 +35,7 @@ fn set(
     source: IrqSource<'_>,
 ) -> Result<(), Errno> {
     let due = interrupts.set(index, start, action, source).map_err(|error| error.errno())?;
-    due.iter().for_each(Trigger::signal);
+    due.signals.iter().for_each(Trigger::signal);
     Ok(())
 }
 
@@ -55,7 +55,7 @@ fn the_line_masks_itself_and_keeps_what_comes_meanwhile_once() {
     let (mut interrupts, counter) = (interrupts(), Counter::default());
     let intx = IrqIndex::INTX;
     assert_eq!(raise(&mut interrupts, intx, 0), Raised::Lost, "nobody listens");
-    set(&mut interrupts, intx, 0, Fire, IrqSource::Eventfd(&[Some(counter.trigger())])).unwrap();
+    set(&mut interrupts, intx, 0, Fire, IrqSource::Eventfd(&[counter.trigger().into()])).unwrap();
     assert_eq!(raise(&mut interrupts, intx, 0), Raised::Signalled);
     assert_eq!(raise(&mut interrupts, intx, 0), Raised::Pending);
     assert_eq!(raise(&mut interrupts, intx, 0), Raised::Pending);
@@ -70,7 +70,7 @@ fn the_line_masks_itself_and_keeps_what_comes_meanwhile_once() {
     assert_eq!(counter.take(), 0, "not unmasked");
     set(&mut interrupts, intx, 0, Fire, IrqSource::Bool(&[true])).unwrap();
     assert_eq!(counter.take(), 1, "a test signal passes the mask");
-    interrupts.reset(IntxLine::On);
+    interrupts.reset();
     set(&mut interrupts, intx, 0, Unmask, NOW).unwrap();
     assert_eq!(counter.take(), 0, "the reset took back what waited");
     assert_eq!(raise(&mut interrupts, intx, 0), Raised::Signalled, "all stays set up over a reset");
@@ -82,8 +82,7 @@ fn the_line_masks_itself_and_keeps_what_comes_meanwhile_once() {
 fn what_the_uapi_refuses() {
     use IrqIndex as Index;
 
-    let trigger = Some(Counter::default().trigger());
-    let (one, five) = ([trigger.clone()], [const { None }; 5]);
+    let (one, five) = ([Counter::default().trigger().into()], [const { Eventfd::Remove }; 5]);
     let (none, eventfd) = (IrqSource::Eventfd(&[]), IrqSource::Eventfd(&one));
     let rows = [
         (Index::new(5), 0, Fire, NOW, Errno::EINVAL),
@@ -96,7 +95,7 @@ fn what_the_uapi_refuses() {
         (Index::MSI, 0, Fire, IrqSource::Eventfd(&five), Errno::EINVAL),
         (Index::MSI, 4, Fire, OFF, Errno::EINVAL),
         (Index::MSI, 0, Fire, OFF, Errno::EINVAL),
-        (Index::MSI, 0, Fire, none, Errno::EINVAL),
+        (Index::MSI, 0, Fire, none, Errno::ERANGE),
         (Index::MSI, 1, Fire, IrqSource::None { count: u32::MAX }, Errno::EINVAL),
         (Index::MSI, 0, Mask, NOW, Errno::ENOTTY),
         (Index::MSIX, 0, Unmask, NOW, Errno::ENOTTY),
@@ -127,7 +126,7 @@ fn messages_go_to_the_trigger_of_their_vector() {
     for index in [IrqIndex::MSI, IrqIndex::MSIX] {
         let mut interrupts = interrupts();
         let counters: [Counter; 3] = Default::default();
-        let triggers = counters.each_ref().map(|counter| Some(counter.trigger()));
+        let triggers = counters.each_ref().map(|counter| Eventfd::Set(counter.trigger()));
         let taken = || counters.each_ref().map(Counter::take);
         set(&mut interrupts, index, 0, Fire, IrqSource::Eventfd(&triggers)).unwrap();
         assert_eq!(raise(&mut interrupts, index, 1), Raised::Signalled);
@@ -135,7 +134,7 @@ fn messages_go_to_the_trigger_of_their_vector() {
         assert_eq!(raise(&mut interrupts, index, 3), Raised::Lost);
         assert_eq!(raise(&mut interrupts, index, u32::MAX), Raised::Lost);
         assert_eq!(taken(), [0, 2, 0]);
-        set(&mut interrupts, index, 1, Fire, IrqSource::Eventfd(&[None])).unwrap();
+        set(&mut interrupts, index, 1, Fire, IrqSource::Eventfd(&[Eventfd::Remove])).unwrap();
         set(&mut interrupts, index, 0, Fire, IrqSource::None { count: 3 }).unwrap();
         assert_eq!(taken(), [1, 0, 1]);
         set(&mut interrupts, index, 0, Fire, IrqSource::Bool(&[false, true, true])).unwrap();
@@ -158,7 +157,7 @@ fn errors_and_requests_have_a_trigger_each() {
     for index in [IrqIndex::ERR, IrqIndex::REQ] {
         assert_eq!(raise(&mut interrupts, index, 0), Raised::Lost);
         set(&mut interrupts, index, 0, Fire, IrqSource::Bool(&[true])).unwrap();
-        set(&mut interrupts, index, 0, Fire, IrqSource::Eventfd(&[Some(counter.trigger())])).unwrap();
+        set(&mut interrupts, index, 0, Fire, IrqSource::Eventfd(&[counter.trigger().into()])).unwrap();
         assert_eq!(raise(&mut interrupts, index, 0), Raised::Signalled);
         assert_eq!(raise(&mut interrupts, index, 1), Raised::Lost);
         set(&mut interrupts, index, 0, Fire, NOW).unwrap();
@@ -189,19 +188,20 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     /// Whatever the order: while masked or off, nothing is signalled; what was raised then is, exactly once, as soon as
-    /// it is neither.
+    /// it is neither. The command register masks when it holds the line back, and unmasks when it lets it through.
     #[test]
     fn the_line_loses_nothing_and_makes_nothing_up(steps in prop::collection::vec(step(), 0..60)) {
         let (mut interrupts, counter) = (interrupts(), Counter::default());
-        set(&mut interrupts, IrqIndex::INTX, 0, Fire, IrqSource::Eventfd(&[Some(counter.trigger())])).unwrap();
+        set(&mut interrupts, IrqIndex::INTX, 0, Fire, IrqSource::Eventfd(&[counter.trigger().into()])).unwrap();
         let (mut waits, mut masked, mut on) = (false, false, true);
         for step in steps {
             match step {
                 Step::Raise => waits = true,
                 Step::Mask => masked = true,
-                Step::Unmask => masked = false,
-                Step::Line(line) => on = line,
-                Step::Reset => (waits, on) = (false, true),
+                Step::Unmask => masked &= !on,
+                // Each change masks or unmasks.
+                Step::Line(line) => (on, masked) = (line, if line == on { masked } else { on }),
+                Step::Reset => waits = false,
             }
             let due = waits && !masked && on;
             match step {
@@ -213,14 +213,67 @@ proptest! {
                 Step::Unmask => set(&mut interrupts, IrqIndex::INTX, 0, Unmask, NOW).unwrap(),
                 Step::Line(line) => {
                     let line = if line { IntxLine::On } else { IntxLine::Off };
-                    interrupts.set_line(line).iter().for_each(Trigger::signal);
+                    interrupts.set_line(line).signals.iter().for_each(Trigger::signal);
                 }
-                Step::Reset => interrupts.reset(IntxLine::On),
+                Step::Reset => interrupts.reset(),
             }
             prop_assert_eq!(counter.take(), u32::from(due));
             if due {
                 (waits, masked) = (false, true);
             }
         }
+    }
+}
+
+/// An event that user space signals, and whether the device listens.
+#[derive(Default)]
+struct Eventful(iommu_core::device_model::sync::Mutex<Option<Arc<dyn Fn() + Send + Sync>>>);
+
+impl crate::device_ops::Event for Eventful {
+    fn signal(&self) {}
+
+    fn listen(&self, heard: Arc<dyn Fn() + Send + Sync>) -> Option<Listening> {
+        *self.0.lock() = Some(heard);
+        Some(Listening::new(()))
+    }
+}
+
+#[test]
+fn vt23_11_an_event_unmasks_the_line_until_it_is_removed() {
+    let intx = IrqIndex::INTX;
+    let (mut interrupts, counter) = (interrupts(), Counter::default());
+    let event = || [Eventfd::Set(Trigger::of(Arc::new(Eventful::default())))];
+    set(&mut interrupts, intx, 0, Fire, IrqSource::Eventfd(&[counter.trigger().into()])).unwrap();
+    let bad = [Eventfd::Invalid(Errno::EBADF)];
+    assert_eq!(set(&mut interrupts, intx, 0, Unmask, IrqSource::Eventfd(&bad)), Err(Errno::EBADF));
+    let due = interrupts.set(intx, 0, Unmask, IrqSource::Eventfd(&event())).unwrap();
+    let (_, token) = due.listen.unwrap();
+    assert_eq!(set(&mut interrupts, intx, 0, Unmask, IrqSource::Eventfd(&bad)), Err(Errno::EBADF), "before EBUSY");
+    assert_eq!(set(&mut interrupts, intx, 0, Unmask, IrqSource::Eventfd(&event())), Err(Errno::EBUSY));
+    assert!(interrupts.listens(&token, Listening::new(())).ended.is_empty());
+    let signals = |due: Due| due.signals.iter().for_each(Trigger::signal);
+    raise(&mut interrupts, intx, 0);
+    assert_eq!(raise(&mut interrupts, intx, 0), Raised::Pending);
+    assert_eq!(counter.take(), 1);
+    signals(interrupts.unmask_by(&token));
+    assert_eq!(counter.take(), 1, "what was pending");
+    let removed = interrupts.set(intx, 0, Unmask, IrqSource::Eventfd(&[Eventfd::Remove])).unwrap();
+    assert_eq!(removed.ended.len(), 1, "dropped by the caller, without locks");
+    assert_eq!(raise(&mut interrupts, intx, 0), Raised::Pending);
+    signals(interrupts.unmask_by(&token));
+    assert_eq!(counter.take(), 0, "it was removed");
+    assert_eq!(interrupts.listens(&token, Listening::new(())).ended.len(), 1);
+}
+
+#[test]
+fn vt24_4_a_bad_eventfd_removes_those_up_to_it() {
+    for index in [IrqIndex::MSI, IrqIndex::MSIX] {
+        let (mut interrupts, counter) = (interrupts(), Counter::default());
+        let good = || Eventfd::Set(counter.trigger());
+        set(&mut interrupts, index, 0, Fire, IrqSource::Eventfd(&[good(), good(), good(), good()])).unwrap();
+        let events = [good(), Eventfd::Invalid(Errno::EBADF)];
+        assert_eq!(set(&mut interrupts, index, 1, Fire, IrqSource::Eventfd(&events)), Err(Errno::EBADF));
+        let raised = [0, 1, 2, 3].map(|vector| raise(&mut interrupts, index, vector));
+        assert_eq!(raised, [Raised::Signalled, Raised::Lost, Raised::Lost, Raised::Signalled], "{index}");
     }
 }

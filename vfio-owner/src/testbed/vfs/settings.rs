@@ -1,0 +1,107 @@
+//! What programs set, and nothing else of the machine depends on.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use iommu_core::device_model::sync::Mutex;
+use iommu_core::device_model::{Device, DeviceId};
+
+use super::super::machine::{Machine, Pci};
+use super::attribute::is_set;
+use super::error::AttributeError;
+use crate::vfio_pci::NAME as VFIO_PCI;
+
+/// The settings of all devices. Both locks are leaf locks.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    /// Those that were set once.
+    switches: Mutex<BTreeMap<(DeviceId, Switch), bool>>,
+    /// Configuration spaces that were written to.
+    configs: Mutex<BTreeMap<DeviceId, Vec<u8>>>,
+}
+
+/// Something of a device that is on or off.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Switch {
+    Enabled,
+    /// Whether the device may sleep while nobody uses it.
+    RuntimePower,
+    ColdSleep,
+    MessageInterrupts,
+    BrokenParity,
+}
+
+impl Switch {
+    /// What it is while nobody has set it. vfio-pci lets devices sleep.
+    // V105.
+    fn at_first(self, dev: &Device<Pci>) -> bool {
+        match self {
+            Self::RuntimePower => dev.driver_hint().as_deref() == Some(VFIO_PCI),
+            Self::ColdSleep | Self::MessageInterrupts => true,
+            Self::Enabled | Self::BrokenParity => false,
+        }
+    }
+
+    pub(super) const fn text(self, on: bool) -> &'static str {
+        match (self, on) {
+            (Self::RuntimePower, true) => "auto\n",
+            (Self::RuntimePower, false) => "on\n",
+            (_, true) => "1\n",
+            (_, false) => "0\n",
+        }
+    }
+
+    pub(super) fn parse(self, text: &str) -> Result<bool, AttributeError> {
+        if self != Self::RuntimePower {
+            return is_set(text);
+        }
+        match text.trim_end_matches('\n') {
+            "auto" => Ok(true),
+            "on" => Ok(false),
+            _ => Err(AttributeError::Malformed { text: text.into(), expected: "auto or on" }),
+        }
+    }
+}
+
+/// What can be written of a configuration space: the command, the size of a cache line and the latency, the line of the
+/// interrupt. Each with the bits that stay.
+const WRITABLE: [(usize, u8); 5] = [(0x04, 0x47), (0x05, 0x05), (0x0c, 0xff), (0x0d, 0xff), (0x3c, 0xff)];
+
+impl Settings {
+    pub(super) fn is_on(&self, dev: &Device<Pci>, switch: Switch) -> bool {
+        let set = self.switches.lock().get(&(dev.id(), switch)).copied();
+        set.unwrap_or_else(|| switch.at_first(dev))
+    }
+
+    pub(super) fn set(&self, machine: &Machine, dev: DeviceId, switch: Switch, on: bool) {
+        let there = present(machine);
+        let mut switches = self.switches.lock();
+        switches.retain(|(dev, _), _| there.contains(dev));
+        switches.insert((dev, switch), on);
+    }
+
+    /// The configuration space of a function, with what was written to it.
+    pub(super) fn config(&self, dev: &Device<Pci>) -> Vec<u8> {
+        let written = self.configs.lock().get(&dev.id()).cloned();
+        written.unwrap_or_else(|| dev.description().config.bytes().to_vec())
+    }
+
+    /// Takes the bits that can be written.
+    pub(super) fn write_config(&self, machine: &Machine, dev: &Device<Pci>, offset: u64, bytes: &[u8]) {
+        let there = present(machine);
+        let mut config = self.config(dev);
+        for (at, mask) in WRITABLE {
+            let written = usize::try_from(offset).ok().and_then(|offset| bytes.get(at.checked_sub(offset)?));
+            if let (Some(byte), Some(written)) = (config.get_mut(at), written) {
+                *byte = *byte & !mask | written & mask;
+            }
+        }
+        let mut configs = self.configs.lock();
+        configs.retain(|dev, _| there.contains(dev));
+        configs.insert(dev.id(), config);
+    }
+}
+
+fn present(machine: &Machine) -> Vec<DeviceId> {
+    machine.pci().devices().iter().map(|dev| dev.id()).collect()
+}

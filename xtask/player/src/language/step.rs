@@ -1,0 +1,693 @@
+//! What a step does: each word read into its type.
+
+use std::fmt;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::form::meant;
+
+/// What a step does.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// To the machine, through sysfs.
+    Machine(MachineStep),
+    /// To the process that plays, by itself.
+    Process(ProcessStep),
+    /// Opens something, which the handle then names.
+    Open(Handle, Open),
+    /// Calls what a handle names.
+    Call(Handle, Call),
+    /// Closes what a handle names.
+    Close(Handle),
+    /// Lets the oldest background step go on.
+    Wait,
+}
+
+/// The name that a file gives to something: an open file, an object, a process.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Handle(String);
+
+/// What is done to the machine through sysfs.
+#[derive(Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are the words of the step")]
+pub enum MachineStep {
+    /// Writes `driver_override`, `bind`, and `driver_override` again.
+    Bind { device: String, driver: String },
+    /// Writes `unbind`.
+    Unbind { device: String },
+    /// Writes `drivers_probe`.
+    Probe { device: String },
+    /// Reads the `driver` link.
+    Driver { device: String },
+    /// Lists the members of the group.
+    Group { device: String },
+    /// Reads `type`.
+    Type { device: String },
+    /// Writes `type`.
+    SetType { device: String, kind: String },
+    /// Reads `reserved_regions`.
+    Reserved { device: String },
+    /// Lists the devices of the bus.
+    Devices,
+    /// Writes `remove`.
+    Remove { device: String },
+    /// Writes `rescan`.
+    Rescan,
+    /// Writes `sriov_numvfs`.
+    Sriov { device: String, count: String },
+}
+
+/// What is done to the process that plays.
+#[derive(Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are the words of the step")]
+pub enum ProcessStep {
+    /// Changes what stands at a place of the buffer.
+    Memory { kind: MemoryKind, offset: u64, bytes: u64 },
+    /// Takes or gives back `CAP_IPC_LOCK`.
+    IpcLock { held: bool },
+    /// Sets `RLIMIT_MEMLOCK`, in bytes; `None` for no limit.
+    Memlock(Option<u64>),
+    /// Reads how many pages are locked and pinned.
+    Locked,
+    /// Ends a child.
+    Kill(Handle),
+}
+
+/// What can stand at a place of the buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryKind {
+    /// What is there, only to be read.
+    ReadOnly,
+    /// What is there, not to be touched.
+    NoAccess,
+    /// What is there, to be read and written.
+    ReadWrite,
+    /// Nothing.
+    Hole,
+    /// New private anonymous memory.
+    Fresh,
+    /// New shared anonymous memory.
+    Shared,
+    /// A private mapping of a file, only to be read.
+    FileReadOnly,
+}
+
+/// What a handle can be opened on.
+#[derive(Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are the words of the step")]
+pub enum Open {
+    Container,
+    Iommufd,
+    /// An eventfd.
+    Event,
+    /// A child that keeps everything open.
+    Fork,
+    Group {
+        device: String,
+    },
+    DeviceFile {
+        device: String,
+    },
+    /// A second descriptor of the same open file.
+    Dup {
+        file: Handle,
+    },
+    DeviceOfGroup {
+        group: Handle,
+        device: String,
+    },
+    Ioas {
+        iommufd: Handle,
+    },
+    FaultQueue {
+        iommufd: Handle,
+        flags: u32,
+    },
+    PageTable {
+        bound: Handle,
+        parent: Handle,
+        flags: u32,
+        /// The type of the data, and how many bytes of it.
+        data: (u32, u32),
+        fault: Option<Handle>,
+    },
+}
+
+/// What a handle can be asked for. Which kind of thing the handle names is known only while playing.
+#[derive(Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are the words of the step")]
+pub enum Call {
+    /// The call itself, its structure field by field.
+    Ioctl {
+        number: u8,
+        fields: Vec<Field>,
+    },
+    /// The call with a null pointer.
+    IoctlNull {
+        number: u8,
+    },
+
+    Status,
+    SetContainer {
+        container: Handle,
+    },
+    UnsetContainer,
+
+    CheckExtension(u32),
+    SetIommu(u32),
+    IommuInfo,
+    Map {
+        iova: u64,
+        bytes: u64,
+        offset: u64,
+        rights: Rights,
+    },
+    MapVaddr {
+        iova: u64,
+        bytes: u64,
+        offset: u64,
+    },
+    Unmap {
+        iova: u64,
+        bytes: u64,
+    },
+    UnmapAll,
+    UnmapVaddr {
+        iova: u64,
+        bytes: u64,
+    },
+    UnmapDirty {
+        iova: u64,
+        bytes: u64,
+        page: u64,
+        bitmap: Option<u64>,
+    },
+    Dirty(Dirty),
+
+    MapAny {
+        bytes: u64,
+        offset: u64,
+    },
+    CopyFrom {
+        source: Handle,
+        from: u64,
+        bytes: u64,
+        to: CopyTo,
+        rights: Rights,
+    },
+    /// With room for so many.
+    Ranges(Option<u32>),
+    Allow(Vec<Range>),
+    HugePages(Option<u64>),
+    RlimitMode(Option<u64>),
+    VfioIoas(VfioIoas),
+    Invalidate {
+        kind: u32,
+        length: u32,
+        count: u32,
+    },
+    HwInfo {
+        length: u32,
+    },
+    Destroy,
+
+    Bind {
+        iommufd: Handle,
+    },
+    Attach {
+        to: Handle,
+    },
+    Detach,
+    DeviceInfo {
+        argsz: Option<u32>,
+    },
+    Region(u32),
+    Irq(u32),
+    SetIrqs {
+        index: u32,
+        flags: u32,
+        start: u32,
+        count: u32,
+        events: Vec<Option<Handle>>,
+    },
+    ReadRegion {
+        region: u32,
+        offset: u64,
+        bytes: u64,
+    },
+    WriteRegion {
+        region: u32,
+        offset: u64,
+        data: Vec<u8>,
+    },
+    Mmap {
+        region: u32,
+        offset: u64,
+        bytes: u64,
+    },
+    HotResetInfo {
+        argsz: Option<u32>,
+    },
+    HotReset {
+        groups: Vec<Handle>,
+    },
+    Feature {
+        flags: u32,
+        argsz: Option<u32>,
+    },
+    Reset,
+
+    ReadEvent,
+    ReadQueue {
+        bytes: u64,
+    },
+    WriteQueue {
+        bytes: u64,
+    },
+}
+
+/// A field of a structure.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Field {
+    /// 32 bits.
+    Word(u32),
+    /// 64 bits.
+    Quad(u64),
+    /// The address of a place in the buffer.
+    Address(u64),
+    /// The id of an object.
+    Id(Handle),
+    /// The number of a file.
+    File(Handle),
+}
+
+/// What a device may do with memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they say it themselves")]
+pub struct Rights {
+    pub read: bool,
+    pub write: bool,
+}
+
+/// Where a copy goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyTo {
+    /// Here.
+    Fixed(u64),
+    /// Where the IOAS picks.
+    Any,
+}
+
+/// Dirty tracking, of a container or of a page table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are the words of the step")]
+pub enum Dirty {
+    Start,
+    Stop,
+    On,
+    Off,
+    /// `last` is the size of a container's bitmap, or the flags for a page table.
+    Get {
+        iova: u64,
+        bytes: u64,
+        page: u64,
+        last: Option<u64>,
+    },
+}
+
+/// What is done with the IOAS that VFIO's calls mean.
+#[derive(Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they say it themselves")]
+pub enum VfioIoas {
+    Get,
+    Set(Handle),
+    Clear,
+}
+
+/// Addresses from the first to the last, inclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they say it themselves")]
+pub struct Range {
+    pub first: u64,
+    pub last: u64,
+}
+
+impl Handle {
+    /// Returns the handle of the id that an iommufd gave to the device that this one names.
+    #[must_use]
+    pub fn dev(&self) -> Self {
+        Self(format!("{}.dev", self.0))
+    }
+}
+
+impl fmt::Display for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Rights {
+    /// Both.
+    pub const ALL: Self = Self { read: true, write: true };
+}
+
+/// The page of bitmaps unless another is named.
+const PAGE: u64 = 4096;
+
+impl Action {
+    /// Reads the words of a step, without `&`.
+    pub(super) fn parse(words: &[&str]) -> Result<Self> {
+        let read = match words {
+            [name, "=", rest @ ..] => Open::parse(rest)?.map(|open| Self::Open(handle(name), open)),
+            ["wait"] => Some(Self::Wait),
+            ["close", name] => Some(Self::Close(handle(name))),
+            _ => match (MachineStep::parse(words), ProcessStep::parse(words)?) {
+                (Some(step), _) => Some(Self::Machine(step)),
+                (None, Some(step)) => Some(Self::Process(step)),
+                (None, None) => Call::parse(words)?,
+            },
+        };
+        match (read, meant(words)) {
+            (Some(action), _) => Ok(action),
+            (None, Some(form)) => bail!("not a step: `{}`; this one is `{form}`", words.join(" ")),
+            (None, None) => bail!("not a step: `{}`", words.join(" ")),
+        }
+    }
+}
+
+impl MachineStep {
+    fn parse(words: &[&str]) -> Option<Self> {
+        let text = |word: &&str| (*word).to_owned();
+        Some(match words {
+            ["bind", device, driver] => Self::Bind { device: text(device), driver: text(driver) },
+            ["unbind", device] => Self::Unbind { device: text(device) },
+            ["probe", device] => Self::Probe { device: text(device) },
+            ["driver", device] => Self::Driver { device: text(device) },
+            ["group", device] => Self::Group { device: text(device) },
+            ["type", device] => Self::Type { device: text(device) },
+            ["set-type", device, kind] => Self::SetType { device: text(device), kind: text(kind) },
+            ["reserved", device] => Self::Reserved { device: text(device) },
+            ["devices"] => Self::Devices,
+            ["remove", device] => Self::Remove { device: text(device) },
+            ["rescan"] => Self::Rescan,
+            ["sriov", device, count] => Self::Sriov { device: text(device), count: text(count) },
+            _ => return None,
+        })
+    }
+}
+
+impl ProcessStep {
+    fn parse(words: &[&str]) -> Result<Option<Self>> {
+        Ok(Some(match words {
+            ["mem", kind, offset, bytes] => {
+                Self::Memory { kind: MemoryKind::parse(kind)?, offset: number(offset)?, bytes: number(bytes)? }
+            }
+            ["ipc-lock", "on"] => Self::IpcLock { held: true },
+            ["ipc-lock", "off"] => Self::IpcLock { held: false },
+            ["memlock", "none"] => Self::Memlock(None),
+            ["memlock", bytes] => Self::Memlock(Some(number(bytes)?)),
+            ["locked"] => Self::Locked,
+            ["kill", child] => Self::Kill(handle(child)),
+            _ => return Ok(None),
+        }))
+    }
+}
+
+impl MemoryKind {
+    fn parse(word: &str) -> Result<Self> {
+        Ok(match word {
+            "ro" => Self::ReadOnly,
+            "none" => Self::NoAccess,
+            "rw" => Self::ReadWrite,
+            "hole" => Self::Hole,
+            "fresh" => Self::Fresh,
+            "shared" => Self::Shared,
+            "file-ro" => Self::FileReadOnly,
+            _ => bail!("not a kind of memory: `{word}` (ro, none, rw, hole, fresh, shared, file-ro)"),
+        })
+    }
+}
+
+impl Open {
+    fn parse(words: &[&str]) -> Result<Option<Self>> {
+        Ok(Some(match words {
+            ["container"] => Self::Container,
+            ["iommufd"] => Self::Iommufd,
+            ["event"] => Self::Event,
+            ["fork"] => Self::Fork,
+            ["group", device] => Self::Group { device: (*device).to_owned() },
+            ["cdev", device] => Self::DeviceFile { device: (*device).to_owned() },
+            [file, "dup"] => Self::Dup { file: handle(file) },
+            [group, "get-device", device] => Self::DeviceOfGroup { group: handle(group), device: (*device).to_owned() },
+            [iommufd, "ioas-alloc"] => Self::Ioas { iommufd: handle(iommufd) },
+            [iommufd, "fault-alloc"] => Self::FaultQueue { iommufd: handle(iommufd), flags: 0 },
+            [iommufd, "fault-alloc", flags] => Self::FaultQueue { iommufd: handle(iommufd), flags: word(flags)? },
+            [bound, "hwpt-alloc", parent, rest @ ..] => {
+                let (flags, data, fault) = match rest {
+                    [] => (0, (0, 0), None),
+                    [flags] => (word(flags)?, (0, 0), None),
+                    [flags, kind, length] => (word(flags)?, (word(kind)?, word(length)?), None),
+                    [flags, kind, length, fault] => (word(flags)?, (word(kind)?, word(length)?), Some(handle(fault))),
+                    _ => return Ok(None),
+                };
+                Self::PageTable { bound: handle(bound), parent: handle(parent), flags, data, fault }
+            }
+            _ => return Ok(None),
+        }))
+    }
+}
+
+impl Call {
+    fn parse(words: &[&str]) -> Result<Option<Action>> {
+        let [name, words @ ..] = words else { return Ok(None) };
+        let call = match Self::of_any_file(words)? {
+            Some(call) => Some(call),
+            None => match Self::of_address_space(words)? {
+                Some(call) => Some(call),
+                None => Self::of_device(words)?,
+            },
+        };
+        Ok(call.map(|call| Action::Call(handle(name), call)))
+    }
+
+    fn of_any_file(words: &[&str]) -> Result<Option<Self>> {
+        Ok(Some(match words {
+            ["ioctl", number, fields @ ..] => {
+                let fields = fields.iter().map(|word| Field::parse(word)).collect::<Result<_>>()?;
+                Self::Ioctl { number: small(number)?, fields }
+            }
+            ["ioctl-null", number] => Self::IoctlNull { number: small(number)? },
+            ["status"] => Self::Status,
+            ["set-container", container] => Self::SetContainer { container: handle(container) },
+            ["unset-container"] => Self::UnsetContainer,
+            ["check-extension", kind] => Self::CheckExtension(extension(kind)?),
+            ["set-iommu", kind] => Self::SetIommu(extension(kind)?),
+            ["iommu-info"] => Self::IommuInfo,
+            ["vfio-ioas", "get"] => Self::VfioIoas(VfioIoas::Get),
+            ["vfio-ioas", "set", ioas] => Self::VfioIoas(VfioIoas::Set(handle(ioas))),
+            ["vfio-ioas", "clear"] => Self::VfioIoas(VfioIoas::Clear),
+            ["rlimit-mode"] => Self::RlimitMode(None),
+            ["rlimit-mode", value] => Self::RlimitMode(Some(number(value)?)),
+            ["invalidate", kind, length, count] => {
+                Self::Invalidate { kind: word(kind)?, length: word(length)?, count: word(count)? }
+            }
+            ["hw-info", length] => Self::HwInfo { length: word(length)? },
+            ["destroy"] => Self::Destroy,
+            ["read"] => Self::ReadEvent,
+            ["read", bytes] => Self::ReadQueue { bytes: number(bytes)? },
+            ["write", bytes] => Self::WriteQueue { bytes: number(bytes)? },
+            _ => return Ok(None),
+        }))
+    }
+
+    fn of_address_space(words: &[&str]) -> Result<Option<Self>> {
+        Ok(Some(match words {
+            ["map", iova, bytes, rest @ ..] => {
+                let (offset, rights) = match rest {
+                    [] => (0, Rights::ALL),
+                    [offset] => (number(offset)?, Rights::ALL),
+                    [offset, rights] => (number(offset)?, Rights::parse(rights)?),
+                    _ => return Ok(None),
+                };
+                Self::Map { iova: number(iova)?, bytes: number(bytes)?, offset, rights }
+            }
+            ["map-any", bytes] => Self::MapAny { bytes: number(bytes)?, offset: 0 },
+            ["map-any", bytes, offset] => Self::MapAny { bytes: number(bytes)?, offset: number(offset)? },
+            ["map-vaddr", iova, bytes] => Self::MapVaddr { iova: number(iova)?, bytes: number(bytes)?, offset: 0 },
+            ["map-vaddr", iova, bytes, offset] => {
+                Self::MapVaddr { iova: number(iova)?, bytes: number(bytes)?, offset: number(offset)? }
+            }
+            ["unmap", iova, bytes] => Self::Unmap { iova: number(iova)?, bytes: number(bytes)? },
+            ["unmap-all"] => Self::UnmapAll,
+            ["unmap-vaddr", iova, bytes] => Self::UnmapVaddr { iova: number(iova)?, bytes: number(bytes)? },
+            ["unmap-dirty", iova, bytes, rest @ ..] => {
+                let Some((page, bitmap)) = page_and_last(rest)? else { return Ok(None) };
+                Self::UnmapDirty { iova: number(iova)?, bytes: number(bytes)?, page, bitmap }
+            }
+            ["dirty", "start"] => Self::Dirty(Dirty::Start),
+            ["dirty", "stop"] => Self::Dirty(Dirty::Stop),
+            ["dirty", "on"] => Self::Dirty(Dirty::On),
+            ["dirty", "off"] => Self::Dirty(Dirty::Off),
+            ["dirty", "get", iova, bytes, rest @ ..] => {
+                let Some((page, last)) = page_and_last(rest)? else { return Ok(None) };
+                Self::Dirty(Dirty::Get { iova: number(iova)?, bytes: number(bytes)?, page, last })
+            }
+            ["copy-from", source, from, bytes, to, rest @ ..] => {
+                let rights = match rest {
+                    [] => Rights::ALL,
+                    [rights] => Rights::parse(rights)?,
+                    _ => return Ok(None),
+                };
+                let to = if *to == "any" { CopyTo::Any } else { CopyTo::Fixed(number(to)?) };
+                Self::CopyFrom { source: handle(source), from: number(from)?, bytes: number(bytes)?, to, rights }
+            }
+            ["ranges"] => Self::Ranges(None),
+            ["ranges", room] => Self::Ranges(Some(word(room)?)),
+            ["allow", ranges @ ..] => Self::Allow(ranges.iter().map(|word| Range::parse(word)).collect::<Result<_>>()?),
+            ["huge-pages"] => Self::HugePages(None),
+            ["huge-pages", value] => Self::HugePages(Some(number(value)?)),
+            _ => return Ok(None),
+        }))
+    }
+
+    fn of_device(words: &[&str]) -> Result<Option<Self>> {
+        Ok(Some(match words {
+            ["bind", iommufd] => Self::Bind { iommufd: handle(iommufd) },
+            ["attach", to] => Self::Attach { to: handle(to) },
+            ["detach"] => Self::Detach,
+            ["info"] => Self::DeviceInfo { argsz: None },
+            ["info", argsz] => Self::DeviceInfo { argsz: Some(word(argsz)?) },
+            ["region", index] => Self::Region(word(index)?),
+            ["irq", index] => Self::Irq(word(index)?),
+            ["irqs", index, flags, start, count, events @ ..] => {
+                let event = |word: &&str| (*word != "-").then(|| handle(word));
+                Self::SetIrqs {
+                    index: word(index)?,
+                    flags: word(flags)?,
+                    start: word(start)?,
+                    count: word(count)?,
+                    events: events.iter().map(event).collect(),
+                }
+            }
+            ["read", region, offset, bytes] => {
+                Self::ReadRegion { region: word(region)?, offset: number(offset)?, bytes: number(bytes)? }
+            }
+            ["write", region, offset, data] => {
+                Self::WriteRegion { region: word(region)?, offset: number(offset)?, data: hex(data)? }
+            }
+            ["mmap", region, offset, bytes] => {
+                Self::Mmap { region: word(region)?, offset: number(offset)?, bytes: number(bytes)? }
+            }
+            ["hot-reset-info"] => Self::HotResetInfo { argsz: None },
+            ["hot-reset-info", argsz] => Self::HotResetInfo { argsz: Some(word(argsz)?) },
+            ["hot-reset", groups @ ..] => Self::HotReset { groups: groups.iter().map(|word| handle(word)).collect() },
+            ["feature", flags] => Self::Feature { flags: word(flags)?, argsz: None },
+            ["feature", flags, argsz] => Self::Feature { flags: word(flags)?, argsz: Some(word(argsz)?) },
+            ["reset"] => Self::Reset,
+            _ => return Ok(None),
+        }))
+    }
+}
+
+impl Field {
+    fn parse(text: &str) -> Result<Self> {
+        if let Some(offset) = text.strip_prefix('@') {
+            return Ok(Self::Address(number(offset)?));
+        }
+        if let Some(name) = text.strip_prefix('&') {
+            return Ok(Self::Id(handle(name)));
+        }
+        if let Some(name) = text.strip_prefix("fd:") {
+            return Ok(Self::File(handle(name)));
+        }
+        match text.strip_prefix('q') {
+            Some(quad) => Ok(Self::Quad(number(quad)?)),
+            None if text == "-1" => Ok(Self::Word(u32::MAX)),
+            None => Ok(Self::Word(word(text)?)),
+        }
+    }
+}
+
+impl Rights {
+    fn parse(text: &str) -> Result<Self> {
+        Ok(match text {
+            "r" => Self { read: true, write: false },
+            "w" => Self { read: false, write: true },
+            "rw" => Self::ALL,
+            "none" => Self { read: false, write: false },
+            _ => bail!("not rights: `{text}` (r, w, rw, none)"),
+        })
+    }
+}
+
+impl Range {
+    fn parse(text: &str) -> Result<Self> {
+        let (first, last) = text.split_once('-').with_context(|| format!("not FIRST-LAST: `{text}`"))?;
+        Ok(Self { first: number(first)?, last: number(last)? })
+    }
+}
+
+fn handle(word: &str) -> Handle {
+    Handle(word.to_owned())
+}
+
+/// The number of a type of IOMMU, or of another extension.
+fn extension(text: &str) -> Result<u32> {
+    Ok(match text {
+        "type1" => 1,
+        "spapr" => 2,
+        "type1v2" => 3,
+        "cc-iommu" => 4,
+        "nesting" => 6,
+        "noiommu" => 8,
+        "unmap-all" => 9,
+        "update-vaddr" => 10,
+        _ if text.starts_with(|c: char| c.is_ascii_digit()) => word(text)?,
+        _ => bail!(
+            "not an extension: `{text}` (type1, type1v2, spapr, nesting, cc-iommu, noiommu, unmap-all, update-vaddr, or \
+             a number)"
+        ),
+    })
+}
+
+/// `[PAGE [LAST]]`; `None` for more.
+fn page_and_last(words: &[&str]) -> Result<Option<(u64, Option<u64>)>> {
+    Ok(Some(match words {
+        [] => (PAGE, None),
+        [page] => (number(page)?, None),
+        [page, last] => (number(page)?, Some(number(last)?)),
+        _ => return Ok(None),
+    }))
+}
+
+fn hex(text: &str) -> Result<Vec<u8>> {
+    let digits: Option<Vec<u8>> =
+        text.chars().map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect();
+    let digits = digits.filter(|digits| digits.len().is_multiple_of(2));
+    let digits = digits.with_context(|| format!("not bytes in hexadecimal: `{text}`"))?;
+    Ok(digits.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect())
+}
+
+/// A number of 32 bits.
+fn word(text: &str) -> Result<u32> {
+    u32::try_from(number(text)?).ok().with_context(|| format!("more than 32 bits: `{text}`"))
+}
+
+/// The number of a call.
+fn small(text: &str) -> Result<u8> {
+    u8::try_from(number(text)?).ok().with_context(|| format!("more than 8 bits: `{text}`"))
+}
+
+/// Decimal or `0x…`, with `K`, `M` or `G` behind.
+pub(super) fn number(word: &str) -> Result<u64> {
+    let units = [('K', 10), ('M', 20), ('G', 30)];
+    let (digits, shift) =
+        units.iter().find_map(|(unit, shift)| Some((word.strip_suffix(*unit)?, *shift))).unwrap_or((word, 0));
+    let (digits, radix) = digits.strip_prefix("0x").map_or((digits, 10), |hex| (hex, 16));
+    // `from_str_radix` takes a sign, the language does not.
+    let plain = digits.chars().all(|digit| digit.is_digit(radix)) && !digits.is_empty();
+    let value = if plain { u128::from_str_radix(digits, radix).ok() } else { None };
+    let value = value.with_context(|| format!("not a number: `{word}`"))?;
+    let scaled = value.checked_mul(1 << shift).and_then(|bytes| u64::try_from(bytes).ok());
+    scaled.with_context(|| format!("more than 64 bits: `{word}`"))
+}

@@ -1,0 +1,309 @@
+//! A process on a machine of this program: the machine's files, opened, and the calls that they serve.
+
+mod memory;
+mod open_file;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use scenario_player::language::MemoryKind;
+use scenario_player::{Access, Errno, Fd, System};
+use vfio_owner::device_ops::Trigger;
+use vfio_owner::iommu_core::device_model::Errno as ModelErrno;
+use vfio_owner::iommu_core::{UserAddr, UserMemory};
+use vfio_owner::iommufd_owner::uapi as iommufd_uapi;
+use vfio_owner::testbed::Machine;
+use vfio_owner::testbed::vfs::{self, LastLink, Later, Node, Opened, Opening, Vfs, Written};
+use vfio_owner::uapi;
+
+use memory::Memory;
+use open_file::OpenFile;
+
+/// Files that a process has before it plays: the three of every process, and one more, as in the recordings.
+const BEFORE: usize = 4;
+
+/// A machine, and a process on it.
+#[derive(Debug)]
+pub(super) struct InProcess {
+    vfs: Vfs,
+    memory: Memory,
+    /// By number.
+    files: Vec<Option<OpenFile>>,
+    /// Writes that wait, or have ended and were not asked for.
+    writes: Vec<WriteState>,
+}
+
+/// What a child keeps open.
+#[derive(Debug)]
+pub(super) struct Child {
+    _files: Vec<Option<OpenFile>>,
+}
+
+/// A write, by its place among all.
+#[derive(Debug)]
+pub(super) struct Write(usize);
+
+#[derive(Debug)]
+enum WriteState {
+    Waiting(Later),
+    Ended(Result<usize, Errno>),
+}
+
+pub(super) fn errno(errno: ModelErrno) -> Errno {
+    Errno::from_raw(errno.number())
+}
+
+impl InProcess {
+    pub(super) fn new(machine: Machine) -> Option<Self> {
+        let memory = Memory::new(machine.memory())?;
+        let files = vec![Some(OpenFile::Uapi(uapi::File::Other)); BEFORE];
+        Some(Self { vfs: Vfs::new(Arc::new(machine)), memory, files, writes: Vec::new() })
+    }
+
+    /// Gives a file the lowest number that is free.
+    fn install(&mut self, file: OpenFile) -> Fd {
+        let place = match self.files.iter().position(Option::is_none) {
+            Some(place) => place,
+            None => {
+                self.files.push(None);
+                self.files.len() - 1
+            }
+        };
+        if let Some(entry) = self.files.get_mut(place) {
+            *entry = Some(file);
+        }
+        Fd::try_from(place).unwrap_or(Fd::MAX)
+    }
+
+    fn file(&self, fd: Fd) -> Result<&OpenFile, Errno> {
+        look_up(&self.files, fd).ok_or(Errno::EBADF)
+    }
+
+    fn caller(&self) -> Caller<'_> {
+        Caller { memory: self.memory.as_user_memory(), files: &self.files }
+    }
+
+    /// Whoever waited for a user that has just gone goes on.
+    fn move_writes(&mut self) {
+        for write in &mut self.writes {
+            let before = std::mem::replace(write, WriteState::Ended(Ok(0)));
+            *write = match before {
+                WriteState::Waiting(later) => WriteState::of(later.try_finish()),
+                ended @ WriteState::Ended(_) => ended,
+            };
+        }
+    }
+}
+
+impl WriteState {
+    fn of(written: Result<Written, vfs::AttributeError>) -> Self {
+        match written {
+            Ok(Written::Bytes(bytes)) => Self::Ended(Ok(bytes)),
+            Ok(Written::Later(later)) => Self::Waiting(later),
+            Err(error) => Self::Ended(Err(errno(error.errno()))),
+        }
+    }
+}
+
+fn look_up(files: &[Option<OpenFile>], fd: Fd) -> Option<&OpenFile> {
+    files.get(usize::try_from(fd).ok()?)?.as_ref()
+}
+
+/// The process, as the calls see it.
+struct Caller<'a> {
+    memory: &'a Arc<dyn UserMemory>,
+    files: &'a [Option<OpenFile>],
+}
+
+impl iommufd_uapi::Caller for Caller<'_> {
+    fn memory(&self) -> &Arc<dyn UserMemory> {
+        self.memory
+    }
+
+    /// Root has them all.
+    fn has(&self, _capability: iommufd_uapi::Capability) -> bool {
+        true
+    }
+}
+
+impl uapi::Caller for Caller<'_> {
+    fn file(&self, descriptor: i32) -> Option<uapi::File> {
+        Some(look_up(self.files, descriptor)?.as_uapi())
+    }
+
+    fn trigger(&self, descriptor: i32) -> Result<Trigger, ModelErrno> {
+        match look_up(self.files, descriptor) {
+            Some(OpenFile::Event(event)) => Ok(Trigger::of(event.clone())),
+            Some(_) => Err(ModelErrno::EINVAL),
+            None => Err(ModelErrno::EBADF),
+        }
+    }
+}
+
+impl System for InProcess {
+    type Child = Child;
+    type Write = Write;
+
+    fn open(&mut self, path: &str, access: Access) -> Result<Fd, Errno> {
+        let access = match access {
+            Access::Read => vfs::Access::Read,
+            Access::Write => vfs::Access::Write,
+            Access::ReadWrite => vfs::Access::ReadWrite,
+        };
+        let file = match self.vfs.open(path, &Opening::new(access)).map_err(|error| errno(error.errno()))? {
+            Opened::Directory(_) => OpenFile::Uapi(uapi::File::Other),
+            Opened::Attribute(attribute) => OpenFile::Attribute(attribute),
+            Opened::File(file) => OpenFile::Uapi(file),
+        };
+        Ok(self.install(file))
+    }
+
+    fn close(&mut self, fd: Fd) -> Result<(), Errno> {
+        let place = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        let file = self.files.get_mut(place).and_then(Option::take).ok_or(Errno::EBADF)?;
+        drop(file);
+        self.move_writes();
+        Ok(())
+    }
+
+    fn dup(&mut self, fd: Fd) -> Result<Fd, Errno> {
+        let file = self.file(fd)?.clone();
+        Ok(self.install(file))
+    }
+
+    fn eventfd(&mut self) -> Result<Fd, Errno> {
+        Ok(self.install(OpenFile::new_event()))
+    }
+
+    fn ioctl(&mut self, fd: Fd, request: u32, argument: u64) -> Result<u32, Errno> {
+        let file = self.file(fd)?.clone();
+        let reply = file.ioctl(request, argument, &self.caller()).map_err(errno)?;
+        match reply {
+            uapi::Reply::Value(value) => Ok(value),
+            uapi::Reply::File(new) => {
+                let fd = self.install(OpenFile::Reserved);
+                let installed = new.install(fd, &self.caller());
+                if let Some(entry) = usize::try_from(fd).ok().and_then(|place| self.files.get_mut(place)) {
+                    *entry = None;
+                }
+                let (file, value) = installed.map_err(errno)?;
+                self.install(OpenFile::Uapi(file));
+                Ok(value)
+            }
+        }
+    }
+
+    fn read(&mut self, fd: Fd, into: &mut [u8]) -> Result<usize, Errno> {
+        let file = self.file(fd)?.clone();
+        file.read(into, &self.memory, &self.caller())
+    }
+
+    fn write(&mut self, fd: Fd, from: &[u8]) -> Result<usize, Errno> {
+        let file = self.file(fd)?.clone();
+        match file.write(from, &self.memory, &self.caller())? {
+            Written::Bytes(bytes) => Ok(bytes),
+            // Nobody else of this process could let it go on.
+            Written::Later(_) => Err(Errno::EDEADLK),
+        }
+    }
+
+    fn pread(&mut self, fd: Fd, into: &mut [u8], offset: u64) -> Result<usize, Errno> {
+        let file = self.file(fd)?.as_uapi();
+        let bytes = self.memory.bounce(&[]);
+        let read = file.read(offset, bytes, into.len() as u64, &self.caller()).map_err(errno)?;
+        self.memory.copy_out(bytes, into);
+        usize::try_from(read).map_err(|_| Errno::EIO)
+    }
+
+    fn pwrite(&mut self, fd: Fd, from: &[u8], offset: u64) -> Result<usize, Errno> {
+        let file = self.file(fd)?.as_uapi();
+        let bytes = self.memory.bounce(from);
+        let written = file.write(offset, bytes, from.len() as u64, &self.caller()).map_err(errno)?;
+        usize::try_from(written).map_err(|_| Errno::EIO)
+    }
+
+    fn map_and_unmap(&mut self, fd: Fd, offset: u64, bytes: u64) -> Result<(), Errno> {
+        self.file(fd)?.as_uapi().mappable(offset, bytes, &self.caller()).map(drop).map_err(errno)
+    }
+
+    fn begin_write(&mut self, fd: Fd, from: &[u8]) -> Write {
+        let begun = match self.file(fd).cloned() {
+            Ok(file) => match file.write(from, &self.memory, &self.caller()) {
+                Ok(written) => WriteState::of(Ok(written)),
+                Err(errno) => WriteState::Ended(Err(errno)),
+            },
+            Err(errno) => WriteState::Ended(Err(errno)),
+        };
+        self.writes.push(begun);
+        // A thread would keep it open until the end, which makes no difference for an attribute.
+        let _ = self.close(fd);
+        Write(self.writes.len() - 1)
+    }
+
+    fn ended(&mut self, write: &mut Write, _patience: Duration) -> Option<Result<usize, Errno>> {
+        match self.writes.get(write.0)? {
+            WriteState::Ended(result) => Some(*result),
+            WriteState::Waiting(_) => None,
+        }
+    }
+
+    fn read_link(&mut self, path: &str) -> Result<String, Errno> {
+        let tree = self.vfs.tree();
+        match tree.find(path, LastLink::Keep).map_err(|error| errno(error.errno()))?.node {
+            Node::Link { target } => Ok(target.to_string()),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    fn list(&mut self, path: &str) -> Result<Vec<String>, Errno> {
+        let tree = self.vfs.tree();
+        match tree.find(path, LastLink::Follow).map_err(|error| errno(error.errno()))?.node {
+            Node::Directory(directory) => Ok(directory.entries().map(|(name, _)| name.to_owned()).collect()),
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+
+    fn fork(&mut self) -> Result<Child, Errno> {
+        Ok(Child { _files: self.files.clone() })
+    }
+
+    fn kill(&mut self, child: Child) -> Result<(), Errno> {
+        drop(child);
+        self.move_writes();
+        Ok(())
+    }
+
+    fn buffer(&self) -> u64 {
+        self.memory.buffer().get()
+    }
+
+    fn scratch(&self) -> u64 {
+        self.memory.scratch().get()
+    }
+
+    fn peek(&self, at: u64, into: &mut [u8]) {
+        self.memory.copy_out(UserAddr::new(at), into);
+    }
+
+    fn poke(&mut self, at: u64, from: &[u8]) {
+        self.memory.copy_in(UserAddr::new(at), from);
+    }
+
+    fn change_memory(&mut self, kind: MemoryKind, at: u64, bytes: u64) -> Result<(), Errno> {
+        self.memory.change(kind, at, bytes)
+    }
+
+    fn set_ipc_lock(&mut self, held: bool) -> Result<(), Errno> {
+        self.memory.set_ipc_lock(held);
+        Ok(())
+    }
+
+    fn set_memlock(&mut self, bytes: Option<u64>) -> Result<(), Errno> {
+        self.memory.set_limit(bytes);
+        Ok(())
+    }
+
+    fn locked(&mut self) -> Result<(u64, u64), Errno> {
+        Ok(self.memory.locked())
+    }
+}
