@@ -135,6 +135,7 @@ fn f56_what_the_iommu_has_cached_is_forgotten_on_demand() {
     assert_eq!([is_array(0x1000, 1), is_array(0x1001, 1), is_array(0x1001, 2)], [true, false, false]);
     assert_eq!([is_array(1, 1 << 19), is_array(1, (1 << 19) + 1)], [true, false]);
     assert_eq!(forget(child, STAGE_1_FORMAT, 0, &[]), Ok(0));
+    assert_eq!(forget(child, 7, 16, &[]), Err((0, Errno::EOPNOTSUPP)), "F94: the format is looked at always");
     assert_eq!(rig.reaches(0, 1), Some(6), "nothing was forgotten");
     assert_eq!(forget(child, STAGE_1_FORMAT, 16, &[&all[..], &all[..]].concat()), Ok(2));
     assert_eq!(rig.reaches(0, 1), Some(10));

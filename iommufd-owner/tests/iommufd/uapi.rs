@@ -367,6 +367,10 @@ fn f93_the_order_of_checks_of_a_page_table() {
     assert_eq!(alloc(&[48, 1, device, parent, 0, 0, 1, 1]), Err(Errno::EOPNOTSUPP));
     assert_eq!(alloc(&[48, 4, device, parent, 0, 0, 0, 0, 0, 0, 99, 0]), Err(Errno::EOPNOTSUPP), "no data");
     assert_eq!(alloc(&[48, 4, device, parent, 0, 0, 1, 1, 0, 0, 99, 0]), Err(Errno::EFAULT), "no data there");
+    let ioas = task.ioas();
+    alloc(&[24, 0, device, ioas]).unwrap();
+    let plain = task.word(4);
+    assert_eq!(alloc(&[48, 4, device, plain, 0, 0, 1, 1, 0, 0, 99, 0]), Err(Errno::EINVAL), "no parent: told before");
     assert_eq!(alloc(&[48, 4, device, parent, 0, 0, 1, 4097, 0, 0, 99, 0]), Err(Errno::E2BIG));
     let [low, high] = halves(task.at(DATA).get());
     assert_eq!(
@@ -405,7 +409,8 @@ fn f94_how_many_entries_were_invalidated_is_always_told() {
         assert_eq!(invalidate(99, at, STAGE_1_FORMAT, length, count, 0), (Err(Errno::EINVAL), 0));
     }
     assert_eq!(invalidate(parent, there, STAGE_1_FORMAT, length, 3, 0), (Err(Errno::ENOENT), 0));
-    assert_eq!(invalidate(child, 0, STAGE_1_FORMAT, u32::MAX, 0, 0), (Ok(0), 0), "none: nothing else matters");
+    assert_eq!(invalidate(child, 0, STAGE_1_FORMAT, u32::MAX, 0, 0), (Ok(0), 0), "none: sizes do not matter");
+    assert_eq!(invalidate(child, 0, 7, 16, 0, 0), (Err(Errno::EOPNOTSUPP), 0), "F94: the format does");
     let hidden = task.deaf(0, || invalidate(99, there, STAGE_1_FORMAT, length, 3, 0));
     assert_eq!(hidden.0, Err(Errno::EFAULT), "F87: that it cannot be told hides why");
 }
