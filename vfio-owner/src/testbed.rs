@@ -6,6 +6,7 @@
 
 mod builder;
 mod drivers;
+mod edu;
 mod embedded;
 mod iommus;
 mod machine;
@@ -14,6 +15,7 @@ pub mod vfs;
 mod virtual_functions;
 
 pub use builder::MachineBuilder;
+pub use edu::Edu;
 pub use embedded::{pc, sriov, workstation};
 pub use machine::{Machine, MachineError, Pci};
 pub use slot::Slot;

@@ -206,3 +206,18 @@ fn ft7_4_who_answers_for_locked_pages_is_chosen_first() {
     context.destroy(ioas).unwrap();
     context.set_account(Account::User).unwrap();
 }
+
+#[test]
+fn f61_what_an_access_has_pinned_is_not_cut() {
+    let rig = Rig::new(&["a1"]);
+    let context = rig.context("vmm");
+    let ioas = context.ensure_compat_ioas().unwrap();
+    context.compat_set_iommu(Extension::TYPE1).unwrap();
+    map(&rig, &context, 0, 4, 0).unwrap();
+    let access = context.access(|_| {}).unwrap();
+    access.attach(ioas).unwrap();
+    let pins = access.pin(Iova::new(0), PAGE_SIZE, Access::Read).unwrap();
+    assert_eq!([unmap(&context, 2, 1), unmap(&context, 2, 2), unmap(&context, 0, 2)], [Err(Errno::EINVAL); 3]);
+    drop(pins);
+    assert_eq!(unmap(&context, 2, 1), Ok(1));
+}

@@ -8,14 +8,17 @@
 )]
 
 mod accesses;
+mod bytes;
 mod compat;
 mod devices;
+mod exact;
 mod faults;
 mod hwpts;
 mod ioas;
 mod memory;
 mod properties;
 mod rig;
+mod space;
 mod sweep;
 #[cfg(feature = "uapi")]
 mod uapi;

@@ -405,7 +405,8 @@ fn f94_how_many_entries_were_invalidated_is_always_told() {
         assert_eq!(invalidate(99, at, STAGE_1_FORMAT, length, count, 0), (Err(Errno::EINVAL), 0));
     }
     assert_eq!(invalidate(parent, there, STAGE_1_FORMAT, length, 3, 0), (Err(Errno::ENOENT), 0));
-    assert_eq!(invalidate(child, 0, STAGE_1_FORMAT, u32::MAX, 0, 0), (Ok(0), 0), "none: nothing else matters");
+    assert_eq!(invalidate(child, 0, STAGE_1_FORMAT, u32::MAX, 0, 0), (Ok(0), 0), "none: sizes do not matter");
+    assert_eq!(invalidate(child, 0, 7, 16, 0, 0), (Err(Errno::EOPNOTSUPP), 0), "F94: the format does");
     let hidden = task.deaf(0, || invalidate(99, there, STAGE_1_FORMAT, length, 3, 0));
     assert_eq!(hidden.0, Err(Errno::EFAULT), "F87: that it cannot be told hides why");
 }

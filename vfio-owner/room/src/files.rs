@@ -12,14 +12,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, Stat, fcntl_add_seals, fstat, ftruncate, memfd_create, stat};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, Stat, fcntl_add_seals, fstat, ftruncate, memfd_create, stat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use vfio_owner::device_ops::RegionIndex;
 
-use crate::filter::REGION_SHIFT;
 use crate::files::mapped::Mapped;
+use crate::filter::REGION_SHIFT;
 use crate::leftovers::HeldFile;
 use crate::task::Task;
 use vfio_owner::testbed::vfs::{Node, OpenAttribute};
@@ -89,7 +89,9 @@ impl Files {
         flags: OFlags,
     ) -> Result<OwnedFd, Errno> {
         let memory = memfd_create("vfio", MemfdFlags::CLOEXEC)?;
-        ftruncate(&memory, REGIONS << REGION_SHIFT)?;
+        if matches!(file, File::Device(_) | File::DeviceFile(_)) {
+            ftruncate(&memory, REGIONS << REGION_SHIFT)?;
+        }
         self.open(name, Kind::Device { file, node }, memory, OFlags::RDWR | flags)
     }
 

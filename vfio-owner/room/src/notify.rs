@@ -67,13 +67,8 @@ impl Listener {
     }
 
     fn add(&self, id: u64, file: BorrowedFd<'_>, newfd_flags: u32, flags: u32) -> io::Result<c_long> {
-        let mut request = seccomp_notif_addfd {
-            id,
-            flags,
-            srcfd: file.as_raw_fd().cast_unsigned(),
-            newfd: 0,
-            newfd_flags,
-        };
+        let mut request =
+            seccomp_notif_addfd { id, flags, srcfd: file.as_raw_fd().cast_unsigned(), newfd: 0, newfd_flags };
         self.control(libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw mut request)
     }
 

@@ -1,15 +1,18 @@
 //! Room: what tasks enter.
 
-use std::panic::resume_unwind;
+use std::convert::Infallible;
 use std::ffi::OsStr;
-use std::path::PathBuf;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
-use std::thread::{self, JoinHandle};
 use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::resume_unwind;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
+use vfio_owner::iommu_core::device_model::sync::Mutex;
 use vfio_owner::testbed::Machine;
 use vfio_owner::testbed::vfs::Vfs;
 
@@ -24,14 +27,19 @@ use crate::territory::Bounds;
 
 /// A room: whoever enters it, and all whom they start, find a simulated machine where Linux would have its own.
 ///
-/// Dropping it lets those who are inside stay; they are served until the last of them has gone.
+/// Dropping it lets those who are inside stay: they are served until the last of them has gone.
 #[derive(Debug)]
 pub struct Room {
     log: Log,
     requests: Option<Sender<Request>>,
     wake: OwnedFd,
     supervisor: Option<JoinHandle<()>>,
+    /// Ends with the supervisor. Locked by `drop` alone.
+    ended: Mutex<Receiver<Infallible>>,
 }
+
+/// How long a room waits, when it is dropped, for its last tasks, which may just be ending.
+const ENDING: Duration = Duration::from_millis(200);
 
 impl Room {
     /// Makes a room with `machine` in it.
@@ -64,8 +72,13 @@ impl Room {
         let vfs = Vfs::new(machine.clone());
         let supervisor = Supervisor::new(vfs, bounds, log.clone(), received, own).map_err(RoomError::Setup)?;
         let thread = thread::Builder::new().name("room".into());
-        let supervisor = thread.spawn(move || supervisor.run()).map_err(RoomError::Setup)?;
-        Ok(Self { log, requests: Some(requests), wake, supervisor: Some(supervisor) })
+        let (running, ended) = channel::<Infallible>();
+        let supervise = move || {
+            let _running = running;
+            supervisor.run();
+        };
+        let supervisor = thread.spawn(supervise).map_err(RoomError::Setup)?;
+        Ok(Self { log, requests: Some(requests), wake, supervisor: Some(supervisor), ended: Mutex::new(ended) })
     }
 
     /// Runs `act` in the room, on a thread of its own, and returns what it returns. What it starts, threads and
@@ -130,7 +143,11 @@ impl Drop for Room {
     fn drop(&mut self) {
         self.requests = None;
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
-        drop(self.supervisor.take());
+        // Joined, it leaves nothing. With tasks inside, it goes on alone.
+        let ended = self.ended.lock().recv_timeout(ENDING) == Err(RecvTimeoutError::Disconnected);
+        if let Some(supervisor) = self.supervisor.take().filter(|_| ended) {
+            let _ = supervisor.join();
+        }
     }
 }
 

@@ -10,19 +10,19 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::answer::{Answer, Trapped};
-use crate::filter::Architecture;
+use crate::caller::Caller;
 use crate::calls::Call;
 use crate::files::Files;
+use crate::filter::Architecture;
+use crate::leftovers::Leftovers;
+use crate::log::Log;
+use crate::memory::Processes;
 use crate::notify::Listener;
 use crate::task::Task;
 use crate::territory::Bounds;
 use crate::tree::Tree;
-use vfio_owner::testbed::vfs::Vfs;
-use crate::caller::Caller;
-use crate::leftovers::Leftovers;
-use crate::log::Log;
-use crate::memory::Processes;
 use std::os::fd::{AsFd, OwnedFd};
+use vfio_owner::testbed::vfs::Vfs;
 
 /// How often an answer that waits is tried again: nobody says when a machine has changed.
 const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
@@ -150,7 +150,8 @@ impl Supervisor {
         let number = call.data.nr.cast_unsigned();
         let answer = match Call::of(Architecture::NATIVE, number) {
             Some(kind) => {
-                let trapped = Trapped { id: call.id, listener, task: Task::new(call.pid), call: kind, args: call.data.args };
+                let trapped =
+                    Trapped { id: call.id, listener, task: Task::new(call.pid), call: kind, args: call.data.args };
                 self.answer(&trapped)
             }
             None => Err(Errno::NOSYS),

@@ -57,7 +57,8 @@ mod tests {
         for path in ["/dev/null", "/dev/memory", "/proc/self"] {
             assert!(!is_hidden(Path::new(path)), "{path}");
         }
-        for path in ["/sys", "/sys/bus/usb/drivers/hub/unbind", "/proc/sys/vm/nr_hugepages", "/dev/vfio/7", "/dev/mem"] {
+        for path in ["/sys", "/sys/bus/usb/drivers/hub/unbind", "/proc/sys/vm/nr_hugepages", "/dev/vfio/7", "/dev/mem"]
+        {
             assert!(Bounds::default().exclude(Path::new(path)), "{path}");
         }
         for path in ["/", "/tmp/sys", "/proc/self/comm", "/system", "/dev/shm/x", "/dev/vfio-not"] {

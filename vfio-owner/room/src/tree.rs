@@ -45,11 +45,7 @@ impl Tree {
     }
 
     /// Opens a directory with exactly these entries.
-    pub(crate) fn directory(
-        &self,
-        path: &Path,
-        entries: &[(OsString, Entry)],
-    ) -> io::Result<OwnedFd> {
+    pub(crate) fn directory(&self, path: &Path, entries: &[(OsString, Entry)]) -> io::Result<OwnedFd> {
         let directory = self.outside(path);
         make_directory(&directory)?;
         for found in fs::read_dir(&directory)? {

@@ -72,7 +72,9 @@ impl View {
     /// Whether the kernel, on its way through this path, is where the task should be.
     pub(crate) fn is_shared(seen: Seen<'_>) -> bool {
         match seen {
-            Seen::Machine(Node::Directory(directory)) => directory.host() != vfio_owner::testbed::vfs::HostEntries::Hidden,
+            Seen::Machine(Node::Directory(directory)) => {
+                directory.host() != vfio_owner::testbed::vfs::HostEntries::Hidden
+            }
             Seen::Machine(_) | Seen::Mark | Seen::Nothing => false,
             Seen::Host => true,
         }

@@ -71,8 +71,7 @@ impl<'a> Walker<'a> {
         if path.is_empty() {
             return Err(Errno::NOENT);
         }
-        let (at, native) =
-            if Path::new(path).is_absolute() { (PathBuf::from("/"), true) } else { self.start(dir)? };
+        let (at, native) = if Path::new(path).is_absolute() { (PathBuf::from("/"), true) } else { self.start(dir)? };
         let mut way = Way { at, todo: Vec::new(), native, links: 0 };
         way.push(path);
         while let Some(name) = way.todo.pop() {

@@ -51,7 +51,9 @@ impl Chain {
         }
         self.last = Some(at);
         self.bytes.extend_from_slice(wire::CapHeader { id, version: 1, next: 0 }.as_bytes());
-        body.iter().for_each(|part| self.bytes.extend_from_slice(part));
+        for part in body {
+            self.bytes.extend_from_slice(part);
+        }
         self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
     }
 

@@ -4,5 +4,6 @@
 mod answers;
 mod events;
 mod fuzz;
+mod no_iommu;
 mod numbers;
 mod rig;

@@ -1,6 +1,6 @@
 //! A program: memory, descriptors, and the calls that it makes.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::{Arc, Weak};
@@ -78,6 +78,8 @@ pub(crate) struct Program {
     memory: Arc<dyn UserMemory>,
     pub(crate) buffer: UserAddr,
     files: RefCell<BTreeMap<i32, Descriptor>>,
+    /// Whether it has every capability, or none.
+    pub(crate) privileged: Cell<bool>,
     /// The last refusal, in words.
     pub(crate) refused: RefCell<Option<String>>,
 }
@@ -95,7 +97,7 @@ impl Program {
         let process = Process::new(machine.memory(), LockedPages::unlimited());
         let buffer = process.allocate(BUFFER as u64, Access::ReadWrite).unwrap();
         let (files, refused) = (RefCell::default(), RefCell::default());
-        Self { machine, memory: process.clone(), process, buffer, files, refused }
+        Self { machine, memory: process.clone(), process, buffer, files, privileged: Cell::new(true), refused }
     }
 
     fn descriptor(&self, descriptor: Descriptor) -> i32 {
@@ -219,7 +221,7 @@ impl IommufdCaller for Program {
     }
 
     fn has(&self, _: Capability) -> bool {
-        true
+        self.privileged.get()
     }
 
     fn refused(&self, error: &(dyn Error + 'static)) {

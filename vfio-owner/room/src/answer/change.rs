@@ -26,7 +26,13 @@ fn names(trapped: &Trapped<'_>) -> Vec<Name> {
         if trapped.bits(index) & flag == 0 { Follow } else { Keep }
     };
     match trapped.call {
-        Call::Truncate | Call::Chmod | Call::Chown | Call::Utime | Call::Utimes | Call::Setxattr | Call::Removexattr => {
+        Call::Truncate
+        | Call::Chmod
+        | Call::Chown
+        | Call::Utime
+        | Call::Utimes
+        | Call::Setxattr
+        | Call::Removexattr => {
             vec![Name::Path(0, Follow)]
         }
         Call::Lchown

@@ -53,7 +53,8 @@ impl Supervisor {
 
     /// A client that learns that a group is not viable gives up without a call that could be refused.
     fn note_status(&self, trapped: &Trapped<'_>, group: &GroupFile, open: &OpenFile) {
-        let blockers: Vec<String> = group.iommu_group().blockers().iter().map(ToString::to_string).collect();
+        let blockers = group.iommu_group().map(|group| group.blockers()).unwrap_or_default();
+        let blockers: Vec<String> = blockers.iter().map(ToString::to_string).collect();
         if !blockers.is_empty() {
             let reason = format!("group {} is used by kernel drivers: {}", group.id(), blockers.join(", "));
             let call = format!("ioctl {GET_STATUS:#x}");

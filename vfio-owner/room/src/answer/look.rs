@@ -14,8 +14,8 @@ use crate::calls::Call;
 use crate::files::Kind;
 use crate::supervisor::Supervisor;
 use crate::task::Task;
-use crate::walk::{HostPlace, Last, Place};
 use crate::view::{MARK, View};
+use crate::walk::{HostPlace, Last, Place};
 
 /// What a call looks at.
 enum Subject {
@@ -43,13 +43,7 @@ impl Supervisor {
     }
 
     /// Finds what a directory, a path and flags name; the path is an argument, if there is one.
-    fn subject(
-        &self,
-        trapped: &Trapped<'_>,
-        dir: i32,
-        path: Option<usize>,
-        flags: AtFlags,
-    ) -> Result<Subject, Errno> {
+    fn subject(&self, trapped: &Trapped<'_>, dir: i32, path: Option<usize>, flags: AtFlags) -> Result<Subject, Errno> {
         let text = match path {
             // With `AT_EMPTY_PATH` the path may be missing.
             Some(index) if trapped.arg(index) != 0 => trapped.string(index)?,

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 use vfio_owner::testbed::vfs::{self, Access, AttributeError, Directory, Node, OpenAttribute, Opened, Opening};
-use vfio_owner::uapi::File;
 
 use super::{Answer, Trapped};
 use crate::calls::Call;
@@ -44,7 +43,8 @@ impl How {
                 if trapped.arg(3) < 24 {
                     return Err(Errno::INVAL);
                 }
-                let [flags, mode, resolve] = [0, 8, 16].map(|at| trapped.task.read_u64(trapped.arg(2).wrapping_add(at)));
+                let [flags, mode, resolve] =
+                    [0, 8, 16].map(|at| trapped.task.read_u64(trapped.arg(2).wrapping_add(at)));
                 (trapped.fd(0), 1, how(flags? as u32, mode? as u32, resolve?))
             }
             _ => (trapped.fd(0), 1, how(trapped.bits(2), trapped.bits(3), 0)),
@@ -121,7 +121,7 @@ impl Supervisor {
             Ok(Opened::Attribute(attribute)) => self.open_attribute(trapped, path, attribute, how),
             Ok(Opened::File(file)) => {
                 let status = how.flags.intersection(OFlags::NONBLOCK);
-                let file = self.files.open_device(path, uapi_file(file)?, Some(node), status)?;
+                let file = self.files.open_device(path, file, Some(node), status)?;
                 Ok(Answer::File(file, how.descriptor()))
             }
             // It has become one since.
@@ -222,14 +222,4 @@ fn entries(path: &Path, directory: &Directory) -> Vec<(OsString, Entry)> {
         entries.push((mark.into(), Entry::File));
     }
     entries
-}
-
-fn uapi_file(file: vfs::File) -> Result<File, Errno> {
-    Ok(match file {
-        vfs::File::Container(container) => File::Container(container),
-        vfs::File::Group(group) => File::Group(group),
-        vfs::File::Device(device) => File::DeviceFile(device),
-        vfs::File::Iommufd(context) => File::Iommufd(context),
-        _ => return Err(Errno::NXIO),
-    })
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::Parser;
 use vfio_room::Room;
 use vfio_room::vfio_owner::iommu_core::sysfs::{DirTree, MemoryTree, Snapshot};
@@ -22,7 +22,7 @@ enum Arguments {
 
 #[derive(clap::Args)]
 struct Run {
-    /// The machine: `pc`, `workstation`, a snapshot (`vfio-host snapshot`), a folder with a copy of /sys, or a layout
+    /// The machine: `pc`, `workstation`, `sriov`, a snapshot (`vfio-host snapshot`), a folder with a copy of /sys, or a layout
     #[arg(long, default_value = "pc")]
     machine: String,
     /// Bind this device to vfio-pci first
@@ -69,6 +69,7 @@ fn snapshot(name: &str) -> Result<Snapshot> {
     match name {
         "pc" => return Ok(testbed::pc()),
         "workstation" => return Ok(testbed::workstation()),
+        "sriov" => return Ok(testbed::sriov()),
         _ => {}
     }
     let path = Path::new(name);
@@ -77,7 +78,9 @@ fn snapshot(name: &str) -> Result<Snapshot> {
         return Snapshot::load(&DirTree::new(path)).with_context(cannot_read);
     }
     let text = std::fs::read_to_string(path).with_context(cannot_read)?;
-    ensure!(MemoryTree::is_archive(&text), "{name} is no snapshot");
+    if !MemoryTree::is_archive(&text) {
+        return Snapshot::from_layout(&text).with_context(cannot_read);
+    }
     let tree = MemoryTree::from_archive(&text).with_context(cannot_read)?;
     Snapshot::load(&tree).with_context(cannot_read)
 }
