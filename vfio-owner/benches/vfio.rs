@@ -9,12 +9,12 @@ use std::sync::Arc;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
 use rangemap::RangeMap;
-use vfio_owner::backend::{Backend, Extension, MapRequest, Unmap};
+use vfio_owner::backend::{Extension, MapRequest, Unmap};
 use vfio_owner::iommu_core::address::PAGE_SIZE;
 use vfio_owner::iommu_core::software::{LockedPages, Process};
 use vfio_owner::iommu_core::{Access, Iova, UserAddr};
 use vfio_owner::testbed::{self, Machine};
-use vfio_owner::type1::{Type1, Type1Config};
+use vfio_owner::type1::Type1Config;
 use vfio_owner::{Container, GroupFile};
 
 const NIC: &str = "0000:00:03.0";
@@ -49,18 +49,13 @@ struct User {
 impl User {
     /// A user with a device whose container holds so many mappings of 4 KiB.
     fn new(mappings: u64) -> Self {
-        let machine = Machine::boot(&testbed::pc());
+        let config = Type1Config { dma_entry_limit: u32::MAX, ..Type1Config::default() };
+        let machine = Machine::builder(testbed::pc()).type1(config).build().expect("no device was named");
         machine.unbind(NIC).expect("it is bound").wait();
         machine.bind(NIC, "vfio-pci").expect("it is free");
-        let process = Process::new(machine.memory(), LockedPages::unlimited());
+        let process = machine.process(LockedPages::unlimited());
         let ram = process.allocate(PAGE_SIZE, Access::ReadWrite).expect("there is memory");
-        let group = machine.open_group(NIC).expect("it is closed");
-        let config = Type1Config { dma_entry_limit: u32::MAX, ..Type1Config::default() };
-        let vfio =
-            vfio_owner::Vfio::new(
-                [Arc::new(Type1::with_config(machine.physical_memory(), config)) as Arc<dyn Backend>],
-            );
-        let container = vfio.open_container();
+        let (group, container) = (machine.open_group(NIC).expect("it is closed"), machine.vfio().open_container());
         group.set_container(&container).expect("it is viable");
         container.set_iommu(Extension::TYPE1_V2).expect("there is a group");
         let user = Self { machine, process, ram, container, _group: group };

@@ -11,6 +11,7 @@ extern crate alloc;
 #[cfg(all(feature = "std", not(shuttle)))]
 extern crate std;
 
+pub mod assignment;
 pub mod backend;
 mod container;
 mod device;

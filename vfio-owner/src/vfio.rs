@@ -175,6 +175,11 @@ impl Vfio {
         Ok(DeviceFile::open(device, user))
     }
 
+    /// Returns the IOMMU group of a device that is registered: its link `iommu_group`.
+    pub fn group_of(&self, device: &str) -> Option<GroupId> {
+        self.0.registry.lock().devices.get(device).map(|device| device.group().id())
+    }
+
     /// Returns the files of groups that are there, by group.
     pub fn group_nodes(&self) -> Vec<GroupNode> {
         let registry = self.0.registry.lock();

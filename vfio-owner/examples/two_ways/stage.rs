@@ -29,7 +29,7 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) fn new() -> Result<Self> {
         let machine = Machine::boot(&testbed::pc());
-        let vmm = Process::new(machine.memory(), LockedPages::unlimited());
+        let vmm = machine.process(LockedPages::unlimited());
         let page = |text: &[u8]| -> Result<UserAddr> {
             let page = vmm.allocate(PAGE, Access::ReadWrite).ok_or("no memory")?;
             vmm.write(page, text)?;

@@ -16,9 +16,11 @@ use iommu_core::sysfs::Snapshot;
 use iommu_core::{DefaultDomainType, IommuBuilder, IommuSubsystem, Observer};
 
 use super::drivers;
+use super::edu::Edu;
 use super::iommus::{Failures, Groups, Iommus, Placed};
 use super::machine::{Machine, MachineError, Pci};
-use super::slot::{MakeModel, Slot};
+use super::slot::{Found, MakeModel, Slot};
+use super::virtual_functions;
 use crate::Vfio;
 use crate::backend::Backend;
 use crate::type1::{Type1, Type1Config};
@@ -121,8 +123,8 @@ impl MachineBuilder {
         Self { type1: config, ..self }
     }
 
-    /// Puts a model behind the regions of a device: a function from the [`Slot`] that it sits in, with which it does DMA
-    /// and raises interrupts. Without one, they are [plain memory](PlainMemory).
+    /// Puts a model behind the regions of a device: made from the [`Slot`] that it sits in, with which it does DMA and
+    /// raises interrupts. Without one, they are those of [`Edu`] by the ids 1234:11e8, else [plain memory](PlainMemory).
     #[must_use]
     pub fn model<M: FunctionModel + 'static>(mut self, device: &str, make: impl FnOnce(Slot) -> M + 'static) -> Self {
         self.models.push((device.to_string(), Box::new(|slot| Arc::new(make(slot)))));
@@ -187,16 +189,18 @@ impl MachineBuilder {
         let (iommu, physical_memory) = builder.build();
         let memory = Memory::new();
         let vfio = Vfio::new([Arc::new(Type1::with_config(&physical_memory, type1)) as Arc<dyn Backend>]);
-        let slots: BTreeMap<PciAddress, Slot> = snapshot
-            .devices
-            .iter()
-            .map(|dev| &dev.function)
-            .map(|function| (function.address, function, iommus.of(function.address).clone()))
-            .map(|(address, function, iommu)| (address, Slot::new(function.clone(), iommu, memory.clone())))
-            .collect();
+        let slot = |(function, found): (PciFunction, Found)| {
+            let (address, iommu) = (function.address, iommus.of(function.address).clone());
+            (address, Slot::new(function, found, iommu, memory.clone()))
+        };
+        let functions = || snapshot.devices.iter().map(|dev| &dev.function);
+        let made = functions().flat_map(virtual_functions::possible).map(|function| (function, Found::WhenMade));
+        // What was there counts as found.
+        let found = functions().map(|function| (function.clone(), Found::ByScan));
+        let slots: BTreeMap<PciAddress, Slot> = made.chain(found).map(slot).collect();
         let model = |(address, slot): (&PciAddress, &Slot)| {
-            let made = models.remove(address).map(|make| make(slot.clone()));
-            (*address, made.unwrap_or_else(|| Arc::new(PlainMemory::new())))
+            let make = models.remove(address).unwrap_or_else(|| Box::new(default_model));
+            (*address, make(slot.clone()))
         };
         let models: BTreeMap<PciAddress, Arc<dyn FunctionModel>> = slots.iter().map(model).collect();
         let vfio_pci = VfioPciDriver::new(vfio.clone(), move |function| match models.get(&function.address) {
@@ -222,6 +226,15 @@ impl MachineBuilder {
             Start::AsFound => bring_up_as_found(&machine, &snapshot),
         }
         machine
+    }
+}
+
+/// What is behind a function for which no model was named.
+fn default_model(slot: Slot) -> Arc<dyn FunctionModel> {
+    let config = &slot.function().config;
+    match (config.vendor(), config.device()) {
+        (Some(0x1234), Some(0x11e8)) => Arc::new(Edu::new(slot)),
+        _ => Arc::new(PlainMemory::new()),
     }
 }
 

@@ -1,4 +1,5 @@
-//! Random lives under VFIO against a plain reference: what each device reaches is what its group's container has mapped.
+//! Random lives under VFIO against a plain reference: what each device reaches is what its group's container has mapped, or
+//! the address space that its device file is attached to.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +8,18 @@ use vfio_owner::backend::{Extension, Unmap};
 use vfio_owner::iommu_core::Iova;
 use vfio_owner::iommu_core::address::PAGE_SIZE;
 use vfio_owner::iommu_core::device_model::Progress;
-use vfio_owner::{Container, GroupFile, OpenDevice};
+use vfio_owner::iommu_core::hardware::Capabilities;
+use vfio_owner::iommu_core::software::SoftIommuConfig;
+use vfio_owner::iommufd_owner::{Context, ObjectId, Place};
+use vfio_owner::{BoundDeviceFile, Container, DeviceFile, GroupFile, OpenDevice};
 
-use crate::rig::{A0, A1, B0, C0, Fails, KERNEL, Rig, VFIO};
+use crate::rig::{A0, A1, B0, C0, Fails, KERNEL, PAGES, Rig, VFIO, VIEW};
 
 const DEVICES: [&str; 4] = [A0, A1, B0, C0];
 const GROUPS: [&str; 3] = [A0, B0, C0];
+const SPACES: usize = 2;
+/// Mappings of a container.
+const LIMIT: u32 = 4;
 const CONTAINERS: usize = 2;
 /// Pages of the I/O address space that are played with.
 const SPACE: u64 = 16;
@@ -31,7 +38,28 @@ enum Op {
     UnmapAll { container: usize },
     OpenDevice { device: usize },
     CloseDevice { device: usize },
+    File { device: usize, what: FileOp },
     Fail { what: Fails, n: u32 },
+}
+
+/// What is done with the device's own file.
+#[derive(Debug, Clone, Copy)]
+enum FileOp {
+    Open,
+    Bind,
+    Attach { space: usize },
+    Detach,
+    Close,
+}
+
+fn file_op() -> impl Strategy<Value = FileOp> {
+    prop_oneof![
+        3 => Just(FileOp::Open),
+        3 => Just(FileOp::Bind),
+        4 => (0..SPACES).prop_map(|space| FileOp::Attach { space }),
+        1 => Just(FileOp::Detach),
+        1 => Just(FileOp::Close),
+    ]
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -52,7 +80,8 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(container, at, pages)| Op::Unmap { container, at, pages }),
         1 => container.prop_map(|container| Op::UnmapAll { container }),
         3 => device.clone().prop_map(|device| Op::OpenDevice { device }),
-        2 => device.prop_map(|device| Op::CloseDevice { device }),
+        2 => device.clone().prop_map(|device| Op::CloseDevice { device }),
+        12 => (device, file_op()).prop_map(|(device, what)| Op::File { device, what }),
         2 => (prop::sample::select(vec![Fails::Hardware, Fails::Pin]), 0..6_u32)
             .prop_map(|(what, n)| Op::Fail { what, n }),
     ]
@@ -105,6 +134,21 @@ struct Life {
     /// Which container each group is in.
     inside: [Option<usize>; GROUPS.len()],
     references: [Reference; CONTAINERS],
+    /// The iommufd's side: the devices' own files, and to which of two address spaces each device is attached.
+    context: Context,
+    spaces: [ObjectId; SPACES],
+    device_files: [Option<DeviceFile>; DEVICES.len()],
+    attached: [Option<usize>; DEVICES.len()],
+}
+
+/// Pages of an address space that are mapped.
+fn pages_of(space: usize) -> [u64; 2] {
+    [3 * space as u64, 3 * space as u64 + 1]
+}
+
+/// The page of memory behind a page of an address space.
+fn memory_of(space: usize, page: u64) -> u64 {
+    10 + 2 * space as u64 - 3 * space as u64 + page
 }
 
 fn group_of(device: usize) -> usize {
@@ -113,10 +157,26 @@ fn group_of(device: usize) -> usize {
 
 impl Life {
     fn new() -> Self {
-        let rig = Rig::of_devices(&DEVICES);
+        // Group b needs a domain of its own.
+        let lacking = [(B0.to_owned(), Capabilities::ENFORCED_COHERENCY)].into();
+        let rig = Rig::limited(&DEVICES, SoftIommuConfig { lacking, ..SoftIommuConfig::default() }, LIMIT);
         let containers = [(); CONTAINERS].map(|()| rig.machine.vfio().open_container());
+        let context = rig.machine.open_iommufd("vmm");
+        let spaces = [0, 1].map(|space| {
+            let ioas = context.ioas_alloc().unwrap();
+            for page in pages_of(space) {
+                let request = rig.request(page, 1, memory_of(space, page));
+                let place = Place::Fixed(request.iova);
+                context.ioas_map(ioas, request.at(place)).unwrap();
+            }
+            ioas
+        });
         Self {
             rig,
+            context,
+            spaces,
+            device_files: Default::default(),
+            attached: Default::default(),
             files: Default::default(),
             devices: Default::default(),
             containers,
@@ -136,6 +196,24 @@ impl Life {
 
     fn in_use(&self, group: usize) -> bool {
         (0..DEVICES.len()).any(|device| group_of(device) == group && self.devices[device].is_some())
+    }
+
+    fn bound(&self, device: usize) -> Option<BoundDeviceFile> {
+        self.device_files[device].as_ref()?.bound().ok()
+    }
+
+    /// What a device should reach.
+    fn expected(&self, device: usize) -> Vec<Option<u64>> {
+        let group = group_of(device);
+        let attached =
+            (0..DEVICES.len()).filter(|other| group_of(*other) == group).find_map(|other| self.attached[other]);
+        let at = |page| match (self.inside[group], attached) {
+            (Some(container), None) => self.references[container].at(page),
+            (None, Some(space)) => pages_of(space).contains(&page).then(|| memory_of(space, page) + 1),
+            (None, None) => None,
+            (Some(_), Some(_)) => panic!("{} has two owners", DEVICES[device]),
+        };
+        (0..VIEW).map(at).collect()
     }
 
     fn on_vfio(&self, device: usize) -> bool {
@@ -212,6 +290,7 @@ impl Life {
                 }
                 Ok(())
             }
+            Op::File { device, what } => self.play_file(device, what),
             Op::Fail { what, n } => {
                 // One at a time: a roll-back that fails as well stops the device, which is a change.
                 self.rig.heal();
@@ -221,8 +300,44 @@ impl Life {
         }
     }
 
+    fn play_file(&mut self, device: usize, what: FileOp) -> Result<(), String> {
+        match what {
+            FileOp::Open => {
+                let file = self.rig.machine.open_device(DEVICES[device]).map_err(|error| error.to_string())?;
+                // One that is held already is closed.
+                self.device_files[device] = Some(file);
+                self.attached[device] = None;
+            }
+            FileOp::Bind => {
+                let file = self.device_files[device].as_ref().ok_or("no file")?;
+                file.bind_iommufd(&self.context).map_err(|error| error.to_string())?;
+            }
+            FileOp::Attach { space } => {
+                let bound = self.bound(device).ok_or("not bound")?;
+                bound.attach_iommufd_pt(self.spaces[space]).map_err(|error| error.to_string())?;
+                // A replacement moves the group.
+                let replaces = self.attached[device].is_some();
+                for (other, attached) in self.attached.iter_mut().enumerate() {
+                    if replaces && attached.is_some() && group_of(other) == group_of(device) {
+                        *attached = Some(space);
+                    }
+                }
+                self.attached[device] = Some(space);
+            }
+            FileOp::Detach => {
+                self.bound(device).ok_or("not bound")?.detach_iommufd_pt();
+                self.attached[device] = None;
+            }
+            FileOp::Close => {
+                self.device_files[device] = None;
+                self.attached[device] = None;
+            }
+        }
+        Ok(())
+    }
+
     fn unbind(&mut self, device: usize) -> Result<(), String> {
-        if self.devices[device].is_some() {
+        if self.devices[device].is_some() || self.device_files[device].is_some() {
             return Err("in use".into());
         }
         let was_on_vfio = self.on_vfio(device);
@@ -238,22 +353,26 @@ impl Life {
 
     fn check(&self) {
         for (device, name) in DEVICES.iter().enumerate() {
-            let container = self.inside[group_of(device)];
-            for page in 0..SPACE + 4 {
-                let expected = container.and_then(|container| self.references[container].at(page));
-                assert_eq!(self.rig.reaches(name, page), expected, "{name} at page {page}");
-            }
-            let group = self.rig.group(name);
-            assert_eq!(group.ownership().owner().is_some(), container.is_some(), "{name}");
+            assert_eq!(self.rig.view(name), self.expected(device), "{name}");
+            let group = group_of(device);
+            let bound = (0..DEVICES.len()).any(|other| group_of(other) == group && self.bound(other).is_some());
+            let owned = self.inside[group].is_some() || bound;
+            assert_eq!(self.rig.group(name).ownership().owner().is_some(), owned, "{name}");
         }
-        let mapped: u64 =
+        for reference in &self.references {
+            assert!(reference.mappings.len() <= LIMIT as usize, "{} mappings", reference.mappings.len());
+        }
+        let by_groups: u64 =
             self.references.iter().flat_map(|reference| reference.mappings.values()).map(|(pages, _)| pages).sum();
+        let shown = (0..SPACES).filter(|space| self.attached.contains(&Some(*space))).count() as u64;
+        let mapped = by_groups + 2 * shown;
+        assert!(mapped <= PAGES, "{mapped} pages are locked");
         assert_eq!((self.rig.process.pinned(), self.rig.locked.pages()), (mapped, mapped));
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_device_reaches_what_its_container_maps(ops in prop::collection::vec(op(), 1..60)) {
@@ -269,8 +388,8 @@ proptest! {
                 life.rig.heal();
             }
         }
-        let Life { rig, files, devices, containers, .. } = life;
-        drop((files, containers, devices));
+        let Life { rig, files, devices, containers, context, device_files, .. } = life;
+        drop((files, containers, devices, device_files, context));
         rig.assert_idle("after a life");
     }
 }

@@ -44,6 +44,9 @@ const LAYOUT: &str = "
 /// Pages of the user's memory. Each is pinned for itself, so that a mapping of several is in pieces.
 pub(crate) const PAGES: u64 = 16;
 
+/// Pages of the I/O address space that are looked at.
+pub(crate) const VIEW: u64 = 20;
+
 /// What is to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fails {
@@ -93,14 +96,15 @@ impl Rig {
 
     /// These devices and no others are there, none of them bound, behind one IOMMU.
     pub(crate) fn of_devices(devices: &[&str]) -> Self {
-        Self::of_devices_behind(devices, SoftIommuConfig::default())
+        Self::limited(devices, SoftIommuConfig::default(), u32::MAX)
     }
 
-    /// The same, behind an IOMMU like this.
-    pub(crate) fn of_devices_behind(devices: &[&str], config: SoftIommuConfig) -> Self {
+    /// The same, behind an IOMMU like this; so many mappings in a container at most.
+    pub(crate) fn limited(devices: &[&str], config: SoftIommuConfig, dma_entry_limit: u32) -> Self {
         let mut snapshot = Snapshot::from_layout(LAYOUT).unwrap();
         snapshot.devices.retain(|dev| devices.contains(&dev.function.address.to_string().as_str()));
         let machine = Machine::builder(snapshot).as_found().iommu(config).failing_iommus();
+        let machine = machine.type1(Type1Config { dma_entry_limit, ..Type1Config::default() });
         Self::of(machine.build().unwrap())
     }
 
@@ -193,7 +197,7 @@ impl Rig {
 
     /// What the device reaches of the first pages.
     pub(crate) fn view(&self, device: &str) -> Vec<Option<u64>> {
-        NumberedMemory::view(&self.machine.dma(device).unwrap(), 0..16)
+        NumberedMemory::view(&self.machine.dma(device).unwrap(), 0..VIEW)
     }
 
     /// How many pages are pinned and accounted for, which must be the same.

@@ -2,6 +2,7 @@
 
 use vfio_owner::iommu_core::Access;
 use vfio_owner::iommu_core::device_model::Errno;
+use vfio_owner::uapi::Caller as _;
 
 use crate::rig::{BEHIND_PORT, CONVENTIONAL, EDU, NIC, Program, bytes, wide};
 
@@ -41,8 +42,8 @@ fn a_number_has_no_size() {
     let program = Program::with(&[]);
     let container = program.container();
     assert_eq!(program.value(container, 100, 0), Ok(0));
-    assert_eq!(program.value(container, 100 | 8 << 16, 0), Err(Errno::EINVAL));
-    assert_eq!(program.value(container, 100 | 1 << 30, 0), Err(Errno::EINVAL));
+    assert_eq!(program.value(container, 100 + (8 << 16), 0), Err(Errno::EINVAL));
+    assert_eq!(program.value(container, 100 + (1 << 30), 0), Err(Errno::EINVAL));
 }
 
 /// Vt3, Vt4, Vt6: with their checks in order.
@@ -217,7 +218,6 @@ fn regions_are_read_written_and_mapped_at_their_offsets() {
     assert_eq!(program.pread(device, 6, 0, 2), Err(Errno::ENOMEM));
     assert_eq!(program.pwrite(device, 6, 0, &[0]), Err(Errno::EINVAL));
 
-    use vfio_owner::uapi::Caller as _;
     let mmap = |fd, region: u64, at: u64, bytes| {
         program.file(fd).unwrap().mappable(region << 40 | at, bytes, &program).map(|mapped| mapped.bytes)
     };

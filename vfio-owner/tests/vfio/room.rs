@@ -27,7 +27,7 @@ pub(crate) struct Room {
 impl Room {
     pub(crate) fn new() -> Self {
         let machine = Machine::boot(&testbed::pc());
-        let process = Process::new(machine.memory(), LockedPages::unlimited());
+        let process = machine.process(LockedPages::unlimited());
         let ram = process.allocate(16 << 20, Access::ReadWrite).unwrap();
         Self { machine, process, ram }
     }
