@@ -14,7 +14,7 @@ mod topology;
 pub use address::{AddressFault, Devfn, ParseAddressError, PciAddress};
 pub use bar::{Bar, BarError, BarKind, Bars};
 pub use bus::{DynamicIdError, PciBus};
-pub use config::{Acs, AcsBits, Capability, ConfigBuilder, ConfigSpace, HeaderLayout, PcieCapability, PortType};
+pub use config::{Acs, AcsBits, Capability, ConfigBuilder, ConfigSpace, HeaderLayout, PcieCapability, PortType, Sriov};
 pub use function::{AcsQuirk, PciFunction, Upstream};
 pub use id::PciId;
 pub use topology::PciTopology;

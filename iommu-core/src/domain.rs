@@ -11,8 +11,8 @@ use device_model::sync::SpinMutex;
 use crate::address::{Iova, IovaRange};
 use crate::dma_api::DmaSpace;
 use crate::hardware::{
-    DirtyFlags, DirtyTracking, DomainKind, Endpoint, Gather, HardwareDomain, HardwareError, IommuDriver, PagingFlags,
-    UserData,
+    DirtyFlags, DirtyTracking, DomainKind, Endpoint, Gather, HardwareDomain, HardwareError, IommuDriver, Nested,
+    PagingFlags, UserData,
 };
 use crate::member::Member;
 use crate::physical_memory::PhysicalMemory;
@@ -161,14 +161,27 @@ impl Domain {
         read
     }
 
+    fn nested(&self) -> Result<&dyn Nested, HardwareError> {
+        let none = HardwareError::new(Errno::EOPNOTSUPP, "the domain is not nested");
+        self.hardware.nested().ok_or(none)
+    }
+
+    /// Checks that entries of a format can be [invalidated](Self::invalidate), as
+    /// [`Nested::check_format`](crate::hardware::Nested::check_format) does.
+    ///
+    /// # Errors
+    /// The driver's; `EOPNOTSUPP` when the domain is not nested.
+    pub fn check_invalidation_format(&self, kind: u32) -> Result<(), HardwareError> {
+        self.nested()?.check_format(kind)
+    }
+
     /// Drops what a nested domain has cached of the page tables of user space, as
     /// [`Nested::invalidate`](crate::hardware::Nested::invalidate) does.
     ///
     /// # Errors
     /// The driver's; `EOPNOTSUPP` when the domain is not nested.
     pub fn invalidate(&self, entry: UserData<'_>) -> Result<(), HardwareError> {
-        let none = HardwareError::new(Errno::EOPNOTSUPP, "the domain is not nested");
-        self.hardware.nested().ok_or(none)?.invalidate(entry)
+        self.nested()?.invalidate(entry)
     }
 
     /// Returns what the domain is for.

@@ -64,7 +64,7 @@ pub use context::Requester;
 pub use device::SimulatedDevice;
 pub use fault::FAULT_LOG_CAPACITY;
 pub use iommu::SoftIommu;
-pub use memory::Memory;
+pub use memory::{Contents, Memory, Window};
 use nested::STAGE_1_FORMAT;
 pub use numbered_memory::NumberedMemory;
 pub use page_request::AnsweredRequest;

@@ -319,12 +319,6 @@ impl Drop for IoasAccess {
     }
 }
 
-impl fmt::Debug for AccessState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AccessState").field("target", &self.target).finish_non_exhaustive()
-    }
-}
-
 impl fmt::Debug for IoasAccess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IoasAccess").field("id", &self.id()).finish_non_exhaustive()

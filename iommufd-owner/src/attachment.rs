@@ -319,9 +319,6 @@ impl AttachError {
     /// Whether another page table may fit where this one did not.
     // F46.
     pub(crate) fn is_soft(&self) -> bool {
-        match self {
-            Self::Attached { .. } | Self::NotAttached { .. } | Self::TwoInterruptWindows { .. } => false,
-            _ => self.errno() == Errno::EINVAL,
-        }
+        self.errno() == Errno::EINVAL
     }
 }

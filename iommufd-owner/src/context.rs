@@ -269,3 +269,6 @@ impl fmt::Debug for Context {
         write!(f, "Context({})", self.owner())
     }
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests;

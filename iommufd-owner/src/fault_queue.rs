@@ -99,15 +99,11 @@ impl Context {
 
 /// A fault queue that no call finds yet. Dropping it ends it.
 pub(crate) struct HiddenFaultQueue {
-    reserved: ReservedId<Object>,
+    pub(crate) reserved: ReservedId<Object>,
     context: Context,
 }
 
 impl HiddenFaultQueue {
-    pub(crate) fn id(&self) -> ObjectId {
-        self.reserved.id()
-    }
-
     /// From now on calls find it.
     pub(crate) fn publish(self) -> FaultQueue {
         let queue = Arc::new(Queue::default());

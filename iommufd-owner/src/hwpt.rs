@@ -161,7 +161,7 @@ impl NewHwpt {
 /// A device, and what a page table for it is to show.
 pub(crate) struct HwptEnds {
     member: Arc<Member>,
-    parent: Parent,
+    pub(crate) parent: Parent,
     _device_use: Use,
 }
 
@@ -174,10 +174,6 @@ pub(crate) enum Parent {
 }
 
 impl HwptEnds {
-    pub(crate) fn parent(&self) -> &Parent {
-        &self.parent
-    }
-
     /// What is wrong with a request before anything is made.
     // Ft11.7, Ft11.8, Ft11.12, Ft11.13.
     pub(crate) fn check(&self, request: &HwptRequest<'_>) -> Result<(), HwptError> {

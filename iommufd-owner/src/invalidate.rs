@@ -91,10 +91,9 @@ impl Context {
             return Err(not_begun(InvalidateCause::BadArray { entry_bytes, bytes: bytes.len() }));
         }
         let (hwpt, _used) = self.nested_hwpt(hwpt).map_err(|error| not_begun(InvalidateCause::NoHwpt(error)))?;
-        if count == 0 {
-            return Ok(0);
-        }
-        for (handled, entry) in bytes.chunks(entry_bytes).enumerate() {
+        let format = hwpt.domain.check_invalidation_format(kind);
+        format.map_err(|error| not_begun(InvalidateCause::Hardware(error)))?;
+        for (handled, entry) in bytes.chunks(entry_bytes.max(1)).enumerate() {
             let refused = |error| InvalidateError { handled, cause: InvalidateCause::Hardware(error) };
             hwpt.domain.invalidate(UserData { kind, bytes: entry }).map_err(refused)?;
         }

@@ -90,3 +90,6 @@ impl Numbers {
         self.free.insert(number);
     }
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests;

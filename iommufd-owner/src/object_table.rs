@@ -284,3 +284,6 @@ impl DestroyError {
         }
     }
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests;

@@ -184,8 +184,6 @@ impl Pinning<'_> {
 
 impl Drop for Pinning<'_> {
     fn drop(&mut self) {
-        if self.done.count > 0 {
-            self.pages.release(self.pins, self.done);
-        }
+        self.pages.release(self.pins, self.done);
     }
 }

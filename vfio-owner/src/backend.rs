@@ -1,6 +1,8 @@
 //! Backends: the IOMMU types that a container can be set to.
 
+mod attach;
 mod dirty;
+mod map;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -10,10 +12,12 @@ use iommu_core::address::PageSizes;
 use iommu_core::{Claim, Iova, IovaRange};
 pub use iommu_core::{DirtyRequest, Extension, MapRequest};
 
+pub use attach::AttachGroupError;
 pub(crate) use dirty::MAX_BITMAP_BYTES;
-pub use dirty::{DirtyBitmap, DirtySink, UserBitmap};
+pub use dirty::{DirtyBitmap, DirtyError, DirtySink, UserBitmap};
+pub use map::{MapDmaError, UnmapDmaError};
 
-use crate::error::{AttachGroupError, DirtyError, MapDmaError, SetIommuError, UnmapDmaError};
+use crate::container::SetIommuError;
 
 /// An IOMMU type that containers can be set to.
 ///

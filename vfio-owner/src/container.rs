@@ -4,13 +4,16 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{LockClass, Mutex};
-use iommu_core::{Claim, Group, Owner};
+use iommu_core::{Claim, GroupId};
 
+use crate::backend::{AttachGroupError, DirtyError, MapDmaError, UnmapDmaError};
 use crate::backend::{
     Backend, ContainerIommu, DirtyRequest, DirtySink, DirtyTracking, Extension, IommuInfo, MapRequest, Unmap,
 };
-use crate::error::{AttachGroupError, DirtyError, MapDmaError, SetContainerError, SetIommuError, UnmapDmaError};
+use crate::group_file::SetContainerError;
+use crate::isolation::{Isolation, NoIommuMode};
 
 const CONTAINER_LOCK: LockClass = LockClass::new("container", 600);
 
@@ -26,34 +29,84 @@ pub struct Container(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     backends: Arc<[Arc<dyn Backend>]>,
+    no_iommu: NoIommuMode,
     /// The container lock: taken inside those of groups and device sets, outside the group lock of an IOMMU group.
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    groups: Groups,
+    iommu: Option<Iommu>,
+}
+
+/// Groups of one kind.
+// Vt7.2.
+#[derive(Debug)]
+enum Groups {
     /// One claim for each group.
-    groups: Vec<Claim>,
-    iommu: Option<Box<dyn ContainerIommu>>,
+    Isolated(Vec<Claim>),
+    /// At least one group.
+    NoIommu(Vec<GroupId>),
+}
+
+impl Default for Groups {
+    fn default() -> Self {
+        Self::Isolated(Vec::new())
+    }
+}
+
+impl Groups {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Isolated(claims) => claims.is_empty(),
+            Self::NoIommu(ids) => ids.is_empty(),
+        }
+    }
+}
+
+/// What a container was set to.
+#[derive(Debug)]
+enum Iommu {
+    Backend(Box<dyn ContainerIommu>),
+    /// Nothing, in no-IOMMU mode: no call is served.
+    // V28.
+    None,
 }
 
 impl Container {
-    pub(crate) fn new(backends: Arc<[Arc<dyn Backend>]>) -> Self {
-        Self(Arc::new(Shared { backends, state: Mutex::of(CONTAINER_LOCK, State::default()) }))
+    pub(crate) fn new(backends: Arc<[Arc<dyn Backend>]>, no_iommu: NoIommuMode) -> Self {
+        Self(Arc::new(Shared { backends, no_iommu, state: Mutex::of(CONTAINER_LOCK, State::default()) }))
     }
 
     /// Returns whether an extension is supported, 0 for no: `VFIO_CHECK_EXTENSION`. Covers all IOMMU types that are
     /// available, or only the container's once it is set.
     // V57.
     pub fn check_extension(&self, extension: Extension) -> u32 {
-        if let Some(iommu) = &self.0.state.lock().iommu {
-            return iommu.check_extension(extension);
+        let state = self.0.state.lock();
+        let no_iommu = u32::from(self.0.no_iommu == NoIommuMode::Enabled && extension == Extension::NO_IOMMU);
+        match (&state.iommu, &state.groups) {
+            (Some(Iommu::Backend(iommu)), _) => iommu.check_extension(extension),
+            (Some(Iommu::None), _) | (None, Groups::NoIommu(_)) => no_iommu,
+            (None, Groups::Isolated(claims)) => {
+                let answers = self.0.backends.iter().map(|backend| backend.check_extension(extension));
+                // What a group has, only backends serve.
+                let none = if claims.is_empty() { no_iommu } else { 0 };
+                answers.into_iter().find(|answer| *answer > 0).unwrap_or(none)
+            }
         }
-        let answers = self.0.backends.iter().map(|backend| backend.check_extension(extension));
-        answers.into_iter().find(|answer| *answer > 0).unwrap_or(0)
+    }
+
+    /// Checks of [`set_iommu`](Self::set_iommu) what does not depend on the backends.
+    ///
+    /// # Errors
+    /// The container has no group or has an IOMMU already, or the type is for groups of the other kind.
+    pub fn may_set_iommu(&self, kind: Extension) -> Result<(), SetIommuError> {
+        self.0.state.lock().may_set_iommu(kind)
     }
 
     /// Sets the container's IOMMU and attaches its groups: `VFIO_SET_IOMMU`. It stays until the last group is removed.
+    /// For [`Extension::NO_IOMMU`], that the caller may (`CAP_SYS_RAWIO`) was checked before.
     ///
     /// # Errors
     /// Fails if the container has no group or has an IOMMU already, if this type is not available, or if a group cannot
@@ -61,11 +114,10 @@ impl Container {
     // Table Vt8, V26.
     pub fn set_iommu(&self, kind: Extension) -> Result<(), SetIommuError> {
         let mut state = self.0.state.lock();
-        if state.groups.is_empty() {
-            return Err(SetIommuError::NoGroup);
-        }
-        if state.iommu.is_some() {
-            return Err(SetIommuError::AlreadySet);
+        state.may_set_iommu(kind)?;
+        if kind == Extension::NO_IOMMU {
+            state.iommu = Some(Iommu::None);
+            return Ok(());
         }
         let mut refusal = SetIommuError::Unsupported { kind };
         for backend in self.0.backends.iter().filter(|backend| backend.check_extension(kind) > 0) {
@@ -84,7 +136,7 @@ impl Container {
     /// IOVA list; the memory does not exist or cannot be locked; or the IOMMU refuses. Nothing was mapped.
     // Table Vt15.
     pub fn map(&self, request: MapRequest) -> Result<(), MapDmaError> {
-        self.iommu(MapDmaError::NoIommu, |iommu| iommu.map(request))
+        self.iommu([MapDmaError::NoIommu, MapDmaError::Unserved], |iommu| iommu.map(request))
     }
 
     /// Unmaps memory: `VFIO_IOMMU_UNMAP_DMA`. Returns how many bytes were unmapped.
@@ -93,7 +145,7 @@ impl Container {
     /// Fails if the container has no IOMMU, or the range is misaligned or would split a mapping. Nothing was unmapped.
     // Table Vt16.
     pub fn unmap(&self, what: Unmap) -> Result<u64, UnmapDmaError> {
-        self.iommu(UnmapDmaError::NoIommu, |iommu| iommu.unmap(what))
+        self.iommu([UnmapDmaError::NoIommu, UnmapDmaError::Unserved], |iommu| iommu.unmap(what))
     }
 
     /// Unmaps memory as [`unmap`](Self::unmap) does, and reports which of its pages are dirty: to a
@@ -105,7 +157,7 @@ impl Container {
     /// cannot be reported: it stays, and those above it.
     // Vt16.6.
     pub fn unmap_dirty(&self, request: DirtyRequest, into: &mut dyn DirtySink) -> Result<u64, UnmapDmaError> {
-        self.iommu(UnmapDmaError::NoIommu, |iommu| iommu.unmap_dirty(request, into))
+        self.iommu([UnmapDmaError::NoIommu, UnmapDmaError::Unserved], |iommu| iommu.unmap_dirty(request, into))
     }
 
     /// Invalidates the vaddr of mappings: `VFIO_IOMMU_UNMAP_DMA` with `VADDR`. Devices keep access to the memory.
@@ -114,7 +166,7 @@ impl Container {
     /// # Errors
     /// Fails as [`unmap`](Self::unmap) does, or if a vaddr is already invalid. Nothing has changed.
     pub fn invalidate_vaddr(&self, what: Unmap) -> Result<u64, UnmapDmaError> {
-        self.iommu(UnmapDmaError::NoIommu, |iommu| iommu.invalidate_vaddr(what))
+        self.iommu([UnmapDmaError::NoIommu, UnmapDmaError::Unserved], |iommu| iommu.invalidate_vaddr(what))
     }
 
     /// Updates the vaddr of a mapping: `VFIO_IOMMU_MAP_DMA` with `VADDR`.
@@ -123,12 +175,15 @@ impl Container {
     /// Fails if the range is not exactly one mapping whose vaddr is invalid. Nothing has changed.
     // Vt15.6.
     pub fn update_vaddr(&self, request: MapRequest) -> Result<(), MapDmaError> {
-        self.iommu(MapDmaError::NoIommu, |iommu| iommu.update_vaddr(request))
+        self.iommu([MapDmaError::NoIommu, MapDmaError::Unserved], |iommu| iommu.update_vaddr(request))
     }
 
     /// Returns the limits of the container's IOMMU, or `None` without one (`EINVAL`): `VFIO_IOMMU_GET_INFO`.
     pub fn info(&self) -> Option<IommuInfo> {
-        self.0.state.lock().iommu.as_ref().map(|iommu| iommu.info())
+        match &self.0.state.lock().iommu {
+            Some(Iommu::Backend(iommu)) => Some(iommu.info()),
+            Some(Iommu::None) | None => None,
+        }
     }
 
     /// Checks whether the container's IOMMU can track dirty pages.
@@ -137,7 +192,7 @@ impl Container {
     /// Fails if the container has no IOMMU, or its type does not track dirty pages.
     // V51.
     pub fn tracks_dirty(&self) -> Result<(), DirtyError> {
-        self.iommu(DirtyError::NoIommu, |iommu| iommu.tracks_dirty())
+        self.iommu([DirtyError::NoIommu, DirtyError::Unserved], |iommu| iommu.tracks_dirty())
     }
 
     /// Starts or stops dirty tracking: `VFIO_IOMMU_DIRTY_PAGES`.
@@ -146,7 +201,7 @@ impl Container {
     /// Fails if the container has no IOMMU, or its type does not track dirty pages.
     // V51.
     pub fn track_dirty(&self, tracking: DirtyTracking) -> Result<(), DirtyError> {
-        self.iommu(DirtyError::NoIommu, |iommu| iommu.track_dirty(tracking))
+        self.iommu([DirtyError::NoIommu, DirtyError::Unserved], |iommu| iommu.track_dirty(tracking))
     }
 
     /// Reports the pages that were written since the last call: `VFIO_IOMMU_DIRTY_PAGES`.
@@ -156,39 +211,68 @@ impl Container {
     /// pages, or the pages of a mapping cannot be reported.
     // V51.
     pub fn dirty_pages(&self, request: DirtyRequest, into: &mut dyn DirtySink) -> Result<(), DirtyError> {
-        self.iommu(DirtyError::NoIommu, |iommu| iommu.dirty_pages(request, into))
+        self.iommu([DirtyError::NoIommu, DirtyError::Unserved], |iommu| iommu.dirty_pages(request, into))
     }
 
-    fn iommu<T, E>(&self, missing: E, call: impl FnOnce(&mut dyn ContainerIommu) -> Result<T, E>) -> Result<T, E> {
+    /// Calls the backend. `missing` is the error while there is none, `unserved` that of no-IOMMU mode.
+    fn iommu<T, E>(
+        &self,
+        [missing, unserved]: [E; 2],
+        call: impl FnOnce(&mut dyn ContainerIommu) -> Result<T, E>,
+    ) -> Result<T, E> {
         match &mut self.0.state.lock().iommu {
-            Some(iommu) => call(&mut **iommu),
+            Some(Iommu::Backend(iommu)) => call(&mut **iommu),
+            Some(Iommu::None) => Err(unserved),
             None => Err(missing),
         }
     }
 
-    /// Claims `group`, and attaches it to the IOMMU if there is one.
-    pub(crate) fn attach(&self, group: &Arc<Group>, owner: &Owner) -> Result<(), SetContainerError> {
+    /// Claims the group that `isolation` is, and attaches it to the IOMMU if there is one.
+    // Table Vt7.
+    pub(crate) fn attach(&self, isolation: &Isolation) -> Result<(), SetContainerError> {
         let mut state = self.0.state.lock();
-        let claim = group.claim(owner)?;
-        if let Some(iommu) = &mut state.iommu {
-            iommu.attach_group(&claim)?;
+        let State { groups, iommu } = &mut *state;
+        let mixed = || SetContainerError::Mixed { group: isolation.key().id() };
+        match (isolation, groups) {
+            (Isolation::Iommu { group, owner }, Groups::Isolated(claims)) => {
+                let claim = group.claim(owner)?;
+                if let Some(Iommu::Backend(iommu)) = iommu {
+                    iommu.attach_group(&claim)?;
+                }
+                claims.push(claim);
+            }
+            (Isolation::None { id }, Groups::NoIommu(ids)) => ids.push(*id),
+            (Isolation::None { id }, groups) if groups.is_empty() => *groups = Groups::NoIommu(alloc::vec![*id]),
+            _ => return Err(mixed()),
         }
-        state.groups.push(claim);
         Ok(())
     }
 
-    /// Removes and releases `group`; drops the IOMMU with the last one.
-    pub(crate) fn detach(&self, group: &Arc<Group>) {
+    /// Removes and releases a group; drops the IOMMU with the last one.
+    pub(crate) fn detach(&self, isolation: &Isolation) {
         let mut state = self.0.state.lock();
-        let Some(place) = state.groups.iter().position(|claim| Arc::ptr_eq(claim.group(), group)) else { return };
-        let claim = state.groups.remove(place);
-        if let Some(iommu) = &mut state.iommu {
-            iommu.detach_group(&claim);
+        let State { groups, iommu } = &mut *state;
+        match (isolation, &mut *groups) {
+            (Isolation::Iommu { group, .. }, Groups::Isolated(claims)) => {
+                let Some(place) = claims.iter().position(|claim| Arc::ptr_eq(claim.group(), group)) else { return };
+                let claim = claims.remove(place);
+                if let Some(Iommu::Backend(iommu)) = iommu {
+                    iommu.detach_group(&claim);
+                }
+            }
+            (Isolation::None { id }, Groups::NoIommu(ids)) => ids.retain(|known| known != id),
+            _ => {}
         }
-        drop(claim);
-        if state.groups.is_empty() {
-            state.iommu = None;
+        if groups.is_empty() {
+            *state = State::default();
         }
+    }
+
+    /// Whether it was set to no-IOMMU mode, in which no call is served.
+    // V28.
+    #[cfg(feature = "uapi")]
+    pub(crate) fn serves_nothing(&self) -> bool {
+        matches!(self.0.state.lock().iommu, Some(Iommu::None))
     }
 
     /// Whether devices can be opened through its groups.
@@ -201,14 +285,66 @@ impl Container {
 impl State {
     /// Every group, or none.
     fn attach_all(&mut self, mut iommu: Box<dyn ContainerIommu>) -> Result<(), SetIommuError> {
-        for (attached, claim) in self.groups.iter().enumerate() {
+        let Groups::Isolated(claims) = &self.groups else { return Err(SetIommuError::NoGroup) };
+        for (attached, claim) in claims.iter().enumerate() {
             let refused: Result<(), AttachGroupError> = iommu.attach_group(claim);
             if let Err(error) = refused {
-                self.groups.iter().take(attached).rev().for_each(|claim| iommu.detach_group(claim));
+                claims.iter().take(attached).rev().for_each(|claim| iommu.detach_group(claim));
                 return Err(error.into());
             }
         }
-        self.iommu = Some(iommu);
+        self.iommu = Some(Iommu::Backend(iommu));
         Ok(())
+    }
+
+    // Table Vt8.
+    fn may_set_iommu(&self, kind: Extension) -> Result<(), SetIommuError> {
+        if self.groups.is_empty() {
+            return Err(SetIommuError::NoGroup);
+        }
+        if self.iommu.is_some() {
+            return Err(SetIommuError::AlreadySet);
+        }
+        let isolated = matches!(self.groups, Groups::Isolated(_));
+        if isolated == (kind == Extension::NO_IOMMU) { Err(SetIommuError::Unsupported { kind }) } else { Ok(()) }
+    }
+}
+
+/// Why a container's IOMMU was not set.
+// Table Vt8.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetIommuError {
+    /// No group is in the container.
+    #[error("the container has no group")]
+    NoGroup,
+    /// The container has an IOMMU already.
+    #[error("the container has an IOMMU already")]
+    AlreadySet,
+    /// The IOMMU type is not available.
+    #[error("the IOMMU type {kind} is not available")]
+    Unsupported {
+        /// What was asked for.
+        kind: Extension,
+    },
+    /// The extension is a feature, not an IOMMU type.
+    #[error("{kind} is not an IOMMU type")]
+    NotAKind {
+        /// What was asked for.
+        kind: Extension,
+    },
+    /// A group of the container could not be attached.
+    #[error(transparent)]
+    Attach(#[from] AttachGroupError),
+}
+
+impl SetIommuError {
+    /// Returns the error number that Linux gives.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NoGroup | Self::AlreadySet | Self::NotAKind { .. } => Errno::EINVAL,
+            Self::Unsupported { .. } => Errno::ENODEV,
+            Self::Attach(error) => error.errno(),
+        }
     }
 }

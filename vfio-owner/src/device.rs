@@ -23,7 +23,10 @@ const DEVICE_SET: LockClass = LockClass::new("device set", 500);
 pub(crate) struct VfioDevice {
     /// N of `vfioN`.
     number: u32,
-    member: Arc<Member>,
+    name: Arc<str>,
+    id: DeviceId,
+    /// Its place in an IOMMU group; `None` in no-IOMMU mode.
+    member: Option<Arc<Member>>,
     group: Arc<VfioGroup>,
     set: Arc<DeviceSet>,
     ops: Arc<dyn DeviceOps>,
@@ -35,12 +38,13 @@ pub(crate) struct VfioDevice {
 impl VfioDevice {
     pub(crate) fn new(
         number: u32,
-        member: Arc<Member>,
+        (name, id): (Arc<str>, DeviceId),
+        member: Option<Arc<Member>>,
         group: Arc<VfioGroup>,
         set: Arc<DeviceSet>,
         ops: Arc<dyn DeviceOps>,
     ) -> Self {
-        Self { number, member, group, set, ops, users: Arc::new(Users::new()) }
+        Self { number, name, id, member, group, set, ops, users: Arc::new(Users::new()) }
     }
 
     pub(crate) fn number(&self) -> u32 {
@@ -48,11 +52,11 @@ impl VfioDevice {
     }
 
     pub(crate) fn name(&self) -> &Arc<str> {
-        self.member.name()
+        &self.name
     }
 
-    pub(crate) fn member(&self) -> &Arc<Member> {
-        &self.member
+    pub(crate) fn member(&self) -> Option<&Arc<Member>> {
+        self.member.as_ref()
     }
 
     pub(crate) fn group(&self) -> &Arc<VfioGroup> {
@@ -79,7 +83,7 @@ impl VfioDevice {
 
     /// Reserves the device, which nobody has, for whoever opens it: with no lock held, for its driver is called.
     pub(crate) fn reserve(self: &Arc<Self>, set: &mut OpenDevices) -> Reservation {
-        set.open.insert(self.member.device(), Occupant::Changing);
+        set.open.insert(self.id, Occupant::Changing);
         Reservation(self.clone())
     }
 }
@@ -91,14 +95,14 @@ pub(crate) struct Reservation(Arc<VfioDevice>);
 impl Reservation {
     /// The device is open from now on.
     pub(crate) fn occupy(&self, occupant: Occupant) {
-        self.0.lock_set().open.insert(self.0.member.device(), occupant);
+        self.0.lock_set().open.insert(self.0.id, occupant);
         self.0.set.changed.notify_all();
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let was = self.0.lock_set().open.remove(&self.0.member.device());
+        let was = self.0.lock_set().open.remove(&self.0.id);
         self.0.set.changed.notify_all();
         drop(was);
     }
@@ -172,7 +176,7 @@ impl OpenDevices {
     }
 
     pub(crate) fn occupant(&self, device: &VfioDevice) -> Option<&Occupant> {
-        self.open.get(&device.member.device())
+        self.open.get(&device.id)
     }
 }
 
@@ -194,3 +198,6 @@ impl DeviceSets {
         set
     }
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests;

@@ -1,14 +1,16 @@
 //! Device files (cdev): VFIO devices that are used through an iommufd.
 // Table Vt11 to V36.
 
+use alloc::string::String;
 use alloc::sync::Arc;
 use core::ops::Deref;
 
+use iommu_core::GroupId;
+use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{Mutex, UserGuard};
 use iommufd_owner::{BoundDevice, Context, ObjectId};
 
 use crate::device::{Occupant, Reservation, VfioDevice};
-use crate::error::{AttachPtError, BindIommufdError, NotBound};
 use crate::group::DeviceFileUse;
 use crate::open_device::{OpenDevice, Session, Way};
 
@@ -118,7 +120,9 @@ impl Binding<'_> {
         let file = &*self.file.0;
         let device = &file.device;
         let reservation = device.reserve_for_file()?;
-        let way = DeviceFileWay { bound: context.bind(device.member())?, reservation, _group: self.group };
+        // Without an IOMMU group it has no file.
+        let member = device.member().ok_or_else(|| BindIommufdError::Bound { device: device.name().clone() })?;
+        let way = DeviceFileWay { bound: context.bind(member)?, reservation, _group: self.group };
         let refused = |errno| BindIommufdError::Driver { device: device.name().clone(), errno };
         let session = Arc::new(Session::open(device, way).map_err(refused)?);
         let bound = BoundDeviceFile { open: OpenDevice::new(session.clone(), file.user.clone()), session };
@@ -180,5 +184,102 @@ impl Deref for BoundDeviceFile {
 
     fn deref(&self) -> &OpenDevice {
         &self.open
+    }
+}
+
+/// Why the file of a device could not be opened.
+// V58.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenDeviceError {
+    /// The device is not bound to a VFIO driver, or is being unbound.
+    #[error("{device} is not bound to a VFIO driver, so it has no file")]
+    NoFile {
+        /// The name of the device.
+        device: String,
+    },
+}
+
+impl OpenDeviceError {
+    /// Returns `ENOENT`.
+    pub const fn errno(&self) -> Errno {
+        Errno::ENOENT
+    }
+}
+
+/// Why a device file was not bound to an iommufd.
+// Table Vt11.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindIommufdError {
+    /// The file of the device's group is open, even if unused.
+    #[error("the file of group {group} is open")]
+    GroupOpen {
+        /// The group.
+        group: GroupId,
+    },
+    /// This or another file of the device is bound already.
+    #[error("{device} is bound already")]
+    Bound {
+        /// The device.
+        device: Arc<str>,
+    },
+    /// The iommufd refuses to bind the device; the error names who prevents it.
+    #[error(transparent)]
+    Bind(#[from] iommufd_owner::BindError),
+    /// The driver refuses to open the device.
+    #[error("the driver of {device} refuses to open it ({errno})")]
+    Driver {
+        /// The device.
+        device: Arc<str>,
+        /// The driver's error.
+        errno: Errno,
+    },
+}
+
+impl BindIommufdError {
+    /// Returns the error number that Linux gives.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::Bound { .. } => Errno::EINVAL,
+            Self::GroupOpen { .. } => Errno::EBUSY,
+            Self::Bind(error) => error.errno(),
+            Self::Driver { errno, .. } => *errno,
+        }
+    }
+}
+
+/// Why a device file was not attached.
+// Table Vt12.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachPtError {
+    /// The iommufd refuses.
+    #[error(transparent)]
+    Attach(#[from] iommufd_owner::AttachError),
+}
+
+impl AttachPtError {
+    /// Returns the error number that Linux gives.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::Attach(error) => error.errno(),
+        }
+    }
+}
+
+/// The device file is not bound to an iommufd yet, so it gives no access.
+// V10.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the file of {device} is not bound to an iommufd")]
+pub struct NotBound {
+    /// The device.
+    pub device: Arc<str>,
+}
+
+impl NotBound {
+    /// Returns `EINVAL`.
+    pub const fn errno(&self) -> Errno {
+        Errno::EINVAL
     }
 }

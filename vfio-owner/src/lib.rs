@@ -20,6 +20,8 @@ mod device_file;
 pub mod device_ops;
 pub mod error;
 mod group;
+mod group_file;
+mod isolation;
 mod open_device;
 #[cfg(feature = "testbed")]
 pub mod testbed;
@@ -35,9 +37,10 @@ pub use device::DeviceSetId;
 #[cfg(feature = "iommufd")]
 pub use device_file::{BoundDeviceFile, DeviceFile};
 pub use device_ops::DeviceOps;
-pub use group::{GroupFile, GroupStatus};
+pub use group_file::{GroupFile, GroupStatus};
 pub use iommu_core;
 #[cfg(feature = "iommufd")]
 pub use iommufd_owner;
-pub use open_device::{AffectedOwner, HotResetError, HotResetInfo, HotResetProof, OpenDevice};
+pub use isolation::NoIommuMode;
+pub use open_device::{AffectedOwner, HotResetInfo, HotResetProof, OpenDevice};
 pub use vfio::{DeviceNode, GroupNode, Registration, Vfio};

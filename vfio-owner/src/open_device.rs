@@ -2,20 +2,20 @@
 
 mod hot_reset;
 
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use iommu_core::Member;
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{MutexGuard, UserGuard};
+use iommu_core::{GroupId, Member};
 
 use crate::device::{Occupant, OpenDevices, Reservation, VfioDevice};
 use crate::device_ops::{
     DeviceInfo, DeviceOps, Feature, FeatureError, FeatureId, FeatureSupport, IoEventfd, IoEventfdError, IrqAction,
     IrqError, IrqIndex, IrqInfo, IrqSource, RegionError, RegionIndex, RegionInfo, ResetError,
 };
-use crate::error::GetDeviceError;
 use crate::group::{Attachment, InUse, OpenGroup};
 
 pub use hot_reset::{AffectedOwner, HotResetError, HotResetInfo, HotResetProof};
@@ -60,6 +60,7 @@ pub(crate) trait Way: Send + Sync + fmt::Debug {
 // V9.
 #[derive(Debug)]
 pub(crate) struct ThroughGroup {
+    #[cfg_attr(not(feature = "iommufd"), expect(dead_code, reason = "kept until the device is quiet"))]
     through: Through,
     reservation: Reservation,
 }
@@ -73,6 +74,10 @@ enum Through {
     /// An iommufd in the container's place: one claim for the device.
     #[cfg(feature = "iommufd")]
     Iommufd { claim: Arc<iommufd_owner::BoundDevice> },
+    /// An iommufd in no-IOMMU mode, which claims nothing.
+    // V35.
+    #[cfg(feature = "iommufd")]
+    NoIommu,
 }
 
 impl Way for ThroughGroup {
@@ -84,7 +89,7 @@ impl Way for ThroughGroup {
     #[cfg(feature = "iommufd")]
     fn bound(&self) -> Option<&iommufd_owner::BoundDevice> {
         match &self.through {
-            Through::Container { .. } => None,
+            Through::Container { .. } | Through::NoIommu => None,
             Through::Iommufd { claim } => Some(claim),
         }
     }
@@ -155,8 +160,8 @@ impl OpenDevice {
         self.device().name()
     }
 
-    /// Returns the device in its IOMMU group.
-    pub fn member(&self) -> &Arc<Member> {
+    /// Returns the device in its IOMMU group; `None` in no-IOMMU mode.
+    pub fn member(&self) -> Option<&Arc<Member>> {
         self.device().member()
     }
 
@@ -290,7 +295,10 @@ impl First {
             Self::Container { way } => Session::open(device, way).map_err(refused)?,
             #[cfg(feature = "iommufd")]
             Self::Iommufd { context, reservation } => {
-                let bound = Arc::new(context.bind(device.member()).map_err(GetDeviceError::Bind)?);
+                let Some(member) = device.member() else {
+                    return Self::open_without_iommu(device, &context, reservation);
+                };
+                let bound = Arc::new(context.bind(member).map_err(GetDeviceError::Bind)?);
                 let way = ThroughGroup { through: Through::Iommufd { claim: bound.clone() }, reservation };
                 let session = Session::open(device, way).map_err(refused)?;
                 let ioas = context.compat_ioas().ok_or(GetDeviceError::NoIoas { group: device.group().id() });
@@ -299,8 +307,116 @@ impl First {
                 attached.map(|_| session)?
             }
         };
+        Ok(Self::opened(session))
+    }
+
+    // Vt6.6, V35.
+    #[cfg(feature = "iommufd")]
+    fn open_without_iommu(
+        device: &Arc<VfioDevice>,
+        context: &iommufd_owner::Context,
+        reservation: Reservation,
+    ) -> Result<Arc<Session<ThroughGroup>>, GetDeviceError> {
+        if context.compat_ioas().is_some() {
+            return Err(GetDeviceError::Mixed { group: device.group().id() });
+        }
+        let refused = |errno| GetDeviceError::Driver { device: device.name().clone(), errno };
+        let way = ThroughGroup { through: Through::NoIommu, reservation };
+        Ok(Self::opened(Session::open(device, way).map_err(refused)?))
+    }
+
+    fn opened(session: Session<ThroughGroup>) -> Arc<Session<ThroughGroup>> {
         let session = Arc::new(session);
         session.way.reservation.occupy(Occupant::Group(Arc::downgrade(&session)));
-        Ok(session)
+        session
+    }
+}
+
+/// Why a device was not opened.
+// Table Vt6.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GetDeviceError {
+    /// No device of that name in the group is bound to a VFIO driver, or it is being unbound.
+    #[error("group {group} has no device {device} that is bound to a VFIO driver")]
+    NoDevice {
+        /// The group.
+        group: GroupId,
+        /// The name.
+        device: String,
+    },
+    /// The driver does not accept what follows the name.
+    // Vt6.3.
+    #[error("the driver of {device} does not accept what follows its name ({errno})")]
+    Name {
+        /// The device.
+        device: Arc<str>,
+        /// The driver's error.
+        errno: Errno,
+    },
+    /// The group has no container.
+    #[error("group {group} has no container")]
+    NoContainer {
+        /// The group.
+        group: GroupId,
+    },
+    /// The group's container has no IOMMU.
+    #[error("the container of group {group} has no IOMMU set")]
+    NoIommu {
+        /// The group.
+        group: GroupId,
+    },
+    /// The iommufd refuses to bind the device.
+    // Vt6.10.
+    #[cfg(feature = "iommufd")]
+    #[error(transparent)]
+    Bind(iommufd_owner::BindError),
+    /// The iommufd has no compatibility address space.
+    // Vt6.12.
+    #[cfg(feature = "iommufd")]
+    #[error("the iommufd of group {group} has no compatibility address space")]
+    NoIoas {
+        /// The group.
+        group: GroupId,
+    },
+    /// The device has no IOMMU, and the iommufd has a compatibility address space.
+    // Vt6.6.
+    #[cfg(feature = "iommufd")]
+    #[error("the devices of group {group} have no IOMMU, and its iommufd has an address space")]
+    Mixed {
+        /// The group.
+        group: GroupId,
+    },
+    /// The device cannot be attached to the compatibility address space.
+    // Vt6.13.
+    #[cfg(feature = "iommufd")]
+    #[error(transparent)]
+    Attach(iommufd_owner::AttachError),
+    /// The driver refuses to open the device.
+    #[error("the driver of {device} refuses to open it ({errno})")]
+    Driver {
+        /// The device.
+        device: Arc<str>,
+        /// The driver's error.
+        errno: Errno,
+    },
+}
+
+impl GetDeviceError {
+    /// Returns the error number that Linux gives.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NoDevice { .. } => Errno::ENODEV,
+            Self::NoContainer { .. } | Self::NoIommu { .. } => Errno::EINVAL,
+            #[cfg(feature = "iommufd")]
+            Self::Bind(error) => error.errno(),
+            #[cfg(feature = "iommufd")]
+            Self::Mixed { .. } => Errno::EPERM,
+            #[cfg(feature = "iommufd")]
+            Self::NoIoas { .. } => Errno::ENODEV,
+            #[cfg(feature = "iommufd")]
+            Self::Attach(error) => error.errno(),
+            Self::Driver { errno, .. } | Self::Name { errno, .. } => *errno,
+        }
     }
 }

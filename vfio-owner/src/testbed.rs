@@ -12,9 +12,10 @@ mod iommus;
 mod machine;
 mod slot;
 pub mod vfs;
+mod virtual_functions;
 
 pub use builder::MachineBuilder;
 pub use edu::Edu;
-pub use embedded::{pc, workstation};
+pub use embedded::{pc, sriov, workstation};
 pub use machine::{Machine, MachineError, Pci};
 pub use slot::Slot;

@@ -23,7 +23,7 @@ use alloc::boxed::Box;
 use iommu_core::PhysicalMemory;
 
 use crate::backend::{Backend, ContainerIommu, Extension};
-use crate::error::SetIommuError;
+use crate::container::SetIommuError;
 use container::{Type1Container, Version};
 
 /// The type1 backend, passed to [`Vfio`](crate::Vfio).

@@ -5,20 +5,21 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use iommu_core::device_model::sync::{LockClass, Mutex};
-use iommu_core::device_model::{Bus, Device, DmaConfigure, Removal};
+use iommu_core::device_model::{Bus, Device, DmaConfigure, Errno, Removal};
 use iommu_core::hardware::Capabilities;
-use iommu_core::{GroupId, MemberSlot};
+use iommu_core::{GroupId, Member, MemberSlot};
 
 use crate::backend::Backend;
 use crate::container::Container;
 use crate::device::{DeviceSetId, DeviceSets, VfioDevice};
 #[cfg(feature = "iommufd")]
 use crate::device_file::DeviceFile;
-use crate::device_ops::DeviceOps;
 #[cfg(feature = "iommufd")]
-use crate::error::OpenDeviceError;
-use crate::error::{OpenGroupError, RegisterError};
-use crate::group::{GroupFile, VfioGroup};
+use crate::device_file::OpenDeviceError;
+use crate::device_ops::DeviceOps;
+use crate::group::VfioGroup;
+use crate::group_file::{GroupFile, OpenGroupError};
+use crate::isolation::{GroupKey, Isolation, NoIommuMode};
 
 const GROUP_LIST: LockClass = LockClass::new("VFIO group list", 300);
 
@@ -31,6 +32,7 @@ pub struct Vfio(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     backends: Arc<[Arc<dyn Backend>]>,
+    no_iommu: NoIommuMode,
     /// The group list lock: taken inside device locks, before every other lock of this crate.
     registry: Mutex<Registry>,
     sets: DeviceSets,
@@ -38,11 +40,31 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Registry {
-    groups: BTreeMap<GroupId, Registered>,
+    groups: BTreeMap<GroupKey, Registered>,
+    /// Of groups without an IOMMU.
+    no_iommu_numbers: Numbers,
     /// By name, while they can be opened.
     devices: BTreeMap<Arc<str>, Arc<VfioDevice>>,
     group_numbers: Numbers,
     device_numbers: Numbers,
+}
+
+impl Registry {
+    /// The group that a device joins: that of its IOMMU group, or a new one without an IOMMU.
+    fn group_of(&mut self, name: &Arc<str>, member: Option<&Arc<Member>>) -> Result<Arc<VfioGroup>, RegisterError> {
+        let Some(member) = member else {
+            let id = GroupId::new(self.no_iommu_numbers.take());
+            return Ok(Arc::new(VfioGroup::new(Isolation::None { id })));
+        };
+        let known = self.groups.get(&GroupKey::Iommu(member.group().id())).map(|known| known.group.clone());
+        if known.as_ref().is_some_and(|group| group.device(name).is_some()) {
+            return Err(RegisterError::Registered { device: name.clone() });
+        }
+        if !member.capabilities().contains(Capabilities::CACHE_COHERENCY) {
+            return Err(RegisterError::NotCoherent { device: name.clone() });
+        }
+        Ok(known.unwrap_or_else(|| Arc::new(VfioGroup::new(Isolation::by(member.group().clone())))))
+    }
 }
 
 /// A group with registered devices.
@@ -97,9 +119,15 @@ impl Vfio {
     /// Creates VFIO whose containers accept the IOMMU types of `backends`, which are asked in this order.
     // Vt8.2.
     pub fn new(backends: impl IntoIterator<Item = Arc<dyn Backend>>) -> Self {
+        Self::with_no_iommu_mode(backends, NoIommuMode::Disabled)
+    }
+
+    /// Creates VFIO as [`new`](Self::new) does, with what becomes of devices that are in no IOMMU group.
+    pub fn with_no_iommu_mode(backends: impl IntoIterator<Item = Arc<dyn Backend>>, no_iommu: NoIommuMode) -> Self {
         let backends = backends.into_iter().collect::<Vec<_>>().into();
         Self(Arc::new(Shared {
             backends,
+            no_iommu,
             registry: Mutex::of(GROUP_LIST, Registry::default()),
             sets: DeviceSets::default(),
         }))
@@ -107,7 +135,7 @@ impl Vfio {
 
     /// Opens `/dev/vfio/vfio`: a container without groups.
     pub fn open_container(&self) -> Container {
-        Container::new(self.0.backends.clone())
+        Container::new(self.0.backends.clone(), self.0.no_iommu)
     }
 
     /// Opens `/dev/vfio/N`, which exists while a device of the group is registered.
@@ -115,8 +143,21 @@ impl Vfio {
     /// # Errors
     /// Fails if there is no such file, it is open already, or a device of the group is in use through its own file.
     pub fn open_group(&self, id: GroupId) -> Result<GroupFile, OpenGroupError> {
-        let group = self.group(id).ok_or(OpenGroupError::NoFile { group: id })?;
-        GroupFile::open(&group)
+        self.open(GroupKey::Iommu(id))
+    }
+
+    /// Opens `/dev/vfio/noiommu-N`, which exists while a device without an IOMMU is registered in
+    /// [no-IOMMU mode](NoIommuMode). That the caller may (`CAP_SYS_RAWIO`) was checked before.
+    ///
+    /// # Errors
+    /// Fails if there is no such file, or it is open already.
+    pub fn open_no_iommu_group(&self, id: GroupId) -> Result<GroupFile, OpenGroupError> {
+        self.open(GroupKey::NoIommu(id))
+    }
+
+    fn open(&self, key: GroupKey) -> Result<GroupFile, OpenGroupError> {
+        let group = self.0.registry.lock().groups.get(&key).map(|registered| registered.group.clone());
+        GroupFile::open(&group.ok_or(OpenGroupError::NoFile { group: key.id() })?)
     }
 
     /// Opens the file of a device, `/dev/vfio/devices/vfioX`. May be opened any number of times; gives access once it
@@ -136,13 +177,24 @@ impl Vfio {
 
     /// Returns the IOMMU group of a device that is registered: its link `iommu_group`.
     pub fn group_of(&self, device: &str) -> Option<GroupId> {
-        self.0.registry.lock().devices.get(device).map(|device| device.member().group().id())
+        self.0.registry.lock().devices.get(device).map(|device| device.group().id())
     }
 
     /// Returns the files of groups that are there, by group.
     pub fn group_nodes(&self) -> Vec<GroupNode> {
         let registry = self.0.registry.lock();
-        registry.groups.iter().map(|(&group, registered)| GroupNode { group, minor: registered.number }).collect()
+        let node = |(key, registered): (&GroupKey, &Registered)| match key {
+            GroupKey::Iommu(group) => Some(GroupNode { group: *group, minor: registered.number }),
+            GroupKey::NoIommu(_) => None,
+        };
+        registry.groups.iter().filter_map(node).collect()
+    }
+
+    /// Returns the numbers of the groups without an IOMMU whose files can be opened.
+    pub fn no_iommu_groups(&self) -> Vec<GroupId> {
+        let registry = self.0.registry.lock();
+        let id = |key: &GroupKey| matches!(key, GroupKey::NoIommu(_)).then(|| key.id());
+        registry.groups.keys().filter_map(id).collect()
     }
 
     /// Returns the files of devices that are there, by the name of the device. A device whose users are waited for has
@@ -151,11 +203,6 @@ impl Vfio {
         let registry = self.0.registry.lock();
         let node = |device: &Arc<VfioDevice>| DeviceNode { device: device.name().clone(), number: device.number() };
         registry.devices.values().map(node).collect()
-    }
-
-    /// The group of this number, while a device of it is registered.
-    pub(crate) fn group(&self, id: GroupId) -> Option<Arc<VfioGroup>> {
-        self.0.registry.lock().groups.get(&id).map(|registered| registered.group.clone())
     }
 
     /// Registers `dev`; with the first device of a group the group's file appears. Takes no DMA ownership. Called by
@@ -174,24 +221,23 @@ impl Vfio {
         B::Dma: DmaConfigure<B::Device, Slot = MemberSlot>,
     {
         let name = dev.name();
-        let member = dev.dma_slot().member().ok_or_else(|| RegisterError::NoGroup { device: name.clone() })?;
-        let coherent = member.capabilities().contains(Capabilities::CACHE_COHERENCY);
+        let member = dev.dma_slot().member();
+        if member.is_none() && self.0.no_iommu == NoIommuMode::Disabled {
+            return Err(RegisterError::NoGroup { device: name.clone() });
+        }
         let mut registry = self.0.registry.lock();
-        let id = member.group().id();
-        let known = registry.groups.get(&id).map(|registered| registered.group.clone());
-        if known.as_ref().is_some_and(|group| group.device(name).is_some()) {
-            return Err(RegisterError::Registered { device: name.clone() });
-        }
-        if !coherent {
-            return Err(RegisterError::NotCoherent { device: name.clone() });
-        }
-        let group = known.unwrap_or_else(|| Arc::new(VfioGroup::new(member.group().clone())));
-        let Registry { groups, devices, group_numbers, device_numbers } = &mut *registry;
+        let group = registry.group_of(name, member.as_ref())?;
+        let Registry { groups, devices, group_numbers, device_numbers, .. } = &mut *registry;
         let number = device_numbers.take();
-        let device = Arc::new(VfioDevice::new(number, member, group.clone(), self.0.sets.join(set), ops));
+        let (set, has_file) = (self.0.sets.join(set), member.is_some());
+        let device = VfioDevice::new(number, (name.clone(), dev.id()), member, group.clone(), set, ops);
+        let device = Arc::new(device);
         let new = || Registered { group: group.clone(), number: group_numbers.take(), drivers: 0 };
-        groups.entry(id).or_insert_with(new).drivers += 1;
-        devices.insert(name.clone(), device.clone());
+        groups.entry(group.key()).or_insert_with(new).drivers += 1;
+        // Vt1.8.
+        if has_file {
+            devices.insert(name.clone(), device.clone());
+        }
         group.add(device.clone());
         device.lock_set().enrol(&device);
         Ok(Registration { vfio: self.clone(), device, stage: Stage::Registered })
@@ -207,15 +253,18 @@ impl Vfio {
 
     /// Removes the group's file with its last device, and frees the number of the device's file.
     fn leave(&self, device: &VfioDevice) {
-        let id = device.group().id();
+        let key = device.group().key();
         let mut registry = self.0.registry.lock();
         registry.device_numbers.give_back(device.number());
-        let Some(registered) = registry.groups.get_mut(&id) else { return };
+        let Some(registered) = registry.groups.get_mut(&key) else { return };
         registered.drivers -= 1;
         if registered.drivers == 0
-            && let Some(last) = registry.groups.remove(&id)
+            && let Some(last) = registry.groups.remove(&key)
         {
             registry.group_numbers.give_back(last.number);
+            if let GroupKey::NoIommu(id) = key {
+                registry.no_iommu_numbers.give_back(id.get());
+            }
             last.group.close_down();
         }
     }
@@ -294,5 +343,37 @@ impl Drop for Registration {
     fn drop(&mut self) {
         self.close_door();
         self.leave();
+    }
+}
+
+/// Why a device was not registered with VFIO.
+// Table Vt1.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// The device is in no IOMMU group.
+    #[error("{device} is in no IOMMU group, so nothing would keep its DMA in bounds")]
+    NoGroup {
+        /// The device.
+        device: Arc<str>,
+    },
+    /// The device is registered already.
+    #[error("{device} is registered with VFIO already")]
+    Registered {
+        /// The device.
+        device: Arc<str>,
+    },
+    /// The IOMMU cannot make DMA of the device coherent with CPU caches.
+    #[error("the IOMMU cannot keep DMA of {device} coherent with CPU caches")]
+    NotCoherent {
+        /// The device.
+        device: Arc<str>,
+    },
+}
+
+impl RegisterError {
+    /// Returns the error number that Linux gives.
+    pub const fn errno(&self) -> Errno {
+        Errno::EINVAL
     }
 }

@@ -12,21 +12,21 @@ mod interrupts;
 mod ioeventfds;
 mod model;
 mod neighbours;
+mod ops;
 #[cfg(feature = "testbed")]
 mod plain_memory;
 mod reset_scope;
 mod windows;
 
 use alloc::sync::{Arc, Weak};
-use alloc::vec::Vec;
 use core::fmt;
 
+use iommu_core::device_model::AnyDevice;
 use iommu_core::device_model::pci::{ConfigSpace, PciFunction};
 use iommu_core::device_model::sync::{LockClass, Mutex, Users};
-use iommu_core::device_model::{AnyDevice, Errno};
 
 pub use self::admission::{IDS, NAME, VfioPciRefusal, admits};
-use self::config::{Effect, VirtualConfig};
+use self::config::VirtualConfig;
 pub use self::driver::VfioPciDriver;
 use self::features::{Power, Token};
 pub use self::interrupts::Raised;
@@ -37,11 +37,9 @@ use self::neighbours::Neighbours;
 #[cfg(feature = "testbed")]
 pub use self::plain_memory::PlainMemory;
 pub use self::reset_scope::{ResetScope, reset_scope};
-use crate::device_ops::{
-    AffectedFunction, DeviceInfo, DeviceKind, DeviceOps, Feature, FeatureError, FeatureId, FeatureSupport, IoEventfd,
-    IoEventfdError, IrqAction, IrqError, IrqIndex, IrqInfo, IrqSource, LinkState, NoHotReset, RegionError, RegionIndex,
-    RegionInfo, ResetError, Trigger,
-};
+#[cfg(doc)]
+use crate::device_ops::DeviceOps;
+use crate::device_ops::{IrqIndex, ResetError, Trigger};
 
 const CAP_POWER: u16 = 0x01;
 const CAP_MSI: u16 = 0x05;
@@ -165,7 +163,7 @@ impl VfioPciDevice {
         drop(state);
         due.signals.iter().for_each(Trigger::signal);
         if let Some((event, token)) = due.listen {
-            self.listen(&event, token);
+            self.listen(&event, &token);
         }
         drop(due.ended);
         drop(inside);
@@ -173,7 +171,7 @@ impl VfioPciDevice {
     }
 
     /// Has the event of this token unmask the line.
-    fn listen(&self, event: &Trigger, token: UnmaskToken) {
+    fn listen(&self, event: &Trigger, token: &UnmaskToken) {
         let (me, heard) = (self.me.clone(), token.clone());
         let mut listening = event.listen(move || {
             if let Some(me) = me.upgrade() {
@@ -181,7 +179,7 @@ impl VfioPciDevice {
             }
         });
         self.change_interrupts(&mut |interrupts| match listening.take() {
-            Some(listening) => interrupts.listens(&token, listening),
+            Some(listening) => interrupts.listens(token, listening),
             None => Due::default(),
         });
     }
@@ -232,152 +230,6 @@ impl VfioPciDevice {
             self.power_on();
         }
         self.state.lock().config.reset();
-    }
-}
-
-impl DeviceOps for VfioPciDevice {
-    // V99.
-    fn open(&self) -> Result<(), Errno> {
-        if is_resettable(&self.function.config) || self.neighbours.was_alone() {
-            self.may_reset().map_err(ResetError::errno)?;
-        }
-        let reset = self.resets_alone();
-        self.clean(reset);
-        let mut state = self.state.lock();
-        let interrupts = Interrupts::new(self.irqs, state.config.intx_line());
-        let (ioeventfds, signalling) = (IoEventfds::default(), Arc::new(Users::new()));
-        state.session = Some(Session { interrupts, ioeventfds, power: Power::default(), reset, signalling });
-        Ok(())
-    }
-
-    fn close(&self) {
-        let session = self.state.lock().session.take();
-        if let Some(session) = &session {
-            session.signalling.wait();
-        }
-        drop(session);
-        self.clean(self.resets_alone());
-    }
-
-    /// Signals the user's request trigger, each time anew.
-    // V13.
-    fn request(&self, _attempt: u32) {
-        self.raise(IrqIndex::REQ, 0);
-    }
-
-    fn info(&self) -> DeviceInfo {
-        let opened = self.state.lock().session.as_ref().map(|session| session.reset);
-        DeviceInfo {
-            kind: DeviceKind::Pci,
-            resettable: opened.unwrap_or_else(|| self.resets_alone()) == ResetAlone::Works,
-            regions: RegionIndex::PCI_COUNT,
-            irqs: IrqIndex::PCI_COUNT,
-        }
-    }
-
-    fn region(&self, index: RegionIndex) -> Option<RegionInfo> {
-        if index == RegionIndex::CONFIG {
-            let size = self.state.lock().config.size();
-            return Some(RegionInfo { size, readable: true, writable: true, ..RegionInfo::empty(index) });
-        }
-        (index < RegionIndex::CONFIG).then(|| self.describe_window(index))
-    }
-
-    // Table Vt30.
-    fn read(&self, index: RegionIndex, offset: u64, into: &mut [u8]) -> Result<usize, RegionError> {
-        if into.is_empty() {
-            return Ok(0);
-        }
-        if index != RegionIndex::CONFIG {
-            return self.read_window(index, offset, into);
-        }
-        let state = self.state.lock();
-        state.config.may_access(offset, into.len())?;
-        state.config.read(whole(offset), into);
-        Ok(into.len())
-    }
-
-    fn write(&self, index: RegionIndex, offset: u64, from: &[u8]) -> Result<usize, RegionError> {
-        if from.is_empty() {
-            return Ok(0);
-        }
-        if index != RegionIndex::CONFIG {
-            return self.write_window(index, offset, from);
-        }
-        let effect = self.change(|state| {
-            if let Err(error) = state.config.may_access(offset, from.len()) {
-                return (Err(error), Due::default());
-            }
-            let Some(session) = &mut state.session else {
-                return (Ok(state.config.write(whole(offset), from, 0)), Due::default());
-            };
-            let effect = state.config.write(whole(offset), from, session.interrupts.msi_vectors());
-            (Ok(effect), session.interrupts.set_line(state.config.intx_line()))
-        })?;
-        if effect == Effect::FunctionReset && resets_by_itself(&self.function.config) {
-            self.power_on();
-        }
-        Ok(from.len())
-    }
-
-    fn irq(&self, index: IrqIndex) -> Option<IrqInfo> {
-        self.irqs.describe(index)
-    }
-
-    fn set_ioeventfd(&self, write: IoEventfd) -> Result<(), IoEventfdError> {
-        self.change_ioeventfd(&write)
-    }
-
-    fn set_irqs(&self, index: IrqIndex, start: u32, action: IrqAction, source: IrqSource<'_>) -> Result<(), IrqError> {
-        self.change(|state| {
-            let Some(session) = &mut state.session else { return (Err(IrqError::NotOpen), Due::default()) };
-            match session.interrupts.set(index, start, action, source) {
-                Ok(due) => (Ok(()), due),
-                Err(error) => (Err(error), Due::default()),
-            }
-        })
-    }
-
-    // V86.
-    fn reset(&self) -> Result<(), ResetError> {
-        if !self.info().resettable {
-            return Err(ResetError::NotResettable);
-        }
-        self.may_reset()?;
-        self.power_on();
-        Ok(())
-    }
-
-    fn resume(&self) {
-        self.wake();
-    }
-
-    fn feature(&self, id: FeatureId) -> Option<FeatureSupport> {
-        self.supports(id)
-    }
-
-    fn set_feature(&self, feature: Feature) -> Result<(), FeatureError> {
-        self.change_feature(feature)
-    }
-
-    fn matches(&self, device: &str, name: &str) -> Result<bool, Errno> {
-        self.is_asked_for(device, name)
-    }
-
-    fn affected(&self) -> Result<Vec<AffectedFunction>, NoHotReset> {
-        self.neighbours.affected()
-    }
-
-    fn may_hot_reset(&self) -> Result<(), ResetError> {
-        self.may_reset()
-    }
-
-    fn hot_reset(&self) {
-        self.power_on();
-    }
-
-    fn link_after_hot_reset(&self) -> LinkState {
-        self.neighbours.link_after_reset()
     }
 }
 

@@ -3,6 +3,7 @@
 mod acs;
 mod builder;
 mod express;
+mod sriov;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -11,6 +12,7 @@ use core::{fmt, iter};
 pub use acs::{Acs, AcsBits};
 pub use builder::ConfigBuilder;
 pub use express::{PcieCapability, PortType};
+pub use sriov::Sriov;
 
 /// Size of the configuration space of PCI Express. Conventional PCI has 256 bytes.
 const LONGEST: usize = 4096;
@@ -37,6 +39,7 @@ mod at {
     pub(super) const CAP_PCI_EXPRESS: u8 = 0x10;
     pub(super) const CAP_MSIX: u8 = 0x11;
     pub(super) const EXT_CAP_ACS: u16 = 0x0d;
+    pub(super) const EXT_CAP_SRIOV: u16 = 0x10;
 }
 
 /// A copy of a function's configuration space: up to 4096 bytes, perhaps fewer than the function has (unprivileged

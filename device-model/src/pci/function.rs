@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::address::{Devfn, PciAddress};
-use super::bar::Bars;
+use super::bar::{Bar, Bars};
 use super::config::ConfigSpace;
 
 /// A PCI function: configuration space, BARs, and place in the topology.
@@ -15,6 +15,8 @@ pub struct PciFunction {
     pub config: ConfigSpace,
     /// BARs. The configuration space holds their addresses, but not their sizes.
     pub bars: Bars,
+    /// BARs of the first virtual function that it can have (SR-IOV); those of the others follow.
+    pub virtual_bars: Bars,
     /// The bridge above, as far as known.
     pub upstream: Upstream,
     /// The physical function of a virtual function (SR-IOV); else `None`.
@@ -33,11 +35,25 @@ impl PciFunction {
             address,
             config,
             bars: Bars::NONE,
+            virtual_bars: Bars::NONE,
             upstream: Upstream::ByBusNumber,
             physical_function: None,
             dma_aliases: Vec::new(),
             acs_quirk: None,
         }
+    }
+
+    /// Returns virtual function `index`, from 0 on, of this physical function, or `None` if it cannot have so many.
+    pub fn virtual_function(&self, index: u16) -> Option<Self> {
+        let address = self.config.sriov()?.address(self.address, index)?;
+        let mut bars = Bars::NONE;
+        for (slot, bar) in self.virtual_bars.iter() {
+            let at = bar.address().wrapping_add(bar.size().wrapping_mul(index.into()));
+            // Of the same size in the same place, so it fits.
+            let _ = Bar::new(at, bar.size(), bar.kind()).map(|bar| bars.insert(slot, bar));
+        }
+        let function = Self::new(address, self.config.of_virtual_function()?);
+        Some(Self { bars, upstream: self.upstream, physical_function: Some(self.address), ..function })
     }
 
     /// Returns whether the device has several functions: the multifunction bit is set, or this is not function 0, since

@@ -135,6 +135,8 @@ impl Drop for UserGuard {
         self.0.left.notify_all();
         let due = core::mem::take(&mut gate.when_empty);
         drop(gate);
-        due.into_iter().for_each(|then| then());
+        for then in due {
+            then();
+        }
     }
 }

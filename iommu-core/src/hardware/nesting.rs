@@ -35,6 +35,16 @@ pub trait NestingParent {
 
 /// Role of a nested domain.
 pub trait Nested {
+    /// Checks that entries of this format can be [invalidated](Self::invalidate); called before the first, also where there
+    /// is none.
+    ///
+    /// # Errors
+    /// `EINVAL` or `EOPNOTSUPP` for a format that the driver does not know; by default every format is known.
+    fn check_format(&self, kind: u32) -> Result<(), HardwareError> {
+        let _ = kind;
+        Ok(())
+    }
+
     /// Drops what is cached of the page tables of user space, as one entry of an array from user space says. When it
     /// returns no access under what was dropped is still on its way. Called without the group lock.
     ///

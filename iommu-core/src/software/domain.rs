@@ -6,7 +6,7 @@ use device_model::Errno;
 use device_model::sync::atomic::{AtomicBool, Ordering};
 use device_model::sync::{Arc, LockClass, SpinMutex};
 
-use super::nested::NestedTable;
+use super::nested::{self, NestedTable};
 use super::page_table::{PageTable, TableFormat, Translation};
 use super::tlb::Tlb;
 use super::unit::{Unit, Units};
@@ -292,6 +292,10 @@ impl NestingParent for SoftDomain {
 }
 
 impl Nested for SoftDomain {
+    fn check_format(&self, kind: u32) -> Result<(), HardwareError> {
+        nested::check_format(kind)
+    }
+
     fn invalidate(&self, entry: UserData<'_>) -> Result<(), HardwareError> {
         match &*self.translator {
             Translator::Nested(table) => table.invalidate(entry),

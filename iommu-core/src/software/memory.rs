@@ -1,5 +1,7 @@
 //! Simulated physical memory.
 
+mod window;
+
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use core::fmt;
@@ -7,6 +9,8 @@ use core::ops::Range;
 
 use device_model::sync::{Arc, SpinMutex};
 
+use self::window::Pane;
+pub use self::window::{Contents, Window};
 use crate::address::PhysAddr;
 
 const FRAME_SIZE: usize = 0x1000;
@@ -15,9 +19,11 @@ const FRAME_SIZE: usize = 0x1000;
 const ALLOCATED_FROM: u64 = 1 << 40;
 
 #[derive(Default)]
-struct Contents {
+struct Stored {
     frames: BTreeMap<u64, Box<[u8; FRAME_SIZE]>>,
     allocated: u64,
+    /// By their first address.
+    windows: BTreeMap<u64, Pane>,
 }
 
 /// All 64 bits of physical memory, zero where nobody has written.
@@ -25,7 +31,7 @@ struct Contents {
 /// Clones share the memory, which is freed with the last of them. Frames of 4 KiB come into being when they
 /// are first written. One lock guards all of it, so an access within one frame is atomic; it is the innermost lock.
 #[derive(Clone, Default)]
-pub struct Memory(Arc<SpinMutex<Contents>>);
+pub struct Memory(Arc<SpinMutex<Stored>>);
 
 impl Memory {
     /// Creates memory that nobody has written.
@@ -35,6 +41,14 @@ impl Memory {
 
     /// Fills `into` from `at` on; with zeros past the last address of the 64-bit space.
     pub fn read(&self, at: PhysAddr, into: &mut [u8]) {
+        if let Some(window) = self.opened(at, into.len()) {
+            let (here, rest) = into.split_at_mut(window.length);
+            window.contents.read(window.offset, here);
+            return match at.checked_add(window.length as u64) {
+                Some(next) if !rest.is_empty() => self.read(next, rest),
+                _ => rest.fill(0),
+            };
+        }
         into.fill(0);
         let contents = self.0.lock();
         for piece in pieces(at, into.len()) {
@@ -48,6 +62,14 @@ impl Memory {
 
     /// Stores `from` at `at`. Drops what would lie past the last address of the 64-bit space.
     pub fn write(&self, at: PhysAddr, from: &[u8]) {
+        if let Some(window) = self.opened(at, from.len()) {
+            let (here, rest) = from.split_at(window.length);
+            window.contents.write(window.offset, here);
+            return match at.checked_add(window.length as u64) {
+                Some(next) if !rest.is_empty() => self.write(next, rest),
+                _ => {}
+            };
+        }
         let mut contents = self.0.lock();
         for piece in pieces(at, from.len()) {
             let frame = contents.frames.entry(piece.frame).or_insert_with(|| Box::new([0; FRAME_SIZE]));

@@ -80,12 +80,16 @@ fn pair_to_bytes(first: u64, second: u64) -> Vec<u8> {
     first.to_le_bytes().into_iter().chain(second.to_le_bytes()).collect()
 }
 
+pub(super) fn check_format(kind: u32) -> Result<(), HardwareError> {
+    let unknown = HardwareError::new(Errno::EOPNOTSUPP, "the IOMMU does not know this format");
+    if kind == STAGE_1_FORMAT { Ok(()) } else { Err(unknown) }
+}
+
 fn parse_pair(data: UserData<'_>) -> Result<(u64, u64), HardwareError> {
-    let words = data.bytes.as_chunks::<8>();
-    match (data.kind, words) {
-        (STAGE_1_FORMAT, ([first, second], [])) => Ok((u64::from_le_bytes(*first), u64::from_le_bytes(*second))),
-        (STAGE_1_FORMAT, _) => Err(HardwareError::new(Errno::EINVAL, "two numbers of 64 bits are wanted")),
-        _ => Err(HardwareError::new(Errno::EOPNOTSUPP, "the IOMMU does not know this format")),
+    check_format(data.kind)?;
+    match data.bytes.as_chunks::<8>() {
+        ([first, second], []) => Ok((u64::from_le_bytes(*first), u64::from_le_bytes(*second))),
+        _ => Err(HardwareError::new(Errno::EINVAL, "two numbers of 64 bits are wanted")),
     }
 }
 

@@ -47,7 +47,11 @@ impl LockedPages {
         self.0.lock().limit = bytes.map(|bytes| bytes / PAGE_SIZE);
     }
 
-    fn charge(&self, limit: Limit, wanted: u64) -> Result<(), OverLimit> {
+    /// Adds `wanted` pages.
+    ///
+    /// # Errors
+    /// Fails if that would exceed the limit, and it is enforced. Nothing is added.
+    pub fn charge(&self, limit: Limit, wanted: u64) -> Result<(), OverLimit> {
         let mut locked = self.0.lock();
         let sum = locked.pages.saturating_add(wanted);
         if let Some(limit) = locked.limit.filter(|most| limit == Limit::Enforced && sum > *most) {
@@ -57,7 +61,8 @@ impl LockedPages {
         Ok(())
     }
 
-    fn uncharge(&self, pages: u64) {
+    /// Subtracts `pages` pages.
+    pub fn uncharge(&self, pages: u64) {
         let mut locked = self.0.lock();
         locked.pages = locked.pages.saturating_sub(pages);
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::string::{String, ToString};
 use std::vec::Vec;
 
-use device_model::pci::{Bars, ConfigSpace, PciAddress, PciFunction};
+use device_model::pci::{Bars, ConfigSpace, PciAddress, PciFunction, Sriov};
 
 use super::text::{Resource, domain_kind, function_name, group_number, hex, malformed, region, resource, upstream};
 use super::tree::{Destination, Tree, TreeError, child, follow};
@@ -62,7 +62,7 @@ impl Loader<'_> {
             return self.warn(&link, WarningReason::Elsewhere { target: path });
         };
         let mut function = PciFunction::new(address, self.config(&path));
-        function.bars = self.bars(&path);
+        (function.bars, function.virtual_bars) = self.windows(&path, function.config.sriov());
         function.upstream = upstream(above);
         function.physical_function = self.physical_function(&path);
         let device = SysfsDevice {
@@ -102,24 +102,28 @@ impl Loader<'_> {
         ConfigSpace::new(bytes)
     }
 
-    /// The windows. A line that makes no sense is a warning, and no window.
-    fn bars(&mut self, device: &str) -> Bars {
+    /// The windows, and those of the first virtual function. A line that makes no sense is a warning, and no window.
+    fn windows(&mut self, device: &str, sriov: Option<Sriov>) -> (Bars, Bars) {
         let path = child(device, RESOURCE);
-        let mut bars = Bars::NONE;
-        // After those come windows of a bridge, and of virtual functions.
+        let (mut bars, mut virtual_bars) = (Bars::NONE, Bars::NONE);
+        // After those of the function come those of all its virtual functions together, then the windows of a bridge.
+        let own = Bars::SLOTS + 1;
+        let virtual_functions = sriov.map_or(0, |sriov| u64::from(sriov.total));
+        let lines = if virtual_functions > 0 { own + Bars::SLOTS } else { own };
         let text = self.optional_text(&path).unwrap_or_default();
-        for (slot, line) in text.lines().take(Bars::SLOTS + 1).enumerate() {
-            let taken = match resource(line) {
+        for (slot, line) in text.lines().take(lines).enumerate() {
+            let taken = match resource(line, if slot < own { 1 } else { virtual_functions }) {
                 Some(Resource::Unused) => continue,
                 Some(Resource::Window(bar)) if slot == Bars::SLOTS => bars.insert_rom(bar).is_ok(),
-                Some(Resource::Window(bar)) => bars.insert(slot, bar).is_ok(),
+                Some(Resource::Window(bar)) if slot < own => bars.insert(slot, bar).is_ok(),
+                Some(Resource::Window(bar)) => virtual_bars.insert(slot - own, bar).is_ok(),
                 None => false,
             };
             if !taken {
                 self.warn(&path, malformed(line));
             }
         }
-        bars
+        (bars, virtual_bars)
     }
 
     /// The hexadecimal number in a file, of so many bytes.

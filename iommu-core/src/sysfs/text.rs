@@ -52,8 +52,9 @@ pub(super) enum Resource {
     Window(Bar),
 }
 
-/// A line of `resource`: first address, last address, and flags, of which only the space counts here.
-pub(super) fn resource(line: &str) -> Option<Resource> {
+/// A line of `resource`: first address, last address, and flags, of which only the space counts here. The line may be
+/// that of so many windows one after the other; the first of them, then.
+pub(super) fn resource(line: &str, windows: u64) -> Option<Resource> {
     const IO: u64 = 0x100;
     const MEMORY: u64 = 0x200;
     const PREFETCHABLE: u64 = 0x2000;
@@ -71,7 +72,7 @@ pub(super) fn resource(line: &str) -> Option<Resource> {
         MEMORY => BarKind::Memory32 { prefetchable },
         _ => return None,
     };
-    let size = last.checked_sub(first)?.checked_add(1)?;
+    let size = last.checked_sub(first)?.checked_add(1)?.checked_div(windows)?;
     Bar::new(first, size, kind).map(Resource::Window)
 }
 

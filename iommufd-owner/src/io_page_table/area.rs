@@ -176,7 +176,7 @@ impl Drop for Filling<'_> {
         if self.reachable {
             self.area.quarantine(self.range, self.domain);
         }
-        if let Some(done) = IovaRange::sized(self.range.first(), self.done).filter(|_| self.done > 0) {
+        if let Some(done) = IovaRange::sized(self.range.first(), self.done) {
             self.area.unmap_one(done, self.domain);
         }
     }

@@ -59,7 +59,8 @@ impl Reserved {
             } else {
                 Iova::new(self.next_change(from, |count| count == 0)?.checked_add(1)?)
             };
-            let last = self.next_change(begin, |count| count > 0).unwrap_or(u64::MAX);
+            // Behind nothing comes something.
+            let last = self.next_change(begin, |_| true).unwrap_or(u64::MAX);
             next = Iova::new(last).checked_add(1);
             IovaRange::new(begin, Iova::new(last).min(range.last()))
         })

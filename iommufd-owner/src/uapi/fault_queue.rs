@@ -28,9 +28,10 @@ const RESPONSE_INVALID: u32 = 1;
 #[must_use = "dropping it undoes the call"]
 pub struct NewFaultQueue {
     hidden: HiddenFaultQueue,
-    /// The caller's structure, and where it lies.
     structure: FaultQueueAlloc,
+    /// Where the caller's lies, and how long it is.
     at: UserAddr,
+    size: u32,
 }
 
 impl NewFaultQueue {
@@ -40,7 +41,7 @@ impl NewFaultQueue {
     /// The caller's structure cannot be written (`EFAULT`): there is no fault queue, and the number is free.
     pub fn install(mut self, fd: i32, caller: &dyn Caller) -> Result<FaultQueue, Errno> {
         self.structure.out_fault_fd = fd;
-        frame::reply(caller, self.at, self.structure.size, &self.structure).map_err(|error| error.told_to(caller))?;
+        frame::reply(caller, self.at, self.size, &self.structure).map_err(|error| error.told_to(caller))?;
         Ok(self.hidden.publish())
     }
 }
@@ -55,9 +56,8 @@ impl Call for FaultQueueAlloc {
     fn run(mut self, frame: &Frame<'_>) -> Outcome {
         no_flags(self.flags)?;
         let hidden = frame.context.new_fault_queue()?;
-        self.out_fault_id = hidden.id().get();
-        // A longer structure was read as far as it is known, and is written as far.
-        Ok(Reply::File(NewFaultQueue { hidden, structure: self, at: frame.at }))
+        self.out_fault_id = hidden.reserved.id().get();
+        Ok(Reply::File(NewFaultQueue { hidden, structure: self, at: frame.at, size: frame.size }))
     }
 }
 

@@ -36,7 +36,7 @@ impl Call for HwptAlloc {
             return Err(CallError::DataType { kind: self.data_type, bytes: self.data_len });
         }
         let ends = frame.context.hwpt_ends(ObjectId::new(self.dev_id), ObjectId::new(self.pt_id))?;
-        let flags = self.paging_flags(ends.parent())?;
+        let flags = self.paging_flags(&ends.parent)?;
         let faults = (self.flags & FAULT_ID_VALID != 0).then_some(ObjectId::new(self.fault_id));
         let kind = self.data_type;
         let described = HwptRequest { flags, faults, data: (kind != 0).then_some(UserData { kind, bytes: &[] }) };
@@ -162,15 +162,19 @@ impl HwptInvalidate {
         }
         let hwpt = frame.context.nested_hwpt(ObjectId::new(self.hwpt_id));
         let (hwpt, _used) = hwpt.map_err(|error| (0, error.into()))?;
-        let mut entry = vec![0; usize::try_from(entry_len).unwrap_or_default()];
+        let refused = |number: u32, error| {
+            let handled = usize::try_from(number).unwrap_or(usize::MAX);
+            (number, InvalidateError { handled, cause: InvalidateCause::Hardware(error) }.into())
+        };
+        hwpt.domain.check_invalidation_format(self.data_type).map_err(|error| refused(0, error))?;
+        // Where there are entries, none is longer than a page.
+        let mut entry = vec![0; usize::try_from(u64::from(entry_len).min(PAGE_SIZE)).unwrap_or_default()];
         for number in 0..entry_num {
             let at = frame::plus(UserAddr::new(self.data_uptr), u64::from(number) * u64::from(entry_len));
             let read = at.and_then(|at| Ok(frame.caller.read(at, &mut entry)?));
             read.map_err(|error| (number, error))?;
-            hwpt.domain.invalidate(UserData { kind: self.data_type, bytes: &entry }).map_err(|error| {
-                let handled = usize::try_from(number).unwrap_or(usize::MAX);
-                (number, InvalidateError { handled, cause: InvalidateCause::Hardware(error) }.into())
-            })?;
+            let entry = UserData { kind: self.data_type, bytes: &entry };
+            hwpt.domain.invalidate(entry).map_err(|error| refused(number, error))?;
         }
         Ok(())
     }

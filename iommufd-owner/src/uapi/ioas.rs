@@ -17,7 +17,7 @@ impl Call for IoasAlloc {
     fn run(mut self, frame: &Frame<'_>) -> Outcome {
         no_flags(self.flags)?;
         let new = frame.context.new_ioas()?;
-        self.out_ioas_id = new.id().get();
+        self.out_ioas_id = new.reserved.id().get();
         frame.reply(&self)?;
         new.publish();
         DONE
@@ -30,10 +30,9 @@ impl Call for IoasIovaRanges {
         reserved(self.reserved == 0)?;
         let found = frame.context.ioas_iova_ranges(ObjectId::new(self.ioas_id))?;
         let room = self.num_iovas;
-        let mut at = UserAddr::new(self.allowed_iovas);
-        for (range, _) in found.ranges.iter().zip(0..room) {
-            frame::write(frame.caller, at, &Range { start: range.first().get(), last: range.last().get() })?;
-            at = UserAddr::new(at.get().wrapping_add(size_of::<Range>() as u64));
+        for (range, number) in found.ranges.iter().zip(0..room) {
+            let range = Range { start: range.first().get(), last: range.last().get() };
+            frame::write(frame.caller, entry(self.allowed_iovas, number)?, &range)?;
         }
         let total = found.ranges.len();
         self.num_iovas = u32::try_from(total).unwrap_or(u32::MAX);
@@ -49,9 +48,8 @@ impl Call for IoasAllowIovas {
         reserved(self.reserved == 0)?;
         let (ioas, _used) = frame.context.ioas(ObjectId::new(self.ioas_id))?;
         let mut allowed = AllowedRanges::default();
-        for number in 0..u64::from(self.num_iovas) {
-            let at = frame::plus(UserAddr::new(self.allowed_iovas), number * size_of::<Range>() as u64)?;
-            let Range { start, last } = frame::read(frame.caller, at)?;
+        for number in 0..self.num_iovas {
+            let Range { start, last } = frame::read(frame.caller, entry(self.allowed_iovas, number)?)?;
             allowed.insert(Iova::new(start), Iova::new(last))?;
         }
         ioas.allow(allowed).map_err(IoasError::Range)?;
@@ -107,6 +105,11 @@ impl Call for IoasUnmap {
         frame.reply(&self)?;
         DONE
     }
+}
+
+/// Where a range of an array lies.
+fn entry(array: u64, number: u32) -> Result<UserAddr, CallError> {
+    frame::plus(UserAddr::new(array), u64::from(number) * size_of::<Range>() as u64)
 }
 
 /// Refuses any flag.

@@ -164,3 +164,6 @@ structures! {
     /// `struct vfio_iommu_type1_dma_unmap` before its data.
     DmaUnmap { argsz: u32, flags: u32, iova: u64, size: u64, }
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests;

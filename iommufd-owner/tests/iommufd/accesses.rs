@@ -133,7 +133,7 @@ fn f13_only_an_access_that_pins_demands_whole_pages() {
     let pin = |iova: u64, bytes| pinning.pin(Iova::new(iova), bytes, Access::Read).map(drop).map_err(|e| e.errno());
     assert_eq!(pin(0, 0), Err(Errno::EINVAL));
     assert_eq!(pin(u64::MAX, 2), Err(Errno::EOVERFLOW));
-    assert_eq!(pin(1, 2), Err(Errno::EINVAL));
+    assert_eq!([pin(1, 2), pin(1, 1), pin(0, 1)], [Err(Errno::EINVAL); 3]);
     assert_eq!(pin(0, PAGE_SIZE), Ok(()));
 }
 

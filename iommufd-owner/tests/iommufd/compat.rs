@@ -78,6 +78,7 @@ fn ft12_7_and_ft12_8_extremes() {
     let rig = Rig::new(&["a1"]);
     let context = rig.context("vmm");
     context.ensure_compat_ioas().unwrap();
+    let end = u64::MAX;
     let map = |iova, bytes| {
         let request = MapRequest {
             iova: Iova::new(iova),
@@ -89,22 +90,21 @@ fn ft12_7_and_ft12_8_extremes() {
         context.compat_map(request).map_err(|error| error.errno())
     };
     let unmap = |iova, bytes| context.compat_unmap(Iova::new(iova), bytes).map_err(|error| error.errno());
-    const END: u64 = u64::MAX;
-    assert_eq!(map(0, END), Err(Errno::EINVAL));
-    assert_eq!(map(END, PAGE_SIZE), Err(Errno::EOVERFLOW));
-    assert_eq!(map(END, 1), Ok(()));
-    assert_eq!(map(END - 0xfff, PAGE_SIZE), Err(Errno::EEXIST));
-    assert_eq!(unmap(END, 1), Ok(1));
+    assert_eq!(map(0, end), Err(Errno::EINVAL));
+    assert_eq!(map(end, PAGE_SIZE), Err(Errno::EOVERFLOW));
+    assert_eq!(map(end, 1), Ok(()));
+    assert_eq!(map(end - 0xfff, PAGE_SIZE), Err(Errno::EEXIST));
+    assert_eq!(unmap(end, 1), Ok(1));
     assert_eq!(unmap(0, 0), Err(Errno::EINVAL));
-    assert_eq!(unmap(END, 2), Err(Errno::EOVERFLOW));
-    assert_eq!(unmap(0, END), Ok(0));
+    assert_eq!(unmap(end, 2), Err(Errno::EOVERFLOW));
+    assert_eq!(unmap(0, end), Ok(0));
     let bound = context.bind(&rig.members[0]).unwrap();
     bound.attach(context.compat_ioas().unwrap()).unwrap();
-    for (iova, bytes) in [(0, END), (END, PAGE_SIZE), (END, 0x1001), (END - 0xfff, PAGE_SIZE), (0, END - 0xfff)] {
+    for (iova, bytes) in [(0, end), (end, PAGE_SIZE), (end, 0x1001), (end - 0xfff, PAGE_SIZE), (0, end - 0xfff)] {
         assert_eq!(map(iova, bytes), Err(Errno::EINVAL), "{iova:#x} {bytes:#x}");
     }
-    assert_eq!(map(END - 0xfff, 2 * PAGE_SIZE), Err(Errno::EOVERFLOW));
-    assert_eq!([unmap(END, 1), unmap(0, END), unmap(END - 0xfff, PAGE_SIZE)], [Ok(0); 3]);
+    assert_eq!(map(end - 0xfff, 2 * PAGE_SIZE), Err(Errno::EOVERFLOW));
+    assert_eq!([unmap(end, 1), unmap(0, end), unmap(end - 0xfff, PAGE_SIZE)], [Ok(0); 3]);
 }
 
 #[test]
@@ -205,4 +205,19 @@ fn ft7_4_who_answers_for_locked_pages_is_chosen_first() {
     assert_eq!(context.large_pages(ioas), Ok(LargePages::Enabled));
     context.destroy(ioas).unwrap();
     context.set_account(Account::User).unwrap();
+}
+
+#[test]
+fn f61_what_an_access_has_pinned_is_not_cut() {
+    let rig = Rig::new(&["a1"]);
+    let context = rig.context("vmm");
+    let ioas = context.ensure_compat_ioas().unwrap();
+    context.compat_set_iommu(Extension::TYPE1).unwrap();
+    map(&rig, &context, 0, 4, 0).unwrap();
+    let access = context.access(|_| {}).unwrap();
+    access.attach(ioas).unwrap();
+    let pins = access.pin(Iova::new(0), PAGE_SIZE, Access::Read).unwrap();
+    assert_eq!([unmap(&context, 2, 1), unmap(&context, 2, 2), unmap(&context, 0, 2)], [Err(Errno::EINVAL); 3]);
+    drop(pins);
+    assert_eq!(unmap(&context, 2, 1), Ok(1));
 }

@@ -241,3 +241,62 @@ fn one_address_space_is_shown_by_several_domains() {
     context.destroy(by_hand).unwrap();
     assert_eq!(rig.process.pinned(), 0);
 }
+
+#[test]
+fn ft9_2_one_window_for_interrupts_is_chosen_by_software_at_most() {
+    let region = |first: u64, kind| ReservedRegion { first: Iova::new(first), last: Iova::new(first + 0xfff), kind };
+    let (software, hardware, plain) = (RegionKind::SoftwareMsi, RegionKind::Msi, RegionKind::Reserved);
+    for (kinds, fits) in [
+        (vec![hardware, hardware], true),
+        (vec![software], true),
+        (vec![plain, software, plain], true),
+        (vec![software, hardware], false),
+        (vec![plain, hardware, software], false),
+        (vec![software, plain, software], false),
+        (vec![software, hardware, software], false),
+    ] {
+        let rig = Rig::with(&["a1"], |config| {
+            config.interrupt_window = None;
+            let regions = kinds.iter().zip(1..).map(|(kind, number)| region(number << 16, *kind));
+            config.reserved.insert("a1".into(), regions.collect());
+        });
+        let context = rig.context("vmm");
+        let ioas = context.ioas_alloc().unwrap();
+        let bound = context.bind(&rig.members[0]).unwrap();
+        match bound.attach(ioas) {
+            Ok(_) => assert!(fits, "{kinds:?}"),
+            Err(error) => {
+                assert!(!fits && matches!(error, AttachError::TwoInterruptWindows { .. }), "{kinds:?}: {error}");
+                assert_eq!(error.errno(), Errno::EINVAL);
+                assert_eq!(usable(&context, ioas).len(), 1, "nothing is reserved");
+            }
+        }
+    }
+}
+
+#[test]
+fn f46_hardware_that_fails_is_no_reason_for_another_page_table() {
+    let rig = Rig::new(&["a1", "b1"]);
+    let context = rig.context("vmm");
+    let ioas = context.ioas_alloc().unwrap();
+    let [one, two] = [0, 1].map(|device: usize| context.bind(&rig.members[device]).unwrap());
+    let shared = one.attach(ioas).unwrap();
+    rig.fail(Fails::Hardware, 0);
+    assert_eq!(errno(two.attach(ioas)), Some(Errno::EIO));
+    assert_eq!(two.attach(ioas).unwrap(), shared);
+}
+
+#[test]
+fn a_clone_is_the_same_context_and_everything_says_what_it_is() {
+    let rig = Rig::new(&["a1"]);
+    let [context, other] = ["vmm", "another"].map(|name| rig.context(name));
+    assert!(context.is(&context.clone()) && !context.is(&other));
+    let bound = context.bind(&rig.members[0]).unwrap();
+    let access = context.access(|_| {}).unwrap();
+    let queue = context.fault_queue_alloc().unwrap();
+    assert_eq!(format!("{context:?}"), format!("Context({})", context.owner()));
+    assert_eq!(format!("{bound:?}"), "BoundDevice { id: 1, device: \"a1\", .. }");
+    assert_eq!(format!("{access:?}"), "IoasAccess { id: 2, .. }");
+    assert!(format!("{queue:?}").contains("id: 3"), "{queue:?}");
+    assert_eq!(queue.id().to_string(), "3");
+}

@@ -6,7 +6,7 @@ use iommu_core::hardware::{Capabilities, DirtyFlags, FaultReason, PagingFlags, U
 use iommu_core::software::nested::{Invalidation, STAGE_1_FORMAT, Stage1, stage_1_entry};
 use iommu_core::{Access, Iova, UserMemory};
 use iommufd_owner::{BoundDevice, Context, DirtyRequest, HwptRequest, Invalidations, ObjectId, ObjectType};
-use iommufd_owner::{DirtyError, HwptError};
+use iommufd_owner::{DirtyError, HwptError, InvalidateCause};
 
 use crate::rig::{Fails, PAGES, Rig};
 
@@ -73,7 +73,13 @@ fn ft11_nested_page_tables_and_what_is_not_one() {
     let child = alloc(parent, nested).unwrap();
     assert_eq!(context.object_type(child), Some(ObjectType::NestedHwpt));
     assert_eq!(refused(alloc(child, nested)), Errno::EINVAL, "Ft11.5");
+    assert_eq!(refused(alloc(child, HwptRequest::default())), Errno::EINVAL, "Ft11.5 comes before Ft11.12");
     assert_eq!(context.destroy(parent).unwrap_err().errno(), Errno::EBUSY, "Ft2.3");
+    assert_eq!(
+        context.hwpt_start_dirty_tracking(child).unwrap_err().errno(),
+        Errno::ENOENT,
+        "of an address space only"
+    );
     bound.attach(child).unwrap();
     assert_eq!([rig.reaches(0, 1), rig.reaches(0, 5)], [Some(6), None], "both stages");
     assert_eq!(context.destroy(child).unwrap_err().errno(), Errno::EBUSY, "Ft2.4");
@@ -120,7 +126,16 @@ fn f56_what_the_iommu_has_cached_is_forgotten_on_demand() {
     assert_eq!(forget(child, STAGE_1_FORMAT, 0x1001, &[0; 0x1001]), Err((0, Errno::EINVAL)), "longer than a page");
     assert_eq!(forget(child, STAGE_1_FORMAT, 1, &vec![0; (1 << 19) + 1]), Err((0, Errno::EINVAL)), "too many");
     assert_eq!(forget(child, 7, 16, &all), Err((0, Errno::EOPNOTSUPP)));
+    // What is no array does not reach hardware, and the longest one does.
+    let is_array = |entry_bytes, count: usize| {
+        let entries = Invalidations { kind: 7, entry_bytes, bytes: &vec![0; entry_bytes * count] };
+        let cause = context.hwpt_invalidate(child, entries).unwrap_err().cause;
+        !matches!(cause, InvalidateCause::BadArray { .. })
+    };
+    assert_eq!([is_array(0x1000, 1), is_array(0x1001, 1), is_array(0x1001, 2)], [true, false, false]);
+    assert_eq!([is_array(1, 1 << 19), is_array(1, (1 << 19) + 1)], [true, false]);
     assert_eq!(forget(child, STAGE_1_FORMAT, 0, &[]), Ok(0));
+    assert_eq!(forget(child, 7, 16, &[]), Err((0, Errno::EOPNOTSUPP)), "F94: the format is looked at always");
     assert_eq!(rig.reaches(0, 1), Some(6), "nothing was forgotten");
     assert_eq!(forget(child, STAGE_1_FORMAT, 16, &[&all[..], &all[..]].concat()), Ok(2));
     assert_eq!(rig.reaches(0, 1), Some(10));
@@ -175,11 +190,12 @@ fn f57_f58_what_a_device_writes_is_noted_where_asked_for() {
     assert_eq!(read(tracked, hole), Ok(0), "F92c: a hole");
     assert_eq!(stop(tracked), Ok(()));
     write(4);
+    assert_eq!(read(tracked, request).map(|bits| bits & 1 << 4), Ok(0), "it has stopped");
     assert_eq!(start(tracked), Ok(()));
     assert_eq!(read(tracked, request), Ok(0), "F57: it begins with nothing written");
 
-    assert_eq!(start(plain), Err(Errno::EOPNOTSUPP));
-    assert_eq!(start(ioas), Err(Errno::ENOENT));
+    assert_eq!([start(plain), stop(plain)], [Err(Errno::EOPNOTSUPP); 2]);
+    assert_eq!([start(ioas), stop(ioas)], [Err(Errno::ENOENT); 2]);
     assert_eq!(refused(ioas, request), Errno::ENOENT);
     assert_eq!(refused(tracked, DirtyRequest { bytes: 0, ..request }), Errno::EINVAL);
     assert_eq!(refused(tracked, DirtyRequest { page_size: 0, ..request }), Errno::EINVAL);
@@ -200,11 +216,11 @@ fn ft11_8_dirty_tracking_is_up_to_the_device() {
 
 #[test]
 fn f55_coherency_is_decided_when_a_page_table_is_made() {
-    let rig = Rig::with(&["a1", "b1"], |config| {
+    let rig = Rig::with(&["a1", "b1", "c1"], |config| {
         config.lacking.insert("b1".into(), Capabilities::ENFORCED_COHERENCY);
     });
     let context = rig.context("vmm");
-    let [able, unable] = [0, 1].map(|device: usize| context.bind(&rig.members[device]).unwrap());
+    let [able, unable, like_the_first] = [0, 1, 2].map(|device: usize| context.bind(&rig.members[device]).unwrap());
     let ioas = context.ensure_compat_ioas().unwrap();
     assert_eq!(context.compat_coherent(), Ok(true), "nothing is attached");
     let first = able.attach(ioas).unwrap();
@@ -212,6 +228,8 @@ fn f55_coherency_is_decided_when_a_page_table_is_made() {
     let second = unable.attach(ioas).unwrap();
     assert_ne!(first, second, "it does not fit the device that cannot, and F46 makes another");
     assert_eq!(context.compat_coherent(), Ok(false));
+    assert_eq!(like_the_first.attach(ioas).unwrap(), first, "F46: the oldest one that fits");
+    like_the_first.detach();
     assert_eq!(able.replace(second).unwrap(), second, "one that leaves it to the device can be shared");
     assert_eq!(unable.replace(first).unwrap_err().errno(), Errno::ENOENT, "F47");
 }

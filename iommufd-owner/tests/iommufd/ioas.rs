@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use iommu_core::address::PAGE_SIZE;
+use iommu_core::address::{PAGE_SIZE, PageSizes};
 use iommu_core::device_model::Errno;
+use iommu_core::software::page_table::TableFormat;
 use iommu_core::{Access, Iova, IovaRange, UserAddr};
 use iommufd_owner::{Context, CopyRequest, LargePages, MapRequest, ObjectId, Place};
 use iommufd_owner::{MapError, UnmapError};
@@ -255,4 +256,105 @@ fn f53_a_mapping_that_a_domain_cannot_map_keeps_devices_out() {
     assert_eq!(context.ioas_iova_ranges(ioas).unwrap().ranges, [IovaRange::ALL]);
     context.ioas_unmap(ioas, Iova::new(1), 1).unwrap();
     bound.attach(ioas).unwrap();
+}
+
+#[test]
+fn ft4_ft6_numbers_at_their_ends() {
+    let (rig, context, ioas) = setup();
+    let map = |iova, bytes| {
+        let (place, process): (_, Arc<_>) = (Place::Fixed(Iova::new(iova)), rig.user.clone());
+        let request = MapRequest { iova: place, bytes, process, addr: UserAddr::new(0), access: Access::Read };
+        context.ioas_map(ioas, request).map(Iova::get).map_err(|error| error.errno())
+    };
+    let longest = u64::MAX - PAGE_SIZE;
+    assert_eq!(map(0, longest + 1), Err(Errno::EINVAL), "Ft4.5");
+    assert_eq!(map(0, longest), Ok(0));
+    assert_eq!(context.ioas_unmap(ioas, Iova::new(0), longest), Ok(longest));
+    assert_eq!(map(u64::MAX, 1), Err(Errno::EOVERFLOW), "Ft4.2");
+    assert_eq!(map(u64::MAX - 1, 2), Ok(u64::MAX - 1));
+    let unmap = |iova, bytes| context.ioas_unmap(ioas, Iova::new(iova), bytes).map_err(|error| error.errno());
+    assert_eq!(unmap(u64::MAX, 1), Err(Errno::EOVERFLOW), "Ft6.3");
+    assert_eq!(unmap(u64::MAX, 0), Err(Errno::EOVERFLOW), "Ft6.3 comes before Ft6.4");
+    assert_eq!(unmap(u64::MAX - 1, 2), Ok(2));
+}
+
+#[test]
+fn f16_the_highest_place_is_a_page_below_the_end() {
+    let (rig, context, ioas) = setup();
+    let last_two = u64::MAX - 2 * PAGE_SIZE + 1;
+    context.ioas_allow_iovas(ioas, &[(Iova::new(last_two), Iova::new(u64::MAX))]).unwrap();
+    let place = || context.ioas_map(ioas, rig.request(Place::Anywhere, 1, 1));
+    assert_eq!(place().map(Iova::get), Ok(last_two));
+    assert_eq!(errno(place()), Errno::ENOSPC);
+}
+
+#[test]
+fn f16_alignment_is_looked_at_before_there_is_a_place() {
+    let (rig, context, ioas) = setup();
+    let bound = context.bind(&rig.members[0]).unwrap();
+    bound.attach(ioas).unwrap();
+    let place = |inside: u64| {
+        let request = rig.request(Place::Anywhere, 1, 1);
+        context.ioas_map(ioas, MapRequest { addr: UserAddr::new(request.addr.get() + inside), ..request })
+    };
+    context.ioas_allow_iovas(ioas, &[(Iova::new(0x4000), Iova::new(0x4fff))]).unwrap();
+    assert_eq!(place(0).map(Iova::get), Ok(0x4000), "a page of memory is as aligned as it must be");
+    assert_eq!((errno(place(8)), errno(place(0))), (Errno::EINVAL, Errno::ENOSPC));
+}
+
+#[test]
+fn ft4_13_what_is_mapped_already_is_told_before_memory_is_misaligned() {
+    let (rig, context, ioas) = setup();
+    let bound = context.bind(&rig.members[0]).unwrap();
+    bound.attach(ioas).unwrap();
+    rig.map(&context, ioas, 0, 1, 0).unwrap();
+    let map = |at: u64| {
+        let request = rig.request(Place::Fixed(Iova::new(at)), 1, 1);
+        errno(context.ioas_map(ioas, MapRequest { addr: UserAddr::new(request.addr.get() + 8), ..request }))
+    };
+    assert_eq!([map(0), map(0x1000)], [Errno::EEXIST, Errno::EINVAL]);
+    // The same of a copy, whose source shows more than whole pages.
+    let source = context.ioas_alloc().unwrap();
+    let request = rig.request(Place::Fixed(Iova::new(0)), 1, 1);
+    context.ioas_map(source, MapRequest { addr: UserAddr::new(request.addr.get() + 8), ..request }).unwrap();
+    let copy = |at: u64| {
+        let (from, place) = (Iova::new(0), Place::Fixed(Iova::new(at)));
+        errno(context.ioas_copy(ioas, source, CopyRequest { from, bytes: PAGE_SIZE, place, access: Access::Read }))
+    };
+    assert_eq!([copy(0), copy(0x1000)], [Errno::EEXIST, Errno::EINVAL]);
+}
+
+#[test]
+fn f13_f53_whoever_needs_whole_pages_refuses_every_other_mapping() {
+    let part = PAGE_SIZE / 2;
+    // Where it is, how long it is, and where its memory begins in the page.
+    for (at, bytes, inside) in
+        [(part, PAGE_SIZE, 0), (0, part, 0), (0, PAGE_SIZE, part), (part, part, 0), (0, part, part)]
+    {
+        let (rig, context, ioas) = setup();
+        let request = rig.request(Place::Fixed(Iova::new(PAGE_SIZE + at)), 1, 0);
+        let addr = UserAddr::new(request.addr.get() + inside);
+        context.ioas_map(ioas, MapRequest { bytes, addr, ..request }).unwrap();
+        let access = context.access(|_| {}).unwrap();
+        let bound = context.bind(&rig.members[0]).unwrap();
+        let refused = [
+            access.attach(ioas).unwrap_err().errno(),
+            bound.attach(ioas).unwrap_err().errno(),
+            context.set_large_pages(ioas, LargePages::Disabled).unwrap_err().errno(),
+        ];
+        assert_eq!(refused, [Errno::EADDRINUSE; 3], "{bytes:#x} bytes at {at:#x} of memory at {inside:#x}");
+    }
+}
+
+#[test]
+fn f53_a_domain_whose_pages_are_larger_than_the_cpus_is_not_filled() {
+    let rig = Rig::with(&["a1"], |config| {
+        config.format = TableFormat::new(39, PageSizes::from_bitmap(2 << 20).unwrap()).unwrap();
+    });
+    let context = rig.context("vmm");
+    let ioas = context.ioas_alloc().unwrap();
+    let bound = context.bind(&rig.members[0]).unwrap();
+    assert_eq!(bound.attach(ioas).unwrap_err().errno(), Errno::EINVAL);
+    assert_eq!(context.ioas_iova_ranges(ioas).unwrap().ranges, [IovaRange::ALL]);
+    context.destroy(ioas).unwrap();
 }

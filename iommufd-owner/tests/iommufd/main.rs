@@ -8,13 +8,18 @@
 )]
 
 mod accesses;
+mod bytes;
 mod compat;
 mod devices;
+mod exact;
 mod faults;
 mod hwpts;
 mod ioas;
 mod memory;
 mod properties;
 mod rig;
+mod space;
 mod sweep;
+#[cfg(feature = "uapi")]
+mod uapi;
 mod unwinding;

@@ -202,7 +202,7 @@ fn memory_is_unmapped_everywhere_before_it_is_unpinned() {
     let bound: Vec<_> = rig.members.iter().map(|member| context.bind(member).unwrap()).collect();
     // Whatever fails of an attach, the device is gone from what is unpinned.
     for fails in [Fails::Hardware, Fails::Pin] {
-        for n in 0.. {
+        for n in 0..64 {
             rig.fail(fails, n);
             let attached = bound[0].attach(a);
             rig.heal();
@@ -215,7 +215,7 @@ fn memory_is_unmapped_everywhere_before_it_is_unpinned() {
     for device in &bound {
         device.attach(a).unwrap();
     }
-    for n in 0.. {
+    for n in 0..64 {
         rig.fail(Fails::Pin, n);
         let mapped = map(a, 8, 4, 8);
         rig.heal();

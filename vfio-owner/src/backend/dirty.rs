@@ -4,10 +4,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use iommu_core::address::PageSizes;
+use iommu_core::device_model::Errno;
 use iommu_core::user_memory::BadAddress;
 use iommu_core::{UserAddr, UserMemory, set_user_bits};
-
-use crate::error::DirtyError;
 
 /// The largest bitmap in user memory, in bytes.
 // V51, F99.
@@ -93,6 +93,54 @@ impl UserBitmap {
 impl DirtySink for UserBitmap {
     fn report(&mut self, pages: Range<u64>) -> Result<(), BadAddress> {
         set_user_bits(&*self.process, self.addr, pages)
+    }
+}
+
+/// Why dirty pages could not be reported.
+// V51.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DirtyError {
+    /// The container has no IOMMU.
+    #[error("the container has no IOMMU set")]
+    NoIommu,
+    /// The container was set to no-IOMMU mode.
+    #[error("nothing is mapped for devices without an IOMMU")]
+    Unserved,
+    /// Version 1 of type1 does not track dirty pages.
+    #[error("type1 does not track dirty pages; type1v2 does")]
+    NotTracked,
+    /// Dirty tracking is off.
+    #[error("dirty tracking is off")]
+    Off,
+    /// The bitmap is too small for the pages, or larger than 256 MiB; or there are no pages.
+    #[error("a bitmap of {bytes} bytes is not what {pages} pages need")]
+    Bitmap {
+        /// How many pages the range has.
+        pages: u64,
+        /// Size of the bitmap.
+        bytes: u64,
+    },
+    /// The bitmap is not in memory that the process can write.
+    #[error(transparent)]
+    BadAddress(#[from] BadAddress),
+    /// The range is no whole number of pages, the pages are not the smallest ones, or the range cuts a mapping.
+    #[error("the range must be of pages of {:#x} bytes and cut no mapping", page_sizes.smallest())]
+    Range {
+        /// Pages that can be mapped.
+        page_sizes: PageSizes,
+    },
+}
+
+impl DirtyError {
+    /// Returns the error number that Linux gives.
+    pub const fn errno(&self) -> Errno {
+        match self {
+            Self::NotTracked => Errno::EACCES,
+            Self::Unserved => Errno::ENOTTY,
+            Self::NoIommu | Self::Off | Self::Range { .. } | Self::Bitmap { .. } => Errno::EINVAL,
+            Self::BadAddress(error) => error.errno(),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use iommu_core::device_model::Errno;
 use super::OpenDevice;
 use crate::device::VfioDevice;
 use crate::device_ops::{AffectedFunction, LinkState, NoHotReset};
-use crate::group::GroupFile;
+use crate::group_file::GroupFile;
 
 /// Answer of `VFIO_DEVICE_GET_PCI_HOT_RESET_INFO`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -140,7 +140,9 @@ impl OpenDevice {
         let proof = self.hot_reset_proof();
         let owner = |function: &AffectedFunction| match proof {
             HotResetProof::Groups => {
-                let group = function.group.ok_or_else(|| HotResetError::NoGroup { device: function.device.clone() })?;
+                let registered = || members.iter().find(|member| *member.name() == function.device);
+                let group = function.group.or_else(|| Some(registered()?.group().id()));
+                let group = group.ok_or_else(|| HotResetError::NoGroup { device: function.device.clone() })?;
                 Ok(AffectedOwner::Group(group))
             }
             HotResetProof::Iommufd => {
@@ -195,7 +197,9 @@ impl OpenDevice {
         if let Some(leaving) = members.iter().find(|member| member.ops().may_hot_reset().is_err()) {
             return Err(HotResetError::Leaving { device: leaving.name().clone() });
         }
-        members.iter().for_each(|member| member.ops().hot_reset());
+        for member in members {
+            member.ops().hot_reset();
+        }
         match self.ops().link_after_hot_reset() {
             LinkState::Up => Ok(()),
             LinkState::Down => Err(HotResetError::LinkDown { device: self.name().clone() }),
@@ -233,7 +237,7 @@ impl OpenDevice {
         drop(set);
         match session.as_ref().and_then(|session| session.way.bound()) {
             Some(bound) if bound.context().is(context) => AffectedOwner::Object(bound.id()),
-            _ if context.owns(member.member().group()) => AffectedOwner::Owned,
+            _ if member.member().is_some_and(|member| context.owns(member.group())) => AffectedOwner::Owned,
             _ => AffectedOwner::NotOwned,
         }
     }

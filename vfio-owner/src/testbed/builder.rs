@@ -19,7 +19,8 @@ use super::drivers;
 use super::edu::Edu;
 use super::iommus::{Failures, Groups, Iommus, Placed};
 use super::machine::{Machine, MachineError, Pci};
-use super::slot::{MakeModel, Slot};
+use super::slot::{Found, MakeModel, Slot};
+use super::virtual_functions;
 use crate::Vfio;
 use crate::backend::Backend;
 use crate::type1::{Type1, Type1Config};
@@ -188,13 +189,15 @@ impl MachineBuilder {
         let (iommu, physical_memory) = builder.build();
         let memory = Memory::new();
         let vfio = Vfio::new([Arc::new(Type1::with_config(&physical_memory, type1)) as Arc<dyn Backend>]);
-        let slots: BTreeMap<PciAddress, Slot> = snapshot
-            .devices
-            .iter()
-            .map(|dev| &dev.function)
-            .map(|function| (function.address, function, iommus.of(function.address).clone()))
-            .map(|(address, function, iommu)| (address, Slot::new(function.clone(), iommu, memory.clone())))
-            .collect();
+        let slot = |(function, found): (PciFunction, Found)| {
+            let (address, iommu) = (function.address, iommus.of(function.address).clone());
+            (address, Slot::new(function, found, iommu, memory.clone()))
+        };
+        let functions = || snapshot.devices.iter().map(|dev| &dev.function);
+        let made = functions().flat_map(virtual_functions::possible).map(|function| (function, Found::WhenMade));
+        // What was there counts as found.
+        let found = functions().map(|function| (function.clone(), Found::ByScan));
+        let slots: BTreeMap<PciAddress, Slot> = made.chain(found).map(slot).collect();
         let model = |(address, slot): (&PciAddress, &Slot)| {
             let make = models.remove(address).unwrap_or_else(|| Box::new(default_model));
             (*address, make(slot.clone()))

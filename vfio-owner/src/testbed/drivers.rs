@@ -19,6 +19,8 @@ enum Demands {
     /// A function that it has an id for. Of another, which it gets only by `driver_override`, it makes nothing and says
     /// this.
     KnownFunction(Errno),
+    /// The same, but a virtual function that nobody has set online is not there for it.
+    PhysicalFunction(Errno),
 }
 
 #[derive(Debug)]
@@ -46,6 +48,10 @@ impl AnyDriver<Pci> for SimulatedDriver {
         let refusal = match self.demands {
             Demands::PciePort => (!is_port(dev.description())).then_some(Errno::ENODEV),
             Demands::KnownFunction(errno) => (!self.knows(dev)).then_some(errno),
+            Demands::PhysicalFunction(errno) => {
+                let is_virtual = dev.description().physical_function.is_some();
+                (is_virtual || !self.knows(dev)).then_some(errno)
+            }
             Demands::Nothing => None,
         };
         refusal.map_or(Ok(()), |errno| Err(ProbeError::errno_only(errno)))
@@ -77,6 +83,7 @@ pub(crate) fn simulated(name: &str, bound: &[&PciFunction]) -> Arc<dyn AnyDriver
     let (demands, ids) = match name {
         "pcieport" => (Demands::PciePort, vec![CLASS_BRIDGE]),
         "pci-stub" => (Demands::Nothing, Vec::new()),
+        "nvme" => (Demands::PhysicalFunction(Errno::ENODEV), ids_of(bound)),
         "e1000" | "e1000e" => (Demands::KnownFunction(Errno::EIO), ids_of(bound)),
         _ => (Demands::KnownFunction(Errno::ENODEV), ids_of(bound)),
     };

@@ -6,7 +6,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 
 use iommu_core::device_model::pci::{PciAddress, PciBus, Upstream};
-use iommu_core::device_model::sync::{LockClass, Mutex};
+use iommu_core::device_model::sync::{LockClass, Mutex, MutexGuard};
 use iommu_core::device_model::{
     BusHandle, Device, DeviceSpec, DriverCore, DriversProbeError, Errno, SysfsBindError, SysfsUnbindError, Unbind,
 };
@@ -18,7 +18,7 @@ use iommu_core::{DmaRefusal, Group, IommuSubsystem, Member, Observer, PhysicalMe
 
 use super::builder::MachineBuilder;
 use super::iommus::Iommus;
-use super::slot::Slot;
+use super::slot::{Found, Slot};
 use crate::error::{OpenDeviceError, OpenGroupError};
 use crate::vfio_pci::VfioPciDriver;
 use crate::{DeviceFile, GroupFile, Vfio};
@@ -258,24 +258,33 @@ impl Machine {
     /// Rescans the bus: adds every function that sits in a slot below a present one, in the order of addresses, and
     /// probes drivers for it.
     pub fn rescan(&self) {
-        let _one_at_a_time = self.rescan.lock();
-        for slot in self.slots.values() {
-            let function = slot.function();
-            if self.pci.device(slot.name()).is_some() {
-                continue;
-            }
-            let spec = DeviceSpec::new(slot.name().clone(), function.clone());
-            let spec = match function.upstream {
-                Upstream::Bridge(bridge) => match self.pci.device(&bridge.to_string()) {
-                    Some(parent) => spec.below(parent),
-                    None => continue,
-                },
-                Upstream::ByBusNumber | Upstream::RootBus => spec,
-            };
-            // What cannot be added, because it or its parent is just being removed, is not there.
-            if let Ok(device) = self.pci.add_device(spec) {
-                slot.plug(&device);
-            }
+        let _one_at_a_time = self.lock_rescan();
+        for slot in self.slots.values().filter(|slot| slot.found() == Found::ByScan) {
+            self.add(slot);
+        }
+    }
+
+    pub(super) fn lock_rescan(&self) -> MutexGuard<'_, ()> {
+        self.rescan.lock()
+    }
+
+    /// Adds the function in a slot, unless it is there, or what it is below is not.
+    pub(super) fn add(&self, slot: &Slot) {
+        let function = slot.function();
+        if self.pci.device(slot.name()).is_some() {
+            return;
+        }
+        let spec = DeviceSpec::new(slot.name().clone(), function.clone());
+        let spec = match function.upstream {
+            Upstream::Bridge(bridge) => match self.pci.device(&bridge.to_string()) {
+                Some(parent) => spec.below(parent),
+                None => return,
+            },
+            Upstream::ByBusNumber | Upstream::RootBus => spec,
+        };
+        // What cannot be added, because it or its parent is just being removed, is not there.
+        if let Ok(device) = self.pci.add_device(spec) {
+            slot.plug(&device);
         }
     }
 }
@@ -301,6 +310,30 @@ pub enum MachineError {
     NoDriver {
         /// The name of the device.
         device: String,
+    },
+    /// A physical function cannot have so many virtual ones.
+    #[error("{device} has at most {total} virtual functions, not {count}")]
+    TooManyVirtualFunctions {
+        /// The name of the device.
+        device: String,
+        /// How many were asked for.
+        count: u16,
+        /// How many it can have.
+        total: u16,
+    },
+    /// The device has no driver that makes virtual functions.
+    #[error("{device} has no driver that makes virtual functions")]
+    NoVirtualFunctions {
+        /// The name of the device.
+        device: String,
+    },
+    /// Virtual functions are there already, and are removed before others are made.
+    #[error("{device} has {count} virtual functions")]
+    OtherVirtualFunctions {
+        /// The name of the device.
+        device: String,
+        /// How many there are.
+        count: usize,
     },
     /// The driver could not be bound.
     #[error(transparent)]
@@ -330,7 +363,9 @@ impl MachineError {
     pub fn errno(&self) -> Errno {
         match self {
             Self::NoDevice { .. } | Self::NoDriver { .. } => Errno::ENODEV,
-            Self::NoGroup { .. } => Errno::ENOENT,
+            Self::NoGroup { .. } | Self::NoVirtualFunctions { .. } => Errno::ENOENT,
+            Self::TooManyVirtualFunctions { .. } => Errno::ERANGE,
+            Self::OtherVirtualFunctions { .. } => Errno::EBUSY,
             Self::Bind(error) => error.errno(),
             Self::Unbind(error) => error.errno(),
             Self::Probe(error) => error.errno(),

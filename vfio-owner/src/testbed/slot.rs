@@ -25,6 +25,7 @@ pub struct Slot(Arc<Wires>);
 struct Wires {
     name: Arc<str>,
     function: PciFunction,
+    found: Found,
     iommu: Iommu,
     memory: Memory,
     vfio_pci: OnceLock<Weak<VfioPciDriver>>,
@@ -32,11 +33,20 @@ struct Wires {
     device: Mutex<Weak<Device<Pci>>>,
 }
 
+/// How a function comes to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A scan of the bus finds it.
+    ByScan,
+    /// It is virtual, and the driver of its physical function makes it.
+    WhenMade,
+}
+
 impl Slot {
-    pub(super) fn new(function: PciFunction, iommu: Iommu, memory: Memory) -> Self {
+    pub(super) fn new(function: PciFunction, found: Found, iommu: Iommu, memory: Memory) -> Self {
         let name = function.address.to_string().into();
         let device = Mutex::default();
-        Self(Arc::new(Wires { name, function, iommu, memory, vfio_pci: OnceLock::new(), device }))
+        Self(Arc::new(Wires { name, function, found, iommu, memory, vfio_pci: OnceLock::new(), device }))
     }
 
     /// The driver through which interrupts reach a user.
@@ -47,6 +57,10 @@ impl Slot {
 
     pub(super) fn plug(&self, device: &Arc<Device<Pci>>) {
         *self.0.device.lock() = Arc::downgrade(device);
+    }
+
+    pub(super) fn found(&self) -> Found {
+        self.0.found
     }
 
     /// Returns the name of the function, as in sysfs.

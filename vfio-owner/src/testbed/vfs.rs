@@ -67,7 +67,7 @@ struct Latest {
 impl Vfs {
     /// Shows `machine`.
     pub fn new(machine: Arc<Machine>) -> Self {
-        let latest = Mutex::new(Latest::of(Survey::of(&machine), 0));
+        let latest = Mutex::new(Latest::of(&machine, Survey::of(&machine), 0));
         Self(Arc::new(Shared { machine, settings: Settings::default(), latest }))
     }
 
@@ -82,16 +82,16 @@ impl Vfs {
         let survey = Survey::of(self.machine());
         let mut latest = self.0.latest.lock();
         if !latest.outline.is_of(&survey) {
-            *latest = Latest::of(survey, latest.tree.generation() + 1);
+            *latest = Latest::of(self.machine(), survey, latest.tree.generation() + 1);
         }
         latest.tree.clone()
     }
 }
 
 impl Latest {
-    fn of(survey: Survey, generation: u64) -> Self {
+    fn of(machine: &Machine, survey: Survey, generation: u64) -> Self {
         let outline = survey.outline();
-        let structure = Structure::of(survey);
+        let structure = Structure::of(machine, survey);
         Self { outline, tree: Arc::new(Tree::new(generation, layout::root(&structure))) }
     }
 }

@@ -12,7 +12,7 @@ use iommu_core::{Claim, Domain, GroupId, IovaRange};
 
 use super::container::Type1Container;
 use super::{UnsafeInterrupts, reach};
-use crate::error::{AttachGroupError, MapDmaError};
+use crate::backend::{AttachGroupError, MapDmaError};
 
 /// A domain, and the groups that are attached to it.
 #[derive(Debug)]

@@ -10,11 +10,11 @@ use iommu_core::{Claim, Iova, IovaMap, IovaRange, PhysicalMemory};
 use super::attach::{Coherency, SharedDomain};
 use super::mapping::Mapping;
 use super::{Type1Config, reach};
+use crate::backend::{AttachGroupError, DirtyError, MapDmaError, UnmapDmaError};
 use crate::backend::{
     ContainerIommu, DirtyRequest, DirtySink, DirtyTracking, Extension, IommuInfo, MAX_BITMAP_BYTES, MapRequest,
     Migration, Unmap,
 };
-use crate::error::{AttachGroupError, DirtyError, MapDmaError, UnmapDmaError};
 use iommu_core::device_model::Errno;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

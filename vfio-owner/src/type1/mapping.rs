@@ -6,7 +6,7 @@ use iommu_core::address::PAGE_SIZE;
 use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use iommu_core::{Access, Domain, Iova, IovaRange, MapError, PhysAddr, PhysicalMemory, UserAddr, UserMemory};
 
-use crate::error::MapDmaError;
+use crate::backend::MapDmaError;
 
 /// A mapping, besides where it is.
 #[derive(Debug)]
@@ -92,7 +92,12 @@ impl Mapping {
         if self.backing != Backing::Unpinned || domains.clone().next().is_none() {
             return Ok(());
         }
-        self.payer.charge(Account::Process, self.limit, pages(range))?;
+        if let Err(over) = self.payer.charge(Account::Process, self.limit, pages(range)) {
+            // Linux counts page by page: what is not there below the limit is found first.
+            let below = over.limit.saturating_sub(over.locked).saturating_add(1).min(pages(range));
+            self.try_pinning(addr, below * PAGE_SIZE)?;
+            return Err(over.into());
+        }
         // Undone unless all of it is mapped, also when a pin unwinds.
         let mut made = scopeguard::guard((self, 0), |(mapping, done)| {
             mapping.give_up(range, IovaRange::sized(range.first(), done), domains);
@@ -108,6 +113,18 @@ impl Mapping {
             mapping.backing = if whole { Backing::Piece(run.phys) } else { Backing::Pieces };
             *done += run.bytes;
         }
+    }
+
+    /// Whether so much of the memory can be pinned.
+    fn try_pinning(&self, addr: UserAddr, bytes: u64) -> Result<(), MapDmaError> {
+        let mut done = 0;
+        while done < bytes {
+            let at = addr.checked_add(done).ok_or(MapDmaError::Wraps)?;
+            let run = pin_run(&self.process, at, bytes - done, self.access)?;
+            self.process.unpin(run);
+            done += run.bytes;
+        }
+        Ok(())
     }
 
     /// Takes the mapping out of every domain, and unpins what was behind it.
@@ -256,11 +273,11 @@ fn map_piece<'a>(
     let run = pin_run(process, at, range.bytes() - done, access)?;
     // How many domains may have it.
     let mut mapped = scopeguard::guard(0, |mapped| unmap_and_unpin(process, domains.clone().take(mapped), iova, run));
-    for domain in domains.clone() {
-        *mapped += 1;
+    for (before, domain) in domains.clone().enumerate() {
+        *mapped = before + 1;
         if let Err(error) = domain.map(memory, iova, run.phys, run.bytes, access) {
             if !matches!(error, MapError::Reachable { .. }) {
-                *mapped -= 1;
+                *mapped = before;
             }
             return Err(error.into());
         }

@@ -3,19 +3,22 @@
 use iommu_core::device_model::Errno;
 use iommu_core::{Access, Iova, UserAddr};
 
+use super::Capability;
 use super::argument::{Argument, check_size};
 use super::caller::Reply;
 use super::numbers::{self, Served, served};
 use super::{capabilities, wire};
 use crate::Container;
-use crate::backend::{DirtyRequest, DirtyTracking, Extension, MapRequest, Unmap, UserBitmap};
-use crate::error::DirtyError;
+use crate::backend::{DirtyError, DirtyRequest, DirtyTracking, Extension, MapRequest, Unmap, UserBitmap};
+use crate::container::SetIommuError;
 
 const API_VERSION: u32 = 0;
 
 pub(super) static CALLS: &[Served<Container>] = &[
     served("VFIO_GET_API_VERSION", 0, |_, _| Ok(Reply::Value(API_VERSION))),
-    served("VFIO_CHECK_EXTENSION", 1, check_extension),
+    served("VFIO_CHECK_EXTENSION", 1, |container, argument| {
+        Ok(Reply::Value(container.check_extension(extension(argument))))
+    }),
     served("VFIO_SET_IOMMU", 2, set_iommu),
     served("VFIO_IOMMU_GET_INFO", 12, get_info),
     served("VFIO_IOMMU_MAP_DMA", 13, map_dma),
@@ -32,6 +35,9 @@ pub(super) fn ioctl(container: &Container, number: u32, argument: Argument<'_>) 
     if !own && !container.has_iommu() {
         return Err(Errno::EINVAL);
     }
+    if !own && container.serves_nothing() {
+        return Err(Errno::ENOTTY);
+    }
     numbers::serve(CALLS, container, number, argument).unwrap_or(Err(Errno::ENOTTY))
 }
 
@@ -40,13 +46,15 @@ fn extension(argument: Argument<'_>) -> Extension {
     Extension::new(u32::try_from(argument.value()).unwrap_or(u32::MAX))
 }
 
-fn check_extension(container: &Container, argument: Argument<'_>) -> Result<Reply, Errno> {
-    Ok(Reply::Value(container.check_extension(extension(argument))))
-}
-
 // Table Vt8.
 fn set_iommu(container: &Container, argument: Argument<'_>) -> Result<Reply, Errno> {
-    container.set_iommu(extension(argument)).map_err(|error| argument.refuse(error.errno(), &error))?;
+    let (kind, refused) = (extension(argument), |error: SetIommuError| argument.refuse(error.errno(), &error));
+    container.may_set_iommu(kind).map_err(refused)?;
+    // V28.
+    if kind == Extension::NO_IOMMU && !argument.caller.has(Capability::SysRawio) {
+        return Err(Errno::EPERM);
+    }
+    container.set_iommu(kind).map_err(refused)?;
     Ok(Reply::Value(0))
 }
 

@@ -9,7 +9,7 @@ use super::caller::Reply;
 use super::numbers::{self, Served, served};
 use super::{device, wire};
 use crate::DeviceFile;
-use crate::error::BindIommufdError;
+use crate::device_file::BindIommufdError;
 
 const BIND: Served<DeviceFile> = served("VFIO_DEVICE_BIND_IOMMUFD", 18, bind_iommufd);
 

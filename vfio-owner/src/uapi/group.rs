@@ -6,12 +6,12 @@ use alloc::vec::Vec;
 
 use iommu_core::device_model::Errno;
 
-use super::File;
 use super::argument::{Argument, check_size};
 use super::caller::{NewFile, Reply};
 use super::numbers::{self, Served, served};
 use super::wire;
-use crate::error::SetContainerError;
+use super::{Capability, File};
+use crate::group_file::SetContainerError;
 use crate::{GroupFile, GroupStatus};
 
 pub(super) static CALLS: &[Served<GroupFile>] = &[
@@ -46,11 +46,13 @@ fn get_status(group: &GroupFile, argument: Argument<'_>) -> Result<Reply, Errno>
 fn set_container(group: &GroupFile, argument: Argument<'_>) -> Result<Reply, Errno> {
     let descriptor: i32 = argument.read()?;
     let file = argument.caller.file(descriptor).ok_or(Errno::EBADF)?;
+    group.may_set_container().map_err(|error| argument.refuse(error.errno(), &error))?;
     let set = match &file {
+        // Vt7.1.
+        File::Container(_) if !may_use(group, argument) => return Err(Errno::EPERM),
         File::Container(container) => group.set_container(container),
         File::Iommufd(context) => group.set_iommufd(context),
-        // What the group is in comes before what the file is.
-        _ => group.may_set_container().and(Err(SetContainerError::WrongFile { group: group.id() })),
+        _ => Err(SetContainerError::WrongFile { group: group.id() }),
     };
     set.map_err(|error| argument.refuse(error.errno(), &error))?;
     Ok(Reply::Value(0))
@@ -69,7 +71,16 @@ const MAX_NAME: usize = 4096;
 fn get_device_fd(group: &GroupFile, argument: Argument<'_>) -> Result<Reply, Errno> {
     let name = read_name(argument)?;
     let device = group.device(&name).map_err(|error| argument.refuse(error.errno(), &error))?;
+    // Vt6.6, Vt6.9.
+    if !may_use(group, argument) {
+        return Err(Errno::EPERM);
+    }
     Ok(Reply::File(NewFile::Device(device)))
+}
+
+/// Whether the caller may use the group: without an IOMMU, not everybody may.
+fn may_use(group: &GroupFile, argument: Argument<'_>) -> bool {
+    group.iommu_group().is_some() || argument.caller.has(Capability::SysRawio)
 }
 
 /// Copies a string that ends with a zero, piece by piece, none of which crosses a page. What is no UTF-8 is the name of

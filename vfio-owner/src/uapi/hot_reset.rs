@@ -11,7 +11,8 @@ use super::argument::{Argument, check_size};
 use super::caller::Reply;
 use super::wire;
 use crate::device_ops::AffectedFunction;
-use crate::{AffectedOwner, GroupFile, HotResetError, HotResetProof, OpenDevice};
+use crate::open_device::HotResetError;
+use crate::{AffectedOwner, GroupFile, HotResetProof, OpenDevice};
 
 /// Owners are told as ids of an iommufd.
 const FLAG_DEV_ID: u32 = 1 << 0;

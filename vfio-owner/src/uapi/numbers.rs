@@ -9,7 +9,7 @@ use super::caller::Reply;
 use super::{container, device, device_file, group};
 
 /// Type and base of VFIO's numbers: `_IO(';', 100 + n)`. The kernel compares all 32 bits.
-const BASE: u32 = (b';' as u32) << 8 | 100;
+const BASE: u32 = (b';' as u32) * 0x100 + 100;
 
 /// A kind of file that serves calls.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

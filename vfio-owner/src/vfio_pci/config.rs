@@ -61,6 +61,7 @@ pub(super) enum Effect {
 
 impl VirtualConfig {
     /// As after power-on: decoding what there is, not a bus master, interrupts of no kind enabled.
+    // Vt31.2.
     pub(super) fn new(function: &PciFunction) -> Self {
         let mut bytes = function.config.bytes().to_vec();
         bytes.resize(if bytes.len() > CONVENTIONAL { EXPRESS } else { CONVENTIONAL }, 0);
@@ -152,7 +153,8 @@ impl VirtualConfig {
 
     fn own_command(&mut self, bars: &Bars) {
         let is_io = |bar: Bar| bar.kind() == BarKind::Io;
-        let mut command = self.command() & !(COMMAND_IO | COMMAND_MEMORY | COMMAND_BUS_MASTER | COMMAND_INTX_OFF);
+        // Whatever firmware has switched on stays on.
+        let mut command = self.command() & !(COMMAND_BUS_MASTER | COMMAND_INTX_OFF);
         if bars.iter().any(|(_, bar)| is_io(bar)) {
             command |= COMMAND_IO;
         }

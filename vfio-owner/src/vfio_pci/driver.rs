@@ -11,8 +11,9 @@ use iommu_core::device_model::pci::{PciBus, PciFunction, PciId};
 use iommu_core::device_model::sync::Mutex;
 use iommu_core::device_model::{BoundTo, Driver, DriverManaged, ProbeError, Removal};
 
+use super::neighbours::virtual_functions;
 use super::reset_scope::on_root_bus;
-use super::{FunctionModel, IDS, NAME, ResetScope, VfioPciDevice, admits, reset_scope};
+use super::{FunctionModel, IDS, NAME, ResetScope, VfioPciDevice, VfioPciRefusal, admits, reset_scope};
 use crate::device::DeviceSetId;
 use crate::vfio::{Registration, Vfio};
 
@@ -63,7 +64,12 @@ impl Driver<Pci> for VfioPciDriver {
     fn probe(&self, dev: &mut BoundTo<'_, Pci, DriverManaged>) -> Result<(), ProbeError> {
         let device = dev.device();
         let function = &**device.description();
-        admits(function).map_err(|refusal| ProbeError::caused_by(refusal.errno(), refusal))?;
+        let refused = |refusal: VfioPciRefusal| ProbeError::caused_by(refusal.errno(), refusal);
+        admits(function).map_err(refused)?;
+        match virtual_functions(device) {
+            0 => {}
+            count => return Err(refused(VfioPciRefusal::HasVirtualFunctions { device: function.address, count })),
+        }
         let set = match reset_scope(function) {
             ResetScope::Alone(_) => DeviceSetId::Alone,
             ResetScope::Bus { domain, bus } => DeviceSetId::Named(format!("bus {domain:04x}:{bus:02x}").into()),

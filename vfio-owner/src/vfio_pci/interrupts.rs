@@ -2,17 +2,15 @@
 //!
 //! Nothing is signalled or dropped here: what is due is handed back, for the caller to do when it holds no lock.
 
+mod available;
+
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::mem;
 
-use iommu_core::device_model::pci::PciFunction;
-
-use crate::device_ops::{Eventfd, IrqAction, IrqError, IrqIndex, IrqInfo, IrqMasking, IrqSource, Listening, Trigger};
-
-const INTERRUPT_PIN: u16 = 0x3d;
-const MOST_MSI: u32 = 32;
+pub(super) use self::available::Available;
+use crate::device_ops::{Eventfd, IrqAction, IrqError, IrqIndex, IrqSource, Listening, Trigger};
 
 /// Outcome of an interrupt that the device raised.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -30,49 +28,6 @@ pub enum Raised {
 pub(super) enum IntxLine {
     On,
     Off,
-}
-
-/// How many interrupts a function has, by index.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Available {
-    intx: u32,
-    msi: u32,
-    msix: u32,
-    error: u32,
-}
-
-impl Available {
-    pub(super) fn of(function: &PciFunction) -> Self {
-        let config = &function.config;
-        let control = |capability| config.read_u16(super::capability(config, capability)?.checked_add(2)?);
-        let has_pin = config.read_u8(INTERRUPT_PIN).is_some_and(|pin| pin != 0) && function.physical_function.is_none();
-        Self {
-            intx: has_pin.into(),
-            msi: control(super::CAP_MSI).map_or(0, |control| MOST_MSI.min(1 << (control >> 1 & 7))),
-            msix: control(super::CAP_MSIX).map_or(0, |control| u32::from(control & 0x7ff) + 1),
-            error: config.pcie().is_some().into(),
-        }
-    }
-
-    fn count(self, index: IrqIndex) -> Option<u32> {
-        match index {
-            IrqIndex::INTX => Some(self.intx),
-            IrqIndex::MSI => Some(self.msi),
-            IrqIndex::MSIX => Some(self.msix),
-            // Only PCI Express reports errors this way.
-            IrqIndex::ERR if self.error > 0 => Some(self.error),
-            IrqIndex::REQ => Some(1),
-            _ => None,
-        }
-    }
-
-    /// What the interrupts of an index are. The number of MSI-X vectors in use may grow, as on x86.
-    pub(super) fn describe(self, index: IrqIndex) -> Option<IrqInfo> {
-        let count = self.count(index)?;
-        let masking = if index == IrqIndex::INTX { IrqMasking::Automatic } else { IrqMasking::None };
-        let noresize = index != IrqIndex::INTX && (index != IrqIndex::MSIX || count == 0);
-        Some(IrqInfo { count, eventfd: true, masking, noresize })
-    }
 }
 
 /// What a user has set up, from `open` to `close`.
@@ -296,12 +251,11 @@ impl Interrupts {
         match (&mut self.vectors, source) {
             (vectors, IrqSource::Eventfd(events)) => {
                 let trigger = single(index, events)?;
-                match vectors {
-                    Vectors::Intx(intx) => intx.trigger = trigger,
-                    _ => {
-                        let masked = self.line == IntxLine::Off;
-                        *vectors = Vectors::Intx(Intx { trigger, masked, ..Intx::default() });
-                    }
+                if let Vectors::Intx(intx) = vectors {
+                    intx.trigger = trigger;
+                } else {
+                    let masked = self.line == IntxLine::Off;
+                    *vectors = Vectors::Intx(Intx { trigger, masked, ..Intx::default() });
                 }
                 Ok(Due::default())
             }

@@ -1,13 +1,18 @@
 use std::format;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::vec::Vec;
 
+use iommu_core::device_model::Errno;
 use iommu_core::device_model::pci::{Bar, BarKind, Bars, PciAddress};
 use iommu_core::sysfs::{MemoryTree, Snapshot};
 use proptest::prelude::*;
 
 use super::*;
-use crate::device_ops::{IrqMasking, RegionCapability};
+use crate::device_ops::{
+    DeviceKind, DeviceOps, IrqAction, IrqError, IrqInfo, IrqMasking, IrqSource, RegionCapability, RegionError,
+    RegionIndex, RegionInfo,
+};
 
 fn snapshot(machine: &str) -> Snapshot {
     let file = format!("{}/snapshots/{machine}.tree", env!("CARGO_MANIFEST_DIR"));

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vfio_owner::iommu_core::device_model::Errno;
-use vfio_owner::testbed::vfs::{Absent, Access, Opened, Opening, Rights, Written};
-use vfio_owner::testbed::{pc, workstation};
+use vfio_owner::testbed::vfs::{Absent, Access, LastLink, Opened, Opening, Rights, WalkError, Written};
+use vfio_owner::testbed::{pc, sriov, workstation};
 
 use crate::rig::Files;
 
@@ -221,9 +221,9 @@ fn an_unbind_waits_for_the_user_and_a_bind_behind_it() {
     drop(file);
     assert!(due.load(Ordering::SeqCst));
     assert!(matches!(unbind.try_finish(), Ok(Written::Bytes(12))));
+    assert_eq!(files.list("/dev/vfio"), ["vfio"], "the group's file is gone with its last device");
     assert!(matches!(bind.wait(), Ok(12)));
     assert_eq!(driver_of(&files, NIC).as_deref(), Some("e1000e"));
-    assert_eq!(files.list("/dev/vfio"), ["vfio"]);
 }
 
 #[test]
@@ -360,4 +360,160 @@ fn a_reset_is_there_for_functions_that_can_be_reset_alone() {
     assert_eq!(files.write(&device(drive, "reset"), "1"), Err(Errno::ENOTTY), "it is not alone now");
     files.write(&device("0000:03:02.0", "remove"), "1").unwrap();
     assert_eq!(files.write(&device(drive, "reset"), "1"), Ok(1));
+}
+
+/// The recorded steps of a machine with an NVMe drive that has two virtual functions.
+#[test]
+fn virtual_functions_come_and_go() {
+    const DRIVE: &str = "0000:01:00.0";
+    const FIRST: &str = "0000:01:00.1";
+    let files = Files::of(&sriov());
+    let numvfs = device(DRIVE, "sriov_numvfs");
+    let set = |text: &str| files.write(&numvfs, text);
+    let there = || files.list(&format!("{BUS}/devices")).into_iter().filter(|name| name.starts_with("0000:01")).count();
+    assert_eq!(files.text(&device(DRIVE, "sriov_totalvfs")).unwrap(), "2\n");
+    assert_eq!(set("many"), Err(Errno::EINVAL));
+    assert_eq!(set("9"), Err(Errno::ERANGE));
+    assert_eq!(set("99999"), Err(Errno::ERANGE));
+    assert_eq!(set("0\n"), Ok(2));
+    assert_eq!(set("2\n"), Ok(2));
+    assert_eq!((there(), files.text(&numvfs).unwrap()), (3, "2\n".to_owned()));
+    assert_eq!(files.link(&device(DRIVE, "virtfn0")).as_deref(), Some("../0000:01:00.1"));
+    assert_eq!(files.link(&device(FIRST, "physfn")).as_deref(), Some("../0000:01:00.0"));
+    assert_eq!(driver_of(&files, FIRST), None, "nobody has set it online");
+    let group = |name| files.link(&device(name, "iommu_group")).unwrap();
+    assert_ne!(group(FIRST), group(DRIVE));
+    assert_eq!(set("1"), Err(Errno::EBUSY));
+
+    let machine = files.vfs.machine();
+    machine.bind(FIRST, "vfio-pci").unwrap();
+    let file = machine.open_device(FIRST).unwrap();
+    let removal = files.waiting(&numvfs, "0");
+    assert_eq!(&**removal.device(), FIRST);
+    assert_eq!(there(), 3);
+    drop(file);
+    assert!(matches!(removal.wait(), Ok(1)));
+    assert_eq!((there(), files.text(&numvfs).unwrap()), (1, "0\n".to_owned()));
+
+    // They outlive the driver that made them, and keep vfio-pci away.
+    set("2").unwrap();
+    files.write(&device(DRIVE, "driver/unbind"), DRIVE).unwrap();
+    assert_eq!(there(), 3);
+    assert_eq!(machine.bind(DRIVE, "vfio-pci").unwrap_err().errno(), Errno::EBUSY);
+    assert_eq!(set("0"), Err(Errno::ENOENT));
+    assert_eq!(set("2"), Ok(1), "as it is");
+    files.write(&device(DRIVE, "remove"), "1").unwrap();
+    assert_eq!(there(), 2);
+    files.write(&format!("{BUS}/rescan"), "1").unwrap();
+    assert_eq!(there(), 3);
+    machine.unbind(DRIVE).unwrap().wait();
+    for name in [FIRST, "0000:01:00.2"] {
+        files.write(&device(name, "remove"), "1").unwrap();
+    }
+    assert_eq!(machine.bind(DRIVE, "vfio-pci").map_err(|error| error.errno()), Ok(()));
+    assert_eq!(set("2"), Err(Errno::ENOENT), "vfio-pci makes none by default");
+}
+
+/// What DPDK, QEMU and `vfio-ioctls` look at before they open anything.
+#[test]
+fn clients_find_what_they_look_for() {
+    let files = Files::of(&pc());
+    rebind(&files, NIC, "vfio-pci").unwrap();
+    let real = |path: &str| files.vfs.tree().find(path, LastLink::Follow).unwrap().path;
+    assert_eq!(files.list("/sys/class/iommu"), ["dmar0"]);
+    let capabilities = files.text(&device(NIC, "iommu/intel-iommu/cap")).unwrap();
+    let capabilities = u64::from_str_radix(capabilities.trim(), 16).unwrap();
+    assert_eq!(capabilities >> 16 & 0x3f, 38, "39 bits");
+    for module in ["vfio", "vfio_pci", "vfio_iommu_type1", "iommufd"] {
+        assert_eq!(files.text(&format!("/sys/module/{module}/initstate")).unwrap(), "live\n");
+    }
+    assert_eq!(files.text("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode").unwrap(), "N\n");
+    assert_eq!(real(&device(NIC, "driver/module")), "/sys/module/vfio_pci");
+    assert_eq!(real("/sys/module/vfio_pci/drivers/pci:vfio-pci"), format!("{BUS}/drivers/vfio-pci"));
+    assert_eq!(real(&device(NIC, "subsystem")), BUS);
+    let group = real(&device(NIC, "iommu_group"));
+    let number = group.rsplit('/').next().unwrap();
+    assert_eq!(real(&format!("{group}/devices/{NIC}")), real(&device(NIC, "")));
+    assert_eq!(real("/sys/dev/char/242:0"), real(&device(NIC, "vfio-dev/vfio0")));
+    assert_eq!(real("/sys/dev/char/10:196"), "/sys/devices/virtual/misc/vfio");
+    assert_eq!(real(&format!("/sys/class/vfio/{number}")), format!("/sys/devices/virtual/vfio/{number}"));
+    assert_eq!(
+        files.text("/sys/class/vfio-dev/vfio0/uevent").unwrap(),
+        "MAJOR=242\nMINOR=0\nDEVNAME=vfio/devices/vfio0\n"
+    );
+    assert_eq!(
+        files.text("/sys/class/misc/vfio/uevent").unwrap(),
+        "MAJOR=10\nMINOR=196\nDEVNAME=vfio/vfio\nDEVMODE=0666\n"
+    );
+    assert_eq!(
+        files.text(&device(NIC, "uevent")).unwrap(),
+        "DRIVER=vfio-pci\nPCI_CLASS=20000\nPCI_ID=8086:10D3\nPCI_SUBSYS_ID=8086:0000\nPCI_SLOT_NAME=0000:00:03.0\n\
+         MODALIAS=pci:v00008086d000010D3sv00008086sd00000000bc02sc00i00\n"
+    );
+    assert_eq!(real("/sys/class/pci_bus/0000:03/device"), "/sys/devices/pci0000:00/0000:00:07.0/0000:02:00.0");
+}
+
+#[test]
+fn files_have_the_numbers_that_are_free() {
+    let files = Files::of(&pc());
+    let numbers = |name| files.list(&device(name, "vfio-dev"));
+    rebind(&files, NIC, "vfio-pci").unwrap();
+    rebind(&files, "0000:01:00.0", "vfio-pci").unwrap();
+    rebind(&files, "0000:01:00.1", "vfio-pci").unwrap();
+    assert_eq!((numbers(NIC), numbers("0000:01:00.1")), (vec!["vfio0".to_owned()], vec!["vfio2".to_owned()]));
+    assert_eq!(files.text("/sys/class/vfio/8/dev").unwrap(), "243:1\n", "of the second group");
+    let file = files.vfs.machine().open_device(NIC).unwrap();
+    let unbind = files.waiting(&driver("vfio-pci", "unbind"), NIC);
+    rebind(&files, "0000:03:01.0", "vfio-pci").unwrap();
+    assert_eq!(numbers("0000:03:01.0"), ["vfio3"], "that of a device in use is not free");
+    drop(file);
+    unbind.wait().unwrap();
+    rebind(&files, "0000:03:02.0", "vfio-pci").unwrap();
+    assert_eq!(numbers("0000:03:02.0"), ["vfio0"]);
+    // Nobody looks until all are bound again.
+    let machine = files.vfs.machine();
+    for name in ["0000:03:01.0", "0000:03:02.0"] {
+        machine.unbind(name).unwrap().wait();
+    }
+    for name in ["0000:03:01.0", "0000:03:02.0"] {
+        machine.bind(name, "vfio-pci").unwrap();
+    }
+    assert_eq!(
+        (numbers("0000:03:01.0"), numbers("0000:03:02.0")),
+        (vec!["vfio0".to_owned()], vec!["vfio3".to_owned()])
+    );
+}
+
+#[test]
+fn what_the_host_has_is_seen_where_programs_need_it() {
+    let files = Files::of(&pc());
+    let tree = files.vfs.tree();
+    let error = |path: &str| tree.find(path, LastLink::Follow).unwrap_err();
+    let host = |path: &str| WalkError::Host { path: path.into() };
+    for path in [
+        "/etc/passwd",
+        "/dev/null",
+        "/sys/module/kvm/parameters",
+        "/sys/class/net",
+        "/sys/devices/system/cpu/online",
+        "/proc/self/maps",
+        "/sys/kernel/mm",
+        "/dev/../usr/lib",
+    ] {
+        assert_eq!(error(path), host(&path.replace("/dev/..", "")));
+    }
+    for path in [
+        "/dev/vfio/99",
+        "/dev/vfio/devices",
+        "/sys/bus/pci/devices/0000:ff:00.0",
+        "/sys/kernel/iommu_groups/99",
+        "/sys/devices/pci0000:80",
+        "/sys/devices/LNXSYSTM:00",
+        "/sys/module/vfio_pci/version",
+        "/proc/bus/pci/devices",
+        "/sys/devices/virtual/iommu/dmar1",
+    ] {
+        assert_eq!(error(path), WalkError::Missing { path: path.into() });
+    }
+    assert_eq!(error("/sys/bus/pci/devices/0000:00:03.0/../../../usb/devices"), host("/sys/usb/devices"));
 }

@@ -29,7 +29,7 @@ fn user(rig: &Rig, device: &str, page: u64) -> Option<()> {
     container.map(rig.request(page, 1, page % 8)).ok()?;
     let open = file.device(device).ok()?;
     assert!(group.ownership().owner().is_some(), "an open device is owned");
-    let seen = NumberedMemory::seen(&rig.dma(open.member()), Iova::new(page * PAGE_SIZE));
+    let seen = NumberedMemory::seen(&rig.dma(open.member().unwrap()), Iova::new(page * PAGE_SIZE));
     assert_eq!(seen, Some(page % 8 + 1));
     if page.is_multiple_of(2) {
         drop(file);

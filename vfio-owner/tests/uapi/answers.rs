@@ -2,6 +2,7 @@
 
 use vfio_owner::iommu_core::Access;
 use vfio_owner::iommu_core::device_model::Errno;
+use vfio_owner::uapi::Caller as _;
 
 use crate::rig::{BEHIND_PORT, CONVENTIONAL, EDU, NIC, Program, bytes, wide};
 
@@ -41,8 +42,8 @@ fn a_number_has_no_size() {
     let program = Program::with(&[]);
     let container = program.container();
     assert_eq!(program.value(container, 100, 0), Ok(0));
-    assert_eq!(program.value(container, 100 | 8 << 16, 0), Err(Errno::EINVAL));
-    assert_eq!(program.value(container, 100 | 1 << 30, 0), Err(Errno::EINVAL));
+    assert_eq!(program.value(container, 100 + (8 << 16), 0), Err(Errno::EINVAL));
+    assert_eq!(program.value(container, 100 + (1 << 30), 0), Err(Errno::EINVAL));
 }
 
 /// Vt3, Vt4, Vt6: with their checks in order.
@@ -217,7 +218,6 @@ fn regions_are_read_written_and_mapped_at_their_offsets() {
     assert_eq!(program.pread(device, 6, 0, 2), Err(Errno::ENOMEM));
     assert_eq!(program.pwrite(device, 6, 0, &[0]), Err(Errno::EINVAL));
 
-    use vfio_owner::uapi::Caller as _;
     let mmap = |fd, region: u64, at: u64, bytes| {
         program.file(fd).unwrap().mappable(region << 40 | at, bytes, &program).map(|mapped| mapped.bytes)
     };
@@ -345,6 +345,25 @@ fn a_device_that_is_wanted_back_is_not_reset() {
         program.close(unbound);
         unbind.wait();
     }
+}
+
+/// Vt27.10: the other device's lock is held by an unbind that waits for its user.
+#[test]
+fn a_hot_reset_waits_for_no_unbind() {
+    let program = Program::with(&CONVENTIONAL);
+    let iommufd = program.iommufd();
+    let files = CONVENTIONAL.map(|device| program.cdev(device));
+    for file in files {
+        program.words(file, 118, &[16, 0, iommufd.cast_unsigned(), 0]).unwrap();
+    }
+    let reset = || program.words(files[0], 113, &[12, 0, 0]).map(|_| ());
+    assert_eq!(reset(), Ok(()));
+    let mut unbind = program.machine.unbind(CONVENTIONAL[1]).unwrap();
+    let _ = unbind.try_finish();
+    assert_eq!(reset(), Err(Errno::EAGAIN));
+    program.close(files[1]);
+    unbind.wait();
+    assert_eq!(reset(), Err(Errno::EINVAL), "it is nobody's now");
 }
 
 /// Vt29, V94, V95.

@@ -1,6 +1,6 @@
 //! A program: memory, descriptors, and the calls that it makes.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::{Arc, Weak};
@@ -78,6 +78,8 @@ pub(crate) struct Program {
     memory: Arc<dyn UserMemory>,
     pub(crate) buffer: UserAddr,
     files: RefCell<BTreeMap<i32, Descriptor>>,
+    /// Whether it has every capability, or none.
+    pub(crate) privileged: Cell<bool>,
     /// The last refusal, in words.
     pub(crate) refused: RefCell<Option<String>>,
 }
@@ -95,12 +97,12 @@ impl Program {
         let process = Process::new(machine.memory(), LockedPages::unlimited());
         let buffer = process.allocate(BUFFER as u64, Access::ReadWrite).unwrap();
         let (files, refused) = (RefCell::default(), RefCell::default());
-        Self { machine, memory: process.clone(), process, buffer, files, refused }
+        Self { machine, memory: process.clone(), process, buffer, files, privileged: Cell::new(true), refused }
     }
 
     fn descriptor(&self, descriptor: Descriptor) -> i32 {
         let mut files = self.files.borrow_mut();
-        let free = (0..).find(|fd| !files.contains_key(fd)).unwrap();
+        let free = (0..i32::MAX).find(|fd| !files.contains_key(fd)).unwrap();
         files.insert(free, descriptor);
         free
     }
@@ -209,8 +211,9 @@ pub(crate) fn bytes(words: &[u32]) -> Vec<u8> {
 
 /// Two 32-bit words.
 pub(crate) fn wide(value: u64) -> [u32; 2] {
-    let bytes = value.to_ne_bytes();
-    [0, 4].map(|at| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap()))
+    let words: Vec<u32> =
+        value.to_ne_bytes().chunks_exact(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap())).collect();
+    words.try_into().unwrap()
 }
 
 impl IommufdCaller for Program {
@@ -219,7 +222,7 @@ impl IommufdCaller for Program {
     }
 
     fn has(&self, _: Capability) -> bool {
-        true
+        self.privileged.get()
     }
 
     fn refused(&self, error: &(dyn Error + 'static)) {

@@ -35,14 +35,14 @@ pub enum Print {
 }
 
 impl Tally {
-    /// Plays a scenario, prints, and counts.
+    /// Plays a scenario on the system of a player, prints, and counts.
     ///
     /// # Errors
     /// Fails if nothing can be printed.
     pub fn play<S: System>(
         &mut self,
         scenario: &Scenario,
-        mut player: Player<S>,
+        mut on: Player<S>,
         print: Print,
         out: &mut impl Write,
     ) -> io::Result<()> {
@@ -52,7 +52,7 @@ impl Tally {
                 (Line::Text(text), Print::Everything) => writeln!(out, "{text}")?,
                 (Line::Text(_), Print::Differences) => {}
                 (Line::Step(step), _) => {
-                    let played = player.play(step);
+                    let played = on.play(step);
                     let verdict = self.compare(step, &played);
                     match (print, verdict) {
                         (Print::Everything, _) => writeln!(out, "{}", step.with_answer(&played.answer))?,
@@ -80,6 +80,19 @@ impl Tally {
         Some(format!("    recorded: {recorded}\n    ours:     {}", played.answer))
     }
 
+    /// Adds what another process has counted, from the line that it printed; `None` if it is no such line.
+    pub fn add(&mut self, line: &str) -> Option<()> {
+        let numbers = line.strip_prefix("replay: ")?.split(|c: char| !c.is_ascii_digit());
+        let numbers: Vec<usize> = numbers.filter_map(|number| number.parse().ok()).collect();
+        let [files, steps, agree, differ, _unknown, reached, _own] = numbers[..] else { return None };
+        self.files += files;
+        self.steps += steps;
+        self.agree += agree;
+        self.differ += differ;
+        self.reached += reached;
+        Some(())
+    }
+
     /// Returns whether all that was asked for was played, and agrees.
     pub fn is_good(&self) -> bool {
         self.broken == 0 && self.differ == 0
@@ -96,13 +109,25 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Returns the scenarios in a folder, by name; anything else is a scenario itself.
+/// Returns the scenarios in a folder and the folders in it, by name; anything else is a scenario itself.
 pub fn scenarios(path: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(path) else { return vec![path.to_owned()] };
-    let mut files: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "scn"))
-        .collect();
-    files.sort();
-    files
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort();
+    let is_one = |path: &PathBuf| path.is_dir() || path.extension().is_some_and(|extension| extension == "scn");
+    paths.iter().filter(|path| is_one(path)).flat_map(|path| scenarios(path)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_is_added_up() {
+        let counted = Tally { files: 1, steps: 12, agree: 10, differ: 2, reached: 9, broken: 0 };
+        let mut sum = counted;
+        sum.add(&counted.to_string()).unwrap();
+        assert_eq!(sum, Tally { files: 2, steps: 24, agree: 20, differ: 4, reached: 18, broken: 0 });
+        assert_eq!(sum.add("f.scn:3: driver 0000:00:03.0"), None);
+    }
 }

@@ -2,10 +2,11 @@
 
 mod calls;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{IntoRawFd as _, OwnedFd};
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::sys::uio::{RemoteIoVec, pread, process_vm_readv, process_vm_writev, pwrite};
 use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, close, dup, ftruncate, getpid, read, write};
+use nix::unistd::{Pid, close, dup, ftruncate, getpid, gettid, read, write};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use crate::language::MemoryKind;
@@ -30,16 +31,44 @@ use crate::system::{Access, BUFFER_BYTES, Fd, NOTHING_BYTES, SCRATCH_BYTES, Syst
 pub struct Kernel {
     buffer: u64,
     scratch: u64,
-    /// Keeps numbers from being given out, so that the first file of a scenario gets [`FIRST`].
+    /// Keeps numbers below [`FIRST`] from being given out.
     _below: Vec<OwnedFd>,
 }
 
 /// The first number that a scenario's files get.
 const FIRST: Fd = 4;
 
+/// A child that keeps files open; dropping it kills it.
+#[derive(Debug)]
+pub struct Child(Pid);
+
+impl Child {
+    fn end(&self) -> Result<(), Errno> {
+        kill(self.0, Signal::SIGKILL)?;
+        waitpid(self.0, None).map(drop)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Unless it has ended before.
+        let _ = self.end();
+    }
+}
+
 /// A write of another thread.
 #[derive(Debug)]
-pub struct Write(Receiver<Result<usize, Errno>>);
+pub struct Write {
+    result: Receiver<Result<usize, Errno>>,
+    /// The thread, as `/proc` names it.
+    thread: String,
+}
+
+/// How long a thread sleeps in its call before it counts as waiting for a user.
+const ASLEEP: Duration = Duration::from_millis(100);
+
+/// How often it is looked at.
+const GLANCE: Duration = Duration::from_millis(5);
 
 impl Kernel {
     /// Prepares the memory of this process.
@@ -65,7 +94,7 @@ impl Kernel {
 }
 
 impl System for Kernel {
-    type Child = Pid;
+    type Child = Child;
     type Write = Write;
 
     fn open(&mut self, path: &str, access: Access) -> Result<Fd, Errno> {
@@ -116,23 +145,31 @@ impl System for Kernel {
     }
 
     fn begin_write(&mut self, fd: Fd, from: &[u8]) -> Write {
-        let (tell, hear) = channel();
+        let (tell, result) = channel();
+        let (say, who) = channel();
         let from = from.to_vec();
         thread::spawn(move || {
+            let _ = say.send(format!("/proc/self/task/{}/stat", gettid()));
             let written = calls::file(fd).and_then(|file| write(file, &from));
             let _ = close(fd);
             let _ = tell.send(written);
         });
-        Write(hear)
+        Write { result, thread: who.recv().unwrap_or_default() }
     }
 
     fn ended(&mut self, write: &mut Write, patience: Duration) -> Option<Result<usize, Errno>> {
-        match write.0.try_recv() {
-            Ok(result) => Some(result),
-            // It has been told before.
-            Err(TryRecvError::Disconnected) => Some(Err(Errno::ESRCH)),
-            Err(TryRecvError::Empty) => write.0.recv_timeout(patience).ok(),
+        let (mut waited, mut asleep) = (Duration::ZERO, Duration::ZERO);
+        while waited < patience && asleep < ASLEEP {
+            match write.result.recv_timeout(GLANCE) {
+                Ok(result) => return Some(result),
+                // It has been told before.
+                Err(RecvTimeoutError::Disconnected) => return Some(Err(Errno::ESRCH)),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            waited += GLANCE;
+            asleep = if sleeps(&write.thread) { asleep + GLANCE } else { Duration::ZERO };
         }
+        None
     }
 
     fn read_link(&mut self, path: &str) -> Result<String, Errno> {
@@ -145,13 +182,14 @@ impl System for Kernel {
         names.map(|entry| Ok(entry.map_err(of)?.file_name().to_string_lossy().into_owned())).collect()
     }
 
-    fn fork(&mut self) -> Result<Pid, Errno> {
-        calls::fork_a_child_that_waits()
+    fn fork(&mut self) -> Result<Child, Errno> {
+        calls::fork_a_child_that_waits().map(Child)
     }
 
-    fn kill(&mut self, child: Pid) -> Result<(), Errno> {
-        kill(child, Signal::SIGKILL)?;
-        waitpid(child, None).map(drop)
+    fn kill(&mut self, child: Child) -> Result<(), Errno> {
+        let ended = child.end();
+        std::mem::forget(child);
+        ended
     }
 
     fn buffer(&self) -> u64 {
@@ -214,12 +252,30 @@ impl System for Kernel {
     }
 }
 
-/// Whether this program may play here: in a room, or as the first process of a guest that was made for it.
+/// Closes what is open: a thread that waits in an unbind for a file of this process would keep it open for ever, and so keep
+/// the process from ending.
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        let open: Vec<Fd> =
+            self.list("/proc/self/fd").unwrap_or_default().iter().filter_map(|fd| fd.parse().ok()).collect();
+        for fd in open.into_iter().filter(|fd| *fd >= FIRST) {
+            let _ = close(fd);
+        }
+    }
+}
+
+/// Whether a thread sleeps, as `/proc` says.
+fn sleeps(thread: &str) -> bool {
+    let stat = fs::read_to_string(thread).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['S', 'D']))
+}
+
+/// Returns whether this program may play here: in a room, or in a guest that was made for it.
 ///
 /// Elsewhere the steps would take the devices of whatever machine it runs on from their drivers.
 pub fn is_a_playground() -> bool {
-    std::process::id() == 1 || File::open(ROOM).is_ok()
+    PLAYGROUNDS.iter().any(|file| Path::new(file).exists())
 }
 
-/// A file that only rooms have.
-const ROOM: &str = "/sys/kernel/vfio-room";
+/// Files that only rooms have, and only guests that are made to play in.
+const PLAYGROUNDS: [&str; 2] = ["/sys/kernel/vfio_room", "/playground"];

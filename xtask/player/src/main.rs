@@ -1,33 +1,30 @@
-//! Plays scenarios on the kernel that it runs on.
+//! Plays a scenario on the kernel that it runs on.
 
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, ensure};
-use scenario_player::check::{Print, Tally, scenarios};
+use anyhow::{Context as _, Result, bail, ensure};
+use scenario_player::check::{Print, Tally};
 use scenario_player::language::Scenario;
 use scenario_player::{Kernel, Player, is_a_playground};
 
 fn main() -> Result<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (print, file) = match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--check", file] => (Print::Differences, *file),
+        [file] => (Print::Everything, *file),
+        _ => bail!("usage: scenario-player [--check] FILE"),
+    };
     ensure!(
         is_a_playground(),
-        "this takes devices from their drivers: it plays in a room, or as a guest's first process"
+        "this takes devices from their drivers: it plays in a room, or in a guest with a file `/playground`"
     );
-    let mut print = Print::Everything;
+    let scenario = Scenario::read(Path::new(file))?;
+    let player = Player::new(Kernel::new().context("no memory to play in")?);
     let mut tally = Tally::default();
     let mut out = std::io::stdout().lock();
-    for argument in std::env::args_os().skip(1) {
-        if argument == "--check" {
-            print = Print::Differences;
-            continue;
-        }
-        for path in scenarios(Path::new(&argument)) {
-            let scenario = Scenario::read(&path)?;
-            let kernel = Kernel::new().context("no memory to play in")?;
-            tally.play(&scenario, Player::new(kernel), print, &mut out)?;
-        }
-    }
+    tally.play(&scenario, player, print, &mut out)?;
     if print == Print::Differences {
         writeln!(out, "{tally}")?;
     }

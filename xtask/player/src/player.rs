@@ -8,7 +8,7 @@ mod structure;
 mod sysfs;
 
 use std::collections::VecDeque;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -93,8 +93,9 @@ type Or<T> = Result<T, Answer>;
 /// A system, and what a scenario has open on it.
 #[derive(Debug)]
 pub struct Player<S: System> {
-    system: S,
+    /// Before the system: children go first.
     names: Names<S::Child>,
+    system: S,
     /// Background steps that have not answered, the oldest first.
     waiting: VecDeque<S::Write>,
     /// How many calls the system has answered.
@@ -104,7 +105,7 @@ pub struct Player<S: System> {
 impl<S: System> Player<S> {
     /// Creates a player on a system as it is after boot.
     pub fn new(system: S) -> Self {
-        Self { system, names: Names::default(), waiting: VecDeque::new(), calls: 0 }
+        Self { names: Names::default(), system, waiting: VecDeque::new(), calls: 0 }
     }
 
     /// Plays one step.
@@ -192,13 +193,11 @@ impl<S: System> Player<S> {
     fn wait(&mut self) -> Or<Answer> {
         let Some(mut write) = self.waiting.pop_front() else { return Err(Errno::ESRCH.into()) };
         self.calls += 1;
-        match self.system.ended(&mut write, PATIENCE) {
-            Some(result) => Ok(result.map(drop).into()),
-            None => {
-                self.waiting.push_front(write);
-                Ok(Answer::Blocked)
-            }
+        if let Some(result) = self.system.ended(&mut write, PATIENCE) {
+            return Ok(result.map(drop).into());
         }
+        self.waiting.push_front(write);
+        Ok(Answer::Blocked)
     }
 
     fn play_call(&mut self, handle: &Handle, call: &Call) -> Or<Answer> {
@@ -223,13 +222,13 @@ impl<S: System> Player<S> {
             | Call::UnmapVaddr { .. }
             | Call::UnmapDirty { .. }
             | Call::IommuInfo
-            | Call::Dirty(_) => match self.names.object(handle) {
-                Some((iommufd, id)) => self.call_object(handle, iommufd, id, call),
-                None => {
-                    let fd = self.names.file(handle)?;
-                    self.call_address_space(fd, call)
+            | Call::Dirty(_) => {
+                if let Some((iommufd, id)) = self.names.object(handle) {
+                    return self.call_object(handle, iommufd, id, call);
                 }
-            },
+                let fd = self.names.file(handle)?;
+                self.call_address_space(fd, call)
+            }
             Call::MapAny { .. }
             | Call::CopyFrom { .. }
             | Call::Ranges(_)
@@ -267,8 +266,7 @@ impl<S: System> Player<S> {
                 let container = self.names.file(container)?;
                 let mut file = Structure::default();
                 file.file(container);
-                self.call(fd, number::GROUP_SET_CONTAINER, &file).done()?;
-                Answer::Ok
+                return self.succeed(fd, number::GROUP_SET_CONTAINER, &file);
             }
             Call::UnsetContainer => self.ioctl(fd, number::GROUP_UNSET_CONTAINER, 0).map(drop).into(),
             Call::CheckExtension(kind) => {
@@ -294,7 +292,7 @@ impl<S: System> Player<S> {
         let Called { result, after } = self.call(fd, number, &structure);
         let mut answer = result?.to_string();
         for (place, word) in structure.changed(&after) {
-            answer += &format!(" [{place}]={word:#x}");
+            let _ = write!(answer, " [{place}]={word:#x}");
         }
         Ok(Answer::Value(answer))
     }
@@ -312,6 +310,12 @@ impl<S: System> Player<S> {
         let mut after = structure.padded();
         self.system.peek(at, &mut after);
         Called { result, after: after.into() }
+    }
+
+    /// Makes a call that says no more than that it succeeded.
+    fn succeed(&mut self, fd: Fd, number: u8, structure: &Structure) -> Or<Answer> {
+        self.call(fd, number, structure).result?;
+        Ok(Answer::Ok)
     }
 
     /// Makes a call, its argument as it is.

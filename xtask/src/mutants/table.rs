@@ -2,8 +2,11 @@
 
 mod binding;
 mod domains;
+mod iommufd;
 mod memory;
 mod ownership;
+mod type1;
+mod uapi;
 mod vfio;
 
 use super::suite::Suite;
@@ -36,5 +39,5 @@ const VFIO_OR_MODEL: &[Suite] = &[Suite::Tests("vfio-owner"), Suite::Model("vfio
 /// All of them.
 pub(super) fn all() -> impl Iterator<Item = &'static Mutant> {
     let core = ownership::MUTANTS.iter().chain(domains::MUTANTS).chain(memory::MUTANTS);
-    core.chain(binding::MUTANTS).chain(vfio::MUTANTS)
+    core.chain(binding::MUTANTS).chain(iommufd::MUTANTS).chain(vfio::MUTANTS).chain(type1::MUTANTS).chain(uapi::MUTANTS)
 }

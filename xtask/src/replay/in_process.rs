@@ -9,6 +9,7 @@ use std::time::Duration;
 use scenario_player::language::MemoryKind;
 use scenario_player::{Access, Errno, Fd, System};
 use vfio_owner::device_ops::Trigger;
+use vfio_owner::iommu_core::address::PAGE_SIZE;
 use vfio_owner::iommu_core::device_model::Errno as ModelErrno;
 use vfio_owner::iommu_core::{UserAddr, UserMemory};
 use vfio_owner::iommufd_owner::uapi as iommufd_uapi;
@@ -62,13 +63,11 @@ impl InProcess {
 
     /// Gives a file the lowest number that is free.
     fn install(&mut self, file: OpenFile) -> Fd {
-        let place = match self.files.iter().position(Option::is_none) {
-            Some(place) => place,
-            None => {
-                self.files.push(None);
-                self.files.len() - 1
-            }
-        };
+        let free = self.files.iter().position(Option::is_none);
+        let place = free.unwrap_or_else(|| {
+            self.files.push(None);
+            self.files.len() - 1
+        });
         if let Some(entry) = self.files.get_mut(place) {
             *entry = Some(file);
         }
@@ -223,6 +222,10 @@ impl System for InProcess {
     }
 
     fn map_and_unmap(&mut self, fd: Fd, offset: u64, bytes: u64) -> Result<(), Errno> {
+        // What the kernel looks at before the file is asked.
+        if bytes == 0 || !offset.is_multiple_of(PAGE_SIZE) {
+            return Err(Errno::EINVAL);
+        }
         self.file(fd)?.as_uapi().mappable(offset, bytes, &self.caller()).map(drop).map_err(errno)
     }
 
@@ -274,11 +277,11 @@ impl System for InProcess {
     }
 
     fn buffer(&self) -> u64 {
-        self.memory.buffer().get()
+        memory::BUFFER.get()
     }
 
     fn scratch(&self) -> u64 {
-        self.memory.scratch().get()
+        memory::SCRATCH.get()
     }
 
     fn peek(&self, at: u64, into: &mut [u8]) {

@@ -42,3 +42,35 @@ fn nobody_answers_past_the_end() {
     assert_eq!(memory.bytes::<8>(PhysAddr::new(u64::MAX - 3)), [1, 2, 3, 4, 0, 0, 0, 0]);
     assert_eq!(memory.bytes::<4>(PhysAddr::new(0)), [0; 4]);
 }
+
+#[derive(Debug)]
+struct Elsewhere(device_model::sync::SpinMutex<[u8; 0x2000]>);
+
+impl Contents for Elsewhere {
+    fn read(&self, offset: u64, into: &mut [u8]) {
+        into.copy_from_slice(&self.0.lock()[offset as usize..][..into.len()]);
+    }
+
+    fn write(&self, offset: u64, from: &[u8]) {
+        self.0.lock()[offset as usize..][..from.len()].copy_from_slice(from);
+    }
+}
+
+#[test]
+fn a_window_shows_what_lies_elsewhere() {
+    let memory = Memory::new();
+    memory.allocate(1).unwrap();
+    let elsewhere = Arc::new(Elsewhere(device_model::sync::SpinMutex::new([0; 0x2000])));
+    let window = memory.window(0x2000, elsewhere.clone()).unwrap();
+    let at = window.at();
+    assert!(at.get().is_multiple_of(0x2000));
+    // The end of the access lies behind the window.
+    memory.write(PhysAddr::new(at.get() + 0x1ffe), &[1, 2, 3, 4]);
+    assert_eq!(elsewhere.0.lock()[0x1ffe..], [1, 2]);
+    assert_eq!(memory.bytes(PhysAddr::new(at.get() + 0x1ffe)), [1, 2, 3, 4]);
+    assert_eq!(memory.frames(), 1);
+    let next = memory.allocate(1).unwrap();
+    assert!(next.get() >= at.get() + 0x2000);
+    drop(window);
+    assert_eq!(memory.bytes(PhysAddr::new(at.get() + 0x1ffe)), [0, 0, 3, 4]);
+}

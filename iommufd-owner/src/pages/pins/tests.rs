@@ -106,6 +106,7 @@ fn a_saturated_count_never_comes_down() {
     for _ in 0..3 {
         assert_eq!(pins.release(slice), []);
     }
+    assert!(pins.runs.values().all(|run| run.count == u32::MAX), "{pins:?}");
     assert_eq!(pages(&pins.runs(slice)).len(), 1);
 }
 
@@ -116,5 +117,9 @@ fn memory_in_one_piece_is_one_run_however_it_was_pinned() {
         pins.insert(page, 1, phys(page));
     }
     assert_eq!(pins.runs.len(), 1);
+    assert_eq!(pins.runs(Slice { first: 0, count: 4 }), [PinnedRun { phys: phys(0), bytes: 4 * PAGE_SIZE }]);
+    // However often each page is.
+    pins.hold(Slice { first: 1, count: 2 });
+    assert_eq!(pins.runs.len(), 3);
     assert_eq!(pins.runs(Slice { first: 0, count: 4 }), [PinnedRun { phys: phys(0), bytes: 4 * PAGE_SIZE }]);
 }

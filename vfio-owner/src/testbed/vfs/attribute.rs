@@ -38,9 +38,10 @@ pub(super) enum Owner {
 pub(super) enum Content {
     /// What never changes while the file is there.
     Text(Arc<str>),
-    /// What udev is told: of a device it is read from the device.
+    /// What udev is told.
     Uevent(Arc<str>),
     // Of a device.
+    DeviceUevent,
     Config(u64),
     Resource {
         bytes: u64,
@@ -51,6 +52,7 @@ pub(super) enum Content {
     NumaNode,
     PowerState,
     RuntimeStatus,
+    VirtualFunctions,
     Remove,
     Rescan,
     Reset,
@@ -75,14 +77,18 @@ impl Attribute {
 
     /// Returns the permissions, nine bits. The owner is root.
     pub fn mode(&self) -> u16 {
-        match self.content {
+        match &self.content {
             Content::Text(_) | Content::PowerState | Content::RuntimeStatus | Content::ReservedRegions => 0o444,
+            // Of a bus or a driver there is nothing to read.
+            Content::Uevent(text) if text.is_empty() => 0o200,
             Content::Uevent(_)
+            | Content::DeviceUevent
             | Content::Config(_)
             | Content::DriverOverride
             | Content::Enable
             | Content::Switch(_)
             | Content::NumaNode
+            | Content::VirtualFunctions
             | Content::ResetMethod
             | Content::DriversAutoprobe
             | Content::Type => 0o644,
@@ -121,14 +127,11 @@ impl Attribute {
         let machine = &*vfs.machine;
         let device = || self.owner.device(machine);
         let text = match &self.content {
-            Content::Text(text) => {
+            Content::Text(text) | Content::Uevent(text) => {
                 self.owner.check(machine)?;
                 text.to_string()
             }
-            Content::Uevent(text) => match &self.owner {
-                Owner::Device { .. } => device_text::uevent(&*device()?),
-                _ => text.to_string(),
-            },
+            Content::DeviceUevent => device_text::uevent(&*device()?),
             Content::Config(_) => return Ok(vfs.settings.config(&*device()?)),
             Content::DriverOverride => device_text::driver_override(&*device()?),
             Content::Enable => {
@@ -143,6 +146,9 @@ impl Attribute {
             }
             Content::PowerState => device_text::power_state(machine, &*device()?).to_string(),
             Content::RuntimeStatus => device_text::runtime_status(machine, &*device()?).to_string(),
+            Content::VirtualFunctions => {
+                format!("{}\n", machine.virtual_functions(device()?.name()).len())
+            }
             Content::ResetMethod => device_text::reset_method(&*device()?),
             Content::DriversAutoprobe => format!("{}\n", u8::from(machine.pci().drivers_autoprobe())),
             Content::Type => {
@@ -183,6 +189,12 @@ impl Attribute {
                 let dev = self.owner.device(machine)?;
                 return Ok(if is_set(&text)? { Task::Unbind(dev.remove()) } else { Task::Done });
             }
+            Content::VirtualFunctions => {
+                let dev = self.owner.device(machine)?;
+                // What does not fit is more than there can be.
+                let count = number(&text)?.try_into().unwrap_or(u16::MAX);
+                return Ok(Task::Removals(machine.set_virtual_functions(dev.name(), count)?.into()));
+            }
             Content::Rescan => {
                 self.owner.check(machine)?;
                 if is_set(&text)? {
@@ -216,7 +228,7 @@ impl Attribute {
             }
             Content::Reset => device_text::reset(machine, &*self.owner.device(machine)?, &text)?,
             Content::ResetMethod => device_text::set_reset_method(&*self.owner.device(machine)?, &text)?,
-            Content::Uevent(_) => {
+            Content::Uevent(_) | Content::DeviceUevent => {
                 self.owner.check(machine)?;
                 check_action(&text)?;
             }

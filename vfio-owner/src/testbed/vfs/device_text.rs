@@ -80,6 +80,13 @@ pub(super) fn fixed(function: &PciFunction, above: Option<&PciFunction>) -> Vec<
         texts.push(("boot_vga", "1\n".into()));
     }
     texts.extend(link(config));
+    if let Some(sriov) = config.sriov().filter(|_| function.physical_function.is_none()) {
+        texts.push(("sriov_totalvfs", format!("{}\n", sriov.total)));
+        texts.push(("sriov_offset", format!("{}\n", sriov.offset)));
+        texts.push(("sriov_stride", format!("{}\n", sriov.stride)));
+        texts.push(("sriov_vf_device", format!("{:x}\n", sriov.device)));
+        texts.push(("sriov_vf_total_msix", "0\n".into()));
+    }
     texts
 }
 
@@ -116,7 +123,6 @@ fn capability(config: &ConfigSpace, id: u16) -> Option<u16> {
 
 /// The lines of `resource`: registers, ROM, those of virtual functions, and the windows of a bridge.
 fn resource(function: &PciFunction) -> String {
-    const VIRTUAL_FUNCTIONS: usize = 6;
     let line = |first: u64, last: u64, flags: u64| format!("{first:#018x} {last:#018x} {flags:#018x}\n");
     let of = |bar: Option<Bar>, flags: fn(Bar) -> u64| match bar {
         Some(bar) => line(bar.address(), bar.address().saturating_add(bar.size() - 1), flags(bar)),
@@ -124,7 +130,13 @@ fn resource(function: &PciFunction) -> String {
     };
     let mut text: String = (0..Bars::SLOTS).map(|slot| of(function.bars.get(slot), window_flags)).collect();
     text += &of(function.bars.rom(), rom_flags);
-    text += &line(0, 0, 0).repeat(VIRTUAL_FUNCTIONS);
+    let total = function.config.sriov().map_or(0, |sriov| u64::from(sriov.total));
+    for bar in (0..Bars::SLOTS).map(|slot| function.virtual_bars.get(slot)) {
+        text += &bar.map_or_else(
+            || line(0, 0, 0),
+            |bar| line(bar.address(), bar.address().saturating_add(bar.size() * total - 1), window_flags(bar)),
+        );
+    }
     if function.config.layout() == Some(HeaderLayout::Bridge) {
         for window in windows(&function.config) {
             text += &window.map_or_else(|| line(0, 0, 0), |(first, last, flags)| line(first, last, flags));

@@ -49,7 +49,7 @@ fn numbers(text: &str) -> impl Iterator<Item = u32> {
         let (number, after) = digits.split_at_checked(end)?;
         // What does not fit into 32 bits is an id of nobody.
         let number = if number.is_empty() { None } else { Some(u32::from_str_radix(number, 16).unwrap_or(ANY - 1)) };
-        rest = if number.is_some() { after } else { "" };
+        rest = after;
         number
     })
     .take(MOST)

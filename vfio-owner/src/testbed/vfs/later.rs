@@ -1,6 +1,7 @@
 //! Writes that wait for a user.
 
 use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use core::time::Duration;
 
@@ -18,7 +19,13 @@ const ASK_AGAIN: Duration = Duration::from_secs(10);
 pub(super) enum Task {
     Done,
     Unbind(Unbind),
-    Bind { pci: iommu_core::device_model::BusHandle<Pci>, driver: DriverHandle<Pci>, dev: Arc<Device<Pci>> },
+    /// One after the other.
+    Removals(VecDeque<Unbind>),
+    Bind {
+        pci: iommu_core::device_model::BusHandle<Pci>,
+        driver: DriverHandle<Pci>,
+        dev: Arc<Device<Pci>>,
+    },
 }
 
 impl Task {
@@ -33,19 +40,39 @@ impl Task {
         Ok(Self::Unbind(unbind.map_err(MachineError::Unbind)?))
     }
 
+    fn ask_again(&mut self) {
+        match self {
+            Self::Unbind(unbind) => unbind.ask_again(),
+            Self::Removals(removals) => removals.iter_mut().take(1).for_each(Unbind::ask_again),
+            Self::Done | Self::Bind { .. } => {}
+        }
+    }
+
     /// Goes on as far as possible. The error of the outer result are the users that are waited for.
     fn go_on(&mut self) -> Result<Result<(), AttributeError>, (Arc<str>, Arc<Users>)> {
         match self {
             Self::Done => Ok(Ok(())),
-            Self::Unbind(unbind) => match unbind.try_finish() {
-                Progress::Done => Ok(Ok(())),
-                Progress::Waiting { device, users } => Err((device.name().clone(), users)),
-            },
+            Self::Unbind(unbind) => drive(unbind).map(Ok),
+            Self::Removals(removals) => {
+                while let Some(removal) = removals.front_mut() {
+                    drive(removal)?;
+                    removals.pop_front();
+                }
+                Ok(Ok(()))
+            }
             Self::Bind { pci, driver, dev } => {
                 let result = pci.try_bind(driver, dev).map_err(|users| (dev.name().clone(), users))?;
                 Ok(result.map_err(|error| MachineError::Bind(Box::new(SysfsBindError::Bind(error))).into()))
             }
         }
+    }
+}
+
+/// Goes on as far as possible. The error are the users that are waited for.
+fn drive(unbind: &mut Unbind) -> Result<(), (Arc<str>, Arc<Users>)> {
+    match unbind.try_finish() {
+        Progress::Done => Ok(()),
+        Progress::Waiting { device, users } => Err((device.name().clone(), users)),
     }
 }
 
@@ -110,10 +137,8 @@ impl Later {
         loop {
             let turn = left.min(ASK_AGAIN);
             if !self.users.wait_for(turn) {
-                if let Task::Unbind(unbind) = &mut self.task
-                    && turn == ASK_AGAIN
-                {
-                    unbind.ask_again();
+                if turn == ASK_AGAIN {
+                    self.task.ask_again();
                 }
                 left = left.saturating_sub(turn);
                 if left.is_zero() {

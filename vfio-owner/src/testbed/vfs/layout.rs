@@ -7,6 +7,7 @@ use alloc::sync::Arc;
 
 use iommu_core::GroupId;
 use iommu_core::device_model::pci::{BarKind, HeaderLayout, PciAddress};
+use iommu_core::hardware::Description;
 
 use super::attribute::{Attribute, Content, Owner};
 use super::char_device::CharDevice;
@@ -59,6 +60,9 @@ pub(super) fn root(structure: &Structure) -> Directory {
             text(&mut planting, Owner::Machine, &format!("{MODULES}/{name}/parameters/{parameter}"), *value);
         }
     }
+    for (name, description) in &structure.iommus {
+        iommu_unit(&mut planting, name, description);
+    }
     for &id in &structure.groups {
         group(&mut planting, id);
     }
@@ -67,6 +71,7 @@ pub(super) fn root(structure: &Structure) -> Directory {
         let above = dev.path.rsplit_once('/').and_then(|(above, _)| by_path.get(above)).copied();
         device(&mut planting, dev, above);
     }
+    virtual_functions(&mut planting, structure);
     device_files(&mut planting, structure);
     planting.grown()
 }
@@ -124,6 +129,10 @@ fn plant_driver(planting: &mut Planting, driver: &Arc<str>) {
     if !BUILT_IN.contains(&&**driver) {
         let name = driver.replace('-', "_");
         module(planting, &name);
+        if name != **driver {
+            // driverctl looks here by the driver's name, and asks modprobe otherwise, which knows the host's kernel only.
+            planting.link(&format!("{MODULES}/{driver}"), &name);
+        }
         planting.relative_link(&format!("{path}/module"), &format!("{MODULES}/{name}"));
         planting.relative_link(&format!("{MODULES}/{name}/drivers/pci:{driver}"), &path);
     }
@@ -165,7 +174,7 @@ fn device(planting: &mut Planting, dev: &PciDevice, above: Option<&PciDevice>) {
         ("numa_node", Content::NumaNode),
         ("remove", Content::Remove),
         ("rescan", Content::Rescan),
-        ("uevent", Content::Uevent("".into())),
+        ("uevent", Content::DeviceUevent),
     ];
     if !dev.reset_methods.is_empty() {
         files.push(("reset", Content::Reset));
@@ -173,6 +182,10 @@ fn device(planting: &mut Planting, dev: &PciDevice, above: Option<&PciDevice>) {
     }
     for (file, content) in files {
         add(planting, &owner, &format!("{path}/{file}"), content);
+    }
+    if function.config.sriov().is_some() && function.physical_function.is_none() {
+        add(planting, &owner, &format!("{path}/sriov_numvfs"), Content::VirtualFunctions);
+        add(planting, &owner, &format!("{path}/sriov_drivers_autoprobe"), Content::Switch(Switch::VirtualAutoprobe));
     }
     windows(planting, dev, &owner);
     root_bus(planting, dev, above);
@@ -242,27 +255,40 @@ fn links(planting: &mut Planting, dev: &PciDevice) {
         planting.relative_link(&format!("{group}/devices/{name}"), path);
     }
     if let Some(iommu) = &dev.iommu {
-        let iommu = iommu_unit(planting, iommu);
+        let iommu = iommu_path(iommu);
         planting.relative_link(&format!("{path}/iommu"), &iommu);
         planting.relative_link(&format!("{iommu}/devices/{name}"), path);
     }
 }
 
-/// The IOMMU itself. Its registers say what clients ask them: how wide addresses are.
-fn iommu_unit(planting: &mut Planting, name: &str) -> String {
-    let path = format!("{VIRTUAL}/iommu/{name}");
-    let registers = [
-        ("address", "fed90000\n"),
-        ("cap", "d2008c22260286\n"),
-        ("domains_supported", "65536\n"),
-        ("ecap", "f00f5a\n"),
-        ("version", "1:0\n"),
-    ];
-    for (file, value) in registers {
-        text(planting, Owner::Machine, &format!("{path}/intel-iommu/{file}"), value);
+/// The IOMMU itself. Clients read in its registers how wide addresses are.
+fn iommu_unit(planting: &mut Planting, name: &str, description: &Description) {
+    let path = iommu_path(name);
+    if let Some([capabilities, extended]) = intel_registers(description) {
+        let registers = [
+            ("address", "fed90000\n".into()),
+            ("cap", format!("{capabilities:x}\n")),
+            ("domains_supported", "65536\n".into()),
+            ("ecap", format!("{extended:x}\n")),
+            ("version", String::from("1:0\n")),
+        ];
+        for (file, value) in registers {
+            text(planting, Owner::Machine, &format!("{path}/intel-iommu/{file}"), value);
+        }
     }
+    planting.directory(&format!("{path}/devices"));
     class(planting, "iommu", name, &path);
-    path
+}
+
+/// The capability registers of an IOMMU that says that it is Intel's: behind the flags in `struct iommu_hw_info_vtd`.
+fn intel_registers(description: &Description) -> Option<[u64; 2]> {
+    const TYPE_INTEL_VTD: u32 = 1;
+    let register = |at: usize| description.bytes.get(at..)?.first_chunk().copied().map(u64::from_ne_bytes);
+    if description.kind == TYPE_INTEL_VTD { Some([register(8)?, register(16)?]) } else { None }
+}
+
+fn iommu_path(name: &str) -> String {
+    format!("{VIRTUAL}/iommu/{name}")
 }
 
 fn vfio_device(planting: &mut Planting, dev: &PciDevice, owner: &Owner, number: u32) {
@@ -272,6 +298,20 @@ fn vfio_device(planting: &mut Planting, dev: &PciDevice, owner: &Owner, number: 
     char_device(planting, owner, &path, &format!("vfio/devices/{name}"), file);
     planting.relative_link(&format!("{path}/device"), &dev.path);
     class(planting, "vfio-dev", &name, &path);
+}
+
+/// The links between virtual functions and their physical one.
+fn virtual_functions(planting: &mut Planting, structure: &Structure) {
+    let paths: BTreeMap<PciAddress, &str> =
+        structure.devices.iter().map(|dev| (dev.function.address, &*dev.path)).collect();
+    for dev in &structure.devices {
+        let Some(sriov) = dev.function.config.sriov() else { continue };
+        let addresses = (0..sriov.total).map(|index| (index, sriov.address(dev.function.address, index)));
+        for (index, path) in addresses.filter_map(|(index, address)| Some((index, paths.get(&address?)?))) {
+            planting.relative_link(&format!("{}/virtfn{index}", dev.path), path);
+            planting.relative_link(&format!("{path}/physfn"), &dev.path);
+        }
+    }
 }
 
 /// What is below `/dev`, and how the classes show it.

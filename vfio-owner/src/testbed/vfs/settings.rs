@@ -29,6 +29,8 @@ pub(super) enum Switch {
     ColdSleep,
     MessageInterrupts,
     BrokenParity,
+    /// Whether drivers are tried on new virtual functions; the simulated ones are, in any case.
+    VirtualAutoprobe,
 }
 
 impl Switch {
@@ -37,7 +39,7 @@ impl Switch {
     fn at_first(self, dev: &Device<Pci>) -> bool {
         match self {
             Self::RuntimePower => dev.driver_hint().as_deref() == Some(VFIO_PCI),
-            Self::ColdSleep | Self::MessageInterrupts => true,
+            Self::ColdSleep | Self::MessageInterrupts | Self::VirtualAutoprobe => true,
             Self::Enabled | Self::BrokenParity => false,
         }
     }

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use iommu_core::device_model::pci::PciFunction;
 use iommu_core::device_model::{Device, DeviceId};
+use iommu_core::hardware::{Description, IommuDriver};
 use iommu_core::{GroupId, Member};
 
 use super::super::machine::{Machine, Pci};
@@ -88,6 +89,8 @@ pub(super) struct Structure {
     pub(super) drivers: BTreeSet<Arc<str>>,
     pub(super) groups: BTreeSet<GroupId>,
     pub(super) group_nodes: Vec<GroupNode>,
+    /// The IOMMUs, with what they say of themselves.
+    pub(super) iommus: BTreeMap<Arc<str>, Description>,
 }
 
 #[derive(Debug)]
@@ -106,7 +109,7 @@ pub(super) struct PciDevice {
 }
 
 impl Structure {
-    pub(super) fn of(survey: Survey) -> Self {
+    pub(super) fn of(machine: &Machine, survey: Survey) -> Self {
         let Survey { devices: surveyed, drivers, mut group_nodes, device_nodes } = survey;
         let drivers: BTreeSet<Arc<str>> = drivers.into_iter().collect();
         let numbers: BTreeMap<Arc<str>, u32> =
@@ -133,7 +136,8 @@ impl Structure {
         }
         let groups: BTreeSet<GroupId> = devices.iter().filter_map(|dev| dev.group).collect();
         group_nodes.retain(|node| groups.contains(&node.group));
-        Self { devices, drivers, groups, group_nodes }
+        let iommus = machine.iommus().map(|iommu| (iommu.name().into(), iommu.config().description.clone())).collect();
+        Self { devices, drivers, groups, group_nodes, iommus }
     }
 }
 

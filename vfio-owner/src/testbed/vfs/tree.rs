@@ -349,3 +349,64 @@ impl Planting {
         self.0
     }
 }
+
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+
+    fn tree(links: &[(&str, &str)]) -> Tree {
+        let mut planting = Planting::new();
+        planting.directory("/a/b");
+        for (path, target) in links {
+            planting.link(path, target);
+        }
+        Tree::new(0, planting.grown())
+    }
+
+    #[test]
+    fn so_many_links_are_followed_and_no_more() {
+        let chain: Vec<(String, String)> =
+            (0..=MAX_LINKS).map(|at| (format!("/{at}"), format!("{}", at + 1))).collect();
+        let mut links: Vec<(&str, &str)> = chain.iter().map(|(path, target)| (&**path, &**target)).collect();
+        let last = format!("/{MAX_LINKS}");
+        links.pop();
+        links.push((&last, "a/b"));
+        let tree = tree(&links);
+        assert_eq!(tree.find("/1", LastLink::Follow).unwrap().path, "/a/b");
+        assert_eq!(tree.find("/0", LastLink::Follow), Err(WalkError::TooManyLinks { path: "/0".into() }));
+        assert_eq!(tree.find("/0", LastLink::Keep).unwrap().path, "/0");
+    }
+
+    #[test]
+    fn a_loop_is_no_way() {
+        let tree = tree(&[("/a/up", "../a/up"), ("/a/self", "self/b"), ("/x", "/a/../x")]);
+        for path in ["/a/up", "/a/self", "/x", "/x/b"] {
+            assert_eq!(tree.find(path, LastLink::Follow).unwrap_err().errno(), Errno::ELOOP, "{path}");
+        }
+    }
+
+    #[test]
+    fn links_lead_up_and_down_or_from_the_root() {
+        let mut planting = Planting::new();
+        planting.directory("/sys/bus/pci");
+        planting.directory("/sys/devices/x");
+        planting.relative_link("/sys/devices/x/subsystem", "/sys/bus/pci");
+        planting.relative_link("/sys/devices/y", "/sys/devices/x");
+        planting.link("/abs", "/sys/devices/y/subsystem");
+        planting.add("/sys/devices/y/below", Node::Link { target: "nothing".into() });
+        let tree = Tree::new(0, planting.grown());
+        let target = |path: &str| match tree.get(path) {
+            Some(Node::Link { target }) => target.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(target("/sys/devices/x/subsystem"), "../../bus/pci");
+        assert_eq!(target("/sys/devices/y"), "x");
+        assert_eq!(tree.find("/abs", LastLink::Follow).unwrap().path, "/sys/bus/pci");
+        assert_eq!(tree.find("/abs/../pci/.", LastLink::Keep).unwrap().path, "/sys/bus/pci");
+        assert_eq!(tree.find("/../..", LastLink::Keep).unwrap().path, "/");
+        assert_eq!(tree.get("/sys/devices/y/below"), None, "a link has nothing below it");
+    }
+}

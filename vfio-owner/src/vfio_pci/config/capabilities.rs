@@ -40,6 +40,7 @@ const POWER_PME: u16 = 1 << 15 | 1 << 8;
 /// State, and what the data register shows.
 const POWER_WRITABLE: u16 = 0b11 | 0b1111 << 9;
 
+const EXPRESS_VERSION: u8 = 0xf;
 const EXPRESS_CONTROL: usize = 0x08;
 const EXPRESS_CONTROL_2: usize = 0x28;
 const EXPRESS_RESET: u16 = 1 << 15;
@@ -98,8 +99,7 @@ impl VirtualConfig {
                 self.clear_bits(at + EXPRESS_CONTROL, EXPRESS_RESET);
                 self.own_bits(at + EXPRESS_CONTROL, !(EXPRESS_RESET | EXPRESS_PHANTOM));
                 self.reset_bits.push(ResetBit { at: at + EXPRESS_CONTROL + 1, bit: 1 << 7 });
-                const VERSION: u8 = 0xf;
-                if self.bytes.get(at + 2).is_some_and(|flags| flags & VERSION >= 2) {
+                if self.bytes.get(at + 2).is_some_and(|flags| flags & EXPRESS_VERSION >= 2) {
                     self.own_bits(at + EXPRESS_CONTROL_2, !EXPRESS_ARI);
                 }
             }
@@ -138,7 +138,9 @@ impl VirtualConfig {
             let offset = usize::from(capability.offset);
             self.link_extended(offset, shown.get(at + 1));
             if capability.id == CAP_ERROR_REPORTING {
-                AER_WRITABLE.iter().for_each(|register| self.set_writable(offset + register, &[0xff; 4]));
+                for register in AER_WRITABLE {
+                    self.set_writable(offset + register, &[0xff; 4]);
+                }
             }
         }
     }

@@ -82,7 +82,6 @@ fn may_write(function: &PciFunction, offset: usize) -> u8 {
     match offset {
         0x04 => 0b0000_0111,
         0x05 => 0b0000_0101,
-        0x0c => 0xff,
         0x10..0x28 => {
             let (slot, place) = ((offset - 0x10) / 4, offset % 4);
             let address = |bar: Bar| !(bar.size() - 1) & !(if bar.kind() == BarKind::Io { 0b11 } else { 0b1111 });
@@ -96,7 +95,7 @@ fn may_write(function: &PciFunction, offset: usize) -> u8 {
             }
         }
         0x30..0x34 => function.bars.rom().map_or(0, |rom| of(!(rom.size() - 1) | 1, offset % 4)),
-        0x3c => 0xff,
+        0x0c | 0x3c => 0xff,
         _ => may_write_capability(function, offset),
     }
 }
@@ -189,17 +188,22 @@ proptest! {
 }
 
 #[test]
-fn after_power_on_windows_are_decoded_and_nothing_else_is_on() {
+fn vt31_2_at_open_windows_are_decoded_and_bus_mastering_is_off() {
     let mut bytes = [0_u8; 256];
     bytes[0x04..0x06].copy_from_slice(&[0xff, 0xff]);
     let mut bars = Bars::NONE;
     bars.insert(0, bar(16, BarKind::Io)).unwrap();
     let config = VirtualConfig::new(&function(bytes, bars.clone()));
-    assert!(!config.memory_on() && !config.bus_master());
+    assert!(!config.bus_master());
     assert_eq!(config.intx_line(), IntxLine::On);
-    assert_eq!(config.command() & COMMAND_WRITABLE, COMMAND_IO | COMMAND_SYSTEM_ERROR);
+    let kept = COMMAND_IO | COMMAND_MEMORY | COMMAND_SYSTEM_ERROR;
+    assert_eq!(config.command() & COMMAND_WRITABLE, kept, "the rest is as it was found");
+    let mut off = bytes;
+    off[0x04..0x06].fill(0);
+    let config = VirtualConfig::new(&function(off, bars.clone()));
+    assert_eq!(config.command(), COMMAND_IO, "decoding is on for what there is");
     bars.insert(1, bar(16, BarKind::Memory32 { prefetchable: false })).unwrap();
-    assert!(VirtualConfig::new(&function(bytes, bars)).memory_on());
+    assert!(VirtualConfig::new(&function(off, bars)).memory_on());
 }
 
 #[test]

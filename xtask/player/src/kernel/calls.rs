@@ -95,7 +95,7 @@ fn place(at: u64) -> Result<NonZeroUsize, Errno> {
 }
 
 fn pointer(at: u64) -> Result<NonNull<c_void>, Errno> {
-    Ok(NonNull::without_provenance(place(at)?))
+    NonNull::new(std::ptr::without_provenance_mut(place(at)?.get())).ok_or(Errno::EINVAL)
 }
 
 fn address(mapped: Result<NonNull<c_void>, Errno>) -> Result<u64, Errno> {

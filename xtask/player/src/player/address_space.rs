@@ -64,7 +64,7 @@ impl<S: System> Player<S> {
     fn map_dma(&mut self, fd: Fd, flags: u32, iova: u64, bytes: u64, offset: u64) -> Or<Answer> {
         let mut map = Structure::default();
         map.word(32).word(flags).quad(self.address(offset)).quad(iova).quad(bytes);
-        Ok(self.call(fd, MAP_DMA, &map).result.map(drop).into())
+        self.succeed(fd, MAP_DMA, &map)
     }
 
     fn unmap_dma(&mut self, fd: Fd, flags: u32, iova: u64, bytes: u64) -> Or<Answer> {
@@ -77,7 +77,7 @@ impl<S: System> Player<S> {
     fn dirty_pages(&mut self, fd: Fd, flags: u32) -> Or<Answer> {
         let mut dirty = Structure::default();
         dirty.word(8).word(flags);
-        Ok(self.call(fd, DIRTY_PAGES, &dirty).result.map(drop).into())
+        self.succeed(fd, DIRTY_PAGES, &dirty)
     }
 
     /// A bitmap without bits, as much of it as there is room for.

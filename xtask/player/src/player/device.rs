@@ -47,11 +47,11 @@ impl<S: System> Player<S> {
             Call::Attach { to } => {
                 let (_, id) = self.names.object(to).ok_or(Errno::EBADF)?;
                 of.word(12).word(0).word(id);
-                Ok(self.call(fd, ATTACH_IOMMUFD_PT, &of).result.map(drop).into())
+                self.succeed(fd, ATTACH_IOMMUFD_PT, &of)
             }
             Call::Detach => {
                 of.word(8).word(0);
-                Ok(self.call(fd, DETACH_IOMMUFD_PT, &of).result.map(drop).into())
+                self.succeed(fd, DETACH_IOMMUFD_PT, &of)
             }
             Call::DeviceInfo { argsz } => self.device_info(fd, *argsz),
             Call::Region(index) => {
@@ -74,7 +74,7 @@ impl<S: System> Player<S> {
                         None => -1,
                     });
                 }
-                Ok(self.call(fd, SET_IRQS, &of).result.map(drop).into())
+                self.succeed(fd, SET_IRQS, &of)
             }
             Call::ReadRegion { region, offset, bytes } => {
                 let mut into = buffer(*bytes);
@@ -101,11 +101,11 @@ impl<S: System> Player<S> {
                 for group in groups {
                     of.file(self.names.file(group)?);
                 }
-                Ok(self.call(fd, PCI_HOT_RESET, &of).result.map(drop).into())
+                self.succeed(fd, PCI_HOT_RESET, &of)
             }
             Call::Feature { flags, argsz } => {
                 of.word(argsz.unwrap_or(ROOM)).word(*flags);
-                Ok(self.call(fd, FEATURE, &of).result.map(drop).into())
+                self.succeed(fd, FEATURE, &of)
             }
             Call::Reset => Ok(self.ioctl(fd, RESET, 0).map(drop).into()),
             Call::ReadEvent => {

@@ -98,7 +98,7 @@ impl<S: System> Player<S> {
             Call::Map { iova, bytes, offset, rights } => {
                 of.word(40).word(MAP_FIXED | flags_of(*rights)).word(id).word(0);
                 of.quad(self.address(*offset)).quad(*bytes).quad(*iova);
-                Ok(self.call(iommufd, IOAS_MAP, &of).result.map(drop).into())
+                self.succeed(iommufd, IOAS_MAP, &of)
             }
             Call::MapAny { bytes, offset } => {
                 of.word(40).word(MAP_READ | MAP_WRITE).word(id).word(0);
@@ -131,7 +131,7 @@ impl<S: System> Player<S> {
                 let list = self.pointee(&list);
                 let count = u32::try_from(ranges.len()).unwrap_or(u32::MAX);
                 of.word(24).word(id).word(count).word(0).quad(list);
-                Ok(self.call(iommufd, IOAS_ALLOW_IOVAS, &of).result.map(drop).into())
+                self.succeed(iommufd, IOAS_ALLOW_IOVAS, &of)
             }
             Call::HugePages(value) => self.option(iommufd, OPTION_HUGE_PAGES, id, *value),
             Call::Dirty(dirty) => self.dirty_tracking(iommufd, id, *dirty),
@@ -161,7 +161,9 @@ impl<S: System> Player<S> {
             (Ok(_) | Err(Errno::EMSGSIZE), Some(_)) => {
                 let mut said = if result.is_err() { "EMSGSIZE ".to_owned() } else { String::new() };
                 let _ = write!(said, "total {total} align {:#x}", after.quad_at(6));
-                shown.iter().for_each(|range| said += &format!(" {range}"));
+                for range in shown {
+                    let _ = write!(said, " {range}");
+                }
                 Ok(Answer::Value(said))
             }
             (Err(errno), _) => Err(errno.into()),
@@ -181,7 +183,7 @@ impl<S: System> Player<S> {
         match dirty {
             Dirty::On | Dirty::Off => {
                 of.word(16).word(u32::from(dirty == Dirty::On)).word(id).word(0);
-                Ok(self.call(iommufd, SET_DIRTY_TRACKING, &of).result.map(drop).into())
+                self.succeed(iommufd, SET_DIRTY_TRACKING, &of)
             }
             Dirty::Get { iova, bytes, page, last } => {
                 let size = bitmap_bytes(bytes, page);

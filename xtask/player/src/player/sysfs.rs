@@ -93,13 +93,11 @@ impl<S: System> Player<S> {
             return Ok(written.map(drop).into());
         }
         let mut write = self.system.begin_write(file, text.as_bytes());
-        Ok(match self.system.ended(&mut write, PATIENCE) {
-            Some(result) => result.map(drop).into(),
-            None => {
-                self.waiting.push_back(write);
-                Answer::Blocked
-            }
-        })
+        if let Some(result) = self.system.ended(&mut write, PATIENCE) {
+            return Ok(result.map(drop).into());
+        }
+        self.waiting.push_back(write);
+        Ok(Answer::Blocked)
     }
 
     /// The last name of where a link leads.

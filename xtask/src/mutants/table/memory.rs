@@ -124,8 +124,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "failed-pin-stays",
         file: PAGES,
         rule: "F27: a pin that fails pins nothing",
-        old: "        if self.done.count > 0 {",
-        new: "        if self.done.count > 0 && false {",
+        old: "        self.pages.release(self.pins, self.done);",
+        new: "",
         suites: IOMMUFD,
     },
     Mutant {
@@ -140,8 +140,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "access-beyond-mapping",
         file: ACCESS,
         rule: "F60: an access does what the mapping permits",
-        old: "if !self.access.permits(access) {",
-        new: "if !self.access.permits(access) && false {",
+        old: "if !self.protection.permits(access) {",
+        new: "if !self.protection.permits(access) && false {",
         suites: IOMMUFD,
     },
     Mutant {
@@ -164,8 +164,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "reachable-mapping-unpinned",
         file: TYPE1,
         rule: "memory that hardware refuses to unmap stays pinned",
-        old: "            domain.quarantine(pinned.clone());",
-        new: "",
+        old: "domains.for_each(|domain| domain.quarantine(pinned.clone()));",
+        new: "domains.for_each(|domain| drop((domain, pinned.clone())));",
         suites: VFIO,
     },
 ];

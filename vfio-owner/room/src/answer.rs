@@ -1,0 +1,109 @@
+//! Answers to trapped calls.
+
+mod change;
+mod device;
+mod look;
+mod open;
+mod write;
+
+use std::error::Error;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use vfio_owner::iommu_core::device_model::Errno as MachineErrno;
+
+use crate::calls::Call;
+use crate::notify::Listener;
+use crate::supervisor::Supervisor;
+use crate::task::Task;
+use crate::walk::{Last, Place, Walker};
+
+/// A call that waits for its answer.
+#[derive(Debug)]
+pub(crate) struct Trapped<'a> {
+    pub(crate) id: u64,
+    pub(crate) listener: &'a Listener,
+    pub(crate) task: Task,
+    pub(crate) call: Call,
+    pub(crate) args: [u64; 6],
+}
+
+/// What becomes of a call that does not fail.
+pub(crate) enum Answer {
+    /// It returns this.
+    Value(i64),
+    /// The kernel does it.
+    Continue,
+    /// It returns a new descriptor of this file, with these flags.
+    File(OwnedFd, u32),
+    /// It returns when this says what.
+    Later(Box<dyn FnMut() -> Option<Result<i64, Errno>> + Send>),
+}
+
+impl Trapped<'_> {
+    pub(crate) fn arg(&self, index: usize) -> u64 {
+        self.args.get(index).copied().unwrap_or(0)
+    }
+
+    /// Returns an argument that is a descriptor.
+    #[expect(clippy::cast_possible_truncation, reason = "the kernel looks at 32 bits")]
+    pub(crate) fn fd(&self, index: usize) -> i32 {
+        self.arg(index) as i32
+    }
+
+    /// Returns an argument that is a set of flags.
+    #[expect(clippy::cast_possible_truncation, reason = "the kernel looks at 32 bits")]
+    pub(crate) fn bits(&self, index: usize) -> u32 {
+        self.arg(index) as u32
+    }
+
+    pub(crate) fn string(&self, index: usize) -> Result<OsString, Errno> {
+        self.task.string(self.arg(index))
+    }
+
+    /// Checks, before something is done for good, that what was read was read of the caller.
+    pub(crate) fn check(&self) -> Result<(), Errno> {
+        if self.listener.waits(self.id) { Ok(()) } else { Err(Errno::SRCH) }
+    }
+}
+
+impl Supervisor {
+    /// Finds the answer to a call.
+    pub(crate) fn answer(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
+        match trapped.call {
+            Call::Ioctl => self.ioctl(trapped),
+            Call::Read => self.read(trapped),
+            Call::Pread64 => self.read_at(trapped),
+            Call::Mmap => self.map(trapped),
+            Call::Pwrite64 | Call::Write | Call::Writev | Call::Pwritev | Call::Pwritev2 => self.write(trapped),
+            Call::Sendfile | Call::Splice | Call::CopyFileRange => self.copy(trapped),
+            Call::Open | Call::Openat | Call::Openat2 | Call::Creat => self.open(trapped),
+            Call::Stat | Call::Lstat | Call::Fstat | Call::Newfstatat | Call::Statx => self.stat(trapped),
+            Call::Access | Call::Faccessat | Call::Faccessat2 => self.access(trapped),
+            Call::Readlink | Call::Readlinkat => self.read_link(trapped),
+            Call::Chdir | Call::Fchdir | Call::Getcwd => self.directory(trapped),
+            Call::Statfs | Call::Fstatfs => self.file_system(trapped),
+            Call::Getxattr | Call::Lgetxattr | Call::Listxattr | Call::Llistxattr => self.extended(trapped),
+            _ => self.change(trapped),
+        }
+    }
+
+    /// Notes that the machine refused a call, and why.
+    fn refuse(&self, trapped: &Trapped<'_>, file: &Path, error: &(dyn Error + 'static), errno: MachineErrno) -> Errno {
+        self.log.reason(error);
+        self.log.refuse(trapped.task.number(), format!("{:?}", trapped.call).to_lowercase(), file.into(), errno);
+        Errno::from_raw_os_error(errno.number())
+    }
+
+    fn walk(&self, task: Task, dir: i32, path: &OsStr, last: Last) -> Result<Place, Errno> {
+        Walker::new(&self.vfs, &self.tree, task).walk(dir, path, last)
+    }
+
+    /// Returns the path in the room of a descriptor of a directory or a file that is read.
+    fn in_tree(&self, task: Task, fd: i32) -> Option<PathBuf> {
+        let link = if fd == libc::AT_FDCWD { task.proc("cwd") } else { task.descriptor(fd) };
+        self.tree.in_room(&Task::link(&link).ok()?)
+    }
+}

@@ -1,0 +1,145 @@
+//! Calls of device files.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use vfio_owner::GroupFile;
+use vfio_owner::device_ops::RegionIndex;
+use vfio_owner::iommu_core::UserAddr;
+use vfio_owner::iommu_core::device_model::Errno as MachineErrno;
+use vfio_owner::iommufd_owner::uapi::NewFaultQueue;
+use vfio_owner::uapi::{File, NewFile, Reply};
+
+use super::{Answer, Trapped};
+use crate::calls::Call;
+use crate::files::{Files, Kind, OpenFile};
+use crate::supervisor::Supervisor;
+use crate::task::errno;
+
+/// `VFIO_GROUP_GET_STATUS`.
+const GET_STATUS: u32 = 0x3b67;
+
+impl Supervisor {
+    pub(super) fn ioctl(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
+        let Some(open) = self.files.of(trapped.task, trapped.fd(0))? else {
+            // The host's VFIO has the same numbers. All others do not know them.
+            Files::identify(trapped.task, trapped.fd(0))?;
+            return Err(Errno::NOTTY);
+        };
+        let Kind::Device { file, .. } = &open.kind else { return Err(Errno::NOTTY) };
+        trapped.check()?;
+        self.log.begin();
+        let number = trapped.bits(1);
+        let reply = file.ioctl(number, trapped.arg(2), &self.caller(trapped.task));
+        match reply.map_err(|errno| self.refused(trapped, format!("ioctl {number:#x}"), open, errno))? {
+            Reply::Value(value) => {
+                if let (File::Group(group), GET_STATUS) = (file, number) {
+                    self.note_status(trapped, group, open);
+                }
+                Ok(Answer::Value(value.into()))
+            }
+            // The number of the descriptor is what the call returns.
+            Reply::File(NewFile::Device(device)) => {
+                let name = PathBuf::from("anon_inode:[vfio-device]");
+                let file = self.files.open_device(name, File::Device(device), None, OFlags::empty())?;
+                Ok(Answer::File(file, OFlags::CLOEXEC.bits()))
+            }
+            Reply::File(NewFile::FaultQueue(queue)) => self.open_fault_queue(trapped, queue),
+        }
+    }
+
+    /// A client that learns that a group is not viable gives up without a call that could be refused.
+    fn note_status(&self, trapped: &Trapped<'_>, group: &GroupFile, open: &OpenFile) {
+        let blockers = group.iommu_group().map(|group| group.blockers()).unwrap_or_default();
+        let blockers: Vec<String> = blockers.iter().map(ToString::to_string).collect();
+        if !blockers.is_empty() {
+            let reason = format!("group {} is used by kernel drivers: {}", group.id(), blockers.join(", "));
+            let call = format!("ioctl {GET_STATUS:#x}");
+            self.log.not_viable(trapped.task.number(), call, open.name.clone(), reason);
+        }
+    }
+
+    fn open_fault_queue(&mut self, trapped: &Trapped<'_>, queue: NewFaultQueue) -> Result<Answer, Errno> {
+        let (user, end) = Files::new_socket()?;
+        let given = trapped.listener.give_file(trapped.id, user.as_fd(), OFlags::CLOEXEC.bits());
+        let fd = given.map_err(|error| errno(&error))?;
+        // If the number cannot be told, the descriptor stays, of a socket without another end.
+        let installed = queue.install(fd, &self.caller(trapped.task));
+        let queue = installed.map_err(|errno| Errno::from_raw_os_error(errno.number()))?;
+        self.files.add_fault_queue(File::FaultQueue(Arc::new(queue)), &user, end)?;
+        Ok(Answer::Value(0))
+    }
+
+    /// Notes that a call failed. Why, the machine has said already.
+    fn refused(&self, trapped: &Trapped<'_>, call: String, open: &OpenFile, errno: MachineErrno) -> Errno {
+        self.log.refuse(trapped.task.number(), call, open.name.clone(), errno);
+        Errno::from_raw_os_error(errno.number())
+    }
+
+    /// Maps a file, shared.
+    pub(super) fn map(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
+        // A bad descriptor is for the kernel to tell.
+        if let Ok(Some(open)) = self.files.of(trapped.task, trapped.fd(4)) {
+            let Kind::Device { file, .. } = &open.kind else { return Err(Errno::NODEV) };
+            self.log.begin();
+            let mapped = file.mappable(trapped.arg(5), trapped.arg(1), &self.caller(trapped.task));
+            let mapped = mapped.map_err(|errno| self.refused(trapped, "mmap".into(), open, errno))?;
+            open.map(mapped.region);
+        }
+        Ok(Answer::Continue)
+    }
+
+    /// Reads from a fault queue.
+    pub(super) fn read(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
+        let fd = trapped.fd(0);
+        match self.files.of(trapped.task, fd) {
+            Ok(Some(open)) if matches!(open.kind, Kind::Device { file: File::FaultQueue(_), .. }) => {
+                let answer = self.transfer(trapped, open);
+                self.files.settle(trapped.task, fd);
+                answer
+            }
+            _ => Ok(Answer::Continue),
+        }
+    }
+
+    /// Reads from a region.
+    pub(super) fn read_at(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
+        match self.files.of(trapped.task, trapped.fd(0))? {
+            Some(open) if matches!(open.kind, Kind::Device { .. }) => self.transfer(trapped, open),
+            _ => Ok(Answer::Continue),
+        }
+    }
+
+    /// Writes to a region.
+    pub(super) fn write_at(&self, trapped: &Trapped<'_>, open: &OpenFile) -> Result<Answer, Errno> {
+        match (trapped.call, &open.kind) {
+            (Call::Pwrite64, _) | (Call::Write, Kind::Device { file: File::FaultQueue(_), .. }) => {
+                self.transfer(trapped, open)
+            }
+            // Without a position, nobody writes to a device.
+            _ => Err(Errno::INVAL),
+        }
+    }
+
+    fn transfer(&self, trapped: &Trapped<'_>, open: &OpenFile) -> Result<Answer, Errno> {
+        let Kind::Device { file, .. } = &open.kind else { return Ok(Answer::Continue) };
+        let (at, bytes, offset) = (UserAddr::new(trapped.arg(1)), trapped.arg(2), trapped.arg(3));
+        let caller = self.caller(trapped.task);
+        // The kernel does it: it is the memory that is mapped.
+        if open.is_mapped(RegionIndex::at(offset).0) {
+            return Ok(Answer::Continue);
+        }
+        trapped.check()?;
+        self.log.begin();
+        let done = match trapped.call {
+            Call::Pread64 | Call::Read => file.read(offset, at, bytes, &caller),
+            _ => file.write(offset, at, bytes, &caller),
+        };
+        let call = format!("{:?}", trapped.call).to_lowercase();
+        let done = done.map_err(|errno| self.refused(trapped, call, open, errno))?;
+        Ok(Answer::Value(i64::try_from(done).unwrap_or(i64::MAX)))
+    }
+}

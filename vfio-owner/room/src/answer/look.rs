@@ -1,0 +1,225 @@
+//! Calls that look at a file.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, statat};
+use rustix::io::Errno;
+use vfio_owner::testbed::vfs::Node;
+
+use super::{Answer, Trapped};
+use crate::attributes::Attributes;
+use crate::calls::Call;
+use crate::files::Kind;
+use crate::supervisor::Supervisor;
+use crate::task::Task;
+use crate::view::{MARK, View};
+use crate::walk::{HostPlace, Last, Place};
+
+/// What a call looks at.
+enum Subject {
+    /// A file, of the room or seen through it.
+    File(PathBuf, Attributes),
+    /// What the kernel finds as well.
+    Native,
+}
+
+impl Supervisor {
+    pub(super) fn stat(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
+        let (dir, path, flags, result) = match trapped.call {
+            Call::Stat => (libc::AT_FDCWD, Some(0), 0, 1),
+            Call::Lstat => (libc::AT_FDCWD, Some(0), AtFlags::SYMLINK_NOFOLLOW.bits(), 1),
+            Call::Fstat => (trapped.fd(0), None, 0, 1),
+            Call::Statx => (trapped.fd(0), Some(1), trapped.bits(2), 4),
+            _ => (trapped.fd(0), Some(1), trapped.bits(3), 2),
+        };
+        let Subject::File(_, found) = self.subject(trapped, dir, path, AtFlags::from_bits_retain(flags))? else {
+            return Ok(Answer::Continue);
+        };
+        let bytes = if trapped.call == Call::Statx { found.statx() } else { found.stat() };
+        trapped.task.write(trapped.arg(result), &bytes)?;
+        Ok(Answer::Value(0))
+    }
+
+    /// Finds what a directory, a path and flags name; the path is an argument, if there is one.
+    fn subject(&self, trapped: &Trapped<'_>, dir: i32, path: Option<usize>, flags: AtFlags) -> Result<Subject, Errno> {
+        let text = match path {
+            // With `AT_EMPTY_PATH` the path may be missing.
+            Some(index) if trapped.arg(index) != 0 => trapped.string(index)?,
+            _ => "".into(),
+        };
+        if text.is_empty() {
+            if path.is_some() && !flags.contains(AtFlags::EMPTY_PATH) {
+                return Ok(Subject::Native);
+            }
+            return self.subject_of_descriptor(trapped.task, dir);
+        }
+        let last = if flags.contains(AtFlags::SYMLINK_NOFOLLOW) { Last::Keep } else { Last::Follow };
+        match self.walk(trapped.task, dir, &text, last)? {
+            Place::Missing => Err(Errno::NOENT),
+            Place::Machine(path, node) => {
+                let found = Attributes::of_node(&path, &node);
+                Ok(Subject::File(path, found))
+            }
+            Place::Mark => Ok(Subject::File(MARK.into(), Attributes::of_attribute(Path::new(MARK), 0o444, 4096))),
+            Place::Host(place) => self.subject_of_host(place, flags),
+        }
+    }
+
+    fn subject_of_host(&self, place: HostPlace, flags: AtFlags) -> Result<Subject, Errno> {
+        let keeps = flags.contains(AtFlags::SYMLINK_NOFOLLOW);
+        if place.path.starts_with("/proc")
+            && !keeps
+            && let Some(subject) = self.open_file(&place.path)
+        {
+            return Ok(subject);
+        }
+        if place.native {
+            return Ok(Subject::Native);
+        }
+        let found = statat(CWD, &place.path, flags.intersection(AtFlags::SYMLINK_NOFOLLOW))?;
+        Ok(Subject::File(place.path, found.into()))
+    }
+
+    fn subject_of_descriptor(&self, task: Task, fd: i32) -> Result<Subject, Errno> {
+        if let Some(path) = self.in_tree(task, fd) {
+            // It may have been removed since.
+            let view = View::of(&self.vfs);
+            let found = match view.node(&path) {
+                Some(node) => Attributes::of_node(&path, node),
+                None if path == Path::new(MARK) => Attributes::of_attribute(&path, 0o444, 4096),
+                None => return Ok(Subject::Native),
+            };
+            return Ok(Subject::File(path, found));
+        }
+        let open = if fd == libc::AT_FDCWD { None } else { self.open_file(&task.descriptor(fd)) };
+        Ok(open.unwrap_or(Subject::Native))
+    }
+
+    /// What there is to say of an open file of ours.
+    fn open_file(&self, path: &Path) -> Option<Subject> {
+        let open = self.files.at(path)?;
+        let found = match &open.kind {
+            Kind::Device { node: None, .. } => Attributes::of_anonymous(&open.name),
+            Kind::Device { node: Some(node), .. } => Attributes::of_node(&open.name, node),
+            Kind::Attribute(open_attribute) => {
+                let attribute = open_attribute.attribute();
+                Attributes::of_attribute(&open.name, attribute.mode(), attribute.size())
+            }
+        };
+        Some(Subject::File(open.name.clone(), found))
+    }
+
+    pub(super) fn access(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
+        let (dir, path) = if trapped.call == Call::Access { (libc::AT_FDCWD, 0) } else { (trapped.fd(0), 1) };
+        let wanted = trapped.bits(path + 1);
+        let flags = if trapped.call == Call::Faccessat2 { trapped.bits(3) } else { 0 };
+        let flags = AtFlags::from_bits_retain(flags);
+        let Subject::File(path, found) = self.subject(trapped, dir, Some(path), flags)? else {
+            return Ok(Answer::Continue);
+        };
+        if View::of(&self.vfs).node(&path).is_none() && path != Path::new(MARK) {
+            let wanted = rustix::fs::Access::from_bits_retain(wanted);
+            return trapped.task.with_rights(|_| rustix::fs::access(&path, wanted)).map(|()| Answer::Value(0));
+        }
+        // Whoever calls is the owner.
+        let granted = found.mode >> 6 & 7;
+        if wanted & !granted & 7 == 0 { Ok(Answer::Value(0)) } else { Err(Errno::ACCESS) }
+    }
+
+    pub(super) fn read_link(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
+        let (dir, at) = if trapped.call == Call::Readlink { (libc::AT_FDCWD, 0) } else { (trapped.fd(0), 1) };
+        let path = trapped.string(at)?;
+        if path.is_empty() {
+            return Ok(Answer::Continue);
+        }
+        let text = match self.walk(trapped.task, dir, &path, Last::Keep)? {
+            Place::Missing => return Err(Errno::NOENT),
+            Place::Machine(_, Node::Link { target }) => OsString::from(&*target),
+            Place::Machine(..) | Place::Mark => return Err(Errno::INVAL),
+            Place::Host(place) => match self.text_of_link(&place) {
+                Some(text) => text,
+                None if place.native => return Ok(Answer::Continue),
+                None => Task::link(&place.path)?.into_os_string(),
+            },
+        };
+        let size = usize::try_from(trapped.arg(at + 2)).unwrap_or(usize::MAX);
+        if size == 0 {
+            return Err(Errno::INVAL);
+        }
+        let text = text.as_bytes();
+        let shown = text.get(..size).unwrap_or(text);
+        trapped.task.write(trapped.arg(at + 1), shown)?;
+        Ok(Answer::Value(i64::try_from(shown.len()).unwrap_or(0)))
+    }
+
+    /// What a link of `/proc` to a file of ours says.
+    fn text_of_link(&self, place: &HostPlace) -> Option<OsString> {
+        if !place.path.starts_with("/proc") {
+            return None;
+        }
+        if let Some(path) = Task::link(&place.path).ok().and_then(|text| self.tree.in_room(&text)) {
+            return Some(path.into());
+        }
+        self.files.at(&place.path).map(|open| open.name.clone().into())
+    }
+
+    pub(super) fn directory(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
+        match trapped.call {
+            Call::Getcwd => {
+                let Some(path) = self.in_tree(trapped.task, libc::AT_FDCWD) else { return Ok(Answer::Continue) };
+                let mut text = path.into_os_string().into_encoded_bytes();
+                text.push(0);
+                if text.len() as u64 > trapped.arg(1) {
+                    return Err(Errno::RANGE);
+                }
+                trapped.task.write(trapped.arg(0), &text)?;
+                Ok(Answer::Value(i64::try_from(text.len()).unwrap_or(0)))
+            }
+            Call::Chdir => match self.walk(trapped.task, libc::AT_FDCWD, &trapped.string(0)?, Last::Follow)? {
+                Place::Missing => Err(Errno::NOENT),
+                Place::Machine(_, Node::Directory(_)) => Err(Errno::ACCESS),
+                Place::Machine(..) | Place::Mark => Err(Errno::NOTDIR),
+                Place::Host(place) if place.native => Ok(Answer::Continue),
+                Place::Host(_) => Err(Errno::ACCESS),
+            },
+            _ => Ok(Answer::Continue),
+        }
+    }
+
+    pub(super) fn file_system(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
+        let of_descriptor = trapped.call == Call::Fstatfs;
+        let (dir, path) = if of_descriptor { (trapped.fd(0), None) } else { (libc::AT_FDCWD, Some(0)) };
+        match self.subject(trapped, dir, path, AtFlags::empty())? {
+            Subject::Native => Ok(Answer::Continue),
+            Subject::File(path, found) => {
+                let is_device = FileType::from_raw_mode(found.mode) == FileType::CharacterDevice;
+                let magic = if path.starts_with("/sys") && !is_device { SYSFS_MAGIC } else { TMPFS_MAGIC };
+                let mut bytes = vec![0; size_of::<libc::statfs>()];
+                for (at, value) in [(0, magic), (8, 4096), (64, 255)] {
+                    if let Some(place) = bytes.get_mut(at..at + 8) {
+                        place.copy_from_slice(&value.to_le_bytes());
+                    }
+                }
+                trapped.task.write(trapped.arg(1), &bytes)?;
+                Ok(Answer::Value(0))
+            }
+        }
+    }
+
+    /// Extended attributes: no file of a room has any.
+    pub(super) fn extended(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
+        let keeps = matches!(trapped.call, Call::Lgetxattr | Call::Llistxattr);
+        let flags = if keeps { AtFlags::SYMLINK_NOFOLLOW } else { AtFlags::empty() };
+        match self.subject(trapped, libc::AT_FDCWD, Some(0), flags)? {
+            Subject::Native => Ok(Answer::Continue),
+            Subject::File(..) if matches!(trapped.call, Call::Listxattr | Call::Llistxattr) => Ok(Answer::Value(0)),
+            Subject::File(..) => Err(Errno::NODATA),
+        }
+    }
+}
+
+/// `f_type` of sysfs, and of what `/dev` is.
+const SYSFS_MAGIC: u64 = 0x6265_6572;
+const TMPFS_MAGIC: u64 = 0x0102_1994;

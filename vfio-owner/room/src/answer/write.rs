@@ -1,0 +1,127 @@
+//! Small writes: attributes and registers, if that is what they reach.
+
+use rustix::io::Errno;
+use vfio_owner::testbed::vfs::{AttributeError, Later, OpenAttribute, Written};
+
+use super::open::content;
+use super::{Answer, Trapped};
+use crate::calls::Call;
+use crate::files::{Kind, OpenFile};
+use crate::supervisor::Supervisor;
+
+/// As much as an attribute takes at once.
+const MOST: u64 = 4096;
+
+impl Supervisor {
+    pub(super) fn write(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
+        let fd = trapped.fd(0);
+        let Some(file) = self.files.of(trapped.task, fd)? else { return self.write_elsewhere(trapped, fd) };
+        match &file.kind {
+            Kind::Attribute(attribute) => {
+                let bytes = gather(trapped)?;
+                trapped.check()?;
+                self.write_attribute(trapped, file, attribute, &bytes)
+            }
+            Kind::Device { .. } => self.write_at(trapped, file),
+        }
+    }
+
+    /// A write to what is not ours: it must not reach the host's attributes.
+    fn write_elsewhere(&self, trapped: &Trapped<'_>, fd: i32) -> Result<Answer, Errno> {
+        if self.bounds.exclude_file(&trapped.task.descriptor(fd)) { Err(Errno::PERM) } else { Ok(Answer::Continue) }
+    }
+
+    fn write_attribute(
+        &self,
+        trapped: &Trapped<'_>,
+        file: &OpenFile,
+        attribute: &OpenAttribute,
+        bytes: &[u8],
+    ) -> Result<Answer, Errno> {
+        let position = if trapped.call == Call::Pwrite64 { trapped.arg(3) } else { 0 };
+        let refuse = |error: &AttributeError| self.refuse(trapped, &file.name, error, error.errno());
+        let written = attribute.write(position, bytes).map_err(|error| refuse(&error))?;
+        // Whoever reads what it wrote finds what the machine made of it.
+        if let Ok(content) = content(attribute) {
+            file.refresh(&content);
+        }
+        Ok(match written {
+            Written::Bytes(bytes) => Answer::Value(i64::try_from(bytes).unwrap_or(i64::MAX)),
+            Written::Later(later) => {
+                let (log, task, file) = (self.log.clone(), trapped.task.number(), file.name.clone());
+                Answer::Later(wait_for(later, move |error| {
+                    log.reason(error);
+                    log.refuse(task, "write".into(), file.clone(), error.errno());
+                }))
+            }
+        })
+    }
+
+    /// Copies between descriptors in the kernel.
+    pub(super) fn copy(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
+        let output = if trapped.call == Call::Sendfile { 0 } else { 2 };
+        let fd = trapped.fd(output);
+        let Some(file) = self.files.of(trapped.task, fd)? else { return self.write_elsewhere(trapped, fd) };
+        match (&file.kind, trapped.call) {
+            (Kind::Attribute(attribute), Call::Sendfile) => {
+                let bytes = Self::take(trapped)?;
+                self.write_attribute(trapped, file, attribute, &bytes)
+            }
+            // The caller copies by itself.
+            _ => Err(Errno::INVAL),
+        }
+    }
+
+    /// Reads what `sendfile` is to send.
+    fn take(trapped: &Trapped<'_>) -> Result<Vec<u8>, Errno> {
+        let input = trapped.task.get(trapped.fd(1))?;
+        let mut bytes = vec![0; usize::try_from(trapped.arg(3).min(MOST)).unwrap_or(0)];
+        let offset = trapped.arg(2);
+        trapped.check()?;
+        let count = if offset == 0 {
+            rustix::io::read(&input, &mut bytes)?
+        } else {
+            let position = trapped.task.read_u64(offset)?;
+            let count = rustix::io::pread(&input, &mut bytes, position)?;
+            trapped.task.write(offset, &position.saturating_add(count as u64).to_le_bytes())?;
+            count
+        };
+        bytes.truncate(count);
+        Ok(bytes)
+    }
+}
+
+/// Reads what is to be written from the caller's memory.
+fn gather(trapped: &Trapped<'_>) -> Result<Vec<u8>, Errno> {
+    let (at, count) = (trapped.arg(1), trapped.arg(2));
+    if matches!(trapped.call, Call::Write | Call::Pwrite64) {
+        return trapped.task.bytes(at, count.min(MOST));
+    }
+    let mut bytes = Vec::new();
+    for piece in 0..count.min(1024) {
+        let vector = at.wrapping_add(16 * piece);
+        let (base, len) = (trapped.task.read_u64(vector)?, trapped.task.read_u64(vector.wrapping_add(8))?);
+        let left = MOST - bytes.len() as u64;
+        bytes.extend(trapped.task.bytes(base, len.min(left))?);
+    }
+    Ok(bytes)
+}
+
+/// Goes on with a write whenever it is called, until it is done.
+fn wait_for(
+    later: Later,
+    refused: impl Fn(&AttributeError) + Send + 'static,
+) -> Box<dyn FnMut() -> Option<Result<i64, Errno>> + Send> {
+    let mut next = Some(later);
+    Box::new(move || match next.take()?.try_finish() {
+        Ok(Written::Later(later)) => {
+            next = Some(later);
+            None
+        }
+        Ok(Written::Bytes(bytes)) => Some(Ok(i64::try_from(bytes).unwrap_or(i64::MAX))),
+        Err(error) => {
+            refused(&error);
+            Some(Err(Errno::from_raw_os_error(error.errno().number())))
+        }
+    })
+}

@@ -1,0 +1,86 @@
+//! `vfio-room`: runs a program on a simulated machine with VFIO and iommufd.
+
+use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use vfio_room::Room;
+use vfio_room::vfio_owner::iommu_core::sysfs::{DirTree, MemoryTree, Snapshot};
+use vfio_room::vfio_owner::testbed::{self, Machine};
+
+/// Runs unmodified programs on a simulated machine with VFIO and iommufd: no root, no hardware, no preloading.
+#[derive(Parser)]
+#[command(name = "vfio-room", version)]
+enum Arguments {
+    /// Run a program whose /sys and /dev show the machine
+    Run(Run),
+}
+
+#[derive(clap::Args)]
+struct Run {
+    /// The machine: `pc`, `workstation`, `sriov`, a snapshot (`vfio-host snapshot`), a folder with a copy of /sys, or a layout
+    #[arg(long, default_value = "pc")]
+    machine: String,
+    /// Bind this device to vfio-pci first
+    #[arg(long, value_name = "BDF")]
+    bind: Vec<String>,
+    /// Say on standard error, at the end, which calls were refused and who was in the way
+    #[arg(long)]
+    log: bool,
+    /// The program and its arguments
+    #[arg(required = true, last = true, value_name = "PROGRAM")]
+    program: Vec<OsString>,
+}
+
+fn main() -> Result<ExitCode> {
+    let Arguments::Run(run) = Arguments::parse();
+    let machine = Arc::new(Machine::boot(&snapshot(&run.machine)?));
+    for device in &run.bind {
+        bind(&machine, device).with_context(|| format!("cannot bind {device} to vfio-pci"))?;
+    }
+    let room = Room::new(&machine).context("cannot make a room")?;
+    let (program, arguments) = run.program.split_first().context("no program")?;
+    let status = room.command(program).args(arguments).status()?;
+    if run.log {
+        for refusal in room.refusals() {
+            eprintln!("vfio-room: {refusal}");
+        }
+        if let Err(left) = room.check_empty() {
+            eprintln!("vfio-room: {left}");
+        }
+    }
+    // As a shell says it.
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+}
+
+fn bind(machine: &Machine, device: &str) -> Result<()> {
+    if machine.driver(device).is_some() {
+        machine.unbind(device)?.wait();
+    }
+    Ok(machine.bind(device, "vfio-pci")?)
+}
+
+fn snapshot(name: &str) -> Result<Snapshot> {
+    match name {
+        "pc" => return Ok(testbed::pc()),
+        "workstation" => return Ok(testbed::workstation()),
+        "sriov" => return Ok(testbed::sriov()),
+        _ => {}
+    }
+    let path = Path::new(name);
+    let cannot_read = || format!("cannot read {name}");
+    if path.is_dir() {
+        return Snapshot::load(&DirTree::new(path)).with_context(cannot_read);
+    }
+    let text = std::fs::read_to_string(path).with_context(cannot_read)?;
+    if !MemoryTree::is_archive(&text) {
+        return Snapshot::from_layout(&text).with_context(cannot_read);
+    }
+    let tree = MemoryTree::from_archive(&text).with_context(cannot_read)?;
+    Snapshot::load(&tree).with_context(cannot_read)
+}

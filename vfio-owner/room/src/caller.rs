@@ -1,0 +1,83 @@
+//! The caller of a call: its memory and its files, as the uAPI asks for them.
+
+use std::cell::OnceCell;
+use std::error::Error;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use vfio_owner::device_ops::{Event, Trigger};
+use vfio_owner::iommu_core::device_model::Errno;
+use vfio_owner::iommu_core::user_memory::BadAddress;
+use vfio_owner::iommu_core::{UserAddr, UserMemory};
+use vfio_owner::iommufd_owner;
+use vfio_owner::uapi::{self, Capability, File};
+
+use crate::files::Files;
+use crate::log::Log;
+use crate::memory::Processes;
+use crate::task::Task;
+
+/// The task that called, in its room.
+#[derive(Debug)]
+pub(crate) struct Caller<'a> {
+    pub(crate) task: Task,
+    pub(crate) files: &'a Files,
+    pub(crate) processes: &'a Processes,
+    pub(crate) log: &'a Log,
+    /// Looked up when it is asked for.
+    pub(crate) memory: OnceCell<Arc<dyn UserMemory>>,
+}
+
+impl iommufd_owner::uapi::Caller for Caller<'_> {
+    fn memory(&self) -> &Arc<dyn UserMemory> {
+        self.memory.get_or_init(|| self.processes.memory(self.task))
+    }
+
+    fn has(&self, capability: Capability) -> bool {
+        let bit = match capability {
+            Capability::SysRawio => 17,
+            Capability::SysResource => 24,
+            _ => return false,
+        };
+        self.task.status().ok().and_then(|status| status.capabilities()).is_some_and(|all| all >> bit & 1 == 1)
+    }
+
+    fn refused(&self, error: &(dyn Error + 'static)) {
+        self.log.reason(error);
+    }
+
+    // The task's own memory, whatever its process has mapped for devices.
+    fn read(&self, at: UserAddr, into: &mut [u8]) -> Result<(), BadAddress> {
+        self.task.read(at.get(), into).map_err(|_| BadAddress { at })
+    }
+
+    fn write(&self, at: UserAddr, from: &[u8]) -> Result<(), BadAddress> {
+        self.task.write(at.get(), from).map_err(|_| BadAddress { at })
+    }
+}
+
+impl uapi::Caller for Caller<'_> {
+    fn file(&self, descriptor: i32) -> Option<File> {
+        self.files.file(self.task, descriptor)
+    }
+
+    fn trigger(&self, descriptor: i32) -> Result<Trigger, Errno> {
+        let link = Task::link(&self.task.descriptor(descriptor)).map_err(|_| Errno::EBADF)?;
+        if link != Path::new("anon_inode:[eventfd]") {
+            return Err(Errno::EINVAL);
+        }
+        let eventfd = self.task.get(descriptor).map_err(|error| Errno::new(error.raw_os_error()))?;
+        Ok(Trigger::of(Arc::new(Eventfd(eventfd))))
+    }
+}
+
+/// An eventfd of a task.
+struct Eventfd(OwnedFd);
+
+impl Event for Eventfd {
+    fn signal(&self) {
+        // Only a full counter refuses, and that is signalled enough.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+}

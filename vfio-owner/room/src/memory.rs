@@ -1,0 +1,282 @@
+//! Memory of real processes, which devices of the machine reach.
+//!
+//! An address space is held by its file in `/proc`, opened when memory is mapped first: it stays that address space if the
+//! process executes another program. To a device, a gigabyte of it is a window of physical memory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use vfio_owner::iommu_core::device_model::sync::Mutex;
+use vfio_owner::iommu_core::software::{Contents, LockedPages, Memory, Window};
+use vfio_owner::iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
+use vfio_owner::iommu_core::{Access, UserAddr, UserMemory};
+
+use crate::task::{Status, Task};
+
+const PAGE: u64 = 4096;
+/// Size of a window.
+const WINDOW: u64 = 1 << 30;
+/// `CAP_IPC_LOCK`, as a bit of the capabilities.
+const IPC_LOCK: u64 = 1 << 14;
+
+/// The processes of a room whose memory was asked for.
+#[derive(Debug)]
+pub(crate) struct Processes {
+    memory: Memory,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    processes: HashMap<u32, Arc<Process>>,
+    /// What the processes of a user have locked, together.
+    users: HashMap<u32, LockedPages>,
+}
+
+impl Processes {
+    pub(crate) fn new(memory: Memory) -> Self {
+        Self { memory, known: Mutex::default() }
+    }
+
+    /// Returns the memory of a task's process.
+    pub(crate) fn memory(&self, task: Task) -> Arc<dyn UserMemory> {
+        let Ok(status) = task.status() else { return Arc::new(Gone) };
+        let number = status.number("Tgid:").unwrap_or_default();
+        let mut known = self.known.lock();
+        if let Some(process) = known.processes.get(&number).filter(|process| process.space.is_alive()) {
+            return process.clone();
+        }
+        // Those that have gone, or have executed another program. Who mapped their memory still holds it.
+        known.processes.retain(|_, process| process.space.is_alive());
+        let user = status.number_of("Uid:").unwrap_or_default();
+        let user = known.users.entry(user).or_insert_with(LockedPages::unlimited).clone();
+        let Some(process) = Process::open(task, number, self.memory.clone(), user) else { return Arc::new(Gone) };
+        known.processes.insert(number, process.clone());
+        process
+    }
+}
+
+/// A process, as long as it runs one program.
+#[derive(Debug)]
+struct Process {
+    task: Task,
+    space: Arc<Space>,
+    memory: Memory,
+    own: LockedPages,
+    user: LockedPages,
+    pinned: LockedPages,
+    /// By the number of their gigabyte, with how many pages are pinned. Leaf lock.
+    windows: Mutex<BTreeMap<u64, (Window, u64)>>,
+}
+
+/// An address space.
+#[derive(Debug)]
+struct Space {
+    file: File,
+    /// Something that was mapped when it was opened.
+    probe: u64,
+}
+
+impl Process {
+    fn open(task: Task, number: u32, memory: Memory, user: LockedPages) -> Option<Arc<Self>> {
+        let task = if number == 0 { task } else { Task::new(number) };
+        let file = OpenOptions::new().read(true).write(true).open(task.proc("mem")).ok()?;
+        let probe = mappings(task).first()?.start;
+        let (own, pinned) = (LockedPages::unlimited(), LockedPages::unlimited());
+        let space = Arc::new(Space { file, probe });
+        Some(Arc::new(Self { task, space, memory, own, user, pinned, windows: Mutex::default() }))
+    }
+
+    fn account(&self, account: Account) -> &LockedPages {
+        match account {
+            Account::Process => &self.own,
+            Account::User => &self.user,
+            Account::Pinned => &self.pinned,
+        }
+    }
+
+    /// How much of the range is mapped for this access, in bytes.
+    fn mapped(&self, at: u64, bytes: u64, access: Access) -> u64 {
+        let end = at.saturating_add(bytes);
+        let mut reached = at;
+        for mapping in mappings(self.task) {
+            if mapping.start <= reached && reached < mapping.end && mapping.permits(access) {
+                reached = mapping.end.min(end);
+            }
+        }
+        reached - at
+    }
+}
+
+impl Space {
+    /// Whether the process still runs in it. `/proc` gives nothing of one that has been left.
+    fn is_alive(&self) -> bool {
+        !matches!(self.file.read_at(&mut [0], self.probe), Ok(0))
+    }
+}
+
+impl UserMemory for Process {
+    fn pin(&self, at: UserAddr, bytes: u64, access: Access) -> Result<PinnedRun, BadAddress> {
+        let bad = BadAddress { at };
+        let (number, offset) = (at.get() / WINDOW, at.get() % WINDOW);
+        // Of one window, and what is mapped of it.
+        let bytes = self.mapped(at.get(), bytes.min(WINDOW - offset), access);
+        if bytes < PAGE || !self.space.is_alive() {
+            return Err(bad);
+        }
+        let mut windows = self.windows.lock();
+        if !windows.contains_key(&number) {
+            let part = Part { space: self.space.clone(), start: number * WINDOW };
+            windows.insert(number, (self.memory.window(WINDOW, Arc::new(part)).ok_or(bad)?, 0));
+        }
+        let (window, pins) = windows.get_mut(&number).ok_or(bad)?;
+        *pins += bytes / PAGE;
+        let phys = window.at().checked_add(offset).ok_or(bad)?;
+        Ok(PinnedRun { phys, bytes })
+    }
+
+    fn unpin(&self, run: PinnedRun) {
+        let mut windows = self.windows.lock();
+        let (mut at, mut left) = (run.phys.get(), run.bytes);
+        // Adjacent parts of several windows.
+        while left > 0 {
+            let here = left.min(WINDOW - at % WINDOW);
+            let start = at - at % WINDOW;
+            let found = windows.iter_mut().find(|(_, (window, _))| window.at().get() == start);
+            if let Some((number, (_, pins))) = found {
+                *pins = pins.saturating_sub(here / PAGE);
+                let (number, unused) = (*number, *pins == 0);
+                if unused {
+                    windows.remove(&number);
+                }
+            }
+            at += here;
+            left -= here;
+        }
+    }
+
+    fn read(&self, at: UserAddr, into: &mut [u8]) -> Result<(), BadAddress> {
+        if !self.space.is_alive() {
+            return Err(BadAddress { at });
+        }
+        self.task.read(at.get(), into).map_err(|_| BadAddress { at })
+    }
+
+    fn write(&self, at: UserAddr, from: &[u8]) -> Result<(), BadAddress> {
+        if !self.space.is_alive() {
+            return Err(BadAddress { at });
+        }
+        self.task.write(at.get(), from).map_err(|_| BadAddress { at })
+    }
+
+    fn limit(&self) -> Limit {
+        let capabilities = self.task.status().ok().and_then(|status| status.capabilities());
+        if capabilities.unwrap_or(0) & IPC_LOCK == 0 { Limit::Enforced } else { Limit::Lifted }
+    }
+
+    fn charge(&self, account: Account, limit: Limit, pages: u64) -> Result<(), OverLimit> {
+        let locked = self.account(account);
+        if account != Account::Pinned {
+            locked.set_limit(locked_memory_limit(self.task));
+        }
+        locked.charge(limit, pages)
+    }
+
+    fn uncharge(&self, account: Account, pages: u64) {
+        self.account(account).uncharge(pages);
+    }
+}
+
+/// A gigabyte of an address space, as devices see it. Like the pages that hardware writes, it may be written whatever the
+/// process may do by now.
+#[derive(Debug)]
+struct Part {
+    space: Arc<Space>,
+    start: u64,
+}
+
+impl Contents for Part {
+    fn read(&self, offset: u64, into: &mut [u8]) {
+        if self.space.file.read_exact_at(into, self.start + offset).is_err() {
+            into.fill(0);
+        }
+    }
+
+    fn write(&self, offset: u64, from: &[u8]) {
+        // What was unmapped since is nowhere.
+        let _ = self.space.file.write_all_at(from, self.start + offset);
+    }
+}
+
+/// A process that has gone before it was asked for.
+#[derive(Debug)]
+struct Gone;
+
+impl UserMemory for Gone {
+    fn pin(&self, at: UserAddr, _: u64, _: Access) -> Result<PinnedRun, BadAddress> {
+        Err(BadAddress { at })
+    }
+
+    fn unpin(&self, _: PinnedRun) {}
+
+    fn read(&self, at: UserAddr, _: &mut [u8]) -> Result<(), BadAddress> {
+        Err(BadAddress { at })
+    }
+
+    fn write(&self, at: UserAddr, _: &[u8]) -> Result<(), BadAddress> {
+        Err(BadAddress { at })
+    }
+
+    fn charge(&self, _: Account, _: Limit, wanted: u64) -> Result<(), OverLimit> {
+        Err(OverLimit { locked: 0, limit: 0, wanted })
+    }
+
+    fn uncharge(&self, _: Account, _: u64) {}
+}
+
+/// A line of `/proc/…/maps`.
+#[derive(Debug)]
+struct Mapping {
+    start: u64,
+    end: u64,
+    reads: bool,
+    writes: bool,
+}
+
+impl Mapping {
+    fn of(line: &str) -> Option<Self> {
+        let (range, rest) = line.split_once(' ')?;
+        let (start, end) = range.split_once('-')?;
+        let [start, end] = [start, end].map(|text| u64::from_str_radix(text, 16).ok());
+        Some(Self { start: start?, end: end?, reads: rest.starts_with('r'), writes: rest.get(1..2) == Some("w") })
+    }
+
+    fn permits(&self, access: Access) -> bool {
+        (self.writes || access == Access::Read) && (self.reads || self.writes)
+    }
+}
+
+fn mappings(task: Task) -> Vec<Mapping> {
+    let text = fs::read_to_string(task.proc("maps")).unwrap_or_default();
+    text.lines().filter_map(Mapping::of).collect()
+}
+
+/// `RLIMIT_MEMLOCK` of a process, in bytes, if it has one.
+fn locked_memory_limit(task: Task) -> Option<u64> {
+    let text = fs::read_to_string(task.proc("limits")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Max locked memory"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+impl Status {
+    fn number_of(&self, name: &str) -> Option<u32> {
+        self.field(name)?.split_whitespace().next()?.parse().ok()
+    }
+
+    /// The effective capabilities.
+    pub(crate) fn capabilities(&self) -> Option<u64> {
+        u64::from_str_radix(self.field("CapEff:")?, 16).ok()
+    }
+}

@@ -1,0 +1,167 @@
+//! Room: what tasks enter.
+
+use std::convert::Infallible;
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::resume_unwind;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use vfio_owner::iommu_core::device_model::sync::Mutex;
+use vfio_owner::testbed::Machine;
+use vfio_owner::testbed::vfs::Vfs;
+
+use crate::command::Command;
+use crate::error::RoomError;
+use crate::filter::{Architecture, program};
+use crate::leftovers::Leftovers;
+use crate::log::{Log, Refusal};
+use crate::notify::{self, Listener};
+use crate::supervisor::{Request, Supervisor};
+use crate::territory::Bounds;
+
+/// A room: whoever enters it, and all whom they start, find a simulated machine where Linux would have its own.
+///
+/// Dropping it lets those who are inside stay: they are served until the last of them has gone.
+#[derive(Debug)]
+pub struct Room {
+    log: Log,
+    requests: Option<Sender<Request>>,
+    wake: OwnedFd,
+    supervisor: Option<JoinHandle<()>>,
+    /// Ends with the supervisor. Locked by `drop` alone.
+    ended: Mutex<Receiver<Infallible>>,
+}
+
+/// How long a room waits, when it is dropped, for its last tasks, which may just be ending.
+const ENDING: Duration = Duration::from_millis(200);
+
+impl Room {
+    /// Makes a room with `machine` in it.
+    ///
+    /// # Errors
+    /// Fails if the kernel has no such notification, or what the room needs cannot be made.
+    pub fn new(machine: &Arc<Machine>) -> Result<Self, RoomError> {
+        Self::with_bounds(machine, Bounds::default())
+    }
+
+    /// Makes a room as [`new`](Self::new) does, whose tasks cannot change what lies in `directory` either.
+    ///
+    /// # Errors
+    /// Fails as [`new`](Self::new) does.
+    pub fn keeping_out(machine: &Arc<Machine>, directory: impl Into<PathBuf>) -> Result<Self, RoomError> {
+        let mut bounds = Bounds::default();
+        bounds.guard(directory.into());
+        Self::with_bounds(machine, bounds)
+    }
+
+    fn with_bounds(machine: &Arc<Machine>, bounds: Bounds) -> Result<Self, RoomError> {
+        if !notify::sizes_agree().map_err(RoomError::of_filter)? {
+            return Err(RoomError::NoNotification);
+        }
+        let setup = |errno: rustix::io::Errno| RoomError::Setup(errno.into());
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(setup)?;
+        let own = wake.try_clone().map_err(RoomError::Setup)?;
+        let (requests, received) = channel();
+        let log = Log::default();
+        let vfs = Vfs::new(machine.clone());
+        let supervisor = Supervisor::new(vfs, bounds, log.clone(), received, own).map_err(RoomError::Setup)?;
+        let thread = thread::Builder::new().name("room".into());
+        let (running, ended) = channel::<Infallible>();
+        let supervise = move || {
+            let _running = running;
+            supervisor.run();
+        };
+        let supervisor = thread.spawn(supervise).map_err(RoomError::Setup)?;
+        Ok(Self { log, requests: Some(requests), wake, supervisor: Some(supervisor), ended: Mutex::new(ended) })
+    }
+
+    /// Runs `act` in the room, on a thread of its own, and returns what it returns. What it starts, threads and
+    /// processes, is in the room as well. Panics if it panics, with its payload.
+    ///
+    /// # Errors
+    /// Fails if the thread cannot be put under the filter. `act` was not called.
+    pub fn enter<T: Send>(&self, act: impl FnOnce() -> T + Send) -> Result<T, RoomError> {
+        let program = program(Architecture::NATIVE);
+        let (outside, listener) = sync_channel(1);
+        thread::scope(|scope| {
+            let inside = thread::Builder::new().name(thread::current().name().unwrap_or("inside").into());
+            let inside = inside.spawn_scoped(scope, move || go_through(&program, &outside).then(act));
+            let inside = inside.map_err(RoomError::Setup)?;
+            // The thread sends before it ends.
+            self.serve(listener.recv().map_err(|error| RoomError::Setup(io::Error::other(error)))??);
+            match inside.join() {
+                Ok(result) => result.ok_or(RoomError::NoNotification),
+                Err(payload) => resume_unwind(payload),
+            }
+        })
+    }
+
+    /// Returns the calls that the machine has refused since the room was made, in their order.
+    pub fn refusals(&self) -> Vec<Refusal> {
+        self.log.refusals()
+    }
+
+    fn serve(&self, listener: Listener) {
+        self.ask(Request::Serve(listener));
+    }
+
+    fn ask(&self, request: Request) {
+        if let Some(requests) = &self.requests {
+            // It hears until we have gone.
+            let _ = requests.send(request);
+            let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        }
+    }
+
+    /// Returns a command that runs `program` in the room.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command<'_> {
+        Command::new(self, program.as_ref())
+    }
+
+    /// Checks that nothing of the room is held any more.
+    ///
+    /// # Errors
+    /// Says which files are open, and who has them.
+    pub fn check_empty(&self) -> Result<(), Leftovers> {
+        let (reply, answer) = sync_channel(1);
+        self.ask(Request::Held(reply));
+        match answer.recv() {
+            Ok(left) if !left.is_empty() => Err(left),
+            // A supervisor that has gone serves nobody.
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.requests = None;
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        // Joined, it leaves nothing. With tasks inside, it goes on alone.
+        let ended = self.ended.lock().recv_timeout(ENDING) == Err(RecvTimeoutError::Disconnected);
+        if let Some(supervisor) = self.supervisor.take().filter(|_| ended) {
+            let _ = supervisor.join();
+        }
+    }
+}
+
+/// Puts the calling thread under the filter and hands out the listener. Returns whether it is.
+///
+/// Between the two it makes no call that is trapped: nobody would answer.
+fn go_through(program: &[libc::sock_filter], outside: &SyncSender<Result<Listener, RoomError>>) -> bool {
+    let installed = notify::install(program).or_else(|error| {
+        // Without `CAP_SYS_ADMIN`, whoever is filtered must gain no rights.
+        if error.raw_os_error() != Some(libc::EACCES) || rustix::thread::set_no_new_privs(true).is_err() {
+            return Err(error);
+        }
+        notify::install(program)
+    });
+    let is_in = installed.is_ok();
+    outside.send(installed.map_err(RoomError::of_filter)).is_ok() && is_in
+}

@@ -1,0 +1,201 @@
+//! Supervisor: the thread that answers the trapped calls of a room's tasks.
+//!
+//! It prints nothing, waits for nothing but calls, and takes no lock that a trapped task can hold: such a task waits for it.
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::answer::{Answer, Trapped};
+use crate::caller::Caller;
+use crate::calls::Call;
+use crate::files::Files;
+use crate::filter::Architecture;
+use crate::leftovers::Leftovers;
+use crate::log::Log;
+use crate::memory::Processes;
+use crate::notify::Listener;
+use crate::task::Task;
+use crate::territory::Bounds;
+use crate::tree::Tree;
+use std::os::fd::{AsFd, OwnedFd};
+use vfio_owner::testbed::vfs::Vfs;
+
+/// How often an answer that waits is tried again: nobody says when a machine has changed.
+const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+
+/// What the room asks of its supervisor.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Serve one more filter.
+    Serve(Listener),
+    /// Say what is still open.
+    Held(SyncSender<Leftovers>),
+}
+
+/// The state of the thread.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    pub(crate) vfs: Vfs,
+    pub(crate) tree: Tree,
+    pub(crate) files: Files,
+    pub(crate) processes: Processes,
+    pub(crate) bounds: Bounds,
+    pub(crate) log: Log,
+    listeners: Vec<Arc<Listener>>,
+    waiting: Vec<Waiting>,
+    /// Ends when the room has gone.
+    requests: Receiver<Request>,
+    /// Readable when there is a request, or the room has gone.
+    wake: OwnedFd,
+}
+
+/// A call whose answer comes later.
+struct Waiting {
+    listener: Arc<Listener>,
+    id: u64,
+    answer: Box<dyn FnMut() -> Option<Result<i64, Errno>> + Send>,
+}
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Waiting").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Supervisor {
+    pub(crate) fn new(
+        vfs: Vfs,
+        bounds: Bounds,
+        log: Log,
+        requests: Receiver<Request>,
+        wake: OwnedFd,
+    ) -> std::io::Result<Self> {
+        let (tree, files) = (Tree::new()?, Files::new()?);
+        let processes = Processes::new(vfs.machine().memory().clone());
+        let (listeners, waiting) = (Vec::new(), Vec::new());
+        Ok(Self { vfs, tree, files, processes, bounds, log, listeners, waiting, requests, wake })
+    }
+
+    /// Answers calls until the room and the last of its tasks have gone.
+    pub(crate) fn run(mut self) {
+        // Its own umask, which is a process's otherwise. Where that is forbidden, files are made with both.
+        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).is_ok() {
+            rustix::process::umask(rustix::fs::Mode::empty());
+        }
+        let mut room = true;
+        while room || !self.listeners.is_empty() {
+            let ready = self.wait(room);
+            self.files.drain();
+            self.answer_waiting();
+            for listener in ready {
+                self.serve(&listener);
+            }
+            room = room && self.hear();
+        }
+    }
+
+    /// Waits until something is to be done. Returns the listeners with calls; those without tasks go.
+    fn wait(&mut self, room: bool) -> Vec<Arc<Listener>> {
+        let timeout = (!self.waiting.is_empty() || self.files.has_fault_queues()).then_some(&AGAIN);
+        let mut polled = vec![PollFd::new(&self.files, PollFlags::IN)];
+        polled.extend(self.listeners.iter().map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)));
+        if room {
+            polled.push(PollFd::new(&self.wake, PollFlags::IN));
+        }
+        if poll(&mut polled, timeout).is_err() {
+            return Vec::new();
+        }
+        let found: Vec<PollFlags> = polled.iter().skip(1).map(PollFd::revents).collect();
+        let each = || self.listeners.iter().zip(&found);
+        let ready = each().filter(|(_, found)| found.contains(PollFlags::IN)).map(|(one, _)| one.clone()).collect();
+        let gone = |found: &PollFlags| found.contains(PollFlags::HUP) && !found.contains(PollFlags::IN);
+        self.listeners = each().filter(|(_, found)| !gone(found)).map(|(one, _)| one.clone()).collect();
+        ready
+    }
+
+    /// Does what the room asks. Returns whether it is still there.
+    fn hear(&mut self) -> bool {
+        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        loop {
+            match self.requests.try_recv() {
+                Ok(Request::Serve(listener)) => self.listeners.push(Arc::new(listener)),
+                Ok(Request::Held(reply)) => {
+                    self.files.drain();
+                    self.answer_waiting();
+                    let left = Leftovers { files: self.files.held(), waiting: self.waiting.len() };
+                    // Whoever asked may have gone.
+                    let _ = reply.send(left);
+                }
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    /// Returns the caller of a call, as the machine asks for it.
+    pub(crate) fn caller(&self, task: Task) -> Caller<'_> {
+        Caller { task, files: &self.files, processes: &self.processes, log: &self.log, memory: OnceCell::new() }
+    }
+
+    /// Answers the next call.
+    fn serve(&mut self, listener: &Arc<Listener>) {
+        // The caller may have been killed.
+        let Ok(call) = listener.receive() else { return };
+        // After receiving: what the caller closed before is closed.
+        self.files.drain();
+        let number = call.data.nr.cast_unsigned();
+        let answer = match Call::of(Architecture::NATIVE, number) {
+            Some(kind) => {
+                let trapped =
+                    Trapped { id: call.id, listener, task: Task::new(call.pid), call: kind, args: call.data.args };
+                self.answer(&trapped)
+            }
+            None => Err(Errno::NOSYS),
+        };
+        match answer {
+            Ok(Answer::Value(value)) => reply(listener, call.id, Ok(value)),
+            Ok(Answer::Continue) => pass_on(listener, call.id),
+            Ok(Answer::File(file, flags)) => {
+                if let Err(error) = listener.send_file(call.id, file.as_fd(), flags) {
+                    reply(listener, call.id, Err(crate::task::errno(&error)));
+                }
+            }
+            Ok(Answer::Later(answer)) => {
+                self.waiting.push(Waiting { listener: listener.clone(), id: call.id, answer });
+                self.answer_waiting();
+            }
+            Err(error) => reply(listener, call.id, Err(error)),
+        }
+    }
+
+    /// Tries the answers that wait again, in the order in which they were asked for.
+    fn answer_waiting(&mut self) {
+        self.waiting.retain_mut(|waiting| {
+            if !waiting.listener.waits(waiting.id) {
+                return false;
+            }
+            let Some(answer) = (waiting.answer)() else { return true };
+            reply(&waiting.listener, waiting.id, answer);
+            false
+        });
+    }
+}
+
+fn reply(listener: &Listener, id: u64, answer: Result<i64, Errno>) {
+    let (val, error) = match answer {
+        Ok(value) => (value, 0),
+        Err(error) => (0, -error.raw_os_error()),
+    };
+    // The caller may have been killed meanwhile.
+    let _ = listener.send(libc::seccomp_notif_resp { id, val, error, flags: 0 });
+}
+
+/// Lets the kernel do the call.
+fn pass_on(listener: &Listener, id: u64) {
+    let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+    let _ = listener.send(libc::seccomp_notif_resp { id, val: 0, error: 0, flags });
+}

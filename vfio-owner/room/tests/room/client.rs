@@ -1,0 +1,108 @@
+//! Clients of VFIO.
+
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use vfio_ioctls::{VfioContainer, VfioDevice};
+use vfio_room::vfio_owner::device_ops::IrqIndex;
+
+use crate::calls::{Mapping, ioctl};
+use crate::opened::{GET_STATUS, Opened};
+use crate::rig::{CARD, FUNCTION, SIBLING, group_file, hand_over, open, room};
+
+const SET_IRQS: u32 = 0x3b6e;
+
+#[test]
+fn the_crate_that_vmms_use_is_refused_told_why_and_succeeds() {
+    let (room, machine) = room();
+    hand_over(&machine, FUNCTION);
+    let path = format!("/sys/bus/pci/devices/{FUNCTION}");
+    let attempt = || {
+        room.enter(|| {
+            let container = Arc::new(VfioContainer::new(None).map_err(|error| error.to_string())?);
+            VfioDevice::new(Path::new(&path), container, true).map(drop).map_err(|error| error.to_string())
+        })
+    };
+    attempt().unwrap().unwrap_err();
+    let refusals = room.refusals();
+    assert!(refusals.last().unwrap().reason.contains("0000:00:04.1 (e1000)"), "{refusals:?}");
+    machine.unbind(SIBLING).unwrap().wait();
+    attempt().unwrap().unwrap();
+    room.check_empty().unwrap();
+}
+
+#[test]
+fn registers_are_read_written_and_mapped() {
+    let (room, machine) = room();
+    let group = group_file(&machine, CARD);
+    room.enter(|| {
+        let opened = Opened::through_group(&group, CARD);
+        let mut id = [0; 4];
+        rustix::io::pread(&opened.device, &mut id, 7 << 40).unwrap();
+        assert_eq!(id, [0x86, 0x80, 0xd3, 0x10]);
+        // Before it is mapped, a region is the model's.
+        rustix::io::pwrite(&opened.device, &[1, 2, 3, 4], 0x100).unwrap();
+        let bar = Mapping::of(&opened.device, 0x1000, 0).unwrap();
+        assert_eq!(bar.read(0x102), 3);
+        bar.write(0x102, 7);
+        let mut value = [0; 4];
+        rustix::io::pread(&opened.device, &mut value, 0x100).unwrap();
+        assert_eq!(value, [1, 2, 7, 4]);
+        // The configuration space is no memory, and past the end there is none.
+        assert_eq!(Mapping::of(&opened.device, 0x1000, 7 << 40).err(), Some(libc::EINVAL));
+        assert_eq!(Mapping::of(&opened.device, 0x1000, 1 << 30).err(), Some(libc::EINVAL));
+        assert_eq!(Mapping::of(&opened.group, 0x1000, 0).err(), Some(libc::ENODEV));
+    })
+    .unwrap();
+    // What was written stays with the device.
+    let value = room.enter(|| {
+        let opened = Opened::through_group(&group, CARD);
+        let mut value = [0; 4];
+        rustix::io::pread(&opened.device, &mut value, 0x100).unwrap();
+        value
+    });
+    // A device is reset when it is opened or closed.
+    assert!([[1, 2, 7, 4], [0; 4]].contains(&value.unwrap()));
+}
+
+#[test]
+fn an_interrupt_signals_an_eventfd() {
+    let (room, machine) = room();
+    let group = group_file(&machine, CARD);
+    room.enter(|| {
+        let opened = Opened::through_group(&group, CARD);
+        let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
+        // argsz, DATA_EVENTFD | ACTION_TRIGGER, INTx, 0, 1, the descriptor.
+        let request: [u32; 6] = [24, 4 | 32, 0, 0, 1, eventfd.as_raw_fd() as u32];
+        ioctl(&opened.device, SET_IRQS, (&raw const request).addr()).unwrap();
+        let not_an_eventfd: [u32; 6] = [24, 4 | 32, 0, 0, 1, opened.group.as_raw_fd() as u32];
+        assert_eq!(ioctl(&opened.device, SET_IRQS, (&raw const not_an_eventfd).addr()), Err(libc::EINVAL));
+        let pci = machine.vfio_pci().device(CARD).unwrap();
+        pci.raise(IrqIndex::INTX, 0);
+        let mut count = [0; 8];
+        rustix::io::read(&eventfd, &mut count).unwrap();
+        assert_eq!(u64::from_ne_bytes(count), 1);
+    })
+    .unwrap();
+}
+
+#[test]
+fn files_look_like_character_devices() {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let (room, machine) = room();
+    let group = group_file(&machine, CARD);
+    room.enter(|| {
+        let file = open(&group).unwrap();
+        let (by_file, by_path) = (file.metadata().unwrap(), std::fs::metadata(&group).unwrap());
+        assert!(by_file.file_type().is_char_device());
+        assert_eq!(by_file.rdev(), by_path.rdev());
+        let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+        assert_eq!(link, Path::new(&group));
+        // A second descriptor is the same file.
+        let status = [8_u32, 0];
+        assert_eq!(ioctl(&file, GET_STATUS, (&raw const status).addr()), Ok(0));
+        assert_eq!(open(&group).unwrap_err().raw_os_error(), Some(libc::EBUSY));
+    })
+    .unwrap();
+}

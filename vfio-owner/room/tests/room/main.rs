@@ -1,0 +1,13 @@
+//! Rooms with a machine in them, and what programs find there.
+
+mod calls;
+mod client;
+mod decoy;
+mod many;
+mod memory;
+mod opened;
+mod programs;
+mod rig;
+mod setup;
+mod signals;
+mod waiting;

@@ -1,0 +1,46 @@
+//! Many rooms.
+
+use std::fs;
+use std::thread;
+
+use vfio_room::Room;
+
+use crate::rig::{CARD, group_file, machine, only_in_a_room, open};
+
+#[test]
+fn a_hundred_rooms_at_a_time() {
+    thread::scope(|scope| {
+        for _ in 0..100 {
+            scope.spawn(|| {
+                let machine = machine();
+                let room = Room::new(&machine).unwrap();
+                let group = group_file(&machine, CARD);
+                room.enter(|| {
+                    only_in_a_room();
+                    let file = open(&group).unwrap();
+                    drop(file);
+                    fs::write(format!("/sys/bus/pci/devices/{CARD}/driver/unbind"), CARD).unwrap();
+                })
+                .unwrap();
+                assert_eq!(machine.driver(CARD), None);
+                room.check_empty().unwrap();
+            });
+        }
+    });
+}
+
+#[test]
+fn rooms_on_one_machine_contend() {
+    let machine = machine();
+    let (one, two) = (Room::new(&machine).unwrap(), Room::new(&machine).unwrap());
+    let group = group_file(&machine, CARD);
+    let file = one.enter(|| open(&group).unwrap()).unwrap();
+    let refused = two.enter(|| open(&group).unwrap_err()).unwrap();
+    assert_eq!(refused.raw_os_error(), Some(libc::EBUSY));
+    assert!(!two.refusals().is_empty());
+    let left = one.check_empty().unwrap_err();
+    assert_eq!(left.files[0].holders, [std::process::id()]);
+    drop(file);
+    one.check_empty().unwrap();
+    two.enter(|| open(&group).map(drop)).unwrap().unwrap();
+}

@@ -1,0 +1,51 @@
+//! Memory of callers, as devices reach it.
+
+use vfio_room::vfio_owner::iommu_core::Iova;
+
+use crate::calls::{Mapping, ioctl};
+use crate::opened::{GET_STATUS, Opened, map_dma};
+use crate::rig::{CARD, group_file, room};
+
+const BOTH: i32 = libc::PROT_READ | libc::PROT_WRITE;
+const IOVA: u64 = 0x10_0000;
+
+#[test]
+fn a_device_reads_and_writes_the_callers_memory() {
+    let (room, machine) = room();
+    let group = group_file(&machine, CARD);
+    room.enter(|| {
+        let opened = Opened::through_group(&group, CARD);
+        let memory = Mapping::anonymous(0x4000, BOTH);
+        map_dma(&opened.container, memory.addr(), IOVA, 0x4000).unwrap();
+        memory.write(0x1fff, 5);
+        let device = machine.dma(CARD).unwrap();
+        let mut bytes = [0; 2];
+        device.read(Iova::new(IOVA + 0x1fff), &mut bytes).unwrap();
+        assert_eq!(bytes, [5, 0]);
+        device.write(Iova::new(IOVA + 0x2fff), &[8, 9]).unwrap();
+        assert_eq!((memory.read(0x2fff), memory.read(0x3000)), (8, 9));
+        assert!(device.write(Iova::new(IOVA + 0x4000), &[1]).is_err());
+        assert_eq!(machine.memory().frames(), 0);
+    })
+    .unwrap();
+}
+
+#[test]
+fn bad_pointers_and_bad_ranges_are_efault() {
+    let (room, machine) = room();
+    let group = group_file(&machine, CARD);
+    room.enter(|| {
+        let opened = Opened::through_group(&group, CARD);
+        assert_eq!(ioctl(&opened.group, GET_STATUS, 0), Err(libc::EFAULT));
+        let read_only = Mapping::anonymous(0x2000, libc::PROT_READ);
+        // The answer goes where the question was.
+        assert_eq!(ioctl(&opened.group, GET_STATUS, read_only.addr()), Err(libc::EINVAL));
+        assert_eq!(map_dma(&opened.container, read_only.addr(), IOVA, 0x1000), Err(libc::EFAULT));
+        let memory = Mapping::anonymous(0x3000, BOTH);
+        memory.protect(0x2000, 0x1000, libc::PROT_NONE);
+        assert_eq!(map_dma(&opened.container, memory.addr(), IOVA, 0x3000), Err(libc::EFAULT));
+        assert_eq!(map_dma(&opened.container, memory.addr() + 0x2000, IOVA, 0x1000), Err(libc::EFAULT));
+        assert_eq!(map_dma(&opened.container, memory.addr(), IOVA, 0x2000), Ok(0));
+    })
+    .unwrap();
+}
