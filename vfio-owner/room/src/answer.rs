@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use vfio_owner::iommu_core::device_model::Errno as MachineErrno;
+use vfio_owner::testbed::vfs::Later;
 
 use crate::calls::Call;
 use crate::notify::Listener;
@@ -38,8 +39,16 @@ pub(crate) enum Answer {
     Continue,
     /// It returns a new descriptor of this file, with these flags.
     File(OwnedFd, u32),
-    /// It returns when this says what.
-    Later(Box<dyn FnMut() -> Option<Result<i64, Errno>> + Send>),
+    /// It returns when this is done.
+    Later(Delayed),
+}
+
+/// A write to an attribute that waits for a user.
+#[derive(Debug)]
+pub(crate) struct Delayed {
+    pub(crate) later: Later,
+    pub(crate) task: Task,
+    pub(crate) file: PathBuf,
 }
 
 impl Trapped<'_> {
