@@ -2,6 +2,7 @@
 
 mod change;
 mod device;
+mod limits;
 mod look;
 mod open;
 mod write;
@@ -95,6 +96,7 @@ impl Supervisor {
             Call::Chdir | Call::Fchdir | Call::Getcwd => self.directory(trapped),
             Call::Statfs | Call::Fstatfs => self.file_system(trapped),
             Call::Getxattr | Call::Lgetxattr | Call::Listxattr | Call::Llistxattr => self.extended(trapped),
+            Call::Prlimit64 | Call::Getrlimit | Call::Setrlimit => self.limit(trapped),
             _ => self.change(trapped),
         }
     }
