@@ -33,9 +33,10 @@ pub struct Transition<'a> {
 
 /// Hears of transitions.
 ///
-/// Called on the thread that made the change, with no lock of this crate held, but perhaps with a device lock. What it was
-/// told of has happened, even if it unwinds; a claim or a use that was about to be returned is given back then, which it
-/// is not told.
+/// Called on the thread that made the change, with no lock of this crate held, but perhaps with a device lock, or with locks
+/// of the consumer that claims, attaches or releases: it may ask about groups, but must not use that consumer. What it was
+/// told of has happened, even if it unwinds; a claim or a use that was about to be returned is given back then, which it is
+/// not told.
 pub trait Observer: Send + Sync {
     /// Called after `transition` has happened.
     fn transition(&self, transition: &Transition<'_>);

@@ -14,10 +14,11 @@ use common::{KERNEL, KIND, VFIO, World, bind};
 use shuttle::scheduler::{DfsScheduler, PctScheduler};
 use shuttle::{Config, Runner};
 use vfio_owner::iommu_core::Ownership;
-use vfio_owner::iommu_core::device_model::sync::thread;
+use vfio_owner::iommu_core::device_model::Errno;
+use vfio_owner::iommu_core::device_model::sync::{Mutex, thread};
 #[cfg(feature = "iommufd")]
 use vfio_owner::iommufd_owner::Context;
-use vfio_owner::{GroupFile, OpenDevice, Vfio};
+use vfio_owner::{DeviceOps, GroupFile, OpenDevice, Vfio};
 
 /// Schedules that the search in depth may take; what it leaves out is sampled.
 const BUDGET: usize = 30_000;
@@ -74,6 +75,91 @@ fn a_user_comes_while_its_driver_leaves() {
         unbinder.join().unwrap();
         assert_eq!(group.ownership(), Ownership::Idle);
         assert!(world.bind("a1", KERNEL), "nothing is left of the claim");
+    });
+}
+
+/// A client whose driver calls it back: it lets the device go when it is asked to, and asks for a device's group whenever
+/// a device is opened or closed.
+#[derive(Debug, Default)]
+struct Client {
+    held: Mutex<Option<OpenDevice>>,
+    vfio: Mutex<Option<Vfio>>,
+}
+
+impl Client {
+    fn world(devices: &[&str]) -> (Arc<Self>, World) {
+        let client = Arc::new(Self::default());
+        let world = World::with(devices, client.clone());
+        for device in devices {
+            world.bind(device, VFIO);
+        }
+        *client.vfio.lock() = Some(world.vfio.clone());
+        (client, world)
+    }
+
+    /// Takes the locks of the registry and of a group.
+    fn ask(&self) {
+        let vfio = self.vfio.lock().clone();
+        if let Some(vfio) = vfio
+            && let Some(group) = vfio.group_of("a1")
+        {
+            drop(vfio.open_group(group));
+        }
+    }
+}
+
+impl DeviceOps for Client {
+    fn open(&self) -> Result<(), Errno> {
+        self.ask();
+        Ok(())
+    }
+
+    fn close(&self) {
+        self.ask();
+    }
+
+    fn request(&self, _attempt: u32) {
+        let held = self.held.lock().take();
+        drop(held);
+    }
+}
+
+#[test]
+fn a_request_closes_the_device() {
+    explore("a request that closes the device, and another user of it (V13)", || {
+        let (client, world) = Client::world(&["a1"]);
+        let (bus, group) = (world.bus.clone(), world.group("a1"));
+        let (file, open) = use_device(&world.vfio, &world, "a1").unwrap();
+        *client.held.lock() = Some(open);
+        let other = {
+            let file = file.clone();
+            thread::spawn(move || drop(file.device("a1")))
+        };
+        bus.sysfs().unbind(VFIO, "a1").unwrap().wait();
+        other.join().unwrap();
+        assert!(client.held.lock().is_none(), "it was asked for");
+        drop(file);
+        assert_eq!(group.ownership(), Ownership::Idle);
+        *client.vfio.lock() = None;
+    });
+}
+
+#[test]
+fn two_handles_are_closed_while_an_unbind_waits() {
+    explore("two handles of a device are closed, and an unbind that waits (V14)", || {
+        let (client, world) = Client::world(&["a1", "a2"]);
+        let (bus, group) = (world.bus.clone(), world.group("a1"));
+        let (file, first) = use_device(&world.vfio, &world, "a1").unwrap();
+        let second = file.device("a1").unwrap();
+        let unbinder = thread::spawn(move || bus.sysfs().unbind(VFIO, "a1").unwrap().wait());
+        let closer = thread::spawn(move || drop(first));
+        drop(second);
+        closer.join().unwrap();
+        unbinder.join().unwrap();
+        assert!(group.ownership().is_held(), "the group's file is open");
+        drop(file);
+        assert_eq!(group.ownership(), Ownership::Idle);
+        *client.vfio.lock() = None;
     });
 }
 
@@ -221,6 +307,29 @@ fn a_group_and_an_iommufd_want_the_same_devices() {
         assert_eq!(group.ownership().is_held(), winners == 1);
         drop((by_group, file));
         assert_eq!(group.ownership().is_held(), kernel);
+    });
+}
+
+/// One of two files of a device is bound and closed, while the other is bound, and the driver is unbound.
+#[cfg(feature = "iommufd")]
+#[test]
+fn two_files_of_one_device() {
+    explore("two files of a device, of which one is closed and the other bound, and an unbind (Vt11, V58)", || {
+        let (client, world) = Client::world(&["a1"]);
+        let (bus, group) = (world.bus.clone(), world.group("a1"));
+        let context = Context::new("vmm", &world.physical);
+        let [first, second] = [(); 2].map(|()| world.vfio.open_device("a1").unwrap());
+        let bound = first.bind_iommufd(&context).unwrap();
+        let closer = thread::spawn(move || drop((first, bound)));
+        let unbinder = thread::spawn(move || bus.sysfs().unbind(VFIO, "a1").unwrap().wait());
+        let again = second.bind_iommufd(&context);
+        assert_eq!(again.is_ok(), second.bound().is_ok());
+        drop(second);
+        closer.join().unwrap();
+        drop(again);
+        unbinder.join().unwrap();
+        assert_eq!(group.ownership(), Ownership::Idle, "the driver left only when both files were closed");
+        *client.vfio.lock() = None;
     });
 }
 

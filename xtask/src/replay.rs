@@ -2,6 +2,7 @@
 
 mod in_process;
 mod in_room;
+mod registers;
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +19,7 @@ use vfio_owner::iommu_core::sysfs::{DirTree, Snapshot};
 use vfio_owner::testbed::Machine;
 
 use in_process::InProcess;
+use registers::Registers;
 
 #[derive(clap::Args)]
 pub(crate) struct Replay {
@@ -39,22 +41,40 @@ pub(crate) fn testdata() -> PathBuf {
 
 /// The snapshot of this name.
 pub(crate) fn snapshot(name: &str) -> Result<Snapshot> {
-    let known = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
-    let folder = testdata().join("snapshots").join(name);
-    ensure!(known && folder.is_dir(), "no topology called `{name}`");
-    Snapshot::load(&DirTree::new(&folder)).with_context(|| format!("topology `{name}`"))
+    Ok(Topology::of(name)?.snapshot)
+}
+
+/// A machine that was recorded.
+struct Topology {
+    snapshot: Snapshot,
+    registers: Registers,
+}
+
+impl Topology {
+    fn of(name: &str) -> Result<Self> {
+        let known = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        let folder = testdata().join("snapshots").join(name);
+        ensure!(known && folder.is_dir(), "no topology called `{name}`");
+        let snapshot = Snapshot::load(&DirTree::new(&folder)).with_context(|| format!("topology `{name}`"))?;
+        Ok(Self { snapshot, registers: Registers::of(&folder)? })
+    }
+
+    /// The machine as it is after boot.
+    fn boot(&self) -> Result<Machine> {
+        self.registers.boot(&self.snapshot)
+    }
 }
 
 impl Replay {
     /// Plays every file that can be read; whether the exit status is that of success.
     pub(crate) fn run(&self) -> Result<bool> {
         let program = if self.room { Some(in_room::build()?) } else { None };
-        let mut snapshots = BTreeMap::new();
+        let mut topologies = BTreeMap::new();
         let mut tally = Tally::default();
         let mut out = anstream::stdout().lock();
         let print = if self.check { Print::Differences } else { Print::Everything };
         for path in self.files.iter().flat_map(|path| scenarios(path)) {
-            let played = open(&path, &mut snapshots).and_then(|(scenario, machine)| match &program {
+            let played = open(&path, &mut topologies).and_then(|(scenario, machine)| match &program {
                 Some(program) => in_room::play(program, &path, machine, print, &mut tally, &mut out),
                 None => Ok(tally.play(&scenario, player(machine)?, print, &mut out)?),
             });
@@ -71,13 +91,13 @@ impl Replay {
 }
 
 /// A scenario, and its machine as it is after boot.
-fn open(path: &Path, snapshots: &mut BTreeMap<String, Snapshot>) -> Result<(Scenario, Machine)> {
+fn open(path: &Path, topologies: &mut BTreeMap<String, Topology>) -> Result<(Scenario, Machine)> {
     let scenario = Scenario::read(path)?;
-    let machine = match snapshots.entry(scenario.topology.clone()) {
-        Entry::Occupied(known) => Machine::boot(known.get()),
+    let machine = match topologies.entry(scenario.topology.clone()) {
+        Entry::Occupied(known) => known.get().boot()?,
         Entry::Vacant(place) => {
-            let loaded = snapshot(place.key()).with_context(|| format!("{}", path.display()))?;
-            Machine::boot(place.insert(loaded))
+            let loaded = Topology::of(place.key()).with_context(|| format!("{}", path.display()))?;
+            place.insert(loaded).boot()?
         }
     };
     Ok((scenario, machine))

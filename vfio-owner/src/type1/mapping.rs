@@ -92,7 +92,12 @@ impl Mapping {
         if self.backing != Backing::Unpinned || domains.clone().next().is_none() {
             return Ok(());
         }
-        self.payer.charge(Account::Process, self.limit, pages(range))?;
+        if let Err(over) = self.payer.charge(Account::Process, self.limit, pages(range)) {
+            // Linux counts page by page: what is not there below the limit is found first.
+            let below = over.limit.saturating_sub(over.locked).saturating_add(1).min(pages(range));
+            self.try_pinning(addr, below * PAGE_SIZE)?;
+            return Err(over.into());
+        }
         // Undone unless all of it is mapped, also when a pin unwinds.
         let mut made = scopeguard::guard((self, 0), |(mapping, done)| {
             mapping.give_up(range, IovaRange::sized(range.first(), done), domains);
@@ -108,6 +113,18 @@ impl Mapping {
             mapping.backing = if whole { Backing::Piece(run.phys) } else { Backing::Pieces };
             *done += run.bytes;
         }
+    }
+
+    /// Whether so much of the memory can be pinned.
+    fn try_pinning(&self, addr: UserAddr, bytes: u64) -> Result<(), MapDmaError> {
+        let mut done = 0;
+        while done < bytes {
+            let at = addr.checked_add(done).ok_or(MapDmaError::Wraps)?;
+            let run = pin_run(&self.process, at, bytes - done, self.access)?;
+            self.process.unpin(run);
+            done += run.bytes;
+        }
+        Ok(())
     }
 
     /// Takes the mapping out of every domain, and unpins what was behind it.

@@ -39,34 +39,19 @@ pub(crate) struct World {
 impl World {
     /// A machine with these devices, none of them bound.
     pub(crate) fn new(devices: &[&str]) -> Self {
-        Self::on(Arc::new(Null), |_| Arc::new(Attaching), devices)
+        Self::with(devices, Arc::new(Plain))
     }
 
-    /// The same on this hardware, with this IOMMU for containers.
-    pub(crate) fn on(
-        hardware: Arc<dyn IommuDriver>,
-        backend: impl FnOnce(&PhysicalMemory) -> Arc<dyn Backend>,
-        devices: &[&str],
-    ) -> Self {
-        Self::on_each(move |_| hardware.clone(), backend, devices)
-    }
-
-    /// The same, where each group may be behind hardware of its own, by the letter.
-    pub(crate) fn on_each(
-        hardware: impl Fn(&str) -> Arc<dyn IommuDriver> + Send + Sync + 'static,
-        backend: impl FnOnce(&PhysicalMemory) -> Arc<dyn Backend>,
-        devices: &[&str],
-    ) -> Self {
-        let by_letter = move |dev: &Endpoint| {
-            let letter = dev.name.get(..1)?;
-            Some(DeviceGroup::named(&hardware(letter), letter))
-        };
+    /// The same, where VFIO's driver opens and closes every device by `ops`.
+    pub(crate) fn with(devices: &[&str], ops: Arc<dyn DeviceOps>) -> Self {
+        let hardware: Arc<dyn IommuDriver> = Arc::new(Null);
+        let by_letter = move |dev: &Endpoint| Some(DeviceGroup::named(&hardware, dev.name.get(..1)?));
         let (iommu, physical) = IommuSubsystem::builder(by_letter).build();
         let core = DriverCore::new();
         let bus = core.add_bus(PlatformBus::new(iommu.clone()));
         bus.set_drivers_autoprobe(false);
-        let vfio = Vfio::new([backend(&physical)]);
-        bus.add_driver(Arc::new(Giving { name: VFIO.into(), vfio: vfio.clone() })).unwrap();
+        let vfio = Vfio::new([Arc::new(Attaching) as Arc<dyn Backend>]);
+        bus.add_driver(Arc::new(Giving { name: VFIO.into(), vfio: vfio.clone(), ops })).unwrap();
         bus.add_driver(Arc::new(Kernel(KERNEL.into()))).unwrap();
         for name in devices {
             bus.add_device(DeviceSpec::new(*name, PlatformDevice::default())).unwrap();
@@ -94,6 +79,7 @@ pub(crate) fn bind(bus: &BusHandle<Bus>, device: &str, driver: &str) -> bool {
 struct Giving {
     name: Arc<str>,
     vfio: Vfio,
+    ops: Arc<dyn DeviceOps>,
 }
 
 impl Driver<Bus> for Giving {
@@ -104,7 +90,7 @@ impl Driver<Bus> for Giving {
     }
 
     fn probe(&self, dev: &mut BoundTo<'_, Bus, DriverManaged>) -> Result<(), ProbeError> {
-        let registration = self.vfio.register(dev.device(), &DeviceSetId::Alone, Arc::new(Plain));
+        let registration = self.vfio.register(dev.device(), &DeviceSetId::Alone, self.ops.clone());
         dev.manage(registration.map_err(|error| ProbeError::caused_by(error.errno(), error))?);
         Ok(())
     }

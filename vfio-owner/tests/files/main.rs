@@ -11,3 +11,4 @@ mod properties;
 mod recorded;
 mod rig;
 mod sysfs;
+mod threads;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use vfio_owner::testbed::vfs::{
     Access, Change, LastLink, Later, Node, Opened, Opening, Rights, Tree, WalkError, Written,
 };
-use vfio_owner::testbed::{Machine, pc, workstation};
+use vfio_owner::testbed::{Machine, pc, sriov, workstation};
 use vfio_owner::uapi::File;
 
 use crate::rig::Files;
@@ -92,7 +92,7 @@ impl Play {
                 self.write(&path, TEXTS[text % TEXTS.len()]);
             }
             Step::Bind { file, device } => {
-                let names = ["bind", "unbind", "drivers_probe", "driver_override", "remove"];
+                let names = ["bind", "unbind", "drivers_probe", "driver_override", "remove", "sriov_numvfs"];
                 let Some(path) =
                     self.pick(file, |path, _| names.iter().any(|name| path.ends_with(&format!("/{name}"))))
                 else {
@@ -101,6 +101,7 @@ impl Play {
                 let text = match path.rsplit('/').next() {
                     Some("driver_override") => ["vfio-pci", "e1000e", "pci-stub", ""][device % 4].to_owned(),
                     Some("remove") => "1".to_owned(),
+                    Some("sriov_numvfs") => (device % 3).to_string(),
                     _ => {
                         let devices = self.files.list("/sys/bus/pci/devices");
                         let Some(index) = device.checked_rem(devices.len()) else { return };
@@ -183,6 +184,8 @@ impl Play {
             }
             let cdev = self.files.list(&path).contains(&"vfio-dev".to_owned());
             assert_eq!(cdev, machine.open_device(name).is_ok(), "{name}");
+            let functions = self.files.list(&path).iter().filter(|file| file.starts_with("virtfn")).count();
+            assert_eq!(functions, machine.virtual_functions(name).len(), "{name}");
         }
     }
 }
@@ -216,8 +219,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_files_are_those_of_the_machine(on_pc: bool, steps in vec(steps(), 1..60)) {
-        let files = Files::of(&if on_pc { pc() } else { workstation() });
+    fn the_files_are_those_of_the_machine(which in 0..3, steps in vec(steps(), 1..60)) {
+        let files = Files::of(&match which {
+            0 => pc(),
+            1 => workstation(),
+            _ => sriov(),
+        });
         let mut play = Play { files, open: Vec::new(), waiting: Vec::new() };
         let mut earlier = play.files.vfs.tree();
         let mut copy = listing(&earlier);

@@ -103,6 +103,15 @@ fn vt15_12_the_limit_of_locked_pages() {
 }
 
 #[test]
+fn vt15_12_vt15_13_whichever_page_comes_first() {
+    // One page is left below the limit, and of three that are asked for the last is not there.
+    let (rig, _a) = Rig::ready(V2);
+    rig.map(0, PAGES - 1, 0).unwrap();
+    assert!(matches!(refused(&rig, rig.request(PAGES, 3, PAGES - 2), Errno::ENOMEM), MapDmaError::OverLimit(_)));
+    assert!(matches!(refused(&rig, rig.request(PAGES, 3, PAGES - 1), Errno::EFAULT), MapDmaError::BadAddress(_)));
+}
+
+#[test]
 fn vt15_13_a_bad_address_in_the_middle_unpins_what_came_before() {
     let (rig, _a) = Rig::ready(V2);
     assert!(matches!(refused(&rig, rig.request(0, 4, PAGES - 2), Errno::EFAULT), MapDmaError::BadAddress(_)));

@@ -6,6 +6,7 @@ mod callbacks;
 mod close_orders;
 mod container;
 mod device_files;
+mod every_callback;
 mod group_file;
 mod room;
 mod unbinding;

@@ -109,15 +109,13 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Returns the scenarios in a folder, by name; anything else is a scenario itself.
+/// Returns the scenarios in a folder and the folders in it, by name; anything else is a scenario itself.
 pub fn scenarios(path: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(path) else { return vec![path.to_owned()] };
-    let mut files: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "scn"))
-        .collect();
-    files.sort();
-    files
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort();
+    let is_one = |path: &PathBuf| path.is_dir() || path.extension().is_some_and(|extension| extension == "scn");
+    paths.iter().filter(|path| is_one(path)).flat_map(|path| scenarios(path)).collect()
 }
 
 #[cfg(test)]

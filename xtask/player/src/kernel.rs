@@ -31,12 +31,30 @@ use crate::system::{Access, BUFFER_BYTES, Fd, NOTHING_BYTES, SCRATCH_BYTES, Syst
 pub struct Kernel {
     buffer: u64,
     scratch: u64,
-    /// Keeps numbers from being given out, so that the first file of a scenario gets [`FIRST`].
+    /// Keeps numbers below [`FIRST`] from being given out.
     _below: Vec<OwnedFd>,
 }
 
 /// The first number that a scenario's files get.
 const FIRST: Fd = 4;
+
+/// A child that keeps files open; dropping it kills it.
+#[derive(Debug)]
+pub struct Child(Pid);
+
+impl Child {
+    fn end(&self) -> Result<(), Errno> {
+        kill(self.0, Signal::SIGKILL)?;
+        waitpid(self.0, None).map(drop)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Unless it has ended before.
+        let _ = self.end();
+    }
+}
 
 /// A write of another thread.
 #[derive(Debug)]
@@ -76,7 +94,7 @@ impl Kernel {
 }
 
 impl System for Kernel {
-    type Child = Pid;
+    type Child = Child;
     type Write = Write;
 
     fn open(&mut self, path: &str, access: Access) -> Result<Fd, Errno> {
@@ -164,13 +182,14 @@ impl System for Kernel {
         names.map(|entry| Ok(entry.map_err(of)?.file_name().to_string_lossy().into_owned())).collect()
     }
 
-    fn fork(&mut self) -> Result<Pid, Errno> {
-        calls::fork_a_child_that_waits()
+    fn fork(&mut self) -> Result<Child, Errno> {
+        calls::fork_a_child_that_waits().map(Child)
     }
 
-    fn kill(&mut self, child: Pid) -> Result<(), Errno> {
-        kill(child, Signal::SIGKILL)?;
-        waitpid(child, None).map(drop)
+    fn kill(&mut self, child: Child) -> Result<(), Errno> {
+        let ended = child.end();
+        std::mem::forget(child);
+        ended
     }
 
     fn buffer(&self) -> u64 {
@@ -230,6 +249,18 @@ impl System for Kernel {
             line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| kib / 4)
         };
         Ok((pages("VmLck:"), pages("VmPin:")))
+    }
+}
+
+/// Closes what is open: a thread that waits in an unbind for a file of this process would keep it open for ever, and so keep
+/// the process from ending.
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        let open: Vec<Fd> =
+            self.list("/proc/self/fd").unwrap_or_default().iter().filter_map(|fd| fd.parse().ok()).collect();
+        for fd in open.into_iter().filter(|fd| *fd >= FIRST) {
+            let _ = close(fd);
+        }
     }
 }
 

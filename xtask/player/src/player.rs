@@ -93,8 +93,9 @@ type Or<T> = Result<T, Answer>;
 /// A system, and what a scenario has open on it.
 #[derive(Debug)]
 pub struct Player<S: System> {
-    system: S,
+    /// Before the system: children go first.
     names: Names<S::Child>,
+    system: S,
     /// Background steps that have not answered, the oldest first.
     waiting: VecDeque<S::Write>,
     /// How many calls the system has answered.
@@ -104,7 +105,7 @@ pub struct Player<S: System> {
 impl<S: System> Player<S> {
     /// Creates a player on a system as it is after boot.
     pub fn new(system: S) -> Self {
-        Self { system, names: Names::default(), waiting: VecDeque::new(), calls: 0 }
+        Self { names: Names::default(), system, waiting: VecDeque::new(), calls: 0 }
     }
 
     /// Plays one step.

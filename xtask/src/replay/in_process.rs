@@ -9,6 +9,7 @@ use std::time::Duration;
 use scenario_player::language::MemoryKind;
 use scenario_player::{Access, Errno, Fd, System};
 use vfio_owner::device_ops::Trigger;
+use vfio_owner::iommu_core::address::PAGE_SIZE;
 use vfio_owner::iommu_core::device_model::Errno as ModelErrno;
 use vfio_owner::iommu_core::{UserAddr, UserMemory};
 use vfio_owner::iommufd_owner::uapi as iommufd_uapi;
@@ -223,6 +224,10 @@ impl System for InProcess {
     }
 
     fn map_and_unmap(&mut self, fd: Fd, offset: u64, bytes: u64) -> Result<(), Errno> {
+        // What the kernel looks at before the file is asked.
+        if bytes == 0 || !offset.is_multiple_of(PAGE_SIZE) {
+            return Err(Errno::EINVAL);
+        }
         self.file(fd)?.as_uapi().mappable(offset, bytes, &self.caller()).map(drop).map_err(errno)
     }
 
