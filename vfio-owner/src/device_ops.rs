@@ -205,6 +205,32 @@ pub struct DeviceInfo {
     pub regions: u32,
     /// Number of interrupt indexes, from 0 on.
     pub irqs: u32,
+    /// Atomic operations that the way to memory completes: the capability `VFIO_DEVICE_INFO_CAP_PCI_ATOMIC_COMP`.
+    pub atomics: AtomicWidths,
+}
+
+/// Widths of PCI atomic operations.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AtomicWidths(u32);
+
+impl AtomicWidths {
+    /// 32 bits.
+    pub const BITS_32: Self = Self(1 << 0);
+    /// 64 bits.
+    pub const BITS_64: Self = Self(1 << 1);
+    /// 128 bits.
+    pub const BITS_128: Self = Self(1 << 2);
+
+    /// Returns the widths of both.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Returns the widths as bits, those of 32 bits lowest.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
 }
 
 /// The convention that the regions and interrupts of a device follow.

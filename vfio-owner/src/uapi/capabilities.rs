@@ -8,11 +8,13 @@ use zerocopy::{Immutable, IntoBytes};
 use super::argument::Argument;
 use super::wire;
 use crate::backend::IommuInfo;
-use crate::device_ops::RegionCapability;
+use crate::device_ops::{AtomicWidths, DeviceInfo, MappableArea, RegionCapability};
 
 const IOMMU_IOVA_RANGE: u16 = 1;
 const IOMMU_MIGRATION: u16 = 2;
 const IOMMU_DMA_AVAIL: u16 = 3;
+
+const DEVICE_ATOMIC_COMPLETER: u16 = 5;
 
 const REGION_SPARSE_MMAP: u16 = 1;
 const REGION_TYPE: u16 = 2;
@@ -99,6 +101,17 @@ pub(super) fn of_iommu(info: &IommuInfo) -> Chain {
     chain
 }
 
+/// The capabilities of a device.
+// V74.
+pub(super) fn of_device(info: &DeviceInfo) -> Chain {
+    let mut chain = Chain::behind::<wire::DeviceInfo>();
+    if info.atomics != AtomicWidths::default() {
+        let cap = wire::AtomicCompleter { flags: info.atomics.bits(), reserved: 0 };
+        chain.add(DEVICE_ATOMIC_COMPLETER, &[cap.as_bytes()]);
+    }
+    chain
+}
+
 /// The capabilities of a region.
 // V78.
 pub(super) fn of_region(capabilities: &[RegionCapability]) -> Chain {
@@ -112,8 +125,7 @@ pub(super) fn of_region(capabilities: &[RegionCapability]) -> Chain {
             }
             RegionCapability::SparseMmap(areas) => {
                 let head = wire::SparseMmap { nr_areas: count(areas), reserved: 0 };
-                let area =
-                    |area: &crate::device_ops::MappableArea| wire::SparseArea { offset: area.offset, size: area.size };
+                let area = |area: &MappableArea| wire::SparseArea { offset: area.offset, size: area.size };
                 let areas: Vec<_> = areas.iter().map(area).collect();
                 chain.add(REGION_SPARSE_MMAP, &[head.as_bytes(), bytes_of(&areas)]);
             }

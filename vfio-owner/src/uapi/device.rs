@@ -36,6 +36,7 @@ pub(super) fn serve(device: &OpenDevice, number: u32, argument: Argument<'_>) ->
 }
 
 const FLAG_RESET: u32 = 1 << 0;
+const FLAG_CAPS: u32 = 1 << 7;
 
 const fn flag_of(kind: DeviceKind) -> u32 {
     match kind {
@@ -47,19 +48,24 @@ const fn flag_of(kind: DeviceKind) -> u32 {
 
 // V73.
 fn get_info(device: &OpenDevice, argument: Argument<'_>) -> Result<Reply, Errno> {
-    let [argsz, ..]: [u32; 4] = argument.read()?;
+    let [mut argsz, ..]: [u32; 4] = argument.read()?;
     check_size(argsz, size_of::<[u32; 4]>())?;
+    let room = argsz;
     let info = device.info();
+    let chain = capabilities::of_device(&info);
+    let caps = if chain.is_empty() { 0 } else { FLAG_CAPS };
+    let mut cap_offset = 0;
+    chain.place(argument, &mut argsz, &mut cap_offset)?;
     let reset = if info.resettable { FLAG_RESET } else { 0 };
     let reply = wire::DeviceInfo {
         argsz,
-        flags: flag_of(info.kind) | reset,
+        flags: flag_of(info.kind) | reset | caps,
         num_regions: info.regions,
         num_irqs: info.irqs,
-        cap_offset: 0,
+        cap_offset,
         pad: 0,
     };
-    argument.write_first(&reply, argsz)?;
+    argument.write_first(&reply, room)?;
     Ok(Reply::Value(0))
 }
 

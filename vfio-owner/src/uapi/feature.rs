@@ -38,7 +38,10 @@ pub(super) fn feature(device: &OpenDevice, argument: Argument<'_>) -> Result<Rep
     }
     let data = argument.behind(size_of::<wire::Head>())?;
     if head.flags & GET != 0 {
-        data.put(0, &device.get_feature(id).map_err(refused)?)?;
+        let mut value = device.get_feature(id).map_err(refused)?;
+        // No more than there is room for.
+        value.truncate(usize::try_from(head.argsz.saturating_sub(8)).unwrap_or(usize::MAX));
+        data.put(0, &value)?;
     } else {
         device.set_feature(read(id, bytes, data)?).map_err(refused)?;
     }

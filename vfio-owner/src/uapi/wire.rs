@@ -52,6 +52,9 @@ structures! {
     /// `vfio_info_cap_header`: what each capability begins with.
     CapHeader { id: u16, version: u16, next: u32 }
 
+    /// `vfio_device_info_cap_pci_atomic_comp` behind its header.
+    AtomicCompleter { flags: u32, reserved: u32 }
+
     /// `vfio_region_info_cap_type` behind its header.
     RegionType { kind: u32, subtype: u32 }
 
@@ -167,6 +170,7 @@ mod tests {
         assert_eq!(size_of::<MigrationCap>(), body::<kernel::vfio_iommu_type1_info_cap_migration>());
         assert_eq!(size_of::<IovaRangeCap>(), body::<kernel::vfio_iommu_type1_info_cap_iova_range>());
         assert_eq!(size_of::<u32>(), body::<kernel::vfio_iommu_type1_info_dma_avail>());
+        assert_eq!(size_of::<AtomicCompleter>(), body::<kernel::vfio_device_info_cap_pci_atomic_comp>());
         assert_eq!(size_of::<RegionType>(), body::<kernel::vfio_region_info_cap_type>());
         assert_eq!(size_of::<SparseMmap>(), body::<kernel::vfio_region_info_cap_sparse_mmap>());
     }

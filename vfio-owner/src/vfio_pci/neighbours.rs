@@ -9,7 +9,7 @@ use iommu_core::device_model::pci::{ConfigSpace, PciBus, PciFunction, PortType};
 use iommu_core::device_model::{AnyDevice, Device};
 
 use super::{CAP_EXPRESS, CAP_POWER, capability};
-use crate::device_ops::{AffectedFunction, LinkState, NoHotReset};
+use crate::device_ops::{AffectedFunction, AtomicWidths, LinkState, NoHotReset};
 
 type Pci = PciBus<IommuSubsystem>;
 
@@ -92,6 +92,45 @@ impl Neighbours {
             _ => LinkState::Up,
         }
     }
+}
+
+/// Where atomic operations are told, in the second device capabilities of PCI Express.
+const DEVICE_CAPABILITIES_2: u16 = 0x24;
+const ROUTES_ATOMICS: u32 = 1 << 6;
+const COMPLETES_ATOMICS: [(u32, AtomicWidths); 3] =
+    [(1 << 7, AtomicWidths::BITS_32), (1 << 8, AtomicWidths::BITS_64), (1 << 9, AtomicWidths::BITS_128)];
+
+impl Neighbours {
+    /// The atomic operations that the function completes, and its root port too, if every switch between them routes
+    /// them.
+    // V74.
+    pub(super) fn atomics(&self, function: &ConfigSpace) -> AtomicWidths {
+        let mut common = device_capabilities_2(function).unwrap_or(0);
+        let mut above = self.bridge();
+        let mut completer = None;
+        while let Some(dev) = above {
+            let Some(port) = pci(&*dev).map(|port| port.description().clone()) else { break };
+            let Some(capabilities) = device_capabilities_2(&port.config) else { break };
+            if port.config.pcie().is_some_and(|pcie| pcie.port_type == PortType::RootPort) {
+                completer = Some(capabilities);
+                break;
+            }
+            if capabilities & ROUTES_ATOMICS == 0 {
+                break;
+            }
+            above = dev.parent();
+        }
+        common &= completer.unwrap_or(0);
+        let widths = COMPLETES_ATOMICS.into_iter().filter(|(bit, _)| common & bit != 0);
+        widths.fold(AtomicWidths::default(), |all, (_, width)| all.union(width))
+    }
+}
+
+/// The second device capabilities, which version 1 of PCI Express does not have.
+fn device_capabilities_2(config: &ConfigSpace) -> Option<u32> {
+    let at = capability(config, CAP_EXPRESS)?;
+    let version = config.read_u8(at.checked_add(2)?)? & 0xf;
+    if version < 2 { None } else { config.read_u32(at.checked_add(DEVICE_CAPABILITIES_2)?) }
 }
 
 /// Whether a port says of its link that it is down; `None` if it does not say.

@@ -54,6 +54,7 @@ impl DeviceOps for VfioPciDevice {
             resettable: opened.unwrap_or_else(|| self.resets_alone()) == ResetAlone::Works,
             regions: RegionIndex::PCI_COUNT,
             irqs: IrqIndex::PCI_COUNT,
+            atomics: self.neighbours.atomics(&self.function.config),
         }
     }
 

@@ -6,4 +6,5 @@ mod events;
 mod fuzz;
 mod no_iommu;
 mod numbers;
+mod other_drivers;
 mod rig;

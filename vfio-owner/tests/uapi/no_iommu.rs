@@ -22,8 +22,8 @@ struct Plain;
 
 impl DeviceOps for Plain {}
 
-/// Hands devices to VFIO.
-struct Giving(Arc<str>, Vfio);
+/// Hands devices to VFIO, which are served by these operations.
+struct Giving(Arc<str>, Vfio, Arc<dyn DeviceOps>);
 
 impl Driver<Bus> for Giving {
     type Dma = DriverManaged;
@@ -33,7 +33,7 @@ impl Driver<Bus> for Giving {
     }
 
     fn probe(&self, dev: &mut BoundTo<'_, Bus, DriverManaged>) -> Result<(), ProbeError> {
-        let registration = self.1.register(dev.device(), &DeviceSetId::Alone, Arc::new(Plain));
+        let registration = self.1.register(dev.device(), &DeviceSetId::Alone, self.2.clone());
         dev.manage(registration.map_err(|error| ProbeError::caused_by(error.errno(), error))?);
         Ok(())
     }
@@ -44,27 +44,31 @@ impl Driver<Bus> for Giving {
 }
 
 /// Devices A and B, in no group.
-struct Bare {
+pub(crate) struct Bare {
     bus: BusHandle<Bus>,
-    vfio: Vfio,
+    pub(crate) vfio: Vfio,
     _core: DriverCore,
 }
 
 impl Bare {
     fn new(mode: NoIommuMode) -> Self {
+        Self::serving(mode, Arc::new(Plain))
+    }
+
+    pub(crate) fn serving(mode: NoIommuMode, ops: Arc<dyn DeviceOps>) -> Self {
         let (iommu, physical) = IommuSubsystem::builder(|_: &Endpoint| None).build();
         let core = DriverCore::new();
         let bus = core.add_bus(PlatformBus::new(iommu));
         let type1: Arc<dyn Backend> = Arc::new(Type1::new(&physical));
         let vfio = Vfio::with_no_iommu_mode([type1], mode);
-        bus.add_driver(Arc::new(Giving("vfio".into(), vfio.clone()))).unwrap();
+        bus.add_driver(Arc::new(Giving("vfio".into(), vfio.clone(), ops))).unwrap();
         for name in ["A", "B"] {
             bus.add_device(DeviceSpec::new(name, PlatformDevice::default())).unwrap();
         }
         Self { bus, vfio, _core: core }
     }
 
-    fn bind(&self, device: &str) -> Result<(), Errno> {
+    pub(crate) fn bind(&self, device: &str) -> Result<(), Errno> {
         self.bus.device(device).unwrap().set_driver_override(Some("vfio"));
         self.bus.sysfs().bind("vfio", device).map_err(|error| error.errno())
     }
