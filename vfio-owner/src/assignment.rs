@@ -133,6 +133,18 @@ impl GroupAssignment {
         Self { vfio: vfio.clone(), container: vfio.open_container(), state: Mutex::of(ASSIGNMENT, state) }
     }
 
+    /// The file of a group that is in the container.
+    fn file(&self, group: GroupId) -> Result<Arc<GroupFile>, AssignmentError> {
+        let Groups { files, mappings } = &mut *self.state.lock();
+        if let Some(file) = files.get(&group).and_then(Weak::upgrade) {
+            return Ok(file);
+        }
+        let file = Arc::new(self.join(group, mappings)?);
+        files.retain(|_, file| file.strong_count() > 0);
+        files.insert(group, Arc::downgrade(&file));
+        Ok(file)
+    }
+
     /// Puts a group into the container.
     fn join(&self, group: GroupId, mappings: &Mappings<MapRequest>) -> Result<GroupFile, AssignmentError> {
         let file = self.vfio.open_group(group)?;
@@ -151,14 +163,9 @@ impl DeviceAssignment for GroupAssignment {
     fn assign(&self, device: &str) -> Result<AssignedDevice, AssignmentError> {
         let group = self.vfio.group_of(device);
         let group = group.ok_or_else(|| AssignmentError::NotRegistered { device: device.into() })?;
-        let Groups { files, mappings } = &mut *self.state.lock();
-        let file = match files.get(&group).and_then(Weak::upgrade) {
-            Some(file) => file,
-            None => Arc::new(self.join(group, mappings)?),
-        };
+        let file = self.file(group)?;
+        // With no lock held, for the driver opens the device.
         let device = file.device(device)?;
-        files.retain(|_, file| file.strong_count() > 0);
-        files.insert(group, Arc::downgrade(&file));
         Ok(AssignedDevice { device, _through: Through::Group { _file: file } })
     }
 
