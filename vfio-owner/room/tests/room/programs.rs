@@ -43,6 +43,7 @@ fn core_utilities() {
         format!("../../../../devices/pci0000:00/{SIBLING}")
     );
     assert_eq!(sh(&room, "find /sys/bus/pci -follow -maxdepth 3 -name vendor 2> /dev/null | wc -l"), "17");
+    assert_eq!(sh(&room, &format!("ls -lad {device}/. {device}/ {device} | cut -c1")), "d\nd\nl");
     assert_eq!(sh(&room, "ls -l /dev/vfio/vfio | cut -c1-10"), "crw-rw-rw-");
     assert_eq!(sh(&room, "stat -c %t:%T /dev/vfio/vfio"), "a:c4");
     assert_eq!(sh(&room, "ls -d /dev/null /dev/shm /sys/devices/system/cpu | wc -l"), "3");
