@@ -194,6 +194,23 @@ fn v6_access_outlives_the_file_that_it_came_from() {
     assert_eq!(room.ownership(NIC), Ownership::Idle);
 }
 
+#[test]
+fn vt11_a_device_that_is_open_through_its_group_is_not_bound() {
+    let room = Room::with(&[NIC]);
+    let context = room.machine.open_iommufd("vmm");
+    let group = room.group(NIC);
+    group.set_iommufd(&context).unwrap();
+    let device = group.device(NIC).unwrap();
+    drop(group);
+    // V43: nothing of the group is open but the device.
+    let file = open(&room, NIC);
+    let refused = file.bind_iommufd(&context).unwrap_err();
+    assert!(matches!(refused, BindIommufdError::Bound { .. }));
+    assert_eq!(refused.errno(), Errno::EINVAL);
+    drop(device);
+    file.bind_iommufd(&context).unwrap();
+}
+
 /// The port above has a link that never says that it is active.
 fn link_is_down(result: Result<(), HotResetError>) -> Result<(), Option<HotResetError>> {
     match result {

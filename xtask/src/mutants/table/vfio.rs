@@ -5,7 +5,8 @@ use super::{Mutant, VFIO, VFIO_OR_MODEL};
 const GROUP: &str = "vfio-owner/src/group.rs";
 const DEVICE: &str = "vfio-owner/src/device.rs";
 const OPEN_DEVICE: &str = "vfio-owner/src/open_device.rs";
-const DEVICE_FILE: &str = "vfio-owner/src/device_file.rs";
+const GROUP_FILE: &str = "vfio-owner/src/group_file.rs";
+const HOT_RESET: &str = "vfio-owner/src/open_device/hot_reset.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -38,7 +39,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "container-left-under-devices",
-        file: GROUP,
+        file: GROUP_FILE,
         rule: "V4: a group leaves no container while devices are open",
         old: "Some(Attachment::Container { in_use, .. }) if in_use.devices() > 0 => {",
         new: "Some(Attachment::Container { in_use, .. }) if in_use.devices() > 0 && false => {",
@@ -67,8 +68,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "device-stays-occupied",
         file: DEVICE,
         rule: "V9: a device that was closed can be opened again",
-        old: "let was = self.0.lock_set().open.remove(&self.0.member.device());",
-        new: "let was = self.0.lock_set().open.get(&self.0.member.device()).is_some();",
+        old: "let was = self.0.lock_set().open.remove(&self.0.id);",
+        new: "let was = self.0.lock_set().open.get(&self.0.id).is_some();",
         suites: VFIO,
     },
     Mutant {
@@ -82,10 +83,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "hot-reset-of-others",
-        file: DEVICE_FILE,
+        file: HOT_RESET,
         rule: "V55: a hot reset wants a device of each group bound to the context",
-        old: "Some(self.bound.context().owns(group))",
-        new: "Some(self.bound.context().owns(group) || true)",
+        old: "self.owner_by_iommufd(member) != AffectedOwner::NotOwned",
+        new: "self.owner_by_iommufd(member) != AffectedOwner::NotOwned || true",
         suites: VFIO,
     },
 ];
