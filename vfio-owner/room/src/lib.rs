@@ -10,6 +10,7 @@ mod error;
 mod files;
 mod filter;
 mod leftovers;
+mod limits;
 mod log;
 mod memory;
 mod notify;
