@@ -96,7 +96,9 @@ fn size(bar: Bar) -> String {
 #[test]
 fn the_documentation_has_the_devices_of_the_machines_in_a_table() {
     let source = include_str!("../../src/testbed/embedded.rs");
-    for (name, snapshot) in [("pc", testbed::pc()), ("workstation", testbed::workstation()), ("sriov", testbed::sriov())] {
+    for (name, snapshot) in
+        [("pc", testbed::pc()), ("workstation", testbed::workstation()), ("sriov", testbed::sriov())]
+    {
         let table = table(&Machine::boot(&snapshot), &snapshot);
         let documented = source.split(&format!("pub fn {name}()")).next().unwrap();
         assert!(documented.trim_end().ends_with(table.trim_end()), "{name} is:\n{table}");
