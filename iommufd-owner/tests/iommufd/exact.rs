@@ -454,7 +454,9 @@ impl Life {
         );
         let mut pins: BTreeMap<u64, u32> = BTreeMap::new();
         if attached > 0 {
-            pinned.iter().for_each(|(_, page)| *pins.entry(*page).or_default() += 1);
+            for (_, page) in &pinned {
+                *pins.entry(*page).or_default() += 1;
+            }
         }
         assert_eq!(*self.memory.pins.lock(), pins, "pins of each page");
         let charged: u32 = pins.values().sum();

@@ -347,6 +347,25 @@ fn a_device_that_is_wanted_back_is_not_reset() {
     }
 }
 
+/// Vt27.10: the other device's lock is held by an unbind that waits for its user.
+#[test]
+fn a_hot_reset_waits_for_no_unbind() {
+    let program = Program::with(&CONVENTIONAL);
+    let iommufd = program.iommufd();
+    let files = CONVENTIONAL.map(|device| program.cdev(device));
+    for file in files {
+        program.words(file, 118, &[16, 0, iommufd.cast_unsigned(), 0]).unwrap();
+    }
+    let reset = || program.words(files[0], 113, &[12, 0, 0]).map(|_| ());
+    assert_eq!(reset(), Ok(()));
+    let mut unbind = program.machine.unbind(CONVENTIONAL[1]).unwrap();
+    let _ = unbind.try_finish();
+    assert_eq!(reset(), Err(Errno::EAGAIN));
+    program.close(files[1]);
+    unbind.wait();
+    assert_eq!(reset(), Err(Errno::EINVAL), "it is nobody's now");
+}
+
 /// Vt29, V94, V95.
 #[test]
 fn features_check_in_order() {
