@@ -198,3 +198,6 @@ impl DeviceSets {
         set
     }
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests;

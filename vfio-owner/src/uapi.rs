@@ -60,7 +60,7 @@ impl File {
     /// caller's table must have a descriptor.
     ///
     /// # Errors
-    /// Fails with the kernel's error number. [`Caller::refused`] is told why.
+    /// Fails with the kernel's error number. The caller [is told](iommufd_owner::uapi::Caller::refused) why.
     pub fn ioctl(&self, number: u32, argument: u64, caller: &dyn Caller) -> Result<Reply, Errno> {
         if let Self::Iommufd(context) = self {
             use iommufd_owner::uapi::{Reply as Answer, ioctl};

@@ -1,5 +1,4 @@
 //! What a context forgets.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what a test takes for granted may fail it")]
 
 use alloc::vec::Vec;
 

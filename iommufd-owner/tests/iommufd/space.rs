@@ -93,7 +93,9 @@ impl Space {
             return Err(Errno::ENOENT);
         }
         let denied = parts.iter().any(|part| access.permits(Access::Write) && !part.most.permits(Access::Write));
-        parts.iter_mut().for_each(|part| part.access = access);
+        for part in &mut parts {
+            part.access = access;
+        }
         let before = self.mappings.clone();
         let first = self.map(place, &parts)?;
         if denied {

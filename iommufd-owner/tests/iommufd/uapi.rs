@@ -367,6 +367,10 @@ fn f93_the_order_of_checks_of_a_page_table() {
     assert_eq!(alloc(&[48, 1, device, parent, 0, 0, 1, 1]), Err(Errno::EOPNOTSUPP));
     assert_eq!(alloc(&[48, 4, device, parent, 0, 0, 0, 0, 0, 0, 99, 0]), Err(Errno::EOPNOTSUPP), "no data");
     assert_eq!(alloc(&[48, 4, device, parent, 0, 0, 1, 1, 0, 0, 99, 0]), Err(Errno::EFAULT), "no data there");
+    let ioas = task.ioas();
+    alloc(&[24, 0, device, ioas]).unwrap();
+    let plain = task.word(4);
+    assert_eq!(alloc(&[48, 4, device, plain, 0, 0, 1, 1, 0, 0, 99, 0]), Err(Errno::EINVAL), "no parent: told before");
     assert_eq!(alloc(&[48, 4, device, parent, 0, 0, 1, 4097, 0, 0, 99, 0]), Err(Errno::E2BIG));
     let [low, high] = halves(task.at(DATA).get());
     assert_eq!(

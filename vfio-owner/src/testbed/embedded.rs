@@ -51,6 +51,17 @@ pub fn workstation() -> Snapshot {
 }
 
 /// A machine under Linux 6.12 with an NVMe drive that can have two virtual functions, below a port with ACS.
+///
+/// | device | is | driver | group | BARs | interrupts | reset alone |
+/// |---|---|---|---|---|---|---|
+/// | `0000:00:00.0` | host bridge 8086:29c0 | – | 0 |  |  | no |
+/// | `0000:00:01.0` | graphics card 1234:1111 | – | 1 | 16 MiB, 4 KiB |  | no |
+/// | `0000:00:03.0` | network card 8086:10d3 | e1000e | 2 | 128 KiB, 128 KiB, 32 ports, 16 KiB | INTx 1, MSI 1, MSI-X 5 | yes |
+/// | `0000:00:06.0` | bridge 1b36:000c | pcieport | 3 | 4 KiB | INTx 1, MSI-X 1 | no |
+/// | `0000:00:1f.0` | ISA bridge 8086:2918 | – | 4 |  |  | no |
+/// | `0000:00:1f.2` | SATA controller 8086:2922 | – | 4 | 32 ports, 4 KiB | INTx 1, MSI 1 | no |
+/// | `0000:00:1f.3` | SMBus 8086:2930 | – | 4 | 64 ports | INTx 1 | no |
+/// | `0000:01:00.0` | NVMe drive 1b36:0010 | nvme | 5 | 16 KiB | INTx 1, MSI-X 63 | yes |
 pub fn sriov() -> Snapshot {
     load(include_str!("../../snapshots/sriov.tree"))
 }

@@ -273,11 +273,11 @@ fn map_piece<'a>(
     let run = pin_run(process, at, range.bytes() - done, access)?;
     // How many domains may have it.
     let mut mapped = scopeguard::guard(0, |mapped| unmap_and_unpin(process, domains.clone().take(mapped), iova, run));
-    for domain in domains.clone() {
-        *mapped += 1;
+    for (before, domain) in domains.clone().enumerate() {
+        *mapped = before + 1;
         if let Err(error) = domain.map(memory, iova, run.phys, run.bytes, access) {
             if !matches!(error, MapError::Reachable { .. }) {
-                *mapped -= 1;
+                *mapped = before;
             }
             return Err(error.into());
         }

@@ -40,3 +40,6 @@ pub(super) fn page_sizes(of_domains: impl Iterator<Item = PageSizes>) -> PageSiz
     let smaller = if common == whole { 0 } else { PAGE_SIZE };
     PageSizes::from_bitmap(whole | smaller).unwrap_or(PageSizes::X86)
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod tests;

@@ -318,3 +318,23 @@ fn what_is_undone_is_not_reached() {
         }
     }
 }
+
+#[test]
+fn vt14_14_groups_of_one_iommu_share_a_domain() {
+    let rig = Rig::of_devices(&[A0, A1, B0]);
+    for device in [A0, A1, B0] {
+        assert!(rig.bind(device, VFIO));
+    }
+    let a = rig.first(A0, Extension::TYPE1_V2);
+    let calls = |at| {
+        let before = rig.calls();
+        rig.map(at, 1, 0).unwrap();
+        rig.calls() - before
+    };
+    let alone = calls(8);
+    let _b = rig.join(B0).unwrap();
+    assert_eq!((calls(9), rig.reaches(B0, 9), rig.reaches(B0, 8)), (alone, Some(1), Some(1)));
+    // Whoever leaves, the other keeps the domain and what is in it.
+    a.unset_container().unwrap();
+    assert_eq!((calls(10), rig.reaches(A0, 10), rig.reaches(B0, 9)), (alone, None, Some(1)));
+}

@@ -1,7 +1,7 @@
 //! Vt14, V46, V47: how groups come under a container's IOMMU, and leave it.
 
 use vfio_owner::backend::{Extension, Unmap};
-use vfio_owner::error::{AttachGroupError, SetContainerError};
+use vfio_owner::error::{AttachGroupError, SetContainerError, SetIommuError};
 use vfio_owner::iommu_core::address::{PAGE_SIZE, PageSizes};
 use vfio_owner::iommu_core::device_model::Errno;
 use vfio_owner::iommu_core::hardware::{Capabilities, DomainKind, HardwareError};
@@ -59,7 +59,9 @@ fn vt14_6_nesting_is_not_to_be_had() {
     let rig = Rig::new(&[(A0, plain())]);
     let file = rig.open(A0);
     file.set_container(&rig.container).unwrap();
-    assert_eq!(rig.container.set_iommu(Extension::NESTING).unwrap_err().errno(), Errno::EINVAL);
+    let refused = rig.container.set_iommu(Extension::NESTING).unwrap_err();
+    assert_eq!(refused.errno(), Errno::EINVAL);
+    assert!(matches!(refused, SetIommuError::Attach(_)), "it is a kind, and its domains are not to be had: {refused}");
     assert_eq!(rig.group(A0).attached(), Attached::Blocking);
     rig.container.set_iommu(V2).unwrap();
 }

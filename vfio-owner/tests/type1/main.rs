@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "what a test takes for granted may fail it")]
 
 mod attach;
+mod backend;
 mod dirty;
 mod map;
 #[path = "../rig/mod.rs"]

@@ -8,10 +8,12 @@ use vfio_owner::backend::{Extension, MapRequest};
 use vfio_owner::error::MapDmaError;
 use vfio_owner::iommu_core::address::{PAGE_SIZE, PageSizes};
 use vfio_owner::iommu_core::device_model::Errno;
+use vfio_owner::iommu_core::device_model::sync::Mutex;
+use vfio_owner::iommu_core::failing::Operation;
 use vfio_owner::iommu_core::hardware::HardwareError;
 use vfio_owner::iommu_core::reserved::RegionKind;
-use vfio_owner::iommu_core::software::SoftIommuConfig;
 use vfio_owner::iommu_core::software::page_table::TableFormat;
+use vfio_owner::iommu_core::software::{LockedPages, Process, SoftIommuConfig};
 use vfio_owner::iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use vfio_owner::iommu_core::{Access, Iova, PhysAddr, UserAddr, UserMemory};
 use vfio_owner::type1::Type1Config;
@@ -38,6 +40,9 @@ fn vt15_4_whole_pages_and_not_none() {
         MapRequest { bytes: PAGE_SIZE - 1, ..good.clone() },
         MapRequest { iova: Iova::new(PAGE_SIZE + 1), ..good.clone() },
         MapRequest { addr: UserAddr::new(rig.ram.get() + 8), ..good.clone() },
+        MapRequest { bytes: PAGE_SIZE + 8, iova: Iova::new(PAGE_SIZE + 8), ..good.clone() },
+        MapRequest { bytes: PAGE_SIZE + 8, addr: UserAddr::new(rig.ram.get() + 8), ..good.clone() },
+        MapRequest { iova: Iova::new(PAGE_SIZE + 8), addr: UserAddr::new(rig.ram.get() + 8), ..good.clone() },
     ] {
         assert!(matches!(refused(&rig, bad, Errno::EINVAL), MapDmaError::Misaligned { .. }));
     }
@@ -54,6 +59,9 @@ fn vt15_5_nothing_goes_past_the_last_address() {
     {
         assert_eq!(refused(&rig, bad, Errno::EINVAL), MapDmaError::Wraps);
     }
+    // The last page does not go past it; there is no memory.
+    let highest = MapRequest { addr: UserAddr::new(last), bytes: PAGE_SIZE, ..good };
+    assert_eq!(refused(&rig, highest, Errno::EFAULT).errno(), Errno::EFAULT);
 }
 
 #[test]
@@ -184,12 +192,14 @@ struct Lying {
     inner: Arc<dyn UserMemory>,
     pins: AtomicU32,
     lie: Lie,
+    /// What was given back of that which was never pinned.
+    given_back: Mutex<Vec<PinnedRun>>,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Lie {
-    /// From the third pin on, this many bytes, whatever was asked for.
-    Bytes(u64),
+    /// From the third pin on this, whatever was asked for.
+    Run(PinnedRun),
     /// The third pin unwinds.
     Unwinds,
 }
@@ -199,15 +209,16 @@ impl UserMemory for Lying {
         let earlier = self.pins.fetch_add(1, Ordering::Relaxed);
         match self.lie {
             _ if earlier < 2 => self.inner.pin(at, bytes, access),
-            Lie::Bytes(bytes) => Ok(PinnedRun { phys: PhysAddr::new(0x10_0000), bytes }),
+            Lie::Run(run) => Ok(run),
             Lie::Unwinds => panic!("on command"),
         }
     }
 
     fn unpin(&self, run: PinnedRun) {
         // What was never pinned is not given to those who count.
-        if run.phys != PhysAddr::new(0x10_0000) {
-            self.inner.unpin(run);
+        match self.lie {
+            Lie::Run(lie) if lie.phys == run.phys => self.given_back.lock().push(run),
+            _ => self.inner.unpin(run),
         }
     }
 
@@ -232,21 +243,63 @@ impl UserMemory for Lying {
     }
 }
 
-fn lying(rig: &Rig, lie: Lie) -> MapRequest {
-    let process = Arc::new(Lying { inner: rig.user.clone(), pins: AtomicU32::new(0), lie });
-    MapRequest { process, ..rig.request(0, 4, 0) }
+fn lying(rig: &Rig, lie: Lie) -> (MapRequest, Arc<Lying>) {
+    let pins = AtomicU32::new(0);
+    let process = Arc::new(Lying { inner: rig.user.clone(), pins, lie, given_back: Mutex::default() });
+    (MapRequest { process: process.clone(), ..rig.request(0, 4, 0) }, process)
 }
 
 #[test]
-fn no_length_that_a_memory_returns_is_trusted() {
+fn no_run_that_a_memory_returns_is_trusted() {
     let rig = Rig::new(&[(A0, plain()), (B0, plain())]);
     let _a = rig.first(A0, V2);
     let _b = rig.join(B0).unwrap();
-    for bytes in [0, 1, PAGE_SIZE - 1, PAGE_SIZE + 1, 3 * PAGE_SIZE, u64::MAX, !(PAGE_SIZE - 1)] {
-        let error = refused(&rig, lying(&rig, Lie::Bytes(bytes)), Errno::EFAULT);
-        assert!(matches!(error, MapDmaError::BadAddress(_)), "{bytes:#x}: {error}");
+    let (good, last) = (0x10_0000, u64::MAX - PAGE_SIZE + 1);
+    let lengths = [0, 1, PAGE_SIZE - 1, PAGE_SIZE + 1, 3 * PAGE_SIZE, u64::MAX, !(PAGE_SIZE - 1)];
+    let lies = lengths.map(|bytes| (good, bytes)).into_iter();
+    // Not at a page, both not of whole pages, and past the last address.
+    for (phys, bytes) in lies.chain([(good + 8, PAGE_SIZE), (good + 8, PAGE_SIZE + 8), (last, 2 * PAGE_SIZE)]) {
+        let run = PinnedRun { phys: PhysAddr::new(phys), bytes };
+        let (request, memory) = lying(&rig, Lie::Run(run));
+        let error = refused(&rig, request, Errno::EFAULT);
+        assert!(matches!(error, MapDmaError::BadAddress(_)), "{run:?}: {error}");
         assert!(rig.view(B0).iter().all(Option::is_none));
+        let expected = if bytes == 0 { vec![] } else { vec![run] };
+        assert_eq!(*memory.given_back.lock(), expected, "what was pinned, if anything, is given back");
     }
+}
+
+#[test]
+fn memory_may_lie_in_the_last_page_that_there_is() {
+    let (rig, _a) = Rig::ready(V2);
+    let run = PinnedRun { phys: PhysAddr::new(u64::MAX - PAGE_SIZE + 1), bytes: PAGE_SIZE };
+    let (request, memory) = lying(&rig, Lie::Run(run));
+    rig.container.map(request).unwrap();
+    assert_eq!(rig.unmap(0, 4), Ok(4));
+    assert_eq!(*memory.given_back.lock(), [run; 2]);
+}
+
+/// Of two megabytes and a page, the page is refused, and so is taking the rest out again.
+#[test]
+fn what_a_map_that_failed_may_have_left_is_pinned_as_long_as_its_domain() {
+    let (rig, a) = Rig::ready(V2);
+    let process = Process::new(rig.machine.memory(), LockedPages::unlimited());
+    let bytes = (2 << 20) + PAGE_SIZE;
+    let addr = process.allocate(bytes, Access::ReadWrite).unwrap();
+    let request = MapRequest { process: process.clone(), addr, bytes, ..rig.request(0, 1, 0) };
+    let hardware = rig.hardware(A0);
+    let calls = hardware.calls();
+    hardware.fail_nth(1, HardwareError::new(Errno::EIO, "on command"));
+    assert_eq!(rig.container.map(request.clone()).unwrap_err().errno(), Errno::EIO);
+    assert!(hardware.calls() > calls + 1, "in more than one call");
+    assert_eq!(process.pinned(), 0);
+    hardware.fail_nth(1, HardwareError::new(Errno::EIO, "on command"));
+    hardware.refuse(Operation::Unmap);
+    assert_eq!(rig.container.map(request).unwrap_err().errno(), Errno::EIO);
+    hardware.heal();
+    assert_eq!(process.pinned(), bytes / PAGE_SIZE);
+    a.unset_container().unwrap();
+    assert_eq!(process.pinned(), 0);
 }
 
 #[test]
@@ -254,7 +307,7 @@ fn a_pin_that_unwinds_leaves_no_mapping() {
     let rig = Rig::new(&[(A0, plain()), (B0, plain())]);
     let _a = rig.first(A0, V2);
     let _b = rig.join(B0).unwrap();
-    let request = lying(&rig, Lie::Unwinds);
+    let (request, _) = lying(&rig, Lie::Unwinds);
     assert!(catch_unwind(AssertUnwindSafe(|| rig.container.map(request))).is_err());
     assert_eq!((rig.process.pinned(), rig.locked.pages()), (0, 0));
     assert!([A0, B0].iter().all(|device| rig.view(device).iter().all(Option::is_none)));

@@ -23,7 +23,8 @@ fn vt16_3_5_whole_pages_that_do_not_wrap() {
     for version in VERSIONS {
         let (rig, _a) = Rig::ready(version);
         rig.map(1, 2, 0).unwrap();
-        for (iova, bytes) in [(PAGE_SIZE + 1, PAGE_SIZE), (PAGE_SIZE, 0), (PAGE_SIZE, PAGE_SIZE + 1)] {
+        let odd = PAGE_SIZE + 1;
+        for (iova, bytes) in [(odd, PAGE_SIZE), (PAGE_SIZE, 0), (PAGE_SIZE, odd), (odd, odd)] {
             let error = refused(&rig, Unmap::Range { iova: Iova::new(iova), bytes });
             assert!(matches!(error, UnmapDmaError::Misaligned { .. }), "{error}");
         }
@@ -103,4 +104,28 @@ fn what_is_unmapped_leaves_every_domain_and_the_rest_stays() {
         }
         assert_eq!(rig.pinned(), 3);
     }
+}
+
+#[test]
+fn an_unmap_ends_where_its_mapping_does() {
+    let (rig, _a) = Rig::ready(Extension::TYPE1_V2);
+    // They touch on both sides of the translation.
+    for at in [2, 4, 6] {
+        rig.map(at, 2, at).unwrap();
+    }
+    assert_eq!(rig.unmap(4, 2), Ok(2));
+    let reached = [3, 4, 5, 6].map(|at| rig.reaches(A0, at));
+    assert_eq!((reached, rig.pinned()), ([Some(4), None, None, Some(7)], 4));
+}
+
+#[test]
+fn what_lies_in_one_piece_is_unmapped_at_once() {
+    let (rig, _a) = Rig::ready(Extension::TYPE1_V2);
+    let calls = |pages| {
+        rig.map(1, pages, 0).unwrap();
+        let before = rig.hardware(A0).calls();
+        rig.unmap(1, pages).unwrap();
+        rig.hardware(A0).calls() - before
+    };
+    assert_eq!(calls(8), calls(1));
 }

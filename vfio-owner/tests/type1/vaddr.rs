@@ -7,7 +7,7 @@ use vfio_owner::iommu_core::device_model::Errno;
 use vfio_owner::iommu_core::software::{LockedPages, Process};
 use vfio_owner::iommu_core::{Access, UserMemory as _};
 
-use crate::rig::{A0, Rig, range};
+use crate::rig::{A0, B0, Rig, plain, range};
 
 const V2: Extension = Extension::TYPE1_V2;
 
@@ -81,4 +81,19 @@ fn what_is_away_can_be_unmapped() {
     rig.map(0, 1, 0).unwrap();
     assert_eq!(rig.reaches(A0, 0), Some(1));
     assert!(rig.process.read(rig.ram, &mut [0]).is_ok());
+}
+
+#[test]
+fn vt14_1_what_was_away_and_is_unmapped_keeps_no_group_out() {
+    let rig = Rig::new(&[(A0, plain()), (B0, plain())]);
+    let _a = rig.first(A0, V2);
+    for at in [0, 2, 4] {
+        rig.map(at, 2, at).unwrap();
+    }
+    assert_eq!(rig.container.invalidate_vaddr(range(0, 4)), Ok(4 * PAGE_SIZE));
+    assert_eq!(rig.unmap(4, 2), Ok(2), "it was there");
+    assert_eq!(rig.unmap(0, 2), Ok(2));
+    assert_eq!(rig.join(B0).unwrap_err().errno(), Errno::EBUSY, "one is away still");
+    assert_eq!(rig.container.unmap(Unmap::All), Ok(2 * PAGE_SIZE));
+    assert!(rig.join(B0).is_ok());
 }

@@ -1,7 +1,8 @@
 //! What calls answer, and in which order they check.
 
-use vfio_owner::iommu_core::Access;
 use vfio_owner::iommu_core::device_model::Errno;
+use vfio_owner::iommu_core::{Access, Ownership, UserMemory as _};
+use vfio_owner::uapi::Caller as _;
 
 use crate::rig::{BEHIND_PORT, CONVENTIONAL, EDU, NIC, Program, bytes, wide};
 
@@ -41,8 +42,8 @@ fn a_number_has_no_size() {
     let program = Program::with(&[]);
     let container = program.container();
     assert_eq!(program.value(container, 100, 0), Ok(0));
-    assert_eq!(program.value(container, 100 | 8 << 16, 0), Err(Errno::EINVAL));
-    assert_eq!(program.value(container, 100 | 1 << 30, 0), Err(Errno::EINVAL));
+    assert_eq!(program.value(container, 100 + (8 << 16), 0), Err(Errno::EINVAL));
+    assert_eq!(program.value(container, 100 + (1 << 30), 0), Err(Errno::EINVAL));
 }
 
 /// Vt3, Vt4, Vt6: with their checks in order.
@@ -200,6 +201,8 @@ fn regions_are_read_written_and_mapped_at_their_offsets() {
         (program.pwrite(device, 7, 4, &[0xff; 2]), program.pread(device, 7, 4, 2)),
         (Ok(2), Ok(vec![0x07, 0x05]))
     );
+    program.pwrite(device, 7, 0x80, &[0xff; 4]).unwrap();
+    assert_eq!(program.pread(device, 7, 0x80, 1), Ok(vec![0xff]), "Vt31.14: in no capability");
     program.pwrite(device, 0, 0x10, &[1, 2, 3]).unwrap();
     assert_eq!(program.pread(device, 0, 0x0f, 5), Ok(vec![0, 1, 2, 3, 0]));
     assert_eq!(program.pread(device, 0, 0x1_fffc, 8), Ok(vec![0; 4]), "as much as there is");
@@ -217,7 +220,6 @@ fn regions_are_read_written_and_mapped_at_their_offsets() {
     assert_eq!(program.pread(device, 6, 0, 2), Err(Errno::ENOMEM));
     assert_eq!(program.pwrite(device, 6, 0, &[0]), Err(Errno::EINVAL));
 
-    use vfio_owner::uapi::Caller as _;
     let mmap = |fd, region: u64, at: u64, bytes| {
         program.file(fd).unwrap().mappable(region << 40 | at, bytes, &program).map(|mapped| mapped.bytes)
     };
@@ -347,6 +349,25 @@ fn a_device_that_is_wanted_back_is_not_reset() {
     }
 }
 
+/// Vt27.10: the other device's lock is held by an unbind that waits for its user.
+#[test]
+fn a_hot_reset_waits_for_no_unbind() {
+    let program = Program::with(&CONVENTIONAL);
+    let iommufd = program.iommufd();
+    let files = CONVENTIONAL.map(|device| program.cdev(device));
+    for file in files {
+        program.words(file, 118, &[16, 0, iommufd.cast_unsigned(), 0]).unwrap();
+    }
+    let reset = || program.words(files[0], 113, &[12, 0, 0]).map(|_| ());
+    assert_eq!(reset(), Ok(()));
+    let mut unbind = program.machine.unbind(CONVENTIONAL[1]).unwrap();
+    let _ = unbind.try_finish();
+    assert_eq!(reset(), Err(Errno::EAGAIN));
+    program.close(files[1]);
+    unbind.wait();
+    assert_eq!(reset(), Err(Errno::EINVAL), "it is nobody's now");
+}
+
 /// Vt29, V94, V95.
 #[test]
 fn features_check_in_order() {
@@ -382,4 +403,19 @@ fn features_check_in_order() {
     program.words(device, 107, &[16]).unwrap();
     assert_eq!(eventfd.take(), 1, "used, it has been resumed for good");
     assert_eq!(feature(8, 3 | set), Ok(()));
+}
+
+#[test]
+fn vt11_12_a_bind_that_cannot_be_told_is_undone() {
+    let program = Program::with(&[NIC]);
+    let (file, iommufd) = (program.cdev(NIC), program.iommufd());
+    let bind = [16_u32, 0, iommufd.cast_unsigned(), 0].map(u32::to_ne_bytes).concat();
+    // Memory that the program may read, and no more.
+    let page = program.process.allocate(0x1000, Access::Read).unwrap();
+    let run = program.process.pin(page, 0x1000, Access::Read).unwrap();
+    program.machine.memory().write(run.phys, &bind);
+    program.process.unpin(run);
+    assert_eq!(program.value(file, 118, page.get()), Err(Errno::EFAULT));
+    assert_eq!(program.machine.group(NIC).unwrap().ownership(), Ownership::Idle);
+    assert!(program.call(file, 118, &bind).is_ok());
 }

@@ -97,7 +97,9 @@ fn random_calls_harm_nothing() {
     let steps = prop::collection::vec(step(), RUN as usize);
     let result = TestRunner::new(config).run(&steps, |steps| {
         let program = program();
-        steps.iter().for_each(|step| play(&program, step));
+        for step in &steps {
+            play(&program, step);
+        }
         program.close_all();
         for device in DEVICES {
             let group = program.machine.group(device).unwrap();

@@ -92,14 +92,14 @@ fn features_are_read_and_set() {
     let ops = Arc::<Talkative>::default();
     let (_bare, device) = device(&program, ops.clone());
     let feature = |argsz, flags, data| program.words(device, 117, &[argsz, flags, data]);
-    let (get, set) = (1 << 16 | 77, 1 << 17 | 77);
+    let (get, set) = (0x1_004d, 0x2_004d);
     assert_eq!(feature(11, get, 0), Err(Errno::EINVAL));
     assert_eq!(feature(12, get, 0).unwrap()[2..4], [0x0403_0201, 0], "no more than there is room for");
     assert_eq!(feature(16, get, 0).unwrap()[2..5], [0x0403_0201, 0x0807_0605, 0]);
     feature(12, set, 5).unwrap();
-    feature(12, 1 << 17 | 10, 1).unwrap();
-    assert_eq!(feature(12, 1 << 17 | 10, 2), Err(Errno::EINVAL));
-    assert_eq!(feature(12, 1 << 16 | 10, 0), Err(Errno::EINVAL));
+    feature(12, 0x2_000a, 1).unwrap();
+    assert_eq!(feature(12, 0x2_000a, 2), Err(Errno::EINVAL));
+    assert_eq!(feature(12, 0x1_000a, 0), Err(Errno::EINVAL));
     let heard = format!("{:?}", ops.0.lock());
     assert_eq!(heard, "[Other { id: FeatureId(77), data: [5, 0, 0, 0] }, BusMaster(Set)]");
 }

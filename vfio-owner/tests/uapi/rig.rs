@@ -102,7 +102,7 @@ impl Program {
 
     fn descriptor(&self, descriptor: Descriptor) -> i32 {
         let mut files = self.files.borrow_mut();
-        let free = (0..).find(|fd| !files.contains_key(fd)).unwrap();
+        let free = (0..i32::MAX).find(|fd| !files.contains_key(fd)).unwrap();
         files.insert(free, descriptor);
         free
     }
@@ -211,8 +211,9 @@ pub(crate) fn bytes(words: &[u32]) -> Vec<u8> {
 
 /// Two 32-bit words.
 pub(crate) fn wide(value: u64) -> [u32; 2] {
-    let bytes = value.to_ne_bytes();
-    [0, 4].map(|at| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap()))
+    let words: Vec<u32> =
+        value.to_ne_bytes().chunks_exact(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap())).collect();
+    words.try_into().unwrap()
 }
 
 impl IommufdCaller for Program {

@@ -1,10 +1,12 @@
 //! Containers: tables Vt7 to Vt9, over type1 and over a backend of the test's own.
 
-use vfio_owner::GroupStatus;
-use vfio_owner::backend::{Extension, MapRequest, Unmap};
+use std::sync::Arc;
+
+use vfio_owner::backend::{Backend, ContainerIommu, Extension, MapRequest, Unmap};
 use vfio_owner::error::{MapDmaError, SetIommuError};
 use vfio_owner::iommu_core::device_model::Errno;
 use vfio_owner::iommu_core::{Access, Attached, Iova, Ownership};
+use vfio_owner::{GroupStatus, Vfio};
 
 use crate::room::{CARD, NIC, PAGE, Room};
 
@@ -90,4 +92,26 @@ fn nothing_is_mapped_without_an_iommu() {
     };
     assert_eq!(container.map(request), Err(MapDmaError::NoIommu));
     assert_eq!(room.process.pinned(), 0);
+}
+
+/// Knows these types of IOMMU, and has none of them.
+#[derive(Debug)]
+struct Knowing(&'static [Extension]);
+
+impl Backend for Knowing {
+    fn check_extension(&self, extension: Extension) -> u32 {
+        if self.0.contains(&extension) { 7 } else { 0 }
+    }
+
+    fn open(&self, kind: Extension) -> Result<Box<dyn ContainerIommu>, SetIommuError> {
+        Err(SetIommuError::NotAKind { kind })
+    }
+}
+
+#[test]
+fn v57_a_backend_that_says_no_leaves_the_answer_to_the_next() {
+    let first: Arc<dyn Backend> = Arc::new(Knowing(&[]));
+    let second: Arc<dyn Backend> = Arc::new(Knowing(&[Extension::SPAPR]));
+    let container = Vfio::new([first, second]).open_container();
+    assert_eq!([Extension::SPAPR, Extension::TYPE1].map(|kind| container.check_extension(kind)), [7, 0]);
 }

@@ -3,9 +3,11 @@
 use vfio_owner::error::{BindIommufdError, GetDeviceError, HotResetError};
 use vfio_owner::iommu_core::address::PAGE_SIZE;
 use vfio_owner::iommu_core::device_model::Errno;
+use vfio_owner::iommu_core::sysfs::Snapshot;
 use vfio_owner::iommu_core::{Access, Attached, Iova, Ownership};
 use vfio_owner::iommufd_owner::{Context, MapRequest, ObjectId, Place};
-use vfio_owner::{DeviceFile, GroupStatus};
+use vfio_owner::testbed::Machine;
+use vfio_owner::{AffectedOwner, DeviceFile, GroupStatus};
 
 use crate::room::{BEHIND_PORT, CARD, NIC, Room, is_done};
 
@@ -194,10 +196,64 @@ fn v6_access_outlives_the_file_that_it_came_from() {
     assert_eq!(room.ownership(NIC), Ownership::Idle);
 }
 
+#[test]
+fn vt11_a_device_that_is_open_through_its_group_is_not_bound() {
+    let room = Room::with(&[NIC]);
+    let context = room.machine.open_iommufd("vmm");
+    let group = room.group(NIC);
+    group.set_iommufd(&context).unwrap();
+    let device = group.device(NIC).unwrap();
+    drop(group);
+    // V43: nothing of the group is open but the device.
+    let file = open(&room, NIC);
+    let refused = file.bind_iommufd(&context).unwrap_err();
+    assert!(matches!(refused, BindIommufdError::Bound { .. }));
+    assert_eq!(refused.errno(), Errno::EINVAL);
+    drop(device);
+    file.bind_iommufd(&context).unwrap();
+}
+
 /// The port above has a link that never says that it is active.
 fn link_is_down(result: Result<(), HotResetError>) -> Result<(), Option<HotResetError>> {
     match result {
         Err(HotResetError::LinkDown { .. }) => Ok(()),
         other => Err(other.err()),
     }
+}
+
+#[test]
+fn v58_device_files_are_numbered_from_0_on() {
+    let room = Room::with(&[NIC, CARD[0]]);
+    let numbers = || [NIC, CARD[0]].map(|device| open(&room, device).number());
+    assert_eq!(numbers(), [0, 1]);
+    room.free(NIC);
+    room.give(NIC);
+    assert_eq!(numbers(), [0, 1], "the lowest free one is next");
+}
+
+#[test]
+fn v55_both_ways_into_a_context_show_whose_a_device_is() {
+    // Two functions on one bus, each in a group of its own.
+    let layout = "
+        driver e1000
+        00:01.0 root-port+acs>0a - 0
+        0a:00.0 nic - 1
+        0a:00.1 nic - 2";
+    let [one, two] = ["0000:0a:00.0", "0000:0a:00.1"];
+    let machine = Machine::builder(Snapshot::from_layout(layout).unwrap()).as_found().build().unwrap();
+    for device in [one, two] {
+        machine.bind(device, "vfio-pci").unwrap();
+    }
+    let context = machine.open_iommufd("vmm");
+    let bound = machine.open_device(one).unwrap().bind_iommufd(&context).unwrap();
+    let owners = || bound.hot_reset_info().unwrap().owners;
+    assert_eq!(owners(), [AffectedOwner::Object(bound.iommufd_id()), AffectedOwner::NotOwned]);
+    let group = machine.open_group(two).unwrap();
+    group.set_iommufd(&context).unwrap();
+    assert_eq!(owners()[1], AffectedOwner::NotOwned, "nothing is claimed yet");
+    let opened = group.device(two).unwrap();
+    assert!(matches!(owners()[1], AffectedOwner::Object(id) if id != bound.iommufd_id()));
+    assert!(matches!(opened.hot_reset(&[]), Err(HotResetError::WrongList { .. })), "opened through its group");
+    drop((opened, group));
+    assert_eq!(owners()[1], AffectedOwner::NotOwned);
 }

@@ -1,8 +1,10 @@
 //! Opening a group, its status, and putting it into a container: tables Vt2 to Vt6.
 
+use std::sync::Arc;
+
 use vfio_owner::GroupStatus;
 use vfio_owner::backend::Extension;
-use vfio_owner::error::{GetDeviceError, OpenGroupError, SetContainerError, UnsetContainerError};
+use vfio_owner::error::{GetDeviceError, OpenGroupError, SetContainerError, SetIommuError, UnsetContainerError};
 use vfio_owner::iommu_core::device_model::Errno;
 use vfio_owner::iommu_core::{Attached, ClaimError, Owner, Ownership};
 use vfio_owner::testbed::MachineError;
@@ -167,4 +169,26 @@ fn vt6_a_device_is_opened_once_the_container_has_an_iommu() {
     assert_eq!(file.unset_container().unwrap_err().errno(), Errno::EBUSY);
     drop(second);
     file.unset_container().unwrap();
+}
+
+#[test]
+fn what_is_checked_first_is_told_without_doing_it() {
+    let room = Room::with(&[NIC]);
+    let (file, container) = (room.group(NIC), room.container());
+    assert!(Arc::ptr_eq(file.iommu_group().unwrap(), &room.machine.group(NIC).unwrap()));
+    assert_eq!(container.may_set_iommu(Extension::TYPE1), Err(SetIommuError::NoGroup));
+    assert_eq!(container.tracks_dirty().unwrap_err().errno(), Errno::EINVAL);
+    assert_eq!(file.may_set_container(), Ok(()));
+    assert_eq!(room.ownership(NIC), Ownership::Idle);
+    file.set_container(&container).unwrap();
+    assert!(matches!(file.may_set_container(), Err(SetContainerError::Attached { .. })));
+    assert_eq!(container.may_set_iommu(Extension::TYPE1), Ok(()));
+    container.set_iommu(Extension::TYPE1).unwrap();
+    assert_eq!(container.may_set_iommu(Extension::TYPE1), Err(SetIommuError::AlreadySet));
+    assert_eq!(container.tracks_dirty().unwrap_err().errno(), Errno::EACCES, "V51: version 1");
+    drop(file);
+    room.free(NIC);
+    room.give(NIC);
+    let (_file, container) = room.ready(NIC);
+    assert_eq!(container.tracks_dirty(), Ok(()));
 }

@@ -8,6 +8,7 @@ mod container;
 mod device_files;
 mod every_callback;
 mod group_file;
+mod open_device;
 mod room;
 mod unbinding;
 mod viability;

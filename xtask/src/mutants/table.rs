@@ -5,6 +5,7 @@ mod domains;
 mod iommufd;
 mod memory;
 mod ownership;
+mod type1;
 mod uapi;
 mod vfio;
 
@@ -38,5 +39,5 @@ const VFIO_OR_MODEL: &[Suite] = &[Suite::Tests("vfio-owner"), Suite::Model("vfio
 /// All of them.
 pub(super) fn all() -> impl Iterator<Item = &'static Mutant> {
     let core = ownership::MUTANTS.iter().chain(domains::MUTANTS).chain(memory::MUTANTS);
-    core.chain(binding::MUTANTS).chain(iommufd::MUTANTS).chain(vfio::MUTANTS).chain(uapi::MUTANTS)
+    core.chain(binding::MUTANTS).chain(iommufd::MUTANTS).chain(vfio::MUTANTS).chain(type1::MUTANTS).chain(uapi::MUTANTS)
 }

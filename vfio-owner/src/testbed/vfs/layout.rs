@@ -129,6 +129,10 @@ fn plant_driver(planting: &mut Planting, driver: &Arc<str>) {
     if !BUILT_IN.contains(&&**driver) {
         let name = driver.replace('-', "_");
         module(planting, &name);
+        if name != **driver {
+            // driverctl looks here by the driver's name, and asks modprobe otherwise, which knows the host's kernel only.
+            planting.link(&format!("{MODULES}/{driver}"), &name);
+        }
         planting.relative_link(&format!("{path}/module"), &format!("{MODULES}/{name}"));
         planting.relative_link(&format!("{MODULES}/{name}/drivers/pci:{driver}"), &path);
     }

@@ -212,7 +212,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "last-user-tells-nobody",
         file: USERS,
         rule: "V13: the last user wakes who waits",
-        old: "            self.0.left.notify_all();",
+        old: "        self.0.left.notify_all();",
         new: "",
         suites: EXPLORE,
     },

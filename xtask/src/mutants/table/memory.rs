@@ -164,8 +164,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "reachable-mapping-unpinned",
         file: TYPE1,
         rule: "memory that hardware refuses to unmap stays pinned",
-        old: "            domain.quarantine(pinned.clone());",
-        new: "",
+        old: "domains.for_each(|domain| domain.quarantine(pinned.clone()));",
+        new: "domains.for_each(|domain| drop((domain, pinned.clone())));",
         suites: VFIO,
     },
 ];
