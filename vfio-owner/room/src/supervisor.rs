@@ -66,6 +66,15 @@ struct Waiting {
     answer: Delayed,
 }
 
+/// What is to be done.
+#[derive(Default)]
+struct Ready {
+    /// A file was closed, or a fault queue is to be looked at.
+    files: bool,
+    wake: bool,
+    listeners: Vec<Arc<Listener>>,
+}
+
 impl Supervisor {
     pub(crate) fn new(
         vfs: Vfs,
@@ -89,31 +98,45 @@ impl Supervisor {
         let mut room = true;
         while room || !self.listeners.is_empty() {
             let ready = self.wait();
-            let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
-            self.files.drain();
-            self.answer_waiting();
-            for listener in ready {
+            if ready.files {
+                self.files.drain();
+            }
+            if !self.waiting.is_empty() {
+                self.answer_waiting();
+            }
+            for listener in ready.listeners {
                 self.serve(&listener);
             }
-            room = room && self.hear();
+            if ready.wake {
+                let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
+                room = room && self.hear();
+            }
         }
     }
 
-    /// Waits until something is to be done. Returns the listeners with calls; those without tasks go.
-    fn wait(&mut self) -> Vec<Arc<Listener>> {
-        let timeout = (!self.waiting.is_empty() || self.files.has_fault_queues()).then_some(&AGAIN);
-        let mut polled = vec![PollFd::new(&self.files, PollFlags::IN)];
+    /// Waits until something is to be done. Listeners without tasks go.
+    fn wait(&mut self) -> Ready {
+        let tended = self.files.has_fault_queues();
+        let timeout = (!self.waiting.is_empty() || tended).then_some(&AGAIN);
+        let mut polled = vec![PollFd::new(&self.files, PollFlags::IN), PollFd::new(&*self.wake, PollFlags::IN)];
         polled.extend(self.listeners.iter().map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)));
-        polled.push(PollFd::new(&*self.wake, PollFlags::IN));
         if poll(&mut polled, timeout).is_err() {
-            return Vec::new();
+            return Ready::default();
         }
-        let found: Vec<PollFlags> = polled.iter().skip(1).map(PollFd::revents).collect();
-        let each = || self.listeners.iter().zip(&found);
-        let ready = each().filter(|(_, found)| found.contains(PollFlags::IN)).map(|(one, _)| one.clone()).collect();
-        let gone = |found: &PollFlags| found.contains(PollFlags::HUP) && !found.contains(PollFlags::IN);
-        self.listeners = each().filter(|(_, found)| !gone(found)).map(|(one, _)| one.clone()).collect();
-        ready
+        let mut found = polled.iter().map(PollFd::revents);
+        let mut is_readable = || found.next().is_some_and(|found| found.contains(PollFlags::IN));
+        let (files, wake) = (is_readable() || tended, is_readable());
+        let found: Vec<PollFlags> = found.collect();
+        let mut listeners = Vec::new();
+        let mut all = self.listeners.iter().zip(found);
+        let is_left = |(listener, found): (&Arc<Listener>, PollFlags)| {
+            if found.contains(PollFlags::IN) {
+                listeners.push(listener.clone());
+            }
+            (found.contains(PollFlags::IN) || !found.contains(PollFlags::HUP)).then(|| listener.clone())
+        };
+        self.listeners = all.by_ref().filter_map(is_left).collect();
+        Ready { files, wake, listeners }
     }
 
     /// Does what the room asks. Returns whether it is still there.
@@ -215,6 +238,6 @@ fn reply(listener: &Listener, id: u64, answer: Result<i64, Errno>) {
 
 /// Lets the kernel do the call.
 fn pass_on(listener: &Listener, id: u64) {
-    let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
-    let _ = listener.send(libc::seccomp_notif_resp { id, val: 0, error: 0, flags });
+    // `SECCOMP_USER_NOTIF_FLAG_CONTINUE`.
+    let _ = listener.send(libc::seccomp_notif_resp { id, val: 0, error: 0, flags: 1 });
 }
