@@ -15,8 +15,9 @@ use iommu_core::device_model::sync::UserGuard;
 use crate::device::Reservation;
 use crate::device::VfioDevice;
 use crate::device_ops::{
-    DeviceInfo, DeviceOps, Feature, FeatureError, FeatureId, FeatureSupport, IoEventfd, IoEventfdError, IrqAction,
-    IrqError, IrqIndex, IrqInfo, IrqSource, RegionError, RegionIndex, RegionInfo, ResetError,
+    DeviceInfo, DeviceOps, Feature, FeatureError, FeatureId, FeatureSupport, Follow, IoEventfd, IoEventfdError,
+    IrqAction, IrqError, IrqIndex, IrqInfo, IrqSource, Polled, RegionError, RegionIndex, RegionInfo, RegionMemory,
+    ResetError,
 };
 
 pub use hot_reset::{AffectedOwner, HotResetError, HotResetInfo, HotResetProof};
@@ -126,6 +127,21 @@ impl OpenDevice {
     /// Fails as [`DeviceOps::write`] does.
     pub fn write(&self, index: RegionIndex, offset: u64, from: &[u8]) -> Result<usize, RegionError> {
         self.resumed().write(index, offset, from)
+    }
+
+    /// Has the device take a region from `memory`, which programs have mapped, as [`DeviceOps::follow`] does.
+    pub fn follow(&self, index: RegionIndex, memory: &Arc<dyn RegionMemory>) -> Follow {
+        self.ops().follow(index, memory)
+    }
+
+    /// Ends what [`follow`](Self::follow) began, as [`DeviceOps::unfollow`] does.
+    pub fn unfollow(&self, index: RegionIndex) {
+        self.ops().unfollow(index);
+    }
+
+    /// Does what programs asked for in the memory of regions that the device follows, as [`DeviceOps::poll`] does.
+    pub fn poll(&self) -> Polled {
+        self.ops().poll()
     }
 
     /// Returns the description of an interrupt index, or `None` without such an index (`EINVAL`):

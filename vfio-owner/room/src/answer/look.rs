@@ -165,29 +165,6 @@ impl Supervisor {
         self.files.at(&place.path).map(|open| open.name.clone().into())
     }
 
-    pub(super) fn directory(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
-        match trapped.call {
-            Call::Getcwd => {
-                let Some(path) = self.in_tree(trapped.task, libc::AT_FDCWD) else { return Ok(Answer::Continue) };
-                let mut text = path.into_os_string().into_encoded_bytes();
-                text.push(0);
-                if text.len() as u64 > trapped.arg(1) {
-                    return Err(Errno::RANGE);
-                }
-                trapped.task.write(trapped.arg(0), &text)?;
-                Ok(Answer::Value(i64::try_from(text.len()).unwrap_or(0)))
-            }
-            Call::Chdir => match self.walk(trapped.task, libc::AT_FDCWD, &trapped.string(0)?, Last::Follow)? {
-                Place::Missing => Err(Errno::NOENT),
-                Place::Machine(_, Node::Directory(_)) => Err(Errno::ACCESS),
-                Place::Machine(..) | Place::Mark => Err(Errno::NOTDIR),
-                Place::Host(place) if place.native => Ok(Answer::Continue),
-                Place::Host(_) => Err(Errno::ACCESS),
-            },
-            _ => Ok(Answer::Continue),
-        }
-    }
-
     pub(super) fn file_system(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
         let of_descriptor = trapped.call == Call::Fstatfs;
         let (dir, path) = if of_descriptor { (trapped.fd(0), None) } else { (libc::AT_FDCWD, Some(0)) };
