@@ -7,6 +7,7 @@ mod irq;
 mod region;
 mod reset;
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -16,7 +17,7 @@ pub use event::{Event, Eventfd, Listening, Trigger};
 pub use feature::{BusMaster, Feature, FeatureAccess, FeatureError, FeatureId, FeatureSupport};
 pub use ioeventfd::{IoEventfd, IoEventfdError, IoWidth};
 pub use irq::{IrqAction, IrqError, IrqIndex, IrqInfo, IrqMasking, IrqSource};
-pub use region::{MappableArea, RegionCapability, RegionError, RegionIndex, RegionInfo};
+pub use region::{Follow, MappableArea, Polled, RegionCapability, RegionError, RegionIndex, RegionInfo, RegionMemory};
 pub use reset::{AffectedFunction, LinkState, NoHotReset, ResetError};
 
 /// The operations of one device. The defaults describe a device without regions and interrupts.
@@ -78,6 +79,24 @@ pub trait DeviceOps: Send + Sync + fmt::Debug {
     fn write(&self, index: RegionIndex, offset: u64, from: &[u8]) -> Result<usize, RegionError> {
         let _ = (offset, from);
         Err(RegionError::NoSuchRegion { index })
+    }
+
+    /// Has the device take a region from `memory`, which programs have mapped: what they do there is seen by
+    /// [`poll`](Self::poll) only. Returns whether it does; otherwise whoever maps copies the contents.
+    fn follow(&self, index: RegionIndex, memory: &Arc<dyn RegionMemory>) -> Follow {
+        let _ = (index, memory);
+        Follow::Ignores
+    }
+
+    /// Ends what [`follow`](Self::follow) began: the memory goes away.
+    fn unfollow(&self, index: RegionIndex) {
+        let _ = index;
+    }
+
+    /// Does what programs asked for in the memory of regions that the device [follows](Self::follow). Called again and
+    /// again meanwhile, by one thread.
+    fn poll(&self) -> Polled {
+        Polled::Idle
     }
 
     /// Returns the description of an interrupt index, or `None` without such an index (`EINVAL`):

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use vfio_owner::device_ops::{AffectedFunction, NoHotReset};
 use vfio_owner::error::HotResetError;
-use vfio_owner::iommu_core::device_model::Errno;
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::iommu_core::device_model::sync::Mutex;
+use vfio_owner::iommu_core::device_model::{Errno, Removal};
 #[cfg(feature = "iommufd")]
 use vfio_owner::iommufd_owner::Context;
-use vfio_owner::{Container, DeviceOps, DeviceSetId, GroupFile, OpenDevice, Registration};
+use vfio_owner::{AffectedOwner, Container, DeviceOps, DeviceSetId, GroupFile, OpenDevice, Registration};
 
 use common::{KIND, World};
 
@@ -73,7 +73,7 @@ fn set_of(device: &OpenDevice, ops: &Counting, file: &GroupFile) -> Vec<&'static
 #[test]
 fn v54_a_set_is_what_was_registered_under_its_name() {
     let world = World::new(&ALL);
-    let [a1, a2] = ["a1", "a2"].map(|device| register(&world, device, named("one")));
+    let [a1, mut a2] = ["a1", "a2"].map(|device| register(&world, device, named("one")));
     let a3 = register(&world, "a3", named("two"));
     let a4 = register(&world, "a4", DeviceSetId::Alone);
     // The set of the first is there still, after another was made.
@@ -84,8 +84,15 @@ fn v54_a_set_is_what_was_registered_under_its_name() {
     let set = |device: &str, ops| set_of(&file.device(device).unwrap(), ops, &file);
     assert_eq!(set("a1", &a1.ops), ["a1", "a2", "b1"]);
     assert_eq!((set("a3", &a3.ops), set("a4", &a4.ops)), (vec!["a3"], vec!["a4"]));
-    drop(a2);
+    assert_eq!([&a1, &a3, &b1].map(|one| one.registration.number()), [0, 2, 4], "V58");
+    // V88: until it has left.
+    let user = file.device("a2").unwrap();
+    assert!(matches!(a2.registration.unregister(0), Removal::Waiting(_)));
+    assert_eq!(set("a1", &a1.ops), ["a1", "a2", "b1"]);
+    drop(user);
+    assert!(matches!(a2.registration.unregister(1), Removal::Done));
     assert_eq!(set("a1", &a1.ops), ["a1", "b1"]);
+    drop(a2);
     drop(b1);
     assert_eq!(set("a1", &a1.ops), ["a1"]);
     let _a2 = register(&world, "a2", named("one"));
@@ -104,6 +111,9 @@ fn v55_a_hot_reset_wants_every_group_and_resets_every_device_once() {
     let device = a.device("a1").unwrap();
     *set[0].ops.affected.lock() = vec!["a1", "a2", "b1"];
     let resets = || [&set[0], &set[1], &set[2], &other].map(|one| one.ops.resets.load(Ordering::Relaxed));
+    assert!(Arc::ptr_eq(device.member().unwrap().group(), &world.group("a1")));
+    let owners = ["a1", "a2", "b1"].map(|device| AffectedOwner::Group(world.group(device).id()));
+    assert_eq!(device.hot_reset_info().unwrap().owners, owners, "V89");
     assert!(matches!(device.hot_reset(&[]), Err(HotResetError::WrongList { .. })));
     assert!(matches!(device.hot_reset(&[&a, &a, &b, &b]), Err(HotResetError::TooManyFiles { files: 4, functions: 3 })));
     for files in [&[&a][..], &[&b], &[&a, &c], &[&b, &c], &[&a, &a]] {

@@ -2,6 +2,8 @@
 
 mod change;
 mod device;
+mod directory;
+mod limits;
 mod look;
 mod open;
 mod write;
@@ -13,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use vfio_owner::iommu_core::device_model::Errno as MachineErrno;
+use vfio_owner::testbed::vfs::Later;
 
 use crate::calls::Call;
 use crate::notify::Listener;
@@ -38,8 +41,16 @@ pub(crate) enum Answer {
     Continue,
     /// It returns a new descriptor of this file, with these flags.
     File(OwnedFd, u32),
-    /// It returns when this says what.
-    Later(Box<dyn FnMut() -> Option<Result<i64, Errno>> + Send>),
+    /// It returns when this is done.
+    Later(Delayed),
+}
+
+/// A write to an attribute that waits for a user.
+#[derive(Debug)]
+pub(crate) struct Delayed {
+    pub(crate) later: Later,
+    pub(crate) task: Task,
+    pub(crate) file: PathBuf,
 }
 
 impl Trapped<'_> {
@@ -86,6 +97,7 @@ impl Supervisor {
             Call::Chdir | Call::Fchdir | Call::Getcwd => self.directory(trapped),
             Call::Statfs | Call::Fstatfs => self.file_system(trapped),
             Call::Getxattr | Call::Lgetxattr | Call::Listxattr | Call::Llistxattr => self.extended(trapped),
+            Call::Prlimit64 | Call::Getrlimit | Call::Setrlimit => self.limit(trapped),
             _ => self.change(trapped),
         }
     }
@@ -98,11 +110,16 @@ impl Supervisor {
     }
 
     fn walk(&self, task: Task, dir: i32, path: &OsStr, last: Last) -> Result<Place, Errno> {
-        Walker::new(&self.vfs, &self.tree, task).walk(dir, path, last)
+        Walker::new(&self.vfs, &self.tree, &self.working, task).walk(dir, path, last)
     }
 
     /// Returns the path in the room of a descriptor of a directory or a file that is read.
     fn in_tree(&self, task: Task, fd: i32) -> Option<PathBuf> {
+        if fd == libc::AT_FDCWD
+            && let Ok(Some(path)) = task.working_directory(&self.working)
+        {
+            return Some(path);
+        }
         let link = if fd == libc::AT_FDCWD { task.proc("cwd") } else { task.descriptor(fd) };
         self.tree.in_room(&Task::link(&link).ok()?)
     }

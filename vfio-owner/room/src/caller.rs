@@ -40,7 +40,7 @@ impl iommufd_owner::uapi::Caller for Caller<'_> {
             Capability::SysResource => 24,
             _ => return false,
         };
-        self.task.status().ok().and_then(|status| status.capabilities()).is_some_and(|all| all >> bit & 1 == 1)
+        self.task.status().is_ok_and(|status| status.has(bit))
     }
 
     fn refused(&self, error: &(dyn Error + 'static)) {

@@ -54,6 +54,9 @@ const ATTRIBUTE: u32 = 64;
 /// Reads of up to so many bytes may be meant for a register.
 const REGISTER: u32 = 8;
 
+/// `RLIMIT_MEMLOCK`.
+const LOCKED_MEMORY: u32 = 8;
+
 const ENOSYS: Verdict = Verdict::Refuse(libc::ENOSYS);
 const EPERM: Verdict = Verdict::Refuse(libc::EPERM);
 
@@ -98,6 +101,10 @@ calls! {
     Sendfile              40      71 Verdict::Trap;
     Splice               275      76 Verdict::Trap;
     CopyFileRange        326     285 Verdict::Trap;
+
+    Prlimit64            302     261 Verdict::Equal { argument: 1, value: LOCKED_MEMORY };
+    Getrlimit             97     163 Verdict::Equal { argument: 0, value: LOCKED_MEMORY };
+    Setrlimit            160     164 Verdict::Equal { argument: 0, value: LOCKED_MEMORY };
 
     Truncate              76      45 Verdict::Trap;
     Ftruncate             77      46 Verdict::Trap;

@@ -167,6 +167,11 @@ impl Files {
         });
     }
 
+    /// Has a region of a task's file be mapped.
+    pub(crate) fn map(&mut self, task: Task, fd: i32, region: RegionIndex) -> Result<(), Errno> {
+        self.open.get_mut(&Self::identify(task, fd)?).map_or(Ok(()), |open| open.map(region))
+    }
+
     /// Makes a fault queue unreadable once nothing waits in it.
     pub(crate) fn settle(&mut self, task: Task, fd: i32) {
         let Some(open) = Self::identify(task, fd).ok().and_then(|id| self.open.get_mut(&id)) else { return };
@@ -269,11 +274,13 @@ impl OpenFile {
     }
 
     /// Has the memory behind the file take the part of a region's model, from the first mapping on.
-    pub(crate) fn map(&self, region: RegionIndex) {
-        if let (Kind::Device { file, .. }, Backing::Memory { memory, mapped, .. }) = (&self.kind, &self.backing)
-            && let Some(device) = mapped::device(file)
-        {
-            mapped.begin(&device, region, memory);
+    fn map(&mut self, region: RegionIndex) -> Result<(), Errno> {
+        match (&self.kind, &mut self.backing) {
+            (Kind::Device { file, .. }, Backing::Memory { memory, mapped, .. }) => match mapped::device(file) {
+                Some(device) => mapped.begin(&device, region, memory),
+                None => Ok(()),
+            },
+            _ => Ok(()),
         }
     }
 
@@ -282,8 +289,8 @@ impl OpenFile {
         matches!(&self.backing, Backing::Memory { mapped, .. } if mapped.has(region))
     }
 
-    fn close(self, inotify: &Inotify) {
-        if let Backing::Memory { memory, watch, mapped } = &self.backing {
+    fn close(mut self, inotify: &Inotify) {
+        if let Backing::Memory { memory, watch, mapped } = &mut self.backing {
             let _ = inotify.rm_watch(*watch);
             if let Kind::Device { file, .. } = &self.kind
                 && let Some(device) = mapped::device(file)

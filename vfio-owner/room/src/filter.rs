@@ -12,6 +12,7 @@ use crate::calls::{FIRST_UNKNOWN, ROWS, Row};
 
 /// Architecture of a program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(not(test), expect(dead_code, reason = "tests look at the program of the other one as well"))]
 pub(crate) enum Architecture {
     X86_64,
     Aarch64,
@@ -50,8 +51,11 @@ pub(crate) enum Verdict {
     Positioned { most: u32 },
     /// The supervisor answers if the mapping is shared and of a file.
     SharedFile,
-    /// The supervisor answers if the count, the third argument, is a multiple of this, and not 0.
+    /// The supervisor answers if the count, the third argument, is a multiple of this, or between half of it and twice: that of
+    /// whoever is mistaken.
     Records { size: u32 },
+    /// The supervisor answers if this argument has this value.
+    Equal { argument: u32, value: u32 },
 }
 
 /// The type of the ioctls of VFIO and iommufd.
@@ -136,9 +140,11 @@ fn block(row: &Row) -> Vec<sock_filter> {
         }
         Verdict::Records { size } => vec![
             load(high(2)),
-            jump_if(BPF_JEQ, 0, 0, 7),
+            jump_if(BPF_JEQ, 0, 0, 9),
             load(low(2)),
-            jump_if(BPF_JEQ, 0, 5, 0),
+            jump_if(BPF_JEQ, 0, 7, 0),
+            jump_if(BPF_JGT, size / 2, 0, 1),
+            jump_if(BPF_JGE, 2 * size, 0, 6),
             statement(BPF_ALU | BPF_DIV | BPF_K, size),
             statement(BPF_ALU | BPF_MUL | BPF_K, size),
             statement(BPF_MISC | BPF_TAX, 0),
@@ -147,6 +153,9 @@ fn block(row: &Row) -> Vec<sock_filter> {
             ALLOW,
             TRAP,
         ],
+        Verdict::Equal { argument, value } => {
+            vec![load(low(argument)), jump_if(BPF_JEQ, value, 0, 1), TRAP, ALLOW]
+        }
         Verdict::SharedFile => vec![
             load(low(3)),
             jump_if(BPF_JSET, libc::MAP_SHARED.cast_unsigned(), 0, 3),

@@ -3,6 +3,7 @@
 //! An address space is held by its file in `/proc`, opened when memory is mapped first: it stays that address space if the
 //! process executes another program. To a device, a gigabyte of it is a window of physical memory.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -13,18 +14,20 @@ use vfio_owner::iommu_core::software::{Contents, LockedPages, Memory, Window};
 use vfio_owner::iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use vfio_owner::iommu_core::{Access, UserAddr, UserMemory};
 
+use crate::limits::Limits;
 use crate::task::{Status, Task};
 
 const PAGE: u64 = 4096;
 /// Size of a window.
 const WINDOW: u64 = 1 << 30;
-/// `CAP_IPC_LOCK`, as a bit of the capabilities.
-const IPC_LOCK: u64 = 1 << 14;
+/// `CAP_IPC_LOCK`.
+const IPC_LOCK: u32 = 14;
 
 /// The processes of a room whose memory was asked for.
 #[derive(Debug)]
 pub(crate) struct Processes {
     memory: Memory,
+    limits: Arc<Limits>,
     known: Mutex<Known>,
 }
 
@@ -37,7 +40,19 @@ struct Known {
 
 impl Processes {
     pub(crate) fn new(memory: Memory) -> Self {
-        Self { memory, known: Mutex::default() }
+        Self { memory, limits: Arc::default(), known: Mutex::default() }
+    }
+
+    /// Returns the limits of the processes.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Returns what a process has locked and pinned for devices, in pages, if it has asked for some.
+    pub(crate) fn locked(&self, process: u32) -> Option<(u64, u64)> {
+        let known = self.known.lock();
+        let process = known.processes.get(&process).filter(|process| process.space.is_alive())?;
+        Some((process.own.pages(), process.pinned.pages()))
     }
 
     /// Returns the memory of a task's process.
@@ -52,7 +67,7 @@ impl Processes {
         known.processes.retain(|_, process| process.space.is_alive());
         let user = status.number_of("Uid:").unwrap_or_default();
         let user = known.users.entry(user).or_insert_with(LockedPages::unlimited).clone();
-        let Some(process) = Process::open(task, number, self.memory.clone(), user) else { return Arc::new(Gone) };
+        let Some(process) = Process::open(task, number, self, user) else { return Arc::new(Gone) };
         known.processes.insert(number, process.clone());
         process
     }
@@ -64,6 +79,7 @@ struct Process {
     task: Task,
     space: Arc<Space>,
     memory: Memory,
+    limits: Arc<Limits>,
     own: LockedPages,
     user: LockedPages,
     pinned: LockedPages,
@@ -80,13 +96,14 @@ struct Space {
 }
 
 impl Process {
-    fn open(task: Task, number: u32, memory: Memory, user: LockedPages) -> Option<Arc<Self>> {
+    fn open(task: Task, number: u32, among: &Processes, user: LockedPages) -> Option<Arc<Self>> {
         let task = if number == 0 { task } else { Task::new(number) };
         let file = OpenOptions::new().read(true).write(true).open(task.proc("mem")).ok()?;
         let probe = mappings(task).first()?.start;
         let (own, pinned) = (LockedPages::unlimited(), LockedPages::unlimited());
         let space = Arc::new(Space { file, probe });
-        Some(Arc::new(Self { task, space, memory, own, user, pinned, windows: Mutex::default() }))
+        let (memory, limits) = (among.memory.clone(), among.limits.clone());
+        Some(Arc::new(Self { task, space, memory, limits, own, user, pinned, windows: Mutex::default() }))
     }
 
     fn account(&self, account: Account) -> &LockedPages {
@@ -127,11 +144,13 @@ impl UserMemory for Process {
             return Err(bad);
         }
         let mut windows = self.windows.lock();
-        if !windows.contains_key(&number) {
-            let part = Part { space: self.space.clone(), start: number * WINDOW };
-            windows.insert(number, (self.memory.window(WINDOW, Arc::new(part)).ok_or(bad)?, 0));
-        }
-        let (window, pins) = windows.get_mut(&number).ok_or(bad)?;
+        let (window, pins) = match windows.entry(number) {
+            Entry::Occupied(window) => window.into_mut(),
+            Entry::Vacant(place) => {
+                let part = Part { space: self.space.clone(), start: number * WINDOW };
+                place.insert((self.memory.window(WINDOW, Arc::new(part)).ok_or(bad)?, 0))
+            }
+        };
         *pins += bytes / PAGE;
         let phys = window.at().checked_add(offset).ok_or(bad)?;
         Ok(PinnedRun { phys, bytes })
@@ -172,14 +191,15 @@ impl UserMemory for Process {
     }
 
     fn limit(&self) -> Limit {
-        let capabilities = self.task.status().ok().and_then(|status| status.capabilities());
-        if capabilities.unwrap_or(0) & IPC_LOCK == 0 { Limit::Enforced } else { Limit::Lifted }
+        let is_lifted = self.task.status().is_ok_and(|status| status.has(IPC_LOCK));
+        if is_lifted { Limit::Lifted } else { Limit::Enforced }
     }
 
     fn charge(&self, account: Account, limit: Limit, pages: u64) -> Result<(), OverLimit> {
         let locked = self.account(account);
         if account != Account::Pinned {
-            locked.set_limit(locked_memory_limit(self.task));
+            let soft = self.limits.of(self.task.number()).soft;
+            locked.set_limit((soft != u64::MAX).then_some(soft));
         }
         locked.charge(limit, pages)
     }
@@ -254,7 +274,8 @@ impl Mapping {
     }
 
     fn permits(&self, access: Access) -> bool {
-        (self.writes || access == Access::Read) && (self.reads || self.writes)
+        // What can be written can be read.
+        self.writes || access == Access::Read && self.reads
     }
 }
 
@@ -263,20 +284,18 @@ fn mappings(task: Task) -> Vec<Mapping> {
     text.lines().filter_map(Mapping::of).collect()
 }
 
-/// `RLIMIT_MEMLOCK` of a process, in bytes, if it has one.
-fn locked_memory_limit(task: Task) -> Option<u64> {
-    let text = fs::read_to_string(task.proc("limits")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Max locked memory"))?;
-    line.split_whitespace().next()?.parse().ok()
-}
-
 impl Status {
     fn number_of(&self, name: &str) -> Option<u32> {
         self.field(name)?.split_whitespace().next()?.parse().ok()
     }
 
-    /// The effective capabilities.
-    pub(crate) fn capabilities(&self) -> Option<u64> {
-        u64::from_str_radix(self.field("CapEff:")?, 16).ok()
+    /// Whether the task has a capability: as the host says, or as root of the machine, if the host's root cannot have it.
+    pub(crate) fn has(&self, capability: u32) -> bool {
+        let in_set = |name| {
+            let set = self.field(name).and_then(|text| u64::from_str_radix(text, 16).ok());
+            set.unwrap_or(0) >> capability & 1 == 1
+        };
+        let is_root = self.field("Uid:").and_then(|ids| ids.split_whitespace().nth(1)) == Some("0");
+        in_set("CapEff:") || is_root && !in_set("CapBnd:")
     }
 }

@@ -32,7 +32,7 @@ use crate::territory::Bounds;
 pub struct Room {
     log: Log,
     requests: Option<Sender<Request>>,
-    wake: OwnedFd,
+    wake: Arc<OwnedFd>,
     supervisor: Option<JoinHandle<()>>,
     /// Ends with the supervisor. Locked by `drop` alone.
     ended: Mutex<Receiver<Infallible>>,
@@ -66,11 +66,11 @@ impl Room {
         }
         let setup = |errno: rustix::io::Errno| RoomError::Setup(errno.into());
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(setup)?;
-        let own = wake.try_clone().map_err(RoomError::Setup)?;
+        let wake = Arc::new(wake);
         let (requests, received) = channel();
         let log = Log::default();
         let vfs = Vfs::new(machine.clone());
-        let supervisor = Supervisor::new(vfs, bounds, log.clone(), received, own).map_err(RoomError::Setup)?;
+        let supervisor = Supervisor::new(vfs, bounds, log.clone(), received, wake.clone()).map_err(RoomError::Setup)?;
         let thread = thread::Builder::new().name("room".into());
         let (running, ended) = channel::<Infallible>();
         let supervise = move || {
@@ -115,7 +115,7 @@ impl Room {
         if let Some(requests) = &self.requests {
             // It hears until we have gone.
             let _ = requests.send(request);
-            let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+            let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
         }
     }
 
@@ -142,7 +142,7 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         self.requests = None;
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
         // Joined, it leaves nothing. With tasks inside, it goes on alone.
         let ended = self.ended.lock().recv_timeout(ENDING) == Err(RecvTimeoutError::Disconnected);
         if let Some(supervisor) = self.supervisor.take().filter(|_| ended) {

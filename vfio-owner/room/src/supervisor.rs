@@ -3,17 +3,22 @@
 //! It prints nothing, waits for nothing but calls, and takes no lock that a trapped task can hold: such a task waits for it.
 
 use std::cell::OnceCell;
+use std::mem;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use vfio_owner::testbed::vfs::{Vfs, Written};
 
-use crate::answer::{Answer, Trapped};
+use crate::answer::{Answer, Delayed, Trapped};
 use crate::caller::Caller;
 use crate::calls::Call;
 use crate::files::Files;
 use crate::filter::Architecture;
+use crate::inherited::Inherited;
 use crate::leftovers::Leftovers;
 use crate::log::Log;
 use crate::memory::Processes;
@@ -21,10 +26,8 @@ use crate::notify::Listener;
 use crate::task::Task;
 use crate::territory::Bounds;
 use crate::tree::Tree;
-use std::os::fd::{AsFd, OwnedFd};
-use vfio_owner::testbed::vfs::Vfs;
 
-/// How often an answer that waits is tried again: nobody says when a machine has changed.
+/// How often fault queues are looked after, and whether whoever waits for an answer is still there: nobody says so.
 const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
 /// What the room asks of its supervisor.
@@ -42,6 +45,8 @@ pub(crate) struct Supervisor {
     pub(crate) vfs: Vfs,
     pub(crate) tree: Tree,
     pub(crate) files: Files,
+    /// Working directories among the room's files, which the kernel does not know; `None` after the kernel's own.
+    pub(crate) working: Inherited<Option<PathBuf>>,
     pub(crate) processes: Processes,
     pub(crate) bounds: Bounds,
     pub(crate) log: Log,
@@ -49,21 +54,16 @@ pub(crate) struct Supervisor {
     waiting: Vec<Waiting>,
     /// Ends when the room has gone.
     requests: Receiver<Request>,
-    /// Readable when there is a request, or the room has gone.
-    wake: OwnedFd,
+    /// Readable when there is a request, the room has gone, or an answer is due.
+    wake: Arc<OwnedFd>,
 }
 
 /// A call whose answer comes later.
+#[derive(Debug)]
 struct Waiting {
     listener: Arc<Listener>,
     id: u64,
-    answer: Box<dyn FnMut() -> Option<Result<i64, Errno>> + Send>,
-}
-
-impl std::fmt::Debug for Waiting {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Waiting").field("id", &self.id).finish_non_exhaustive()
-    }
+    answer: Delayed,
 }
 
 impl Supervisor {
@@ -72,12 +72,12 @@ impl Supervisor {
         bounds: Bounds,
         log: Log,
         requests: Receiver<Request>,
-        wake: OwnedFd,
+        wake: Arc<OwnedFd>,
     ) -> std::io::Result<Self> {
         let (tree, files) = (Tree::new()?, Files::new()?);
         let processes = Processes::new(vfs.machine().memory().clone());
-        let (listeners, waiting) = (Vec::new(), Vec::new());
-        Ok(Self { vfs, tree, files, processes, bounds, log, listeners, waiting, requests, wake })
+        let (working, listeners, waiting) = (Inherited::default(), Vec::new(), Vec::new());
+        Ok(Self { vfs, tree, files, working, processes, bounds, log, listeners, waiting, requests, wake })
     }
 
     /// Answers calls until the room and the last of its tasks have gone.
@@ -88,7 +88,8 @@ impl Supervisor {
         }
         let mut room = true;
         while room || !self.listeners.is_empty() {
-            let ready = self.wait(room);
+            let ready = self.wait();
+            let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
             self.files.drain();
             self.answer_waiting();
             for listener in ready {
@@ -99,13 +100,11 @@ impl Supervisor {
     }
 
     /// Waits until something is to be done. Returns the listeners with calls; those without tasks go.
-    fn wait(&mut self, room: bool) -> Vec<Arc<Listener>> {
+    fn wait(&mut self) -> Vec<Arc<Listener>> {
         let timeout = (!self.waiting.is_empty() || self.files.has_fault_queues()).then_some(&AGAIN);
         let mut polled = vec![PollFd::new(&self.files, PollFlags::IN)];
         polled.extend(self.listeners.iter().map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)));
-        if room {
-            polled.push(PollFd::new(&self.wake, PollFlags::IN));
-        }
+        polled.push(PollFd::new(&*self.wake, PollFlags::IN));
         if poll(&mut polled, timeout).is_err() {
             return Vec::new();
         }
@@ -119,7 +118,6 @@ impl Supervisor {
 
     /// Does what the room asks. Returns whether it is still there.
     fn hear(&mut self) -> bool {
-        let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         loop {
             match self.requests.try_recv() {
                 Ok(Request::Serve(listener)) => self.listeners.push(Arc::new(listener)),
@@ -165,23 +163,44 @@ impl Supervisor {
                 }
             }
             Ok(Answer::Later(answer)) => {
-                self.waiting.push(Waiting { listener: listener.clone(), id: call.id, answer });
-                self.answer_waiting();
+                self.wait_for(Waiting { listener: listener.clone(), id: call.id, answer });
             }
             Err(error) => reply(listener, call.id, Err(error)),
         }
     }
 
+    /// Has an answer wait until it is due.
+    fn wait_for(&mut self, waiting: Waiting) {
+        let wake = self.wake.clone();
+        waiting.answer.later.when_due(move || {
+            let _ = rustix::io::write(&wake, &1_u64.to_ne_bytes());
+        });
+        self.waiting.push(waiting);
+    }
+
     /// Tries the answers that wait again, in the order in which they were asked for.
     fn answer_waiting(&mut self) {
-        self.waiting.retain_mut(|waiting| {
-            if !waiting.listener.waits(waiting.id) {
-                return false;
+        for Waiting { listener, id, answer } in mem::take(&mut self.waiting) {
+            if !listener.waits(id) {
+                continue;
             }
-            let Some(answer) = (waiting.answer)() else { return true };
-            reply(&waiting.listener, waiting.id, answer);
-            false
-        });
+            let Delayed { later, task, file } = answer;
+            let before = later.device().clone();
+            match later.try_finish() {
+                Ok(Written::Bytes(bytes)) => reply(&listener, id, Ok(i64::try_from(bytes).unwrap_or(i64::MAX))),
+                Ok(Written::Later(later)) => {
+                    let is_next = *later.device() != before;
+                    let waiting = Waiting { listener, id, answer: Delayed { later, task, file } };
+                    // When the next is due, nobody has asked yet.
+                    if is_next { self.wait_for(waiting) } else { self.waiting.push(waiting) }
+                }
+                Err(error) => {
+                    self.log.reason(&error);
+                    self.log.refuse(task.number(), "write".into(), file, error.errno());
+                    reply(&listener, id, Err(Errno::from_raw_os_error(error.errno().number())));
+                }
+            }
+        }
     }
 }
 
@@ -196,6 +215,6 @@ fn reply(listener: &Listener, id: u64, answer: Result<i64, Errno>) {
 
 /// Lets the kernel do the call.
 fn pass_on(listener: &Listener, id: u64) {
-    let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
-    let _ = listener.send(libc::seccomp_notif_resp { id, val: 0, error: 0, flags });
+    // `SECCOMP_USER_NOTIF_FLAG_CONTINUE`.
+    let _ = listener.send(libc::seccomp_notif_resp { id, val: 0, error: 0, flags: 1 });
 }

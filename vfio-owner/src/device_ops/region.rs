@@ -193,3 +193,30 @@ mod tests {
         }
     }
 }
+
+/// The contents of a region that programs have mapped. Accesses come from any thread and stay within the region.
+pub trait RegionMemory: Send + Sync + fmt::Debug {
+    /// Fills `into` from `offset` of the region on.
+    fn read(&self, offset: u64, into: &mut [u8]);
+
+    /// Stores `from` at `offset` of the region.
+    fn write(&self, offset: u64, from: &[u8]);
+}
+
+/// Whether a device takes a mapped region from the memory that programs have.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Follow {
+    /// It does not.
+    Ignores,
+    /// It does whenever it is polled.
+    WhenPolled,
+}
+
+/// What polling a device found.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Polled {
+    /// Nothing to do.
+    Idle,
+    /// Something, which was done; there may be more.
+    Busy,
+}

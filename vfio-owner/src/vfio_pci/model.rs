@@ -1,6 +1,8 @@
 //! Models of the hardware behind a function.
 
-use crate::device_ops::RegionIndex;
+use alloc::sync::Arc;
+
+use crate::device_ops::{Follow, Polled, RegionIndex, RegionMemory};
 
 /// The hardware behind the regions of a function.
 ///
@@ -12,6 +14,24 @@ pub trait FunctionModel: Send + Sync {
 
     /// Writes to `offset` of a BAR.
     fn write(&self, region: RegionIndex, offset: u64, from: &[u8]);
+
+    /// Has the model take a BAR from `memory`, which programs have mapped, until [`unfollow`](Self::unfollow). Returns
+    /// whether it does: a model whose registers do something when they are written, and that notices by
+    /// [`poll`](Self::poll). Otherwise the contents are copied.
+    fn follow(&self, region: RegionIndex, memory: &Arc<dyn RegionMemory>) -> Follow {
+        let _ = (region, memory);
+        Follow::Ignores
+    }
+
+    /// Ends what [`follow`](Self::follow) began.
+    fn unfollow(&self, region: RegionIndex) {
+        let _ = region;
+    }
+
+    /// Does what programs asked for in memory that the model follows. Called again and again meanwhile, by one thread.
+    fn poll(&self) -> Polled {
+        Polled::Idle
+    }
 
     /// Resets the hardware to its state after power-on.
     fn reset(&self);

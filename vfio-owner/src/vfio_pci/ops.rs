@@ -12,9 +12,9 @@ use super::interrupts::{Due, Interrupts};
 use super::ioeventfds::IoEventfds;
 use super::{ResetAlone, Session, VfioPciDevice, is_resettable, resets_by_itself, whole};
 use crate::device_ops::{
-    AffectedFunction, DeviceInfo, DeviceKind, DeviceOps, Feature, FeatureError, FeatureId, FeatureSupport, IoEventfd,
-    IoEventfdError, IrqAction, IrqError, IrqIndex, IrqInfo, IrqSource, LinkState, NoHotReset, RegionError, RegionIndex,
-    RegionInfo, ResetError,
+    AffectedFunction, DeviceInfo, DeviceKind, DeviceOps, Feature, FeatureError, FeatureId, FeatureSupport, Follow,
+    IoEventfd, IoEventfdError, IrqAction, IrqError, IrqIndex, IrqInfo, IrqSource, LinkState, NoHotReset, Polled,
+    RegionError, RegionIndex, RegionInfo, RegionMemory, ResetError,
 };
 
 impl DeviceOps for VfioPciDevice {
@@ -101,6 +101,18 @@ impl DeviceOps for VfioPciDevice {
             self.power_on();
         }
         Ok(from.len())
+    }
+
+    fn follow(&self, index: RegionIndex, memory: &Arc<dyn RegionMemory>) -> Follow {
+        self.model.follow(index, memory)
+    }
+
+    fn unfollow(&self, index: RegionIndex) {
+        self.model.unfollow(index);
+    }
+
+    fn poll(&self) -> Polled {
+        self.model.poll()
     }
 
     fn irq(&self, index: IrqIndex) -> Option<IrqInfo> {

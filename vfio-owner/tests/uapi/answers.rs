@@ -1,7 +1,7 @@
 //! What calls answer, and in which order they check.
 
-use vfio_owner::iommu_core::Access;
 use vfio_owner::iommu_core::device_model::Errno;
+use vfio_owner::iommu_core::{Access, Ownership, UserMemory as _};
 use vfio_owner::uapi::Caller as _;
 
 use crate::rig::{BEHIND_PORT, CONVENTIONAL, EDU, NIC, Program, bytes, wide};
@@ -201,6 +201,8 @@ fn regions_are_read_written_and_mapped_at_their_offsets() {
         (program.pwrite(device, 7, 4, &[0xff; 2]), program.pread(device, 7, 4, 2)),
         (Ok(2), Ok(vec![0x07, 0x05]))
     );
+    program.pwrite(device, 7, 0x80, &[0xff; 4]).unwrap();
+    assert_eq!(program.pread(device, 7, 0x80, 1), Ok(vec![0xff]), "Vt31.14: in no capability");
     program.pwrite(device, 0, 0x10, &[1, 2, 3]).unwrap();
     assert_eq!(program.pread(device, 0, 0x0f, 5), Ok(vec![0, 1, 2, 3, 0]));
     assert_eq!(program.pread(device, 0, 0x1_fffc, 8), Ok(vec![0; 4]), "as much as there is");
@@ -401,4 +403,19 @@ fn features_check_in_order() {
     program.words(device, 107, &[16]).unwrap();
     assert_eq!(eventfd.take(), 1, "used, it has been resumed for good");
     assert_eq!(feature(8, 3 | set), Ok(()));
+}
+
+#[test]
+fn vt11_12_a_bind_that_cannot_be_told_is_undone() {
+    let program = Program::with(&[NIC]);
+    let (file, iommufd) = (program.cdev(NIC), program.iommufd());
+    let bind = [16_u32, 0, iommufd.cast_unsigned(), 0].map(u32::to_ne_bytes).concat();
+    // Memory that the program may read, and no more.
+    let page = program.process.allocate(0x1000, Access::Read).unwrap();
+    let run = program.process.pin(page, 0x1000, Access::Read).unwrap();
+    program.machine.memory().write(run.phys, &bind);
+    program.process.unpin(run);
+    assert_eq!(program.value(file, 118, page.get()), Err(Errno::EFAULT));
+    assert_eq!(program.machine.group(NIC).unwrap().ownership(), Ownership::Idle);
+    assert!(program.call(file, 118, &bind).is_ok());
 }

@@ -164,3 +164,25 @@ fn an_iommufd_is_for_one_kind() {
     let device = program.call(group, 106, b"A\0").unwrap().0;
     assert_eq!(program.words(device, 107, &[16]).unwrap()[2], 0, "V35: nothing is bound or attached");
 }
+
+#[test]
+fn vt7_2_a_container_has_groups_of_one_kind() {
+    let bare = Bare::new(NoIommuMode::Enabled);
+    bare.bind("A").unwrap();
+    bare.bind("B").unwrap();
+    let program = Program::with(&[NIC]);
+    let groups = [0, 1].map(|id| bare.vfio.open_no_iommu_group(GroupId::new(id)).unwrap());
+    let isolated = program.machine.open_group(NIC).unwrap();
+    let container = program.machine.vfio().open_container();
+    isolated.set_container(&container).unwrap();
+    assert_eq!(groups[0].set_container(&container).unwrap_err().errno(), Errno::EPERM);
+    isolated.unset_container().unwrap();
+    for group in &groups {
+        group.set_container(&container).unwrap();
+    }
+    assert_eq!(isolated.set_container(&container).unwrap_err().errno(), Errno::EPERM);
+    groups[0].unset_container().unwrap();
+    assert_eq!(isolated.set_container(&container).unwrap_err().errno(), Errno::EPERM, "one is left");
+    groups[1].unset_container().unwrap();
+    isolated.set_container(&container).unwrap();
+}

@@ -176,15 +176,15 @@ fn what_is_checked_first_is_told_without_doing_it() {
     let room = Room::with(&[NIC]);
     let (file, container) = (room.group(NIC), room.container());
     assert!(Arc::ptr_eq(file.iommu_group().unwrap(), &room.machine.group(NIC).unwrap()));
-    assert_eq!(container.may_set_iommu(), Err(SetIommuError::NoGroup));
+    assert_eq!(container.may_set_iommu(Extension::TYPE1), Err(SetIommuError::NoGroup));
     assert_eq!(container.tracks_dirty().unwrap_err().errno(), Errno::EINVAL);
     assert_eq!(file.may_set_container(), Ok(()));
     assert_eq!(room.ownership(NIC), Ownership::Idle);
     file.set_container(&container).unwrap();
     assert!(matches!(file.may_set_container(), Err(SetContainerError::Attached { .. })));
-    assert_eq!(container.may_set_iommu(), Ok(()));
+    assert_eq!(container.may_set_iommu(Extension::TYPE1), Ok(()));
     container.set_iommu(Extension::TYPE1).unwrap();
-    assert_eq!(container.may_set_iommu(), Err(SetIommuError::AlreadySet));
+    assert_eq!(container.may_set_iommu(Extension::TYPE1), Err(SetIommuError::AlreadySet));
     assert_eq!(container.tracks_dirty().unwrap_err().errno(), Errno::EACCES, "V51: version 1");
     drop(file);
     room.free(NIC);

@@ -87,7 +87,7 @@ impl Supervisor {
             self.log.begin();
             let mapped = file.mappable(trapped.arg(5), trapped.arg(1), &self.caller(trapped.task));
             let mapped = mapped.map_err(|errno| self.refused(trapped, "mmap".into(), open, errno))?;
-            open.map(mapped.region);
+            self.files.map(trapped.task, trapped.fd(4), mapped.region)?;
         }
         Ok(Answer::Continue)
     }

@@ -4,6 +4,7 @@
 //! the path once more.
 
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, statat};
@@ -158,10 +159,17 @@ impl Supervisor {
             return Err(Errno::NXIO);
         }
         if !how.writes() {
+            if let Some(status) = self.status(&place.path) {
+                return self.read_only(&place.path, status.as_bytes(), how);
+            }
             return if place.native { Ok(Answer::Continue) } else { Self::open_there(trapped, place, how) };
         }
         if self.bounds.exclude(&place.path) || self.bounds.exclude_file(&place.path) {
             return Err(Errno::ACCESS);
+        }
+        if how.resolve != 0 && place.native {
+            // Only the kernel can tell whether the way is the one that is asked for.
+            return Ok(Answer::Continue);
         }
         let kind = statat(CWD, &place.path, AtFlags::empty()).map(|found| FileType::from_raw_mode(found.st_mode));
         match kind {
@@ -173,6 +181,26 @@ impl Supervisor {
             _ if place.native => Ok(Answer::Continue),
             _ => Self::open_there(trapped, place, how),
         }
+    }
+
+    /// What `/proc/…/status` says of a process that has memory locked for devices.
+    fn status(&self, path: &Path) -> Option<String> {
+        let inside = path.strip_prefix("/proc").ok().filter(|inside| inside.ends_with("status"))?;
+        let process = inside.components().next()?.as_os_str().to_str()?.parse().ok()?;
+        let (locked, pinned) = self.processes.locked(process)?;
+        let text = fs::read_to_string(path).ok()?;
+        // The host's locked memory, and the machine's.
+        let line = |line: &str| {
+            let (name, value) = line.split_once(':').unwrap_or((line, ""));
+            let pages = match name {
+                "VmLck" => locked,
+                "VmPin" => pinned,
+                _ => return format!("{line}\n"),
+            };
+            let hosts: u64 = value.split_whitespace().next().and_then(|count| count.parse().ok()).unwrap_or(0);
+            format!("{name}:\t{:8} kB\n", hosts + 4 * pages)
+        };
+        Some(text.lines().map(line).collect())
     }
 
     /// Opens a file of the host for the caller.

@@ -1,10 +1,10 @@
 //! Small writes: attributes and registers, if that is what they reach.
 
 use rustix::io::Errno;
-use vfio_owner::testbed::vfs::{AttributeError, Later, OpenAttribute, Written};
+use vfio_owner::testbed::vfs::{AttributeError, OpenAttribute, Written};
 
 use super::open::content;
-use super::{Answer, Trapped};
+use super::{Answer, Delayed, Trapped};
 use crate::calls::Call;
 use crate::files::{Kind, OpenFile};
 use crate::supervisor::Supervisor;
@@ -47,13 +47,7 @@ impl Supervisor {
         }
         Ok(match written {
             Written::Bytes(bytes) => Answer::Value(i64::try_from(bytes).unwrap_or(i64::MAX)),
-            Written::Later(later) => {
-                let (log, task, file) = (self.log.clone(), trapped.task.number(), file.name.clone());
-                Answer::Later(wait_for(later, move |error| {
-                    log.reason(error);
-                    log.refuse(task, "write".into(), file.clone(), error.errno());
-                }))
-            }
+            Written::Later(later) => Answer::Later(Delayed { later, task: trapped.task, file: file.name.clone() }),
         })
     }
 
@@ -105,23 +99,4 @@ fn gather(trapped: &Trapped<'_>) -> Result<Vec<u8>, Errno> {
         bytes.extend(trapped.task.bytes(base, len.min(left))?);
     }
     Ok(bytes)
-}
-
-/// Goes on with a write whenever it is called, until it is done.
-fn wait_for(
-    later: Later,
-    refused: impl Fn(&AttributeError) + Send + 'static,
-) -> Box<dyn FnMut() -> Option<Result<i64, Errno>> + Send> {
-    let mut next = Some(later);
-    Box::new(move || match next.take()?.try_finish() {
-        Ok(Written::Later(later)) => {
-            next = Some(later);
-            None
-        }
-        Ok(Written::Bytes(bytes)) => Some(Ok(i64::try_from(bytes).unwrap_or(i64::MAX))),
-        Err(error) => {
-            refused(&error);
-            Some(Err(Errno::from_raw_os_error(error.errno().number())))
-        }
-    })
 }

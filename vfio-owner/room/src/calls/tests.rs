@@ -29,7 +29,7 @@ fn numbers_are_those_of_the_c_library() {
         Chroot SYS_chroot, OpenTree SYS_open_tree, MoveMount SYS_move_mount, Fsopen SYS_fsopen,
         Fsconfig SYS_fsconfig, Fsmount SYS_fsmount, Fspick SYS_fspick, MountSetattr SYS_mount_setattr,
         InitModule SYS_init_module, FinitModule SYS_finit_module, DeleteModule SYS_delete_module,
-        Acct SYS_acct, Swapon SYS_swapon,
+        Prlimit64 SYS_prlimit64, Getrlimit SYS_getrlimit, Setrlimit SYS_setrlimit, Acct SYS_acct, Swapon SYS_swapon,
     ];
     #[cfg(target_arch = "x86_64")]
     let own = compare![

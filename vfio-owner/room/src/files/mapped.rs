@@ -1,69 +1,152 @@
 //! Regions that are mapped: the memory that programs reach without the supervisor stands in for the model.
 
-use std::cell::RefCell;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rustix::fs::{SeekFrom, seek};
-use rustix::io::{pread, pwrite};
+use rustix::io::{Errno, pread, pwrite};
 use vfio_owner::OpenDevice;
-use vfio_owner::device_ops::RegionIndex;
+use vfio_owner::device_ops::{Follow, Polled, RegionIndex, RegionMemory};
 use vfio_owner::uapi::File;
 
 use crate::filter::REGION_SHIFT;
 
 /// As much as is copied at once.
 const PIECE: usize = 1 << 16;
+/// How often an idle device is polled: at first, and in the end.
+const SOON: Duration = Duration::from_micros(20);
+const LATE: Duration = Duration::from_millis(1);
 
 /// The regions of an open file that have been mapped.
 #[derive(Debug, Default)]
-pub(super) struct Mapped(RefCell<Vec<RegionIndex>>);
+pub(super) struct Mapped {
+    regions: Vec<(RegionIndex, Follow)>,
+    poller: Option<Poller>,
+}
 
 impl Mapped {
     pub(super) fn has(&self, region: RegionIndex) -> bool {
-        self.0.borrow().contains(&region)
+        self.regions.iter().any(|(mapped, _)| *mapped == region)
     }
 
-    /// Copies what the model has into the memory, when a region is mapped first.
-    pub(super) fn begin(&self, device: &OpenDevice, region: RegionIndex, memory: &OwnedFd) {
+    /// Copies what the model has into the memory, when a region is mapped first, and has the model follow it.
+    pub(super) fn begin(&mut self, device: &OpenDevice, region: RegionIndex, memory: &OwnedFd) -> Result<(), Errno> {
         if self.has(region) {
-            return;
+            return Ok(());
         }
-        self.0.borrow_mut().push(region);
-        let size = device.region(region).map_or(0, |info| info.size);
-        let mut piece = vec![0; PIECE];
-        let mut at = 0;
-        while at < size {
-            let Ok(count @ 1..) = device.read(region, at, &mut piece) else { return };
-            let bytes = piece.get(..count).unwrap_or_default();
-            // Memory that is not written is zero, and costs nothing.
-            if bytes.iter().any(|byte| *byte != 0) {
-                let _ = pwrite(memory, bytes, start(region) + at);
-            }
-            at += count as u64;
+        fill(device, region, memory);
+        let window: Arc<dyn RegionMemory> =
+            Arc::new(Window { memory: memory.try_clone().map_err(|_| Errno::MFILE)?, region });
+        let follow = device.follow(region, &window);
+        self.regions.push((region, follow));
+        if follow == Follow::WhenPolled && self.poller.is_none() {
+            self.poller = Some(Poller::of(device.clone()).map_err(|_| Errno::AGAIN)?);
         }
+        Ok(())
     }
 
-    /// Copies what was written to the memory back into the model, when the file is closed.
-    pub(super) fn end(&self, device: &OpenDevice, memory: &OwnedFd) {
-        for region in self.0.take() {
-            let end = start(region) + device.region(region).map_or(0, |info| info.size);
-            let mut at = start(region);
-            while let Ok(data) = seek(memory, SeekFrom::Data(at))
-                && data < end
-            {
-                let hole = seek(memory, SeekFrom::Hole(data)).unwrap_or(end).min(end);
-                let mut piece = vec![0; usize::try_from(hole - data).unwrap_or(PIECE).min(PIECE)];
-                let Ok(count @ 1..) = pread(memory, &mut piece, data) else { break };
-                let bytes = piece.get(..count).unwrap_or_default();
-                let _ = device.write(region, data - start(region), bytes);
-                at = data + count as u64;
+    /// Gives the regions back to the model, when the file is closed: what was written to the memory is copied, unless the model
+    /// has followed it.
+    pub(super) fn end(&mut self, device: &OpenDevice, memory: &OwnedFd) {
+        self.poller = None;
+        for (region, follow) in self.regions.drain(..) {
+            match follow {
+                Follow::WhenPolled => device.unfollow(region),
+                Follow::Ignores => keep(device, region, memory),
             }
         }
     }
 }
 
+fn fill(device: &OpenDevice, region: RegionIndex, memory: &OwnedFd) {
+    let size = device.region(region).map_or(0, |info| info.size);
+    let mut piece = vec![0; PIECE];
+    let mut at = 0;
+    while at < size {
+        let Ok(count @ 1..) = device.read(region, at, &mut piece) else { return };
+        let bytes = piece.get(..count).unwrap_or_default();
+        // Memory that is not written is zero, and costs nothing.
+        if bytes.iter().any(|byte| *byte != 0) {
+            let _ = pwrite(memory, bytes, start(region) + at);
+        }
+        at += count as u64;
+    }
+}
+
+fn keep(device: &OpenDevice, region: RegionIndex, memory: &OwnedFd) {
+    let end = start(region) + device.region(region).map_or(0, |info| info.size);
+    let mut at = start(region);
+    while let Ok(data) = seek(memory, SeekFrom::Data(at))
+        && data < end
+    {
+        let hole = seek(memory, SeekFrom::Hole(data)).unwrap_or(end).min(end);
+        let mut piece = vec![0; usize::try_from(hole - data).unwrap_or(PIECE).min(PIECE)];
+        let Ok(count @ 1..) = pread(memory, &mut piece, data) else { break };
+        let _ = device.write(region, data - start(region), piece.get(..count).unwrap_or_default());
+        at = data + count as u64;
+    }
+}
+
 fn start(region: RegionIndex) -> u64 {
     u64::from(region.number()) << REGION_SHIFT
+}
+
+/// A region in the memory behind a file.
+#[derive(Debug)]
+struct Window {
+    memory: OwnedFd,
+    region: RegionIndex,
+}
+
+impl RegionMemory for Window {
+    fn read(&self, offset: u64, into: &mut [u8]) {
+        if pread(&self.memory, &mut *into, start(self.region) + offset) != Ok(into.len()) {
+            into.fill(0);
+        }
+    }
+
+    fn write(&self, offset: u64, from: &[u8]) {
+        let _ = pwrite(&self.memory, from, start(self.region) + offset);
+    }
+}
+
+/// A thread that polls a device. Dropping it ends it.
+#[derive(Debug)]
+struct Poller {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Poller {
+    fn of(device: OpenDevice) -> std::io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = stop.clone();
+        let run = move || {
+            let mut pause = SOON;
+            while !seen.load(Ordering::Acquire) {
+                match device.poll() {
+                    Polled::Busy => pause = SOON,
+                    Polled::Idle => {
+                        thread::sleep(pause);
+                        pause = (pause + pause / 8).min(LATE);
+                    }
+                }
+            }
+        };
+        Ok(Self { stop, thread: Some(thread::Builder::new().name("device".into()).spawn(run)?) })
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// The device that a file gives access to, if it does.
