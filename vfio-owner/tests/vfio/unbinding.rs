@@ -136,3 +136,19 @@ fn v87_a_device_behind_a_bridge_is_reset_while_it_is_alone() {
     assert!(is_done(&mut room.machine.remove(second).unwrap()));
     assert!(resets(first));
 }
+
+/// As recorded: the second function of a card does not say that there are several, and is found on its own when the bus is looked
+/// at again.
+#[test]
+fn functions_that_are_found_later_are_grouped_as_they_say_themselves() {
+    let room = Room::with(&[]);
+    let members = |name: &str| room.machine.group(name).unwrap().members().len();
+    assert_eq!(BEHIND_PORT.map(members), [2, 2]);
+    assert!(is_done(&mut room.machine.remove("0000:00:06.0").unwrap()));
+    room.machine.rescan();
+    assert_eq!(BEHIND_PORT.map(members), [1, 1]);
+    // The first one says it, and joins whoever is there.
+    assert!(is_done(&mut room.machine.remove(BEHIND_PORT[0]).unwrap()));
+    room.machine.rescan();
+    assert_eq!(BEHIND_PORT.map(members), [2, 2]);
+}
