@@ -16,6 +16,7 @@ use vfio_owner::testbed::vfs::{Vfs, Written};
 use crate::answer::{Answer, Delayed, Trapped};
 use crate::caller::Caller;
 use crate::calls::Call;
+use crate::eventfd::{Ear, Ears};
 use crate::files::Files;
 use crate::filter::Architecture;
 use crate::inherited::Inherited;
@@ -48,6 +49,7 @@ pub(crate) struct Supervisor {
     /// Working directories among the room's files, which the kernel does not know; `None` after the kernel's own.
     pub(crate) working: Inherited<Option<PathBuf>>,
     pub(crate) processes: Processes,
+    ears: Ears,
     pub(crate) bounds: Bounds,
     pub(crate) log: Log,
     listeners: Vec<Arc<Listener>>,
@@ -72,6 +74,8 @@ struct Ready {
     /// A file was closed, or a fault queue is to be looked at.
     files: bool,
     wake: bool,
+    /// Tasks have signalled eventfds.
+    heard: Vec<Ear>,
     listeners: Vec<Arc<Listener>>,
 }
 
@@ -85,8 +89,9 @@ impl Supervisor {
     ) -> std::io::Result<Self> {
         let (tree, files) = (Tree::new()?, Files::new()?);
         let processes = Processes::new(vfs.machine().memory().clone());
+        let ears = Ears::new(wake.clone());
         let (working, listeners, waiting) = (Inherited::default(), Vec::new(), Vec::new());
-        Ok(Self { vfs, tree, files, working, processes, bounds, log, listeners, waiting, requests, wake })
+        Ok(Self { vfs, tree, files, working, processes, ears, bounds, log, listeners, waiting, requests, wake })
     }
 
     /// Answers calls until the room and the last of its tasks have gone.
@@ -104,6 +109,7 @@ impl Supervisor {
             if !self.waiting.is_empty() {
                 self.answer_waiting();
             }
+            ready.heard.iter().for_each(Ear::hear);
             for listener in ready.listeners {
                 self.serve(&listener);
             }
@@ -118,7 +124,9 @@ impl Supervisor {
     fn wait(&mut self) -> Ready {
         let tended = self.files.has_fault_queues();
         let timeout = (!self.waiting.is_empty() || tended).then_some(&AGAIN);
+        let ears = self.ears.all();
         let mut polled = vec![PollFd::new(&self.files, PollFlags::IN), PollFd::new(&*self.wake, PollFlags::IN)];
+        polled.extend(ears.iter().map(|ear| PollFd::new(&*ear.eventfd, PollFlags::IN)));
         polled.extend(self.listeners.iter().map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)));
         if poll(&mut polled, timeout).is_err() {
             return Ready::default();
@@ -126,6 +134,7 @@ impl Supervisor {
         let mut found = polled.iter().map(PollFd::revents);
         let mut is_readable = || found.next().is_some_and(|found| found.contains(PollFlags::IN));
         let (files, wake) = (is_readable() || tended, is_readable());
+        let heard = ears.iter().filter(|_| is_readable()).cloned().collect();
         let found: Vec<PollFlags> = found.collect();
         let mut listeners = Vec::new();
         let mut all = self.listeners.iter().zip(found);
@@ -136,7 +145,7 @@ impl Supervisor {
             (found.contains(PollFlags::IN) || !found.contains(PollFlags::HUP)).then(|| listener.clone())
         };
         self.listeners = all.by_ref().filter_map(is_left).collect();
-        Ready { files, wake, listeners }
+        Ready { files, wake, heard, listeners }
     }
 
     /// Does what the room asks. Returns whether it is still there.
@@ -159,7 +168,8 @@ impl Supervisor {
 
     /// Returns the caller of a call, as the machine asks for it.
     pub(crate) fn caller(&self, task: Task) -> Caller<'_> {
-        Caller { task, files: &self.files, processes: &self.processes, log: &self.log, memory: OnceCell::new() }
+        let Self { files, processes, ears, log, .. } = self;
+        Caller { task, files, processes, ears, log, memory: OnceCell::new() }
     }
 
     /// Answers the next call.
