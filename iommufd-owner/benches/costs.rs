@@ -1,19 +1,20 @@
-//! What one more costs: time per element at n and 10n, of everything that could grow with how much there is. Prints a table.
-//! Linear work shows about the same number in both columns.
+//! What one more costs: time, allocations and calls of hardware per element at n and 10n, of everything that could grow with
+//! how much there is. Prints a table. Linear work shows about the same number in both columns.
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "what is measured cannot fail")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use allocation_counter::measure;
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::DeviceId;
+use iommu_core::failing::{FailingIommu, FailingMemory};
 use iommu_core::hardware::{
     Capabilities, Endpoint, IommuDriver, PageAnswer, PagePermissions, PagingFlags, UserData, WantedPage,
 };
 use iommu_core::software::nested::{STAGE_1_FORMAT, Stage1};
 use iommu_core::software::{LockedPages, Memory, Process, SimulatedDevice, SoftIommu, SoftIommuConfig};
-use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
-use iommu_core::{Access, DeviceGroup, IommuSubsystem, Iova, Member, UserAddr, UserMemory, generic_device_group};
+use iommu_core::{Access, DeviceGroup, IommuSubsystem, Iova, Member, generic_device_group};
 use iommufd_owner::{BoundDevice, Context, HwptRequest, MapRequest, ObjectId, Place};
 
 /// Which devices share a group.
@@ -23,8 +24,23 @@ enum Groups {
     Each,
 }
 
+/// Whether calls of hardware are counted, which takes time.
+#[derive(Clone, Copy)]
+enum Calls {
+    Ignored,
+    Counted,
+}
+
+/// What some work took.
+struct Cost {
+    time: Duration,
+    allocations: u64,
+    calls: u32,
+}
+
 struct Scene {
     soft: Arc<SoftIommu>,
+    counting: Arc<FailingIommu>,
     memory: Memory,
     members: Vec<Arc<Member>>,
     context: Context,
@@ -32,11 +48,15 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(devices: u64, groups: Groups) -> Self {
+    fn new(calls: Calls, devices: u64, groups: Groups) -> Self {
         let more = Capabilities::NESTING | Capabilities::PAGE_REQUESTS;
         let default = SoftIommuConfig::default();
         let soft = SoftIommu::new("soft", SoftIommuConfig { capabilities: default.capabilities | more, ..default });
-        let driver: Arc<dyn IommuDriver> = soft.clone();
+        let counting = FailingIommu::new(soft.clone());
+        let driver: Arc<dyn IommuDriver> = match calls {
+            Calls::Ignored => soft.clone(),
+            Calls::Counted => counting.clone(),
+        };
         let placement = move |_: &Endpoint| match groups {
             Groups::One => Some(DeviceGroup::named(&driver, "group")),
             Groups::Each => Some(generic_device_group(&driver)),
@@ -48,7 +68,7 @@ impl Scene {
         };
         let members = (0..devices).map(plug).collect();
         let context = Context::new("vmm", &physical);
-        Self { soft, memory: Memory::new(), members, context, _iommu: iommu }
+        Self { soft, counting, memory: Memory::new(), members, context, _iommu: iommu }
     }
 
     fn bind_all(&self) -> Vec<BoundDevice> {
@@ -58,83 +78,87 @@ impl Scene {
     fn ioas(&self) -> ObjectId {
         self.context.ioas_alloc().expect("there are ids")
     }
-}
 
-fn timed(work: impl FnOnce()) -> Duration {
-    let began = Instant::now();
-    work();
-    began.elapsed()
-}
-
-fn bind(groups: Groups) -> impl Fn(u64) -> Duration {
-    move |n| {
-        let scene = Scene::new(n, groups);
-        let mut bound = Vec::new();
-        timed(|| bound = scene.bind_all())
+    fn cost(&self, work: impl FnOnce()) -> Cost {
+        let (before, mut time) = (self.counting.all_calls(), Duration::ZERO);
+        let allocated = measure(|| {
+            let began = Instant::now();
+            work();
+            time = began.elapsed();
+        });
+        Cost { time, allocations: allocated.count_total, calls: self.counting.all_calls() - before }
     }
 }
 
-fn attach(n: u64) -> Duration {
-    let scene = Scene::new(n, Groups::One);
-    let (bound, ioas) = (scene.bind_all(), scene.ioas());
-    timed(|| bound.iter().for_each(|device| assert!(device.attach(ioas).is_ok())))
+fn bind(groups: Groups) -> impl Fn(Calls, u64) -> Cost {
+    move |calls, n| {
+        let scene = Scene::new(calls, n, groups);
+        let mut bound = Vec::new();
+        scene.cost(|| bound = scene.bind_all())
+    }
 }
 
-fn replace(n: u64) -> Duration {
-    let scene = Scene::new(n, Groups::One);
+fn attach(calls: Calls, n: u64) -> Cost {
+    let scene = Scene::new(calls, n, Groups::One);
+    let (bound, ioas) = (scene.bind_all(), scene.ioas());
+    scene.cost(|| bound.iter().for_each(|device| assert!(device.attach(ioas).is_ok())))
+}
+
+fn replace(calls: Calls, n: u64) -> Cost {
+    let scene = Scene::new(calls, n, Groups::One);
     let (bound, a, b) = (scene.bind_all(), scene.ioas(), scene.ioas());
     for device in &bound {
         device.attach(a).expect("nothing is in the way");
     }
-    timed(|| assert!(bound[0].replace(b).is_ok()))
+    scene.cost(|| assert!(bound[0].replace(b).is_ok()))
 }
 
-fn detach(n: u64) -> Duration {
-    let scene = Scene::new(n, Groups::One);
+fn detach(calls: Calls, n: u64) -> Cost {
+    let scene = Scene::new(calls, n, Groups::One);
     let (bound, ioas) = (scene.bind_all(), scene.ioas());
     for device in &bound {
         device.attach(ioas).expect("nothing is in the way");
     }
-    timed(|| bound.iter().for_each(BoundDevice::detach))
+    scene.cost(|| bound.iter().for_each(BoundDevice::detach))
 }
 
 fn hwpts(scene: &Scene, bound: &BoundDevice, ioas: ObjectId, n: u64) -> Vec<ObjectId> {
     (0..n).map(|_| scene.context.hwpt_alloc(bound.id(), ioas).expect("it can be made")).collect()
 }
 
-fn hwpt_alloc(n: u64) -> Duration {
-    let scene = Scene::new(1, Groups::One);
+fn hwpt_alloc(calls: Calls, n: u64) -> Cost {
+    let scene = Scene::new(calls, 1, Groups::One);
     let (bound, ioas) = (scene.bind_all(), scene.ioas());
-    timed(|| drop(hwpts(&scene, &bound[0], ioas, n)))
+    scene.cost(|| drop(hwpts(&scene, &bound[0], ioas, n)))
 }
 
-fn destroy(n: u64) -> Duration {
-    let scene = Scene::new(1, Groups::One);
+fn destroy(calls: Calls, n: u64) -> Cost {
+    let scene = Scene::new(calls, 1, Groups::One);
     let (bound, ioas) = (scene.bind_all(), scene.ioas());
     let made = hwpts(&scene, &bound[0], ioas, n);
-    timed(|| made.into_iter().for_each(|id| scene.context.destroy(id).expect("nobody uses it")))
+    scene.cost(|| made.into_iter().for_each(|id| scene.context.destroy(id).expect("nobody uses it")))
 }
 
-fn iova_ranges(n: u64) -> Duration {
-    let scene = Scene::new(n, Groups::Each);
+fn iova_ranges(calls: Calls, n: u64) -> Cost {
+    let scene = Scene::new(calls, n, Groups::Each);
     let (bound, ioas) = (scene.bind_all(), scene.ioas());
     for device in &bound {
         device.attach(ioas).expect("nothing is in the way");
     }
-    timed(|| drop(scene.context.ioas_iova_ranges(ioas).expect("it exists")))
+    scene.cost(|| drop(scene.context.ioas_iova_ranges(ioas).expect("it exists")))
 }
 
-fn allow_iovas(n: u64) -> Duration {
-    let scene = Scene::new(0, Groups::One);
+fn allow_iovas(calls: Calls, n: u64) -> Cost {
+    let scene = Scene::new(calls, 0, Groups::One);
     let ioas = scene.ioas();
     let range = |number: u64| (Iova::new(number << 13), Iova::new((number << 13) + 0xfff));
     let ranges: Vec<_> = (0..n).map(range).collect();
-    timed(|| scene.context.ioas_allow_iovas(ioas, &ranges).expect("nothing is reserved"))
+    scene.cost(|| scene.context.ioas_allow_iovas(ioas, &ranges).expect("nothing is reserved"))
 }
 
 /// Page requests that come, are read one by one, and are answered last first.
-fn faults(n: u64) -> Duration {
-    let scene = Scene::new(1, Groups::One);
+fn faults(calls: Calls, n: u64) -> Cost {
+    let scene = Scene::new(calls, 1, Groups::One);
     let (bound, ioas) = (scene.bind_all(), scene.ioas());
     let device = bound[0].id();
     let parent = HwptRequest { flags: PagingFlags::NEST_PARENT, ..HwptRequest::default() };
@@ -146,7 +170,7 @@ fn faults(n: u64) -> Duration {
     let nested = scene.context.hwpt_alloc_with(device, parent, nested).expect("it can be made");
     bound[0].attach(nested).expect("nothing is in the way");
     let simulated = SimulatedDevice::new(scene.members[0].endpoint().clone(), scene.soft.clone(), scene.memory.clone());
-    timed(|| {
+    scene.cost(|| {
         for index in 0..n {
             let page = WantedPage { iova: Iova::new(0), permissions: PagePermissions::READ };
             simulated.request_pages(u32::try_from(index).expect("few"), vec![page]);
@@ -158,53 +182,20 @@ fn faults(n: u64) -> Duration {
     })
 }
 
-/// Memory that is handed out a page at a time.
-#[derive(Debug)]
-struct Scattered(Arc<Process>);
-
-impl UserMemory for Scattered {
-    fn pin(&self, at: UserAddr, _bytes: u64, access: Access) -> Result<PinnedRun, BadAddress> {
-        self.0.pin(at, PAGE_SIZE, access)
-    }
-
-    fn unpin(&self, run: PinnedRun) {
-        self.0.unpin(run);
-    }
-
-    fn read(&self, at: UserAddr, into: &mut [u8]) -> Result<(), BadAddress> {
-        self.0.read(at, into)
-    }
-
-    fn write(&self, at: UserAddr, from: &[u8]) -> Result<(), BadAddress> {
-        self.0.write(at, from)
-    }
-
-    fn limit(&self) -> Limit {
-        self.0.limit()
-    }
-
-    fn charge(&self, account: Account, limit: Limit, pages: u64) -> Result<(), OverLimit> {
-        self.0.charge(account, limit, pages)
-    }
-
-    fn uncharge(&self, account: Account, pages: u64) {
-        self.0.uncharge(account, pages);
-    }
-}
-
-fn page_by_page(n: u64) -> Duration {
-    let scene = Scene::new(1, Groups::One);
+fn page_by_page(calls: Calls, n: u64) -> Cost {
+    let scene = Scene::new(calls, 1, Groups::One);
     let (bound, ioas) = (scene.bind_all(), scene.ioas());
     bound[0].attach(ioas).expect("nothing is in the way");
     let process = Process::new(&scene.memory, LockedPages::unlimited());
     let addr = process.allocate(n * PAGE_SIZE, Access::ReadWrite).expect("there is memory");
     let place = Place::Fixed(Iova::new(1 << 32));
-    let process = Arc::new(Scattered(process));
+    // Pins a page at a time.
+    let process = FailingMemory::new(process);
     let request = MapRequest { iova: place, bytes: n * PAGE_SIZE, process, addr, access: Access::ReadWrite };
-    timed(|| assert!(scene.context.ioas_map(ioas, request).is_ok()))
+    scene.cost(|| assert!(scene.context.ioas_map(ioas, request).is_ok()))
 }
 
-type Row = (&'static str, Box<dyn Fn(u64) -> Duration>);
+type Row = (&'static str, Box<dyn Fn(Calls, u64) -> Cost>);
 
 fn main() {
     let rows: [Row; 11] = [
@@ -222,10 +213,21 @@ fn main() {
     ];
     let measured = std::env::args().any(|argument| argument == "--bench");
     let (few, many) = if measured { (1_000, 10_000) } else { (10, 100) };
-    println!("{:<34} {:>10} {:>10} {:>6}", "ns per element at n =", few, many, "ratio");
+    println!("{:<34} {:^24}  {:^24}  {:^24}", "per element", "ns", "allocations", "calls of hardware");
+    println!("{:<34} {}", "at n =", format!(" {few:>8} {many:>8} {:>6} ", "ratio").repeat(3));
     for (name, row) in rows {
-        let per = |n: u32| (0..3).map(|_| row(n.into())).min().unwrap_or_default().as_secs_f64() * 1e9 / f64::from(n);
-        let (one, other) = (per(few), per(many));
-        println!("{name:<34} {one:>10.0} {other:>10.0} {:>6.2}", other / one);
+        let per = |n: u32| {
+            let time = (0..3).map(|_| row(Calls::Ignored, n.into()).time).min().unwrap_or_default();
+            let Cost { allocations, calls, .. } = row(Calls::Counted, n.into());
+            let allocations = u32::try_from(allocations).unwrap_or(u32::MAX);
+            [time.as_secs_f64() * 1e9, allocations.into(), calls.into()].map(|cost: f64| cost / f64::from(n))
+        };
+        let columns = per(few).into_iter().zip(per(many)).zip([0, 2, 2]);
+        let columns = columns.map(|((one, other), digits)| {
+            // Nothing at all grows by nothing.
+            let ratio = if other == 0.0 { 1.0 } else { other / one };
+            format!(" {one:>8.digits$} {other:>8.digits$} {ratio:>6.2} ")
+        });
+        println!("{name:<34} {}", columns.collect::<String>());
     }
 }

@@ -39,6 +39,11 @@ pub(crate) fn testdata() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata")
 }
 
+/// Why no scenario can be played in a room here, if none can.
+pub(crate) fn rooms_missing() -> Result<Option<String>> {
+    in_room::missing(Topology::of("pc")?.boot()?)
+}
+
 /// The snapshot of this name.
 pub(crate) fn snapshot(name: &str) -> Result<Snapshot> {
     Ok(Topology::of(name)?.snapshot)

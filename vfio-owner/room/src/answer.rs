@@ -2,6 +2,7 @@
 
 mod change;
 mod device;
+mod directory;
 mod limits;
 mod look;
 mod open;
@@ -109,11 +110,16 @@ impl Supervisor {
     }
 
     fn walk(&self, task: Task, dir: i32, path: &OsStr, last: Last) -> Result<Place, Errno> {
-        Walker::new(&self.vfs, &self.tree, task).walk(dir, path, last)
+        Walker::new(&self.vfs, &self.tree, &self.working, task).walk(dir, path, last)
     }
 
     /// Returns the path in the room of a descriptor of a directory or a file that is read.
     fn in_tree(&self, task: Task, fd: i32) -> Option<PathBuf> {
+        if fd == libc::AT_FDCWD
+            && let Ok(Some(path)) = task.working_directory(&self.working)
+        {
+            return Some(path);
+        }
         let link = if fd == libc::AT_FDCWD { task.proc("cwd") } else { task.descriptor(fd) };
         self.tree.in_room(&Task::link(&link).ok()?)
     }

@@ -40,7 +40,7 @@ impl<'a> Command<'a> {
         self
     }
 
-    /// Sets the working directory, which must not lie in the room's files.
+    /// Sets the working directory.
     pub fn current_dir(&mut self, directory: impl AsRef<Path>) -> &mut Self {
         self.command.current_dir(directory);
         self

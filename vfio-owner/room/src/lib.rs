@@ -9,6 +9,7 @@ mod command;
 mod error;
 mod files;
 mod filter;
+mod inherited;
 mod leftovers;
 mod limits;
 mod log;

@@ -1,10 +1,8 @@
 //! `RLIMIT_MEMLOCK` of a room's processes: root of the machine may raise it, whatever the host's root may.
 
-use std::collections::HashMap;
 use std::fs;
 
-use vfio_owner::iommu_core::device_model::sync::Mutex;
-
+use crate::inherited::Inherited;
 use crate::task::Task;
 
 /// A limit in bytes; `u64::MAX` is none.
@@ -14,45 +12,20 @@ pub(crate) struct Locked {
     pub(crate) hard: u64,
 }
 
-/// The limits that processes have set. Children have their parents'.
+/// The limits of processes.
 #[derive(Debug, Default)]
-pub(crate) struct Limits(Mutex<HashMap<u32, Set>>);
-
-#[derive(Debug)]
-struct Set {
-    locked: Locked,
-    /// When the process began: numbers are used again.
-    began: String,
-}
+pub(crate) struct Limits(Inherited<Locked>);
 
 impl Limits {
     /// Sets the limit of a process.
     pub(crate) fn set(&self, process: u32, locked: Locked) {
-        if let Some(began) = beginning(process) {
-            self.0.lock().insert(process, Set { locked, began });
-        }
+        self.0.set(process, locked);
     }
 
-    /// Returns the limit of a process: its own, that of the ancestor who has set one last, or the one that the host has for it.
+    /// Returns the limit of a process: as it was set in the room, or as the host has it.
     pub(crate) fn of(&self, process: u32) -> Locked {
-        let set = self.0.lock();
-        let mut next = process;
-        while !set.is_empty() && next > 1 {
-            let own = set.get(&next).filter(|set| beginning(next).is_some_and(|began| began == set.began));
-            if let Some(set) = own {
-                return set.locked;
-            }
-            next = Task::new(next).status().ok().and_then(|status| status.number("PPid:")).unwrap_or(0);
-        }
-        of_host(process)
+        self.0.get(process).unwrap_or_else(|| of_host(process))
     }
-}
-
-/// When a process began, as `/proc` says it.
-fn beginning(process: u32) -> Option<String> {
-    let text = fs::read_to_string(Task::new(process).proc("stat")).ok()?;
-    // The name, which may contain anything, ends with the last parenthesis; it is the second field, and this the 22nd.
-    text.rsplit_once(')')?.1.split_whitespace().nth(19).map(str::to_owned)
 }
 
 fn of_host(process: u32) -> Locked {

@@ -5,6 +5,7 @@
 use std::cell::OnceCell;
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 
@@ -17,6 +18,7 @@ use crate::caller::Caller;
 use crate::calls::Call;
 use crate::files::Files;
 use crate::filter::Architecture;
+use crate::inherited::Inherited;
 use crate::leftovers::Leftovers;
 use crate::log::Log;
 use crate::memory::Processes;
@@ -43,6 +45,8 @@ pub(crate) struct Supervisor {
     pub(crate) vfs: Vfs,
     pub(crate) tree: Tree,
     pub(crate) files: Files,
+    /// Working directories among the room's files, which the kernel does not know; `None` after the kernel's own.
+    pub(crate) working: Inherited<Option<PathBuf>>,
     pub(crate) processes: Processes,
     pub(crate) bounds: Bounds,
     pub(crate) log: Log,
@@ -72,8 +76,8 @@ impl Supervisor {
     ) -> std::io::Result<Self> {
         let (tree, files) = (Tree::new()?, Files::new()?);
         let processes = Processes::new(vfs.machine().memory().clone());
-        let (listeners, waiting) = (Vec::new(), Vec::new());
-        Ok(Self { vfs, tree, files, processes, bounds, log, listeners, waiting, requests, wake })
+        let (working, listeners, waiting) = (Inherited::default(), Vec::new(), Vec::new());
+        Ok(Self { vfs, tree, files, working, processes, bounds, log, listeners, waiting, requests, wake })
     }
 
     /// Answers calls until the room and the last of its tasks have gone.
@@ -211,6 +215,6 @@ fn reply(listener: &Listener, id: u64, answer: Result<i64, Errno>) {
 
 /// Lets the kernel do the call.
 fn pass_on(listener: &Listener, id: u64) {
-    let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
-    let _ = listener.send(libc::seccomp_notif_resp { id, val: 0, error: 0, flags });
+    // `SECCOMP_USER_NOTIF_FLAG_CONTINUE`.
+    let _ = listener.send(libc::seccomp_notif_resp { id, val: 0, error: 0, flags: 1 });
 }

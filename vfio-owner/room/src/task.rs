@@ -7,6 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use crate::inherited::Inherited;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
@@ -103,6 +104,11 @@ impl Task {
     /// Returns the number of its process.
     pub(crate) fn process(self) -> Result<u32, Errno> {
         self.status()?.number("Tgid:").ok_or(Errno::SRCH)
+    }
+
+    /// Returns its working directory, if that is one of the room's.
+    pub(crate) fn working_directory(self, all: &Inherited<Option<PathBuf>>) -> Result<Option<PathBuf>, Errno> {
+        if all.is_empty() { Ok(None) } else { Ok(all.get(self.process()?).flatten()) }
     }
 
     /// Returns its name in the directory of `/proc`, by its process.

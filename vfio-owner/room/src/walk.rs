@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::io::Errno;
 use vfio_owner::testbed::vfs::{Node, Vfs};
 
+use crate::inherited::Inherited;
 use crate::task::Task;
 use crate::tree::Tree;
 use crate::view::{Seen, View};
@@ -48,6 +49,7 @@ pub(crate) struct HostPlace {
 pub(crate) struct Walker<'a> {
     vfs: &'a Vfs,
     tree: &'a Tree,
+    working: &'a Inherited<Option<PathBuf>>,
     task: Task,
     /// Made when it is needed: most paths lead elsewhere.
     view: OnceCell<View>,
@@ -62,8 +64,8 @@ struct Way {
 }
 
 impl<'a> Walker<'a> {
-    pub(crate) fn new(vfs: &'a Vfs, tree: &'a Tree, task: Task) -> Self {
-        Self { vfs, tree, task, view: OnceCell::new() }
+    pub(crate) fn new(vfs: &'a Vfs, tree: &'a Tree, working: &'a Inherited<Option<PathBuf>>, task: Task) -> Self {
+        Self { vfs, tree, working, task, view: OnceCell::new() }
     }
 
     /// Follows `path` from the directory that `dir` is a descriptor of.
@@ -96,6 +98,11 @@ impl<'a> Walker<'a> {
 
     /// The directory that relative paths begin at, and whether the kernel would begin there as well.
     fn start(&self, dir: i32) -> Result<(PathBuf, bool), Errno> {
+        if dir == libc::AT_FDCWD
+            && let Some(path) = self.task.working_directory(self.working)?
+        {
+            return Ok((path, false));
+        }
         let link = if dir == libc::AT_FDCWD { self.task.proc("cwd") } else { self.task.descriptor(dir) };
         let path = Task::link(&link).map_err(|_| Errno::BADF)?;
         if !path.is_absolute() {

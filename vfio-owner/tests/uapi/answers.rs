@@ -201,6 +201,8 @@ fn regions_are_read_written_and_mapped_at_their_offsets() {
         (program.pwrite(device, 7, 4, &[0xff; 2]), program.pread(device, 7, 4, 2)),
         (Ok(2), Ok(vec![0x07, 0x05]))
     );
+    program.pwrite(device, 7, 0x80, &[0xff; 4]).unwrap();
+    assert_eq!(program.pread(device, 7, 0x80, 1), Ok(vec![0xff]), "Vt31.14: in no capability");
     program.pwrite(device, 0, 0x10, &[1, 2, 3]).unwrap();
     assert_eq!(program.pread(device, 0, 0x0f, 5), Ok(vec![0, 1, 2, 3, 0]));
     assert_eq!(program.pread(device, 0, 0x1_fffc, 8), Ok(vec![0; 4]), "as much as there is");
@@ -345,6 +347,25 @@ fn a_device_that_is_wanted_back_is_not_reset() {
         program.close(unbound);
         unbind.wait();
     }
+}
+
+/// Vt27.10: the other device's lock is held by an unbind that waits for its user.
+#[test]
+fn a_hot_reset_waits_for_no_unbind() {
+    let program = Program::with(&CONVENTIONAL);
+    let iommufd = program.iommufd();
+    let files = CONVENTIONAL.map(|device| program.cdev(device));
+    for file in files {
+        program.words(file, 118, &[16, 0, iommufd.cast_unsigned(), 0]).unwrap();
+    }
+    let reset = || program.words(files[0], 113, &[12, 0, 0]).map(|_| ());
+    assert_eq!(reset(), Ok(()));
+    let mut unbind = program.machine.unbind(CONVENTIONAL[1]).unwrap();
+    let _ = unbind.try_finish();
+    assert_eq!(reset(), Err(Errno::EAGAIN));
+    program.close(files[1]);
+    unbind.wait();
+    assert_eq!(reset(), Err(Errno::EINVAL), "it is nobody's now");
 }
 
 /// Vt29, V94, V95.

@@ -105,6 +105,7 @@ fn each_has_a_group_of_its_own_and_no_file() {
 fn a_container_in_no_iommu_mode_serves_nothing() {
     let bare = Bare::new(NoIommuMode::Enabled);
     bare.bind("A").unwrap();
+    bare.bind("B").unwrap();
     let program = Program::with(&[NIC]);
     let group = program.open(File::Group(bare.vfio.open_no_iommu_group(GroupId::new(0)).unwrap()));
     let container = program.open(File::Container(bare.vfio.open_container()));
@@ -119,6 +120,11 @@ fn a_container_in_no_iommu_mode_serves_nothing() {
     assert_eq!((extension(8), extension(1)), (Ok(1), Ok(0)));
     let nic = program.group(NIC);
     assert_eq!(program.call(nic, 104, &container.to_ne_bytes()).map(|_| ()), Err(Errno::EPERM), "Vt7.2");
+    let isolated = program.container();
+    program.call(nic, 104, &isolated.to_ne_bytes()).unwrap();
+    let also = program.open(File::Group(bare.vfio.open_no_iommu_group(GroupId::new(1)).unwrap()));
+    assert_eq!(program.call(also, 104, &isolated.to_ne_bytes()).map(|_| ()), Err(Errno::EPERM), "Vt7.2");
+    assert_eq!(program.value(isolated, 102, 8), Err(Errno::ENODEV), "Vt8.2");
     let device = || program.call(group, 106, b"A\0").map(|done| done.0);
     assert_eq!(device(), Err(Errno::EINVAL), "Vt6.8");
     assert_eq!(program.value(container, 102, 3), Err(Errno::ENODEV));

@@ -1,4 +1,6 @@
-//! Plays a scenario on the kernel that it runs on.
+//! Plays a scenario on the kernel that it runs on: in a room, in a guest, or as a guest's first process.
+
+mod init;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -10,16 +12,23 @@ use scenario_player::language::Scenario;
 use scenario_player::{Kernel, Player, is_a_playground};
 
 fn main() -> Result<ExitCode> {
+    if init::is_first_process() {
+        return init::play_and_power_off(play);
+    }
+    ensure!(
+        is_a_playground(),
+        "this takes devices from their drivers: it plays in a room, or in a guest with a file `/playground`"
+    );
+    play()
+}
+
+fn play() -> Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (print, file) = match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--check", file] => (Print::Differences, *file),
         [file] => (Print::Everything, *file),
         _ => bail!("usage: scenario-player [--check] FILE"),
     };
-    ensure!(
-        is_a_playground(),
-        "this takes devices from their drivers: it plays in a room, or in a guest with a file `/playground`"
-    );
     let scenario = Scenario::read(Path::new(file))?;
     let player = Player::new(Kernel::new().context("no memory to play in")?);
     let mut tally = Tally::default();

@@ -63,13 +63,11 @@ impl InProcess {
 
     /// Gives a file the lowest number that is free.
     fn install(&mut self, file: OpenFile) -> Fd {
-        let place = match self.files.iter().position(Option::is_none) {
-            Some(place) => place,
-            None => {
-                self.files.push(None);
-                self.files.len() - 1
-            }
-        };
+        let free = self.files.iter().position(Option::is_none);
+        let place = free.unwrap_or_else(|| {
+            self.files.push(None);
+            self.files.len() - 1
+        });
         if let Some(entry) = self.files.get_mut(place) {
             *entry = Some(file);
         }
@@ -279,11 +277,11 @@ impl System for InProcess {
     }
 
     fn buffer(&self) -> u64 {
-        self.memory.buffer().get()
+        memory::BUFFER.get()
     }
 
     fn scratch(&self) -> u64 {
-        self.memory.scratch().get()
+        memory::SCRATCH.get()
     }
 
     fn peek(&self, at: u64, into: &mut [u8]) {

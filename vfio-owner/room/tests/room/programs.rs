@@ -52,6 +52,25 @@ fn core_utilities() {
 }
 
 #[test]
+fn working_directories() {
+    let (room, _) = room();
+    let script =
+        format!("cd /sys/bus/pci/devices && pwd -P && ls | wc -l && cd {CARD} && cat vendor && (cd driver && pwd -P)");
+    assert_eq!(sh(&room, &script), "/sys/bus/pci/devices\n17\n0x8086\n/sys/bus/pci/drivers/vfio-pci");
+    assert_eq!(
+        sh(&room, &format!("cd /sys/bus/pci/devices/{CARD} && echo none > driver_override && cat driver_override")),
+        "none"
+    );
+    assert_eq!(
+        sh(&room, "cd /sys/bus/pci && cd ../../.. && pwd -P && ls -d tmp && cd tmp && pwd -P && cd / && pwd -P"),
+        "/\ntmp\n/tmp\n/"
+    );
+    let output =
+        room.command("cat").arg("vendor").current_dir(format!("/sys/bus/pci/devices/{CARD}")).output().unwrap();
+    assert_eq!(text(&output), "0x8086");
+}
+
+#[test]
 fn lspci() {
     let (room, _) = room();
     if has("lspci") {
@@ -70,7 +89,7 @@ fn scripts_that_bind() {
     };
     let device = format!("/sys/bus/pci/devices/{CARD}");
     assert_eq!(bound(&format!("echo {CARD} > {device}/driver/unbind")), None);
-    assert_eq!(bound(&format!("echo 8086 10d3 > /sys/bus/pci/drivers/vfio-pci/new_id")).as_deref(), Some("vfio-pci"));
+    assert_eq!(bound("echo 8086 10d3 > /sys/bus/pci/drivers/vfio-pci/new_id").as_deref(), Some("vfio-pci"));
     assert_eq!(bound(&format!("printf %s {CARD} > {device}/driver/unbind")), None);
     assert_eq!(
         bound(&format!("echo pci-stub > {device}/driver_override; echo {CARD} | tee /sys/bus/pci/drivers_probe"))

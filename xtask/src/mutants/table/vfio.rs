@@ -6,7 +6,12 @@ const GROUP: &str = "vfio-owner/src/group.rs";
 const DEVICE: &str = "vfio-owner/src/device.rs";
 const OPEN_DEVICE: &str = "vfio-owner/src/open_device.rs";
 const GROUP_FILE: &str = "vfio-owner/src/group_file.rs";
+const CONTAINER: &str = "vfio-owner/src/container.rs";
 const HOT_RESET: &str = "vfio-owner/src/open_device/hot_reset.rs";
+const INTERRUPTS: &str = "vfio-owner/src/vfio_pci/interrupts.rs";
+const UAPI_ARGUMENT: &str = "vfio-owner/src/uapi/argument.rs";
+const UAPI_CAPABILITIES: &str = "vfio-owner/src/uapi/capabilities.rs";
+const UAPI_DEVICE_FILE: &str = "vfio-owner/src/uapi/device_file.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -85,8 +90,58 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "hot-reset-of-others",
         file: HOT_RESET,
         rule: "V55: a hot reset wants a device of each group bound to the context",
-        old: "self.owner_by_iommufd(member) != AffectedOwner::NotOwned",
-        new: "self.owner_by_iommufd(member) != AffectedOwner::NotOwned || true",
+        old: "            if !owned {",
+        new: "            if !owned && false {",
+        suites: VFIO,
+    },
+    Mutant {
+        name: "hot-reset-under-unbind",
+        file: HOT_RESET,
+        rule: "Vt27.10: nothing is reset whose device lock an unbind holds",
+        old: "member.ops().may_hot_reset().is_err()",
+        new: "member.ops().may_hot_reset().is_err() && false",
+        suites: VFIO,
+    },
+    Mutant {
+        name: "call-before-bind",
+        file: UAPI_DEVICE_FILE,
+        rule: "V70: before it is bound, a device file answers EINVAL to every other call",
+        old: "    let bound = file.bound().map_err(|error| argument.refuse(error.errno(), &error))?;
+    numbers",
+        new: "    let Ok(bound) = file.bound() else { return Err(Errno::ENOTTY) };
+    numbers",
+        suites: VFIO,
+    },
+    Mutant {
+        name: "chain-cut-short",
+        file: UAPI_CAPABILITIES,
+        rule: "V75: a chain that does not fit is not copied at all",
+        old: "if *argsz < needed {",
+        new: "if *argsz < needed - 8 {",
+        suites: VFIO,
+    },
+    Mutant {
+        name: "answer-beyond-room",
+        file: UAPI_ARGUMENT,
+        rule: "V72: no more is written than the caller has room for",
+        old: "self.put(0, some.unwrap_or(all))",
+        new: "self.put(0, some.map_or(all, |_| all))",
+        suites: VFIO,
+    },
+    Mutant {
+        name: "bad-eventfd-keeps-those-before",
+        file: INTERRUPTS,
+        rule: "Vt24.4: a descriptor that is no eventfd removes the vectors before it",
+        old: ".take(at + 1)",
+        new: ".skip(at).take(1)",
+        suites: VFIO,
+    },
+    Mutant {
+        name: "containers-mix",
+        file: CONTAINER,
+        rule: "Vt7.2: groups with and without an IOMMU do not share a container",
+        old: "if groups.is_empty() => *groups",
+        new: "if groups.is_empty() || true => *groups",
         suites: VFIO,
     },
 ];

@@ -9,8 +9,8 @@ use vfio_owner::iommu_core::software::{LockedPages, Memory as PhysicalMemory, Pr
 use vfio_owner::iommu_core::user_memory::{Account, Limit};
 use vfio_owner::iommu_core::{Access, UserAddr, UserMemory};
 
-const BUFFER: UserAddr = UserAddr::new(0x7f00_0000_0000);
-const SCRATCH: UserAddr = UserAddr::new(0x7e00_0000_0000);
+pub(super) const BUFFER: UserAddr = UserAddr::new(0x7f00_0000_0000);
+pub(super) const SCRATCH: UserAddr = UserAddr::new(0x7e00_0000_0000);
 
 /// Where in the scratch area bytes stand that a call reads or writes.
 const BOUNCE: u64 = SCRATCH_BYTES / 2;
@@ -38,14 +38,6 @@ impl Memory {
 
     pub(super) fn as_user_memory(&self) -> &Arc<dyn UserMemory> {
         &self.same
-    }
-
-    pub(super) fn buffer(&self) -> UserAddr {
-        BUFFER
-    }
-
-    pub(super) fn scratch(&self) -> UserAddr {
-        SCRATCH
     }
 
     /// Puts bytes where a call can read them, or where it can write as many.
