@@ -1,6 +1,6 @@
 //! Devices that are reset together, over several groups: V54, V55; and what is left of them once they are gone.
 #![cfg(not(shuttle))]
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what a test takes for granted may fail it")]
+#![expect(clippy::unwrap_used, reason = "what a test takes for granted may fail it")]
 
 mod common;
 
@@ -47,9 +47,9 @@ struct Registered {
     registration: Registration,
 }
 
-fn register(world: &World, device: &str, set: DeviceSetId) -> Registered {
+fn register(world: &World, device: &str, set: &DeviceSetId) -> Registered {
     let ops = Arc::new(Counting::default());
-    let registration = world.vfio.register(&world.bus.device(device).unwrap(), &set, ops.clone()).unwrap();
+    let registration = world.vfio.register(&world.bus.device(device).unwrap(), set, ops.clone()).unwrap();
     Registered { ops, registration }
 }
 
@@ -78,11 +78,11 @@ fn set_of(device: &OpenDevice, ops: &Counting, file: &GroupFile) -> Vec<&'static
 #[test]
 fn v54_a_set_is_what_was_registered_under_its_name() {
     let world = World::new(&ALL);
-    let [a1, mut a2] = ["a1", "a2"].map(|device| register(&world, device, named("one")));
-    let a3 = register(&world, "a3", named("two"));
-    let a4 = register(&world, "a4", DeviceSetId::Alone);
+    let [a1, mut a2] = ["a1", "a2"].map(|device| register(&world, device, &named("one")));
+    let a3 = register(&world, "a3", &named("two"));
+    let a4 = register(&world, "a4", &DeviceSetId::Alone);
     // The set of the first is there still, after another was made.
-    let b1 = register(&world, "b1", named("one"));
+    let b1 = register(&world, "b1", &named("one"));
     let container = world.vfio.open_container();
     let file = join(&world, &container, "a1");
     container.set_iommu(KIND).unwrap();
@@ -100,15 +100,15 @@ fn v54_a_set_is_what_was_registered_under_its_name() {
     drop(a2);
     drop(b1);
     assert_eq!(set("a1", &a1.ops), ["a1"]);
-    let _a2 = register(&world, "a2", named("one"));
+    let _a2 = register(&world, "a2", &named("one"));
     assert_eq!(set("a1", &a1.ops), ["a1", "a2"]);
 }
 
 #[test]
 fn v55_a_hot_reset_wants_every_group_and_resets_every_device_once() {
     let world = World::new(&["a1", "a2", "b1", "c1"]);
-    let set = ["a1", "a2", "b1"].map(|device| register(&world, device, named("one")));
-    let other = register(&world, "c1", named("two"));
+    let set = ["a1", "a2", "b1"].map(|device| register(&world, device, &named("one")));
+    let other = register(&world, "c1", &named("two"));
     let container = world.vfio.open_container();
     let a = join(&world, &container, "a1");
     container.set_iommu(KIND).unwrap();
@@ -136,7 +136,7 @@ fn v55_a_hot_reset_wants_every_group_and_resets_every_device_once() {
 #[test]
 fn v55_a_bound_device_file_owns_what_its_context_has_bound() {
     let world = World::new(&["a1", "b1"]);
-    let set = ["a1", "b1"].map(|device| register(&world, device, named("one")));
+    let set = ["a1", "b1"].map(|device| register(&world, device, &named("one")));
     let [context, another] = ["vmm", "another"].map(|name| Context::new(name, &world.physical));
     let [a, b] = ["a1", "b1"].map(|device| world.vfio.open_device(device).unwrap());
     let bound = a.bind_iommufd(&context).unwrap();
@@ -153,9 +153,9 @@ fn v55_a_bound_device_file_owns_what_its_context_has_bound() {
 #[test]
 fn v12_nothing_is_left_of_a_device_that_was_unregistered() {
     let world = World::new(&["a1", "a2"]);
-    let _a2 = register(&world, "a2", named("one"));
+    let a2 = register(&world, "a2", &named("one"));
     for round in 0..3 {
-        let Registered { ops, registration } = register(&world, "a1", named("one"));
+        let Registered { ops, registration } = register(&world, "a1", &named("one"));
         assert!(world.vfio.register(&world.bus.device("a1").unwrap(), &named("one"), ops.clone()).is_err());
         drop(registration);
         assert_eq!(Arc::strong_count(&ops), 1, "round {round}");
@@ -164,6 +164,6 @@ fn v12_nothing_is_left_of_a_device_that_was_unregistered() {
     }
     let file = world.vfio.open_group(world.group("a1").id()).unwrap();
     assert_eq!(file.device("a1").unwrap_err().errno(), Errno::ENODEV);
-    drop((file, _a2));
+    drop((file, a2));
     assert_eq!(world.vfio.open_group(world.group("a1").id()).unwrap_err().errno(), Errno::ENOENT);
 }
