@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use vfio_owner::device_ops::{AffectedFunction, NoHotReset};
+use vfio_owner::device_ops::{AffectedFunction, NoHotReset, RegionIndex};
 use vfio_owner::error::HotResetError;
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::iommu_core::device_model::sync::Mutex;
@@ -22,6 +22,7 @@ use common::{KIND, World};
 #[derive(Debug, Default)]
 struct Counting {
     resets: AtomicU32,
+    unfollowed: AtomicU32,
     affected: Mutex<Vec<&'static str>>,
 }
 
@@ -30,6 +31,10 @@ impl DeviceOps for Counting {
         let address: PciAddress = "0000:00:00.0".parse().unwrap();
         let function = |name: &&str| AffectedFunction { device: (*name).into(), address, group: None };
         Ok(self.affected.lock().iter().map(function).collect())
+    }
+
+    fn unfollow(&self, _index: RegionIndex) {
+        self.unfollowed.fetch_add(1, Ordering::Relaxed);
     }
 
     fn hot_reset(&self) {
@@ -112,6 +117,8 @@ fn v55_a_hot_reset_wants_every_group_and_resets_every_device_once() {
     *set[0].ops.affected.lock() = vec!["a1", "a2", "b1"];
     let resets = || [&set[0], &set[1], &set[2], &other].map(|one| one.ops.resets.load(Ordering::Relaxed));
     assert!(Arc::ptr_eq(device.member().unwrap().group(), &world.group("a1")));
+    device.unfollow(RegionIndex::CONFIG);
+    assert_eq!(set[0].ops.unfollowed.load(Ordering::Relaxed), 1);
     let owners = ["a1", "a2", "b1"].map(|device| AffectedOwner::Group(world.group(device).id()));
     assert_eq!(device.hot_reset_info().unwrap().owners, owners, "V89");
     assert!(matches!(device.hot_reset(&[]), Err(HotResetError::WrongList { .. })));

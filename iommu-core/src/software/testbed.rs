@@ -30,7 +30,8 @@ use crate::subsystem::{IommuBuilder, IommuSubsystem};
 pub type TestBus = PlatformBus<IommuSubsystem>;
 
 /// A small machine for tests of what is built on this crate: platform devices behind software IOMMUs that fail on
-/// command. Devices of one IOMMU whose names begin with the same character share a group.
+/// command. Devices of one IOMMU whose names begin with the same ASCII character share a group; those of other names are
+/// served by none.
 ///
 /// The bus has two drivers: `kernel` does DMA through the kernel's DMA API, `managed` takes no DMA ownership.
 ///
@@ -62,7 +63,7 @@ struct Unit {
     serves: Box<dyn Fn(&str) -> bool + Send + Sync>,
 }
 
-/// Builds a [`Testbed`].
+/// Builds a [`Testbed`]. Its IOMMUs are called `iommu0`, `iommu1` and so on.
 pub struct TestbedBuilder {
     config: SoftIommuConfig,
     others: Vec<Unit>,
@@ -101,8 +102,7 @@ impl TestbedBuilder {
         let units: Arc<[Unit]> = others.into_iter().chain([rest]).collect();
         let serving = units.clone();
         let by_letter = move |dev: &Endpoint| {
-            let mut ends = dev.name.char_indices().map(|(at, _)| at).skip(1).chain([dev.name.len()]);
-            let letter = dev.name.get(..ends.next()?)?;
+            let letter = dev.name.get(..1)?;
             Some(DeviceGroup::named(&serving_of(&serving, &dev.name)?.driver, letter))
         };
         let (iommu, physical_memory) = say(IommuSubsystem::builder(by_letter)).build();

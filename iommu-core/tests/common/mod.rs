@@ -11,18 +11,13 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use iommu_core::address::{Access, Iova, PhysAddr};
-use iommu_core::device_model::platform::{PlatformBus, PlatformDevice};
-use iommu_core::device_model::{
-    BoundTo, BusHandle, Device, DeviceSpec, DmaApi, Driver, DriverCore, DriverDma, DriverManaged, Errno, ProbeError,
-};
+use iommu_core::device_model::{BusHandle, Device, Errno};
 use iommu_core::failing::FailingIommu;
-use iommu_core::hardware::{Endpoint, HardwareError, IommuDriver};
-use iommu_core::software::{Memory, SoftIommu, SoftIommuConfig};
-use iommu_core::{DeviceGroup, Domain, Group, IommuBuilder, IommuSubsystem, Member, PhysicalMemory};
+use iommu_core::hardware::HardwareError;
+use iommu_core::software::{Memory, SoftIommu, SoftIommuConfig, TestBus, Testbed, picture};
+use iommu_core::{Domain, Group, IommuBuilder, IommuSubsystem, Member, PhysicalMemory};
 
-/// The bus of the machine.
-pub(crate) type Platform = PlatformBus<IommuSubsystem>;
-pub(crate) type Dev = Device<Platform>;
+pub(crate) type Dev = Device<TestBus>;
 
 /// Both parties use this address, so that what is read there tells who was reached.
 pub(crate) const BUFFER: Iova = Iova::new(0x10_0000);
@@ -31,39 +26,15 @@ pub(crate) const USER_PAGE: PhysAddr = PhysAddr::new(0x200_0000);
 pub(crate) const KERNEL_TEXT: [u8; 6] = *b"kernel";
 pub(crate) const USER_TEXT: [u8; 6] = *b"guest!";
 
-struct Named<D> {
-    name: Arc<str>,
-    dma: std::marker::PhantomData<fn() -> D>,
-}
-
-impl<D> Named<D> {
-    fn new(name: &str) -> Arc<Self> {
-        Arc::new(Self { name: name.into(), dma: std::marker::PhantomData })
-    }
-}
-
-impl<D: DriverDma> Driver<Platform> for Named<D> {
-    type Dma = D;
-
-    fn name(&self) -> &Arc<str> {
-        &self.name
-    }
-
-    fn probe(&self, _dev: &mut BoundTo<'_, Platform, D>) -> Result<(), ProbeError> {
-        Ok(())
-    }
-}
-
 pub(crate) struct World {
-    pub(crate) core: DriverCore,
-    pub(crate) bus: BusHandle<Platform>,
+    machine: Testbed,
+    pub(crate) bus: BusHandle<TestBus>,
     pub(crate) iommu: IommuSubsystem,
     pub(crate) right: PhysicalMemory,
     pub(crate) hardware: Arc<FailingIommu>,
     /// Serves the devices whose name ends in a prime; of another driver.
     pub(crate) other: Arc<FailingIommu>,
     pub(crate) soft: Arc<SoftIommu>,
-    pub(crate) other_soft: Arc<SoftIommu>,
     pub(crate) memory: Memory,
     failures: Cell<Option<u32>>,
 }
@@ -85,25 +56,23 @@ impl World {
     }
 
     /// As [`new`](Self::new), with more to say of the IOMMU.
-    pub(crate) fn build(config: SoftIommuConfig, say: impl FnOnce(IommuBuilder) -> IommuBuilder) -> Self {
-        let [soft, other_soft] = ["soft", "other"].map(|name| SoftIommu::new(name, config.clone()));
-        let [hardware, other] = [&soft, &other_soft].map(|soft| FailingIommu::new(soft.clone()));
-        let placed: [Arc<dyn IommuDriver>; 2] = [hardware.clone(), other.clone()];
-        let (iommu, right) = say(IommuSubsystem::builder(move |dev: &Endpoint| {
-            let [iommu, other] = &placed;
-            let iommu = if dev.name.ends_with('\'') { other } else { iommu };
-            Some(DeviceGroup::named(iommu, dev.name.get(..1)?))
-        }))
-        .build();
-        let core = DriverCore::new();
-        let bus = core.add_bus(PlatformBus::new(iommu.clone()));
-        bus.set_drivers_autoprobe(false);
-        bus.add_driver(Named::<DmaApi>::new("kernel")).unwrap();
-        bus.add_driver(Named::<DriverManaged>::new("managed")).unwrap();
-        let memory = Memory::new();
+    pub(crate) fn build(config: SoftIommuConfig, say: impl FnOnce(IommuBuilder) -> IommuBuilder + 'static) -> Self {
+        let other = |name: &str| name.ends_with('\'');
+        let machine = Testbed::builder().config(config.clone()).another_iommu(config, other).subsystem(say).build();
+        let memory = machine.memory().clone();
         memory.write(KERNEL_PAGE, &KERNEL_TEXT);
         memory.write(USER_PAGE, &USER_TEXT);
-        Self { core, bus, iommu, right, hardware, other, soft, other_soft, memory, failures: Cell::new(None) }
+        Self {
+            bus: machine.bus().clone(),
+            iommu: machine.iommu().clone(),
+            right: machine.physical_memory().clone(),
+            hardware: machine.hardware("").clone(),
+            other: machine.hardware("'").clone(),
+            soft: machine.soft("").clone(),
+            memory,
+            failures: Cell::new(None),
+            machine,
+        }
     }
 
     pub(crate) fn with_devices(names: &[&str]) -> Self {
@@ -115,7 +84,7 @@ impl World {
     }
 
     pub(crate) fn plug(&self, name: &str) -> Arc<Dev> {
-        self.bus.add_device(DeviceSpec::new(name, PlatformDevice::default())).unwrap()
+        self.machine.plug(name).unwrap()
     }
 
     pub(crate) fn unplug(&self, name: &str) {
@@ -123,7 +92,7 @@ impl World {
     }
 
     pub(crate) fn member(&self, name: &str) -> Arc<Member> {
-        self.bus.device(name).unwrap().dma_slot().member().unwrap()
+        self.machine.member(name).unwrap()
     }
 
     pub(crate) fn group(&self, name: &str) -> Arc<Group> {
@@ -131,11 +100,7 @@ impl World {
     }
 
     pub(crate) fn bind(&self, name: &str, driver: &str) -> Result<(), Errno> {
-        let dev = self.bus.device(name).unwrap();
-        dev.set_driver_override(Some(driver));
-        let result = self.bus.sysfs().bind(driver, name);
-        dev.set_driver_override(None);
-        result.map_err(|error| error.errno())
+        self.machine.bind(name, driver).map_err(|error| error.errno())
     }
 
     pub(crate) fn unbind(&self, name: &str) {
@@ -164,8 +129,7 @@ impl World {
     pub(crate) fn sees(&self, dev: &Dev) -> [Seen; 2] {
         [BUFFER, Iova::new(KERNEL_PAGE.get())].map(|at| {
             let mut bytes = [0; 6];
-            let soft = if dev.name().ends_with('\'') { &self.other_soft } else { &self.soft };
-            match soft.dma_read(dev.id(), at, &mut bytes, &self.memory) {
+            match self.machine.soft(dev.name()).dma_read(dev.id(), at, &mut bytes, &self.memory) {
                 Ok(()) if bytes == KERNEL_TEXT => Seen::Kernel,
                 Ok(()) if bytes == USER_TEXT => Seen::User,
                 Ok(()) => Seen::Other,
@@ -176,11 +140,7 @@ impl World {
 
     /// All that can be seen of the machine.
     pub(crate) fn picture(&self) -> String {
-        let mut picture = String::new();
-        for group in self.iommu.groups() {
-            let state = (group.ownership(), group.attached(), group.default_domain_type(), group.members());
-            writeln!(picture, "{} {state:?}", group.id()).unwrap();
-        }
+        let mut picture = picture(&self.iommu);
         for dev in self.bus.devices() {
             writeln!(picture, "{} {:?} {:?}", dev.name(), dev.driver_hint(), self.sees(&dev)).unwrap();
         }

@@ -74,9 +74,9 @@ fn a_domain_of_another_iommu_is_refused() {
     let foreign = world.group("b0'").allocate_paging().unwrap();
     for attach in BOTH {
         let error = refusal(&world, || attach(&claim, &foreign));
-        assert_eq!(error, AttachError::Foreign { device: "a0".into(), iommu: "other".into() });
+        assert_eq!(error, AttachError::Foreign { device: "a0".into(), iommu: "iommu1".into() });
         assert_eq!(error.errno(), Errno::EINVAL);
-        assert_eq!(error.to_string(), "the domain belongs to other, which does not serve a0");
+        assert_eq!(error.to_string(), "the domain belongs to iommu1, which does not serve a0");
     }
 }
 

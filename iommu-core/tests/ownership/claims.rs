@@ -79,7 +79,7 @@ fn hardware_that_can_block_by_no_means_refuses_claims() {
     let world = World::new(SoftIommuConfig { absent, ..SoftIommuConfig::default() });
     drop([world.plug("a0"), world.plug("a1")]);
     let error = refused_both_ways(&world, "a1", &Owner::new("vm"));
-    let cause = HardwareError::new(Errno::EOPNOTSUPP, "soft has no unmanaged domains");
+    let cause = HardwareError::new(Errno::EOPNOTSUPP, "iommu0 has no unmanaged domains");
     assert_eq!(
         error,
         ClaimError::NoBlockingDomain { group: GROUP, device: "a0".into(), cause },

@@ -60,7 +60,7 @@ fn it_belongs_to_the_iommu_of_the_device() {
     let world = World::with_devices(&["a0", "b0'"]);
     let foreign = world.group("b0'").allocate_paging().unwrap();
     let error = refusal(&world, || world.member("a0").attach_domain(&foreign));
-    assert_eq!(error, AttachError::Foreign { device: "a0".into(), iommu: "other".into() });
+    assert_eq!(error, AttachError::Foreign { device: "a0".into(), iommu: "iommu1".into() });
     assert_eq!(error.errno(), Errno::EINVAL);
 }
 

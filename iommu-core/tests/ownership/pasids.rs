@@ -73,7 +73,7 @@ fn a_pasid_belongs_to_the_iommu_and_the_range() {
     let (world, domain) = world(&["a0", "a1", "b0'"]);
     let foreign = world.group("b0'").allocate_paging().unwrap();
     let error = refusal(&world, || world.member("a1").attach_pasid(&foreign, 1));
-    assert_eq!(error, AttachError::Foreign { device: "a0".into(), iommu: "other".into() });
+    assert_eq!(error, AttachError::Foreign { device: "a0".into(), iommu: "iommu1".into() });
     for pasid in [0, 16, u32::MAX] {
         let error = refusal(&world, || world.member("a0").attach_pasid(&domain, pasid));
         assert_eq!((&error, error.errno()), (&AttachError::PasidRange { pasid, device: "a0".into() }, Errno::EINVAL));

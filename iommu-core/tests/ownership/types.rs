@@ -157,7 +157,7 @@ fn identity_wins_where_devices_differ() {
 #[test]
 fn the_machine_prefers_and_falls_back() {
     for machine in TYPES {
-        let world = World::build(SoftIommuConfig::default(), |builder| builder.default_domain(machine));
+        let world = World::build(SoftIommuConfig::default(), move |builder| builder.default_domain(machine));
         drop(world.plug("a0"));
         assert_eq!(type_of(&world), machine);
         for kind in TYPES {
@@ -179,7 +179,7 @@ fn a_type_that_hardware_has_not_is_refused() {
     let world = World::new(SoftIommuConfig { absent: vec![DomainKind::Identity], ..SoftIommuConfig::default() });
     drop([world.plug("a0"), world.plug("a1")]);
     let error = refusal(&world, || set(&world, Explicit(Identity)));
-    let cause = HardwareError::new(Errno::EOPNOTSUPP, "soft has no identity domains");
+    let cause = HardwareError::new(Errno::EOPNOTSUPP, "iommu0 has no identity domains");
     assert_eq!(error, SetTypeError::Allocate { group: GROUP, device: "a0".into(), cause });
     assert_eq!((error.errno(), error.to_string().as_str()), (Errno::EOPNOTSUPP, "no default domain for a0 of group 0"));
 }

@@ -200,8 +200,8 @@ impl MachineBuilder {
         let found = functions().map(|function| (function.clone(), Found::ByScan));
         let slots: BTreeMap<PciAddress, Slot> = virtual_ones.chain(found).map(slot).collect();
         let model = |(address, slot): (&PciAddress, &Slot)| {
-            let make = models.remove(address).unwrap_or_else(|| Box::new(default_model));
-            (*address, make(slot.clone()))
+            let make_model = models.remove(address).unwrap_or_else(|| Box::new(default_model));
+            (*address, make_model(slot.clone()))
         };
         let models: BTreeMap<PciAddress, Arc<dyn FunctionModel>> = slots.iter().map(model).collect();
         let vfio_pci = VfioPciDriver::new(vfio.clone(), move |function| match models.get(&function.address) {

@@ -200,6 +200,8 @@ struct Lying {
 enum Lie {
     /// From the third pin on this, whatever was asked for.
     Run(PinnedRun),
+    /// None; from the third pin on, whoever asks for memory behind this address unwinds.
+    EndsAt(u64),
     /// The third pin unwinds.
     Unwinds,
 }
@@ -210,6 +212,10 @@ impl UserMemory for Lying {
         match self.lie {
             _ if earlier < 2 => self.inner.pin(at, bytes, access),
             Lie::Run(run) => Ok(run),
+            Lie::EndsAt(end) => {
+                assert!(at.get() + bytes <= end, "more than is to be mapped");
+                self.inner.pin(at, bytes, access)
+            }
             Lie::Unwinds => panic!("on command"),
         }
     }
@@ -313,4 +319,13 @@ fn a_pin_that_unwinds_leaves_no_mapping() {
     assert!([A0, B0].iter().all(|device| rig.view(device).iter().all(Option::is_none)));
     rig.map(0, 4, 0).unwrap();
     assert_eq!((rig.reaches(A0, 3), rig.pinned()), (Some(4), 4));
+}
+
+/// Vt15.12 comes after Vt15.13, so memory is looked at that is not pinned: what is to be mapped, and no more.
+#[test]
+fn beyond_the_limit_no_other_memory_is_looked_at() {
+    let (rig, _a) = Rig::ready(V2);
+    rig.map(4, PAGES - 2, 0).unwrap();
+    let (request, _) = lying(&rig, Lie::EndsAt(rig.ram.get() + 4 * PAGE_SIZE));
+    assert!(matches!(refused(&rig, request, Errno::ENOMEM), MapDmaError::OverLimit(_)));
 }

@@ -5,19 +5,12 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::disk::{Links, lay};
-use crate::layout::tree;
+use crate::layout::{GRAPHICS_CARD, tree};
 use crate::program::run;
-
-const MACHINE: &str = "
-    proc
-    00:01.0 root-port>01 pcieport 1
-    01:00.0 vga nouveau 1
-    01:00.1 audio snd_hda_intel 1
-    00:17.0 sata ahci 4 on=/";
 
 #[test]
 fn errors_are_json_where_answers_are() {
-    let folder = lay(&tree(MACHINE), Links::Text);
+    let folder = lay(&tree(GRAPHICS_CARD), Links::Text);
     let dir = folder.path().to_str().unwrap();
     for (arguments, code) in [
         (&["explain", "7f:00.0"][..], 2),
@@ -99,7 +92,7 @@ fn there_is_a_man_page_for_the_program_and_each_verb() {
 
 #[test]
 fn a_hundred_columns_hold_everything() {
-    let folder = lay(&tree(MACHINE), Links::Text);
+    let folder = lay(&tree(GRAPHICS_CARD), Links::Text);
     let dir = folder.path().to_str().unwrap();
     let verbs = [
         "list",

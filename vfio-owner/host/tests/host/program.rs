@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use vfio_host::Plan;
 
 use crate::disk::{Links, contents, lay};
-use crate::layout::tree;
+use crate::layout::{GRAPHICS_CARD, tree};
 
 /// What a run printed, and its exit code.
 pub(crate) struct Run {
@@ -22,16 +22,9 @@ pub(crate) fn run(arguments: &[&str]) -> Run {
     Run { code: output.status.code().unwrap(), out, err }
 }
 
-const CARD: &str = "
-    proc
-    00:01.0 root-port>01 pcieport 1
-    01:00.0 vga nouveau 1
-    01:00.1 audio snd_hda_intel 1
-    00:17.0 sata ahci 4 on=/";
-
 #[test]
 fn a_plan_is_made_applied_and_undone_on_a_copy() {
-    let folder = lay(&tree(CARD), Links::Symbolic);
+    let folder = lay(&tree(GRAPHICS_CARD), Links::Symbolic);
     let dir = folder.path().to_str().unwrap();
     let before = contents(folder.path());
     let plan = run(&["plan", "01:00.0", "--json", "--sysfs", dir]);
@@ -62,7 +55,7 @@ fn a_plan_is_made_applied_and_undone_on_a_copy() {
 
 #[test]
 fn what_the_machine_lives_on_is_refused_and_named() {
-    let folder = lay(&tree(CARD), Links::Text);
+    let folder = lay(&tree(GRAPHICS_CARD), Links::Text);
     let dir = folder.path().to_str().unwrap();
     let refused = run(&["plan", "00:17.0", "--sysfs", dir]);
     assert_eq!((refused.code, &*refused.out), (1, ""));
@@ -76,7 +69,7 @@ fn what_the_machine_lives_on_is_refused_and_named() {
 
 #[test]
 fn a_script_stops_at_the_step_that_does_nothing() {
-    let folder = lay(&tree(CARD), Links::Symbolic);
+    let folder = lay(&tree(GRAPHICS_CARD), Links::Symbolic);
     let dir = folder.path().to_str().unwrap();
     let script = run(&["plan", "01:00.0", "--script", "--sysfs", dir]).out;
     let sys = folder.path().join("sys");
@@ -119,7 +112,7 @@ fn exit_codes_tell_possible_from_not_and_from_unknown() {
 
 #[test]
 fn a_snapshot_of_a_copy_answers_as_the_copy() {
-    let folder = lay(&tree(CARD), Links::Symbolic);
+    let folder = lay(&tree(GRAPHICS_CARD), Links::Symbolic);
     let dir = folder.path().to_str().unwrap();
     let file = folder.path().join("snapshot");
     let file = file.to_str().unwrap();
@@ -152,7 +145,7 @@ fn what_people_post_can_be_pasted() {
 
 #[test]
 fn no_colour_goes_into_a_pipe_and_completions_come_for_every_shell() {
-    let folder = lay(&tree(CARD), Links::Text);
+    let folder = lay(&tree(GRAPHICS_CARD), Links::Text);
     let dir = folder.path().to_str().unwrap();
     assert!(!run(&["explain", "--sysfs", dir]).out.contains('\x1b'));
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
@@ -187,7 +180,7 @@ fn the_whole_card_and_the_whole_group_go_with_one_word_and_no_driver_takes_them_
 
 #[test]
 fn a_script_leaves_alone_what_is_elsewhere_by_now_or_another_device() {
-    let folder = lay(&tree(CARD), Links::Symbolic);
+    let folder = lay(&tree(GRAPHICS_CARD), Links::Symbolic);
     let dir = folder.path().to_str().unwrap();
     let sys = folder.path().join("sys");
     let file = folder.path().join("script");

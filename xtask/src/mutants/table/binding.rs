@@ -12,6 +12,17 @@ const USERS: &str = "device-model/src/sync/users.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
+        name: "leaving-device-hidden",
+        file: UNBIND,
+        rule: "D68: a device that is being removed is found until its driver has let go",
+        old: "if first {
+        dev.notify(&BusEvent::Deleting(dev));",
+        new: "if first {
+        dev.bus().hide(dev);
+        dev.notify(&BusEvent::Deleting(dev));",
+        suites: DEVICE,
+    },
+    Mutant {
         name: "failed-probe-keeps-dma",
         file: BINDING,
         rule: "D34, E2: a probe that fails ends the right to DMA",

@@ -14,6 +14,22 @@ const TYPE1: &str = "vfio-owner/src/type1/mapping.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
+        name: "limit-before-memory",
+        file: TYPE1,
+        rule: "Vt15.12, Vt15.13: of the limit and memory that is not there, whichever page comes first",
+        old: "self.try_pinning(addr, below * PAGE_SIZE)?;",
+        new: "let _ = self.try_pinning(addr, below * PAGE_SIZE);",
+        suites: VFIO,
+    },
+    Mutant {
+        name: "found-later-joins",
+        file: "iommu-core/src/device_group/pci.rs",
+        rule: "a running kernel groups a function as it says itself",
+        old: "if self.arrival == Arrival::OneByOne && looks_alone {",
+        new: "if self.arrival == Arrival::OneByOne && looks_alone && false {",
+        suites: VFIO,
+    },
+    Mutant {
         name: "foreign-right-maps",
         file: MAPPING,
         rule: "the right to map memory is that of one subsystem",
