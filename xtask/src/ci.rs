@@ -15,8 +15,8 @@ use shell::Shell;
 use steps::STEPS;
 
 /// What is published, dependencies first.
-pub(crate) const PACKAGES: [&str; 6] =
-    ["dma-locks", "device-model", "iommu-core", "iommufd-owner", "vfio-owner", "vfio-host"];
+pub(crate) const PACKAGES: [&str; 7] =
+    ["dma-locks", "device-model", "iommu-core", "iommufd-owner", "vfio-owner", "vfio-host", "vfio-room"];
 
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();

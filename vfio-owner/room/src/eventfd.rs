@@ -4,7 +4,6 @@ use std::fmt;
 use std::io::IoSliceMut;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::{ReadWriteFlags, preadv2};
 use vfio_owner::device_ops::{Event, Listening};
@@ -17,10 +16,15 @@ pub(crate) struct Ears(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     /// Leaf lock.
-    ears: Mutex<Vec<Ear>>,
-    next: AtomicU64,
+    ears: Mutex<Listened>,
     /// Wakes the supervisor, which waits for what was there when it began to wait.
     wake: Arc<OwnedFd>,
+}
+
+#[derive(Debug, Default)]
+struct Listened {
+    ears: Vec<Ear>,
+    next: u64,
 }
 
 /// An eventfd, and who hears it.
@@ -33,12 +37,12 @@ pub(crate) struct Ear {
 
 impl Ears {
     pub(crate) fn new(wake: Arc<OwnedFd>) -> Self {
-        Self(Arc::new(Shared { ears: Mutex::default(), next: AtomicU64::new(0), wake }))
+        Self(Arc::new(Shared { ears: Mutex::default(), wake }))
     }
 
     /// Returns what is to be waited for.
     pub(crate) fn all(&self) -> Vec<Ear> {
-        self.0.ears.lock().clone()
+        self.0.ears.lock().ears.clone()
     }
 
     /// Returns the eventfd as what interrupts signal.
@@ -77,8 +81,11 @@ impl Event for Eventfd {
     }
 
     fn listen(&self, heard: Arc<dyn Fn() + Send + Sync>) -> Option<Listening> {
-        let number = self.ears.0.next.fetch_add(1, Ordering::Relaxed);
-        self.ears.0.ears.lock().push(Ear { number, eventfd: self.eventfd.clone(), heard });
+        let mut listened = self.ears.0.ears.lock();
+        let number = listened.next;
+        listened.next += 1;
+        listened.ears.push(Ear { number, eventfd: self.eventfd.clone(), heard });
+        drop(listened);
         let _ = rustix::io::write(&*self.ears.0.wake, &1_u64.to_ne_bytes());
         Some(Listening::new(Until { number, ears: self.ears.clone() }))
     }
@@ -92,6 +99,6 @@ struct Until {
 
 impl Drop for Until {
     fn drop(&mut self) {
-        self.ears.0.ears.lock().retain(|ear| ear.number != self.number);
+        self.ears.0.ears.lock().ears.retain(|ear| ear.number != self.number);
     }
 }

@@ -57,7 +57,7 @@ fn format(shell: &Shell) -> Result<Verdict> {
 
 fn clippy(shell: &Shell) -> Result<Verdict> {
     shell.cargo("clippy --workspace --all-targets --all-features -- -D warnings", &[])?;
-    for package in LIBRARIES.into_iter().chain(["vfio-host"]) {
+    for package in LIBRARIES.into_iter().chain(["vfio-host", "vfio-room"]) {
         shell.cargo(&format!("clippy -p {package} --no-default-features -- -D warnings"), &[])?;
     }
     shell.cargo("clippy -p iommu-core --no-default-features --features software -- -D warnings", &[])?;

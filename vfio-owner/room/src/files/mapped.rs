@@ -1,8 +1,9 @@
 //! Regions that are mapped: the memory that programs reach without the supervisor stands in for the model.
 
+use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -116,33 +117,31 @@ impl RegionMemory for Window {
 /// A thread that polls a device. Dropping it ends it.
 #[derive(Debug)]
 struct Poller {
-    stop: Arc<AtomicBool>,
+    /// The thread goes on until this is gone.
+    go_on: Option<Sender<Infallible>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Poller {
     fn of(device: OpenDevice) -> std::io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let seen = stop.clone();
+        let (go_on, end) = channel();
         let run = move || {
             let mut pause = SOON;
-            while !seen.load(Ordering::Acquire) {
-                match device.poll() {
-                    Polled::Busy => pause = SOON,
-                    Polled::Idle => {
-                        thread::sleep(pause);
-                        pause = (pause + pause / 8).min(LATE);
-                    }
-                }
+            while end.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                pause = match device.poll() {
+                    Polled::Busy => Duration::ZERO,
+                    Polled::Idle => (pause + pause / 8).clamp(SOON, LATE),
+                };
             }
         };
-        Ok(Self { stop, thread: Some(thread::Builder::new().name("device".into()).spawn(run)?) })
+        let thread = thread::Builder::new().name("device".into()).spawn(run)?;
+        Ok(Self { go_on: Some(go_on), thread: Some(thread) })
     }
 }
 
 impl Drop for Poller {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
+        self.go_on = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
