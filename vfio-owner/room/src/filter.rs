@@ -12,6 +12,7 @@ use crate::calls::{FIRST_UNKNOWN, ROWS, Row};
 
 /// Architecture of a program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(not(test), expect(dead_code, reason = "tests look at the program of the other one as well"))]
 pub(crate) enum Architecture {
     X86_64,
     Aarch64,

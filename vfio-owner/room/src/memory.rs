@@ -3,6 +3,7 @@
 //! An address space is held by its file in `/proc`, opened when memory is mapped first: it stays that address space if the
 //! process executes another program. To a device, a gigabyte of it is a window of physical memory.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -143,11 +144,13 @@ impl UserMemory for Process {
             return Err(bad);
         }
         let mut windows = self.windows.lock();
-        if !windows.contains_key(&number) {
-            let part = Part { space: self.space.clone(), start: number * WINDOW };
-            windows.insert(number, (self.memory.window(WINDOW, Arc::new(part)).ok_or(bad)?, 0));
-        }
-        let (window, pins) = windows.get_mut(&number).ok_or(bad)?;
+        let (window, pins) = match windows.entry(number) {
+            Entry::Occupied(window) => window.into_mut(),
+            Entry::Vacant(place) => {
+                let part = Part { space: self.space.clone(), start: number * WINDOW };
+                place.insert((self.memory.window(WINDOW, Arc::new(part)).ok_or(bad)?, 0))
+            }
+        };
         *pins += bytes / PAGE;
         let phys = window.at().checked_add(offset).ok_or(bad)?;
         Ok(PinnedRun { phys, bytes })
@@ -271,7 +274,8 @@ impl Mapping {
     }
 
     fn permits(&self, access: Access) -> bool {
-        (self.writes || access == Access::Read) && (self.reads || self.writes)
+        // What can be written can be read.
+        self.writes || access == Access::Read && self.reads
     }
 }
 

@@ -58,7 +58,8 @@ impl Listener {
 
     /// Gives the caller a descriptor of `file`, which is the answer to its call.
     pub(crate) fn send_file(&self, id: u64, file: BorrowedFd<'_>, flags: u32) -> io::Result<()> {
-        self.add(id, file, flags, libc::SECCOMP_ADDFD_FLAG_SEND as u32).map(drop)
+        // `SECCOMP_ADDFD_FLAG_SEND`.
+        self.add(id, file, flags, 1 << 1).map(drop)
     }
 
     /// Gives the caller a descriptor of `file`, and returns its number. The caller waits on.

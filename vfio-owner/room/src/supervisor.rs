@@ -215,6 +215,6 @@ fn reply(listener: &Listener, id: u64, answer: Result<i64, Errno>) {
 
 /// Lets the kernel do the call.
 fn pass_on(listener: &Listener, id: u64) {
-    let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
-    let _ = listener.send(libc::seccomp_notif_resp { id, val: 0, error: 0, flags });
+    // `SECCOMP_USER_NOTIF_FLAG_CONTINUE`.
+    let _ = listener.send(libc::seccomp_notif_resp { id, val: 0, error: 0, flags: 1 });
 }

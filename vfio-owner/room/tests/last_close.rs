@@ -1,10 +1,14 @@
 //! The last close of a file, however it comes. Alone in its process: a child that another test starts has all descriptors until
 //! it executes its program.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[expect(dead_code, reason = "other tests have the rest")]
 #[path = "room/calls.rs"]
 mod calls;
+#[expect(dead_code, reason = "other tests have the rest")]
 #[path = "room/opened.rs"]
 mod opened;
+#[expect(dead_code, reason = "other tests have the rest")]
 #[path = "room/rig.rs"]
 mod rig;
 

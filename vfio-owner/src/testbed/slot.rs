@@ -1,5 +1,6 @@
 //! What sits in the slots of a machine.
 
+use alloc::boxed::Box;
 use alloc::string::ToString;
 use alloc::sync::{Arc, Weak};
 use core::fmt;
@@ -101,7 +102,7 @@ impl Slot {
 }
 
 /// Makes the model of a function, which may hold the slot that it sits in.
-pub(super) type MakeModel = alloc::boxed::Box<dyn FnOnce(Slot) -> Arc<dyn FunctionModel>>;
+pub(super) type MakeModel = Box<dyn FnOnce(Slot) -> Arc<dyn FunctionModel>>;
 
 impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -67,7 +67,10 @@ struct Latest {
 impl Vfs {
     /// Shows `machine`.
     pub fn new(machine: Arc<Machine>) -> Self {
-        let latest = Mutex::new(Latest::of(&machine, Survey::of(&machine), 0));
+        let survey = Survey::of(&machine);
+        let outline = survey.outline();
+        let tree = Arc::new(Tree::new(0, layout::root(&Structure::of(&machine, survey))));
+        let latest = Mutex::new(Latest { outline, tree });
         Self(Arc::new(Shared { machine, settings: Settings::default(), latest }))
     }
 
@@ -80,18 +83,20 @@ impl Vfs {
     /// this is the same tree, and only the machine's lists are looked at.
     pub fn tree(&self) -> Arc<Tree> {
         let survey = Survey::of(self.machine());
+        {
+            let latest = self.0.latest.lock();
+            if latest.outline.is_of(&survey) {
+                return latest.tree.clone();
+            }
+        }
+        // Made without the lock: it looks at devices.
+        let outline = survey.outline();
+        let root = layout::root(&Structure::of(self.machine(), survey));
         let mut latest = self.0.latest.lock();
-        if !latest.outline.is_of(&survey) {
-            *latest = Latest::of(self.machine(), survey, latest.tree.generation() + 1);
+        if latest.outline != outline {
+            let tree = Arc::new(Tree::new(latest.tree.generation() + 1, root));
+            *latest = Latest { outline, tree };
         }
         latest.tree.clone()
-    }
-}
-
-impl Latest {
-    fn of(machine: &Machine, survey: Survey, generation: u64) -> Self {
-        let outline = survey.outline();
-        let structure = Structure::of(machine, survey);
-        Self { outline, tree: Arc::new(Tree::new(generation, layout::root(&structure))) }
     }
 }

@@ -39,7 +39,6 @@ impl Supervisor {
 
     fn change_directory(&self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
         match self.walk(trapped.task, libc::AT_FDCWD, &trapped.string(0)?, Last::Follow)? {
-            Place::Missing => Err(Errno::NOENT),
             Place::Machine(path, Node::Directory(_)) => self.enter(trapped, Some(path)),
             Place::Machine(..) | Place::Mark => Err(Errno::NOTDIR),
             Place::Host(place) if place.native => self.leave(trapped),
@@ -47,7 +46,7 @@ impl Supervisor {
             Place::Host(place) if place.path.metadata().is_ok_and(|found| found.is_dir()) => {
                 self.enter(trapped, Some(place.path))
             }
-            Place::Host(_) => Err(Errno::NOENT),
+            Place::Missing | Place::Host(_) => Err(Errno::NOENT),
         }
     }
 

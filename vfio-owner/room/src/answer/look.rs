@@ -53,7 +53,7 @@ impl Supervisor {
             if path.is_some() && !flags.contains(AtFlags::EMPTY_PATH) {
                 return Ok(Subject::Native);
             }
-            return self.subject_of_descriptor(trapped.task, dir);
+            return Ok(self.subject_of_descriptor(trapped.task, dir));
         }
         let last = if flags.contains(AtFlags::SYMLINK_NOFOLLOW) { Last::Keep } else { Last::Follow };
         match self.walk(trapped.task, dir, &text, last)? {
@@ -82,19 +82,19 @@ impl Supervisor {
         Ok(Subject::File(place.path, found.into()))
     }
 
-    fn subject_of_descriptor(&self, task: Task, fd: i32) -> Result<Subject, Errno> {
+    fn subject_of_descriptor(&self, task: Task, fd: i32) -> Subject {
         if let Some(path) = self.in_tree(task, fd) {
             // It may have been removed since.
             let view = View::of(&self.vfs);
             let found = match view.node(&path) {
                 Some(node) => Attributes::of_node(&path, node),
                 None if path == Path::new(MARK) => Attributes::of_attribute(&path, 0o444, 4096),
-                None => return Ok(Subject::Native),
+                None => return Subject::Native,
             };
-            return Ok(Subject::File(path, found));
+            return Subject::File(path, found);
         }
         let open = if fd == libc::AT_FDCWD { None } else { self.open_file(&task.descriptor(fd)) };
-        Ok(open.unwrap_or(Subject::Native))
+        open.unwrap_or(Subject::Native)
     }
 
     /// What there is to say of an open file of ours.
@@ -125,7 +125,8 @@ impl Supervisor {
         }
         // Whoever calls is the owner.
         let granted = found.mode >> 6 & 7;
-        if wanted & !granted & 7 == 0 { Ok(Answer::Value(0)) } else { Err(Errno::ACCESS) }
+        let missing = wanted & !granted & 7;
+        if missing == 0 { Ok(Answer::Value(0)) } else { Err(Errno::ACCESS) }
     }
 
     pub(super) fn read_link(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {

@@ -165,7 +165,7 @@ fn reads_of_whole_records_are_trapped() {
     check(
         Call::Read,
         &[read(40), read(80), read(4000), read(0xffff_fff0), read(21), read(39), read(41), read(79)],
-        &[read(0), read(1), read(16), read(20), read(81), read(4096), read(832), read(1 << 32), read(1 << 32 | 40)],
+        &[read(0), read(1), read(16), read(20), read(81), read(4096), read(832), read(1 << 32), read(0x1_0000_0028)],
     );
 }
 

@@ -16,11 +16,17 @@ pub(crate) fn ioctl_file(file: &impl AsFd, number: u32, argument: usize) -> Resu
     ioctl(file, number, argument).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// An argument that is a descriptor or a set of flags.
+pub(crate) fn arg(value: i32) -> usize {
+    isize::try_from(value).unwrap().cast_unsigned()
+}
+
 /// Makes a call by number. Returns its error, if it fails.
 pub(crate) fn call(number: libc::c_long, args: &[usize]) -> Result<i64, i32> {
-    let arg = |index: usize| args.get(index).copied().unwrap_or(0);
+    let argument = |index: usize| args.get(index).copied().unwrap_or(0);
     // SAFETY: the tests pass addresses of what lives through the call.
-    let result = unsafe { libc::syscall(number, arg(0), arg(1), arg(2), arg(3), arg(4), arg(5)) };
+    let result =
+        unsafe { libc::syscall(number, argument(0), argument(1), argument(2), argument(3), argument(4), argument(5)) };
     if result < 0 { Err(last()) } else { Ok(result) }
 }
 
@@ -89,11 +95,11 @@ impl Drop for Mapping {
 /// Puts the calling thread under a filter without a listener, which answers `number` with `errno`, and allows all else.
 pub(crate) fn filter(number: libc::c_long, errno: i32) {
     use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
-    let instruction = |code: u32, k: u32, no: u8| libc::sock_filter { code: code as u16, jt: 0, jf: no, k };
+    let instruction = |code: u32, k, jf| libc::sock_filter { code: code.try_into().unwrap(), jt: 0, jf, k };
     let mut program = [
         instruction(BPF_LD | BPF_W | BPF_ABS, 0, 0),
-        instruction(BPF_JMP | BPF_JEQ | BPF_K, number as u32, 1),
-        instruction(BPF_RET | BPF_K, libc::SECCOMP_RET_ERRNO | errno as u32, 0),
+        instruction(BPF_JMP | BPF_JEQ | BPF_K, number.try_into().unwrap(), 1),
+        instruction(BPF_RET | BPF_K, libc::SECCOMP_RET_ERRNO | errno.cast_unsigned(), 0),
         instruction(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW, 0),
     ];
     let program = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };

@@ -74,9 +74,9 @@ fn an_interrupt_signals_an_eventfd() {
         let opened = Opened::through_group(&group, CARD);
         let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
         // argsz, DATA_EVENTFD | ACTION_TRIGGER, INTx, 0, 1, the descriptor.
-        let request: [u32; 6] = [24, 4 | 32, 0, 0, 1, eventfd.as_raw_fd() as u32];
+        let request: [u32; 6] = [24, 4 | 32, 0, 0, 1, eventfd.as_raw_fd().cast_unsigned()];
         ioctl(&opened.device, SET_IRQS, (&raw const request).addr()).unwrap();
-        let not_an_eventfd: [u32; 6] = [24, 4 | 32, 0, 0, 1, opened.group.as_raw_fd() as u32];
+        let not_an_eventfd: [u32; 6] = [24, 4 | 32, 0, 0, 1, opened.group.as_raw_fd().cast_unsigned()];
         assert_eq!(ioctl(&opened.device, SET_IRQS, (&raw const not_an_eventfd).addr()), Err(libc::EINVAL));
         let pci = machine.vfio_pci().device(CARD).unwrap();
         pci.raise(IrqIndex::INTX, 0);

@@ -9,7 +9,7 @@ use std::path::Path;
 use tempfile::TempDir;
 use vfio_room::Room;
 
-use crate::calls::{call, ioctl};
+use crate::calls::{arg, call, ioctl};
 use crate::rig::{machine, open};
 
 const CONTENT: &str = "untouched";
@@ -81,10 +81,10 @@ fn by_open() {
                     libc::O_WRONLY | libc::O_APPEND,
                     libc::O_WRONLY | libc::O_TRUNC | libc::O_CREAT,
                 ] {
-                    let flags = flags as usize;
-                    let cwd = libc::AT_FDCWD as usize;
+                    let flags = arg(flags);
+                    let cwd = arg(libc::AT_FDCWD);
                     assert_eq!(call(libc::SYS_openat, &[cwd, at, flags, 0o666]), Err(libc::EACCES), "{way}");
-                    let how = [flags as u64, if flags & libc::O_CREAT as usize == 0 { 0 } else { 0o666 }, 0];
+                    let how = [flags as u64, if flags & arg(libc::O_CREAT) == 0 { 0 } else { 0o666 }, 0];
                     let how = [cwd, at, how.as_ptr().addr(), 24];
                     assert_eq!(call(libc::SYS_openat2, &how), Err(libc::EACCES), "{way}");
                     #[cfg(target_arch = "x86_64")]
@@ -94,8 +94,8 @@ fn by_open() {
                 assert_eq!(call(libc::SYS_creat, &[at, 0o666]), Err(libc::EACCES), "{way}");
                 let new = c(&format!("{}/new", Path::new(&way).parent().unwrap().display()));
                 if !way.ends_with("/file") {
-                    let flags = (libc::O_WRONLY | libc::O_CREAT) as usize;
-                    let new = [libc::AT_FDCWD as usize, new.as_ptr().addr(), flags, 0o666];
+                    let flags = arg(libc::O_WRONLY | libc::O_CREAT);
+                    let new = [arg(libc::AT_FDCWD), new.as_ptr().addr(), flags, 0o666];
                     assert_eq!(call(libc::SYS_openat, &new), Err(libc::EACCES), "{way}");
                 }
             })
@@ -116,7 +116,7 @@ fn by_calls_with_paths() {
         let (path, own) = (c(&way), c(&own));
         let new = c(&format!("{}/new", Path::new(&way).parent().unwrap().display()));
         let [path, own, new] = [&path, &own, &new].map(|path| path.as_ptr().addr());
-        let cwd = libc::AT_FDCWD as usize;
+        let cwd = arg(libc::AT_FDCWD);
         refused(libc::SYS_truncate, &[path, 0]);
         refused(libc::SYS_unlinkat, &[cwd, path, 0]);
         refused(libc::SYS_renameat, &[cwd, path, cwd, own]);
@@ -159,7 +159,7 @@ fn by_descriptors() {
     let decoy = Decoy::new();
     let writable = OpenOptions::new().read(true).write(true).open(decoy.attribute()).unwrap();
     let readable = File::open(decoy.attribute()).unwrap();
-    let fd = writable.as_raw_fd() as usize;
+    let fd = arg(writable.as_raw_fd());
     let refused = |number, args: &[usize], errno| {
         assert_eq!(decoy.room.enter(|| call(number, args)).unwrap(), Err(errno), "{number}");
         decoy.check();
@@ -175,28 +175,28 @@ fn by_descriptors() {
     refused(libc::SYS_pwritev2, &[fd, vector, 1, 0, 0, 0], libc::EPERM);
     let source = tempfile::tempfile().unwrap();
     std::io::Write::write_all(&mut &source, bytes).unwrap();
-    let from = source.as_raw_fd() as usize;
+    let from = arg(source.as_raw_fd());
     let zero = 0_u64;
     let start = (&raw const zero).addr();
     refused(libc::SYS_sendfile, &[fd, from, start, 12], libc::EPERM);
     refused(libc::SYS_copy_file_range, &[from, start, fd, 0, 12, 0], libc::EPERM);
     let (pipe, into) = rustix::pipe::pipe().unwrap();
     rustix::io::write(&into, bytes).unwrap();
-    refused(libc::SYS_splice, &[pipe.as_raw_fd() as usize, 0, fd, 0, 12, 0], libc::EPERM);
+    refused(libc::SYS_splice, &[arg(pipe.as_raw_fd()), 0, fd, 0, 12, 0], libc::EPERM);
     refused(libc::SYS_ftruncate, &[fd, 0], libc::EPERM);
-    let fd = readable.as_raw_fd() as usize;
+    let fd = arg(readable.as_raw_fd());
     refused(libc::SYS_fchmod, &[fd, 0o777], libc::EPERM);
     refused(libc::SYS_fchown, &[fd, 1, 1], libc::EPERM);
     let name = c("user.a");
     refused(libc::SYS_fsetxattr, &[fd, name.as_ptr().addr(), at, 1, 0], libc::EPERM);
     let (link, empty) = (c(&format!("/proc/self/fd/{fd}")), c(""));
-    let cwd = libc::AT_FDCWD as usize;
-    refused(libc::SYS_openat, &[cwd, link.as_ptr().addr(), libc::O_WRONLY as usize], libc::EACCES);
-    refused(libc::SYS_fchownat, &[fd, empty.as_ptr().addr(), 1, 1, libc::AT_EMPTY_PATH as usize], libc::EPERM);
+    let cwd = arg(libc::AT_FDCWD);
+    refused(libc::SYS_openat, &[cwd, link.as_ptr().addr(), arg(libc::O_WRONLY)], libc::EACCES);
+    refused(libc::SYS_fchownat, &[fd, empty.as_ptr().addr(), 1, 1, arg(libc::AT_EMPTY_PATH)], libc::EPERM);
     // From a directory that is open.
     let directory = File::open(decoy.directory.path()).unwrap();
     let name = c("attribute");
-    let from = [directory.as_raw_fd() as usize, name.as_ptr().addr(), libc::O_WRONLY as usize];
+    let from = [arg(directory.as_raw_fd()), name.as_ptr().addr(), arg(libc::O_WRONLY)];
     refused(libc::SYS_openat, &from, libc::EACCES);
 }
 

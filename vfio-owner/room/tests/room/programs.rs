@@ -89,7 +89,7 @@ fn scripts_that_bind() {
     };
     let device = format!("/sys/bus/pci/devices/{CARD}");
     assert_eq!(bound(&format!("echo {CARD} > {device}/driver/unbind")), None);
-    assert_eq!(bound(&format!("echo 8086 10d3 > /sys/bus/pci/drivers/vfio-pci/new_id")).as_deref(), Some("vfio-pci"));
+    assert_eq!(bound("echo 8086 10d3 > /sys/bus/pci/drivers/vfio-pci/new_id").as_deref(), Some("vfio-pci"));
     assert_eq!(bound(&format!("printf %s {CARD} > {device}/driver/unbind")), None);
     assert_eq!(
         bound(&format!("echo pci-stub > {device}/driver_override; echo {CARD} | tee /sys/bus/pci/drivers_probe"))

@@ -32,7 +32,7 @@ struct Surveyed {
 }
 
 /// What of a survey is kept to tell another from it: it keeps no device that is gone.
-#[derive(Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub(super) struct Outline {
     devices: Vec<(DeviceId, Option<Arc<str>>, Option<GroupId>)>,
     drivers: Vec<Arc<str>>,
