@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use vfio_owner::device_ops::{AffectedFunction, NoHotReset};
 use vfio_owner::error::HotResetError;
-use vfio_owner::iommu_core::device_model::{Errno, Removal};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::iommu_core::device_model::sync::Mutex;
+use vfio_owner::iommu_core::device_model::{Errno, Removal};
 #[cfg(feature = "iommufd")]
 use vfio_owner::iommufd_owner::Context;
 use vfio_owner::{AffectedOwner, Container, DeviceOps, DeviceSetId, GroupFile, OpenDevice, Registration};

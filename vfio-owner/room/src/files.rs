@@ -95,6 +95,14 @@ impl Files {
         self.open(name, Kind::Device { file, node }, memory, OFlags::RDWR | flags)
     }
 
+    /// Makes an open device file stand for `file`.
+    pub(crate) fn becomes(&mut self, user: &OwnedFd, file: File) -> Result<(), Errno> {
+        if let Some(open) = self.open.get_mut(&FileId::of(&fstat(user)?)) {
+            open.kind = Kind::Device { file, node: None };
+        }
+        Ok(())
+    }
+
     /// Opens an attribute for writing. What the supervisor does not see of the writes fails, if it is not to be read as well.
     pub(crate) fn open_attribute(
         &mut self,

@@ -1,11 +1,12 @@
 //! Who calls, and what a call gives back.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use iommu_core::device_model::Errno;
 use iommufd_owner::uapi::NewFaultQueue;
 
-use super::File;
+use super::{File, NewServedFile};
 use crate::OpenDevice;
 use crate::device_ops::Trigger;
 
@@ -32,6 +33,8 @@ pub enum NewFile {
     Device(OpenDevice),
     /// A fault queue.
     FaultQueue(NewFaultQueue),
+    /// A file of another kind.
+    Served(Box<dyn NewServedFile>),
 }
 
 impl NewFile {
@@ -43,6 +46,7 @@ impl NewFile {
     pub fn install(self, descriptor: i32, caller: &dyn Caller) -> Result<(File, u32), Errno> {
         match self {
             Self::Device(device) => Ok((File::Device(device), u32::try_from(descriptor).map_err(|_| Errno::EBADF)?)),
+            Self::Served(file) => Ok((File::Served(file.install(descriptor, caller)?), 0)),
             Self::FaultQueue(queue) => Ok((File::FaultQueue(Arc::new(queue.install(descriptor, caller)?)), 0)),
         }
     }
