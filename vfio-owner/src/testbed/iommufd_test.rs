@@ -8,6 +8,7 @@
 mod access_file;
 mod command;
 mod counted_memory;
+mod fault_point;
 mod mock_device;
 mod mock_iommu;
 
@@ -25,6 +26,7 @@ use iommufd_owner::uapi::Capability;
 use iommufd_owner::{Context, ObjectId};
 
 use self::counted_memory::{CountedMemory, PinCounts};
+use self::fault_point::Injection;
 use self::mock_device::MockDevice;
 use self::mock_iommu::MockIommu;
 use crate::device_ops::Trigger;
@@ -92,6 +94,7 @@ impl Drop for OpenIommufd {
 
 impl ServedFile for TestIommufd {
     fn ioctl(&self, number: u32, argument: u64, caller: &dyn Caller) -> Result<Reply, Errno> {
+        let _injection = Injection::begin(caller);
         let caller = TestCaller { caller, pins: &self.0.support.pins, memory: OnceCell::new(), hidden: None };
         match number {
             command::TEST => command::run(&self.0, UserAddr::new(argument), &caller),
@@ -133,6 +136,9 @@ impl iommufd_owner::uapi::Caller for TestCaller<'_> {
     }
 
     fn read(&self, at: UserAddr, into: &mut [u8]) -> Result<(), BadAddress> {
+        if fault_point::fails() {
+            return Err(BadAddress { at });
+        }
         self.caller.read(at, into)?;
         let offset = self.hidden.and_then(|hidden| hidden.get().checked_sub(at.get()));
         let byte = offset.and_then(|offset| into.get_mut(usize::try_from(offset).ok()?));
@@ -141,6 +147,9 @@ impl iommufd_owner::uapi::Caller for TestCaller<'_> {
     }
 
     fn write(&self, at: UserAddr, from: &[u8]) -> Result<(), BadAddress> {
+        if fault_point::fails() {
+            return Err(BadAddress { at });
+        }
         self.caller.write(at, from)
     }
 }

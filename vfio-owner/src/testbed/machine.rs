@@ -130,6 +130,14 @@ impl Machine {
         iommufd_owner::Context::new(name, &self.physical_memory)
     }
 
+    /// Returns whether `/dev/iommu` has the test calls of a kernel that was built to test itself, and faults can be injected.
+    pub fn tests_iommufd(&self) -> bool {
+        #[cfg(feature = "iommufd-test")]
+        return self.iommufd_test.is_some();
+        #[cfg(not(feature = "iommufd-test"))]
+        false
+    }
+
     /// Opens `/dev/iommu` for calls by number: with its test calls, if the machine was built with test support.
     pub(super) fn open_iommufd_file(&self, name: &str) -> crate::uapi::File {
         let context = self.open_iommufd(name);

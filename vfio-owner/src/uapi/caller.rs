@@ -20,6 +20,17 @@ pub trait Caller: iommufd_owner::uapi::Caller {
     /// # Errors
     /// `EBADF` if the descriptor is not open, `EINVAL` if it is no eventfd.
     fn trigger(&self, descriptor: i32) -> Result<Trigger, Errno>;
+
+    /// Returns which of the things that can fail in this call is to fail, as `/proc/PID/fail-nth` says: the first is 1. None
+    /// by default, which is 0. Only files that inject faults ask for it.
+    fn fail_nth(&self) -> u32 {
+        0
+    }
+
+    /// Takes note of what is left of [`fail_nth`](Self::fail_nth) when the call ends: 0 once something failed.
+    fn failed_nth(&self, left: u32) {
+        let _ = left;
+    }
 }
 
 /// What a call gives back.

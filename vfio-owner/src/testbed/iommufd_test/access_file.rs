@@ -13,6 +13,7 @@ use iommu_core::{IovaRange, UserAddr};
 use iommufd_owner::{AccessPins, IoasAccess, ObjectId};
 
 use super::OpenIommufd;
+use super::fault_point::{self, Injection};
 use crate::uapi::{Caller, File, NewServedFile, ServedFile};
 
 /// An access, which keeps the iommufd open that it is of.
@@ -106,6 +107,10 @@ impl NewAccessFile {
 
 impl NewServedFile for NewAccessFile {
     fn install(self: Box<Self>, descriptor: i32, caller: &dyn Caller) -> Result<Arc<dyn ServedFile>, Errno> {
+        let _injection = Injection::begin(caller);
+        if fault_point::fails() {
+            return Err(Errno::EFAULT);
+        }
         caller.write(self.at, &descriptor.to_ne_bytes()).map_err(|error| error.errno())?;
         Ok(Arc::new(self.file))
     }

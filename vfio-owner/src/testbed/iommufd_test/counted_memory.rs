@@ -9,6 +9,8 @@ use iommu_core::device_model::sync::SpinMutex;
 use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use iommu_core::{Access, PhysAddr, UserAddr, UserMemory};
 
+use super::fault_point;
+
 /// How often each physical page is pinned. A clone counts the same.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PinCounts(Arc<SpinMutex<BTreeMap<u64, u64>>>);
@@ -41,6 +43,9 @@ pub(super) struct CountedMemory {
 
 impl UserMemory for CountedMemory {
     fn pin(&self, at: UserAddr, bytes: u64, access: Access) -> Result<PinnedRun, BadAddress> {
+        if fault_point::fails() {
+            return Err(BadAddress { at });
+        }
         let run = self.inner.pin(at, bytes, access)?;
         self.counts.change(run, |count| count + 1);
         Ok(run)
@@ -64,6 +69,10 @@ impl UserMemory for CountedMemory {
     }
 
     fn charge(&self, account: Account, limit: Limit, pages: u64) -> Result<(), OverLimit> {
+        // What is only counted cannot fail.
+        if limit == Limit::Enforced && fault_point::fails() {
+            return Err(OverLimit { locked: 0, limit: 0, wanted: pages });
+        }
         self.inner.charge(account, limit, pages)
     }
 

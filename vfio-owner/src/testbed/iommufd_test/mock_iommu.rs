@@ -17,6 +17,8 @@ use iommu_core::hardware::{
 };
 use iommu_core::{DefaultDomainType, Domain, Iova, IovaRange, PhysAddr, Protection};
 
+use super::fault_point;
+
 /// Size of the smallest I/O page.
 pub(super) const IO_PAGE: u64 = 2048;
 /// Size of a large I/O page.
@@ -73,6 +75,11 @@ fn flags_of(dev: &Endpoint) -> DeviceFlags {
     dev.description::<DeviceFlags>().copied().unwrap_or(DeviceFlags::empty())
 }
 
+/// Fails where there is to be no memory.
+fn no_memory() -> Result<(), HardwareError> {
+    if fault_point::fails() { Err(HardwareError::new(Errno::ENOMEM, "an injected fault")) } else { Ok(()) }
+}
+
 fn unsupported(reason: &'static str) -> HardwareError {
     HardwareError::new(Errno::EOPNOTSUPP, reason)
 }
@@ -87,6 +94,7 @@ impl IommuDriver for MockIommu {
     }
 
     fn probe(&self, dev: &Endpoint, _faults: Arc<dyn FaultSink>) -> Result<EndpointProperties, HardwareError> {
+        no_memory()?;
         let flags = flags_of(dev);
         let mut capabilities = Capabilities::CACHE_COHERENCY
             | Capabilities::MSI_ISOLATION
@@ -106,6 +114,7 @@ impl IommuDriver for MockIommu {
     }
 
     fn allocate(&self, kind: DomainKind, dev: &Endpoint) -> Result<Box<dyn HardwareDomain>, HardwareError> {
+        no_memory()?;
         match kind {
             DomainKind::Paging => Ok(Box::new(MockDomain::paging(PagingFlags::empty(), flags_of(dev)))),
             // Both map nothing.
@@ -123,6 +132,7 @@ impl IommuDriver for MockIommu {
         if data.is_some() {
             return Err(unsupported("a mock page table of an address space needs no data"));
         }
+        no_memory()?;
         Ok(Box::new(MockDomain::paging(flags, flags_of(dev))))
     }
 
@@ -294,6 +304,9 @@ impl Paging for MockDomain {
         count: usize,
         _protection: Protection,
     ) -> Result<usize, HardwareError> {
+        if fault_point::fails() {
+            return Err(HardwareError::new(Errno::ENOENT, "an injected fault"));
+        }
         let mut pages = self.table()?.pages.lock();
         let first = iova.get() / IO_PAGE;
         let io_pages = page_size / IO_PAGE * count as u64;
