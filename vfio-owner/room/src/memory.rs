@@ -6,6 +6,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -142,7 +143,7 @@ impl Process {
             let (start, end) = (mapping.start.max(at), mapping.end.min(at + bytes));
             let bytes = end.checked_sub(start).filter(|bytes| *bytes > 0 && mapping.is_shared)?;
             let name = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
-            let file = File::open(self.task.proc(&name)).ok()?;
+            let file = OpenOptions::new().read(true).write(mapping.writes).open(self.task.proc(&name)).ok()?;
             Some(Kept { start, bytes, file, offset: mapping.offset + (start - mapping.start) })
         });
         self.kept.lock().extend(kept);
@@ -157,17 +158,21 @@ impl Process {
         drop(gone);
     }
 
-    /// Reads memory that was kept of a process that has gone.
+    /// Reads or writes memory that was kept of a process that has gone, in its file.
     // F109.
-    fn read_kept(&self, at: UserAddr, into: &mut [u8]) -> Result<(), BadAddress> {
-        let bytes = into.len() as u64;
+    fn in_kept(
+        &self,
+        at: UserAddr,
+        bytes: usize,
+        act: impl FnOnce(&File, u64) -> io::Result<()>,
+    ) -> Result<(), BadAddress> {
         let kept = self.kept.lock();
         let found = kept.iter().find_map(|kept| {
             let inside = at.get().checked_sub(kept.start)?;
-            (inside.checked_add(bytes)? <= kept.bytes).then_some((kept, inside))
+            (inside.checked_add(bytes as u64)? <= kept.bytes).then_some((&kept.file, kept.offset + inside))
         });
-        let (kept, inside) = found.ok_or(BadAddress { at })?;
-        kept.file.read_exact_at(into, kept.offset + inside).map_err(|_| BadAddress { at })
+        let (file, offset) = found.ok_or(BadAddress { at })?;
+        act(file, offset).map_err(|_| BadAddress { at })
     }
 
     /// How much of the range is mapped for this access, in bytes.
@@ -237,14 +242,14 @@ impl UserMemory for Process {
 
     fn read(&self, at: UserAddr, into: &mut [u8]) -> Result<(), BadAddress> {
         if !self.space.is_alive() {
-            return self.read_kept(at, into);
+            return self.in_kept(at, into.len(), |file, offset| file.read_exact_at(into, offset));
         }
         self.task.read(at.get(), into).map_err(|_| BadAddress { at })
     }
 
     fn write(&self, at: UserAddr, from: &[u8]) -> Result<(), BadAddress> {
         if !self.space.is_alive() {
-            return Err(BadAddress { at });
+            return self.in_kept(at, from.len(), |file, offset| file.write_all_at(from, offset));
         }
         self.task.write(at.get(), from).map_err(|_| BadAddress { at })
     }
