@@ -10,7 +10,7 @@ use iommu_core::device_model::Errno;
 use iommu_core::hardware::{PagePermissions, PageRequest, WantedPage};
 use iommu_core::{Access, Iova, IovaRange, UserAddr};
 use iommufd_owner::uapi::Caller as _;
-use iommufd_owner::{NoObjectError, ObjectId, ObjectType};
+use iommufd_owner::{AccessError, AccessPins, NoIdsError, ObjectId, ObjectType};
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 use super::access_file::{NewAccessFile, Pinning, with_access};
@@ -104,10 +104,6 @@ fn multiples(of: u64, numbers: impl IntoIterator<Item = u64>) -> Result<(), Errn
     if numbers.into_iter().all(|number| number.is_multiple_of(of)) { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
-fn absent(error: NoObjectError) -> Errno {
-    error.errno()
-}
-
 impl Command<'_> {
     fn run(&self) -> Result<Reply, Errno> {
         let Test { id, own: [first, second, third, ..], .. } = self.test;
@@ -155,7 +151,7 @@ impl Command<'_> {
     // F102.
     fn mock_domain(&self, target: ObjectId, flags: DeviceFlags) -> Result<Reply, Errno> {
         let context = &self.iommufd.context;
-        let new = context.new_object().map_err(|error| error.errno())?;
+        let new = context.new_object().map_err(NoIdsError::errno)?;
         let device = Arc::new(MockDevice::new(&self.iommufd.support, context, flags)?);
         let hwpt = device.bound.attach(target).map_err(|error| error.errno())?;
         self.reply(&[new.id().get(), hwpt.get(), device.bound.id().get()])?;
@@ -176,7 +172,7 @@ impl Command<'_> {
     fn check_map(&self, hwpt: ObjectId, iova: u64, bytes: u64, at: u64) -> Result<Reply, Errno> {
         multiples(IO_PAGE, [iova, bytes, at])?;
         let end = at.checked_add(bytes).ok_or(Errno::EINVAL)?;
-        let domain = self.iommufd.context.hwpt_domain(hwpt).map_err(absent)?;
+        let domain = self.iommufd.context.hwpt_domain(hwpt).map_err(|error| error.errno())?;
         if domain.parent().is_some() {
             return Err(Errno::ENOENT);
         }
@@ -241,7 +237,7 @@ impl Command<'_> {
         };
         with_access(self.caller, id, |file| {
             let pins = file.access.pin(Iova::new(iova), bytes, access).map_err(|error| match error {
-                iommufd_owner::AccessError::NeverPins => Errno::EOPNOTSUPP,
+                AccessError::NeverPins => Errno::EOPNOTSUPP,
                 error => error.errno(),
             })?;
             if at != 0 {
@@ -260,7 +256,7 @@ impl Command<'_> {
     }
 
     /// Compares what was pinned with the caller's memory, page by page.
-    fn check_pages(&self, pins: &iommufd_owner::AccessPins, at: u64) -> Result<(), Errno> {
+    fn check_pages(&self, pins: &AccessPins, at: u64) -> Result<(), Errno> {
         let pages = |bytes: u64| (0..bytes / PAGE_SIZE).map(|page| page * PAGE_SIZE);
         let runs = pins.runs();
         let mut pinned = runs.iter().flat_map(|run| pages(run.bytes).map(|offset| run.phys.checked_add(offset)));
@@ -313,7 +309,7 @@ impl Command<'_> {
         if bits > MOST_BITS {
             return Err(Errno::EOVERFLOW);
         }
-        let domain = self.iommufd.context.hwpt_domain(hwpt).map_err(absent)?;
+        let domain = self.iommufd.context.hwpt_domain(hwpt).map_err(|error| error.errno())?;
         if domain.parent().is_some() {
             return Err(Errno::ENOENT);
         }
@@ -333,7 +329,7 @@ impl Command<'_> {
     }
 
     fn check_iotlb(&self, hwpt: ObjectId) -> Result<Reply, Errno> {
-        let domain = self.iommufd.context.hwpt_domain(hwpt).map_err(absent)?;
+        let domain = self.iommufd.context.hwpt_domain(hwpt).map_err(|error| error.errno())?;
         if domain.parent().is_none() {
             return Err(Errno::ENOENT);
         }

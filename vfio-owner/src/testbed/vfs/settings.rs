@@ -1,7 +1,7 @@
 //! What programs set, and nothing else of the machine depends on.
 
 use alloc::collections::BTreeMap;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use iommu_core::device_model::sync::Mutex;
@@ -96,7 +96,7 @@ impl Settings {
         let value = match text.trim_end().to_ascii_lowercase() {
             text if is_switch && (text.starts_with(['y', '1']) || text.starts_with("on")) => "Y\n".into(),
             text if is_switch && (text.starts_with(['n', '0']) || text.starts_with("of")) => "N\n".into(),
-            text if !is_switch && text.parse::<u32>().is_ok() => text.to_string() + "\n",
+            text if !is_switch && text.parse::<u32>().is_ok() => text + "\n",
             _ => return,
         };
         self.faults.lock().insert(file, value);
