@@ -206,14 +206,14 @@ pub struct DeviceInfo {
     /// Number of interrupt indexes, from 0 on.
     pub irqs: u32,
     /// Atomic operations that the way to memory completes: the capability `VFIO_DEVICE_INFO_CAP_PCI_ATOMIC_COMP`.
-    pub atomics: AtomicWidths,
+    pub atomics: PciAtomicOps,
 }
 
 /// Widths of PCI atomic operations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct AtomicWidths(u32);
+pub struct PciAtomicOps(u32);
 
-impl AtomicWidths {
+impl PciAtomicOps {
     /// 32 bits.
     pub const BITS_32: Self = Self(1 << 0);
     /// 64 bits.

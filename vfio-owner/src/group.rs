@@ -1,5 +1,8 @@
 //! VFIO groups: one `/dev/vfio/N` for each IOMMU group with a registered device.
 
+use alloc::collections::BTreeMap;
+#[cfg(feature = "iommufd")]
+use alloc::collections::btree_map::Entry;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -22,8 +25,8 @@ const VFIO_GROUP: LockClass = LockClass::new("VFIO group", 400);
 #[derive(Debug)]
 pub(crate) struct VfioGroup {
     isolation: Isolation,
-    /// Leaf lock: registered devices whose users are not waited for.
-    devices: Mutex<Vec<Arc<VfioDevice>>>,
+    /// Leaf lock: registered devices whose users are not waited for, by name.
+    devices: Mutex<BTreeMap<Arc<str>, Arc<VfioDevice>>>,
     /// The VFIO group lock: taken inside the group list lock, outside those of device sets and containers.
     pub(crate) state: Mutex<GroupState>,
 }
@@ -36,7 +39,7 @@ pub(crate) struct GroupState {
     /// Devices that are in use through their own files.
     // V37.
     #[cfg(feature = "iommufd")]
-    device_files: Vec<Arc<str>>,
+    device_files: BTreeMap<Arc<str>, u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +80,7 @@ impl VfioGroup {
             file: File::Closed,
             attachment: None,
             #[cfg(feature = "iommufd")]
-            device_files: Vec::new(),
+            device_files: BTreeMap::new(),
         };
         Self { isolation, devices: Mutex::default(), state: Mutex::of(VFIO_GROUP, state) }
     }
@@ -99,19 +102,22 @@ impl VfioGroup {
     }
 
     pub(crate) fn devices(&self) -> Vec<Arc<VfioDevice>> {
-        self.devices.lock().clone()
+        self.devices.lock().values().cloned().collect()
     }
 
     pub(crate) fn device(&self, name: &str) -> Option<Arc<VfioDevice>> {
-        self.devices.lock().iter().find(|device| **device.name() == *name).cloned()
+        self.devices.lock().get(name).cloned()
     }
 
     pub(crate) fn add(&self, device: Arc<VfioDevice>) {
-        self.devices.lock().push(device);
+        self.devices.lock().insert(device.name().clone(), device);
     }
 
     pub(crate) fn forget(&self, device: &Arc<VfioDevice>) {
-        self.devices.lock().retain(|known| !Arc::ptr_eq(known, device));
+        let mut devices = self.devices.lock();
+        if devices.get(device.name()).is_some_and(|known| Arc::ptr_eq(known, device)) {
+            devices.remove(device.name());
+        }
     }
 
     /// The last device has left: nothing can be done through an open file any more.
@@ -143,7 +149,7 @@ impl VfioGroup {
         if state.file == File::Open {
             return Err(BindIommufdError::GroupOpen { group: self.id() });
         }
-        state.device_files.push(device.clone());
+        *state.device_files.entry(device.clone()).or_default() += 1;
         Ok(DeviceFileUse { group: self.clone(), device: device.clone() })
     }
 
@@ -185,8 +191,11 @@ pub(crate) struct DeviceFileUse {
 impl Drop for DeviceFileUse {
     fn drop(&mut self) {
         let mut state = self.group.state.lock();
-        if let Some(place) = state.device_files.iter().position(|device| *device == self.device) {
-            state.device_files.swap_remove(place);
+        if let Entry::Occupied(mut uses) = state.device_files.entry(self.device.clone()) {
+            *uses.get_mut() -= 1;
+            if *uses.get() == 0 {
+                uses.remove();
+            }
         }
     }
 }
@@ -202,7 +211,7 @@ impl OpenGroup {
         let mut state = group.state.lock();
         group.gone(&state)?;
         #[cfg(feature = "iommufd")]
-        if let Some(device) = state.device_files.first() {
+        if let Some((device, _)) = state.device_files.first_key_value() {
             return Err(OpenGroupError::DeviceFileInUse { group: group.id(), device: device.clone() });
         }
         if state.file == File::Open {

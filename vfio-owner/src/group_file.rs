@@ -149,7 +149,10 @@ impl GroupFile {
     pub fn device(&self, name: &str) -> Result<OpenDevice, GetDeviceError> {
         let group = self.group();
         // Vt6.2, Vt6.3: asked with no lock held.
-        for device in group.devices() {
+        // First the one that is called so, which need not be looked for.
+        let called = name.split(' ').next().and_then(|name| group.device(name));
+        let others = core::iter::once_with(|| group.devices()).flatten();
+        for device in called.into_iter().chain(others) {
             let unacceptable = |errno| GetDeviceError::Name { device: device.name().clone(), errno };
             if device.ops().matches(device.name(), name).map_err(unacceptable)?
                 && let Some(user) = device.users().enter()

@@ -53,12 +53,16 @@ struct Hardware {
 }
 
 #[derive(Debug)]
-struct Unit(Arc<Hardware>);
+struct Unit {
+    hardware: Arc<Hardware>,
+    page_sizes: u64,
+}
 
 #[derive(Debug)]
 struct Domain {
     hardware: Arc<Hardware>,
     number: u32,
+    page_sizes: u64,
 }
 
 impl IommuDriver for Unit {
@@ -74,7 +78,9 @@ impl IommuDriver for Unit {
     fn release(&self, _dev: &Endpoint) {}
 
     fn allocate(&self, _kind: DomainKind, _dev: &Endpoint) -> Result<Box<dyn HardwareDomain>, HardwareError> {
-        Ok(Box::new(Domain { hardware: self.0.clone(), number: self.0.made.fetch_add(1, Ordering::Relaxed) }))
+        let (hardware, page_sizes) = (self.hardware.clone(), self.page_sizes);
+        let number = hardware.made.fetch_add(1, Ordering::Relaxed);
+        Ok(Box::new(Domain { hardware, number, page_sizes }))
     }
 
     fn block(&self, _dev: &Endpoint) -> Result<(), HardwareError> {
@@ -94,7 +100,7 @@ impl HardwareDomain for Domain {
 
 impl Paging for Domain {
     fn geometry(&self) -> Geometry {
-        let page_sizes = PageSizes::from_bitmap(GRANULE | PAGE_SIZE).unwrap();
+        let page_sizes = PageSizes::from_bitmap(self.page_sizes).unwrap();
         Geometry { page_sizes, first: Iova::new(0), last: Iova::new(0xffff_ffff) }
     }
 
@@ -282,9 +288,15 @@ struct Life {
 
 impl Life {
     fn new(large_pages: LargePages) -> Self {
+        Self::on(large_pages, [GRANULE | PAGE_SIZE; 2])
+    }
+
+    /// On units with these pages.
+    fn on(large_pages: LargePages, page_sizes: [u64; 2]) -> Self {
         let hardware = Arc::new(Hardware { left: AtomicU32::new(u32::MAX), ..Hardware::default() });
         // Each group has a unit of its own, so no domain fits both.
-        let units = [(); 2].map(|()| Arc::new(Unit(hardware.clone())) as Arc<dyn IommuDriver>);
+        let unit = |page_sizes| Arc::new(Unit { hardware: hardware.clone(), page_sizes }) as Arc<dyn IommuDriver>;
+        let units = page_sizes.map(unit);
         let by_letter =
             move |device: &Endpoint| Some(DeviceGroup::named(&units[usize::from(&*device.name == "b")], &*device.name));
         let (iommu, physical) = IommuSubsystem::builder(by_letter).build();
@@ -528,5 +540,27 @@ fn f61_a_mapping_goes_page_by_page_in_every_order() {
         let mut ops = vec![Op::Map { at: 2, length: 4, from: 1, access: Access::ReadWrite }, Op::Attach(0)];
         ops.extend(order.map(|page| Op::Unmap { at: 2 + page, length: 1 }));
         live(LargePages::Disabled, &ops);
+    }
+}
+
+#[test]
+fn f98c_page_sizes_are_those_that_every_domain_has() {
+    let large = 2 << 20;
+    for (units, sizes) in [
+        ([GRANULE | PAGE_SIZE; 2], [!(PAGE_SIZE - 1), PAGE_SIZE, PAGE_SIZE]),
+        ([GRANULE | large, GRANULE | PAGE_SIZE | large], [!(PAGE_SIZE - 1), PAGE_SIZE | large, PAGE_SIZE | large]),
+        ([PAGE_SIZE | large, GRANULE | PAGE_SIZE], [!(PAGE_SIZE - 1), PAGE_SIZE | large, PAGE_SIZE]),
+        // The second maps smaller pages than the first, and neither the other's.
+        ([PAGE_SIZE | large, GRANULE | large], [!(PAGE_SIZE - 1), PAGE_SIZE | large, large]),
+        ([PAGE_SIZE, GRANULE], [!(PAGE_SIZE - 1), PAGE_SIZE, PAGE_SIZE]),
+    ] {
+        let life = Life::on(LargePages::Enabled, units);
+        let told = || life.context.compat_info().unwrap().page_sizes;
+        let mut now = vec![told()];
+        for bound in &life.bound {
+            bound.attach(life.ioas).unwrap();
+            now.push(told());
+        }
+        assert_eq!(now, sizes, "{units:#x?}");
     }
 }

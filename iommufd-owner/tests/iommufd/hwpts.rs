@@ -64,7 +64,10 @@ fn ft11_nested_page_tables_and_what_is_not_one() {
     assert_eq!(refused(alloc(ioas, nested)), Errno::EOPNOTSUPP, "Ft11.6");
     assert_eq!(refused(alloc(parent, HwptRequest::default())), Errno::EOPNOTSUPP, "Ft11.12");
     assert_eq!(refused(alloc(parent, HwptRequest { flags: PARENT, ..nested })), Errno::EOPNOTSUPP, "Ft11.12");
+    assert!(matches!(alloc(plain, nested), Err(HwptError::WrongParent { .. })));
     assert_eq!(refused(alloc(plain, nested)), Errno::EINVAL, "Ft11.13");
+    let faulting = HwptRequest { faults: Some(ioas), ..HwptRequest::default() };
+    assert_eq!(refused(alloc(ioas, faulting)), Errno::EOPNOTSUPP, "Ft11.7");
     let short = Some(UserData { kind: STAGE_1_FORMAT, bytes: &bytes[1..] });
     assert_eq!(refused(alloc(parent, HwptRequest { data: short, ..nested })), Errno::EINVAL, "Ft11.14");
     let no_queue = HwptRequest { faults: Some(ioas), ..nested };
@@ -167,6 +170,18 @@ fn f57_f58_what_a_device_writes_is_noted_where_asked_for() {
     }
     device.read(Iova::new(3 * PAGE_SIZE), &mut [0]).unwrap();
     assert_eq!(read(tracked, request), Ok(1 << 2 | 1 << 9));
+    let runs = |request| context.hwpt_dirty_bits(tracked, request, DirtyFlags::NO_CLEAR);
+    assert_eq!(runs(request), Ok(vec![2..3, 9..10]));
+    let both = DirtyRequest { iova: Iova::new(2 * PAGE_SIZE), bytes: 8 * PAGE_SIZE, page_size: 2 * PAGE_SIZE };
+    assert_eq!(runs(both), Ok(vec![0..1, 3..4]));
+    for page in [8, 10] {
+        write(page);
+    }
+    assert_eq!(runs(request), Ok(vec![2..3, 8..11]), "in one run if they touch");
+    for page in [8, 10] {
+        let one = DirtyRequest { iova: Iova::new(page * PAGE_SIZE), bytes: PAGE_SIZE, ..request };
+        context.hwpt_dirty_bits(tracked, one, DirtyFlags::empty()).unwrap();
+    }
     assert_eq!(read(tracked, DirtyRequest { page_size: 4 * PAGE_SIZE, ..request }), Ok(1 << 0 | 1 << 2), "coarser");
     let upper = DirtyRequest { iova: Iova::new(8 * PAGE_SIZE), bytes: 8 * PAGE_SIZE, ..request };
     assert_eq!(read_with(tracked, upper, DirtyFlags::empty()), Ok(1 << 1));

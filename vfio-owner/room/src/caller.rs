@@ -2,17 +2,17 @@
 
 use std::cell::OnceCell;
 use std::error::Error;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use vfio_owner::device_ops::{Event, Trigger};
+use vfio_owner::device_ops::Trigger;
 use vfio_owner::iommu_core::device_model::Errno;
 use vfio_owner::iommu_core::user_memory::BadAddress;
 use vfio_owner::iommu_core::{UserAddr, UserMemory};
 use vfio_owner::iommufd_owner;
 use vfio_owner::uapi::{self, Capability, File};
 
+use crate::eventfd::Ears;
 use crate::files::Files;
 use crate::log::Log;
 use crate::memory::Processes;
@@ -24,6 +24,7 @@ pub(crate) struct Caller<'a> {
     pub(crate) task: Task,
     pub(crate) files: &'a Files,
     pub(crate) processes: &'a Processes,
+    pub(crate) ears: &'a Ears,
     pub(crate) log: &'a Log,
     /// Looked up when it is asked for.
     pub(crate) memory: OnceCell<Arc<dyn UserMemory>>,
@@ -78,16 +79,6 @@ impl uapi::Caller for Caller<'_> {
             return Err(Errno::EINVAL);
         }
         let eventfd = self.task.get(descriptor).map_err(|error| Errno::new(error.raw_os_error()))?;
-        Ok(Trigger::of(Arc::new(Eventfd(eventfd))))
-    }
-}
-
-/// An eventfd of a task.
-struct Eventfd(OwnedFd);
-
-impl Event for Eventfd {
-    fn signal(&self) {
-        // Only a full counter refuses, and that is signalled enough.
-        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+        Ok(Trigger::of(Arc::new(self.ears.event(eventfd))))
     }
 }

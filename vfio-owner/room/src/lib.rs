@@ -7,6 +7,7 @@ mod caller;
 mod calls;
 mod command;
 mod error;
+mod eventfd;
 mod files;
 mod filter;
 mod inherited;

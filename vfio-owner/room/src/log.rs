@@ -40,17 +40,38 @@ impl fmt::Display for Refusal {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Log(Arc<Mutex<Entries>>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Entries {
+    /// Hears of typed errors.
+    observer: Option<Observer>,
     /// Said of the call that is being served.
     reason: String,
     refusals: Vec<Refusal>,
 }
 
+type Observer = Arc<dyn Fn(&(dyn Error + 'static)) + Send + Sync>;
+
+impl fmt::Debug for Entries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entries").field("refusals", &self.refusals).finish_non_exhaustive()
+    }
+}
+
 impl Log {
+    pub(crate) fn observe(&self, observer: Observer) {
+        self.0.lock().observer = Some(observer);
+    }
+
     /// Notes why the call that is being served will fail.
     pub(crate) fn reason(&self, error: &(dyn Error + 'static)) {
-        self.0.lock().reason = chain(error);
+        let observer = {
+            let mut entries = self.0.lock();
+            entries.reason = chain(error);
+            entries.observer.clone()
+        };
+        if let Some(observer) = observer {
+            observer(error);
+        }
     }
 
     /// A call begins.

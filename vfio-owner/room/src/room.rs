@@ -1,6 +1,7 @@
 //! Room: what tasks enter.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -105,6 +106,12 @@ impl Room {
     /// Returns the calls that the machine has refused since the room was made, in their order.
     pub fn refusals(&self) -> Vec<Refusal> {
         self.log.refusals()
+    }
+
+    /// Has `observer` be called with the typed error of each call that is refused from now on. It is called by the thread that
+    /// serves the room: it must not print, wait, or take a lock that somebody inside can hold.
+    pub fn observe_refusals(&self, observer: impl Fn(&(dyn Error + 'static)) + Send + Sync + 'static) {
+        self.log.observe(Arc::new(observer));
     }
 
     fn serve(&self, listener: Listener) {

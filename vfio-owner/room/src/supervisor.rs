@@ -16,6 +16,7 @@ use vfio_owner::testbed::vfs::{Vfs, Written};
 use crate::answer::{Answer, Delayed, Trapped};
 use crate::caller::Caller;
 use crate::calls::Call;
+use crate::eventfd::{Ear, Ears};
 use crate::files::Files;
 use crate::filter::Architecture;
 use crate::inherited::Inherited;
@@ -48,6 +49,7 @@ pub(crate) struct Supervisor {
     /// Working directories among the room's files, which the kernel does not know; `None` after the kernel's own.
     pub(crate) working: Inherited<Option<PathBuf>>,
     pub(crate) processes: Processes,
+    ears: Ears,
     pub(crate) bounds: Bounds,
     pub(crate) log: Log,
     listeners: Vec<Arc<Listener>>,
@@ -66,6 +68,17 @@ struct Waiting {
     answer: Delayed,
 }
 
+/// What is to be done.
+#[derive(Default)]
+struct Ready {
+    /// A file was closed, or a fault queue is to be looked at.
+    files: bool,
+    wake: bool,
+    /// Tasks have signalled eventfds.
+    heard: Vec<Ear>,
+    listeners: Vec<Arc<Listener>>,
+}
+
 impl Supervisor {
     pub(crate) fn new(
         vfs: Vfs,
@@ -76,8 +89,9 @@ impl Supervisor {
     ) -> std::io::Result<Self> {
         let (tree, files) = (Tree::new()?, Files::new()?);
         let processes = Processes::new(vfs.machine().memory().clone());
+        let ears = Ears::new(wake.clone());
         let (working, listeners, waiting) = (Inherited::default(), Vec::new(), Vec::new());
-        Ok(Self { vfs, tree, files, working, processes, bounds, log, listeners, waiting, requests, wake })
+        Ok(Self { vfs, tree, files, working, processes, ears, bounds, log, listeners, waiting, requests, wake })
     }
 
     /// Answers calls until the room and the last of its tasks have gone.
@@ -89,31 +103,49 @@ impl Supervisor {
         let mut room = true;
         while room || !self.listeners.is_empty() {
             let ready = self.wait();
-            let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
-            self.files.drain();
-            self.answer_waiting();
-            for listener in ready {
+            if ready.files {
+                self.files.drain();
+            }
+            if !self.waiting.is_empty() {
+                self.answer_waiting();
+            }
+            ready.heard.iter().for_each(Ear::hear);
+            for listener in ready.listeners {
                 self.serve(&listener);
             }
-            room = room && self.hear();
+            if ready.wake {
+                let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
+                room = room && self.hear();
+            }
         }
     }
 
-    /// Waits until something is to be done. Returns the listeners with calls; those without tasks go.
-    fn wait(&mut self) -> Vec<Arc<Listener>> {
-        let timeout = (!self.waiting.is_empty() || self.files.has_fault_queues()).then_some(&AGAIN);
-        let mut polled = vec![PollFd::new(&self.files, PollFlags::IN)];
+    /// Waits until something is to be done. Listeners without tasks go.
+    fn wait(&mut self) -> Ready {
+        let tended = self.files.has_fault_queues();
+        let timeout = (!self.waiting.is_empty() || tended).then_some(&AGAIN);
+        let ears = self.ears.all();
+        let mut polled = vec![PollFd::new(&self.files, PollFlags::IN), PollFd::new(&*self.wake, PollFlags::IN)];
+        polled.extend(ears.iter().map(|ear| PollFd::new(&*ear.eventfd, PollFlags::IN)));
         polled.extend(self.listeners.iter().map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)));
-        polled.push(PollFd::new(&*self.wake, PollFlags::IN));
         if poll(&mut polled, timeout).is_err() {
-            return Vec::new();
+            return Ready::default();
         }
-        let found: Vec<PollFlags> = polled.iter().skip(1).map(PollFd::revents).collect();
-        let each = || self.listeners.iter().zip(&found);
-        let ready = each().filter(|(_, found)| found.contains(PollFlags::IN)).map(|(one, _)| one.clone()).collect();
-        let gone = |found: &PollFlags| found.contains(PollFlags::HUP) && !found.contains(PollFlags::IN);
-        self.listeners = each().filter(|(_, found)| !gone(found)).map(|(one, _)| one.clone()).collect();
-        ready
+        let mut found = polled.iter().map(PollFd::revents);
+        let mut is_readable = || found.next().is_some_and(|found| found.contains(PollFlags::IN));
+        let (files, wake) = (is_readable() || tended, is_readable());
+        let heard = ears.iter().filter(|_| is_readable()).cloned().collect();
+        let found: Vec<PollFlags> = found.collect();
+        let mut listeners = Vec::new();
+        let mut all = self.listeners.iter().zip(found);
+        let is_left = |(listener, found): (&Arc<Listener>, PollFlags)| {
+            if found.contains(PollFlags::IN) {
+                listeners.push(listener.clone());
+            }
+            (found.contains(PollFlags::IN) || !found.contains(PollFlags::HUP)).then(|| listener.clone())
+        };
+        self.listeners = all.by_ref().filter_map(is_left).collect();
+        Ready { files, wake, heard, listeners }
     }
 
     /// Does what the room asks. Returns whether it is still there.
@@ -136,7 +168,8 @@ impl Supervisor {
 
     /// Returns the caller of a call, as the machine asks for it.
     pub(crate) fn caller(&self, task: Task) -> Caller<'_> {
-        Caller { task, files: &self.files, processes: &self.processes, log: &self.log, memory: OnceCell::new() }
+        let Self { files, processes, ears, log, .. } = self;
+        Caller { task, files, processes, ears, log, memory: OnceCell::new() }
     }
 
     /// Answers the next call.

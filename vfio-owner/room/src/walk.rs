@@ -170,7 +170,8 @@ impl Way {
     fn push(&mut self, path: &OsStr) {
         let path = Path::new(path);
         // A directory is meant: a link at the end is followed.
-        if path.as_os_str().as_bytes().ends_with(b"/") && path.parent().is_some() {
+        let bytes = path.as_os_str().as_bytes();
+        if (bytes.ends_with(b"/") || bytes.ends_with(b"/.")) && path.parent().is_some() {
             self.todo.push(".".into());
         }
         let names = path.components().rev().filter(|part| *part != Component::CurDir);

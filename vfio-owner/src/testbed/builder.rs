@@ -205,10 +205,11 @@ impl MachineBuilder {
             (address, Slot::new(function, found, iommu, memory.clone()))
         };
         let functions = || snapshot.devices.iter().map(|dev| &dev.function);
-        let made = functions().flat_map(virtual_functions::possible).map(|function| (function, Found::WhenMade));
+        let virtual_ones =
+            functions().flat_map(virtual_functions::possible).map(|function| (function, Found::WhenMade));
         // What was there counts as found.
         let found = functions().map(|function| (function.clone(), Found::ByScan));
-        let slots: BTreeMap<PciAddress, Slot> = made.chain(found).map(slot).collect();
+        let slots: BTreeMap<PciAddress, Slot> = virtual_ones.chain(found).map(slot).collect();
         let model = |(address, slot): (&PciAddress, &Slot)| {
             let make = models.remove(address).unwrap_or_else(|| Box::new(default_model));
             (*address, make(slot.clone()))

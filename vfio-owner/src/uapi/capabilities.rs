@@ -8,7 +8,7 @@ use zerocopy::{Immutable, IntoBytes};
 use super::argument::Argument;
 use super::wire;
 use crate::backend::IommuInfo;
-use crate::device_ops::{AtomicWidths, DeviceInfo, MappableArea, RegionCapability};
+use crate::device_ops::{DeviceInfo, MappableArea, PciAtomicOps, RegionCapability};
 
 const IOMMU_IOVA_RANGE: u16 = 1;
 const IOMMU_MIGRATION: u16 = 2;
@@ -105,7 +105,7 @@ pub(super) fn of_iommu(info: &IommuInfo) -> Chain {
 // V74.
 pub(super) fn of_device(info: &DeviceInfo) -> Chain {
     let mut chain = Chain::behind::<wire::DeviceInfo>();
-    if info.atomics != AtomicWidths::default() {
+    if info.atomics != PciAtomicOps::default() {
         let cap = wire::AtomicCompleter { flags: info.atomics.bits(), reserved: 0 };
         chain.add(DEVICE_ATOMIC_COMPLETER, &[cap.as_bytes()]);
     }

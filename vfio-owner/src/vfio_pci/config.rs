@@ -1,6 +1,7 @@
 //! The configuration space that a user sees.
 
 mod capabilities;
+mod gaps;
 
 use alloc::vec;
 use alloc::vec::Vec;

@@ -3,13 +3,14 @@
 //! Nothing is signalled or dropped here: what is due is handed back, for the caller to do when it holds no lock.
 
 mod available;
+mod due;
 
-use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::mem;
 
 pub(super) use self::available::Available;
+pub(super) use self::due::{Due, UnmaskToken};
 use crate::device_ops::{Eventfd, IrqAction, IrqError, IrqIndex, IrqSource, Listening, Trigger};
 
 /// Outcome of an interrupt that the device raised.
@@ -65,37 +66,6 @@ struct Unmasking {
     token: UnmaskToken,
     /// Once the event is listened to.
     listening: Option<Listening>,
-}
-
-/// Which event unmasks the line.
-#[derive(Debug, Clone, Default)]
-pub(super) struct UnmaskToken(Arc<()>);
-
-impl UnmaskToken {
-    fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-/// What is to be done once no lock is held.
-#[derive(Debug, Default)]
-pub(super) struct Due {
-    /// To be signalled.
-    pub(super) signals: Vec<Trigger>,
-    /// To be listened to.
-    pub(super) listen: Option<(Trigger, UnmaskToken)>,
-    /// To be dropped.
-    pub(super) ended: Vec<Listening>,
-}
-
-impl Due {
-    pub(super) fn signal(trigger: impl IntoIterator<Item = Trigger>) -> Self {
-        Self { signals: trigger.into_iter().collect(), ..Self::default() }
-    }
-
-    fn end(unmasking: Option<Unmasking>) -> Self {
-        Self { ended: unmasking.and_then(|unmasking| unmasking.listening).into_iter().collect(), ..Self::default() }
-    }
 }
 
 impl Intx {
@@ -240,7 +210,7 @@ impl Interrupts {
         let index = IrqIndex::INTX;
         if matches!((&self.vectors, &source), (Vectors::Intx(_), IrqSource::None { count: 0 })) {
             return Ok(match mem::take(&mut self.vectors) {
-                Vectors::Intx(intx) => Due::end(intx.unmasked_by),
+                Vectors::Intx(intx) => Due::end(intx.unmasked_by.and_then(|by| by.listening)),
                 _ => Due::default(),
             });
         }
@@ -283,7 +253,7 @@ impl Interrupts {
             }
             (IrqSource::None { .. } | IrqSource::Bool(_), _) => Ok(Due::signal(intx.unmask(self.line))),
             (IrqSource::Eventfd(events), IrqAction::Unmask) => match single(index, events)? {
-                None => Ok(Due::end(intx.unmasked_by.take())),
+                None => Ok(Due::end(intx.unmasked_by.take().and_then(|by| by.listening))),
                 Some(_) if intx.unmasked_by.is_some() => Err(IrqError::UnmaskSet { index }),
                 Some(event) => {
                     let token = UnmaskToken::default();

@@ -9,7 +9,7 @@ use iommu_core::device_model::pci::{ConfigSpace, PciBus, PciFunction, PortType};
 use iommu_core::device_model::{AnyDevice, Device};
 
 use super::{CAP_EXPRESS, CAP_POWER, capability};
-use crate::device_ops::{AffectedFunction, AtomicWidths, LinkState, NoHotReset};
+use crate::device_ops::{AffectedFunction, LinkState, NoHotReset, PciAtomicOps};
 
 type Pci = PciBus<IommuSubsystem>;
 
@@ -97,14 +97,14 @@ impl Neighbours {
 /// Where atomic operations are told, in the second device capabilities of PCI Express.
 const DEVICE_CAPABILITIES_2: u16 = 0x24;
 const ROUTES_ATOMICS: u32 = 1 << 6;
-const COMPLETES_ATOMICS: [(u32, AtomicWidths); 3] =
-    [(1 << 7, AtomicWidths::BITS_32), (1 << 8, AtomicWidths::BITS_64), (1 << 9, AtomicWidths::BITS_128)];
+const COMPLETES_ATOMICS: [(u32, PciAtomicOps); 3] =
+    [(1 << 7, PciAtomicOps::BITS_32), (1 << 8, PciAtomicOps::BITS_64), (1 << 9, PciAtomicOps::BITS_128)];
 
 impl Neighbours {
     /// The atomic operations that the function completes, and its root port too, if every switch between them routes
     /// them.
     // V74.
-    pub(super) fn atomics(&self, function: &ConfigSpace) -> AtomicWidths {
+    pub(super) fn atomics(&self, function: &ConfigSpace) -> PciAtomicOps {
         let mut common = device_capabilities_2(function).unwrap_or(0);
         let mut above = self.bridge();
         let mut completer = None;
@@ -122,7 +122,7 @@ impl Neighbours {
         }
         common &= completer.unwrap_or(0);
         let widths = COMPLETES_ATOMICS.into_iter().filter(|(bit, _)| common & bit != 0);
-        widths.fold(AtomicWidths::default(), |all, (_, width)| all.union(width))
+        widths.fold(PciAtomicOps::default(), |all, (_, width)| all.union(width))
     }
 }
 

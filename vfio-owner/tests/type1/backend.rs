@@ -50,7 +50,7 @@ fn v48_what_cannot_be_pinned_keeps_the_group_out_and_stays_mapped() {
     let a = claim(&rig, A0);
     let refused = |iommu: &mut dyn ContainerIommu, errno| {
         assert_eq!(iommu.attach_group(&a).unwrap_err().errno(), errno);
-        assert_eq!((rig.pinned(), rig.view(A0)), (0, vec![None; 16]));
+        assert!(rig.pinned() == 0 && rig.view(A0).iter().all(Option::is_none));
     };
     for pin in 0..5 {
         rig.user.fail_nth(pin);
@@ -104,5 +104,6 @@ fn what_ends_with_groups_in_it_leaves_no_mapping_and_no_pin() {
     iommu.attach_group(&b).unwrap();
     iommu.map(rig.request(0, 4, 0)).unwrap();
     drop(iommu);
-    assert_eq!((rig.pinned(), rig.view(A0), rig.view(B0)), (0, vec![None; 16], vec![None; 16]));
+    assert_eq!(rig.pinned(), 0);
+    assert!([A0, B0].iter().all(|device| rig.view(device).iter().all(Option::is_none)));
 }

@@ -201,6 +201,8 @@ fn regions_are_read_written_and_mapped_at_their_offsets() {
         (program.pwrite(device, 7, 4, &[0xff; 2]), program.pread(device, 7, 4, 2)),
         (Ok(2), Ok(vec![0x07, 0x05]))
     );
+    program.pwrite(device, 7, 0x80, &[0xff; 4]).unwrap();
+    assert_eq!(program.pread(device, 7, 0x80, 1), Ok(vec![0xff]), "Vt31.14: in no capability");
     program.pwrite(device, 0, 0x10, &[1, 2, 3]).unwrap();
     assert_eq!(program.pread(device, 0, 0x0f, 5), Ok(vec![0, 1, 2, 3, 0]));
     assert_eq!(program.pread(device, 0, 0x1_fffc, 8), Ok(vec![0; 4]), "as much as there is");

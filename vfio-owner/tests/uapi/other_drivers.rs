@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vfio_owner::NoIommuMode;
 use vfio_owner::device_ops::{
-    AtomicWidths, DeviceInfo, DeviceOps, Feature, FeatureAccess, FeatureError, FeatureId, FeatureSupport, MappableArea,
+    DeviceInfo, DeviceOps, Feature, FeatureAccess, FeatureError, FeatureId, FeatureSupport, MappableArea, PciAtomicOps,
     RegionCapability, RegionIndex, RegionInfo,
 };
 use vfio_owner::iommu_core::GroupId;
@@ -23,7 +23,7 @@ const COUNTER: FeatureId = FeatureId::new(77);
 
 impl DeviceOps for Talkative {
     fn info(&self) -> DeviceInfo {
-        let atomics = AtomicWidths::BITS_32.union(AtomicWidths::BITS_128);
+        let atomics = PciAtomicOps::BITS_32.union(PciAtomicOps::BITS_128);
         DeviceInfo { regions: 2, atomics, ..DeviceInfo::default() }
     }
 

@@ -234,7 +234,11 @@ fn v58_device_files_are_numbered_from_0_on() {
 #[test]
 fn v55_both_ways_into_a_context_show_whose_a_device_is() {
     // Two functions on one bus, each in a group of its own.
-    let layout = "driver e1000\n0a:00.0 nic - 0\n0a:00.1 nic - 1";
+    let layout = "
+        driver e1000
+        00:01.0 root-port+acs>0a - 0
+        0a:00.0 nic - 1
+        0a:00.1 nic - 2";
     let [one, two] = ["0000:0a:00.0", "0000:0a:00.1"];
     let machine = Machine::builder(Snapshot::from_layout(layout).unwrap()).as_found().build().unwrap();
     for device in [one, two] {

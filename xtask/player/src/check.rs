@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 
 use crate::language::{Line, Scenario, Step};
@@ -85,17 +86,24 @@ impl Tally {
         let numbers = line.strip_prefix("replay: ")?.split(|c: char| !c.is_ascii_digit());
         let numbers: Vec<usize> = numbers.filter_map(|number| number.parse().ok()).collect();
         let [files, steps, agree, differ, _unknown, reached, _own] = numbers[..] else { return None };
-        self.files += files;
-        self.steps += steps;
-        self.agree += agree;
-        self.differ += differ;
-        self.reached += reached;
+        *self += Self { files, steps, agree, differ, reached, broken: 0 };
         Some(())
     }
 
     /// Returns whether all that was asked for was played, and agrees.
     pub fn is_good(&self) -> bool {
         self.broken == 0 && self.differ == 0
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.files += other.files;
+        self.steps += other.steps;
+        self.agree += other.agree;
+        self.differ += other.differ;
+        self.reached += other.reached;
+        self.broken += other.broken;
     }
 }
 

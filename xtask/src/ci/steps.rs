@@ -9,7 +9,7 @@ use anyhow::{Result, bail, ensure};
 
 use super::shell::{Shell, has_target, has_toolchain, succeeds};
 use super::{PACKAGES, Step, Verdict};
-use crate::{api, kernel, live};
+use crate::{api, kernel, live, replay};
 
 /// What runs without std.
 const LIBRARIES: [&str; 4] = ["device-model", "iommu-core", "iommufd-owner", "vfio-owner"];
@@ -38,7 +38,8 @@ pub(super) const STEPS: &[Step] = &[
     Step { name: "lock-order", what: "all tests with every lock checked against the lock order", run: lock_order },
     Step { name: "model", what: "interleavings under the model checker", run: model },
     Step { name: "demo", what: "the demo and the examples play to their end", run: demo },
-    Step { name: "replay", what: "what our stack answers is what Linux answered", run: replay },
+    Step { name: "replay", what: "what our stack answers is what Linux answered", run: replay_all },
+    Step { name: "rooms", what: "a program in a room gets the answers of Linux as well", run: rooms },
     Step { name: "live", what: "what vfio-host says and does is what a kernel in QEMU does", run: boot_live },
     Step { name: "bench", what: "benchmarks compile and run once, unoptimized", run: bench },
     Step { name: "package", what: "each crate packages on its own and passes its tests", run: package },
@@ -150,8 +151,17 @@ fn demo(shell: &Shell) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-fn replay(shell: &Shell) -> Result<Verdict> {
+fn replay_all(shell: &Shell) -> Result<Verdict> {
     shell.cargo("run --quiet --package xtask -- replay --check testdata/scenarios", &[])?;
+    Ok(Verdict::Passed)
+}
+
+fn rooms(shell: &Shell) -> Result<Verdict> {
+    if let Some(missing) = replay::rooms_missing()? {
+        return Ok(Verdict::Skipped(missing));
+    }
+    let folders = ["basics", "minimal", "uapi"].map(|folder| format!("testdata/scenarios/{folder}")).join(" ");
+    shell.cargo(&format!("run --quiet --package xtask -- replay --check --room {folders}"), &[])?;
     Ok(Verdict::Passed)
 }
 

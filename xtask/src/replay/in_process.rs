@@ -32,6 +32,16 @@ pub(super) struct InProcess {
     files: Vec<Option<OpenFile>>,
     /// Writes that wait, or have ended and were not asked for.
     writes: Vec<WriteState>,
+    resume: Resume,
+}
+
+/// When a write goes on that waited for a user: the scheduler's choice on Linux.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resume {
+    /// Before the call returns by which the user went.
+    AtOnce,
+    /// When it is waited for.
+    WhenWaitedFor,
 }
 
 /// What a child keeps open.
@@ -55,10 +65,10 @@ pub(super) fn errno(errno: ModelErrno) -> Errno {
 }
 
 impl InProcess {
-    pub(super) fn new(machine: Machine) -> Option<Self> {
+    pub(super) fn new(machine: Machine, resume: Resume) -> Option<Self> {
         let memory = Memory::new(machine.memory())?;
         let files = vec![Some(OpenFile::Uapi(uapi::File::Other)); BEFORE];
-        Some(Self { vfs: Vfs::new(Arc::new(machine)), memory, files, writes: Vec::new() })
+        Some(Self { vfs: Vfs::new(Arc::new(machine)), memory, files, writes: Vec::new(), resume })
     }
 
     /// Gives a file the lowest number that is free.
@@ -82,7 +92,14 @@ impl InProcess {
         Caller { memory: self.memory.as_user_memory(), files: &self.files }
     }
 
-    /// Whoever waited for a user that has just gone goes on.
+    /// A user may have gone.
+    fn user_gone(&mut self) {
+        if self.resume == Resume::AtOnce {
+            self.move_writes();
+        }
+    }
+
+    /// Whoever waits for a user that has gone goes on.
     fn move_writes(&mut self) {
         for write in &mut self.writes {
             let before = std::mem::replace(write, WriteState::Ended(Ok(0)));
@@ -161,7 +178,7 @@ impl System for InProcess {
         let place = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
         let file = self.files.get_mut(place).and_then(Option::take).ok_or(Errno::EBADF)?;
         drop(file);
-        self.move_writes();
+        self.user_gone();
         Ok(())
     }
 
@@ -244,6 +261,7 @@ impl System for InProcess {
     }
 
     fn ended(&mut self, write: &mut Write, _patience: Duration) -> Option<Result<usize, Errno>> {
+        self.move_writes();
         match self.writes.get(write.0)? {
             WriteState::Ended(result) => Some(*result),
             WriteState::Waiting(_) => None,
@@ -272,7 +290,7 @@ impl System for InProcess {
 
     fn kill(&mut self, child: Child) -> Result<(), Errno> {
         drop(child);
-        self.move_writes();
+        self.user_gone();
         Ok(())
     }
 

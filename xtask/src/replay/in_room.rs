@@ -7,9 +7,20 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use scenario_player::check::{Print, Tally};
 use vfio_owner::testbed::Machine;
-use vfio_room::Room;
+use vfio_room::{Room, RoomError};
 
 use crate::ci::shell::environment;
+
+/// Why there are no rooms here, if there are none.
+pub(super) fn missing(machine: Machine) -> Result<Option<String>> {
+    match Room::new(&Arc::new(machine))?.enter(|| ()) {
+        Ok(()) => Ok(None),
+        Err(error @ (RoomError::SecondListener | RoomError::NoNotification | RoomError::Forbidden(_))) => {
+            Ok(Some(error.to_string()))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
 
 /// Builds the program; where it is.
 pub(super) fn build() -> Result<PathBuf> {

@@ -87,6 +87,67 @@ fn an_interrupt_signals_an_eventfd() {
     .unwrap();
 }
 
+/// A line that has masked itself is unmasked by an eventfd that the program signals.
+#[test]
+fn an_eventfd_of_the_program_unmasks_an_interrupt() {
+    let (room, machine) = room();
+    let group = group_file(&machine, CARD);
+    room.enter(|| {
+        let opened = Opened::through_group(&group, CARD);
+        let new = || rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap();
+        let (signalled, unmask) = (new(), new());
+        let set = |action: u32, eventfd: &std::os::fd::OwnedFd| {
+            let request: [u32; 6] = [24, 4 | action, 0, 0, 1, eventfd.as_raw_fd().cast_unsigned()];
+            ioctl(&opened.device, SET_IRQS, (&raw const request).addr()).unwrap();
+        };
+        set(32, &signalled);
+        set(16, &unmask);
+        let pci = machine.vfio_pci().device(CARD).unwrap();
+        for _ in 0..3 {
+            pci.raise(IrqIndex::INTX, 0);
+            let mut count = [0; 8];
+            rustix::io::read(&signalled, &mut count).unwrap();
+            assert_eq!(u64::from_ne_bytes(count), 1);
+            // Masked: it waits until the program is ready.
+            pci.raise(IrqIndex::INTX, 0);
+            rustix::io::write(&unmask, &1_u64.to_ne_bytes()).unwrap();
+            rustix::io::read(&signalled, &mut count).unwrap();
+            rustix::io::write(&unmask, &1_u64.to_ne_bytes()).unwrap();
+            // The line is low again when the unmasking was heard.
+            while rustix::event::poll(
+                &mut [rustix::event::PollFd::new(&unmask, rustix::event::PollFlags::IN)],
+                Some(&rustix::event::Timespec::default()),
+            )
+            .unwrap()
+                > 0
+            {
+                std::thread::yield_now();
+            }
+        }
+    })
+    .unwrap();
+}
+
+#[test]
+fn typed_errors_are_observed() {
+    use vfio_room::vfio_owner::testbed::vfs::AttributeError;
+    let (room, machine) = room();
+    let seen = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counter = seen.clone();
+    room.observe_refusals(move |error| {
+        let is_no_device =
+            error.downcast_ref::<AttributeError>().is_some_and(|error| error.errno().number() == libc::ENODEV);
+        counter.fetch_add(usize::from(is_no_device), std::sync::atomic::Ordering::SeqCst);
+    });
+    let refused = room.enter(|| {
+        crate::rig::only_in_a_room();
+        std::fs::write("/sys/bus/pci/drivers/vfio-pci/bind", "0000:00:1e.7")
+    });
+    assert_eq!(refused.unwrap().unwrap_err().raw_os_error(), Some(libc::ENODEV));
+    assert_eq!(seen.load(std::sync::atomic::Ordering::SeqCst), 1);
+    drop(machine);
+}
+
 #[test]
 fn files_look_like_character_devices() {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};

@@ -43,6 +43,7 @@ fn core_utilities() {
         format!("../../../../devices/pci0000:00/{SIBLING}")
     );
     assert_eq!(sh(&room, "find /sys/bus/pci -follow -maxdepth 3 -name vendor 2> /dev/null | wc -l"), "17");
+    assert_eq!(sh(&room, &format!("ls -lad {device}/. {device}/ {device} | cut -c1")), "l\nd\nd");
     assert_eq!(sh(&room, "ls -l /dev/vfio/vfio | cut -c1-10"), "crw-rw-rw-");
     assert_eq!(sh(&room, "stat -c %t:%T /dev/vfio/vfio"), "a:c4");
     assert_eq!(sh(&room, "ls -d /dev/null /dev/shm /sys/devices/system/cpu | wc -l"), "3");
@@ -107,6 +108,18 @@ fn scripts_that_bind() {
     assert!(machine.device(SIBLING).is_err());
     assert_eq!(bound("for f in /sys/bus/pci/rescan; do echo 1 > $f; done"), Some("pci-stub".into()));
     assert!(machine.device(SIBLING).is_ok());
+}
+
+#[test]
+fn driverctl() {
+    let (room, machine) = room();
+    if has("driverctl") {
+        assert!(sh(&room, "driverctl list-devices").contains(&format!("{CARD} vfio-pci")));
+        sh(&room, &format!("driverctl --nosave unset-override {CARD}"));
+        assert_eq!(machine.driver(CARD).as_deref(), Some("e1000e"));
+        sh(&room, &format!("driverctl --nosave set-override {CARD} vfio-pci"));
+        assert_eq!(machine.driver(CARD).as_deref(), Some("vfio-pci"));
+    }
 }
 
 #[test]

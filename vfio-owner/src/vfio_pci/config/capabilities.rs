@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use iommu_core::device_model::pci::{Capability, ConfigSpace};
 
 use super::super::{CAP_ADVANCED_FEATURES, CAP_EXPRESS, CAP_MSI, CAP_MSIX, CAP_POWER};
-use super::{CAPABILITIES, STATUS, VirtualConfig};
+use super::{CAPABILITIES, STATUS, VirtualConfig, gaps};
 
 const STATUS_HAS_CAPABILITIES: u16 = 1 << 4;
 
@@ -71,11 +71,24 @@ impl VirtualConfig {
                 self.clear_bits(STATUS, STATUS_HAS_CAPABILITIES);
             }
         }
+        let extended = original.extended_capabilities().collect::<Vec<_>>();
+        let (extended, hidden): (Vec<_>, Vec<_>) =
+            extended.into_iter().partition(|found| SHOWN_EXTENDED.contains(&found.id));
+        let spans = shown.iter().map(|capability| gaps::span(original, *capability));
+        let mut taken: Vec<_> =
+            spans.chain(extended.iter().map(|found| gaps::extended_span(original, *found))).collect();
+        // A hidden first one stays where it is, to point to the next.
+        if hidden.iter().any(|found| usize::from(found.offset) == EXTENDED) {
+            self.set(EXTENDED, &[0; 4]);
+            self.link_extended(EXTENDED, extended.first());
+            taken.push(EXTENDED..EXTENDED + 4);
+        }
+        self.own_gaps(&taken);
         for (at, capability) in shown.iter().enumerate() {
             self.link(usize::from(capability.offset) + 1, shown.get(at + 1));
             self.own_capability(*capability);
         }
-        self.own_extended(original);
+        self.own_extended(&extended);
     }
 
     /// Points to the next capability.
@@ -126,14 +139,7 @@ impl VirtualConfig {
         self.msi = Some(Msi { control: at + 2 });
     }
 
-    fn own_extended(&mut self, original: &ConfigSpace) {
-        let all: Vec<Capability> = original.extended_capabilities().collect();
-        let (shown, hidden): (Vec<_>, Vec<_>) = all.into_iter().partition(|found| SHOWN_EXTENDED.contains(&found.id));
-        // A hidden first one stays where it is, to point to the next.
-        if hidden.iter().any(|found| usize::from(found.offset) == EXTENDED) {
-            self.set(EXTENDED, &[0; 4]);
-            self.link_extended(EXTENDED, shown.first());
-        }
+    fn own_extended(&mut self, shown: &[Capability]) {
         for (at, capability) in shown.iter().enumerate() {
             let offset = usize::from(capability.offset);
             self.link_extended(offset, shown.get(at + 1));

@@ -118,6 +118,15 @@ fn may_write_capability(function: &PciFunction, offset: usize) -> u8 {
         0x99 => 0x7d,
         0xb8 if bits(EXPRESS_CAP, 2) & 0xf >= 2 => 0xdf,
         0xb9 if bits(EXPRESS_CAP, 2) & 0xf >= 2 => 0xff,
+        // What is in no capability that is shown.
+        0x40.. => {
+            let msi = 10 + if wide { 4 } else { 0 } + if maskable { 10 } else { 0 };
+            let express = if bits(EXPRESS_CAP, 2) & 0xf < 2 { 0x14 } else { 0x3c };
+            let spans = [(MSI, msi), (0x70, 12), (POWER, 8), (EXPRESS_CAP, express)];
+            let taken =
+                spans.iter().any(|(at, length)| (usize::from(*at)..usize::from(*at) + length).contains(&offset));
+            if taken { 0 } else { 0xff }
+        }
         _ => 0,
     }
 }

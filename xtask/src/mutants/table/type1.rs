@@ -5,7 +5,7 @@ use super::{Mutant, VFIO};
 const ATTACH: &str = "vfio-owner/src/type1/attach.rs";
 const CONTAINER: &str = "vfio-owner/src/container.rs";
 const MAPPING: &str = "vfio-owner/src/type1/mapping.rs";
-const OPEN_DEVICE: &str = "vfio-owner/src/open_device.rs";
+const THROUGH_GROUP: &str = "vfio-owner/src/open_device/through_group.rs";
 const TYPE1: &str = "vfio-owner/src/type1/container.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -27,7 +27,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "opened-without-iommu",
-        file: OPEN_DEVICE,
+        file: THROUGH_GROUP,
         rule: "Vt6.8: no device is opened before the container has an IOMMU",
         old: "if !container.has_iommu() {",
         new: "if !container.has_iommu() && false {",

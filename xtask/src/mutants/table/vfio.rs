@@ -28,8 +28,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "group-opened-beside-device-file",
         file: GROUP,
         rule: "V37: no group is opened while a device of it is in use through its own file",
-        old: "if let Some(device) = state.device_files.first() {",
-        new: "if let Some(device) = state.device_files.first().filter(|_| false) {",
+        old: "if let Some((device, _)) = state.device_files.first_key_value() {",
+        new: "if let Some((device, _)) = state.device_files.first_key_value().filter(|_| false) {",
         suites: VFIO,
     },
     Mutant {
