@@ -10,7 +10,7 @@ use iommu_core::device_model::Errno;
 use iommu_core::hardware::{PagePermissions, PageRequest, WantedPage};
 use iommu_core::{Access, Iova, IovaRange, UserAddr};
 use iommufd_owner::uapi::Caller as _;
-use iommufd_owner::{AccessError, AccessPins, NoIdsError, ObjectId, ObjectType};
+use iommufd_owner::{AccessError, AccessPins, NoIdsError, NoObjectError, ObjectId, ObjectType};
 use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes};
 
 use super::access_file::{NewAccessFile, Pinning, with_access};
@@ -172,7 +172,7 @@ impl Command<'_> {
     fn check_map(&self, hwpt: ObjectId, iova: u64, bytes: u64, at: u64) -> Result<Reply, Errno> {
         multiples(IO_PAGE, [iova, bytes, at])?;
         let end = at.checked_add(bytes).ok_or(Errno::EINVAL)?;
-        let domain = self.iommufd.context.hwpt_domain(hwpt).map_err(|error| error.errno())?;
+        let domain = self.iommufd.context.hwpt_domain(hwpt).map_err(NoObjectError::errno)?;
         if domain.parent().is_some() {
             return Err(Errno::ENOENT);
         }
@@ -309,7 +309,7 @@ impl Command<'_> {
         if bits > MOST_BITS {
             return Err(Errno::EOVERFLOW);
         }
-        let domain = self.iommufd.context.hwpt_domain(hwpt).map_err(|error| error.errno())?;
+        let domain = self.iommufd.context.hwpt_domain(hwpt).map_err(NoObjectError::errno)?;
         if domain.parent().is_some() {
             return Err(Errno::ENOENT);
         }
@@ -329,7 +329,7 @@ impl Command<'_> {
     }
 
     fn check_iotlb(&self, hwpt: ObjectId) -> Result<Reply, Errno> {
-        let domain = self.iommufd.context.hwpt_domain(hwpt).map_err(|error| error.errno())?;
+        let domain = self.iommufd.context.hwpt_domain(hwpt).map_err(NoObjectError::errno)?;
         if domain.parent().is_none() {
             return Err(Errno::ENOENT);
         }
