@@ -138,8 +138,9 @@ impl Machine {
         false
     }
 
-    /// Opens `/dev/iommu` for calls by number: with its test calls, if the machine was built with test support.
-    pub(super) fn open_iommufd_file(&self, name: &str) -> crate::uapi::File {
+    /// Opens `/dev/iommu` for calls by number: with its test calls, if the machine was built with test support. The name
+    /// appears in messages.
+    pub fn open_iommufd_file(&self, name: &str) -> crate::uapi::File {
         let context = self.open_iommufd(name);
         #[cfg(feature = "iommufd-test")]
         if let Some(test) = &self.iommufd_test {
