@@ -283,8 +283,7 @@ fn pin_part(
     area.admit(area_range, access)?;
     let part = area_range.intersection(range).ok_or(AccessError::NotMapped { range })?;
     let offset = area.offset + (part.first().get() - area_range.first().get());
-    let is_last = part.last() == range.last();
-    if !offset.is_multiple_of(PAGE_SIZE) || !is_last && !part.bytes().is_multiple_of(PAGE_SIZE) {
+    if !(offset | part.bytes()).is_multiple_of(PAGE_SIZE) {
         return Err(AccessError::BadRange);
     }
     let pinned = area.pages.pin(Slice::of(offset, part.bytes()))?;
