@@ -48,6 +48,7 @@ errnos! {
     ERANGE = 34, "Out of range.";
     EDEADLK = 35, "Would deadlock.";
     ELOOP = 40, "Too many symbolic links.";
+    EBADE = 52, "Another than was expected.";
     ENODATA = 61, "No data.";
     EOVERFLOW = 75, "Value too large.";
     EBADFD = 77, "A file of the wrong kind.";

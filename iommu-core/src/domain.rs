@@ -213,7 +213,9 @@ impl Domain {
         self.dma_space.as_ref()
     }
 
-    pub(crate) fn hardware(&self) -> &dyn HardwareDomain {
+    /// Returns what the IOMMU driver made, which can be downcast:
+    /// `(domain.hardware() as &dyn Any).downcast_ref::<MyDomain>()`.
+    pub fn hardware(&self) -> &dyn HardwareDomain {
         &*self.hardware
     }
 

@@ -221,7 +221,7 @@ pub trait IommuDriver: Any + Send + Sync + fmt::Debug {
 }
 
 /// A domain in hardware.
-pub trait HardwareDomain: Send + Sync + fmt::Debug {
+pub trait HardwareDomain: Any + Send + Sync + fmt::Debug {
     /// Moves `dev` to this domain from whatever it is attached to; there is no detach. During the call the device sees the
     /// old domain, the new one, or nothing; after it nothing that hardware has cached of the old one. Called with the group
     /// lock held.

@@ -1,6 +1,7 @@
 //! What a context's objects are.
 
 use alloc::sync::Arc;
+use core::any::Any;
 
 use iommu_core::Member;
 
@@ -24,6 +25,8 @@ pub enum ObjectType {
     Access,
     /// A queue of page faults.
     FaultQueue,
+    /// Something that whoever serves the context has added.
+    Foreign,
 }
 
 /// Something that has an id.
@@ -34,6 +37,7 @@ pub(crate) enum Object {
     Hwpt(Arc<Hwpt>),
     Access,
     FaultQueue(Arc<Queue>),
+    Foreign(Arc<dyn Any + Send + Sync>),
 }
 
 /// The objects of a context.
@@ -48,6 +52,7 @@ impl Object {
             Self::Hwpt(_) => ObjectType::PagingHwpt,
             Self::Access => ObjectType::Access,
             Self::FaultQueue(_) => ObjectType::FaultQueue,
+            Self::Foreign(_) => ObjectType::Foreign,
         }
     }
 }

@@ -8,6 +8,8 @@ mod builder;
 mod drivers;
 mod edu;
 mod embedded;
+#[cfg(feature = "iommufd-test")]
+mod iommufd_test;
 mod iommus;
 mod machine;
 mod slot;

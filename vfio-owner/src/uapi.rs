@@ -19,6 +19,7 @@ mod hot_reset;
 mod interrupts;
 mod numbers;
 mod regions;
+mod served;
 mod wire;
 
 use alloc::sync::Arc;
@@ -30,6 +31,7 @@ use self::argument::Argument;
 pub use self::caller::{Caller, NewFile, Reply};
 pub use self::numbers::{Call, Kind, calls};
 pub use self::regions::Mappable;
+pub use self::served::{NewServedFile, ServedFile};
 use crate::{Container, DeviceFile, GroupFile, OpenDevice};
 pub use iommufd_owner::uapi::{Capability, Readiness};
 
@@ -51,6 +53,8 @@ pub enum File {
     Iommufd(iommufd_owner::Context),
     /// Page faults of an iommufd.
     FaultQueue(Arc<iommufd_owner::FaultQueue>),
+    /// A file of another kind, served by whoever made it.
+    Served(Arc<dyn ServedFile>),
     /// Any other file, which serves no call.
     Other,
 }
@@ -75,6 +79,7 @@ impl File {
             Self::Group(group) => group::ioctl(group, number, argument),
             Self::Device(device) => device::ioctl(device, number, argument),
             Self::DeviceFile(file) => device_file::ioctl(file, number, argument),
+            Self::Served(file) => file.ioctl(number, argument.value(), argument.caller),
             Self::Iommufd(_) | Self::FaultQueue(_) | Self::Other => Err(Errno::ENOTTY),
         }
     }
@@ -102,6 +107,15 @@ impl File {
             return iommufd_owner::uapi::fault_queue::write(queue, from, bytes, caller);
         }
         regions::write(&self.access(caller)?, offset, Argument::new(from.get(), caller), bytes)
+    }
+
+    /// Returns the iommufd that it is.
+    pub fn iommufd(&self) -> Option<&iommufd_owner::Context> {
+        match self {
+            Self::Iommufd(context) => Some(context),
+            Self::Served(file) => file.iommufd(),
+            _ => None,
+        }
     }
 
     /// Returns what `poll` reports. Files that have nothing to report are always ready.
@@ -136,9 +150,12 @@ impl File {
                 }
             },
             // Files without these calls.
-            Self::Container(_) | Self::Group(_) | Self::Iommufd(_) | Self::FaultQueue(_) | Self::Other => {
-                Err(Errno::EINVAL)
-            }
+            Self::Container(_)
+            | Self::Group(_)
+            | Self::Iommufd(_)
+            | Self::FaultQueue(_)
+            | Self::Served(_)
+            | Self::Other => Err(Errno::EINVAL),
         }
     }
 }

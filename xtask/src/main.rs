@@ -3,6 +3,7 @@
 
 mod api;
 mod ci;
+mod clients;
 mod demo;
 mod drivers;
 mod explore;
@@ -23,6 +24,8 @@ enum Command {
     Api(api::Api),
     /// Run every check that a change must pass, cheapest first
     Ci(ci::Ci),
+    /// Run programs that others wrote, unmodified, on a simulated machine
+    Clients(clients::Clients),
     /// Boot the snapshot of a real machine and follow one card through every kind of use
     Demo,
     /// List the drivers of a Linux source tree by name, for verdicts from names
@@ -43,6 +46,7 @@ fn main() -> Result<ExitCode> {
     let success = match Command::parse() {
         Command::Api(api) => api.run().map(|()| true)?,
         Command::Ci(ci) => ci.run()?,
+        Command::Clients(clients) => clients.run()?,
         Command::Demo => demo::run().map(|()| true)?,
         Command::Drivers(drivers) => drivers.run().map(|()| true)?,
         Command::Explore(explore) => explore.run()?,

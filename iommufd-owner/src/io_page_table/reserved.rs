@@ -15,6 +15,8 @@ pub(crate) enum ReservedFor {
     Device(ObjectId),
     /// A domain does not reach it.
     Domain(ObjectId),
+    /// Whoever serves the context wants it so.
+    Embedder,
 }
 
 /// Reserved ranges, which may overlap one another.

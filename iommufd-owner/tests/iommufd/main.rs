@@ -11,6 +11,7 @@ mod accesses;
 mod bytes;
 mod compat;
 mod devices;
+mod embedder;
 mod exact;
 mod faults;
 mod hwpts;

@@ -63,6 +63,16 @@ impl uapi::Caller for Caller<'_> {
         self.files.file(self.task, descriptor)
     }
 
+    fn fail_nth(&self) -> u32 {
+        self.files.fail_nth(self.task)
+    }
+
+    fn failed_nth(&self, left: u32) {
+        if self.fail_nth() > 0 {
+            self.files.set_fail_nth(self.task, left);
+        }
+    }
+
     fn trigger(&self, descriptor: i32) -> Result<Trigger, Errno> {
         let link = Task::link(&self.task.descriptor(descriptor)).map_err(|_| Errno::EBADF)?;
         if link != Path::new("anon_inode:[eventfd]") {

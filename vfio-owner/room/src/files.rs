@@ -6,6 +6,7 @@
 
 mod mapped;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -63,6 +64,8 @@ pub(crate) enum Kind {
     Device { file: File, node: Option<Node> },
     /// An attribute that may be written.
     Attribute(OpenAttribute),
+    /// Which fault point of the next calls of a task fails.
+    FailNth { task: u32, left: Cell<u32> },
 }
 
 /// The open files of a room.
@@ -93,6 +96,41 @@ impl Files {
             ftruncate(&memory, REGIONS << REGION_SHIFT)?;
         }
         self.open(name, Kind::Device { file, node }, memory, OFlags::RDWR | flags)
+    }
+
+    /// Opens a task's `fail-nth`.
+    pub(crate) fn open_fail_nth(&mut self, name: PathBuf, task: u32, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let memory = memfd_create("fail-nth", MemfdFlags::CLOEXEC)?;
+        rustix::io::pwrite(&memory, b"0\n", 0)?;
+        self.open(name, Kind::FailNth { task, left: Cell::new(0) }, memory, flags)
+    }
+
+    /// Returns which fault point of a task's next call fails; 0 for none.
+    pub(crate) fn fail_nth(&self, task: Task) -> u32 {
+        self.fail_nths(task).map(|(_, left)| left.get()).find(|left| *left > 0).unwrap_or(0)
+    }
+
+    /// Sets which fault point of a task's next calls fails.
+    pub(crate) fn set_fail_nth(&self, task: Task, nth: u32) {
+        for (open, left) in self.fail_nths(task) {
+            left.set(nth);
+            open.refresh(format!("{nth}\n").as_bytes());
+        }
+    }
+
+    fn fail_nths(&self, task: Task) -> impl Iterator<Item = (&OpenFile, &Cell<u32>)> {
+        self.open.values().filter_map(move |open| match &open.kind {
+            Kind::FailNth { task: whose, left } if *whose == task.number() => Some((open, left)),
+            _ => None,
+        })
+    }
+
+    /// Makes an open device file stand for `file`.
+    pub(crate) fn becomes(&mut self, user: &OwnedFd, file: File) -> Result<(), Errno> {
+        if let Some(open) = self.open.get_mut(&FileId::of(&fstat(user)?)) {
+            open.kind = Kind::Device { file, node: None };
+        }
+        Ok(())
     }
 
     /// Opens an attribute for writing. What the supervisor does not see of the writes fails, if it is not to be read as well.
@@ -218,7 +256,7 @@ impl Files {
         let id = Self::identify(task, fd).ok()?;
         Some(match self.open.get(&id).map(|open| &open.kind) {
             Some(Kind::Device { file, .. }) => file.clone(),
-            Some(Kind::Attribute(_)) | None => File::Other,
+            Some(Kind::Attribute(_) | Kind::FailNth { .. }) | None => File::Other,
         })
     }
 

@@ -6,6 +6,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -85,6 +86,18 @@ struct Process {
     pinned: LockedPages,
     /// By the number of their gigabyte, with how many pages are pinned. Leaf lock.
     windows: Mutex<BTreeMap<u64, (Window, u64)>>,
+    /// What is pinned of memory that others can have as well: it outlives the process. Leaf lock.
+    kept: Mutex<Vec<Kept>>,
+}
+
+/// A pinned part of a mapped file.
+#[derive(Debug)]
+struct Kept {
+    start: u64,
+    bytes: u64,
+    file: File,
+    /// Where it begins in the file.
+    offset: u64,
 }
 
 /// An address space.
@@ -103,7 +116,17 @@ impl Process {
         let (own, pinned) = (LockedPages::unlimited(), LockedPages::unlimited());
         let space = Arc::new(Space { file, probe });
         let (memory, limits) = (among.memory.clone(), among.limits.clone());
-        Some(Arc::new(Self { task, space, memory, limits, own, user, pinned, windows: Mutex::default() }))
+        Some(Arc::new(Self {
+            task,
+            space,
+            memory,
+            limits,
+            own,
+            user,
+            pinned,
+            windows: Mutex::default(),
+            kept: Mutex::default(),
+        }))
     }
 
     fn account(&self, account: Account) -> &LockedPages {
@@ -112,6 +135,44 @@ impl Process {
             Account::User => &self.user,
             Account::Pinned => &self.pinned,
         }
+    }
+
+    /// Keeps what is pinned, if it is of a file that can be opened: only root can open what shared memory lies in.
+    fn keep(&self, at: u64, bytes: u64) {
+        let kept = mappings(self.task).into_iter().filter_map(|mapping| {
+            let (start, end) = (mapping.start.max(at), mapping.end.min(at + bytes));
+            let bytes = end.checked_sub(start).filter(|bytes| *bytes > 0 && mapping.is_shared)?;
+            let name = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
+            let file = OpenOptions::new().read(true).write(mapping.writes).open(self.task.proc(&name)).ok()?;
+            Some(Kept { start, bytes, file, offset: mapping.offset + (start - mapping.start) })
+        });
+        self.kept.lock().extend(kept);
+    }
+
+    /// Forgets one of what was kept of a range that is pinned once less.
+    fn forget(&self, at: u64, bytes: u64) {
+        let mut kept = self.kept.lock();
+        let ended = kept.iter().position(|kept| kept.start >= at && kept.start + kept.bytes <= at + bytes);
+        let gone = ended.map(|index| kept.swap_remove(index));
+        drop(kept);
+        drop(gone);
+    }
+
+    /// Reads or writes memory that was kept of a process that has gone, in its file.
+    // F109.
+    fn in_kept(
+        &self,
+        at: UserAddr,
+        bytes: usize,
+        act: impl FnOnce(&File, u64) -> io::Result<()>,
+    ) -> Result<(), BadAddress> {
+        let kept = self.kept.lock();
+        let found = kept.iter().find_map(|kept| {
+            let inside = at.get().checked_sub(kept.start)?;
+            (inside.checked_add(bytes as u64)? <= kept.bytes).then_some((&kept.file, kept.offset + inside))
+        });
+        let (file, offset) = found.ok_or(BadAddress { at })?;
+        act(file, offset).map_err(|_| BadAddress { at })
     }
 
     /// How much of the range is mapped for this access, in bytes.
@@ -153,6 +214,8 @@ impl UserMemory for Process {
         };
         *pins += bytes / PAGE;
         let phys = window.at().checked_add(offset).ok_or(bad)?;
+        drop(windows);
+        self.keep(at.get(), bytes);
         Ok(PinnedRun { phys, bytes })
     }
 
@@ -167,6 +230,7 @@ impl UserMemory for Process {
             if let Some((number, (_, pins))) = found {
                 *pins = pins.saturating_sub(here / PAGE);
                 let (number, unused) = (*number, *pins == 0);
+                self.forget(number * WINDOW + at % WINDOW, here);
                 if unused {
                     windows.remove(&number);
                 }
@@ -178,14 +242,14 @@ impl UserMemory for Process {
 
     fn read(&self, at: UserAddr, into: &mut [u8]) -> Result<(), BadAddress> {
         if !self.space.is_alive() {
-            return Err(BadAddress { at });
+            return self.in_kept(at, into.len(), |file, offset| file.read_exact_at(into, offset));
         }
         self.task.read(at.get(), into).map_err(|_| BadAddress { at })
     }
 
     fn write(&self, at: UserAddr, from: &[u8]) -> Result<(), BadAddress> {
         if !self.space.is_alive() {
-            return Err(BadAddress { at });
+            return self.in_kept(at, from.len(), |file, offset| file.write_all_at(from, offset));
         }
         self.task.write(at.get(), from).map_err(|_| BadAddress { at })
     }
@@ -263,6 +327,9 @@ struct Mapping {
     end: u64,
     reads: bool,
     writes: bool,
+    is_shared: bool,
+    /// Where it begins in what is mapped.
+    offset: u64,
 }
 
 impl Mapping {
@@ -270,7 +337,10 @@ impl Mapping {
         let (range, rest) = line.split_once(' ')?;
         let (start, end) = range.split_once('-')?;
         let [start, end] = [start, end].map(|text| u64::from_str_radix(text, 16).ok());
-        Some(Self { start: start?, end: end?, reads: rest.starts_with('r'), writes: rest.get(1..2) == Some("w") })
+        let (permissions, rest) = rest.split_once(' ')?;
+        let offset = u64::from_str_radix(rest.split_once(' ')?.0, 16).ok()?;
+        let has = |permission| permissions.contains(permission);
+        Some(Self { start: start?, end: end?, reads: has('r'), writes: has('w'), is_shared: has('s'), offset })
     }
 
     fn permits(&self, access: Access) -> bool {

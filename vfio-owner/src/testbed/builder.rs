@@ -63,6 +63,8 @@ pub struct MachineBuilder {
     type1: Type1Config,
     models: Vec<(String, MakeModel)>,
     say: Vec<Box<dyn FnOnce(IommuBuilder) -> IommuBuilder>>,
+    #[cfg(feature = "iommufd-test")]
+    iommufd_test: bool,
 }
 
 /// How the machine comes into its first state.
@@ -83,6 +85,8 @@ impl MachineBuilder {
             type1: Type1Config::default(),
             models: Vec::new(),
             say: Vec::new(),
+            #[cfg(feature = "iommufd-test")]
+            iommufd_test: false,
         }
     }
 
@@ -143,6 +147,13 @@ impl MachineBuilder {
     pub fn default_domain(mut self, kind: DefaultDomainType) -> Self {
         self.say.push(Box::new(move |builder| builder.default_domain(kind)));
         self
+    }
+
+    /// Gives `/dev/iommu` the test calls of a kernel that was built to test itself, and their mock devices.
+    #[cfg(feature = "iommufd-test")]
+    #[must_use]
+    pub fn iommufd_test(self) -> Self {
+        Self { iommufd_test: true, ..self }
     }
 
     /// Builds the machine, and boots it or brings it into the state of the snapshot.
@@ -218,7 +229,11 @@ impl MachineBuilder {
             let _ = pci.add_driver(simulate(start, &name, &functions));
         }
         let _ = pci.add_driver(vfio_pci.clone());
+        #[cfg(feature = "iommufd-test")]
+        let test = self.iommufd_test.then(|| super::iommufd_test::IommufdTest::new(&iommu));
         let machine = Machine::new(core, pci, iommu, physical_memory, iommus, memory, vfio, vfio_pci, slots);
+        #[cfg(feature = "iommufd-test")]
+        let machine = machine.with_iommufd_test(test);
         match start {
             Start::Boot => {
                 machine.rescan();

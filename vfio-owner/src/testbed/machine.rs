@@ -45,6 +45,8 @@ pub struct Machine {
     /// What sits in the machine's slots, plugged or not.
     slots: BTreeMap<PciAddress, Slot>,
     rescan: Mutex<()>,
+    #[cfg(feature = "iommufd-test")]
+    iommufd_test: Option<super::iommufd_test::IommufdTest>,
 }
 
 impl Machine {
@@ -82,7 +84,25 @@ impl Machine {
         slots: BTreeMap<PciAddress, Slot>,
     ) -> Self {
         let rescan = Mutex::of(RESCAN, ());
-        Self { core, pci, iommu, physical_memory, iommus, memory, vfio, vfio_pci, slots, rescan }
+        Self {
+            core,
+            pci,
+            iommu,
+            physical_memory,
+            iommus,
+            memory,
+            vfio,
+            vfio_pci,
+            slots,
+            rescan,
+            #[cfg(feature = "iommufd-test")]
+            iommufd_test: None,
+        }
+    }
+
+    #[cfg(feature = "iommufd-test")]
+    pub(super) fn with_iommufd_test(self, iommufd_test: Option<super::iommufd_test::IommufdTest>) -> Self {
+        Self { iommufd_test, ..self }
     }
 
     /// Returns the driver core.
@@ -108,6 +128,25 @@ impl Machine {
     /// Opens `/dev/iommu`: a context without objects. The name appears in messages (`"iommufd of qemu"`).
     pub fn open_iommufd(&self, name: impl Into<Arc<str>>) -> iommufd_owner::Context {
         iommufd_owner::Context::new(name, &self.physical_memory)
+    }
+
+    /// Returns whether `/dev/iommu` has the test calls of a kernel that was built to test itself, and faults can be injected.
+    pub fn tests_iommufd(&self) -> bool {
+        #[cfg(feature = "iommufd-test")]
+        return self.iommufd_test.is_some();
+        #[cfg(not(feature = "iommufd-test"))]
+        false
+    }
+
+    /// Opens `/dev/iommu` for calls by number: with its test calls, if the machine was built with test support. The name
+    /// appears in messages.
+    pub fn open_iommufd_file(&self, name: &str) -> crate::uapi::File {
+        let context = self.open_iommufd(name);
+        #[cfg(feature = "iommufd-test")]
+        if let Some(test) = &self.iommufd_test {
+            return test.serve(context);
+        }
+        crate::uapi::File::Iommufd(context)
     }
 
     /// Returns the IOMMUs. The first serves the devices for which no other was built.

@@ -1,11 +1,12 @@
 //! Who calls, and what a call gives back.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use iommu_core::device_model::Errno;
 use iommufd_owner::uapi::NewFaultQueue;
 
-use super::File;
+use super::{File, NewServedFile};
 use crate::OpenDevice;
 use crate::device_ops::Trigger;
 
@@ -19,6 +20,17 @@ pub trait Caller: iommufd_owner::uapi::Caller {
     /// # Errors
     /// `EBADF` if the descriptor is not open, `EINVAL` if it is no eventfd.
     fn trigger(&self, descriptor: i32) -> Result<Trigger, Errno>;
+
+    /// Returns which of the things that can fail in this call is to fail, as `/proc/PID/fail-nth` says: the first is 1. None
+    /// by default, which is 0. Only files that inject faults ask for it.
+    fn fail_nth(&self) -> u32 {
+        0
+    }
+
+    /// Takes note of what is left of [`fail_nth`](Self::fail_nth) when the call ends: 0 once something failed.
+    fn failed_nth(&self, left: u32) {
+        let _ = left;
+    }
 }
 
 /// What a call gives back.
@@ -32,6 +44,8 @@ pub enum NewFile {
     Device(OpenDevice),
     /// A fault queue.
     FaultQueue(NewFaultQueue),
+    /// A file of another kind.
+    Served(Box<dyn NewServedFile>),
 }
 
 impl NewFile {
@@ -43,6 +57,7 @@ impl NewFile {
     pub fn install(self, descriptor: i32, caller: &dyn Caller) -> Result<(File, u32), Errno> {
         match self {
             Self::Device(device) => Ok((File::Device(device), u32::try_from(descriptor).map_err(|_| Errno::EBADF)?)),
+            Self::Served(file) => Ok((File::Served(file.install(descriptor, caller)?), 0)),
             Self::FaultQueue(queue) => Ok((File::FaultQueue(Arc::new(queue.install(descriptor, caller)?)), 0)),
         }
     }

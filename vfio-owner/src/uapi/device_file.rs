@@ -3,7 +3,6 @@
 use iommu_core::device_model::Errno;
 use iommufd_owner::ObjectId;
 
-use super::File;
 use super::argument::{Argument, check_size};
 use super::caller::Reply;
 use super::numbers::{self, Served, served};
@@ -33,12 +32,9 @@ fn bind_iommufd(file: &DeviceFile, argument: Argument<'_>) -> Result<Reply, Errn
     let bind = read_bind(argument)?;
     let refused = |error: BindIommufdError| argument.refuse(error.errno(), &error);
     let binding = file.begin_bind().map_err(refused)?;
-    let context = match argument.caller.file(bind.iommufd) {
-        Some(File::Iommufd(context)) => context,
-        Some(_) => return Err(Errno::EBADFD),
-        None => return Err(Errno::EBADF),
-    };
-    let bound = binding.to(&context).map_err(refused)?;
+    let iommufd = argument.caller.file(bind.iommufd).ok_or(Errno::EBADF)?;
+    let context = iommufd.iommufd().ok_or(Errno::EBADFD)?;
+    let bound = binding.to(context).map_err(refused)?;
     let reply = wire::BindIommufd { out_devid: bound.iommufd_id().get(), ..bind };
     if let Err(fault) = argument.write(&reply) {
         file.undo_bind(bound);

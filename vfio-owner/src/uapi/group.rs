@@ -51,8 +51,10 @@ fn set_container(group: &GroupFile, argument: Argument<'_>) -> Result<Reply, Err
         // Vt7.1.
         File::Container(_) if !may_use(group, argument) => return Err(Errno::EPERM),
         File::Container(container) => group.set_container(container),
-        File::Iommufd(context) => group.set_iommufd(context),
-        _ => Err(SetContainerError::WrongFile { group: group.id() }),
+        file => match file.iommufd() {
+            Some(context) => group.set_iommufd(context),
+            None => Err(SetContainerError::WrongFile { group: group.id() }),
+        },
     };
     set.map_err(|error| argument.refuse(error.errno(), &error))?;
     Ok(Reply::Value(0))

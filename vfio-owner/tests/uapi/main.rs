@@ -5,6 +5,8 @@
 mod answers;
 mod events;
 mod fuzz;
+#[cfg(feature = "iommufd-test")]
+mod iommufd_test;
 mod no_iommu;
 mod numbers;
 mod other_drivers;

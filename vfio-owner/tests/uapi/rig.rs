@@ -82,6 +82,8 @@ pub(crate) struct Program {
     pub(crate) privileged: Cell<bool>,
     /// The last refusal, in words.
     pub(crate) refused: RefCell<Option<String>>,
+    /// Which fault point of the next call fails; 0 for none.
+    pub(crate) fail_nth: Cell<u32>,
 }
 
 impl Program {
@@ -94,10 +96,16 @@ impl Program {
             }
             machine.bind(device, "vfio-pci").unwrap();
         }
+        Self::on(machine)
+    }
+
+    /// On this machine.
+    pub(crate) fn on(machine: Machine) -> Self {
         let process = Process::new(machine.memory(), LockedPages::unlimited());
         let buffer = process.allocate(BUFFER as u64, Access::ReadWrite).unwrap();
         let (files, refused) = (RefCell::default(), RefCell::default());
-        Self { machine, memory: process.clone(), process, buffer, files, privileged: Cell::new(true), refused }
+        let (memory, privileged, fail_nth) = (process.clone(), Cell::new(true), Cell::new(0));
+        Self { machine, memory, process, buffer, files, privileged, refused, fail_nth }
     }
 
     fn descriptor(&self, descriptor: Descriptor) -> i32 {
@@ -244,5 +252,13 @@ impl Caller for Program {
             Some(Descriptor::File(_)) => Err(Errno::EINVAL),
             None => Err(Errno::EBADF),
         }
+    }
+
+    fn fail_nth(&self) -> u32 {
+        self.fail_nth.get()
+    }
+
+    fn failed_nth(&self, left: u32) {
+        self.fail_nth.set(left);
     }
 }

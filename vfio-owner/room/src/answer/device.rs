@@ -11,7 +11,7 @@ use vfio_owner::device_ops::RegionIndex;
 use vfio_owner::iommu_core::UserAddr;
 use vfio_owner::iommu_core::device_model::Errno as MachineErrno;
 use vfio_owner::iommufd_owner::uapi::NewFaultQueue;
-use vfio_owner::uapi::{File, NewFile, Reply};
+use vfio_owner::uapi::{File, NewFile, NewServedFile, Reply};
 
 use super::{Answer, Trapped};
 use crate::calls::Call;
@@ -48,6 +48,7 @@ impl Supervisor {
                 Ok(Answer::File(file, OFlags::CLOEXEC.bits()))
             }
             Reply::File(NewFile::FaultQueue(queue)) => self.open_fault_queue(trapped, queue),
+            Reply::File(NewFile::Served(new)) => self.open_served(trapped, new),
         }
     }
 
@@ -70,6 +71,18 @@ impl Supervisor {
         let installed = queue.install(fd, &self.caller(trapped.task));
         let queue = installed.map_err(|errno| Errno::from_raw_os_error(errno.number()))?;
         self.files.add_fault_queue(File::FaultQueue(Arc::new(queue)), &user, end)?;
+        Ok(Answer::Value(0))
+    }
+
+    fn open_served(&mut self, trapped: &Trapped<'_>, new: Box<dyn NewServedFile>) -> Result<Answer, Errno> {
+        let name = PathBuf::from("anon_inode:[iommufd_test]");
+        let user = self.files.open_device(name, File::Other, None, OFlags::empty())?;
+        let given = trapped.listener.give_file(trapped.id, user.as_fd(), OFlags::CLOEXEC.bits());
+        let fd = given.map_err(|error| errno(&error))?;
+        // If the number cannot be told, the descriptor stays, of a file without calls.
+        let installed = new.install(fd, &self.caller(trapped.task));
+        let file = installed.map_err(|errno| Errno::from_raw_os_error(errno.number()))?;
+        self.files.becomes(&user, File::Served(file))?;
         Ok(Answer::Value(0))
     }
 

@@ -101,7 +101,7 @@ impl Supervisor {
     fn open_file(&self, path: &Path) -> Option<Subject> {
         let open = self.files.at(path)?;
         let found = match &open.kind {
-            Kind::Device { node: None, .. } => Attributes::of_anonymous(&open.name),
+            Kind::Device { node: None, .. } | Kind::FailNth { .. } => Attributes::of_anonymous(&open.name),
             Kind::Device { node: Some(node), .. } => Attributes::of_node(&open.name, node),
             Kind::Attribute(open_attribute) => {
                 let attribute = open_attribute.attribute();

@@ -158,6 +158,11 @@ impl Supervisor {
             // One of ours, by its link in `/proc`: device files cannot be opened again without their names.
             return Err(Errno::NXIO);
         }
+        if let Some(task) = self.fail_nth(&place.path) {
+            let flags = how.flags.intersection(OFlags::ACCMODE);
+            let file = self.files.open_fail_nth(place.path.clone(), task, flags)?;
+            return Ok(Answer::File(file, how.descriptor()));
+        }
         if !how.writes() {
             if let Some(status) = self.status(&place.path) {
                 return self.read_only(&place.path, status.as_bytes(), how);
@@ -181,6 +186,19 @@ impl Supervisor {
             _ if place.native => Ok(Answer::Continue),
             _ => Self::open_there(trapped, place, how),
         }
+    }
+
+    /// Whose `fail-nth` this is, on a machine where faults can be injected.
+    // F113.
+    fn fail_nth(&self, path: &Path) -> Option<u32> {
+        let inside = path.strip_prefix("/proc").ok().filter(|inside| inside.ends_with("fail-nth"))?;
+        let parts: Vec<_> = inside.components().map(|part| part.as_os_str().to_str()).collect();
+        let task = match parts[..] {
+            [Some(task), _] | [_, Some("task"), Some(task), _] => task.parse().ok()?,
+            _ => return None,
+        };
+        let is_there = path.parent().is_some_and(Path::is_dir);
+        (is_there && self.vfs.machine().tests_iommufd()).then_some(task)
     }
 
     /// What `/proc/…/status` says of a process that has memory locked for devices.

@@ -1,5 +1,7 @@
 //! Small writes: attributes and registers, if that is what they reach.
 
+use std::num::IntErrorKind;
+
 use rustix::io::Errno;
 use vfio_owner::testbed::vfs::{AttributeError, OpenAttribute, Written};
 
@@ -8,6 +10,7 @@ use super::{Answer, Delayed, Trapped};
 use crate::calls::Call;
 use crate::files::{Kind, OpenFile};
 use crate::supervisor::Supervisor;
+use crate::task::Task;
 
 /// As much as an attribute takes at once.
 const MOST: u64 = 4096;
@@ -23,6 +26,11 @@ impl Supervisor {
                 self.write_attribute(trapped, file, attribute, &bytes)
             }
             Kind::Device { .. } => self.write_at(trapped, file),
+            Kind::FailNth { task, .. } => {
+                let bytes = gather(trapped)?;
+                self.files.set_fail_nth(Task::new(*task), fail_nth(&bytes)?);
+                Ok(Answer::Value(i64::try_from(bytes.len()).unwrap_or(i64::MAX)))
+            }
         }
     }
 
@@ -83,6 +91,23 @@ impl Supervisor {
         bytes.truncate(count);
         Ok(bytes)
     }
+}
+
+/// Reads the number that is written to `fail-nth`.
+// F113.
+fn fail_nth(bytes: &[u8]) -> Result<u32, Errno> {
+    let text = std::str::from_utf8(bytes).map_err(|_| Errno::INVAL)?;
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let number = match (text.strip_prefix("0x"), text.strip_prefix('0')) {
+        (Some(digits), _) => u32::from_str_radix(digits, 16),
+        (_, Some(digits)) if !digits.is_empty() => u32::from_str_radix(digits, 8),
+        _ => text.parse(),
+    };
+    number.map_err(|error| match error.kind() {
+        IntErrorKind::PosOverflow => Errno::RANGE,
+        _ => Errno::INVAL,
+    })
 }
 
 /// Reads what is to be written from the caller's memory.

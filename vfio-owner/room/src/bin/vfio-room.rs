@@ -28,6 +28,9 @@ struct Run {
     /// Bind this device to vfio-pci first
     #[arg(long, value_name = "BDF")]
     bind: Vec<String>,
+    /// Have the test calls of a kernel that was built to test itself on /dev/iommu, and mock devices
+    #[arg(long)]
+    iommufd_test: bool,
     /// Say on standard error, at the end, which calls were refused and who was in the way
     #[arg(long)]
     log: bool,
@@ -38,7 +41,9 @@ struct Run {
 
 fn main() -> Result<ExitCode> {
     let Arguments::Run(run) = Arguments::parse();
-    let machine = Arc::new(Machine::boot(&snapshot(&run.machine)?));
+    let builder = Machine::builder(snapshot(&run.machine)?);
+    let builder = if run.iommufd_test { builder.iommufd_test() } else { builder };
+    let machine = Arc::new(builder.build()?);
     for device in &run.bind {
         bind(&machine, device).with_context(|| format!("cannot bind {device} to vfio-pci"))?;
     }

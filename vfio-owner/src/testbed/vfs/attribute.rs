@@ -65,6 +65,11 @@ pub(super) enum Content {
     // Of the bus.
     DriversProbe,
     DriversAutoprobe,
+    // Of debugfs: whatever is set, every fault point counts.
+    FaultSetting {
+        file: &'static str,
+        initial: &'static str,
+    },
     // Of a group.
     Type,
     ReservedRegions,
@@ -92,7 +97,7 @@ impl Attribute {
             | Content::ResetMethod
             | Content::DriversAutoprobe
             | Content::Type => 0o644,
-            Content::Resource { .. } => 0o600,
+            Content::Resource { .. } | Content::FaultSetting { .. } => 0o600,
             Content::Remove
             | Content::Rescan
             | Content::Reset
@@ -148,6 +153,9 @@ impl Attribute {
             Content::RuntimeStatus => device_text::runtime_status(machine, &*device()?).to_string(),
             Content::VirtualFunctions => {
                 format!("{}\n", machine.virtual_functions(device()?.name()).len())
+            }
+            Content::FaultSetting { file, initial } => {
+                vfs.settings.fault_setting(file).unwrap_or_else(|| (*initial).into())
             }
             Content::ResetMethod => device_text::reset_method(&*device()?),
             Content::DriversAutoprobe => format!("{}\n", u8::from(machine.pci().drivers_autoprobe())),
@@ -226,6 +234,7 @@ impl Attribute {
                     return Err(AttributeError::Malformed { text, expected: "a node of the machine, which has none" });
                 }
             }
+            Content::FaultSetting { file, initial } => vfs.settings.set_fault_setting(file, initial, &text),
             Content::Reset => device_text::reset(machine, &*self.owner.device(machine)?, &text)?,
             Content::ResetMethod => device_text::set_reset_method(&*self.owner.device(machine)?, &text)?,
             Content::Uevent(_) | Content::DeviceUevent => {

@@ -72,8 +72,27 @@ pub(super) fn root(structure: &Structure) -> Directory {
         device(&mut planting, dev, above);
     }
     virtual_functions(&mut planting, structure);
+    if structure.injects_faults {
+        fault_injection(&mut planting);
+    }
     device_files(&mut planting, structure);
     planting.grown()
+}
+
+/// The files of debugfs that say where faults are injected.
+// F115.
+fn fault_injection(planting: &mut Planting) {
+    const DEBUG: &str = "/sys/kernel/debug";
+    let files = [
+        ("failslab/ignore-gfp-wait", "Y\n"),
+        ("failslab/verbose", "2\n"),
+        ("fail_page_alloc/ignore-gfp-wait", "Y\n"),
+        ("fail_page_alloc/ignore-gfp-highmem", "Y\n"),
+        ("fail_page_alloc/verbose", "2\n"),
+    ];
+    for (file, initial) in files {
+        add(planting, &Owner::Machine, &format!("{DEBUG}/{file}"), Content::FaultSetting { file, initial });
+    }
 }
 
 /// Where the host's files are seen beside the machine's. The host's devices and their drivers are not.

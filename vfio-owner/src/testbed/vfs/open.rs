@@ -161,7 +161,7 @@ fn check(mode: u16, opening: &Opening<'_>, privilege: Privilege) -> Result<(), u
 fn open_device(machine: &Machine, file: &CharFile, name: &str) -> Result<File, OpenError> {
     Ok(match file {
         CharFile::Container => File::Container(machine.vfio().open_container()),
-        CharFile::Iommufd => File::Iommufd(machine.open_iommufd(name)),
+        CharFile::Iommufd => machine.open_iommufd_file(name),
         CharFile::Group(group) => File::Group(machine.vfio().open_group(*group)?),
         CharFile::Device(device) => File::DeviceFile(machine.vfio().open_device(device)?),
     })

@@ -1,6 +1,7 @@
 //! What programs set, and nothing else of the machine depends on.
 
 use alloc::collections::BTreeMap;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use iommu_core::device_model::sync::Mutex;
@@ -11,13 +12,15 @@ use super::attribute::is_set;
 use super::error::AttributeError;
 use crate::vfio_pci::NAME as VFIO_PCI;
 
-/// The settings of all devices. Both locks are leaf locks.
+/// The settings of all devices. The locks are leaf locks.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
     /// Those that were set once.
     switches: Mutex<BTreeMap<(DeviceId, Switch), bool>>,
     /// Configuration spaces that were written to.
     configs: Mutex<BTreeMap<DeviceId, Vec<u8>>>,
+    /// How faults are injected, by file.
+    faults: Mutex<BTreeMap<&'static str, String>>,
 }
 
 /// Something of a device that is on or off.
@@ -80,6 +83,23 @@ impl Settings {
         let mut switches = self.switches.lock();
         switches.retain(|(dev, _), _| there.contains(dev));
         switches.insert((dev, switch), on);
+    }
+
+    /// What was set last of how faults are injected.
+    pub(super) fn fault_setting(&self, file: &str) -> Option<String> {
+        self.faults.lock().get(file).cloned()
+    }
+
+    /// Takes a setting of how faults are injected: a switch or a number, as it was first. Anything else changes nothing.
+    pub(super) fn set_fault_setting(&self, file: &'static str, initial: &str, text: &str) {
+        let is_switch = initial.starts_with(['Y', 'N']);
+        let value = match text.trim_end().to_ascii_lowercase() {
+            text if is_switch && (text.starts_with(['y', '1']) || text.starts_with("on")) => "Y\n".into(),
+            text if is_switch && (text.starts_with(['n', '0']) || text.starts_with("of")) => "N\n".into(),
+            text if !is_switch && text.parse::<u32>().is_ok() => text + "\n",
+            _ => return,
+        };
+        self.faults.lock().insert(file, value);
     }
 
     /// The configuration space of a function, with what was written to it.

@@ -91,6 +91,8 @@ pub(super) struct Structure {
     pub(super) group_nodes: Vec<GroupNode>,
     /// The IOMMUs, with what they say of themselves.
     pub(super) iommus: BTreeMap<Arc<str>, Description>,
+    /// Whether there are files to inject faults.
+    pub(super) injects_faults: bool,
 }
 
 #[derive(Debug)]
@@ -137,7 +139,7 @@ impl Structure {
         let groups: BTreeSet<GroupId> = devices.iter().filter_map(|dev| dev.group).collect();
         group_nodes.retain(|node| groups.contains(&node.group));
         let iommus = machine.iommus().map(|iommu| (iommu.name().into(), iommu.config().description.clone())).collect();
-        Self { devices, drivers, groups, group_nodes, iommus }
+        Self { devices, drivers, groups, group_nodes, iommus, injects_faults: machine.tests_iommufd() }
     }
 }
 
