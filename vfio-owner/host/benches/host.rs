@@ -4,12 +4,17 @@
 use std::fs;
 use std::hint::black_box;
 use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use tempfile::TempDir;
 use vfio_host::{Explanation, Host, Source, capture, changes};
 use vfio_owner::iommu_core::device_model::pci::{ConfigSpace, PortType};
 use vfio_owner::iommu_core::sysfs::{MemoryTree, Tree as _};
+
+/// So often the ratio is measured.
+const RATIO_ROUNDS: usize = 20;
 
 /// Cards of four functions, each behind a port without ACS: a fifth of the devices are ports.
 fn machine(devices: u32) -> MemoryTree {
@@ -34,7 +39,7 @@ fn machine(devices: u32) -> MemoryTree {
 fn add(tree: &mut MemoryTree, path: &str, config: &ConfigSpace, driver: &str, group: u32) {
     let name = path.rsplit('/').next().unwrap_or_default();
     let up = "../".repeat(path.matches('/').count() + 1);
-    let mut bytes = config.bytes().to_vec();
+    let mut bytes = config.bytes();
     bytes.resize(4096, 0);
     tree.insert(&format!("{path}/config"), bytes);
     tree.insert(&format!("{path}/driver_override"), "(null)\n");
@@ -74,6 +79,7 @@ fn explained(c: &mut Criterion, devices: u32) {
     fs::write(&file, capture(&tree).expect("it has devices").to_archive()).expect("there is room");
     write(&tree, &folder);
     assert_eq!(Host::open(&file).expect("it is one").pci.devices.len(), devices as usize);
+    print_ratio(devices, &file);
     group.bench_function("the floor: read the file", |b| {
         b.iter(|| fs::read_to_string(&file).expect("it is one"));
     });
@@ -89,6 +95,22 @@ fn explained(c: &mut Criterion, devices: u32) {
     let host = Host::load(&tree, Source::Tree).expect("it has devices");
     group.bench_function("all, loaded", |b| b.iter(|| explain_all(black_box(&host))));
     group.finish();
+}
+
+/// The ratio of both, each the fastest of several in turn, so that whatever else the machine does counts for neither.
+fn print_ratio(devices: u32, file: &Path) {
+    let time = |work: &dyn Fn()| {
+        let begin = Instant::now();
+        work();
+        begin.elapsed()
+    };
+    let (mut floor, mut all) = (Duration::MAX, Duration::MAX);
+    for _ in 0..RATIO_ROUNDS {
+        floor = floor.min(time(&|| drop(black_box(fs::read_to_string(file).expect("it is one")))));
+        all = all.min(time(&|| drop(black_box(explain_all(&Host::open(file).expect("it is one"))))));
+    }
+    let ratio = all.as_secs_f64() / floor.as_secs_f64();
+    println!("{devices} devices: {all:.1?} to explain all, {floor:.1?} to read the file: a ratio of {ratio:.1}");
 }
 
 fn thousand_devices(c: &mut Criterion) {

@@ -45,7 +45,7 @@ pub(super) struct VirtualConfig {
 impl VirtualConfig {
     /// As after power-on: decoding what there is, not a bus master, interrupts of no kind enabled.
     pub(super) fn new(function: &PciFunction) -> Self {
-        let mut bytes = function.config.bytes().to_vec();
+        let mut bytes = function.config.bytes();
         bytes.resize(if bytes.len() > CONVENTIONAL { EXPRESS } else { CONVENTIONAL }, 0);
         let mut config = Self { writable: vec![0; bytes.len()], bytes, power_on: Vec::new() };
         config.own_command(&function.bars);

@@ -85,38 +85,36 @@ impl ConfigBuilder {
     /// Builds the configuration space: 4096 bytes with PCI Express or ACS, else 256.
     pub fn build(self) -> ConfigSpace {
         let length = if self.port_type.is_some() || self.acs.is_some() { LONGEST } else { 256 };
-        let mut config = ConfigSpace::new(vec![0; length]);
-        config.write(0x00, &self.vendor.to_le_bytes());
-        config.write(0x02, &self.device.to_le_bytes());
+        let mut bytes = vec![0; length];
+        write(&mut bytes, 0x00, &self.vendor.to_le_bytes());
+        write(&mut bytes, 0x02, &self.device.to_le_bytes());
         // The class stands above the revision's byte in one double word.
-        config.write(at::REVISION, &(self.class << 8 | u32::from(self.revision)).to_le_bytes());
-        config.write(at::HEADER_TYPE, &[self.header_type]);
+        write(&mut bytes, at::REVISION, &(self.class << 8 | u32::from(self.revision)).to_le_bytes());
+        write(&mut bytes, at::HEADER_TYPE, &[self.header_type]);
         if let Some((secondary, subordinate)) = self.buses {
-            config.write(at::SECONDARY_BUS, &[secondary, subordinate]);
+            write(&mut bytes, at::SECONDARY_BUS, &[secondary, subordinate]);
         } else if let Some((vendor, device)) = self.subsystem {
-            config.write(at::SUBSYSTEM, &vendor.to_le_bytes());
-            config.write(at::SUBSYSTEM + 2, &device.to_le_bytes());
+            write(&mut bytes, at::SUBSYSTEM, &vendor.to_le_bytes());
+            write(&mut bytes, at::SUBSYSTEM + 2, &device.to_le_bytes());
         }
         if let Some(port_type) = self.port_type {
-            config.write(at::STATUS, &at::STATUS_HAS_CAPABILITIES.to_le_bytes());
-            config.write(at::CAPABILITIES, &PCI_EXPRESS.to_le_bytes());
+            write(&mut bytes, at::STATUS, &at::STATUS_HAS_CAPABILITIES.to_le_bytes());
+            write(&mut bytes, at::CAPABILITIES, &PCI_EXPRESS.to_le_bytes());
             // The last of the list; version 2 of the capability.
-            config.write(PCI_EXPRESS, &[at::CAP_PCI_EXPRESS, 0, port_type.code() << 4 | 2]);
+            write(&mut bytes, PCI_EXPRESS, &[at::CAP_PCI_EXPRESS, 0, port_type.code() << 4 | 2]);
         }
         if let Some(acs) = self.acs {
             // The last of the list; version 1 of the capability.
-            config.write(EXTENDED, &(1 << 16 | u32::from(at::EXT_CAP_ACS)).to_le_bytes());
-            config.write(EXTENDED + 4, &acs.capability.bits().to_le_bytes());
-            config.write(EXTENDED + 6, &acs.control.bits().to_le_bytes());
+            write(&mut bytes, EXTENDED, &(1 << 16 | u32::from(at::EXT_CAP_ACS)).to_le_bytes());
+            write(&mut bytes, EXTENDED + 4, &acs.capability.bits().to_le_bytes());
+            write(&mut bytes, EXTENDED + 6, &acs.control.bits().to_le_bytes());
         }
-        config
+        ConfigSpace::new(bytes)
     }
 }
 
-impl ConfigSpace {
-    fn write(&mut self, offset: u16, value: &[u8]) {
-        for (byte, new) in self.bytes.iter_mut().skip(offset.into()).zip(value) {
-            *byte = *new;
-        }
+fn write(bytes: &mut [u8], offset: u16, value: &[u8]) {
+    for (byte, new) in bytes.iter_mut().skip(offset.into()).zip(value) {
+        *byte = *new;
     }
 }

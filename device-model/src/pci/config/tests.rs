@@ -73,7 +73,7 @@ fn what_cannot_be_read_is_none() {
 
 #[test]
 fn lists_that_run_in_a_circle_end() {
-    let mut bytes = ConfigSpace::builder().pcie(PortType::Endpoint).build().bytes().to_vec();
+    let mut bytes = ConfigSpace::builder().pcie(PortType::Endpoint).build().bytes();
     bytes[0x41] = 0x40;
     // Id 1, next at 0x100.
     bytes[0x100..0x104].copy_from_slice(&0x1001_0001_u32.to_le_bytes());

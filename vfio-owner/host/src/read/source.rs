@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::iommu_core::sysfs::{
-    ArchiveError, DirTree, LoadError, MemoryTree, Snapshot, SysfsDevice, Tree, TreeError, Warning, WarningReason,
+    Archive, ArchiveError, DirTree, LoadError, Snapshot, SysfsDevice, Tree, TreeError, Warning, WarningReason,
 };
 use vfio_owner::viability::{DriverDma, dma_of};
 
@@ -227,11 +227,10 @@ impl Host {
     /// Fails if it is neither.
     pub fn of_text(text: &str, name: impl AsRef<Path>) -> Result<Self, OpenHostError> {
         let path = name.as_ref();
-        if !MemoryTree::is_archive(text) {
+        if !Archive::is_archive(text) {
             return text.parse().map_err(|error| OpenHostError::Listing { path: path.into(), error });
         }
-        let tree =
-            MemoryTree::from_archive(text).map_err(|error| OpenHostError::Archive { path: path.into(), error })?;
+        let tree = Archive::parse(text).map_err(|error| OpenHostError::Archive { path: path.into(), error })?;
         let captured = tree.read(CAPTURED_HOLDERS).is_ok();
         let source = if captured { Source::Capture } else { Source::Tree };
         Self::load(&tree, source).map_err(|error| OpenHostError::Tree { path: path.into(), error })

@@ -92,7 +92,7 @@ impl Layout {
         let class = format!("{:#08x}\n", config.class().unwrap());
         self.tree.insert(&format!("{path}/class"), class);
         self.tree.insert(&format!("{path}/driver_override"), "(null)\n");
-        let mut bytes = config.bytes().to_vec();
+        let mut bytes = config.bytes();
         bytes.resize(4096, 0);
         self.tree.insert(&format!("{path}/config"), bytes);
     }

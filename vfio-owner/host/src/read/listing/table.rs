@@ -1,4 +1,4 @@
-//! Tables: columns between bars, with a heading.
+//! Tables: columns between bars, or apart by tabs or several spaces, with a heading.
 
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
@@ -23,7 +23,31 @@ enum Column {
     Other,
 }
 
+/// The cells of a line without bars, if it has several: tabs divide them, else several spaces do.
+pub(super) fn columns(text: &str) -> Option<Vec<&str>> {
+    let tabs = text.contains('\t');
+    let cells = if tabs { text.split('\t').collect::<Vec<_>>() } else { text.split("  ").collect() };
+    let cells = cells.into_iter().map(str::trim).filter(|cell| tabs || !cell.is_empty());
+    let cells: Vec<&str> = cells.collect();
+    (cells.len() > 2).then_some(cells)
+}
+
+/// Whether cells are the heading of a table of devices and their groups.
+pub(super) fn is_heading(cells: &[&str]) -> bool {
+    const DEVICE: [&str; 9] = ["id", "address", "bdf", "slot", "pci", "device", "pci address", "pci id", "bus id"];
+    let plain = cells.iter().all(|cell| !cell.contains(|c: char| c.is_ascii_digit()));
+    let names_device = cells.iter().any(|cell| DEVICE.contains(&&*cell.to_ascii_lowercase()));
+    plain && names_device && cells.iter().any(|cell| column(cell) == Column::Group)
+}
+
 impl Table {
+    /// Whether cells are a row of the table: each stands in its column.
+    pub(super) fn fits(&self, cells: &[&str]) -> bool {
+        let group = self.columns.iter().position(|column| *column == Column::Group);
+        let in_place = group.and_then(|at| cells.get(at)).is_some_and(|cell| cell.parse::<i64>().is_ok());
+        in_place && cells.len() <= self.columns.len()
+    }
+
     /// The cells of a row; `None` if the line is no row.
     pub(super) fn cells(text: &str) -> Option<Vec<&str>> {
         let bars = ['│', '┃', '║', '|'];
@@ -56,7 +80,11 @@ impl Table {
                     None => facts.class_words(device, cell),
                 },
                 Column::Vendor => ids.0 = hex4(cell),
-                Column::DeviceId => ids.1 = hex4(cell),
+                // Some call the name so.
+                Column::DeviceId => match hex4(cell) {
+                    Some(id) => ids.1 = Some(id),
+                    None => facts.name(device, cell),
+                },
                 Column::Name => facts.name(device, cell),
                 Column::Driver => match *cell {
                     "" => {}
