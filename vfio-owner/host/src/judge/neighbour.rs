@@ -11,6 +11,8 @@ use super::obstacle::is_bridge;
 use crate::read::Purpose;
 use crate::{Fact, Host};
 
+const CLASS_HOST_BRIDGE: u32 = 0x0600;
+
 /// A device of the group.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
 #[non_exhaustive]
@@ -40,6 +42,8 @@ pub enum Part {
     Stays,
     /// The device must be unbound from its driver, unless that is a VFIO driver.
     Leaves,
+    /// Neither driver nor kind of the device are shown: a bridge stays, anything else must be unbound.
+    Perhaps,
 }
 
 impl Serialize for Neighbour {
@@ -94,6 +98,7 @@ pub(super) fn neighbour(host: &Host, device: &SysfsDevice) -> Neighbour {
             Part::Stays
         }
         Verdict::Viable => Part::None,
+        Verdict::Unknown if driver == Fact::Unknown && may_have_no_driver(host, device) => Part::Perhaps,
         Verdict::NotViable | Verdict::Unknown => Part::Leaves,
     };
     Neighbour {
@@ -104,6 +109,14 @@ pub(super) fn neighbour(host: &Host, device: &SysfsDevice) -> Neighbour {
         standing,
         purposes: host.purposes(address).cloned().collect(),
     }
+}
+
+/// Whether a device whose driver is not shown may well have none that has to let it go: one of which it is not shown that
+/// it is no bridge, and a bridge to the processor.
+fn may_have_no_driver(host: &Host, device: &SysfsDevice) -> bool {
+    let class = device.function.config.class().unwrap_or_default() >> 8;
+    class == CLASS_HOST_BRIDGE
+        || class == 0 && !host.words.get(&device.function.address).is_some_and(|words| !words.class.is_empty())
 }
 
 /// The tree tells the regions of a group, not whose they are.

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser, Subcommand};
-use vfio_host::{Host, HostTree, capture, draw};
+use vfio_host::{Host, HostTree, Trials, capture, draw};
 
 use output::{Format, Outcome, print, warn_of};
 
@@ -62,6 +62,9 @@ struct Machine {
     /// Work on a copy of sysfs in this folder, `apply` and `undo` as well
     #[arg(long, global = true, value_name = "DIR")]
     sysfs: Option<PathBuf>,
+    /// That files may be opened for a moment
+    #[arg(skip)]
+    trials: Option<Trials>,
 }
 
 #[derive(Subcommand)]
@@ -117,7 +120,8 @@ enum Command {
 
 impl Machine {
     fn tree(&self) -> HostTree {
-        self.sysfs.as_ref().map_or_else(HostTree::live, HostTree::copy)
+        let live = || self.trials.map_or_else(HostTree::live, |trials| HostTree::live().trying(trials));
+        self.sysfs.as_ref().map_or_else(live, HostTree::copy)
     }
 
     /// The machine, after a word on what its source left out.
@@ -186,10 +190,15 @@ fn write_out(text: &str, output: Option<&Path>) -> Result<Outcome> {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let trials = match Trials::begin() {
+        Ok(trials) => trials,
+        Err(code) => return code,
+    };
+    let mut arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return output::usage(&error),
     };
+    arguments.machine.trials = Some(trials);
     match arguments.run() {
         Ok(outcome) => outcome.into(),
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,

@@ -5,6 +5,7 @@ use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use super::ListingErrorReason;
 use super::facts::{Facts, Place};
 use super::token::{self, hex4};
+use super::words::leading_class;
 
 /// The columns of a table, by what they are about.
 #[derive(Debug, Default)]
@@ -83,15 +84,18 @@ impl Table {
                 // Some call the name so.
                 Column::DeviceId => match hex4(cell) {
                     Some(id) => ids.1 = Some(id),
-                    None => facts.name(device, cell),
+                    None => described(facts, device, cell, line)?,
                 },
-                Column::Name => facts.name(device, cell),
+                Column::Name => described(facts, device, cell, line)?,
+                Column::Other if leading_class(cell).is_some() || token::ids(cell).is_some() => {
+                    described(facts, device, cell, line)?;
+                }
+                Column::Other => {}
                 Column::Driver => match *cell {
                     "" => {}
                     "-" | "none" | "(none)" => facts.driver(device, None, line)?,
                     driver => facts.driver(device, Some(driver.to_owned()), line)?,
                 },
-                Column::Other => {}
             }
         }
         if let (Some(vendor), Some(id)) = ids {
@@ -99,6 +103,23 @@ impl Table {
         }
         Ok(true)
     }
+}
+
+/// What a cell of words says of a device: its kind and name, or its name alone, and ids.
+fn described(facts: &mut Facts, device: PciAddress, cell: &str, line: usize) -> Result<(), ListingErrorReason> {
+    if let Some(ids) = token::ids(cell) {
+        facts.ids(device, ids, line)?;
+    }
+    let words = cell.trim_matches('`');
+    match leading_class(words) {
+        Some((class, name)) => {
+            facts.class(device, class);
+            facts.name(device, name.trim_start_matches([':', ' ']));
+        }
+        None if words.contains(' ') && token::addresses(words).is_empty() => facts.name(device, words),
+        None => {}
+    }
+    Ok(())
 }
 
 fn group(facts: &mut Facts, device: PciAddress, cell: &str, line: usize) -> Result<(), ListingErrorReason> {
