@@ -290,7 +290,7 @@ const FORMS: &[Form] = &[
     },
     Form {
         name: "btrfs over two disks",
-        set_up: "mkfs.btrfs -q -f -M -m raid1 -d raid1 /dev/$D1 /dev/$D2 && mount -t btrfs -o device=/dev/$D2 /dev/$D1 /m/a",
+        set_up: "mkfs.btrfs -q -f -M -m single -d single /dev/$D1 /dev/$D2 && mount -t btrfs -o device=/dev/$D2 /dev/$D1 /m/a",
         take_down: "umount /m/a; dd if=/dev/zero of=/dev/$D1 bs=1M count=1 2> /dev/null; dd if=/dev/zero of=/dev/$D2 bs=1M count=1 2> /dev/null",
         needs: Some("mkfs.btrfs"),
         refused: &[D1, D2],

@@ -13,7 +13,8 @@ use super::topology::Topology;
 
 /// How long a machine may run without reporting anything.
 const PATIENCE: Duration = Duration::from_secs(1800);
-const DISK_BYTES: u64 = 64 << 20;
+/// btrfs over several disks needs so much of each.
+const DISK_BYTES: u64 = 160 << 20;
 
 /// A machine that can be run.
 pub(crate) struct Guest<'a> {

@@ -116,7 +116,7 @@ pub(super) fn neighbour(host: &Host, device: &SysfsDevice) -> Neighbour {
 fn may_have_no_driver(host: &Host, device: &SysfsDevice) -> bool {
     let class = device.function.config.class().unwrap_or_default() >> 8;
     class == CLASS_HOST_BRIDGE
-        || class == 0 && !host.words.get(&device.function.address).is_some_and(|words| !words.class.is_empty())
+        || class == 0 && host.words.get(&device.function.address).is_none_or(|words| words.class.is_empty())
 }
 
 /// The tree tells the regions of a group, not whose they are.

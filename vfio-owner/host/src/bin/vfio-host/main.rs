@@ -144,6 +144,12 @@ impl Machine {
         Ok(host)
     }
 
+    /// The tree of a machine, with what no snapshot or listing has.
+    fn complete(&self) -> Result<HostTree> {
+        anyhow::ensure!(self.from.is_none(), "a snapshot does not show that; a running machine or `--sysfs DIR` does");
+        Ok(self.tree())
+    }
+
     /// The tree of a machine whose bindings can be changed.
     fn changeable(&self) -> Result<HostTree> {
         anyhow::ensure!(self.from.is_none(), "a snapshot cannot be changed; `--sysfs DIR` can");
@@ -161,7 +167,7 @@ impl Arguments {
         match &self.command {
             Command::List(list) => list.run(&self.machine.host()?, format),
             Command::Candidates => candidates::run(&self.machine.host()?, format),
-            Command::Ready(ready) => ready.run(&self.machine.changeable()?, format),
+            Command::Ready(ready) => ready.run(&self.machine.complete()?, format),
             Command::Tool(tool) => tool.run(&self.machine.host()?),
             Command::Persist(persist) => persist.run(&self.machine.host()?, format),
             Command::Explain(explain) => explain.run(&self.machine.host()?, format),
@@ -169,7 +175,7 @@ impl Arguments {
             Command::Apply(apply) => apply.run(&self.machine.changeable()?, format),
             Command::Undo(undo) => Ok(undo.run(&self.machine.changeable()?, format)),
             Command::Draw { output } => write_out(&draw(&self.machine.host()?), output.as_deref()),
-            Command::Snapshot { output } => snapshot(&self.machine.changeable()?, output.as_deref()),
+            Command::Snapshot { output } => snapshot(&self.machine.complete()?, output.as_deref()),
             Command::Diff { before, after } => change::run(before, after, format),
             Command::Completions { shell } => shell::completions(*shell, &mut Self::command()),
             Command::Man { folder } => shell::man_pages(folder, Self::command()),

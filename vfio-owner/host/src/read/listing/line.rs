@@ -27,6 +27,9 @@ impl Line {
                 text = text.replace(entity, meaning);
             }
         }
+        if text.contains("</td>") || text.contains("</th>") {
+            text = without_tags(&text);
+        }
         let plain: String = text.chars().filter_map(plain).collect();
         let unquoted = without_quotes(&plain);
         let (indent, text) = indented(unquoted);
@@ -60,6 +63,19 @@ impl Line {
     pub(super) fn is_border(&self) -> bool {
         !self.text.is_empty() && self.text.chars().all(|c| !c.is_alphanumeric())
     }
+}
+
+/// A row of a table in HTML, its cells between bars.
+fn without_tags(row: &str) -> String {
+    let mut out = String::with_capacity(row.len());
+    for (at, part) in row.split('<').enumerate() {
+        let (tag, text) = if at == 0 { ("", part) } else { part.split_once('>').unwrap_or((part, "")) };
+        if matches!(tag, "/td" | "/th") {
+            out.push('|');
+        }
+        out.push_str(text);
+    }
+    out
 }
 
 /// Where the heading begins of which this is the word for a group: `IOMMU Group 3`.

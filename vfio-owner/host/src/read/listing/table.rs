@@ -24,18 +24,20 @@ enum Column {
     Other,
 }
 
-/// The cells of a line without bars, if it has several: tabs divide them, else several spaces do.
+/// The cells of a line without bars, if it has several: tabs divide them, else several spaces, else commas.
 pub(super) fn columns(text: &str) -> Option<Vec<&str>> {
-    let tabs = text.contains('\t');
-    let cells = if tabs { text.split('\t').collect::<Vec<_>>() } else { text.split("  ").collect() };
-    let cells = cells.into_iter().map(str::trim).filter(|cell| tabs || !cell.is_empty());
-    let cells: Vec<&str> = cells.collect();
-    (cells.len() > 2).then_some(cells)
+    ["\t", "  ", ";", ","].into_iter().find_map(|sign| {
+        let cells = text.split(sign).map(|cell| cell.trim().trim_matches('"'));
+        // Between columns of words there are as many spaces as there is room.
+        let cells: Vec<&str> = cells.filter(|cell| sign != "  " || !cell.is_empty()).collect();
+        (cells.len() > 2).then_some(cells)
+    })
 }
 
 /// Whether cells are the heading of a table of devices and their groups.
 pub(super) fn is_heading(cells: &[&str]) -> bool {
-    const DEVICE: [&str; 9] = ["id", "address", "bdf", "slot", "pci", "device", "pci address", "pci id", "bus id"];
+    const DEVICE: [&str; 10] =
+        ["id", "address", "bdf", "slot", "pci", "device", "pci address", "pci id", "bus id", "pci device"];
     let plain = cells.iter().all(|cell| !cell.contains(|c: char| c.is_ascii_digit()));
     let names_device = cells.iter().any(|cell| DEVICE.contains(&&*cell.to_ascii_lowercase()));
     plain && names_device && cells.iter().any(|cell| column(cell) == Column::Group)
@@ -46,7 +48,8 @@ impl Table {
     pub(super) fn fits(&self, cells: &[&str]) -> bool {
         let group = self.columns.iter().position(|column| *column == Column::Group);
         let in_place = group.and_then(|at| cells.get(at)).is_some_and(|cell| cell.parse::<i64>().is_ok());
-        in_place && cells.len() <= self.columns.len()
+        // Words at the end of a row may have what divides the others.
+        in_place && cells.len() + 1 >= self.columns.len()
     }
 
     /// The cells of a row; `None` if the line is no row.

@@ -28,7 +28,11 @@ impl Reader<'_> {
         let rest = if after.trim_start().starts_with('\'') { rest.split('\'').next().unwrap_or(rest) } else { rest };
         let rest = without_marks(rest);
         let mut name = "";
-        if let Some(code) = rest.get(..4).and_then(token::hex4).filter(|_| rest.get(4..5) == Some(":")) {
+        if let Some(code) = rest
+            .get(..4)
+            .and_then(token::hex4)
+            .filter(|_| matches!(rest.get(4..6), Some(": ") | None) && rest.get(4..5) == Some(":"))
+        {
             self.facts.class(device, code.into());
         } else if let Some((code, words)) = leading_class(rest) {
             self.facts.class(device, code);
