@@ -108,7 +108,7 @@ fn print_ratio(devices: u32, file: &Path) {
     let time = |work: &dyn Fn()| {
         let begin = now();
         work();
-        now() - begin
+        now().saturating_sub(begin)
     };
     let mut least = [Duration::MAX; 3];
     for _ in 0..RATIO_ROUNDS {

@@ -216,7 +216,9 @@ mod tests {
             for (path, contents) in &files {
                 tree.insert(path, contents.as_bytes());
             }
-            directories.iter().for_each(|path| tree.insert_directory(path));
+            for path in &directories {
+                tree.insert_directory(path);
+            }
             let text = tree.to_archive();
             let archive = Archive::parse(&text).unwrap();
             for path in asked.iter().chain(files.keys()).chain(&directories) {
