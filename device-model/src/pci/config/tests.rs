@@ -100,6 +100,21 @@ proptest! {
         read_all(&ConfigSpace::new(bytes));
     }
 
+    /// Zeros at the end are not kept, but read.
+    #[test]
+    fn what_is_read_is_what_was_written(bytes in prop::collection::vec(0_u8..3, 0..70), zeros in 0_usize..200) {
+        let mut bytes = bytes;
+        bytes.resize(bytes.len() + zeros, 0);
+        let config = ConfigSpace::new(bytes.clone());
+        prop_assert_eq!((config.bytes(), config.len()), (bytes.clone(), bytes.len()));
+        for at in 0..280_u16 {
+            let from = |length: usize| bytes.get(at.into()..usize::from(at) + length);
+            prop_assert_eq!(config.read_u8(at), from(1).map(|bytes| bytes[0]));
+            prop_assert_eq!(config.read_u16(at), from(2).map(|bytes| u16::from_le_bytes(bytes.try_into().unwrap())));
+            prop_assert_eq!(config.read_u32(at), from(4).map(|bytes| u32::from_le_bytes(bytes.try_into().unwrap())));
+        }
+    }
+
     #[test]
     fn no_pointers_panic(
         pointers in prop::collection::vec((0_usize..4096, any::<u8>()), 0..200),
