@@ -1,5 +1,3 @@
-use std::vec::Vec;
-
 use iommu_core::device_model::pci::{AcsBits, PortType};
 
 use super::*;
