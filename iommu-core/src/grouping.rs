@@ -122,8 +122,7 @@ fn ties(bridge: &PciFunction) -> bool {
 
 /// Adds to `found` what shares a group with `start` by being beside it, and tells of each step from one to the next.
 fn spread(topology: &PciTopology, start: &PciFunction, found: &mut BTreeSet<PciAddress>, mut step: impl FnMut(Shared)) {
-    let with_aliases: Vec<&PciFunction> =
-        topology.functions_on_bus(start.address).filter(|function| !function.dma_aliases.is_empty()).collect();
+    let with_aliases: Vec<&PciFunction> = topology.aliasing_functions_on_bus(start.address).collect();
     found.insert(start.address);
     let mut reached = alloc::vec![start];
     while let Some(function) = reached.pop() {
@@ -142,7 +141,8 @@ fn spread(topology: &PciTopology, start: &PciFunction, found: &mut BTreeSet<PciA
         reached.extend(
             theirs.filter(|other| take(other, Shared::DmaAlias { function: other.address, alias: function.address })),
         );
-        let beside = topology.functions_in_slot(function.address).filter(|other| share_slot(function, other));
+        let in_slot = (!isolates(function)).then(|| topology.functions_in_slot(function.address));
+        let beside = in_slot.into_iter().flatten().filter(|other| shares_slot(function, other));
         reached.extend(
             beside.filter(|other| {
                 take(other, Shared::Multifunction { function: function.address, other: other.address })
@@ -151,9 +151,9 @@ fn spread(topology: &PciTopology, start: &PciFunction, found: &mut BTreeSet<PciA
     }
 }
 
-/// Whether requests can pass between two functions of one slot.
-fn share_slot(one: &PciFunction, other: &PciFunction) -> bool {
-    (one.is_multifunction() || other.is_multifunction()) && !isolates(one) && !isolates(other)
+/// Whether requests can pass between two functions of one slot, of which one does not isolate.
+fn shares_slot(one: &PciFunction, other: &PciFunction) -> bool {
+    (one.is_multifunction() || other.is_multifunction()) && !isolates(other)
 }
 
 /// Why a function shares its group with others.
@@ -200,17 +200,41 @@ impl fmt::Display for Shared {
 pub fn reasons(topology: &PciTopology, address: PciAddress) -> Vec<Shared> {
     let Some(function) = topology.get(address) else { return Vec::new() };
     let bridges = topology.bridges_above(address).filter(|bridge| ties(bridge));
-    let mut reasons: Vec<Shared> = bridges
-        .map(|bridge| {
-            if takes_over_ids(bridge) {
-                Shared::AliasBehind(bridge.address)
-            } else {
-                Shared::NoAcsAbove(bridge.address)
-            }
-        })
-        .collect();
+    let mut reasons: Vec<Shared> = bridges.map(tied_by).collect();
     spread(topology, top(topology, function), &mut BTreeSet::new(), |shared| reasons.push(shared));
     reasons
+}
+
+/// Returns why functions share a group, the reasons of all together; `None` if they do not share one in this topology.
+/// What is the same for all functions of a bus is found out once.
+pub fn group_reasons(topology: &PciTopology, members: &[PciAddress]) -> Option<BTreeSet<Shared>> {
+    let (mut key, mut reasons, mut tied_buses) = (None, BTreeSet::new(), BTreeSet::new());
+    for function in members.iter().map(|member| topology.get(*member)) {
+        let function = function?;
+        let bus = (function.address.domain(), function.address.bus());
+        if tied_buses.contains(&bus) {
+            continue;
+        }
+        let mut top = function;
+        for bridge in topology.bridges_above(function.address).filter(|bridge| ties(bridge)) {
+            reasons.insert(tied_by(bridge));
+            tied_buses.insert(bus);
+            top = bridge;
+        }
+        let mut anchors = BTreeSet::new();
+        spread(topology, top, &mut anchors, |shared| {
+            reasons.insert(shared);
+        });
+        if *key.get_or_insert_with(|| anchors.first().copied()) != anchors.first().copied() {
+            return None;
+        }
+    }
+    Some(reasons)
+}
+
+/// How a bridge ties what is below to itself.
+fn tied_by(bridge: &PciFunction) -> Shared {
+    if takes_over_ids(bridge) { Shared::AliasBehind(bridge.address) } else { Shared::NoAcsAbove(bridge.address) }
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use std::vec::Vec;
 
 use device_model::pci::{PciAddress, PciFunction, PciTopology};
 
-pub use self::archive::{ArchiveError, ArchiveErrorReason, MAX_ZEROS};
+pub use self::archive::{Archive, ArchiveError, ArchiveErrorReason, MAX_ZEROS};
 pub use self::dir::DirTree;
 pub use self::layout::{LayoutError, LayoutErrorReason};
 pub use self::memory::MemoryTree;

@@ -59,7 +59,10 @@ impl Live {
     /// Runs the machines; whether everything was right.
     pub(crate) fn run(&self) -> Result<bool> {
         std::env::set_current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))?;
-        match self.outcome()? {
+        let begin = Instant::now();
+        let outcome = self.outcome()?;
+        println!("{} s", begin.elapsed().as_secs());
+        match outcome {
             Outcome::Right => Ok(true),
             Outcome::Wrong => Ok(false),
             Outcome::Missing(missing) => bail!("{missing}"),
@@ -105,9 +108,11 @@ impl Live {
     /// The short run leaves out what costs most: every device bound by hand.
     fn jobs(&self, topology: &Topology) -> Vec<Job> {
         match (self.job.as_slice(), self.full) {
-            ([], false) => vec![Job::Cycles, Job::Kills],
-            ([], true) if topology.lifelines => vec![Job::Verdicts, Job::Cycles, Job::Lifelines, Job::Kills],
-            ([], true) => vec![Job::Verdicts, Job::Cycles, Job::Kills],
+            ([], false) => vec![Job::Cycles, Job::Holders, Job::Kills],
+            ([], true) if topology.lifelines => {
+                vec![Job::Verdicts, Job::Cycles, Job::Lifelines, Job::Holders, Job::Kills]
+            }
+            ([], true) => vec![Job::Verdicts, Job::Cycles, Job::Holders, Job::Kills],
             (jobs, _) => jobs.to_vec(),
         }
     }

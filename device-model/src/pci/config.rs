@@ -5,7 +5,7 @@ mod builder;
 mod express;
 mod sriov;
 
-use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::{fmt, iter};
 
@@ -45,10 +45,14 @@ mod at {
 /// A copy of a function's configuration space: up to 4096 bytes, perhaps fewer than the function has (unprivileged
 /// users of Linux can read 64).
 ///
-/// Every byte sequence is valid. Fields beyond the end, or not present in this kind of function, read as `None`.
+/// Every byte sequence is valid. Fields beyond the end, or not present in this kind of function, read as `None`. Clones
+/// share the bytes.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct ConfigSpace {
-    bytes: Box<[u8]>,
+    /// The bytes up to the last that is not zero: most of the space is not used.
+    used: Arc<[u8]>,
+    /// The length with the zeros behind them, [`LONGEST`] at most.
+    length: u16,
 }
 
 impl ConfigSpace {
@@ -56,7 +60,8 @@ impl ConfigSpace {
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
         let mut bytes = bytes.into();
         bytes.truncate(LONGEST);
-        Self { bytes: bytes.into_boxed_slice() }
+        let used = bytes.get(..used(&bytes)).unwrap_or_default();
+        Self { used: used.into(), length: u16::try_from(bytes.len()).unwrap_or(u16::MAX) }
     }
 
     /// Returns a builder for a configuration space.
@@ -65,13 +70,25 @@ impl ConfigSpace {
     }
 
     /// Returns all bytes.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = self.used.to_vec();
+        bytes.resize(self.len(), 0);
+        bytes
+    }
+
+    /// Returns the number of bytes.
+    pub fn len(&self) -> usize {
+        self.length.into()
+    }
+
+    /// Returns whether there are no bytes.
+    pub const fn is_empty(&self) -> bool {
+        self.length == 0
     }
 
     /// Reads the byte at `offset`.
     pub fn read_u8(&self, offset: u16) -> Option<u8> {
-        self.bytes.get(usize::from(offset)).copied()
+        self.array(offset).map(|[byte]| byte)
     }
 
     /// Reads the little-endian word at `offset`, which need not be aligned.
@@ -85,7 +102,17 @@ impl ConfigSpace {
     }
 
     fn array<const N: usize>(&self, offset: u16) -> Option<[u8; N]> {
-        self.bytes.get(usize::from(offset)..)?.first_chunk().copied()
+        let offset = usize::from(offset);
+        if let Some(bytes) = self.used.get(offset..).and_then(|rest| rest.first_chunk()) {
+            return Some(*bytes);
+        }
+        if offset + N > self.len() {
+            return None;
+        }
+        let mut bytes = [0; N];
+        let used = self.used.get(offset..).unwrap_or_default();
+        bytes.iter_mut().zip(used).for_each(|(byte, used)| *byte = *used);
+        Some(bytes)
     }
 
     /// Returns the vendor id. `0xffff` in a virtual function, whose physical function has it.
@@ -199,10 +226,18 @@ impl ConfigSpace {
     }
 }
 
+/// The length without the zeros at the end.
+fn used(bytes: &[u8]) -> usize {
+    let is_zero = |chunk: &&[u8]| chunk.iter().fold(0, |all, byte| all | byte) == 0;
+    let zeros: usize = bytes.rchunks(64).take_while(is_zero).map(<[u8]>::len).sum();
+    let rest = bytes.get(..bytes.len() - zeros).unwrap_or_default();
+    rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+}
+
 impl fmt::Debug for ConfigSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConfigSpace")
-            .field("length", &self.bytes.len())
+            .field("length", &self.length)
             .field("vendor", &self.vendor())
             .field("device", &self.device())
             .field("class", &self.class())

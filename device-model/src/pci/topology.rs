@@ -15,12 +15,14 @@ pub struct PciTopology {
     functions: BTreeMap<PciAddress, PciFunction>,
     /// The bridges that say that they lead to a bus; one, unless something is wrong.
     bridges: BTreeMap<(u32, u8), BTreeSet<PciAddress>>,
+    /// The functions with further requester IDs.
+    aliasing: BTreeSet<PciAddress>,
 }
 
 impl PciTopology {
     /// Creates an empty topology.
     pub const fn new() -> Self {
-        Self { functions: BTreeMap::new(), bridges: BTreeMap::new() }
+        Self { functions: BTreeMap::new(), bridges: BTreeMap::new(), aliasing: BTreeSet::new() }
     }
 
     /// Inserts a function and returns the one that it replaces.
@@ -29,6 +31,9 @@ impl PciTopology {
         if let Some(bus) = secondary_bus(&function) {
             self.bridges.entry(bus).or_default().insert(function.address);
         }
+        if !function.dma_aliases.is_empty() {
+            self.aliasing.insert(function.address);
+        }
         self.functions.insert(function.address, function);
         replaced
     }
@@ -36,6 +41,7 @@ impl PciTopology {
     /// Removes a function. Functions below it stay, with no bridge above.
     pub fn remove(&mut self, address: PciAddress) -> Option<PciFunction> {
         let function = self.functions.remove(&address)?;
+        self.aliasing.remove(&address);
         if let Some(bus) = secondary_bus(&function)
             && let Some(bridges) = self.bridges.get_mut(&bus)
         {
@@ -70,6 +76,12 @@ impl PciTopology {
     /// Returns the functions on the bus of `address`, in order, including the one at `address`, if any.
     pub fn functions_on_bus(&self, address: PciAddress) -> impl Iterator<Item = &PciFunction> {
         self.devfns(address, Devfn::from_byte(0), Devfn::MAX)
+    }
+
+    /// Returns those of them that have further requester IDs ([`PciFunction::dma_aliases`]).
+    pub fn aliasing_functions_on_bus(&self, address: PciAddress) -> impl Iterator<Item = &PciFunction> {
+        let [first, last] = [Devfn::from_byte(0), Devfn::MAX].map(|devfn| address.on_same_bus(devfn));
+        self.aliasing.range(first..=last).filter_map(|aliasing| self.get(*aliasing))
     }
 
     /// Returns the functions in the slot of `address`, in order, including the one at `address`, if any.

@@ -192,3 +192,29 @@ fn reasons_name_bridges_and_neighbours() {
     assert_eq!(group_key(&topology, at("05:00.0")), None);
     assert_eq!(anchors(&topology, at("02:00.0")), [at("00:1c.0"), at("00:1c.1")]);
 }
+
+#[test]
+fn the_reasons_of_a_group_are_those_of_its_members() {
+    let mut aliasing = function("04:00.0", conventional());
+    aliasing.dma_aliases = vec![at("04:01.0").devfn()];
+    let topology: PciTopology = [
+        function("00:1c.0", express(PortType::RootPort).multifunction().bridge(1, 2)),
+        function("00:1c.1", express(PortType::RootPort).bridge(3, 3)),
+        function("01:00.0", express(PortType::PcieToPci).bridge(2, 2)),
+        function("02:00.0", conventional()),
+        function("02:01.0", conventional()),
+        function("03:00.0", express(PortType::Endpoint)),
+        function("00:1d.0", isolating(PortType::RootPort).bridge(4, 4)),
+        aliasing,
+        function("04:01.0", conventional()),
+        function("00:02.0", conventional()),
+    ]
+    .into_iter()
+    .collect();
+    for members in partition(&topology) {
+        let each: BTreeSet<Shared> = members.iter().flat_map(|member| reasons(&topology, *member)).collect();
+        assert_eq!(group_reasons(&topology, &members), Some(each), "{members:?}");
+    }
+    assert_eq!(group_reasons(&topology, &[at("02:00.0"), at("00:02.0")]), None, "they do not share one");
+    assert_eq!(group_reasons(&topology, &[at("7f:00.0")]), None, "it is not there");
+}

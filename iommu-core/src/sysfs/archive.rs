@@ -11,13 +11,17 @@
 //! Each line is a path, its kind, and its contents: a link's target, a text with Rust's escapes, or bytes in hex and
 //! the number of zero bytes that follow. A space or an escape in a path is escaped.
 
+mod contents;
+mod reader;
+
 use std::fmt::Write as _;
 use std::format;
 use std::string::String;
-use std::vec::Vec;
 
 use super::MemoryTree;
 use super::tree::{MAX_FILE, target_in};
+
+pub use self::reader::Archive;
 
 const HEADER: &str = "dma-ownership tree 1";
 
@@ -83,7 +87,7 @@ impl MemoryTree {
 
     /// Returns whether the text begins as an archive does.
     pub fn is_archive(text: &str) -> bool {
-        text.lines().next().is_some_and(|first| first.trim_end() == HEADER)
+        Archive::is_archive(text)
     }
 
     /// Reads what [`to_archive`](Self::to_archive) wrote.
@@ -91,38 +95,15 @@ impl MemoryTree {
     /// # Errors
     /// Fails if a line is malformed.
     pub fn from_archive(text: &str) -> Result<Self, ArchiveError> {
-        if !Self::is_archive(text) {
-            return Err(ArchiveError { line: 1, reason: ArchiveErrorReason::NoHeader });
+        let archive = Archive::parse(text)?;
+        let mut tree = Self::new();
+        for path in &archive.directories {
+            tree.insert_directory(path);
         }
-        let (mut tree, mut zeros) = (Self::new(), MAX_ZEROS);
-        for (line, entry) in (1..).zip(text.lines()).skip(1) {
-            tree.add_entry(entry, &mut zeros).map_err(|reason| ArchiveError { line, reason })?;
+        for file in &archive.files {
+            tree.insert(&file.path, file.contents.decode().into_owned());
         }
         Ok(tree)
-    }
-
-    /// Adds what a line says, which may have as many counted zeros as are left.
-    fn add_entry(&mut self, entry: &str, zeros: &mut usize) -> Result<(), ArchiveErrorReason> {
-        if entry.trim().is_empty() {
-            return Ok(());
-        }
-        let (path, rest) = entry.split_once(' ').ok_or(ArchiveErrorReason::NotAnEntry)?;
-        let path = String::from_utf8(unescape(path)?).map_err(|_| ArchiveErrorReason::BadEscape)?;
-        let (kind, value) = rest.split_once(' ').unwrap_or((rest, ""));
-        let contents = match kind {
-            "/" if value.is_empty() => {
-                self.insert_directory(&path);
-                return Ok(());
-            }
-            "=" => unescape(value)?,
-            "->" => value.as_bytes().to_vec(),
-            ":" => bytes(value, zeros)?,
-            _ => return Err(ArchiveErrorReason::NotAnEntry),
-        };
-        match self.insert(&path, contents) {
-            None => Ok(()),
-            Some(_) => Err(ArchiveErrorReason::Twice),
-        }
     }
 }
 
@@ -133,29 +114,6 @@ fn escape(bytes: &[u8]) -> String {
 /// Only what would end the line or begin an escape.
 fn escape_text(text: &str) -> String {
     text.replace('\\', "\\\\").replace('\n', "\\n")
-}
-
-fn unescape(text: &str) -> Result<Vec<u8>, ArchiveErrorReason> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        if *first != b'\\' {
-            out.push(*first);
-            continue;
-        }
-        let (byte, after) = match rest {
-            [b'n', after @ ..] => (b'\n', after),
-            [b'r', after @ ..] => (b'\r', after),
-            [b't', after @ ..] => (b'\t', after),
-            [same @ (b'\\' | b'\'' | b'"'), after @ ..] => (*same, after),
-            [b'x', high, low, after @ ..] => (pair(*high, *low).ok_or(ArchiveErrorReason::BadEscape)?, after),
-            _ => return Err(ArchiveErrorReason::BadEscape),
-        };
-        out.push(byte);
-        rest = after;
-    }
-    Ok(out)
 }
 
 fn hex(contents: &[u8]) -> String {
@@ -170,27 +128,6 @@ fn hex(contents: &[u8]) -> String {
         let _ = write!(text, "+{}", zeros.len());
     }
     text
-}
-
-fn bytes(value: &str, zeros_left: &mut usize) -> Result<Vec<u8>, ArchiveErrorReason> {
-    let (digits, zeros) = value.split_once('+').unwrap_or((value, "0"));
-    let zeros: usize = zeros.parse().map_err(|_| ArchiveErrorReason::BadBytes)?;
-    let pairs = digits.as_bytes().chunks(2);
-    let out = pairs.map(|digits| match digits {
-        [high, low] => pair(*high, *low),
-        _ => None,
-    });
-    let mut out = out.collect::<Option<Vec<u8>>>().ok_or(ArchiveErrorReason::BadBytes)?;
-    let length = out.len().checked_add(zeros).filter(|length| *length <= MAX_FILE);
-    let length = length.ok_or(ArchiveErrorReason::BadBytes)?;
-    *zeros_left = zeros_left.checked_sub(zeros).ok_or(ArchiveErrorReason::TooManyZeros)?;
-    out.resize(length, 0);
-    Ok(out)
-}
-
-fn pair(high: u8, low: u8) -> Option<u8> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    Some(digit(high)? << 4 | digit(low)?)
 }
 
 #[cfg(test)]

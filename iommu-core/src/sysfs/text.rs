@@ -11,7 +11,10 @@ use crate::reserved::{RegionKind, ReservedRegion};
 
 /// The function of this name, if it is one as the kernel writes it.
 pub(super) fn function_name(name: &str) -> Option<PciAddress> {
-    name.parse().ok().filter(|address: &PciAddress| address.to_string() == name)
+    // Of all ways to write an address: the domain with four digits, or more if it needs them, and no capitals.
+    let shortest = name.len() == 12 || name.len() > 12 && !name.starts_with('0');
+    let plain = shortest && !name.bytes().any(|byte| byte.is_ascii_uppercase());
+    if plain { name.parse().ok() } else { None }
 }
 
 /// Which bridge is above a device in the directory `above`.

@@ -1,7 +1,6 @@
 //! Trees of files, as the loader reads them.
 
 use std::borrow::ToOwned;
-use std::format;
 use std::io;
 use std::string::String;
 use std::vec::Vec;
@@ -119,19 +118,30 @@ fn join(path: &str, target: &str) -> String {
     if target.starts_with('/') {
         return outside;
     }
-    let mut steps: Vec<&str> = path.split('/').collect();
-    steps.pop();
+    let mut at = String::with_capacity(path.len() + target.len());
+    at.push_str(path.rsplit_once('/').map_or("", |(folder, _)| folder));
     for step in target.split('/') {
         match step {
-            ".." if steps.pop().is_none() => return outside,
-            "" | "." | ".." => {}
-            name => steps.push(name),
+            ".." if at.is_empty() => return outside,
+            ".." => at.truncate(at.rfind('/').unwrap_or(0)),
+            "" | "." => {}
+            name => {
+                if !at.is_empty() {
+                    at.push('/');
+                }
+                at.push_str(name);
+            }
         }
     }
-    steps.join("/")
+    at
 }
 
 /// The path of `name` in the directory `path`.
 pub(super) fn child(path: &str, name: &str) -> String {
-    format!("{path}/{name}")
+    // There are many: formatting would take longer.
+    let mut child = String::with_capacity(path.len() + 1 + name.len());
+    child.push_str(path);
+    child.push('/');
+    child.push_str(name);
+    child
 }

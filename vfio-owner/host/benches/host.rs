@@ -4,12 +4,18 @@
 use std::fs;
 use std::hint::black_box;
 use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 use vfio_host::{Explanation, Host, Source, capture, changes};
 use vfio_owner::iommu_core::device_model::pci::{ConfigSpace, PortType};
 use vfio_owner::iommu_core::sysfs::{MemoryTree, Tree as _};
+
+/// So often the ratio is measured.
+const RATIO_ROUNDS: usize = 20;
 
 /// Cards of four functions, each behind a port without ACS: a fifth of the devices are ports.
 fn machine(devices: u32) -> MemoryTree {
@@ -34,7 +40,7 @@ fn machine(devices: u32) -> MemoryTree {
 fn add(tree: &mut MemoryTree, path: &str, config: &ConfigSpace, driver: &str, group: u32) {
     let name = path.rsplit('/').next().unwrap_or_default();
     let up = "../".repeat(path.matches('/').count() + 1);
-    let mut bytes = config.bytes().to_vec();
+    let mut bytes = config.bytes();
     bytes.resize(4096, 0);
     tree.insert(&format!("{path}/config"), bytes);
     tree.insert(&format!("{path}/driver_override"), "(null)\n");
@@ -74,6 +80,7 @@ fn explained(c: &mut Criterion, devices: u32) {
     fs::write(&file, capture(&tree).expect("it has devices").to_archive()).expect("there is room");
     write(&tree, &folder);
     assert_eq!(Host::open(&file).expect("it is one").pci.devices.len(), devices as usize);
+    print_ratio(devices, &file);
     group.bench_function("the floor: read the file", |b| {
         b.iter(|| fs::read_to_string(&file).expect("it is one"));
     });
@@ -89,6 +96,34 @@ fn explained(c: &mut Criterion, devices: u32) {
     let host = Host::load(&tree, Source::Tree).expect("it has devices");
     group.bench_function("all, loaded", |b| b.iter(|| explain_all(black_box(&host))));
     group.finish();
+}
+
+/// The ratio of both in processor time, each the least of several in turn, so that what else the machine does counts for
+/// neither.
+fn print_ratio(devices: u32, file: &Path) {
+    let now = || {
+        let now = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.try_into().expect("it is below a second"))
+    };
+    let time = |work: &dyn Fn()| {
+        let begin = now();
+        work();
+        now().saturating_sub(begin)
+    };
+    let mut least = [Duration::MAX; 3];
+    for _ in 0..RATIO_ROUNDS {
+        let read = || drop(black_box(fs::read_to_string(file).expect("it is one")));
+        let load = || drop(black_box(Host::open(file).expect("it is one")));
+        let explain = || drop(black_box(explain_all(&Host::open(file).expect("it is one"))));
+        least = [least[0].min(time(&read)), least[1].min(time(&load)), least[2].min(time(&explain))];
+    }
+    let [read, load, explain] = least;
+    let ratio = |time: Duration| time.as_secs_f64() / read.as_secs_f64();
+    println!(
+        "{devices} devices: the file read {read:.1?}; loaded {load:.1?}, {:.0} times that; all explained {explain:.1?}, {:.0} times",
+        ratio(load),
+        ratio(explain)
+    );
 }
 
 fn thousand_devices(c: &mut Criterion) {

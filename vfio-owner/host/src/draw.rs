@@ -135,11 +135,12 @@ fn draw_row(svg: &mut Svg, row: &card::Row, left: f64, top: f64, right: f64) -> 
     at += PLAIN.width(&class) + 10.0;
     if let Some((acs, width)) = acs {
         svg.outline(at, y - 12.5, width, 16.0, acs.colour());
-        svg.text(at + 7.0, y - 0.5, SMALL, acs.colour(), acs.word());
+        svg.centred(at, width, y - 0.5, SMALL, acs.colour(), acs.word());
     }
     let driver = SMALL.cut(&row.driver, DRIVERS - 16.0);
-    svg.pill(driver_at, y - 13.0, SMALL.width(&driver) + 16.0, 17.0, row.colour);
-    svg.text(driver_at + 8.0, y - 0.5, SMALL, Colour::PAPER, &driver);
+    let width = SMALL.width(&driver) + 16.0;
+    svg.pill(driver_at, y - 13.0, width, 17.0, row.colour);
+    svg.centred(driver_at, width, y - 0.5, SMALL, Colour::PAPER, &driver);
     if !row.name.is_empty() {
         y += 16.0;
         svg.text(x, y, SMALL, Colour::FAINT, &SMALL.cut(&row.name, right - x));

@@ -27,7 +27,7 @@ pub use judge::{
 pub use next_tool::NextTool;
 pub use read::{
     Check, Claim, HeldFile, Holder, Holders, HostTree, IommuState, Lifeline, ListingError, ListingErrorReason,
-    OpenHostError, Origin, OtherMember, Purpose, Source, State, Subject, Trial, Unseen, capture, is_printable,
+    OpenHostError, Origin, OtherMember, Purpose, Source, State, Subject, Trial, Trials, Unseen, capture, is_printable,
     readiness,
 };
 pub use selector::{NoneSelected, ParseSelectorError, Selector};

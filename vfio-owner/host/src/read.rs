@@ -13,6 +13,7 @@ mod other_member;
 mod process;
 mod readiness;
 mod source;
+mod trial;
 
 pub use asked::Trial;
 pub use capture::capture;
@@ -26,3 +27,4 @@ pub use other_member::OtherMember;
 pub use readiness::{Check, State, Subject, readiness};
 pub use source::{HostTree, OpenHostError, Source, is_printable};
 pub(crate) use source::{Place, text};
+pub use trial::Trials;

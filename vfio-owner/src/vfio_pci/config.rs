@@ -64,7 +64,7 @@ impl VirtualConfig {
     /// As after power-on: decoding what there is, not a bus master, interrupts of no kind enabled.
     // Vt31.2.
     pub(super) fn new(function: &PciFunction) -> Self {
-        let mut bytes = function.config.bytes().to_vec();
+        let mut bytes = function.config.bytes();
         bytes.resize(if bytes.len() > CONVENTIONAL { EXPRESS } else { CONVENTIONAL }, 0);
         let writable = vec![0; bytes.len()];
         let mut config = Self { writable, bytes, power_on: Vec::new(), msi: None, power: None, reset_bits: Vec::new() };

@@ -8,6 +8,9 @@ pub const JOBS: &str = "live.jobs=";
 /// The option on the kernel's command line that names a device at whose every change the program is killed.
 pub const KILL: &str = "live.kill=";
 
+/// The option on the kernel's command line that names a device which processes hold in odd ways.
+pub const HOLD: &str = "live.hold=";
+
 /// Where the guest writes its reports: the second serial port.
 pub const REPORTS: &str = "/dev/ttyS1";
 
@@ -101,6 +104,21 @@ pub enum Report {
         guarded: Vec<String>,
         /// What `plan` said.
         plan: Run,
+    },
+    /// A device that a process holds, and what `explain` says of it.
+    Holder {
+        /// The device.
+        device: String,
+        /// What the process has of it.
+        way: String,
+        /// The process.
+        process: u32,
+        /// Whether it could be had.
+        is_held: bool,
+        /// What `explain` said.
+        held: Run,
+        /// What `explain` said when it was given back.
+        after: Run,
     },
     /// The guest could not go on.
     Failed {

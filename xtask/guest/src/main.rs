@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod claim;
+mod holder;
 mod job;
 mod lifeline;
 mod machine;
@@ -12,7 +13,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 
 use anyhow::{Context as _, Result, bail};
-use live_guest::{JOBS, KILL, REPORTS, Report};
+use live_guest::{HOLD, JOBS, KILL, REPORTS, Report};
 use nix::sys::reboot::{RebootMode, reboot};
 
 /// Where reports go.
@@ -30,6 +31,7 @@ fn main() -> Result<()> {
     if let Some(traced) = trace::Traced::asked_for() {
         return traced.become_program();
     }
+    holder::hold_if_asked()?;
     if std::process::id() != 1 {
         bail!("this is for the guests of `cargo xtask live`, as their first process");
     }
@@ -60,6 +62,9 @@ fn work(reporter: &mut Reporter) -> Result<()> {
             "lifelines" => lifeline::lifelines(reporter)?,
             _ => bail!("no job called `{job}`"),
         }
+    }
+    for device in options(HOLD) {
+        holder::holders(device, reporter)?;
     }
     for device in options(KILL) {
         job::kills(device, reporter)?;

@@ -6,14 +6,15 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use live_guest::{JOBS, KILL, Report};
+use live_guest::{HOLD, JOBS, KILL, Report};
 
 use super::packages::{Kernel, Tools};
 use super::topology::Topology;
 
-/// How long a machine may run.
+/// How long a machine may run without reporting anything.
 const PATIENCE: Duration = Duration::from_secs(1800);
-const DISK_BYTES: u64 = 64 << 20;
+/// btrfs over several disks needs so much of each.
+const DISK_BYTES: u64 = 160 << 20;
 
 /// A machine that can be run.
 pub(crate) struct Guest<'a> {
@@ -33,6 +34,8 @@ pub(crate) enum Job {
     Cycles,
     /// Refuse to unbind devices in use by the host, each kind of use
     Lifelines,
+    /// Name the processes that hold a device, whatever they hold of it
+    Holders,
     /// Kill apply and undo at every change
     Kills,
 }
@@ -51,9 +54,13 @@ impl Guest<'_> {
     pub(crate) fn run(&self, jobs: &[Job]) -> Result<Vec<Report>> {
         let reports = self.file("reports");
         let mut machine = Running(self.command(jobs, &reports)?.spawn().context("QEMU")?);
-        let begin = Instant::now();
-        while machine.0.try_wait()?.is_none() && begin.elapsed() < PATIENCE {
+        let (mut heard, mut length) = (Instant::now(), 0);
+        while machine.0.try_wait()?.is_none() && heard.elapsed() < PATIENCE {
             std::thread::sleep(Duration::from_millis(200));
+            let now = fs::metadata(&reports).map_or(0, |file| file.len());
+            if now != length {
+                (heard, length) = (Instant::now(), now);
+            }
         }
         drop(machine);
         let text = fs::read_to_string(&reports).with_context(|| reports.display().to_string())?;
@@ -81,8 +88,9 @@ impl Guest<'_> {
             .into_iter()
             .filter_map(named)
             .collect();
+        let held = if jobs.contains(&Job::Holders) { format!("{HOLD}{}", self.topology.killed) } else { String::new() };
         let killed = if jobs.contains(&Job::Kills) { format!("{KILL}{}", self.topology.killed) } else { String::new() };
-        qemu.arg("-append").arg(format!("{options} {JOBS}{} {killed}", listed.join(",")));
+        qemu.arg("-append").arg(format!("{options} {JOBS}{} {held} {killed}", listed.join(",")));
         let log = fs::File::create(self.file("qemu"))?;
         qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         Ok(qemu)

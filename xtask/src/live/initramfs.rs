@@ -62,6 +62,18 @@ const MODULES: &[&str] = &[
     "overlay",
     "bridge",
     "8021q",
+    "dm_mod",
+    "dm_crypt",
+    "raid1",
+    "btrfs",
+    "9p",
+    "9pnet_virtio",
+    "vrf",
+    "macvlan",
+    "bonding",
+    "xts",
+    "aesni_intel",
+    "crypto_simd",
 ];
 
 /// Builds the image for a kernel; where it is.
@@ -70,7 +82,7 @@ pub(crate) fn build(kernel: &Kernel, tools: &Tools, folder: &Path) -> Result<Pat
     if root.exists() {
         fs::remove_dir_all(&root)?;
     }
-    for name in ["bin", "sbin", "dev", "proc", "sys", "run", "tmp", "etc", "usr/bin"] {
+    for name in ["bin", "sbin", "dev", "proc", "sys", "run", "tmp", "etc", "usr/bin", "usr/sbin"] {
         fs::create_dir_all(root.join(name))?;
     }
     copy_modules(kernel, &root)?;
@@ -78,6 +90,10 @@ pub(crate) fn build(kernel: &Kernel, tools: &Tools, folder: &Path) -> Result<Pat
     copy_program(&built("live-guest"), &root, "init")?;
     copy_program(&built("vfio-host"), &root, "usr/bin/vfio-host")?;
     copy_program(&tools.busybox, &root, "bin/busybox")?;
+    for program in &tools.further {
+        let name = program.file_name().context("a program has a name")?.to_string_lossy();
+        copy_program(program, &root, &format!("usr/sbin/{name}"))?;
+    }
     for command in cmd!(&tools.busybox, "--list").read()?.lines() {
         symlink("busybox", root.join("bin").join(command)).or_else(|error| match error.kind() {
             ErrorKind::AlreadyExists => Ok(()),

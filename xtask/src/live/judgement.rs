@@ -46,6 +46,17 @@ pub(crate) fn judge(report: &Report) -> Judgement {
         Report::Killed { device, verb, change, before, undo: _, left } => {
             (format!("{device}: {verb:?} killed before change {change}, {before}"), left.clone())
         }
+        Report::Holder { device, way, process, is_held, held, after } => {
+            let mut faults = Vec::new();
+            faults.extend((!is_held).then(|| "it could not be had".to_owned()));
+            faults.extend(exit(held, 1));
+            let named = held.out.split_whitespace().collect::<Vec<_>>().join(" ");
+            faults.extend(
+                (!named.contains(&format!("process {process} "))).then(|| format!("not named: {}", what(held))),
+            );
+            faults.extend(exit(after, 0).into_iter().map(|fault| format!("given back: {fault}")));
+            (format!("{device}: a process has {way}"), faults)
+        }
         Report::Lifeline { form, device, refused, set_up, guarded, plan } => {
             let as_meant = if *refused { !guarded.is_empty() } else { plan.code == Some(0) };
             let mut faults = exit(set_up, 0);

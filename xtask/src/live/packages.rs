@@ -10,6 +10,17 @@ use duct::cmd;
 /// The kernels: packages that stand for the newest of their kind, the one that runs in CI first.
 const KERNELS: [&str; 2] = ["linux-image-6.12-amd64", "linux-image-amd64"];
 
+/// Programs that set up what machines live on, and their packages. What cannot be had is left out, and so are the
+/// forms that need it.
+const FURTHER: [(&str, &str); 6] = [
+    ("ip", "iproute2"),
+    ("lvm", "lvm2"),
+    ("cryptsetup", "cryptsetup-bin"),
+    ("mdadm", "mdadm"),
+    ("mkfs.btrfs", "btrfs-progs"),
+    ("mke2fs", "e2fsprogs"),
+];
+
 /// What cannot be had here.
 #[derive(Debug)]
 pub(crate) struct Missing {
@@ -29,6 +40,8 @@ pub(crate) struct Tools {
     pub(crate) qemu: PathBuf,
     /// One without libraries, for the guests.
     pub(crate) busybox: PathBuf,
+    /// Further programs for the guests.
+    pub(crate) further: Vec<PathBuf>,
 }
 
 /// A kernel and its modules.
@@ -57,7 +70,11 @@ impl Tools {
             }
         }
         let Ok([qemu, busybox, ..]) = <[PathBuf; 4]>::try_from(found) else { unreachable!("four were looked for") };
-        Ok(Ok(Self { folder: folder.to_owned(), qemu, busybox }))
+        let mut further = Vec::new();
+        for (name, package) in FURTHER {
+            further.extend(program(name).or_else(|| install(package).then(|| program(name))?));
+        }
+        Ok(Ok(Self { folder: folder.to_owned(), qemu, busybox, further }))
     }
 
     /// The kernels that can be had; without `all` the first of them.
@@ -106,7 +123,8 @@ impl Tools {
 
 fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file())
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    folders.map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
 /// Whether a package could be installed: that needs root.

@@ -46,6 +46,11 @@ impl fmt::Display for Caught {
     }
 }
 
+/// The folder of a crate.
+fn folder(package: &str) -> &str {
+    if package == "vfio-host" { "vfio-owner/host" } else { package }
+}
+
 /// A copy of the workspace to break things in.
 pub(super) struct Scratch {
     pub(super) root: PathBuf,
@@ -105,7 +110,7 @@ impl Scratch {
         for binary in binaries {
             let name = binary.file_stem().unwrap_or_default().display().to_string();
             let name = name.rsplit_once('-').map_or(name.as_str(), |(name, _)| name).to_owned();
-            let command = duct::cmd!(binary, "--format", "terse").dir(self.root.join(package));
+            let command = duct::cmd!(binary, "--format", "terse").dir(self.root.join(folder(package)));
             match patiently(&command, patience)? {
                 Ended::Hangs => return Ok(Some(Caught::Hangs(name))),
                 Ended::Well => {}

@@ -2,6 +2,7 @@
 
 mod binding;
 mod domains;
+mod host;
 mod iommufd;
 mod memory;
 mod ownership;
@@ -34,10 +35,12 @@ const EXPLORE: &[Suite] = &[Suite::Explore];
 const IOMMU_OR_EXPLORE: &[Suite] = &[Suite::Tests("iommu-core"), Suite::Explore];
 const IOMMUFD: &[Suite] = &[Suite::Tests("iommufd-owner")];
 const VFIO: &[Suite] = &[Suite::Tests("vfio-owner")];
+const HOST: &[Suite] = &[Suite::Tests("vfio-host")];
 const VFIO_OR_MODEL: &[Suite] = &[Suite::Tests("vfio-owner"), Suite::Model("vfio-owner")];
 
 /// All of them.
 pub(super) fn all() -> impl Iterator<Item = &'static Mutant> {
     let core = ownership::MUTANTS.iter().chain(domains::MUTANTS).chain(memory::MUTANTS);
-    core.chain(binding::MUTANTS).chain(iommufd::MUTANTS).chain(vfio::MUTANTS).chain(type1::MUTANTS).chain(uapi::MUTANTS)
+    let owners = iommufd::MUTANTS.iter().chain(vfio::MUTANTS).chain(type1::MUTANTS).chain(uapi::MUTANTS);
+    core.chain(binding::MUTANTS).chain(owners).chain(host::MUTANTS)
 }

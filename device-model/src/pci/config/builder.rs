@@ -124,66 +124,64 @@ impl ConfigBuilder {
     /// Builds the configuration space: 4096 bytes with PCI Express or ACS, else 256.
     pub fn build(self) -> ConfigSpace {
         let length = if self.port_type.is_some() || self.acs.is_some() { LONGEST } else { 256 };
-        let mut config = ConfigSpace::new(vec![0; length]);
-        config.write(0x00, &self.vendor.to_le_bytes());
-        config.write(0x02, &self.device.to_le_bytes());
+        let mut bytes = vec![0; length];
+        write(&mut bytes, 0x00, &self.vendor.to_le_bytes());
+        write(&mut bytes, 0x02, &self.device.to_le_bytes());
         // The class stands above the revision's byte in one double word.
-        config.write(at::REVISION, &(self.class << 8 | u32::from(self.revision)).to_le_bytes());
-        config.write(at::HEADER_TYPE, &[self.header_type]);
+        write(&mut bytes, at::REVISION, &(self.class << 8 | u32::from(self.revision)).to_le_bytes());
+        write(&mut bytes, at::HEADER_TYPE, &[self.header_type]);
         if let Some((secondary, subordinate)) = self.buses {
-            config.write(at::SECONDARY_BUS, &[secondary, subordinate]);
+            write(&mut bytes, at::SECONDARY_BUS, &[secondary, subordinate]);
         } else if let Some((vendor, device)) = self.subsystem {
-            config.write(at::SUBSYSTEM, &vendor.to_le_bytes());
-            config.write(at::SUBSYSTEM + 2, &device.to_le_bytes());
+            write(&mut bytes, at::SUBSYSTEM, &vendor.to_le_bytes());
+            write(&mut bytes, at::SUBSYSTEM + 2, &device.to_le_bytes());
         }
-        config.write(INTERRUPT_PIN, &[self.interrupt_pin]);
-        self.write_capabilities(&mut config);
+        write(&mut bytes, INTERRUPT_PIN, &[self.interrupt_pin]);
+        self.write_capabilities(&mut bytes);
         if let Some(acs) = self.acs {
             // The last of the list; version 1 of the capability.
-            config.write(EXTENDED, &(1 << 16 | u32::from(at::EXT_CAP_ACS)).to_le_bytes());
-            config.write(EXTENDED + 4, &acs.capability.bits().to_le_bytes());
-            config.write(EXTENDED + 6, &acs.control.bits().to_le_bytes());
+            write(&mut bytes, EXTENDED, &(1 << 16 | u32::from(at::EXT_CAP_ACS)).to_le_bytes());
+            write(&mut bytes, EXTENDED + 4, &acs.capability.bits().to_le_bytes());
+            write(&mut bytes, EXTENDED + 6, &acs.control.bits().to_le_bytes());
         }
-        config
+        ConfigSpace::new(bytes)
     }
 
-    fn write_capabilities(&self, config: &mut ConfigSpace) {
+    fn write_capabilities(&self, bytes: &mut [u8]) {
         // A pointer to the next capability: that of the header first, then that of each capability.
         let mut pointer = at::CAPABILITIES;
-        let mut list = |config: &mut ConfigSpace, offset: u8, id: u8| {
-            config.write(at::STATUS, &at::STATUS_HAS_CAPABILITIES.to_le_bytes());
-            config.write(pointer, &[offset]);
-            config.write(offset.into(), &[id]);
+        let mut list = |bytes: &mut [u8], offset: u8, id: u8| {
+            write(bytes, at::STATUS, &at::STATUS_HAS_CAPABILITIES.to_le_bytes());
+            write(bytes, pointer, &[offset]);
+            write(bytes, offset.into(), &[id]);
             pointer = u16::from(offset) + 1;
             u16::from(offset)
         };
         if let Some(port_type) = self.port_type {
-            let offset = list(config, PCI_EXPRESS, at::CAP_PCI_EXPRESS);
+            let offset = list(bytes, PCI_EXPRESS, at::CAP_PCI_EXPRESS);
             // Version 2 of the capability.
-            config.write(offset + 2, &[port_type.code() << 4 | 2]);
+            write(bytes, offset + 2, &[port_type.code() << 4 | 2]);
             if self.function_level_reset {
-                config.write(offset + 4, &FUNCTION_LEVEL_RESET.to_le_bytes());
+                write(bytes, offset + 4, &FUNCTION_LEVEL_RESET.to_le_bytes());
             }
         }
         if let Some(vectors) = self.msi {
-            let offset = list(config, MSI, at::CAP_MSI);
+            let offset = list(bytes, MSI, at::CAP_MSI);
             let exponent = vectors.clamp(1, 32).next_power_of_two().trailing_zeros();
-            config.write(offset + 2, &(exponent << 1).to_le_bytes()[..2]);
+            write(bytes, offset + 2, &(exponent << 1).to_le_bytes()[..2]);
         }
         if let Some((vectors, bar)) = self.msix {
-            let offset = list(config, MSIX, at::CAP_MSIX);
+            let offset = list(bytes, MSIX, at::CAP_MSIX);
             let vectors = vectors.clamp(1, 2048);
-            config.write(offset + 2, &(vectors - 1).to_le_bytes());
-            config.write(offset + 4, &u32::from(bar & 7).to_le_bytes());
-            config.write(offset + 8, &((u32::from(vectors) * 16) | u32::from(bar & 7)).to_le_bytes());
+            write(bytes, offset + 2, &(vectors - 1).to_le_bytes());
+            write(bytes, offset + 4, &u32::from(bar & 7).to_le_bytes());
+            write(bytes, offset + 8, &((u32::from(vectors) * 16) | u32::from(bar & 7)).to_le_bytes());
         }
     }
 }
 
-impl ConfigSpace {
-    fn write(&mut self, offset: u16, value: &[u8]) {
-        for (byte, new) in self.bytes.iter_mut().skip(offset.into()).zip(value) {
-            *byte = *new;
-        }
+fn write(bytes: &mut [u8], offset: u16, value: &[u8]) {
+    for (byte, new) in bytes.iter_mut().skip(offset.into()).zip(value) {
+        *byte = *new;
     }
 }

@@ -52,7 +52,7 @@ impl ConfigSpace {
         const ROM: core::ops::Range<usize> = 0x30..0x34;
         const INTERRUPT: core::ops::Range<usize> = 0x3c..0x3e;
         let Sriov { device, .. } = self.sriov()?;
-        let mut bytes = self.bytes.to_vec();
+        let mut bytes = self.bytes();
         let zeros = [COMMAND..COMMAND + 2, BARS, ROM, INTERRUPT];
         zeros.into_iter().filter_map(|range| bytes.get_mut(range).map(|bytes| bytes.fill(0))).for_each(drop);
         if let Some(id) = bytes.get_mut(2..4) {
@@ -62,7 +62,7 @@ impl ConfigSpace {
             *header &= !at::MULTIFUNCTION;
         }
         self.unlink(&mut bytes, self.sriov_offset()?);
-        Some(Self { bytes: bytes.into() })
+        Some(Self::new(bytes))
     }
 
     /// Takes an extended capability out of the list of `bytes`, which are those of this space.

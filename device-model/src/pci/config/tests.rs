@@ -90,7 +90,7 @@ fn what_cannot_be_read_is_none() {
 
 #[test]
 fn lists_that_run_in_a_circle_end() {
-    let mut bytes = ConfigSpace::builder().pcie(PortType::Endpoint).build().bytes().to_vec();
+    let mut bytes = ConfigSpace::builder().pcie(PortType::Endpoint).build().bytes();
     bytes[0x41] = 0x40;
     // Id 1, next at 0x100.
     bytes[0x100..0x104].copy_from_slice(&0x1001_0001_u32.to_le_bytes());
@@ -115,6 +115,21 @@ proptest! {
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
         read_all(&ConfigSpace::new(bytes));
+    }
+
+    /// Zeros at the end are not kept, but read.
+    #[test]
+    fn what_is_read_is_what_was_written(bytes in prop::collection::vec(0_u8..3, 0..70), zeros in 0_usize..200) {
+        let mut bytes = bytes;
+        bytes.resize(bytes.len() + zeros, 0);
+        let config = ConfigSpace::new(bytes.clone());
+        prop_assert_eq!((config.bytes(), config.len()), (bytes.clone(), bytes.len()));
+        for at in 0..280_u16 {
+            let from = |length: usize| bytes.get(at.into()..usize::from(at) + length);
+            prop_assert_eq!(config.read_u8(at), from(1).map(|bytes| bytes[0]));
+            prop_assert_eq!(config.read_u16(at), from(2).map(|bytes| u16::from_le_bytes(bytes.try_into().unwrap())));
+            prop_assert_eq!(config.read_u32(at), from(4).map(|bytes| u32::from_le_bytes(bytes.try_into().unwrap())));
+        }
     }
 
     #[test]

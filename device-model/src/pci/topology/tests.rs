@@ -86,7 +86,7 @@ fn only_a_virtual_function_may_have_a_number_and_be_alone() {
 
 prop_compose! {
     /// Bridges that point anywhere, at themselves and each other too.
-    fn arbitrary_function()(bus in 0_u8..6, devfn in 0_u8..4, secondary: Option<u8>, named in 0_u8..8) -> PciFunction {
+    fn arbitrary_function()(bus in 0_u8..6, devfn in 0_u8..4, secondary: Option<u8>, named in 0_u8..8, alias: Option<u8>) -> PciFunction {
         let address = PciAddress::new(0, bus, Devfn::from_byte(devfn));
         let builder = ConfigSpace::builder();
         let config = secondary.map_or(builder.clone(), |bus| builder.bridge(bus % 6, 0xff)).build();
@@ -95,7 +95,8 @@ prop_compose! {
             1..6 => Upstream::Bridge(PciAddress::new(0, named, Devfn::from_byte(0))),
             _ => Upstream::ByBusNumber,
         };
-        PciFunction { upstream, ..PciFunction::new(address, config) }
+        let dma_aliases = alias.map(Devfn::from_byte).into_iter().collect();
+        PciFunction { upstream, dma_aliases, ..PciFunction::new(address, config) }
     }
 }
 
@@ -113,6 +114,9 @@ proptest! {
             prop_assert!(up.iter().map(|bridge| bridge.bus()).rev().is_sorted());
             prop_assert!(up.len() < 6);
             prop_assert_eq!(up, addresses(backwards.bridges_above(function.address)));
+            let beside = forwards.functions_on_bus(function.address);
+            let aliasing = addresses(beside.filter(|function| !function.dma_aliases.is_empty()));
+            prop_assert_eq!(aliasing, addresses(forwards.aliasing_functions_on_bus(function.address)));
         }
         prop_assert_eq!(&forwards, &backwards);
 

@@ -1,20 +1,24 @@
 //! Plans: the fewest steps that allow user space to open devices. Plans refuse to unbind devices in use by the host,
 //! and are proved on the model before they are shown.
 
+mod caution;
+mod step;
+
 use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
-use vfio_owner::iommu_core::sysfs::SysfsDevice;
-use vfio_owner::vfio_pci;
-use vfio_owner::viability::Standing;
 
+use self::caution::cautions;
+pub use self::caution::{Caution, Need};
+pub use self::step::Step;
+use self::step::{is_in_the_way, steps};
 use super::binding::{BindingError, Bindings};
 use super::proof::{Proof, ProofError};
 use crate::judge::{Explanation, Reason, held};
-use crate::read::{Holders, Purpose, Unseen};
-use crate::{Host, NoSuchDevice, Source, Type1};
+use crate::read::Purpose;
+use crate::{Host, NoSuchDevice};
 
 /// Steps after which devices can be opened by user space, both through their groups and as VFIO devices.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -30,164 +34,6 @@ pub struct Plan {
     /// What could not be checked.
     #[serde(default)]
     pub cautions: Vec<Caution>,
-}
-
-/// One step.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(tag = "step", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Step {
-    /// Loads the module of a driver, unless it is loaded.
-    Load {
-        /// The driver.
-        driver: String,
-    },
-    /// Sets `driver_override`.
-    Override {
-        /// The device.
-        device: PciAddress,
-        /// The driver.
-        driver: String,
-    },
-    /// Unbinds the device from its driver.
-    Unbind {
-        /// The device.
-        device: PciAddress,
-        /// The driver.
-        driver: String,
-    },
-    /// Binds the device to a driver.
-    Bind {
-        /// The device.
-        device: PciAddress,
-        /// The driver.
-        driver: String,
-    },
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Load { driver } => write!(f, "load {driver}"),
-            Self::Override { device, driver } => write!(f, "let only {driver} bind to {device}"),
-            Self::Unbind { device, driver } => write!(f, "unbind {device} from {driver}"),
-            Self::Bind { device, driver } => write!(f, "bind {device} to {driver}"),
-        }
-    }
-}
-
-impl Step {
-    /// Returns the device that the step changes, if any.
-    pub const fn device(&self) -> Option<PciAddress> {
-        match self {
-            Self::Load { .. } => None,
-            Self::Override { device, .. } | Self::Unbind { device, .. } | Self::Bind { device, .. } => Some(*device),
-        }
-    }
-
-    /// Returns the driver of the step.
-    pub fn driver(&self) -> &str {
-        match self {
-            Self::Load { driver }
-            | Self::Override { driver, .. }
-            | Self::Unbind { driver, .. }
-            | Self::Bind { driver, .. } => driver,
-        }
-    }
-
-    /// Carries out the step.
-    ///
-    /// # Errors
-    /// Fails if the change is refused.
-    pub fn take(&self, bindings: &dyn Bindings) -> Result<(), BindingError> {
-        match self {
-            Self::Load { driver } => bindings.load(driver),
-            Self::Override { device, driver } => bindings.set_override(*device, Some(driver)),
-            Self::Unbind { device, driver } => bindings.unbind(*device, driver),
-            Self::Bind { device, driver } => bindings.bind(*device, driver),
-        }
-    }
-}
-
-/// What a plan could not take into account, since its source does not show it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Caution {
-    /// Devices in use by the host.
-    LifelinesNotShown,
-    /// Devices in use by the host; and hosts often need a device of this kind.
-    PerhapsNeeded {
-        /// The device.
-        device: PciAddress,
-        /// What it may be needed for.
-        need: Need,
-    },
-    /// Whether a process has a device of the groups open.
-    HoldersNotShown,
-    /// Direct mappings that firmware requires.
-    ReservedRegionsNotShown,
-    /// Part of the devices in use by the host, or of the processes that have them open.
-    NotSeen(Unseen),
-    /// Capabilities of the devices: unprivileged users read only 64 bytes of configuration space.
-    CapabilitiesNotShown,
-    /// The module without which no container can be used is not loaded.
-    Type1NotLoaded,
-}
-
-impl fmt::Display for Caution {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotSeen(unseen) => return unseen.fmt(f),
-            Self::CapabilitiesNotShown => {
-                "the configuration space of some devices is shown without capabilities (to root it is shown whole): why \
-                 they share groups, and how they reset, is not known"
-            }
-            Self::Type1NotLoaded => {
-                "vfio_iommu_type1 is not loaded: a container needs it (modprobe vfio_iommu_type1), iommufd does not"
-            }
-            Self::LifelinesNotShown => {
-                "it is not shown what the machine lives on: look for disks, network and display among the devices"
-            }
-            Self::PerhapsNeeded { device, need } => return write!(f, "{device}: {need}"),
-            Self::HoldersNotShown => "it is not shown whether user space has one of these groups open",
-            Self::ReservedRegionsNotShown => "it is not shown whether firmware needs these devices",
-        })
-    }
-}
-
-/// What hosts often need a device of a kind for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Need {
-    /// Its disks.
-    Disks,
-    /// Its network.
-    Network,
-    /// Its display.
-    Display,
-}
-
-impl Need {
-    /// Returns what devices of a class are needed for.
-    fn of_class(class: u32) -> Option<Self> {
-        match class >> 16 {
-            0x01 => Some(Self::Disks),
-            0x02 => Some(Self::Network),
-            0x03 => Some(Self::Display),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Need {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Disks => "the system's disk may be behind it: look before you unbind it",
-            Self::Network => "the machine's network may go over it: look before you unbind it",
-            Self::Display => "it may be the machine's display",
-        })
-    }
 }
 
 /// A device in use by the host that a plan would have to change.
@@ -410,46 +256,6 @@ fn possible(host: &Host, target: PciAddress) -> Result<Explanation, PlanError> {
     Ok(explanation)
 }
 
-/// What is not known to be harmless is unbound.
-const fn is_in_the_way(standing: &Standing) -> bool {
-    matches!(standing, Standing::KernelUse { .. } | Standing::UnknownDriver { .. })
-}
-
-fn steps(host: &Host, explained: &[Explanation], targets: &[PciAddress]) -> Vec<Step> {
-    let mut steps = Vec::new();
-    let others: BTreeSet<PciAddress> = explained
-        .iter()
-        .flat_map(|explanation| explanation.members.iter())
-        .filter(|member| is_in_the_way(&member.standing) && !targets.contains(&member.device))
-        .map(|member| member.device)
-        .collect();
-    for device in others {
-        steps.extend(unbind(host, device));
-    }
-    for target in targets {
-        let Some(found) = host.pci.device(*target) else { continue };
-        if host.is_handed_out(*target) {
-            continue;
-        }
-        let (device, driver) = (*target, vfio_pci::NAME.to_string());
-        if found.driver_override.as_deref() != Some(vfio_pci::NAME) {
-            steps.push(Step::Override { device, driver: driver.clone() });
-        }
-        steps.extend(unbind(host, device));
-        steps.push(Step::Bind { device, driver });
-    }
-    let loaded = host.pci.drivers.iter().any(|driver| driver.name == vfio_pci::NAME);
-    if !loaded && steps.iter().any(|step| matches!(step, Step::Bind { .. })) {
-        steps.insert(0, Step::Load { driver: vfio_pci::NAME.to_string() });
-    }
-    steps
-}
-
-fn unbind(host: &Host, device: PciAddress) -> Option<Step> {
-    let driver = host.pci.device(device)?.driver.clone()?;
-    Some(Step::Unbind { device, driver })
-}
-
 /// Losing its driver is what a machine does not survive.
 fn guard(host: &Host, steps: &[Step], allowed: &[PciAddress], targets: &[PciAddress]) -> Result<(), PlanError> {
     let unbound = steps.iter().filter_map(|step| match step {
@@ -476,34 +282,4 @@ fn check_names(host: &Host, steps: &[Step]) -> Result<(), PlanError> {
         }
     }
     Ok(())
-}
-
-/// Shorter, and no capability can be in it.
-const CONFIG_WITH_CAPABILITIES: usize = 256;
-
-fn cautions(host: &Host, steps: &[Step]) -> Vec<Caution> {
-    let mut cautions = Vec::new();
-    if host.lifelines.is_none() {
-        cautions.push(Caution::LifelinesNotShown);
-        cautions.extend(steps.iter().filter_map(|step| {
-            let Step::Unbind { device, .. } = step else { return None };
-            let need = Need::of_class(host.pci.device(*device)?.function.config.class()?)?;
-            Some(Caution::PerhapsNeeded { device: *device, need })
-        }));
-    }
-    if matches!(host.holders, Holders::Some(_)) {
-        cautions.push(Caution::HoldersNotShown);
-    }
-    if host.source == Source::Listing {
-        cautions.push(Caution::ReservedRegionsNotShown);
-    }
-    cautions.extend(host.unseen.iter().cloned().map(Caution::NotSeen));
-    let is_short = |device: &SysfsDevice| device.function.config.bytes().len() < CONFIG_WITH_CAPABILITIES;
-    if matches!(host.source, Source::Live | Source::Capture) && host.pci.devices.iter().any(is_short) {
-        cautions.push(Caution::CapabilitiesNotShown);
-    }
-    if host.type1 == Some(Type1::NotLoaded) {
-        cautions.push(Caution::Type1NotLoaded);
-    }
-    cautions
 }

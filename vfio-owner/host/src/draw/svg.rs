@@ -91,7 +91,17 @@ impl Font {
 pub(super) struct Svg(String);
 
 impl Svg {
+    /// A text that begins at `x`.
     pub(super) fn text(&mut self, x: f64, y: f64, font: Font, colour: Colour, text: &str) {
+        self.anchored("", x, y, font, colour, text);
+    }
+
+    /// A text in the middle of what begins at `x` and is so wide.
+    pub(super) fn centred(&mut self, x: f64, width: f64, y: f64, font: Font, colour: Colour, text: &str) {
+        self.anchored(" text-anchor=\"middle\"", x + width / 2.0, y, font, colour, text);
+    }
+
+    fn anchored(&mut self, anchor: &str, x: f64, y: f64, font: Font, colour: Colour, text: &str) {
         if text.is_empty() {
             return;
         }
@@ -99,7 +109,7 @@ impl Svg {
         let family = if font.mono { " class=\"m\"" } else { "" };
         let (size, colour, text) = (font.size, colour.0, escaped(text));
         self.tag(format_args!(
-            "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\" fill=\"{colour}\"{weight}{family}>{text}</text>"
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\" fill=\"{colour}\"{weight}{family}{anchor}>{text}</text>"
         ));
     }
 

@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize, Serializer};
-use vfio_owner::iommu_core::device_model::pci::{HeaderLayout, PciAddress};
-use vfio_owner::iommu_core::reserved::{RegionKind, ReservedRegion};
+use serde::{Deserialize, Serialize};
+use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::iommu_core::sysfs::{SysfsDevice, SysfsGroup};
-use vfio_owner::vfio_pci::{self, VfioPciRefusal, reset_scope};
-use vfio_owner::viability::{DriverDma, Standing, Verdict};
+use vfio_owner::vfio_pci::reset_scope;
+use vfio_owner::viability::Verdict;
 
 use super::advice::{Advice, advice};
-use super::naming::{class_of, name_of};
+use super::naming::{Names, class_of};
+use super::neighbour::{Neighbour, Part, direct_region, neighbour, standings};
+use super::obstacle::{device_file_missing, held, is_bridge, own_reasons};
 use super::reason::{Answer, Reason};
 use super::tie::{Tie, ties};
 use crate::host::NoSuchDevice;
-use crate::read::{HeldFile, Holders, OtherMember, Purpose, Trial};
+use crate::read::OtherMember;
 use crate::{Fact, Host, Source};
 
 /// So many devices that stand alone are named.
@@ -75,62 +76,6 @@ pub struct Ids {
     pub device: u16,
 }
 
-/// A device of the group.
-#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-#[non_exhaustive]
-pub struct Neighbour {
-    /// The device.
-    pub device: PciAddress,
-    /// Kind of device.
-    pub class: String,
-    /// The driver that is bound.
-    pub driver: Fact<String>,
-    /// What has to happen to it for the group to be viable.
-    pub part: Part,
-    /// What it means for a claim of the group.
-    pub standing: Standing,
-    /// What the host uses it for, as far as known.
-    pub purposes: Vec<Purpose>,
-}
-
-/// What has to happen to a member for its group to be viable.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Part {
-    /// Nothing.
-    None,
-    /// The device is a bridge, which keeps its driver (pcieport), or has none.
-    Stays,
-    /// The device must be unbound from its driver, unless that is a VFIO driver.
-    Leaves,
-}
-
-impl Serialize for Neighbour {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Written<'a> {
-            device: PciAddress,
-            class: &'a str,
-            driver: &'a Fact<String>,
-            part: Part,
-            standing: &'a Standing,
-            in_the_way: &'static str,
-            text: String,
-            purposes: &'a [Purpose],
-        }
-        let Self { device, class, driver, part, standing, purposes } = self;
-        let in_the_way = match standing.verdict() {
-            Verdict::Viable => "no",
-            Verdict::NotViable => "yes",
-            Verdict::Unknown => "perhaps",
-        };
-        let text = standing.to_string();
-        Written { device: *device, class, driver, part: *part, standing, in_the_way, text, purposes }
-            .serialize(serializer)
-    }
-}
-
 impl Explanation {
     /// Explains a device.
     ///
@@ -146,12 +91,12 @@ impl Explanation {
     /// Fails if there is no device at one of the addresses.
     pub fn of_each(host: &Host, devices: &[PciAddress]) -> Result<Vec<Self>, NoSuchDevice> {
         let mut groups: BTreeMap<Option<u32>, GroupFacts> = BTreeMap::new();
-        let mut alone = None;
+        let (mut alone, mut names) = (None, Names::default());
         let mut explanations = Vec::with_capacity(devices.len());
         for device in devices {
             let found = host.device(*device)?;
             let facts = groups.entry(found.group).or_insert_with(|| GroupFacts::of(host, found.group));
-            let mut explanation = Self::in_group(host, found, facts);
+            let mut explanation = Self::in_group(host, found, facts, &mut names);
             if facts.is_shared() {
                 let alone = alone.get_or_insert_with(|| standing_alone(host));
                 let like = alone.get(&kind(found)).map_or(&[][..], Vec::as_slice);
@@ -163,7 +108,7 @@ impl Explanation {
         Ok(explanations)
     }
 
-    fn in_group(host: &Host, device: &SysfsDevice, group: &GroupFacts) -> Self {
+    fn in_group(host: &Host, device: &SysfsDevice, group: &GroupFacts, names: &mut Names) -> Self {
         let address = device.function.address;
         let [by_group, by_device] = answers(host, device, group);
         let next = advice(&[&by_group.reasons[..], &by_device.reasons[..]].concat(), host.source);
@@ -172,7 +117,7 @@ impl Explanation {
         Self {
             device: address,
             class: class_of(host, device),
-            name: name_of(host, device),
+            name: names.of(host, device),
             ids: ids.filter(|ids| ids.vendor != 0),
             driver: host.driver(address).map(ToOwned::to_owned),
             group: host.group(address),
@@ -304,150 +249,6 @@ fn group_reasons(host: &Host, device: &SysfsDevice, group: &GroupFacts) -> Vec<R
         reasons.push(Reason::LinesNotUnderstood { lines: host.gaps.doubtful_lines.clone() });
     }
     reasons
-}
-
-/// How each PCI function of a group stands.
-pub(super) fn standings(host: &Host, number: u32) -> Vec<Neighbour> {
-    let Some(group) = host.pci.group(number) else { return Vec::new() };
-    let devices = group.members.iter().filter_map(|address| host.pci.device(*address));
-    let mut members: Vec<Neighbour> = devices.map(|device| neighbour(host, device)).collect();
-    blame_direct_region(group, &mut members);
-    members
-}
-
-fn neighbour(host: &Host, device: &SysfsDevice) -> Neighbour {
-    let address = device.function.address;
-    let driver = host.driver(address);
-    let standing = match driver {
-        Fact::Is(driver) => match host.dma_of(driver) {
-            DriverDma::Kernel => Standing::KernelUse { driver: driver.into() },
-            DriverDma::Managed | DriverDma::UserSpace => Standing::Managed { driver: driver.into() },
-            DriverDma::Unknown => Standing::UnknownDriver { driver: driver.into() },
-        },
-        Fact::Absent => Standing::NoDriver,
-        Fact::Unknown => Standing::DriverNotShown,
-    };
-    let part = match standing.verdict() {
-        _ if is_bridge(device) && driver.known().is_none_or(|driver| host.dma_of(driver) == DriverDma::Managed) => {
-            Part::Stays
-        }
-        Verdict::Viable => Part::None,
-        Verdict::NotViable | Verdict::Unknown => Part::Leaves,
-    };
-    Neighbour {
-        device: address,
-        class: class_of(host, device),
-        driver: driver.map(ToOwned::to_owned),
-        part,
-        standing,
-        purposes: host.purposes(address).cloned().collect(),
-    }
-}
-
-/// The tree tells the regions of a group, not whose they are.
-fn blame_direct_region(group: &SysfsGroup, members: &mut [Neighbour]) {
-    let Some(region) = direct_region(group) else { return };
-    let alone = members.len() == 1;
-    for member in members.iter_mut().filter(|member| member.standing.verdict() != Verdict::NotViable) {
-        member.standing =
-            if alone { Standing::DirectRegion { region } } else { Standing::MaybeDirectRegion { region } };
-    }
-}
-
-/// The range that firmware needs a device of the group to reach, if there is one.
-pub(super) fn direct_region(group: &SysfsGroup) -> Option<ReservedRegion> {
-    group.reserved.iter().find(|region| region.kind == RegionKind::Direct).copied()
-}
-
-/// What is in the way of a device by itself, whatever its group.
-fn own_reasons(host: &Host, device: &SysfsDevice) -> Vec<Reason> {
-    let address = device.function.address;
-    let mut reasons = Vec::new();
-    let driver = host.driver(address);
-    let dma = driver.map(|driver| host.dma_of(driver));
-    if dma == Fact::Is(DriverDma::UserSpace) {
-        return reasons;
-    }
-    reasons.extend(refusal(host, device));
-    reasons.extend(physical_function(host, device));
-    if let Some(devices) = host.children.get(&address) {
-        reasons.push(Reason::PerhapsVirtualFunctions { devices: devices.clone() });
-    }
-    // One that does DMA for the kernel is told among the devices of the group.
-    let harmless = matches!(dma, Fact::Absent | Fact::Is(DriverDma::Managed));
-    let group = host.group(address);
-    if group == Fact::Absent || harmless && group != Fact::Unknown {
-        reasons.push(Reason::NotHandedOut { driver: device.driver.clone() });
-    }
-    reasons
-}
-
-/// Why vfio-pci would refuse the device.
-fn refusal(host: &Host, device: &SysfsDevice) -> Option<Reason> {
-    let count = host.virtual_functions(device.function.address);
-    if count > 0 {
-        return Some(Reason::VirtualFunctions { count });
-    }
-    if is_bridge(device) {
-        return Some(Reason::Bridge);
-    }
-    match vfio_pci::admits(&device.function) {
-        Err(VfioPciRefusal::Denied { .. }) => Some(Reason::Denied),
-        _ => None,
-    }
-}
-
-fn is_bridge(device: &SysfsDevice) -> bool {
-    device.function.config.layout().is_some_and(|layout| layout != HeaderLayout::Endpoint)
-}
-
-/// A virtual function cannot outlive the driver of its physical function, which is in the way if it is in the group.
-fn physical_function(host: &Host, device: &SysfsDevice) -> Option<Reason> {
-    let address = device.function.address;
-    let known = device.function.physical_function.map(|parent| vec![parent]);
-    let parents = known.or_else(|| host.parents.get(&address).cloned()).filter(|parents| !parents.is_empty())?;
-    let in_the_way = |parent: &PciAddress| {
-        let used = host.driver(*parent).known().is_some_and(|driver| host.dma_of(driver) == DriverDma::Kernel);
-        used && device.group.is_some() && host.group(*parent).known() == device.group
-    };
-    parents.iter().all(in_the_way).then_some(Reason::PhysicalFunction { devices: parents })
-}
-
-fn device_file_missing(host: &Host, device: &SysfsDevice) -> Option<Reason> {
-    let address = device.function.address;
-    if !host.is_handed_out(address) || host.device_files.contains_key(&address) {
-        return None;
-    }
-    Some(match host.source {
-        Source::Live | Source::Capture => Reason::NoDeviceFile,
-        Source::Tree | Source::Listing => Reason::DeviceFileNotShown,
-    })
-}
-
-/// Whether user space has a device of the group, or may have.
-pub(crate) fn held(host: &Host, group: Option<u32>, members: &[PciAddress]) -> Option<Reason> {
-    let file = group.map(HeldFile::Group);
-    let devices = members.iter().filter_map(|member| host.device_files.get(member).cloned().map(HeldFile::Device));
-    let holder = file.into_iter().chain(devices).find_map(|file| host.holders.of(&file).cloned());
-    if let Some(holder) = holder {
-        return Some(Reason::Held { holder });
-    }
-    match tried(host, group) {
-        Some(Trial::Free) => return None,
-        Some(Trial::Busy) => {
-            // A device or a mapping that is open does not show which one it is, but somebody has this group.
-            let some = host.holders.of(&HeldFile::SomeDevice).cloned();
-            return Some(some.map_or(Reason::HeldUnseen, |holder| Reason::Held { holder }));
-        }
-        None => {}
-    }
-    let all_known = matches!(host.holders, Holders::All(_));
-    let some = host.holders.of(&HeldFile::SomeDevice).is_some();
-    ((some || !all_known) && members.iter().any(|member| host.is_handed_out(*member))).then_some(Reason::PerhapsHeld)
-}
-
-fn tried(host: &Host, group: Option<u32>) -> Option<Trial> {
-    host.trials.get(&group?).copied()
 }
 
 /// The other functions of a device whose group is not shown.

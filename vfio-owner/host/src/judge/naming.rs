@@ -1,5 +1,7 @@
 //! Names of devices, from the pci-ids data.
 
+use std::collections::BTreeMap;
+
 use pci_ids::{Class, Device, FromId as _, Subclass, Vendor};
 use vfio_owner::iommu_core::device_model::pci::ConfigSpace;
 use vfio_owner::iommu_core::sysfs::SysfsDevice;
@@ -18,16 +20,24 @@ pub(super) fn class_of(host: &Host, device: &SysfsDevice) -> String {
 
 /// Returns who made it and what they call it: by its ids, else in the words of the listing.
 pub(super) fn name_of(host: &Host, device: &SysfsDevice) -> String {
-    let config = &device.function.config;
-    let known = config
-        .vendor()
-        .zip(config.device())
-        .is_some_and(|(vendor, device)| Device::from_vid_pid(vendor, device).is_some());
-    let shown = host
-        .words
-        .get(&device.function.address)
-        .filter(|words| !known && !words.name.is_empty() && !is_placeholder(&words.name));
-    shown.map_or_else(|| device_name(config), |words| words.name.clone())
+    Names::default().of(host, device)
+}
+
+/// Names of many devices; those of the same ids are looked up once.
+#[derive(Default)]
+pub(super) struct Names(BTreeMap<(u16, u16), (String, bool)>);
+
+impl Names {
+    /// Returns what [`name_of`] does.
+    pub(super) fn of(&mut self, host: &Host, device: &SysfsDevice) -> String {
+        let config = &device.function.config;
+        let shown = host.words.get(&device.function.address);
+        let shown = shown.filter(|words| !words.name.is_empty() && !is_placeholder(&words.name));
+        let ids = (config.vendor().unwrap_or_default(), config.device().unwrap_or_default());
+        let (name, known) =
+            self.0.entry(ids).or_insert_with(|| (device_name(config), Device::from_vid_pid(ids.0, ids.1).is_some()));
+        shown.filter(|_| !*known).map_or_else(|| name.clone(), |words| words.name.clone())
+    }
 }
 
 /// Whether `lspci` did not know the name either.

@@ -7,8 +7,10 @@ use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::iommu_core::sysfs::{SysfsDevice, SysfsGroup};
 use vfio_owner::viability::{Standing, Verdict};
 
-use super::explanation::{Ids, direct_region, held, standings};
+use super::explanation::Ids;
 use super::naming::{class_of, name_of};
+use super::neighbour::{direct_region, standings};
+use super::obstacle::held;
 use super::reason::Reason;
 use crate::read::{Holder, OtherMember, Purpose};
 use crate::{Fact, Host, Source};

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
 use vfio_owner::iommu_core::device_model::pci::{PciAddress, PciTopology};
-use vfio_owner::iommu_core::grouping::{self, GroupKey, Shared};
+use vfio_owner::iommu_core::grouping::{self, Shared};
 
 /// A reason why devices share a group.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize)]
@@ -126,16 +126,11 @@ const WITH_CAPABILITIES: usize = 256;
 pub(super) fn ties(topology: &PciTopology, members: &[PciAddress]) -> Option<Vec<Tie>> {
     let above = members.iter().flat_map(|member| topology.bridges_above(*member));
     let mut shown = members.iter().filter_map(|member| topology.get(*member)).chain(above);
-    if shown.any(|function| function.config.bytes().len() < WITH_CAPABILITIES) {
+    if shown.any(|function| function.config.len() < WITH_CAPABILITIES) {
         return None;
     }
-    let keys: BTreeSet<Option<GroupKey>> =
-        members.iter().map(|member| grouping::group_key(topology, *member)).collect();
-    if keys.len() > 1 {
-        return None;
-    }
-    let causes: BTreeSet<Shared> =
-        members.iter().flat_map(|member| grouping::reasons(topology, *member)).map(lower_first).collect();
+    let causes = grouping::group_reasons(topology, members)?;
+    let causes: BTreeSet<Shared> = causes.into_iter().map(lower_first).collect();
     // Of functions that all are tied to each other, each is told beside the first.
     let told: BTreeSet<PciAddress> = causes.iter().filter_map(second).collect();
     let causes = causes.iter().copied().filter(|cause| match cause {

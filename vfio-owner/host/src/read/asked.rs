@@ -3,23 +3,17 @@
 //!
 //! To readers of a tree, the answers are files below [`ASKED`]; so copies of trees can have them, too.
 
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
-
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, open, statx};
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 use serde::{Deserialize, Serialize};
 use vfio_owner::iommu_core::sysfs::{Tree, TreeError};
 
 use super::network::Namespace;
 use super::process::Node;
 use super::source::text;
+use super::trial::{Exclusive, Trials};
 
 /// Where the answers are in the tree of a host.
 pub(super) const ASKED: &str = "asked/";
-
-/// How long an answer may take.
-const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Whether the running kernel is asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,13 +67,13 @@ pub(super) fn namespaces(tree: &dyn Tree) -> Option<Vec<Namespace>> {
 }
 
 /// Asks the running kernel.
-pub(super) fn ask(question: &str, ask: Ask) -> Result<Vec<u8>, TreeError> {
+pub(super) fn ask(question: &str, ask: Ask, trials: Option<Trials>) -> Result<Vec<u8>, TreeError> {
     let answer = match question.split_once('/').unwrap_or((question, "")) {
         ("node", file) => device_number(file),
-        ("group", number) => opened(format!("/dev/vfio/{number}"), OFlags::RDWR),
+        ("group", number) => trials.and_then(|trials| trials.open(&format!("/dev/vfio/{number}"), Exclusive::Always)),
         ("disk", name) if ask == Ask::Actively => {
             // Neither does this wait for a medium, nor does anyone lose data by it.
-            opened(format!("/dev/{}", name.replace('!', "/")), OFlags::EXCL | OFlags::NONBLOCK)
+            trials.and_then(|trials| trials.open(&format!("/dev/{}", name.replace('!', "/")), Exclusive::OnRequest))
         }
         ("network", "") => serde_json::to_string(&Namespace::of_running_kernel()).ok(),
         _ => None,
@@ -98,17 +92,4 @@ fn device_number(file: &str) -> Option<String> {
         _ => return None,
     };
     Some(format!("{kind} {}:{}", found.stx_rdev_major, found.stx_rdev_minor))
-}
-
-/// What opening a file comes to. A device that does not answer keeps its opener waiting, so another thread opens it.
-fn opened(path: String, flags: OFlags) -> Option<String> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || sender.send(open(path, flags | OFlags::CLOEXEC, Mode::empty()).map(drop)));
-    let answer = match receiver.recv_timeout(DEADLINE) {
-        // Nobody uses a drive that has nothing in it.
-        Ok(Ok(()) | Err(rustix::io::Errno::NOMEDIUM | rustix::io::Errno::NXIO)) => "free",
-        Ok(Err(rustix::io::Errno::BUSY)) | Err(_) => "busy",
-        Ok(Err(_)) => return None,
-    };
-    Some(answer.to_owned())
 }

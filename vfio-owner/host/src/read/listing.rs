@@ -9,6 +9,7 @@ mod facts;
 mod json;
 mod line;
 mod reader;
+mod shape;
 mod table;
 mod token;
 mod words;
@@ -18,6 +19,7 @@ use std::str::FromStr;
 
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
+use self::facts::Facts;
 use self::line::Line;
 use self::reader::Reader;
 use crate::Host;
@@ -60,12 +62,12 @@ impl FromStr for Host {
 
     /// Reads a listing.
     fn from_str(text: &str) -> Result<Self, ListingError> {
-        let facts = if let Some(facts) = json::read(text) {
-            facts.map_err(|reason| ListingError { line: 1, reason })?
-        } else {
-            let lines: Vec<Line> = (1..).zip(text.lines()).map(|(number, raw)| Line::new(number, raw)).collect();
-            Reader::new(&lines).read().map_err(|(line, reason)| ListingError { line, reason })?
-        };
+        let wrong = |(line, reason)| ListingError { line, reason };
+        let mut facts = Facts::default();
+        let rest = json::take(text, &mut facts).map_err(wrong)?;
+        let lines = (1..).zip(rest.lines()).flat_map(|(number, raw)| Line::new(number, raw).divided());
+        let lines: Vec<Line> = lines.collect();
+        let facts = Reader::new(&lines, facts).read().map_err(wrong)?;
         if facts.is_empty() {
             return Err(ListingError { line: text.lines().count(), reason: ListingErrorReason::NoDevice });
         }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::iommu_core::sysfs::{
-    ArchiveError, DirTree, LoadError, MemoryTree, Snapshot, SysfsDevice, Tree, TreeError, Warning, WarningReason,
+    Archive, ArchiveError, DirTree, LoadError, Snapshot, SysfsDevice, Tree, TreeError, Warning, WarningReason,
 };
 use vfio_owner::viability::{DriverDma, dma_of};
 
@@ -25,6 +25,7 @@ use super::listing::ListingError;
 use super::origin::origins;
 use super::other_member::other_members;
 use super::process::Processes;
+use super::trial::Trials;
 use crate::host::Gaps;
 use crate::selector::names;
 use crate::{Host, Type1};
@@ -59,6 +60,7 @@ pub struct HostTree {
     place: Place,
     proc: Place,
     ask: Ask,
+    trials: Option<Trials>,
 }
 
 /// Where a tree is.
@@ -83,7 +85,7 @@ impl HostTree {
     /// Returns the running kernel: `/sys` and `/proc`.
     pub fn live() -> Self {
         let [place, proc] = ["/sys", "/proc"].map(|root| Place::Kernel(DirTree::new(root)));
-        Self { place, proc, ask: Ask::Passively }
+        Self { place, proc, ask: Ask::Passively, trials: None }
     }
 
     /// Returns a copy: `sys` and, if present, `proc` in `folder`, or a sysfs tree that is `folder` itself. Links out of
@@ -92,11 +94,19 @@ impl HostTree {
         let whole = Confined::new(&folder, "");
         let below = if !whole.is_directory("bus") && whole.is_directory("sys/bus") { "sys" } else { "" };
         let [place, proc] = [below, PROC].map(|below| Place::Copy(Confined::new(&folder, below)));
-        Self { place, proc, ask: Ask::Never }
+        Self { place, proc, ask: Ask::Never, trials: None }
     }
 
-    /// Allows probing the running kernel in ways that others may notice: each disk of a device is opened exclusively
-    /// for a moment, to see whether it is in use. Does nothing for a copy.
+    /// Allows opening the files of groups for a moment, to see whether they are in use. Does nothing for a copy.
+    #[must_use]
+    pub const fn trying(mut self, trials: Trials) -> Self {
+        self.trials = Some(trials);
+        self
+    }
+
+    /// Allows probing the running kernel in ways that others may notice: where files may be opened
+    /// ([`trying`](Self::trying)), each disk of a device is opened exclusively for a moment, to see whether it is in use.
+    /// Does nothing for a copy.
     #[must_use]
     pub fn asking(mut self) -> Self {
         if self.ask == Ask::Passively {
@@ -138,7 +148,7 @@ impl HostTree {
 impl Tree for HostTree {
     fn read(&self, path: &str) -> Result<Vec<u8>, TreeError> {
         if let Some(question) = path.strip_prefix(ASKED).filter(|_| self.ask != Ask::Never) {
-            return ask(question, self.ask);
+            return ask(question, self.ask, self.trials);
         }
         let (tree, path) = self.split(path);
         tree.read(path)
@@ -227,11 +237,10 @@ impl Host {
     /// Fails if it is neither.
     pub fn of_text(text: &str, name: impl AsRef<Path>) -> Result<Self, OpenHostError> {
         let path = name.as_ref();
-        if !MemoryTree::is_archive(text) {
+        if !Archive::is_archive(text) {
             return text.parse().map_err(|error| OpenHostError::Listing { path: path.into(), error });
         }
-        let tree =
-            MemoryTree::from_archive(text).map_err(|error| OpenHostError::Archive { path: path.into(), error })?;
+        let tree = Archive::parse(text).map_err(|error| OpenHostError::Archive { path: path.into(), error })?;
         let captured = tree.read(CAPTURED_HOLDERS).is_ok();
         let source = if captured { Source::Capture } else { Source::Tree };
         Self::load(&tree, source).map_err(|error| OpenHostError::Tree { path: path.into(), error })

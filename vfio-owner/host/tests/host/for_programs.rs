@@ -48,6 +48,25 @@ fn an_error_is_said_once() {
     }
 }
 
+#[test]
+fn an_error_in_json_names_what_is_missing() {
+    let told: Value = serde_json::from_str(&run(&["plan", "--json"]).out).unwrap();
+    let message = told["error"]["message"].as_str().unwrap();
+    assert!(message.contains("required") && message.contains("<DEVICES>"), "{message}");
+}
+
+/// A process that was started to open a file for a moment does nothing else.
+#[test]
+fn a_trial_is_made_by_the_program_started_again() {
+    let trial = |asked: &str| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_vfio-host"));
+        let output = program.args(["list"]).env("VFIO_HOST_TRIAL", asked).output().unwrap();
+        (output.status.code(), output.stdout.is_empty() && output.stderr.is_empty())
+    };
+    assert_eq!(trial("disk /dev/null"), (Some(0), true));
+    assert_eq!(trial("group /nonexistent"), (Some(17), true));
+}
+
 /// What bash offers behind these words.
 fn offered(words: &[&str]) -> Vec<String> {
     const ASK: &str = r#"

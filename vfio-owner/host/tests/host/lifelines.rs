@@ -270,6 +270,15 @@ const FORMS: &[(&str, &[&str], &str)] = &[
         "00:17.0",
     ),
     (
+        "a RAID that nothing is mounted from",
+        &[
+            SDA,
+            "link SATA/ata1/block/sda/holders/md0 VIRT/block/md0
+             file VIRT/block/md0/md/array_state = clean",
+        ],
+        "00:17.0",
+    ),
+    (
         "compressed swap that goes to a disk",
         &[
             SDA,

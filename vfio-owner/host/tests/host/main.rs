@@ -12,6 +12,7 @@ mod execution;
 mod for_programs;
 mod garbage;
 mod golden;
+mod guarded;
 mod holders;
 mod layout;
 mod lifelines;

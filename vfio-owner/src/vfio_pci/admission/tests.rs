@@ -1,5 +1,3 @@
-use std::vec::Vec;
-
 use iommu_core::device_model::pci::{AcsBits, PortType};
 
 use super::*;
@@ -10,7 +8,7 @@ fn function(config: ConfigSpace) -> PciFunction {
 
 /// A function with an SR-IOV capability of so many virtual functions.
 fn physical(control: u8, count: u8) -> PciFunction {
-    let mut bytes: Vec<u8> = ConfigSpace::builder().ids(0x8086, 0x1521).pcie(PortType::Endpoint).build().bytes().into();
+    let mut bytes = ConfigSpace::builder().ids(0x8086, 0x1521).pcie(PortType::Endpoint).build().bytes();
     bytes[0x100..0x104].copy_from_slice(&[0x10, 0, 1, 0]);
     bytes[0x108] = control;
     bytes[0x110] = count;

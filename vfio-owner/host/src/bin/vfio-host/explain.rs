@@ -131,6 +131,7 @@ fn together(out: &mut String, members: &[Neighbour]) -> fmt::Result {
     if leaving.len() > 1 {
         devices(out, "all of these must leave their kernel drivers", &leaving)?;
     }
+    devices(out, "perhaps these, too, unless they are bridges", &of(Part::Perhaps).collect::<Vec<_>>())?;
     devices(out, "a bridge, stays as it is", &of(Part::Stays).collect::<Vec<_>>())
 }
 

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser, Subcommand};
-use vfio_host::{Host, HostTree, capture, draw};
+use vfio_host::{Host, HostTree, Trials, capture, draw};
 
 use output::{Format, Outcome, print, warn_of};
 
@@ -62,6 +62,9 @@ struct Machine {
     /// Work on a copy of sysfs in this folder, `apply` and `undo` as well
     #[arg(long, global = true, value_name = "DIR")]
     sysfs: Option<PathBuf>,
+    /// That files may be opened for a moment
+    #[arg(skip)]
+    trials: Option<Trials>,
 }
 
 #[derive(Subcommand)]
@@ -117,7 +120,8 @@ enum Command {
 
 impl Machine {
     fn tree(&self) -> HostTree {
-        self.sysfs.as_ref().map_or_else(HostTree::live, HostTree::copy)
+        let live = || self.trials.map_or_else(HostTree::live, |trials| HostTree::live().trying(trials));
+        self.sysfs.as_ref().map_or_else(live, HostTree::copy)
     }
 
     /// The machine, after a word on what its source left out.
@@ -140,6 +144,12 @@ impl Machine {
         Ok(host)
     }
 
+    /// The tree of a machine, with what no snapshot or listing has.
+    fn complete(&self) -> Result<HostTree> {
+        anyhow::ensure!(self.from.is_none(), "a snapshot does not show that; a running machine or `--sysfs DIR` does");
+        Ok(self.tree())
+    }
+
     /// The tree of a machine whose bindings can be changed.
     fn changeable(&self) -> Result<HostTree> {
         anyhow::ensure!(self.from.is_none(), "a snapshot cannot be changed; `--sysfs DIR` can");
@@ -157,7 +167,7 @@ impl Arguments {
         match &self.command {
             Command::List(list) => list.run(&self.machine.host()?, format),
             Command::Candidates => candidates::run(&self.machine.host()?, format),
-            Command::Ready(ready) => ready.run(&self.machine.changeable()?, format),
+            Command::Ready(ready) => ready.run(&self.machine.complete()?, format),
             Command::Tool(tool) => tool.run(&self.machine.host()?),
             Command::Persist(persist) => persist.run(&self.machine.host()?, format),
             Command::Explain(explain) => explain.run(&self.machine.host()?, format),
@@ -165,7 +175,7 @@ impl Arguments {
             Command::Apply(apply) => apply.run(&self.machine.changeable()?, format),
             Command::Undo(undo) => Ok(undo.run(&self.machine.changeable()?, format)),
             Command::Draw { output } => write_out(&draw(&self.machine.host()?), output.as_deref()),
-            Command::Snapshot { output } => snapshot(&self.machine.changeable()?, output.as_deref()),
+            Command::Snapshot { output } => snapshot(&self.machine.complete()?, output.as_deref()),
             Command::Diff { before, after } => change::run(before, after, format),
             Command::Completions { shell } => shell::completions(*shell, &mut Self::command()),
             Command::Man { folder } => shell::man_pages(folder, Self::command()),
@@ -186,10 +196,15 @@ fn write_out(text: &str, output: Option<&Path>) -> Result<Outcome> {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let trials = match Trials::begin() {
+        Ok(trials) => trials,
+        Err(code) => return code,
+    };
+    let mut arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return output::usage(&error),
     };
+    arguments.machine.trials = Some(trials);
     match arguments.run() {
         Ok(outcome) => outcome.into(),
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,

@@ -150,8 +150,10 @@ struct Failure<'a> {
 pub(crate) fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
         let rendered = error.to_string();
-        let first = rendered.lines().next().unwrap_or_default();
-        let _ = print_json("error", &Failure { message: first.strip_prefix("error: ").unwrap_or(first) });
+        // What is missing stands in lines of its own, before a blank one.
+        let words: Vec<&str> = rendered.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+        let message = words.join(" ");
+        let _ = print_json("error", &Failure { message: message.strip_prefix("error: ").unwrap_or(&message) });
         return Outcome::Unknown.into();
     }
     error.exit()

@@ -211,7 +211,8 @@ impl Found<'_> {
         all
     }
 
-    /// Whether a disk is in use. One that is only part of another one, a volume or a RAID, is if that one is.
+    /// Whether a disk is in use. One that is only part of a volume is if that one is; one of a RAID that runs always is, for
+    /// the RAID would lose it.
     fn is_claimed(&self, name: &str, path: &str, depth: u32) -> Option<bool> {
         let depth = depth.checked_sub(1)?;
         let entries = self.tree.list(path).unwrap_or_default();
@@ -227,12 +228,20 @@ impl Found<'_> {
         if holders.is_empty() {
             return asked::is_claimed(self.tree, name);
         }
-        let uppers = holders.iter().filter_map(|link| resolve(self.tree, link));
-        let mut answers = uppers.map(|upper| {
+        let uppers: Vec<String> = holders.iter().filter_map(|link| resolve(self.tree, link)).collect();
+        if uppers.iter().any(|upper| self.is_running_array(upper)) {
+            return Some(true);
+        }
+        let mut answers = uppers.iter().map(|upper| {
             let name = upper.rsplit('/').next().unwrap_or_default().to_owned();
-            self.is_claimed(&name, &upper, depth)
+            self.is_claimed(&name, upper, depth)
         });
         answers.try_fold(false, |any, answer| Some(any || answer?))
+    }
+
+    fn is_running_array(&self, path: &str) -> bool {
+        let state = text(self.tree, &format!("{path}/md/array_state"));
+        state.is_some_and(|state| !matches!(state.trim(), "clear" | "inactive"))
     }
 }
 

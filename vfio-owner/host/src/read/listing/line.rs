@@ -1,5 +1,7 @@
 //! A line, without what mail, terminals and markup add to it.
 
+use super::token;
+
 /// A line of a listing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Line {
@@ -25,16 +27,68 @@ impl Line {
                 text = text.replace(entity, meaning);
             }
         }
+        if text.contains("</td>") || text.contains("</th>") {
+            text = without_tags(&text);
+        }
         let plain: String = text.chars().filter_map(plain).collect();
         let unquoted = without_quotes(&plain);
         let (indent, text) = indented(unquoted);
         Self { number, indent, text: text.trim_end().to_owned() }
     }
 
+    /// Divides a line that has lost its line breaks: each group that devices follow begins a line of its own.
+    pub(super) fn divided(self) -> Vec<Self> {
+        let addresses = token::addresses(&self.text);
+        let groups = token::groups(&self.text, &addresses);
+        let places = |from: usize, to: usize| addresses.iter().any(|found| (from..to).contains(&found.place.start));
+        let ends = groups.iter().skip(1).map(|group| group.place.start).chain([self.text.len()]);
+        let each_leads = groups.iter().zip(ends).all(|(group, end)| places(group.place.end, end));
+        let leading = groups.first().is_some_and(|first| !places(0, first.place.start));
+        if groups.len() < 2 || !each_leads || !leading {
+            return vec![self];
+        }
+        let mut cuts: Vec<usize> =
+            groups.iter().skip(1).map(|group| start_of_heading(&self.text, group.place.start)).collect();
+        cuts.push(self.text.len());
+        let mut from = 0;
+        let parts = cuts.into_iter().map(|to| {
+            let text = self.text.get(from..to).unwrap_or_default().trim().to_owned();
+            from = to;
+            Self { number: self.number, indent: self.indent, text }
+        });
+        parts.filter(|part| !part.text.is_empty()).collect()
+    }
+
     /// Whether it is drawn, not written: a border, or a row of dashes.
     pub(super) fn is_border(&self) -> bool {
         !self.text.is_empty() && self.text.chars().all(|c| !c.is_alphanumeric())
     }
+}
+
+/// A row of a table in HTML, its cells between bars.
+fn without_tags(row: &str) -> String {
+    let mut out = String::with_capacity(row.len());
+    for (at, part) in row.split('<').enumerate() {
+        let (tag, text) = if at == 0 { ("", part) } else { part.split_once('>').unwrap_or((part, "")) };
+        if matches!(tag, "/td" | "/th") {
+            out.push('|');
+        }
+        out.push_str(text);
+    }
+    out
+}
+
+/// Where the heading begins of which this is the word for a group: `IOMMU Group 3`.
+fn start_of_heading(text: &str, group: usize) -> usize {
+    let word = |end: usize| {
+        let front = text.get(..end).unwrap_or_default();
+        front.rfind(char::is_whitespace).map_or(0, |space| space + 1)
+    };
+    let start = word(group);
+    let front = text.get(..start).unwrap_or_default().trim_end();
+    let before = word(front.len());
+    let is_iommu = front.get(before..).is_some_and(token::is_iommu);
+    if is_iommu { before } else { start }
 }
 
 /// The text without what colours it: escape sequences, whole, written out as `^[`, or with their first character lost.

@@ -1,10 +1,11 @@
-//! Tables: columns between bars, with a heading.
+//! Tables: columns between bars, or apart by tabs or several spaces, with a heading.
 
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
 use super::ListingErrorReason;
 use super::facts::{Facts, Place};
 use super::token::{self, hex4};
+use super::words::leading_class;
 
 /// The columns of a table, by what they are about.
 #[derive(Debug, Default)]
@@ -23,7 +24,34 @@ enum Column {
     Other,
 }
 
+/// The cells of a line without bars, if it has several: tabs divide them, else several spaces, else commas.
+pub(super) fn columns(text: &str) -> Option<Vec<&str>> {
+    ["\t", "  ", ";", ","].into_iter().find_map(|sign| {
+        let cells = text.split(sign).map(|cell| cell.trim().trim_matches('"'));
+        // Between columns of words there are as many spaces as there is room.
+        let cells: Vec<&str> = cells.filter(|cell| sign != "  " || !cell.is_empty()).collect();
+        (cells.len() > 2).then_some(cells)
+    })
+}
+
+/// Whether cells are the heading of a table of devices and their groups.
+pub(super) fn is_heading(cells: &[&str]) -> bool {
+    const DEVICE: [&str; 10] =
+        ["id", "address", "bdf", "slot", "pci", "device", "pci address", "pci id", "bus id", "pci device"];
+    let plain = cells.iter().all(|cell| !cell.contains(|c: char| c.is_ascii_digit()));
+    let names_device = cells.iter().any(|cell| DEVICE.contains(&&*cell.to_ascii_lowercase()));
+    plain && names_device && cells.iter().any(|cell| column(cell) == Column::Group)
+}
+
 impl Table {
+    /// Whether cells are a row of the table: each stands in its column.
+    pub(super) fn fits(&self, cells: &[&str]) -> bool {
+        let group = self.columns.iter().position(|column| *column == Column::Group);
+        let in_place = group.and_then(|at| cells.get(at)).is_some_and(|cell| cell.parse::<i64>().is_ok());
+        // Words at the end of a row may have what divides the others.
+        in_place && cells.len() + 1 >= self.columns.len()
+    }
+
     /// The cells of a row; `None` if the line is no row.
     pub(super) fn cells(text: &str) -> Option<Vec<&str>> {
         let bars = ['│', '┃', '║', '|'];
@@ -56,14 +84,21 @@ impl Table {
                     None => facts.class_words(device, cell),
                 },
                 Column::Vendor => ids.0 = hex4(cell),
-                Column::DeviceId => ids.1 = hex4(cell),
-                Column::Name => facts.name(device, cell),
+                // Some call the name so.
+                Column::DeviceId => match hex4(cell) {
+                    Some(id) => ids.1 = Some(id),
+                    None => described(facts, device, cell, line)?,
+                },
+                Column::Name => described(facts, device, cell, line)?,
+                Column::Other if leading_class(cell).is_some() || token::ids(cell).is_some() => {
+                    described(facts, device, cell, line)?;
+                }
+                Column::Other => {}
                 Column::Driver => match *cell {
                     "" => {}
                     "-" | "none" | "(none)" => facts.driver(device, None, line)?,
                     driver => facts.driver(device, Some(driver.to_owned()), line)?,
                 },
-                Column::Other => {}
             }
         }
         if let (Some(vendor), Some(id)) = ids {
@@ -71,6 +106,23 @@ impl Table {
         }
         Ok(true)
     }
+}
+
+/// What a cell of words says of a device: its kind and name, or its name alone, and ids.
+fn described(facts: &mut Facts, device: PciAddress, cell: &str, line: usize) -> Result<(), ListingErrorReason> {
+    if let Some(ids) = token::ids(cell) {
+        facts.ids(device, ids, line)?;
+    }
+    let words = cell.trim_matches('`');
+    match leading_class(words) {
+        Some((class, name)) => {
+            facts.class(device, class);
+            facts.name(device, name.trim_start_matches([':', ' ']));
+        }
+        None if words.contains(' ') && token::addresses(words).is_empty() => facts.name(device, words),
+        None => {}
+    }
+    Ok(())
 }
 
 fn group(facts: &mut Facts, device: PciAddress, cell: &str, line: usize) -> Result<(), ListingErrorReason> {

@@ -1,0 +1,183 @@
+//! What a line is, by its words: a device's, a path, a line of a log, a heading, a command.
+
+use vfio_owner::iommu_core::device_model::pci::PciAddress;
+
+use super::token::{self, Token};
+
+/// What a line with an address is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// The device is what it is about.
+    Device,
+    /// A path of sysfs.
+    Path,
+    /// A line of a log.
+    Log,
+    /// Whatever else has an address in it.
+    Mention,
+}
+
+/// The devices that a line is about: of a link, what is linked, unless only the target has a name.
+pub(super) fn subjects(text: &str) -> Vec<Token<PciAddress>> {
+    let all = token::addresses(text);
+    let arrow = link(text).unwrap_or(text.len());
+    let left: Vec<_> = all.iter().filter(|address| address.place.start < arrow).cloned().collect();
+    if left.is_empty() { all } else { left }
+}
+
+/// Where the arrow of a link of a file system is.
+pub(super) fn link(text: &str) -> Option<usize> {
+    let at = text.find("->")?;
+    text.get(at + 2..)?.trim_start().starts_with(['.', '/']).then_some(at)
+}
+
+pub(super) fn shape(text: &str, first: &Token<PciAddress>) -> Shape {
+    const WORDS: [&str; 27] = [
+        "device", "devices", "dev", "slot", "pci", "bus", "info", "address", "addr", "id", "bdf", "function", "r",
+        "reset", "domain", "vga", "gpu", "name", "dbdf", "d", "n", "busid", "sysfs", "no", "number", "nr", "port",
+    ];
+    let before = text.get(..first.place.start).unwrap_or_default();
+    let after = text.get(first.place.end..).unwrap_or_default();
+    let last = before.rsplit([' ', '\t', '"', '\'', '=']).next().unwrap_or_default();
+    // `lspci -PP` puts the bridges above in front.
+    let bridges = last.contains('/') && last.starts_with(|c: char| c.is_ascii_hexdigit());
+    if last.contains('/') && !bridges || link(text).is_some() {
+        return Shape::Path;
+    }
+    let before = if bridges { before.strip_suffix(last).unwrap_or(before) } else { before };
+    if text.contains("Adding device ") || text.contains(": Adding to iommu group") || is_told_of(text, first) {
+        return Shape::Log;
+    }
+    let bare = without_brackets(before);
+    let known = |word: &str| {
+        let lower = word.to_lowercase();
+        WORDS.contains(&&*lower) || token::is_group_word(word) || token::is_iommu(word)
+    };
+    if token::words(&bare).all(|word| known(word.value)) || before.starts_with("P:") {
+        return Shape::Device;
+    }
+    // `vfio-pci 0000:04:00.1: …`
+    if after.starts_with(": ") { Shape::Log } else { Shape::Mention }
+}
+
+/// Whether what follows an address says of which group it is: `vfio 0000:04:00.0: group 7 is not viable`.
+pub(super) fn is_told_of(text: &str, address: &Token<PciAddress>) -> bool {
+    let after = text.get(address.place.end..).unwrap_or_default();
+    after.starts_with(": group ") || after.starts_with(": failed ") && after.contains(" for group ")
+}
+
+/// Whether a command prints the names in the folder of a group.
+pub(super) fn lists_folder(command: &str) -> bool {
+    let mut words = command.split_whitespace().skip_while(|word| !matches!(*word, "ls" | "ll" | "dir"));
+    words.next().is_some() && words.any(|word| word.trim_end_matches('/').ends_with("/devices"))
+}
+
+/// The text without the marks in brackets in front: ids, and the `[R]` of what can be reset.
+pub(super) fn without_marks(text: &str) -> &str {
+    let mut rest = text;
+    while let Some((mark, after)) = rest.strip_prefix('[').and_then(|inside| inside.split_once(']'))
+        && (mark.len() == 1 || token::ids(mark).is_some())
+    {
+        rest = after.trim_start();
+    }
+    rest
+}
+
+fn without_brackets(text: &str) -> String {
+    let mut out = String::new();
+    let mut depth = 0_u32;
+    for c in text.chars() {
+        match c {
+            '[' => depth += 1,
+            ']' => depth = depth.saturating_sub(1),
+            c if depth == 0 => out.push(c),
+            _ => {}
+        }
+    }
+    out
+}
+
+/// Whether a line is a device's.
+pub(super) fn names_device(text: &str) -> bool {
+    subjects(text).first().is_some_and(|first| matches!(shape(text, first), Shape::Device | Shape::Path))
+}
+
+/// Whether a line with a group has nothing else to say.
+pub(super) fn is_heading(text: &str) -> bool {
+    // Whatever the group is called stands behind a colon or in brackets.
+    let front = text.split(['(', '[']).next().unwrap_or_default();
+    let front = front.split_once(": ").map_or(front, |(front, _)| front);
+    let path = front.contains('/') && (front.ends_with(':') || front.ends_with("devices") || front.ends_with('/'));
+    let word = |word: &str| {
+        let lower = word.to_lowercase();
+        token::is_group_word(word)
+            || token::is_iommu(word)
+            || matches!(
+                &*lower,
+                "number" | "no" | "nr" | "id" | "num" | "devices" | "in" | "of" | "the" | "vfio" | "pci"
+            )
+    };
+    path || !front.trim().is_empty() && token::words(front).all(|token| word(token.value))
+}
+
+/// Whether a line that names a group is a sentence.
+pub(super) fn is_prose(text: &str) -> bool {
+    token::words(text).count() > 4
+}
+
+/// Whether a line that was not understood may begin another group.
+pub(super) fn looks_like_heading(text: &str) -> bool {
+    let numbered = text.trim_matches(['[', ']', '(', ')', ':', '#', ' ']).parse::<u32>().is_ok();
+    let short = token::words(text).count() <= 4;
+    numbered || short && token::words(text).any(|word| token::is_group_word(word.value) || token::is_iommu(word.value))
+}
+
+pub(super) fn has_number(text: &str) -> bool {
+    text.contains(|c: char| c.is_ascii_digit())
+}
+
+/// The heading of a table in columns, whose first is the group's.
+pub(super) fn is_column_heading(text: &str) -> bool {
+    let mut words = token::words(text).map(|word| word.value);
+    let first = words.next().unwrap_or_default();
+    let second = words.next().unwrap_or_default();
+    let is_group = token::is_group_word(first) || token::is_iommu(first) && token::is_group_word(second);
+    let rest = text.to_ascii_lowercase();
+    is_group && !has_number(text) && ["addr", "bdf", "slot", "device", "pci"].iter().any(|word| rest.contains(word))
+}
+
+pub(super) fn leading_number(text: &str) -> Option<u32> {
+    text.split_whitespace().next()?.parse().ok()
+}
+
+/// A command as it was typed, or part of a script.
+pub(super) fn is_command(text: &str) -> bool {
+    const COMMANDS: [&str; 17] = [
+        "lspci",
+        "find ",
+        "dmesg",
+        "for ",
+        "cat ",
+        "ls ",
+        "grep ",
+        "journalctl",
+        "virsh ",
+        "pvesh ",
+        "dpdk-devbind",
+        "umockdev",
+        "lshw",
+        "tree ",
+        "bash ",
+        "sudo ",
+        "sh ",
+    ];
+    if text.contains("Kernel driver") {
+        return false;
+    }
+    let typed = ["$ ", "# ", "~# ", "~$ "].iter().find_map(|sign| text.split_once(sign)).map(|(_, rest)| rest);
+    let is_known = |rest: &str| COMMANDS.iter().any(|command| rest.trim_start().starts_with(command));
+    typed.is_some_and(is_known)
+        || text.contains("$(") && !text.contains("Kernel")
+        || text.contains("${")
+        || is_known(text) && token::addresses(text).is_empty() && !text.contains(':')
+}
