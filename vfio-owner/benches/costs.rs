@@ -86,7 +86,9 @@ impl Scene {
     }
 
     fn bind(&self) {
-        self.names.iter().for_each(|name| self.machine.bind(name, "vfio-pci").expect("it is free"));
+        for name in &self.names {
+            self.machine.bind(name, "vfio-pci").expect("it is free");
+        }
     }
 
     fn calls(&self) -> u32 {
@@ -112,7 +114,9 @@ impl Scene {
     /// The one group in a container with an IOMMU.
     fn contained(&self) -> (Container, Vec<GroupFile>) {
         let (container, groups) = (self.machine.vfio().open_container(), self.groups());
-        groups.iter().for_each(|group| group.set_container(&container).expect("it is viable"));
+        for group in &groups {
+            group.set_container(&container).expect("it is viable");
+        }
         container.set_iommu(Extension::TYPE1_V2).expect("there is a group");
         (container, groups)
     }

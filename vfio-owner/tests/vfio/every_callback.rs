@@ -3,12 +3,13 @@
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use vfio_owner::OpenDevice;
 use vfio_owner::assignment::{DeviceAssignment, GroupAssignment, IommufdAssignment};
 use vfio_owner::backend::MapRequest;
 use vfio_owner::device_ops::{Eventfd, IrqAction, IrqIndex, IrqSource, RegionIndex, Trigger};
+use vfio_owner::iommu_core::device_model::sync::SpinMutex;
 use vfio_owner::iommu_core::hardware::Fault;
 use vfio_owner::iommu_core::software::{LockedPages, Process};
 use vfio_owner::iommu_core::sysfs::Snapshot;
@@ -47,7 +48,7 @@ enum Held {
 #[derive(Debug, Default)]
 struct Client {
     machine: OnceLock<Weak<Machine>>,
-    called: Mutex<BTreeSet<&'static str>>,
+    called: SpinMutex<BTreeSet<&'static str>>,
 }
 
 impl Client {
@@ -55,9 +56,11 @@ impl Client {
         if ASKING.replace(true) {
             return;
         }
-        self.called.lock().unwrap().insert(callback);
+        self.called.lock().insert(callback);
         if let Some(machine) = self.machine.get().and_then(Weak::upgrade) {
-            DEVICES.iter().for_each(|device| ask(&machine, device, held));
+            for device in DEVICES {
+                ask(&machine, device, held);
+            }
         }
         ASKING.set(false);
     }
@@ -108,7 +111,7 @@ impl Observer for Watching {
 
     fn fault(&self, _fault: &Fault) {
         // May be called from an interrupt handler: it must not even ask.
-        self.0.called.lock().unwrap().insert("fault");
+        self.0.called.lock().insert("fault");
     }
 }
 
@@ -242,7 +245,7 @@ fn a_client_calls_back_from_every_callback() {
     let access = context.access(move |_| notified.ask("unmap notice", Held::Nothing)).unwrap();
     access.attach(ioas).unwrap();
     drop(access);
-    let called = client.called.lock().unwrap();
+    let called = client.called.lock();
     let callbacks = [
         "charge",
         "fault",
