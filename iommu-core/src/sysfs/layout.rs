@@ -419,7 +419,7 @@ fn buses(text: &str) -> Result<(u8, u8), LayoutErrorReason> {
 
 /// The configuration space with the bytes beyond those that have been built.
 fn whole(config: &ConfigSpace) -> Vec<u8> {
-    let mut bytes = config.bytes().to_vec();
+    let mut bytes = config.bytes();
     bytes.resize(4096, 0);
     bytes
 }

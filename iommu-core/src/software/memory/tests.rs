@@ -44,15 +44,15 @@ fn nobody_answers_past_the_end() {
 }
 
 #[derive(Debug)]
-struct Elsewhere(device_model::sync::SpinMutex<[u8; 0x2000]>);
+struct Elsewhere(SpinMutex<[u8; 0x2000]>);
 
 impl Contents for Elsewhere {
     fn read(&self, offset: u64, into: &mut [u8]) {
-        into.copy_from_slice(&self.0.lock()[offset as usize..][..into.len()]);
+        into.copy_from_slice(&self.0.lock()[usize::try_from(offset).unwrap()..][..into.len()]);
     }
 
     fn write(&self, offset: u64, from: &[u8]) {
-        self.0.lock()[offset as usize..][..from.len()].copy_from_slice(from);
+        self.0.lock()[usize::try_from(offset).unwrap()..][..from.len()].copy_from_slice(from);
     }
 }
 
@@ -60,7 +60,7 @@ impl Contents for Elsewhere {
 fn a_window_shows_what_lies_elsewhere() {
     let memory = Memory::new();
     memory.allocate(1).unwrap();
-    let elsewhere = Arc::new(Elsewhere(device_model::sync::SpinMutex::new([0; 0x2000])));
+    let elsewhere = Arc::new(Elsewhere(SpinMutex::new([0; 0x2000])));
     let window = memory.window(0x2000, elsewhere.clone()).unwrap();
     let at = window.at();
     assert!(at.get().is_multiple_of(0x2000));

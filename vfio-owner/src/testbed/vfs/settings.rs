@@ -105,7 +105,7 @@ impl Settings {
     /// The configuration space of a function, with what was written to it.
     pub(super) fn config(&self, dev: &Device<Pci>) -> Vec<u8> {
         let written = self.configs.lock().get(&dev.id()).cloned();
-        written.unwrap_or_else(|| dev.description().config.bytes().to_vec())
+        written.unwrap_or_else(|| dev.description().config.bytes())
     }
 
     /// Takes the bits that can be written.
