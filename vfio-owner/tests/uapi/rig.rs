@@ -105,7 +105,7 @@ impl Program {
         let buffer = process.allocate(BUFFER as u64, Access::ReadWrite).unwrap();
         let (files, refused) = (RefCell::default(), RefCell::default());
         let (memory, privileged, fail_nth) = (process.clone(), Cell::new(true), Cell::new(0));
-        Self { machine, memory, process, buffer, files, privileged, refused, fail_nth }
+        Self { machine, process, memory, buffer, files, privileged, refused, fail_nth }
     }
 
     fn descriptor(&self, descriptor: Descriptor) -> i32 {
