@@ -19,7 +19,6 @@ use core::error::Error;
 
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::Mutex;
-use iommu_core::device_model::sync::atomic::{AtomicU32, Ordering};
 use iommu_core::user_memory::BadAddress;
 use iommu_core::{IommuSubsystem, UserAddr, UserMemory};
 use iommufd_owner::uapi::Capability;
@@ -40,15 +39,15 @@ pub(super) struct IommufdTest(Arc<Support>);
 struct Support {
     subsystem: IommuSubsystem,
     iommu: Arc<MockIommu>,
-    /// How many mock devices there ever were.
-    devices: AtomicU32,
+    /// How many mock devices there ever were. Leaf lock.
+    devices: Mutex<u32>,
     pins: PinCounts,
 }
 
 impl IommufdTest {
     pub(super) fn new(subsystem: &IommuSubsystem) -> Self {
         let (subsystem, iommu) = (subsystem.clone(), Arc::default());
-        Self(Arc::new(Support { subsystem, iommu, devices: AtomicU32::new(0), pins: PinCounts::default() }))
+        Self(Arc::new(Support { subsystem, iommu, devices: Mutex::default(), pins: PinCounts::default() }))
     }
 
     /// Returns the file of an iommufd whose mock devices end with it.
@@ -166,6 +165,8 @@ impl Caller for TestCaller<'_> {
 
 impl Support {
     fn next_number(&self) -> u32 {
-        self.devices.fetch_add(1, Ordering::Relaxed)
+        let mut devices = self.devices.lock();
+        *devices += 1;
+        *devices - 1
     }
 }

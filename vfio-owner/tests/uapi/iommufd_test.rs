@@ -1,5 +1,6 @@
 //! Test support of iommufd: what it judges it judges right, and an injected fault leaves nothing half done.
 // Facts 4.9.4 and 4.9.5.
+#![expect(clippy::indexing_slicing, reason = "what a test takes for granted may fail it")]
 
 use vfio_owner::iommu_core::device_model::Errno;
 use vfio_owner::iommu_core::user_memory::Account;
