@@ -9,7 +9,7 @@ use vfio_room::vfio_owner::device_ops::IrqIndex;
 
 use crate::calls::{Mapping, ioctl};
 use crate::opened::{GET_STATUS, Opened};
-use crate::rig::{CARD, FUNCTION, SIBLING, group_file, hand_over, open, room};
+use crate::rig::{CARD, FUNCTION, SIBLING, group_file, hand_over, open, room, until_empty};
 
 const SET_IRQS: u32 = 0x3b6e;
 
@@ -29,7 +29,7 @@ fn the_crate_that_vmms_use_is_refused_told_why_and_succeeds() {
     assert!(refusals.last().unwrap().reason.contains("0000:00:04.1 (e1000)"), "{refusals:?}");
     machine.unbind(SIBLING).unwrap().wait();
     attempt().unwrap().unwrap();
-    room.check_empty().unwrap();
+    until_empty(&room);
 }
 
 #[test]

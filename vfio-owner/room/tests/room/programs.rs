@@ -195,7 +195,9 @@ fn as_nobody() {
         .tempdir_in("/tmp")
         .unwrap();
     let program = directory.path().join("vfio-room");
-    fs::copy(env!("CARGO_BIN_EXE_vfio-room"), &program).unwrap();
+    // By another process: a child that is just forked here could have the file open for writing still.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_vfio-room")).arg(&program).status().unwrap();
+    assert!(copied.success());
     let script = format!(
         "test -e {MARK} || exit 99; id -u; echo {CARD} > /sys/bus/pci/devices/{CARD}/driver/unbind; \
          echo vfio-pci > /sys/bus/pci/devices/{CARD}/driver_override; echo {CARD} > /sys/bus/pci/drivers_probe; \

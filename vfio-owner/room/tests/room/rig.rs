@@ -45,6 +45,14 @@ pub(crate) fn open(path: &str) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(path)
 }
 
+/// Waits until nothing of the room is held: a child that another test has just forked has all descriptors until it executes its
+/// program.
+pub(crate) fn until_empty(room: &Room) {
+    while room.check_empty().is_err() {
+        std::thread::yield_now();
+    }
+}
+
 /// Stops what binds or unbinds by a path, unless it is in a room: outside, the addresses are real.
 pub(crate) fn only_in_a_room() {
     assert!(Path::new(MARK).exists(), "not in a room");

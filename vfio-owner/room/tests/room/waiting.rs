@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::opened::Opened;
-use crate::rig::{CARD, group_file, only_in_a_room, open, room};
+use crate::rig::{CARD, group_file, only_in_a_room, open, room, until_empty};
 
 #[test]
 fn an_unbind_is_answered_when_the_user_has_gone() {
@@ -31,7 +31,7 @@ fn an_unbind_is_answered_when_the_user_has_gone() {
         assert!(open(&group).is_err());
     })
     .unwrap();
-    room.check_empty().unwrap();
+    until_empty(&room);
 }
 
 #[test]
@@ -50,5 +50,5 @@ fn a_waiter_that_is_killed_is_forgotten() {
         thread::yield_now();
     }
     drop(device);
-    room.check_empty().unwrap();
+    until_empty(&room);
 }
