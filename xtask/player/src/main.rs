@@ -37,5 +37,5 @@ fn play() -> Result<ExitCode> {
     if print == Print::Differences {
         writeln!(out, "{tally}")?;
     }
-    Ok(if tally.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if tally.is_good(0) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
