@@ -225,6 +225,7 @@ impl OpenDevice {
 
     #[cfg(not(feature = "iommufd"))]
     fn hot_reset_proof(&self) -> HotResetProof {
+        let _ = self;
         HotResetProof::Groups
     }
 
