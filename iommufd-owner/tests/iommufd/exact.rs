@@ -52,6 +52,14 @@ struct Hardware {
     largest: AtomicU64,
 }
 
+impl Hardware {
+    /// Whether a domain shows something of a page of memory.
+    fn shows(&self, page: u64) -> bool {
+        let shown = self.shown.lock();
+        shown.values().flat_map(BTreeMap::values).any(|(to, _)| to / PAGE_SIZE * PAGE_SIZE == phys(page))
+    }
+}
+
 #[derive(Debug)]
 struct Unit {
     hardware: Arc<Hardware>,
@@ -181,6 +189,20 @@ struct Scattered {
     limit: AtomicU64,
 }
 
+impl Scattered {
+    /// Takes one pin of a page and returns how many are left.
+    fn unpin_page(&self, page: u64) -> Option<u32> {
+        let mut pins = self.pins.lock();
+        let count = pins.get_mut(&page)?;
+        *count -= 1;
+        let left = *count;
+        if left == 0 {
+            pins.remove(&page);
+        }
+        Some(left)
+    }
+}
+
 impl UserMemory for Scattered {
     fn pin(&self, at: UserAddr, bytes: u64, _access: Access) -> Result<PinnedRun, BadAddress> {
         let first = (at.get() - RAM) / PAGE_SIZE;
@@ -196,18 +218,13 @@ impl UserMemory for Scattered {
 
     fn unpin(&self, run: PinnedRun) {
         let (begin, end) = (run.phys.get(), run.phys.get() + run.bytes);
-        let mut pins = self.pins.lock();
         for page in (0..PAGES).filter(|page| (begin..end).contains(&phys(*page))) {
-            match pins.get_mut(&page) {
-                Some(1) => drop(pins.remove(&page)),
-                Some(count) => *count -= 1,
-                None => self.hardware.wrong.lock().push(format!("page {page} is unpinned once too often")),
-            }
-            let shown = self.hardware.shown.lock();
-            let mut left = shown.values().flat_map(BTreeMap::values).map(|(to, _)| to / PAGE_SIZE * PAGE_SIZE);
-            if !pins.contains_key(&page) && left.any(|to| to == phys(page)) {
-                self.hardware.wrong.lock().push(format!("page {page} is unpinned before it is unmapped"));
-            }
+            let wrong = match self.unpin_page(page) {
+                None => "once too often",
+                Some(0) if self.hardware.shows(page) => "before it is unmapped",
+                Some(_) => continue,
+            };
+            self.hardware.wrong.lock().push(format!("page {page} is unpinned {wrong}"));
         }
     }
 
