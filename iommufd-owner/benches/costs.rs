@@ -3,9 +3,8 @@
 #![expect(clippy::expect_used, clippy::indexing_slicing, reason = "what is measured cannot fail")]
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use allocation_counter::measure;
+use cost_table::{Calls, Cost, Row, print};
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::DeviceId;
 use iommu_core::failing::{FailingIommu, FailingMemory};
@@ -24,20 +23,6 @@ enum Groups {
     Each,
 }
 
-/// Whether calls of hardware are counted, which takes time.
-#[derive(Clone, Copy)]
-enum Calls {
-    Ignored,
-    Counted,
-}
-
-/// What some work took.
-struct Cost {
-    time: Duration,
-    allocations: u64,
-    calls: u32,
-}
-
 struct Scene {
     soft: Arc<SoftIommu>,
     counting: Arc<FailingIommu>,
@@ -48,7 +33,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(calls: Calls, devices: u64, groups: Groups) -> Self {
+    fn new(calls: Calls, devices: u32, groups: Groups) -> Self {
         let more = Capabilities::NESTING | Capabilities::PAGE_REQUESTS;
         let default = SoftIommuConfig::default();
         let soft = SoftIommu::new("soft", SoftIommuConfig { capabilities: default.capabilities | more, ..default });
@@ -62,8 +47,8 @@ impl Scene {
             Groups::Each => Some(generic_device_group(&driver)),
         };
         let (iommu, physical) = IommuSubsystem::builder(placement).build();
-        let plug = |number| {
-            let endpoint = Endpoint::new(DeviceId::new(number), format!("dev{number}"));
+        let plug = |number: u32| {
+            let endpoint = Endpoint::new(DeviceId::new(number.into()), format!("dev{number}"));
             iommu.add_device(&endpoint).expect("it can be served").expect("it is served")
         };
         let members = (0..devices).map(plug).collect();
@@ -80,17 +65,11 @@ impl Scene {
     }
 
     fn cost(&self, work: impl FnOnce()) -> Cost {
-        let (before, mut time) = (self.counting.all_calls(), Duration::ZERO);
-        let allocated = measure(|| {
-            let began = Instant::now();
-            work();
-            time = began.elapsed();
-        });
-        Cost { time, allocations: allocated.count_total, calls: self.counting.all_calls() - before }
+        Cost::of(|| self.counting.all_calls(), work)
     }
 }
 
-fn bind(groups: Groups) -> impl Fn(Calls, u64) -> Cost {
+fn bind(groups: Groups) -> impl Fn(Calls, u32) -> Cost {
     move |calls, n| {
         let scene = Scene::new(calls, n, groups);
         let mut bound = Vec::new();
@@ -98,13 +77,13 @@ fn bind(groups: Groups) -> impl Fn(Calls, u64) -> Cost {
     }
 }
 
-fn attach(calls: Calls, n: u64) -> Cost {
+fn attach(calls: Calls, n: u32) -> Cost {
     let scene = Scene::new(calls, n, Groups::One);
     let (bound, ioas) = (scene.bind_all(), scene.ioas());
     scene.cost(|| bound.iter().for_each(|device| assert!(device.attach(ioas).is_ok())))
 }
 
-fn replace(calls: Calls, n: u64) -> Cost {
+fn replace(calls: Calls, n: u32) -> Cost {
     let scene = Scene::new(calls, n, Groups::One);
     let (bound, a, b) = (scene.bind_all(), scene.ioas(), scene.ioas());
     for device in &bound {
@@ -113,7 +92,7 @@ fn replace(calls: Calls, n: u64) -> Cost {
     scene.cost(|| assert!(bound[0].replace(b).is_ok()))
 }
 
-fn detach(calls: Calls, n: u64) -> Cost {
+fn detach(calls: Calls, n: u32) -> Cost {
     let scene = Scene::new(calls, n, Groups::One);
     let (bound, ioas) = (scene.bind_all(), scene.ioas());
     for device in &bound {
@@ -122,24 +101,24 @@ fn detach(calls: Calls, n: u64) -> Cost {
     scene.cost(|| bound.iter().for_each(BoundDevice::detach))
 }
 
-fn hwpts(scene: &Scene, bound: &BoundDevice, ioas: ObjectId, n: u64) -> Vec<ObjectId> {
+fn hwpts(scene: &Scene, bound: &BoundDevice, ioas: ObjectId, n: u32) -> Vec<ObjectId> {
     (0..n).map(|_| scene.context.hwpt_alloc(bound.id(), ioas).expect("it can be made")).collect()
 }
 
-fn hwpt_alloc(calls: Calls, n: u64) -> Cost {
+fn hwpt_alloc(calls: Calls, n: u32) -> Cost {
     let scene = Scene::new(calls, 1, Groups::One);
     let (bound, ioas) = (scene.bind_all(), scene.ioas());
     scene.cost(|| drop(hwpts(&scene, &bound[0], ioas, n)))
 }
 
-fn destroy(calls: Calls, n: u64) -> Cost {
+fn destroy(calls: Calls, n: u32) -> Cost {
     let scene = Scene::new(calls, 1, Groups::One);
     let (bound, ioas) = (scene.bind_all(), scene.ioas());
     let made = hwpts(&scene, &bound[0], ioas, n);
     scene.cost(|| made.into_iter().for_each(|id| scene.context.destroy(id).expect("nobody uses it")))
 }
 
-fn iova_ranges(calls: Calls, n: u64) -> Cost {
+fn iova_ranges(calls: Calls, n: u32) -> Cost {
     let scene = Scene::new(calls, n, Groups::Each);
     let (bound, ioas) = (scene.bind_all(), scene.ioas());
     for device in &bound {
@@ -148,16 +127,16 @@ fn iova_ranges(calls: Calls, n: u64) -> Cost {
     scene.cost(|| drop(scene.context.ioas_iova_ranges(ioas).expect("it exists")))
 }
 
-fn allow_iovas(calls: Calls, n: u64) -> Cost {
+fn allow_iovas(calls: Calls, n: u32) -> Cost {
     let scene = Scene::new(calls, 0, Groups::One);
     let ioas = scene.ioas();
     let range = |number: u64| (Iova::new(number << 13), Iova::new((number << 13) + 0xfff));
-    let ranges: Vec<_> = (0..n).map(range).collect();
+    let ranges: Vec<_> = (0..n.into()).map(range).collect();
     scene.cost(|| scene.context.ioas_allow_iovas(ioas, &ranges).expect("nothing is reserved"))
 }
 
 /// Page requests that come, are read one by one, and are answered last first.
-fn faults(calls: Calls, n: u64) -> Cost {
+fn faults(calls: Calls, n: u32) -> Cost {
     let scene = Scene::new(calls, 1, Groups::One);
     let (bound, ioas) = (scene.bind_all(), scene.ioas());
     let device = bound[0].id();
@@ -173,7 +152,7 @@ fn faults(calls: Calls, n: u64) -> Cost {
     scene.cost(|| {
         for index in 0..n {
             let page = WantedPage { iova: Iova::new(0), permissions: PagePermissions::READ };
-            simulated.request_pages(u32::try_from(index).expect("few"), vec![page]);
+            simulated.request_pages(index, vec![page]);
         }
         let cookies: Vec<u32> = (0..n).map(|_| queue.read(1).expect("there is room")[0].cookie).collect();
         for cookie in cookies.into_iter().rev() {
@@ -182,20 +161,19 @@ fn faults(calls: Calls, n: u64) -> Cost {
     })
 }
 
-fn page_by_page(calls: Calls, n: u64) -> Cost {
+fn page_by_page(calls: Calls, n: u32) -> Cost {
     let scene = Scene::new(calls, 1, Groups::One);
     let (bound, ioas) = (scene.bind_all(), scene.ioas());
     bound[0].attach(ioas).expect("nothing is in the way");
     let process = Process::new(&scene.memory, LockedPages::unlimited());
-    let addr = process.allocate(n * PAGE_SIZE, Access::ReadWrite).expect("there is memory");
+    let bytes = u64::from(n) * PAGE_SIZE;
+    let addr = process.allocate(bytes, Access::ReadWrite).expect("there is memory");
     let place = Place::Fixed(Iova::new(1 << 32));
     // Pins a page at a time.
     let process = FailingMemory::new(process);
-    let request = MapRequest { iova: place, bytes: n * PAGE_SIZE, process, addr, access: Access::ReadWrite };
+    let request = MapRequest { iova: place, bytes, process, addr, access: Access::ReadWrite };
     scene.cost(|| assert!(scene.context.ioas_map(ioas, request).is_ok()))
 }
-
-type Row = (&'static str, Box<dyn Fn(Calls, u64) -> Cost>);
 
 fn main() {
     let rows: [Row; 11] = [
@@ -211,23 +189,5 @@ fn main() {
         ("page request, read, answer", Box::new(faults)),
         ("map, page by page", Box::new(page_by_page)),
     ];
-    let measured = std::env::args().any(|argument| argument == "--bench");
-    let (few, many) = if measured { (1_000, 10_000) } else { (10, 100) };
-    println!("{:<34} {:^24}  {:^24}  {:^24}", "per element", "ns", "allocations", "calls of hardware");
-    println!("{:<34} {}", "at n =", format!(" {few:>8} {many:>8} {:>6} ", "ratio").repeat(3));
-    for (name, row) in rows {
-        let per = |n: u32| {
-            let time = (0..3).map(|_| row(Calls::Ignored, n.into()).time).min().unwrap_or_default();
-            let Cost { allocations, calls, .. } = row(Calls::Counted, n.into());
-            let allocations = u32::try_from(allocations).unwrap_or(u32::MAX);
-            [time.as_secs_f64() * 1e9, allocations.into(), calls.into()].map(|cost: f64| cost / f64::from(n))
-        };
-        let columns = per(few).into_iter().zip(per(many)).zip([0, 2, 2]);
-        let columns = columns.map(|((one, other), digits)| {
-            // Nothing at all grows by nothing.
-            let ratio = if other == 0.0 { 1.0 } else { other / one };
-            format!(" {one:>8.digits$} {other:>8.digits$} {ratio:>6.2} ")
-        });
-        println!("{name:<34} {}", columns.collect::<String>());
-    }
+    print(rows);
 }

@@ -3,9 +3,8 @@
 #![expect(clippy::expect_used, reason = "what is measured cannot fail")]
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
-use allocation_counter::measure;
+use cost_table::{Calls, Cost, Row, print};
 use vfio_owner::backend::{Extension, MapRequest, Unmap};
 use vfio_owner::iommu_core::address::PAGE_SIZE;
 use vfio_owner::iommu_core::device_model::pci::{ConfigSpace, PciAddress, PciFunction, PortType};
@@ -21,20 +20,6 @@ use vfio_owner::{BoundDeviceFile, Container, DeviceFile, GroupFile, OpenDevice};
 enum Groups {
     One,
     Each,
-}
-
-/// Whether calls of hardware are counted, which takes time.
-#[derive(Clone, Copy)]
-enum Calls {
-    Ignored,
-    Counted,
-}
-
-/// What some work took.
-struct Cost {
-    time: Duration,
-    allocations: u64,
-    calls: u32,
 }
 
 struct Scene {
@@ -97,13 +82,7 @@ impl Scene {
     }
 
     fn cost(&self, work: impl FnOnce()) -> Cost {
-        let (before, mut time) = (self.calls(), Duration::ZERO);
-        let allocated = measure(|| {
-            let began = Instant::now();
-            work();
-            time = began.elapsed();
-        });
-        Cost { time, allocations: allocated.count_total, calls: self.calls() - before }
+        Cost::of(|| self.calls(), work)
     }
 
     fn groups(&self) -> Vec<GroupFile> {
@@ -215,8 +194,6 @@ fn unmap(calls: Calls, n: u32) -> Cost {
     scene.cost(|| assert_eq!(container.unmap(Unmap::All), Ok(u64::from(n) * PAGE_SIZE)))
 }
 
-type Row = (&'static str, Box<dyn Fn(Calls, u32) -> Cost>);
-
 fn main() {
     let rows: [Row; 12] = [
         ("build a machine, a group each", Box::new(build)),
@@ -232,23 +209,5 @@ fn main() {
         ("map a page", Box::new(map)),
         ("unmap all, per mapping", Box::new(unmap)),
     ];
-    let measured = std::env::args().any(|argument| argument == "--bench");
-    let (few, many) = if measured { (1_000, 10_000) } else { (10, 100) };
-    println!("{:<34} {:^24}  {:^24}  {:^24}", "per element", "ns", "allocations", "calls of hardware");
-    println!("{:<34} {}", "at n =", format!(" {few:>8} {many:>8} {:>6} ", "ratio").repeat(3));
-    for (name, row) in rows {
-        let per = |n: u32| {
-            let time = (0..3).map(|_| row(Calls::Ignored, n).time).min().unwrap_or_default();
-            let Cost { allocations, calls, .. } = row(Calls::Counted, n);
-            let allocations = u32::try_from(allocations).unwrap_or(u32::MAX);
-            [time.as_secs_f64() * 1e9, allocations.into(), calls.into()].map(|cost: f64| cost / f64::from(n))
-        };
-        let columns = per(few).into_iter().zip(per(many)).zip([0, 2, 2]);
-        let columns = columns.map(|((one, other), digits)| {
-            // Nothing at all grows by nothing.
-            let ratio = if other == 0.0 { 1.0 } else { other / one };
-            format!(" {one:>8.digits$} {other:>8.digits$} {ratio:>6.2} ")
-        });
-        println!("{name:<34} {}", columns.collect::<String>());
-    }
+    print(rows);
 }
