@@ -36,12 +36,18 @@ fn explore(title: &str, scene: impl Fn() + Send + Sync + Clone + 'static) {
     println!("{title}: {schedules} schedules in depth, {SAMPLES} sampled");
 }
 
-/// The whole way of a user to its device, as far as it is let.
-fn use_device(vfio: &Vfio, world: &World, device: &str) -> Option<(GroupFile, OpenDevice)> {
+/// The group of a device, in a container.
+fn use_group(vfio: &Vfio, world: &World, device: &str) -> Option<GroupFile> {
     let file = vfio.open_group(world.group(device).id()).ok()?;
     let container = vfio.open_container();
     file.set_container(&container).ok()?;
     container.set_iommu(KIND).ok()?;
+    Some(file)
+}
+
+/// The whole way of a user to its device, as far as it is let.
+fn use_device(vfio: &Vfio, world: &World, device: &str) -> Option<(GroupFile, OpenDevice)> {
+    let file = use_group(vfio, world, device)?;
     let open = file.device(device).ok()?;
     Some((file, open))
 }
@@ -204,10 +210,7 @@ fn a_device_opens_while_its_last_file_is_closed() {
         let world = World::new(&["a1"]);
         world.bind("a1", VFIO);
         let group = world.group("a1");
-        let file = world.vfio.open_group(group.id()).unwrap();
-        let container = world.vfio.open_container();
-        file.set_container(&container).unwrap();
-        container.set_iommu(KIND).unwrap();
+        let file = use_group(&world.vfio, &world, "a1").unwrap();
         let open = file.device("a1").unwrap();
         let closer = thread::spawn(move || drop(open));
         let again = file.device("a1");
@@ -224,10 +227,7 @@ fn a_device_opens_while_its_group_leaves_the_container() {
         let world = World::new(&["a1"]);
         world.bind("a1", VFIO);
         let group = world.group("a1");
-        let file = world.vfio.open_group(group.id()).unwrap();
-        let container = world.vfio.open_container();
-        file.set_container(&container).unwrap();
-        container.set_iommu(KIND).unwrap();
+        let file = use_group(&world.vfio, &world, "a1").unwrap();
         let same = file.clone();
         let leaver = thread::spawn(move || same.unset_container().is_ok());
         let open = file.device("a1").ok();
