@@ -242,8 +242,8 @@ fn gate<B: Bus>(guard: &DeviceGuard<'_, B>) -> Result<(), FailureOf<B>> {
     Ok(())
 }
 
-/// Whether the driver claims DMA for the kernel.
-// P6.
+/// Configures DMA, and gets the driver its right to it.
+// P6: Dt13.1, D63.
 fn configure_dma<B: Bus>(driver: &Registration<B>, dev: &Device<B>) -> Result<AnyRight<B>, DmaErrorOf<B>> {
     let (dma, device) = (dev.bus().bus.dma(), dev.dma_device());
     dma.dma_configure(device)?;
@@ -265,9 +265,8 @@ fn complete<B: Bus>(guard: &mut DeviceGuard<'_, B>) {
     dev.notify(&BusEvent::Bound(guard));
 }
 
-/// E2 and E3, R8 to R11: the right to DMA ends, the resources go, then the driver. Each step is taken even
-/// if the one before unwinds.
-// D33, D41.
+/// The right to DMA ends, the resources go, then the driver. Each step is taken even if the one before unwinds.
+// E2 and E3, R8 to R11; D33, D41.
 pub(crate) fn detach<B: Bus>(guard: &mut DeviceGuard<'_, B>) {
     let state = guard.state_mut();
     let binding = core::mem::replace(&mut state.binding, Binding::Unbound);

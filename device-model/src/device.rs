@@ -106,9 +106,11 @@ struct LeftToHolder {
 /// What is to be seen of the driver without the device lock.
 pub(crate) enum ShownDriver {
     None,
-    /// `dev->driver`, from P4 to R9.
+    /// `dev->driver`.
+    // From P4 to R9.
     Set(Arc<str>),
-    /// The `driver` link of sysfs as well, from P7 to R4.
+    /// The `driver` link of sysfs as well.
+    // From P7 to R4.
     Linked(Arc<str>),
 }
 
@@ -133,7 +135,8 @@ pub(crate) enum Life {
 /// How a device and a driver stand to each other.
 pub(crate) enum Binding<B: Bus> {
     Unbound,
-    /// The driver is set, without a right to DMA: P4 to P6, and R8 to R9.
+    /// The driver is set, without a right to DMA.
+    // P4 to P6, and R8 to R9.
     Set(Link<B>),
     // P6 to P14.
     Probing(Attached<B>),

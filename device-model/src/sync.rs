@@ -12,8 +12,7 @@
 //! |---|---|
 //! | feature `std` (default) | `parking_lot`, for both kinds |
 //! | without `std` | those that the program provides through [`dma_locks`] |
-//! | `--cfg lock_order`, for tests | those of `std`, each checked against the [lock order](LockClass) when it is taken
-//! |
+//! | `--cfg lock_order`, for tests | those of `std`, each checked against the [lock order](LockClass) when taken |
 //! | `--cfg shuttle`, for tests | those of the model checker `shuttle` |
 //!
 //! No lock is poisoned: a guard that is dropped while its thread unwinds unlocks.

@@ -272,8 +272,8 @@ pub(crate) fn settle<B: Bus>(dev: &Arc<Device<B>>) -> Result<DeviceGuard<'_, B>,
     Ok(guard)
 }
 
-/// R1 to R13: lets the driver of `dev` go, if it is of the registration of this key. The lock is returned when it has
-/// gone.
+/// Lets the driver of `dev` go, if it is of the registration of this key. The lock is returned when it has gone.
+// R1 to R13.
 fn release<B: Bus>(dev: &Arc<Device<B>>, expected: Option<usize>) -> Result<DeviceGuard<'_, B>, Arc<Users>> {
     let mut guard = settle(dev)?;
     let right = guard.link().is_some_and(|link| expected.is_none_or(|key| link.driver.key() == key));
@@ -284,7 +284,8 @@ fn release<B: Bus>(dev: &Arc<Device<B>>, expected: Option<usize>) -> Result<Devi
     Ok(guard)
 }
 
-/// R4 and R5. If a notifier unwinds, nothing has happened.
+/// Tells that the driver is about to go. If a notifier unwinds, nothing has happened.
+// R4 and R5.
 fn announce<B: Bus>(guard: &DeviceGuard<'_, B>) {
     let Some(name) = guard.driver_name() else { return };
     let dev = guard.device();
@@ -294,8 +295,8 @@ fn announce<B: Bus>(guard: &DeviceGuard<'_, B>) {
     scopeguard::ScopeGuard::into_inner(undo);
 }
 
-/// Calls the driver's remove, for the first time or again, and completes the release when it is done, or unwinds (R7 to
-/// R13).
+/// Calls the driver's remove, for the first time or again, and completes the release when it is done, or unwinds.
+// R7 to R13.
 fn ask<B: Bus>(guard: &mut DeviceGuard<'_, B>) -> Result<(), Arc<Users>> {
     if guard.link().is_none() {
         return Ok(());
@@ -322,7 +323,7 @@ fn ask<B: Bus>(guard: &mut DeviceGuard<'_, B>) -> Result<(), Arc<Users>> {
     Err(users)
 }
 
-/// R8 to R13.
+// R8 to R13.
 fn let_go<B: Bus>(guard: &mut DeviceGuard<'_, B>) {
     let mut tell = scopeguard::guard(guard, |guard| guard.device().notify(&BusEvent::Unbound(guard)));
     binding::detach(&mut tell);

@@ -166,8 +166,8 @@ struct Orders {
 }
 
 impl Plan {
-    /// Counts a call; whether it is to go through.
-    fn admit(&self, operation: Operation, device: Option<&Endpoint>) -> Result<(), HardwareError> {
+    /// Counts a call; if it is to go through, how many that can fail came before.
+    fn admit(&self, operation: Operation, device: Option<&Endpoint>) -> Result<u32, HardwareError> {
         let mut orders = self.0.lock();
         let Orders { fallible, all, .. } = *orders;
         orders.all = all.wrapping_add(1);
@@ -179,7 +179,7 @@ impl Plan {
             None
         };
         if !panics && error.is_none() {
-            return Ok(());
+            return Ok(fallible);
         }
         let number = if panics { all } else { fallible };
         orders.last_failed = Some(FailedCall { number, operation, device: device.cloned(), error: error.clone() });
@@ -190,9 +190,8 @@ impl Plan {
 
     /// As [`admit`](Self::admit), of an unmap, which may also be told to unmap nothing.
     fn admit_unmap(&self) -> Result<Extent, HardwareError> {
-        self.admit(Operation::Unmap, None)?;
+        let number = self.admit(Operation::Unmap, None)?;
         let mut orders = self.0.lock();
-        let number = orders.fallible.wrapping_sub(1);
         if !orders.short.remove(&number) {
             return Ok(Extent::Whole);
         }

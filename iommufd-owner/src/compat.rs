@@ -224,9 +224,8 @@ impl Context {
 
     fn compat_map_protected(&self, request: MapRequest, protection: MappingProtection) -> Result<(), CompatError> {
         let (ioas, _used) = self.find_compat()?;
-        let MapRequest { iova, bytes, process, addr, access } = request;
-        let request = MapRequest { iova: Place::Fixed(iova), bytes, process, addr, access };
-        ioas.map(request, protection, self.account())?;
+        let place = Place::Fixed(request.iova);
+        ioas.map(request.at(place), protection, self.account())?;
         Ok(())
     }
 

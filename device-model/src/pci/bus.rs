@@ -135,11 +135,7 @@ impl<G: DmaConfigure<PciFunction>> BusHandle<PciBus<G>> {
 }
 
 fn is_named(known: &PciId, id: &PciId) -> bool {
-    let same = |wanted: Option<u16>, found| wanted.is_none() || wanted == found;
-    (known.vendor, known.device) == (id.vendor, id.device)
-        && same(id.subvendor, known.subvendor)
-        && same(id.subdevice, known.subdevice)
-        && (known.class ^ id.class) & id.class_mask == 0
+    (known.vendor, known.device) == (id.vendor, id.device) && id.covers(known)
 }
 
 /// Why the dynamic ids of a driver were not changed.

@@ -211,6 +211,10 @@ impl ConfigSpace {
         self.capabilities().find(|found| found.id == u16::from(id)).map(|found| found.offset)
     }
 
+    fn extended_capability(&self, id: u16) -> Option<u16> {
+        self.extended_capabilities().find(|found| found.id == id).map(|found| found.offset)
+    }
+
     /// Returns the PCI Express capability; `None` for a conventional function.
     pub fn pcie(&self) -> Option<PcieCapability> {
         let flags = self.read_u16(self.capability(at::CAP_PCI_EXPRESS)?.checked_add(2)?)?;
@@ -220,9 +224,16 @@ impl ConfigSpace {
 
     /// Returns the ACS capability.
     pub fn acs(&self) -> Option<Acs> {
-        let offset = self.extended_capabilities().find(|found| found.id == at::EXT_CAP_ACS)?.offset;
+        let offset = self.extended_capability(at::EXT_CAP_ACS)?;
         let bits = |at: u16| Some(AcsBits::from_bits(self.read_u16(offset.checked_add(at)?)?));
         Some(Acs { capability: bits(4)?, control: bits(6)? })
+    }
+}
+
+/// Writes into a configuration space, as far as it goes.
+fn write(bytes: &mut [u8], offset: u16, value: &[u8]) {
+    for (byte, new) in bytes.iter_mut().skip(offset.into()).zip(value) {
+        *byte = *new;
     }
 }
 

@@ -78,7 +78,8 @@ impl PciTopology {
         self.devfns(address, Devfn::from_byte(0), Devfn::MAX)
     }
 
-    /// Returns those of them that have further requester IDs ([`PciFunction::dma_aliases`]).
+    /// Returns the functions on the bus of `address` that have further requester IDs ([`PciFunction::dma_aliases`]), in
+    /// order.
     pub fn aliasing_functions_on_bus(&self, address: PciAddress) -> impl Iterator<Item = &PciFunction> {
         let [first, last] = [Devfn::from_byte(0), Devfn::MAX].map(|devfn| address.on_same_bus(devfn));
         self.aliasing.range(first..=last).filter_map(|aliasing| self.get(*aliasing))

@@ -15,31 +15,33 @@ pub struct FailingMemory {
     until_panic: Countdown,
 }
 
-/// How many pins go well before one does not. Wraps when it has come to that.
 #[derive(Debug)]
-struct Countdown(AtomicU32);
+struct Countdown {
+    /// How many pins go well before one does not. Wraps when it has come to that.
+    left: AtomicU32,
+}
 
 impl Countdown {
     const NEVER: u32 = u32::MAX;
 
     fn set(&self, n: u32) {
-        self.0.store(n, Ordering::Relaxed);
+        self.left.store(n, Ordering::Relaxed);
     }
 
     /// Whether this is the pin.
     fn is_over(&self) -> bool {
-        self.0.fetch_sub(1, Ordering::Relaxed) == 0
+        self.left.fetch_sub(1, Ordering::Relaxed) == 0
     }
 
     fn is_pending(&self) -> bool {
-        self.0.load(Ordering::Relaxed) <= Self::NEVER / 2
+        self.left.load(Ordering::Relaxed) <= Self::NEVER / 2
     }
 }
 
 impl FailingMemory {
     /// Wraps `inner` without injections.
     pub fn new(inner: Arc<dyn UserMemory>) -> Arc<Self> {
-        let [until_failure, until_panic] = [(); 2].map(|()| Countdown(AtomicU32::new(Countdown::NEVER)));
+        let [until_failure, until_panic] = [(); 2].map(|()| Countdown { left: AtomicU32::new(Countdown::NEVER) });
         Arc::new(Self { inner, until_failure, until_panic })
     }
 

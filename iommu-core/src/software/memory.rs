@@ -29,7 +29,8 @@ struct Stored {
 /// All 64 bits of physical memory, zero where nobody has written.
 ///
 /// Clones share the memory, which is freed with the last of them. Frames of 4 KiB come into being when they
-/// are first written. One lock guards all of it, so an access within one frame is atomic; it is the innermost lock.
+/// are first written. One lock guards all of it, so an access within one frame is atomic, but for the contents
+/// of a [`Window`]; it is the innermost lock.
 #[derive(Clone, Default)]
 pub struct Memory(Arc<SpinMutex<Stored>>);
 
@@ -41,20 +42,14 @@ impl Memory {
 
     /// Fills `into` from `at` on; with zeros past the last address of the 64-bit space.
     pub fn read(&self, at: PhysAddr, into: &mut [u8]) {
-        if let Some(window) = self.opened(at, into.len()) {
-            let (here, rest) = into.split_at_mut(window.length);
-            window.contents.read(window.offset, here);
-            return match at.checked_add(window.length as u64) {
-                Some(next) if !rest.is_empty() => self.read(next, rest),
-                _ => rest.fill(0),
-            };
-        }
         into.fill(0);
-        let contents = self.0.lock();
         for piece in pieces(at, into.len()) {
-            let part = into.get_mut(piece.buffer);
-            let source = contents.frames.get(&piece.frame).and_then(|frame| frame.get(piece.inside));
-            if let (Some(part), Some(source)) = (part, source) {
+            let Some(part) = into.get_mut(piece.buffer) else { return };
+            let stored = self.0.lock();
+            if let Some(opened) = stored.opened(piece.frame) {
+                drop(stored);
+                opened.contents.read(opened.offset + piece.inside.start as u64, part);
+            } else if let Some(source) = stored.frames.get(&piece.frame).and_then(|frame| frame.get(piece.inside)) {
                 part.copy_from_slice(source);
             }
         }
@@ -62,18 +57,16 @@ impl Memory {
 
     /// Stores `from` at `at`. Drops what would lie past the last address of the 64-bit space.
     pub fn write(&self, at: PhysAddr, from: &[u8]) {
-        if let Some(window) = self.opened(at, from.len()) {
-            let (here, rest) = from.split_at(window.length);
-            window.contents.write(window.offset, here);
-            return match at.checked_add(window.length as u64) {
-                Some(next) if !rest.is_empty() => self.write(next, rest),
-                _ => {}
-            };
-        }
-        let mut contents = self.0.lock();
         for piece in pieces(at, from.len()) {
-            let frame = contents.frames.entry(piece.frame).or_insert_with(|| Box::new([0; FRAME_SIZE]));
-            if let (Some(target), Some(part)) = (frame.get_mut(piece.inside), from.get(piece.buffer)) {
+            let Some(part) = from.get(piece.buffer) else { return };
+            let mut stored = self.0.lock();
+            if let Some(opened) = stored.opened(piece.frame) {
+                drop(stored);
+                opened.contents.write(opened.offset + piece.inside.start as u64, part);
+                continue;
+            }
+            let frame = stored.frames.entry(piece.frame).or_insert_with(|| Box::new([0; FRAME_SIZE]));
+            if let Some(target) = frame.get_mut(piece.inside) {
                 target.copy_from_slice(part);
             }
         }

@@ -99,8 +99,8 @@ pub(crate) struct CopyPiece {
     bytes: u64,
 }
 
-/// 14 for a copy: where it goes.
-// Ft4.8 to Ft4.
+/// Where a copy goes.
+// Ft4.8 to Ft4.14, for a copy.
 fn check_copy(table: &IoPageTable, pieces: &[CopyPiece], place: Place, bytes: u64) -> Result<IovaRange, MapError> {
     let alignment = table.alignment();
     if !bytes.is_multiple_of(alignment) {

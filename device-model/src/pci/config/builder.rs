@@ -2,7 +2,7 @@
 
 use alloc::vec;
 
-use super::{Acs, AcsBits, ConfigSpace, EXTENDED, LONGEST, PortType, at};
+use super::{Acs, AcsBits, ConfigSpace, EXTENDED, LONGEST, PortType, at, write};
 
 /// Where the builder puts the capabilities, each with room enough for the largest form.
 const PCI_EXPRESS: u8 = 0x40;
@@ -177,11 +177,5 @@ impl ConfigBuilder {
             write(bytes, offset + 4, &u32::from(bar & 7).to_le_bytes());
             write(bytes, offset + 8, &((u32::from(vectors) * 16) | u32::from(bar & 7)).to_le_bytes());
         }
-    }
-}
-
-fn write(bytes: &mut [u8], offset: u16, value: &[u8]) {
-    for (byte, new) in bytes.iter_mut().skip(offset.into()).zip(value) {
-        *byte = *new;
     }
 }

@@ -1,6 +1,8 @@
 //! Virtual functions (SR-IOV).
 
-use super::{ConfigSpace, EXTENDED, at};
+use core::ops::Range;
+
+use super::{ConfigSpace, EXTENDED, at, write};
 use crate::pci::{Devfn, PciAddress};
 
 /// The SR-IOV capability of a physical function.
@@ -35,54 +37,41 @@ fn requester_id(address: PciAddress) -> u16 {
 impl ConfigSpace {
     /// Returns the SR-IOV capability.
     pub fn sriov(&self) -> Option<Sriov> {
-        let capability = self.sriov_offset()?;
+        let capability = self.extended_capability(at::EXT_CAP_SRIOV)?;
         let word = |offset: u16| self.read_u16(capability.checked_add(offset)?);
         Some(Sriov { total: word(0x0e)?, offset: word(0x14)?, stride: word(0x16)?, device: word(0x1a)? })
-    }
-
-    fn sriov_offset(&self) -> Option<u16> {
-        self.extended_capabilities().find(|found| found.id == at::EXT_CAP_SRIOV).map(|found| found.offset)
     }
 
     /// Returns the configuration space of a virtual function of this physical one, before anything was written to it. The
     /// ids are those that the kernel uses; the function itself reads as `0xffff`.
     pub fn of_virtual_function(&self) -> Option<Self> {
-        const COMMAND: usize = 0x04;
-        const BARS: core::ops::Range<usize> = 0x10..0x28;
-        const ROM: core::ops::Range<usize> = 0x30..0x34;
-        const INTERRUPT: core::ops::Range<usize> = 0x3c..0x3e;
-        let Sriov { device, .. } = self.sriov()?;
+        const COMMAND: Range<usize> = 0x04..0x06;
+        const BARS: Range<usize> = 0x10..0x28;
+        const ROM: Range<usize> = 0x30..0x34;
+        const INTERRUPT: Range<usize> = 0x3c..0x3e;
+        let (Sriov { device, .. }, capability) = (self.sriov()?, self.extended_capability(at::EXT_CAP_SRIOV)?);
         let mut bytes = self.bytes();
-        let zeros = [COMMAND..COMMAND + 2, BARS, ROM, INTERRUPT];
-        zeros.into_iter().filter_map(|range| bytes.get_mut(range).map(|bytes| bytes.fill(0))).for_each(drop);
-        if let Some(id) = bytes.get_mut(2..4) {
-            id.copy_from_slice(&device.to_le_bytes());
+        for range in [COMMAND, BARS, ROM, INTERRUPT] {
+            bytes.get_mut(range).unwrap_or_default().fill(0);
         }
+        write(&mut bytes, 0x02, &device.to_le_bytes());
         if let Some(header) = bytes.get_mut(usize::from(at::HEADER_TYPE)) {
             *header &= !at::MULTIFUNCTION;
         }
-        self.unlink(&mut bytes, self.sriov_offset()?);
+        self.unlink(&mut bytes, capability);
         Some(Self::new(bytes))
     }
 
     /// Takes an extended capability out of the list of `bytes`, which are those of this space.
     fn unlink(&self, bytes: &mut [u8], offset: u16) {
         let next = self.read_u16(offset + 2).map_or(0, |word| word & 0xfff0);
-        let before = self.extended_capabilities().take_while(|found| found.offset != offset).last();
-        // The first one stays as one that is none.
-        let (at, kept) = match before {
-            Some(before) => (before.offset + 2, self.read_u16(before.offset + 2).map_or(0, |word| word & 0xf)),
-            None => (EXTENDED + 2, 0),
-        };
-        let mut set = |at: u16, word: u16| {
-            let at = usize::from(at);
-            if let Some(place) = bytes.get_mut(at..at + 2) {
-                place.copy_from_slice(&word.to_le_bytes());
+        match self.extended_capabilities().take_while(|found| found.offset != offset).last() {
+            Some(before) => {
+                let version = self.read_u16(before.offset + 2).map_or(0, |word| word & 0xf);
+                write(bytes, before.offset + 2, &(next | version).to_le_bytes());
             }
-        };
-        set(at, next | kept);
-        if before.is_none() {
-            set(EXTENDED, 0);
+            // The first one stays as one that is none.
+            None => write(bytes, EXTENDED, &(u32::from(next) << 16).to_le_bytes()),
         }
     }
 }

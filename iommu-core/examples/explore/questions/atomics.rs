@@ -17,6 +17,7 @@
 //! | `device-model/src/pci/bus.rs` | `drivers` | `atomic-flag` |
 //! | `device-model/src/registry.rs` | `autoprobe` | `atomic-autoprobe` |
 //! | `iommu-core/src/dma_api/space.rs` | `lazy` | `atomic-flag` |
+//! | `iommu-core/src/failing/memory.rs` | `left` | `atomic-pins` |
 //! | `iommu-core/src/software/domain.rs` | `coherent` | `atomic-flag` |
 
 use device_model::sync::Arc;

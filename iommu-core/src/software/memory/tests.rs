@@ -74,3 +74,28 @@ fn a_window_shows_what_lies_elsewhere() {
     drop(window);
     assert_eq!(memory.bytes(PhysAddr::new(at.get() + 0x1ffe)), [0, 0, 3, 4]);
 }
+
+#[test]
+fn an_access_may_begin_in_front_of_a_window() {
+    let memory = Memory::new();
+    let in_front = memory.allocate(0x2000).unwrap();
+    let elsewhere = Arc::new(Elsewhere(SpinMutex::new([0; 0x2000])));
+    let window = memory.window(0x2000, elsewhere.clone()).unwrap();
+    let at = PhysAddr::new(in_front.get() + 0x1ffe);
+    assert_eq!(window.at().get(), at.get() + 2);
+    memory.write(at, &[1, 2, 3, 4]);
+    assert_eq!(elsewhere.0.lock()[..2], [3, 4]);
+    assert_eq!(memory.bytes(at), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_window_is_of_whole_frames() {
+    let memory = Memory::new();
+    let windows = [0, 1, 0x1001].map(|bytes| {
+        memory.window(bytes, Arc::new(Elsewhere(SpinMutex::new([0; 0x2000])))).unwrap()
+    });
+    assert_eq!(windows.each_ref().map(|window| window.at().get() & 0xfff), [0; 3]);
+    assert!(memory.allocate(1).unwrap().is_aligned(0x1000));
+    let whole = 1 << 63;
+    assert!(memory.window(whole + 1, Arc::new(Elsewhere(SpinMutex::new([0; 0x2000])))).is_none());
+}

@@ -4,7 +4,7 @@ use core::fmt;
 
 use device_model::sync::Arc;
 
-use super::{ALLOCATED_FROM, Memory};
+use super::{ALLOCATED_FROM, FRAME_SIZE, Memory, Stored};
 use crate::address::PhysAddr;
 
 /// Contents of a [`Window`]. Accesses come from any thread and stay within the window. A device's come with the IOMMU's
@@ -25,15 +25,13 @@ pub struct Window {
     at: PhysAddr,
 }
 
-/// A window, as an access finds it.
+/// A frame of a window, as an access finds it.
 pub(super) struct Opened {
     pub(super) contents: Arc<dyn Contents>,
+    /// Where in the window it begins.
     pub(super) offset: u64,
-    /// How much of the access lies in it, in bytes.
-    pub(super) length: usize,
 }
 
-#[derive(Clone)]
 pub(super) struct Pane {
     bytes: u64,
     contents: Arc<dyn Contents>,
@@ -55,23 +53,23 @@ impl Drop for Window {
 
 impl Memory {
     /// Allocates physical memory whose contents lie elsewhere; `None` when not so much is left. `bytes` is rounded up to a
-    /// power of two.
+    /// power of two, 4 KiB at least.
     pub fn window(&self, bytes: u64, contents: Arc<dyn Contents>) -> Option<Window> {
-        let bytes = bytes.checked_next_power_of_two()?;
+        let bytes = bytes.max(FRAME_SIZE as u64).checked_next_power_of_two()?;
         let mut memory = self.0.lock();
         let at = ALLOCATED_FROM.checked_add(memory.allocated)?.checked_next_multiple_of(bytes)?;
         memory.allocated = at.checked_add(bytes)? - ALLOCATED_FROM;
         memory.windows.insert(at, Pane { bytes, contents });
         Some(Window { memory: self.clone(), at: PhysAddr::new(at) })
     }
+}
 
-    /// The window that `at` lies in.
-    pub(super) fn opened(&self, at: PhysAddr, length: usize) -> Option<Opened> {
-        let memory = self.0.lock();
-        let (start, pane) = memory.windows.range(..=at.get()).next_back()?;
-        let offset = at.get() - start;
-        let left = pane.bytes.checked_sub(offset).filter(|left| *left > 0)?;
-        let length = usize::try_from(left).map_or(length, |left| left.min(length));
-        Some(Opened { contents: pane.contents.clone(), offset, length })
+impl Stored {
+    /// The window that a frame belongs to: windows are of whole frames.
+    pub(super) fn opened(&self, frame: u64) -> Option<Opened> {
+        let at = frame * FRAME_SIZE as u64;
+        let (start, pane) = self.windows.range(..=at).next_back()?;
+        let offset = at - start;
+        (offset < pane.bytes).then(|| Opened { contents: pane.contents.clone(), offset })
     }
 }
