@@ -43,7 +43,7 @@ use iommu_core::{GroupId, Iova, IovaMap, IovaRange};
 #[cfg(feature = "iommufd")]
 use iommufd_owner::{Context, IoasError, ObjectId, Place};
 
-use crate::backend::{Extension, MapRequest, Unmap};
+use crate::backend::{Extension, MapRequest, Unmap, cut_by};
 #[cfg(feature = "iommufd")]
 use crate::error::{AttachPtError, BindIommufdError, OpenDeviceError};
 use crate::error::{GetDeviceError, MapDmaError, OpenGroupError, SetContainerError, SetIommuError, UnmapDmaError};
@@ -189,8 +189,7 @@ impl<V> Mappings<V> {
     /// The range, if it splits no mapping.
     fn whole(&self, iova: Iova, bytes: u64) -> Result<IovaRange, AssignmentError> {
         let range = IovaRange::sized(iova, bytes).ok_or(AssignmentError::Wraps)?;
-        let at_ends = [range.first(), range.last()].into_iter().filter_map(|end| self.0.get(end));
-        match at_ends.map(|(mapping, _)| mapping).find(|mapping| !range.covers(*mapping)) {
+        match cut_by(&self.0, range) {
             Some(mapping) => Err(AssignmentError::WouldCut { mapping }),
             None => Ok(range),
         }
