@@ -11,7 +11,7 @@ use iommu_core::device_model::pci::{Bar, BarKind, Bars, PciFunction};
 
 use self::capabilities::{Msi, ResetBit};
 use super::interrupts::IntxLine;
-use crate::device_ops::RegionError;
+use crate::device_ops::{RegionError, RegionIndex};
 
 const CONVENTIONAL: usize = 256;
 const EXPRESS: usize = 4096;
@@ -114,13 +114,8 @@ impl VirtualConfig {
     }
 
     /// Checks that an access lies within.
-    // Vt30.6.
     pub(super) fn may_access(&self, offset: u64, bytes: usize) -> Result<(), RegionError> {
-        let (size, bytes) = (self.size(), bytes as u64);
-        match offset.checked_add(bytes) {
-            Some(end) if end <= size => Ok(()),
-            _ => Err(RegionError::BeyondConfig { offset, bytes, size }),
-        }
+        RegionIndex::CONFIG.clip(self.size(), offset, bytes as u64).map(drop)
     }
 
     pub(super) fn ports_on(&self) -> bool {

@@ -64,11 +64,7 @@ impl VfioPciDevice {
     // Vt30.1.
     fn within(&self, index: RegionIndex, offset: u64, length: usize) -> Result<(usize, Bar), RegionError> {
         let window = self.window(index).ok_or(RegionError::NoSuchRegion { index })?;
-        let size = window.size();
-        let length = match size.checked_sub(offset) {
-            None | Some(0) => return Err(RegionError::BeyondEnd { index, offset, size }),
-            Some(rest) => length.min(super::whole(rest)),
-        };
+        let length = super::whole(index.clip(window.size(), offset, length as u64)?);
         if window.kind() == BarKind::Io || self.memory_on() {
             Ok((length, window))
         } else if index == RegionIndex::ROM {
