@@ -37,6 +37,7 @@ use self::neighbours::Neighbours;
 #[cfg(feature = "testbed")]
 pub use self::plain_memory::PlainMemory;
 pub use self::reset_scope::{ResetScope, reset_scope};
+use self::windows::MsixTable;
 #[cfg(doc)]
 use crate::device_ops::DeviceOps;
 use crate::device_ops::{IrqIndex, ResetError, Trigger};
@@ -58,6 +59,7 @@ pub struct VfioPciDevice {
     me: Weak<Self>,
     function: PciFunction,
     irqs: Available,
+    msix_table: Option<MsixTable>,
     model: Arc<dyn FunctionModel>,
     neighbours: Neighbours,
     /// The function's lock: the innermost but for leaf locks; no trigger and no model is called under it.
@@ -119,6 +121,7 @@ impl VfioPciDevice {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             irqs: Available::of(&function),
+            msix_table: MsixTable::of(&function.config),
             neighbours: Neighbours::of(&function, bridge),
             function,
             model,
