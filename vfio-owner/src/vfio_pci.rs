@@ -227,6 +227,13 @@ impl VfioPciDevice {
         }
     }
 
+    /// What its user is told of it: as it was when the device was opened.
+    // V99.
+    fn reset_for_user(&self) -> ResetAlone {
+        let opened = self.state.lock().session.as_ref().map(|session| session.reset);
+        opened.unwrap_or_else(|| self.resets_alone())
+    }
+
     /// No user sees what another left behind, as far as the function can be reset.
     fn clean(&self, reset: ResetAlone) {
         if reset == ResetAlone::Works {
