@@ -9,7 +9,7 @@ use core::iter;
 
 use iommu_core::device_model::pci::{Bar, BarKind, Bars, PciFunction};
 
-use self::capabilities::{Msi, ResetBit};
+use self::capabilities::ResetBit;
 use super::interrupts::IntxLine;
 use crate::device_ops::{RegionError, RegionIndex};
 
@@ -46,7 +46,8 @@ pub(super) struct VirtualConfig {
     /// Which bits a user may write. As long as `bytes`.
     writable: Vec<u8>,
     power_on: Vec<u8>,
-    msi: Option<Msi>,
+    /// Where the control register of MSI is.
+    msi: Option<usize>,
     /// Where the power state is.
     power: Option<usize>,
     reset_bits: Vec<ResetBit>,
