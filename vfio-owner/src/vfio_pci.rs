@@ -181,6 +181,7 @@ impl VfioPciDevice {
                 me.change_interrupts(&mut |interrupts| interrupts.unmask_by(&heard));
             }
         });
+        // Borrowed: if the device was closed meanwhile, it is dropped here, with no lock held.
         self.change_interrupts(&mut |interrupts| match listening.take() {
             Some(listening) => interrupts.listens(token, listening),
             None => Due::default(),
