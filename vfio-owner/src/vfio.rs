@@ -13,9 +13,7 @@ use crate::backend::Backend;
 use crate::container::Container;
 use crate::device::{DeviceSetId, DeviceSets, VfioDevice};
 #[cfg(feature = "iommufd")]
-use crate::device_file::DeviceFile;
-#[cfg(feature = "iommufd")]
-use crate::device_file::OpenDeviceError;
+use crate::device_file::{DeviceFile, OpenDeviceError};
 use crate::device_ops::DeviceOps;
 use crate::group::VfioGroup;
 use crate::group_file::{GroupFile, OpenGroupError};
