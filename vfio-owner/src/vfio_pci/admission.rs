@@ -24,7 +24,8 @@ const DENIED: [PciId; 8] = [
 
 pub(super) const EXT_SRIOV: u16 = 0x10;
 
-/// Checks whether the driver binds the function: its probe, except for the registration with VFIO.
+/// Checks whether the driver binds the function, as far as the function itself tells. A probe also looks for virtual
+/// functions that another driver has left behind, and registers the device with VFIO.
 ///
 /// # Errors
 /// Fails if the function is not an endpoint, has enabled virtual functions, or is on the denylist. The next driver is
