@@ -43,12 +43,10 @@ use iommu_core::{GroupId, Iova, IovaMap, IovaRange};
 #[cfg(feature = "iommufd")]
 use iommufd_owner::{Context, IoasError, ObjectId, Place};
 
-use crate::backend::{Extension, MapRequest, Unmap};
+use crate::backend::{Extension, MapRequest, Unmap, cut_by};
 #[cfg(feature = "iommufd")]
 use crate::error::{AttachPtError, BindIommufdError, OpenDeviceError};
 use crate::error::{GetDeviceError, MapDmaError, OpenGroupError, SetContainerError, SetIommuError, UnmapDmaError};
-#[cfg(feature = "iommufd")]
-use crate::{BoundDeviceFile, DeviceFile};
 use crate::{Container, GroupFile, OpenDevice, Vfio};
 
 /// Taken before every lock of this crate.
@@ -84,20 +82,8 @@ pub trait DeviceAssignment: Send + Sync {
 #[derive(Debug)]
 pub struct AssignedDevice {
     device: OpenDevice,
-    _through: Through,
-}
-
-/// What keeps a device assigned; dropped after the device.
-#[derive(Debug)]
-enum Through {
-    Group {
-        _file: Arc<GroupFile>,
-    },
-    #[cfg(feature = "iommufd")]
-    File {
-        _bound: BoundDeviceFile,
-        _file: DeviceFile,
-    },
+    /// The group's file, for the devices that come after; `None` for a device that was opened through its own file.
+    _group: Option<Arc<GroupFile>>,
 }
 
 impl Deref for AssignedDevice {
@@ -166,7 +152,7 @@ impl DeviceAssignment for GroupAssignment {
         let file = self.file(group)?;
         // With no lock held, for the driver opens the device.
         let device = file.device(device)?;
-        Ok(AssignedDevice { device, _through: Through::Group { _file: file } })
+        Ok(AssignedDevice { device, _group: Some(file) })
     }
 
     fn map(&self, request: MapRequest) -> Result<(), AssignmentError> {
@@ -203,8 +189,7 @@ impl<V> Mappings<V> {
     /// The range, if it splits no mapping.
     fn whole(&self, iova: Iova, bytes: u64) -> Result<IovaRange, AssignmentError> {
         let range = IovaRange::sized(iova, bytes).ok_or(AssignmentError::Wraps)?;
-        let at_ends = [range.first(), range.last()].into_iter().filter_map(|end| self.0.get(end));
-        match at_ends.map(|(mapping, _)| mapping).find(|mapping| !range.covers(*mapping)) {
+        match cut_by(&self.0, range) {
             Some(mapping) => Err(AssignmentError::WouldCut { mapping }),
             None => Ok(range),
         }
@@ -250,8 +235,7 @@ impl DeviceAssignment for IommufdAssignment {
         let file = self.vfio.open_device(device)?;
         let bound = file.bind_iommufd(&self.context)?;
         bound.attach_iommufd_pt(self.ioas)?;
-        let device = OpenDevice::clone(&bound);
-        Ok(AssignedDevice { device, _through: Through::File { _bound: bound, _file: file } })
+        Ok(AssignedDevice { device: OpenDevice::clone(&bound), _group: None })
     }
 
     fn map(&self, request: MapRequest) -> Result<(), AssignmentError> {

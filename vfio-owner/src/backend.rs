@@ -15,6 +15,7 @@ pub use iommu_core::{DirtyRequest, Extension, MapRequest};
 pub use attach::AttachGroupError;
 pub(crate) use dirty::MAX_BITMAP_BYTES;
 pub use dirty::{DirtyBitmap, DirtyError, DirtySink, UserBitmap};
+pub(crate) use map::cut_by;
 pub use map::{MapDmaError, UnmapDmaError};
 
 use crate::container::SetIommuError;

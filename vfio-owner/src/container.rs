@@ -89,10 +89,10 @@ impl Container {
             (Some(Iommu::Backend(iommu)), _) => iommu.check_extension(extension),
             (Some(Iommu::None), _) | (None, Groups::NoIommu(_)) => no_iommu,
             (None, Groups::Isolated(claims)) => {
-                let answers = self.0.backends.iter().map(|backend| backend.check_extension(extension));
+                let mut answers = self.0.backends.iter().map(|backend| backend.check_extension(extension));
                 // What a group has, only backends serve.
                 let none = if claims.is_empty() { no_iommu } else { 0 };
-                answers.into_iter().find(|answer| *answer > 0).unwrap_or(none)
+                answers.find(|answer| *answer > 0).unwrap_or(none)
             }
         }
     }
@@ -232,7 +232,6 @@ impl Container {
     pub(crate) fn attach(&self, isolation: &Isolation) -> Result<(), SetContainerError> {
         let mut state = self.0.state.lock();
         let State { groups, iommu } = &mut *state;
-        let mixed = || SetContainerError::Mixed { group: isolation.key().id() };
         match (isolation, groups) {
             (Isolation::Iommu { group, owner }, Groups::Isolated(claims)) => {
                 let claim = group.claim(owner)?;
@@ -243,7 +242,7 @@ impl Container {
             }
             (Isolation::None { id }, Groups::NoIommu(ids)) => ids.push(*id),
             (Isolation::None { id }, groups) if groups.is_empty() => *groups = Groups::NoIommu(alloc::vec![*id]),
-            _ => return Err(mixed()),
+            _ => return Err(SetContainerError::Mixed { group: isolation.key().id() }),
         }
         Ok(())
     }
@@ -287,8 +286,7 @@ impl State {
     fn attach_all(&mut self, mut iommu: Box<dyn ContainerIommu>) -> Result<(), SetIommuError> {
         let Groups::Isolated(claims) = &self.groups else { return Err(SetIommuError::NoGroup) };
         for (attached, claim) in claims.iter().enumerate() {
-            let refused: Result<(), AttachGroupError> = iommu.attach_group(claim);
-            if let Err(error) = refused {
+            if let Err(error) = iommu.attach_group(claim) {
                 claims.iter().take(attached).rev().for_each(|claim| iommu.detach_group(claim));
                 return Err(error.into());
             }

@@ -19,8 +19,8 @@ use crate::isolation::{GroupKey, Isolation};
 
 const VFIO_GROUP: LockClass = LockClass::new("VFIO group", 400);
 
-/// A group with registered devices, behind an IOMMU or without one. Exists while it has devices or an open file; a device that is registered
-/// after the last one has left gets a new one.
+/// A group with registered devices, behind an IOMMU or without one. Exists while it has devices or an open file; a
+/// device that is registered after the last one has left gets a new one.
 // V17.
 #[derive(Debug)]
 pub(crate) struct VfioGroup {

@@ -47,7 +47,8 @@ pub(crate) struct Session<W: Way + ?Sized> {
     pub(crate) way: W,
 }
 
-/// How a device came to be open. What it keeps is given up once the device is quiet, its [`Reservation`] last.
+/// How a device came to be open. What it keeps is given up once the device is quiet, its claim before its
+/// [`Reservation`].
 // V30.
 pub(crate) trait Way: Send + Sync + fmt::Debug {
     /// The iommufd that shows what the user owns; `None` if the user must pass the files of groups.

@@ -5,8 +5,7 @@
 //!
 //! | | version 1 | version 2 |
 //! |---|---|---|
-//! | unmap of a part of a mapping | unmaps the whole mapping if the range contains its first address, else nothing |
-//! refused |
+//! | unmap of a part of a mapping | unmaps all of it if the range contains its first address, else nothing | refused |
 //! | dirty tracking | no | yes |
 //!
 //! The hardware of a group does not report dirty pages to type1, so every mapped page counts as dirty. Devices without

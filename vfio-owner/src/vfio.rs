@@ -13,9 +13,7 @@ use crate::backend::Backend;
 use crate::container::Container;
 use crate::device::{DeviceSetId, DeviceSets, VfioDevice};
 #[cfg(feature = "iommufd")]
-use crate::device_file::DeviceFile;
-#[cfg(feature = "iommufd")]
-use crate::device_file::OpenDeviceError;
+use crate::device_file::{DeviceFile, OpenDeviceError};
 use crate::device_ops::DeviceOps;
 use crate::group::VfioGroup;
 use crate::group_file::{GroupFile, OpenGroupError};
@@ -209,7 +207,8 @@ impl Vfio {
     /// the driver that binds `dev`, with the device lock held; `set` names the devices that are reset together.
     ///
     /// # Errors
-    /// Fails if the device has no group, is registered already, or its DMA is not coherent with CPU caches.
+    /// Fails if the device has no group and [no-IOMMU mode](NoIommuMode) is disabled, is registered already, or its DMA
+    /// is not coherent with CPU caches.
     // Table Vt1, V11, V54.
     pub fn register<B: Bus>(
         &self,
@@ -351,7 +350,7 @@ impl Drop for Registration {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterError {
-    /// The device is in no IOMMU group.
+    /// The device is in no IOMMU group, and no-IOMMU mode is disabled.
     #[error("{device} is in no IOMMU group, so nothing would keep its DMA in bounds")]
     NoGroup {
         /// The device.

@@ -37,6 +37,7 @@ use self::neighbours::Neighbours;
 #[cfg(feature = "testbed")]
 pub use self::plain_memory::PlainMemory;
 pub use self::reset_scope::{ResetScope, reset_scope};
+use self::windows::MsixTable;
 #[cfg(doc)]
 use crate::device_ops::DeviceOps;
 use crate::device_ops::{IrqIndex, ResetError, Trigger};
@@ -58,6 +59,7 @@ pub struct VfioPciDevice {
     me: Weak<Self>,
     function: PciFunction,
     irqs: Available,
+    msix_table: Option<MsixTable>,
     model: Arc<dyn FunctionModel>,
     neighbours: Neighbours,
     /// The function's lock: the innermost but for leaf locks; no trigger and no model is called under it.
@@ -119,6 +121,7 @@ impl VfioPciDevice {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             irqs: Available::of(&function),
+            msix_table: MsixTable::of(&function.config),
             neighbours: Neighbours::of(&function, bridge),
             function,
             model,
@@ -178,6 +181,7 @@ impl VfioPciDevice {
                 me.change_interrupts(&mut |interrupts| interrupts.unmask_by(&heard));
             }
         });
+        // Borrowed: if the device was closed meanwhile, it is dropped here, with no lock held.
         self.change_interrupts(&mut |interrupts| match listening.take() {
             Some(listening) => interrupts.listens(token, listening),
             None => Due::default(),
@@ -222,6 +226,13 @@ impl VfioPciDevice {
         } else {
             ResetAlone::Fails
         }
+    }
+
+    /// What its user is told of it: as it was when the device was opened.
+    // V99.
+    fn reset_for_user(&self) -> ResetAlone {
+        let opened = self.state.lock().session.as_ref().map(|session| session.reset);
+        opened.unwrap_or_else(|| self.resets_alone())
     }
 
     /// No user sees what another left behind, as far as the function can be reset.

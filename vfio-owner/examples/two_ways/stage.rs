@@ -46,8 +46,7 @@ impl Stage {
     }
 
     pub(crate) fn map_request(&self, addr: UserAddr) -> MapRequest<Place> {
-        let place = Place::Fixed(AT);
-        MapRequest { iova: place, bytes: PAGE, process: self.vmm.clone(), addr, access: Access::ReadWrite }
+        self.map_dma(addr).at(Place::Fixed(AT))
     }
 
     /// Puts another driver on a function.

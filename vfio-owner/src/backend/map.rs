@@ -3,9 +3,16 @@
 use iommu_core::address::PageSizes;
 use iommu_core::device_model::Errno;
 use iommu_core::user_memory::{BadAddress, OverLimit};
-use iommu_core::{IovaRange, MapError};
+use iommu_core::{IovaMap, IovaRange, MapError};
 
 use super::DirtyError;
+
+/// A mapping that `range` has a part of, but not all.
+pub(crate) fn cut_by<V>(mappings: &IovaMap<V>, range: IovaRange) -> Option<IovaRange> {
+    [range.first(), range.last()].into_iter().find_map(|end| {
+        mappings.get(end).map(|(mapping, _)| mapping).filter(|mapping| !range.covers(*mapping))
+    })
+}
 
 /// Why nothing was mapped.
 // Table Vt15.

@@ -54,6 +54,20 @@ impl RegionIndex {
     pub const fn at(offset: u64) -> (Self, u64) {
         (Self((offset >> INDEX_SHIFT) as u32), offset & ((1 << INDEX_SHIFT) - 1))
     }
+
+    /// How much of an access of `bytes` bytes at `offset` there is in the region, which has `size` bytes: of the
+    /// configuration space, all or nothing.
+    // Vt30.1, Vt30.6.
+    pub(crate) fn clip(self, size: u64, offset: u64, bytes: u64) -> Result<u64, RegionError> {
+        if self == Self::CONFIG {
+            let inside = offset.checked_add(bytes).is_some_and(|end| end <= size);
+            return if inside { Ok(bytes) } else { Err(RegionError::BeyondConfig { offset, bytes, size }) };
+        }
+        match size.checked_sub(offset) {
+            None | Some(0) => Err(RegionError::BeyondEnd { index: self, offset, size }),
+            Some(rest) => Ok(bytes.min(rest)),
+        }
+    }
 }
 
 impl fmt::Display for RegionIndex {
@@ -178,22 +192,6 @@ impl RegionError {
     }
 }
 
-#[cfg(test)]
-#[cfg(not(shuttle))]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn an_offset_of_the_file_is_a_region_and_an_offset_within(index in 0_u32..1 << 24, within in 0_u64..1 << 40) {
-            let index = RegionIndex::new(index);
-            prop_assert_eq!(RegionIndex::at(index.offset() | within), (index, within));
-        }
-    }
-}
-
 /// The contents of a region that programs have mapped. Accesses come from any thread and stay within the region.
 pub trait RegionMemory: Send + Sync + fmt::Debug {
     /// Fills `into` from `offset` of the region on.
@@ -219,4 +217,20 @@ pub enum Polled {
     Idle,
     /// Something, which was done; there may be more.
     Busy,
+}
+
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_offset_of_the_file_is_a_region_and_an_offset_within(index in 0_u32..1 << 24, within in 0_u64..1 << 40) {
+            let index = RegionIndex::new(index);
+            prop_assert_eq!(RegionIndex::at(index.offset() | within), (index, within));
+        }
+    }
 }

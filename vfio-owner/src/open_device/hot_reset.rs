@@ -138,16 +138,17 @@ impl OpenDevice {
         let functions = self.hot_reset_functions()?;
         let members: Vec<_> = self.device().lock_set().members().collect();
         let proof = self.hot_reset_proof();
-        let owner = |function: &AffectedFunction| match proof {
-            HotResetProof::Groups => {
-                let registered = || members.iter().find(|member| *member.name() == function.device);
-                let group = function.group.or_else(|| Some(registered()?.group().id()));
-                let group = group.ok_or_else(|| HotResetError::NoGroup { device: function.device.clone() })?;
-                Ok(AffectedOwner::Group(group))
-            }
-            HotResetProof::Iommufd => {
-                let member = members.iter().find(|member| *member.name() == function.device);
-                Ok(member.map_or(AffectedOwner::NotOwned, |member| self.owner_by_iommufd(member)))
+        let owner = |function: &AffectedFunction| {
+            let member = members.iter().find(|member| *member.name() == function.device);
+            match proof {
+                HotResetProof::Groups => {
+                    let group = function.group.or_else(|| Some(member?.group().id()));
+                    let group = group.ok_or_else(|| HotResetError::NoGroup { device: function.device.clone() })?;
+                    Ok(AffectedOwner::Group(group))
+                }
+                HotResetProof::Iommufd => {
+                    Ok(member.map_or(AffectedOwner::NotOwned, |member| self.owner_by_iommufd(member)))
+                }
             }
         };
         let owners = functions.iter().map(owner).collect::<Result<_, _>>()?;
@@ -160,12 +161,20 @@ impl OpenDevice {
     /// Fails as [`hot_reset`](Self::hot_reset) does.
     // Vt27.2, Vt27.3.
     pub fn may_hot_reset(&self, files: usize) -> Result<(), HotResetError> {
+        self.admit_hot_reset(files).map(drop)
+    }
+
+    /// What a hot reset with so many group files resets, if it does not fail before the files are looked at.
+    fn admit_hot_reset(&self, files: usize) -> Result<Vec<AffectedFunction>, HotResetError> {
         let proof = self.hot_reset_proof();
         if (proof == HotResetProof::Groups) == (files == 0) {
             return Err(HotResetError::WrongList { device: self.name().clone(), proof });
         }
-        let functions = self.hot_reset_functions()?.len();
-        if files > functions { Err(HotResetError::TooManyFiles { files, functions }) } else { Ok(()) }
+        let functions = self.hot_reset_functions()?;
+        if files > functions.len() {
+            return Err(HotResetError::TooManyFiles { files, functions: functions.len() });
+        }
+        Ok(functions)
     }
 
     /// Resets all devices that are reset together, whoever has them open: `VFIO_DEVICE_PCI_HOT_RESET`. The caller
@@ -177,9 +186,8 @@ impl OpenDevice {
     /// unbound, or its ownership was not proved; or group files are passed where none are allowed, or none where they
     /// are needed. Nothing was reset then, but if the link to the devices did not come back.
     pub fn hot_reset(&self, groups: &[&GroupFile]) -> Result<(), HotResetError> {
-        self.may_hot_reset(groups.len())?;
+        let functions = self.admit_hot_reset(groups.len())?;
         let members: Vec<_> = self.device().lock_set().members().collect();
-        let functions = self.hot_reset_functions()?;
         if let Some(stranger) =
             functions.into_iter().find(|it| members.iter().all(|member| *member.name() != it.device))
         {

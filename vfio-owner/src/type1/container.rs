@@ -13,7 +13,7 @@ use super::{Type1Config, reach};
 use crate::backend::{AttachGroupError, DirtyError, MapDmaError, UnmapDmaError};
 use crate::backend::{
     ContainerIommu, DirtyRequest, DirtySink, DirtyTracking, Extension, IommuInfo, MAX_BITMAP_BYTES, MapRequest,
-    Migration, Unmap,
+    Migration, Unmap, cut_by,
 };
 use iommu_core::device_model::Errno;
 
@@ -64,13 +64,6 @@ impl Type1Container {
         IovaRange::sized(iova, bytes).ok_or(UnmapDmaError::Wraps)
     }
 
-    /// A mapping that `range` has a part of, but not all.
-    fn cut_by(&self, range: IovaRange) -> Option<IovaRange> {
-        [range.first(), range.last()].into_iter().find_map(|end| {
-            self.mappings.get(end).map(|(mapping, _)| mapping).filter(|mapping| !range.covers(*mapping))
-        })
-    }
-
     /// The mappings that an unmap concerns, as a range that cuts none; `None` for none.
     // Vt16.5 to Vt16.10.
     fn concerned(&self, what: Unmap) -> Result<Option<IovaRange>, UnmapDmaError> {
@@ -79,7 +72,7 @@ impl Type1Container {
             Unmap::Range { iova, bytes } => self.span(iova, bytes)?,
         };
         if self.version != Version::One {
-            return match self.cut_by(range) {
+            return match cut_by(&self.mappings, range) {
                 Some(mapping) => Err(UnmapDmaError::WouldCut { mapping }),
                 None => Ok(Some(range)),
             };
@@ -117,7 +110,7 @@ impl Type1Container {
         if self.tracking == DirtyTracking::Off {
             return Err(DirtyError::Off);
         }
-        if page_size != self.page_sizes.smallest() || self.cut_by(range).is_some() {
+        if page_size != self.page_sizes.smallest() || cut_by(&self.mappings, range).is_some() {
             return Err(DirtyError::Range { page_sizes: self.page_sizes });
         }
         Ok(())

@@ -7,6 +7,7 @@ use iommu_core::device_model::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use super::caller::Caller;
+use crate::device_ops::Eventfd;
 
 /// The argument of a call, and who makes it.
 #[derive(Clone, Copy)]
@@ -72,6 +73,11 @@ impl<'a> Argument<'a> {
     pub(super) fn put(self, offset: u64, from: &[u8]) -> Result<(), Errno> {
         let at = self.value.checked_add(offset).ok_or(Errno::EFAULT)?;
         self.caller.write(UserAddr::new(at), from).map_err(|_| Errno::EFAULT)
+    }
+
+    /// What a descriptor stands for, as an eventfd.
+    pub(super) fn eventfd(self, descriptor: i32) -> Eventfd {
+        self.caller.trigger(descriptor).map_or_else(Eventfd::Invalid, Eventfd::Set)
     }
 
     /// Tells the caller's observer why the call is refused.

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use iommu_core::device_model::Errno;
-use zerocopy::{Immutable, IntoBytes};
+use zerocopy::IntoBytes;
 
 use super::argument::Argument;
 use super::wire;
@@ -96,7 +96,7 @@ pub(super) fn of_iommu(info: &IommuInfo) -> Chain {
         let range =
             |range: &iommu_core::IovaRange| wire::IovaRange { start: range.first().get(), end: range.last().get() };
         let ranges: Vec<_> = info.ranges.iter().map(range).collect();
-        chain.add(IOMMU_IOVA_RANGE, &[head.as_bytes(), bytes_of(&ranges)]);
+        chain.add(IOMMU_IOVA_RANGE, &[head.as_bytes(), ranges.as_bytes()]);
     }
     chain
 }
@@ -127,15 +127,11 @@ pub(super) fn of_region(capabilities: &[RegionCapability]) -> Chain {
                 let head = wire::SparseMmap { nr_areas: count(areas), reserved: 0 };
                 let area = |area: &MappableArea| wire::SparseArea { offset: area.offset, size: area.size };
                 let areas: Vec<_> = areas.iter().map(area).collect();
-                chain.add(REGION_SPARSE_MMAP, &[head.as_bytes(), bytes_of(&areas)]);
+                chain.add(REGION_SPARSE_MMAP, &[head.as_bytes(), areas.as_bytes()]);
             }
         }
     }
     chain
-}
-
-fn bytes_of<T: IntoBytes + Immutable>(list: &[T]) -> &[u8] {
-    list.as_bytes()
 }
 
 fn count<T>(list: &[T]) -> u32 {

@@ -7,24 +7,25 @@ use super::argument::{Argument, check_size};
 use super::caller::Reply;
 use super::numbers::{self, Served, served};
 use super::{device, wire};
-use crate::DeviceFile;
 use crate::device_file::BindIommufdError;
+use crate::{BoundDeviceFile, DeviceFile};
 
-const BIND: Served<DeviceFile> = served("VFIO_DEVICE_BIND_IOMMUFD", 18, bind_iommufd);
+/// What is answered before the file is bound.
+pub(super) static CALLS_TO_BIND: &[Served<DeviceFile>] = &[served("VFIO_DEVICE_BIND_IOMMUFD", 18, bind_iommufd)];
 
-pub(super) static CALLS: &[Served<DeviceFile>] = &[
-    BIND,
+/// What is answered besides once it is bound.
+pub(super) static CALLS: &[Served<BoundDeviceFile>] = &[
     served("VFIO_DEVICE_ATTACH_IOMMUFD_PT", 19, attach_iommufd_pt),
     served("VFIO_DEVICE_DETACH_IOMMUFD_PT", 20, detach_iommufd_pt),
 ];
 
 // V70.
 pub(super) fn ioctl(file: &DeviceFile, number: u32, argument: Argument<'_>) -> Result<Reply, Errno> {
-    if number == BIND.call.number {
-        return bind_iommufd(file, argument);
+    if let Some(answer) = numbers::serve(CALLS_TO_BIND, file, number, argument) {
+        return answer;
     }
     let bound = file.bound().map_err(|error| argument.refuse(error.errno(), &error))?;
-    numbers::serve(CALLS, file, number, argument).unwrap_or_else(|| device::serve(&bound, number, argument))
+    numbers::serve(CALLS, &bound, number, argument).unwrap_or_else(|| device::serve(&bound, number, argument))
 }
 
 // Table Vt11.
@@ -51,8 +52,7 @@ pub(super) fn read_bind(argument: Argument<'_>) -> Result<wire::BindIommufd, Err
 }
 
 // Table Vt12.
-fn attach_iommufd_pt(file: &DeviceFile, argument: Argument<'_>) -> Result<Reply, Errno> {
-    let bound = file.bound().map_err(|error| error.errno())?;
+fn attach_iommufd_pt(bound: &BoundDeviceFile, argument: Argument<'_>) -> Result<Reply, Errno> {
     let attach: wire::AttachPt = argument.read()?;
     check_size(attach.argsz, size_of::<wire::AttachPt>())?;
     if attach.flags != 0 {
@@ -60,13 +60,12 @@ fn attach_iommufd_pt(file: &DeviceFile, argument: Argument<'_>) -> Result<Reply,
     }
     let attached = bound.attach_iommufd_pt(ObjectId::new(attach.pt_id));
     let pt_id = attached.map_err(|error| argument.refuse(error.errno(), &error))?.get();
-    argument.put(8, &pt_id.to_ne_bytes()).inspect_err(|_| bound.detach_iommufd_pt())?;
+    argument.put(size_of::<wire::Head>() as u64, &pt_id.to_ne_bytes()).inspect_err(|_| bound.detach_iommufd_pt())?;
     Ok(Reply::Value(0))
 }
 
 // V59.
-fn detach_iommufd_pt(file: &DeviceFile, argument: Argument<'_>) -> Result<Reply, Errno> {
-    let bound = file.bound().map_err(|error| error.errno())?;
+fn detach_iommufd_pt(bound: &BoundDeviceFile, argument: Argument<'_>) -> Result<Reply, Errno> {
     let head: wire::Head = argument.read()?;
     check_size(head.argsz, size_of::<wire::Head>())?;
     if head.flags != 0 {

@@ -8,7 +8,7 @@ use super::argument::{Argument, check_size};
 use super::caller::Reply;
 use super::wire;
 use crate::OpenDevice;
-use crate::device_ops::{BusMaster, Eventfd, Feature, FeatureError, FeatureId, FeatureSupport};
+use crate::device_ops::{BusMaster, Feature, FeatureError, FeatureId, FeatureSupport};
 
 const NUMBER: u32 = 0xffff;
 const GET: u32 = 1 << 16;
@@ -59,8 +59,7 @@ fn read(id: FeatureId, bytes: u32, data: Argument<'_>) -> Result<Feature, Errno>
             if entry.wakeup_eventfd < 0 {
                 return Err(Errno::EINVAL);
             }
-            let eventfd = data.caller.trigger(entry.wakeup_eventfd);
-            Feature::LowPowerEntryWithWakeup(eventfd.map_or_else(Eventfd::Invalid, Eventfd::Set))
+            Feature::LowPowerEntryWithWakeup(data.eventfd(entry.wakeup_eventfd))
         }
         FeatureId::LOW_POWER_EXIT => Feature::LowPowerExit,
         FeatureId::BUS_MASTER => match data.read::<u32>()? {

@@ -112,7 +112,7 @@ fn read_data(request: &wire::IrqSet, argument: Argument<'_>) -> Result<IrqData, 
 // Vt23.3, Vt24.4, Vt25.5.
 fn eventfd(descriptor: i32, single: bool, argument: Argument<'_>) -> Eventfd {
     match descriptor {
-        0.. => argument.caller.trigger(descriptor).map_or_else(Eventfd::Invalid, Eventfd::Set),
+        0.. => argument.eventfd(descriptor),
         -1 => Eventfd::Remove,
         _ if single => Eventfd::Invalid(Errno::EINVAL),
         _ => Eventfd::Remove,
@@ -134,7 +134,7 @@ pub(super) fn ioeventfd(device: &OpenDevice, argument: Argument<'_>) -> Result<R
         _ => return Err(Errno::EINVAL),
     };
     let eventfd = match head.fd {
-        0.. => argument.caller.trigger(head.fd).map_or_else(Eventfd::Invalid, Eventfd::Set),
+        0.. => argument.eventfd(head.fd),
         -1 => Eventfd::Remove,
         _ => return Err(Errno::EINVAL),
     };

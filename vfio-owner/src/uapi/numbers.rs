@@ -42,7 +42,9 @@ pub fn calls(kind: Kind) -> impl Iterator<Item = Call> {
         Kind::Container => of(container::CALLS),
         Kind::Group => of(group::CALLS),
         Kind::Device => Box::new(of(device::CALLS_THROUGH_GROUP).chain(of(device::CALLS))),
-        Kind::DeviceFile => Box::new(of(device_file::CALLS).chain(of(device::CALLS))),
+        Kind::DeviceFile => {
+            Box::new(of(device_file::CALLS_TO_BIND).chain(of(device_file::CALLS)).chain(of(device::CALLS)))
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use iommu_core::device_model::Errno;
 
 use super::argument::Argument;
 use crate::OpenDevice;
-use crate::device_ops::{RegionError, RegionIndex, RegionInfo};
+use crate::device_ops::{RegionError, RegionIndex};
 
 /// What a mapping of a device file makes visible.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,15 +22,8 @@ pub struct Mappable {
 /// How much of an access of `bytes` bytes at `at` there is in a region.
 // V96, table Vt30.
 fn clip(device: &OpenDevice, index: RegionIndex, at: u64, bytes: u64) -> Result<u64, RegionError> {
-    let RegionInfo { size, .. } = device.region(index).ok_or(RegionError::NoSuchRegion { index })?;
-    if index == RegionIndex::CONFIG {
-        let inside = at.checked_add(bytes).is_some_and(|end| end <= size);
-        return if inside { Ok(bytes) } else { Err(RegionError::BeyondConfig { offset: at, bytes, size }) };
-    }
-    match size.checked_sub(at) {
-        None | Some(0) => Err(RegionError::BeyondEnd { index, offset: at, size }),
-        Some(rest) => Ok(bytes.min(rest)),
-    }
+    let region = device.region(index).ok_or(RegionError::NoSuchRegion { index })?;
+    index.clip(region.size, at, bytes)
 }
 
 /// How much is copied at a time.

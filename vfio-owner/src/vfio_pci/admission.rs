@@ -22,9 +22,10 @@ const DENIED: [PciId; 8] = [
     PciId::device(0x8086, 0x37c9),
 ];
 
-pub(super) const CAP_SRIOV: u16 = 0x10;
+pub(super) const EXT_SRIOV: u16 = 0x10;
 
-/// Checks whether the driver binds the function: its probe, except for the registration with VFIO.
+/// Checks whether the driver binds the function, as far as the function itself tells. A probe also looks for virtual
+/// functions that another driver has left behind, and registers the device with VFIO.
 ///
 /// # Errors
 /// Fails if the function is not an endpoint, has enabled virtual functions, or is on the denylist. The next driver is
@@ -52,7 +53,7 @@ fn enabled_virtual_functions(config: &ConfigSpace) -> Option<u16> {
     const CONTROL: u16 = 0x08;
     const ENABLE: u16 = 1;
     const COUNT: u16 = 0x10;
-    let at = config.extended_capabilities().find(|found| found.id == CAP_SRIOV)?.offset;
+    let at = config.extended_capabilities().find(|found| found.id == EXT_SRIOV)?.offset;
     let enabled = config.read_u16(at.checked_add(CONTROL)?)? & ENABLE != 0;
     if enabled { config.read_u16(at.checked_add(COUNT)?) } else { Some(0) }
 }

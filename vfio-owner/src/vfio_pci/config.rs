@@ -9,9 +9,9 @@ use core::iter;
 
 use iommu_core::device_model::pci::{Bar, BarKind, Bars, PciFunction};
 
-use self::capabilities::{Msi, ResetBit};
+use self::capabilities::ResetBit;
 use super::interrupts::IntxLine;
-use crate::device_ops::RegionError;
+use crate::device_ops::{RegionError, RegionIndex};
 
 const CONVENTIONAL: usize = 256;
 const EXPRESS: usize = 4096;
@@ -46,7 +46,8 @@ pub(super) struct VirtualConfig {
     /// Which bits a user may write. As long as `bytes`.
     writable: Vec<u8>,
     power_on: Vec<u8>,
-    msi: Option<Msi>,
+    /// Where the control register of MSI is.
+    msi: Option<usize>,
     /// Where the power state is.
     power: Option<usize>,
     reset_bits: Vec<ResetBit>,
@@ -114,13 +115,8 @@ impl VirtualConfig {
     }
 
     /// Checks that an access lies within.
-    // Vt30.6.
     pub(super) fn may_access(&self, offset: u64, bytes: usize) -> Result<(), RegionError> {
-        let (size, bytes) = (self.size(), bytes as u64);
-        match offset.checked_add(bytes) {
-            Some(end) if end <= size => Ok(()),
-            _ => Err(RegionError::BeyondConfig { offset, bytes, size }),
-        }
+        RegionIndex::CONFIG.clip(self.size(), offset, bytes as u64).map(drop)
     }
 
     pub(super) fn ports_on(&self) -> bool {

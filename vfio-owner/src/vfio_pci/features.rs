@@ -6,7 +6,7 @@ use core::mem;
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::pci::PciFunction;
 
-use super::admission::CAP_SRIOV;
+use super::admission::EXT_SRIOV;
 use super::interrupts::Due;
 use super::{Session, VfioPciDevice};
 use crate::device_ops::{Feature, FeatureAccess, FeatureError, FeatureId, FeatureSupport, Trigger};
@@ -27,7 +27,7 @@ pub(super) enum Power {
 
 /// Whether the function can have virtual functions.
 fn is_physical(function: &PciFunction) -> bool {
-    function.physical_function.is_none() && function.config.extended_capabilities().any(|found| found.id == CAP_SRIOV)
+    function.physical_function.is_none() && function.config.extended_capabilities().any(|found| found.id == EXT_SRIOV)
 }
 
 impl VfioPciDevice {

@@ -1,6 +1,7 @@
 //! Which interrupts are set up, and where each goes.
 //!
-//! Nothing is signalled or dropped here: what is due is handed back, for the caller to do when it holds no lock.
+//! Nothing is signalled here, and no listening ends: what is due is handed back, for the caller to do when it holds no
+//! lock.
 
 mod available;
 mod due;
@@ -139,7 +140,7 @@ impl Interrupts {
                 by.listening = Some(listening);
                 Due::default()
             }
-            _ => Due { ended: vec![listening], ..Due::default() },
+            _ => Due::end(Some(listening)),
         }
     }
 

@@ -97,7 +97,7 @@ impl VfioPciDevice {
         let end = offset.checked_add(bytes.into());
         let bar = if region < RegionIndex::ROM { self.window(region) } else { None };
         let fits = bar.zip(end).is_some_and(|(bar, end)| end <= bar.size());
-        let table = self.msix_table().filter(|table| table.region == region);
+        let table = self.msix_table(region);
         let meets_table = table.zip(end).is_some_and(|(table, end)| offset < table.span.end && table.span.start < end);
         if fits && !meets_table { Ok(()) } else { Err(IoEventfdError::Range { region, offset, bytes }) }
     }

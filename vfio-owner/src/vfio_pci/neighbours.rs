@@ -39,7 +39,7 @@ enum Found {
 
 impl Neighbours {
     pub(super) fn of(function: &PciFunction, bridge: Option<&Arc<dyn AnyDevice>>) -> Self {
-        let oldest = bridge.and_then(|bridge| bridge.children().into_iter().find_map(|child| address(&*child)));
+        let oldest = bridge.and_then(|bridge| bridge.children().into_iter().find_map(|child| Some(pci(&*child)?.description().address)));
         let found = if oldest == Some(function.address) { Found::Alone } else { Found::BesideOthers };
         Self { bridge: bridge.map(Arc::downgrade), found }
     }
@@ -157,8 +157,4 @@ pub(super) fn virtual_functions(dev: &Device<Pci>) -> u16 {
 /// A device as a PCI function, which all below a PCI bridge are.
 fn pci(dev: &dyn AnyDevice) -> Option<&Device<Pci>> {
     (dev as &dyn Any).downcast_ref()
-}
-
-fn address(dev: &dyn AnyDevice) -> Option<iommu_core::device_model::pci::PciAddress> {
-    Some(pci(dev)?.description().address)
 }

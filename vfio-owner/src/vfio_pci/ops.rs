@@ -48,10 +48,9 @@ impl DeviceOps for VfioPciDevice {
     }
 
     fn info(&self) -> DeviceInfo {
-        let opened = self.state.lock().session.as_ref().map(|session| session.reset);
         DeviceInfo {
             kind: DeviceKind::Pci,
-            resettable: opened.unwrap_or_else(|| self.resets_alone()) == ResetAlone::Works,
+            resettable: self.reset_for_user() == ResetAlone::Works,
             regions: RegionIndex::PCI_COUNT,
             irqs: IrqIndex::PCI_COUNT,
             atomics: self.neighbours.atomics(&self.function.config),
@@ -135,7 +134,7 @@ impl DeviceOps for VfioPciDevice {
 
     // V86.
     fn reset(&self) -> Result<(), ResetError> {
-        if !self.info().resettable {
+        if self.reset_for_user() == ResetAlone::Fails {
             return Err(ResetError::NotResettable);
         }
         self.may_reset()?;

@@ -198,8 +198,7 @@ fn the_command_register_holds_the_line_back() {
 
 #[test]
 fn a_trigger_may_call_the_device() {
-    let device = Arc::new(plain(network()));
-    device.open().unwrap();
+    let device = opened(network());
     let (count, inner) = counter();
     let user = Arc::downgrade(&device);
     let trigger = Trigger::new(move || {

@@ -2,10 +2,10 @@
 
 use core::ops::Range;
 
-use iommu_core::device_model::pci::{Bar, BarKind};
+use iommu_core::device_model::pci::{Bar, BarKind, ConfigSpace};
 
 use super::{CAP_MSIX, VfioPciDevice, capability};
-use crate::device_ops::{RegionError, RegionIndex, RegionInfo};
+use crate::device_ops::{RegionCapability, RegionError, RegionIndex, RegionInfo};
 
 const PAGE: u64 = 0x1000;
 
@@ -18,6 +18,18 @@ const SHADOW_ROM: u64 = 0xc_0000;
 pub(super) struct MsixTable {
     pub(super) region: RegionIndex,
     pub(super) span: Range<u64>,
+}
+
+impl MsixTable {
+    pub(super) fn of(config: &ConfigSpace) -> Option<Self> {
+        const ENTRY: u64 = 16;
+        let at = capability(config, CAP_MSIX)?;
+        let control = config.read_u16(at.checked_add(2)?)?;
+        let place = config.read_u32(at.checked_add(4)?)?;
+        let start = u64::from(place & !0b111);
+        let end = start + (u64::from(control & 0x7ff) + 1) * ENTRY;
+        Some(Self { region: RegionIndex::new(place & 0b111), span: start..end })
+    }
 }
 
 /// Whether a ROM window holds an image.
@@ -34,15 +46,9 @@ impl VfioPciDevice {
         self.function.bars.get(usize::try_from(index.number()).ok()?)
     }
 
-    pub(super) fn msix_table(&self) -> Option<MsixTable> {
-        const ENTRY: u64 = 16;
-        let config = &self.function.config;
-        let at = capability(config, CAP_MSIX)?;
-        let control = config.read_u16(at.checked_add(2)?)?;
-        let place = config.read_u32(at.checked_add(4)?)?;
-        let start = u64::from(place & !0b111);
-        let end = start + (u64::from(control & 0x7ff) + 1) * ENTRY;
-        Some(MsixTable { region: RegionIndex::new(place & 0b111), span: start..end })
+    /// The MSI-X table, if it is in this region.
+    pub(super) fn msix_table(&self, index: RegionIndex) -> Option<&MsixTable> {
+        self.msix_table.as_ref().filter(|table| table.region == index)
     }
 
     // Table Vt20.
@@ -55,8 +61,8 @@ impl VfioPciDevice {
         }
         // V77.
         let mappable = window.kind() != BarKind::Io && window.size() >= PAGE;
-        let has_table = mappable && self.msix_table().is_some_and(|table| table.region == index);
-        let capabilities = has_table.then_some(crate::device_ops::RegionCapability::MsixMappable);
+        let has_table = mappable && self.msix_table(index).is_some();
+        let capabilities = has_table.then_some(RegionCapability::MsixMappable);
         RegionInfo { writable: true, mappable, capabilities: capabilities.into_iter().collect(), ..readable }
     }
 
@@ -64,11 +70,7 @@ impl VfioPciDevice {
     // Vt30.1.
     fn within(&self, index: RegionIndex, offset: u64, length: usize) -> Result<(usize, Bar), RegionError> {
         let window = self.window(index).ok_or(RegionError::NoSuchRegion { index })?;
-        let size = window.size();
-        let length = match size.checked_sub(offset) {
-            None | Some(0) => return Err(RegionError::BeyondEnd { index, offset, size }),
-            Some(rest) => length.min(super::whole(rest)),
-        };
+        let length = super::whole(index.clip(window.size(), offset, length as u64)?);
         if window.kind() == BarKind::Io || self.memory_on() {
             Ok((length, window))
         } else if index == RegionIndex::ROM {
@@ -125,7 +127,7 @@ impl VfioPciDevice {
         length: usize,
     ) -> impl Iterator<Item = Range<u64>> + use<> {
         let end = offset.saturating_add(length as u64);
-        let table = self.msix_table().filter(|table| table.region == index).map_or(end..end, |table| table.span);
+        let table = self.msix_table(index).map_or(end..end, |table| table.span.clone());
         let before = offset..end.min(table.start);
         let behind = offset.max(table.end)..end;
         [before, behind].into_iter().filter(|part| !part.is_empty())

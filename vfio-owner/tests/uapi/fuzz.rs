@@ -58,7 +58,7 @@ fn program() -> Program {
     program.device(NIC);
     let iommufd = program.iommufd();
     let file = program.cdev(BEHIND_PORT[0]);
-    program.words(file, 118, &[16, 0, iommufd.cast_unsigned(), 0]).unwrap();
+    program.bind(file, iommufd).unwrap();
     program.cdev(BEHIND_PORT[1]);
     let group = program.group(EDU);
     program.call(group, 104, &iommufd.to_ne_bytes()).unwrap();

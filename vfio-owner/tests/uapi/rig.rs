@@ -24,10 +24,10 @@ pub(crate) const BEHIND_PORT: [&str; 2] = ["0000:01:00.0", "0000:01:00.1"];
 pub(crate) const CONVENTIONAL: [&str; 2] = ["0000:03:01.0", "0000:03:02.0"];
 
 /// Size of the program's buffer for arguments, in bytes.
-pub(crate) const BUFFER: usize = 0x10_0000;
+const BUFFER: usize = 0x10_0000;
 
 /// The whole number of a call, of which the header gives the last part.
-pub(crate) const fn number(nr: u32) -> u32 {
+const fn number(nr: u32) -> u32 {
     (b';' as u32) << 8 | nr
 }
 
@@ -158,6 +158,11 @@ impl Program {
         let name = format!("{device}\0");
         let device = self.call(group, 106, name.as_bytes()).unwrap().0;
         (container, group, device)
+    }
+
+    /// Binds a device file to an iommufd; its id there.
+    pub(crate) fn bind(&self, file: i32, iommufd: i32) -> Result<u32, Errno> {
+        self.words(file, 118, &[16, 0, iommufd.cast_unsigned(), 0]).map(|words| words[3])
     }
 
     /// A call whose argument is a value.

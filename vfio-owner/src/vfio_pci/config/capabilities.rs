@@ -20,18 +20,11 @@ const EXTENDED: usize = 0x100;
 
 /// Advanced error reporting: the registers behind its header that a user may write.
 const AER_WRITABLE: [usize; 6] = [0x04, 0x08, 0x0c, 0x10, 0x14, 0x18];
-const CAP_ERROR_REPORTING: u16 = 0x01;
-
-/// Where the MSI capability is, and what it can do.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Msi {
-    control: usize,
-}
 
 const MSI_ENABLE: u16 = 1 << 0;
 const MSI_QUEUE_SIZE: u16 = 0b111 << 4;
-const MSI_64_BIT: u16 = 1 << 7;
-const MSI_MASKABLE: u16 = 1 << 8;
+pub(super) const MSI_64_BIT: u16 = 1 << 7;
+pub(super) const MSI_MASKABLE: u16 = 1 << 8;
 const MSIX_ENABLE: u16 = 1 << 15;
 const MSIX_MASK_ALL: u16 = 1 << 14;
 
@@ -40,7 +33,7 @@ const POWER_PME: u16 = 1 << 15 | 1 << 8;
 /// State, and what the data register shows.
 const POWER_WRITABLE: u16 = 0b11 | 0b1111 << 9;
 
-const EXPRESS_VERSION: u8 = 0xf;
+pub(super) const EXPRESS_VERSION: u16 = 0xf;
 const EXPRESS_CONTROL: usize = 0x08;
 const EXPRESS_CONTROL_2: usize = 0x28;
 const EXPRESS_RESET: u16 = 1 << 15;
@@ -71,9 +64,8 @@ impl VirtualConfig {
                 self.clear_bits(STATUS, STATUS_HAS_CAPABILITIES);
             }
         }
-        let extended = original.extended_capabilities().collect::<Vec<_>>();
         let (extended, hidden): (Vec<_>, Vec<_>) =
-            extended.into_iter().partition(|found| SHOWN_EXTENDED.contains(&found.id));
+            original.extended_capabilities().partition(|found| SHOWN_EXTENDED.contains(&found.id));
         let spans = shown.iter().map(|capability| gaps::span(original, *capability));
         let mut taken: Vec<_> =
             spans.chain(extended.iter().map(|found| gaps::extended_span(original, *found))).collect();
@@ -112,7 +104,7 @@ impl VirtualConfig {
                 self.clear_bits(at + EXPRESS_CONTROL, EXPRESS_RESET);
                 self.own_bits(at + EXPRESS_CONTROL, !(EXPRESS_RESET | EXPRESS_PHANTOM));
                 self.reset_bits.push(ResetBit { at: at + EXPRESS_CONTROL + 1, bit: 1 << 7 });
-                if self.bytes.get(at + 2).is_some_and(|flags| flags & EXPRESS_VERSION >= 2) {
+                if self.word(at + 2) & EXPRESS_VERSION >= 2 {
                     self.own_bits(at + EXPRESS_CONTROL_2, !EXPRESS_ARI);
                 }
             }
@@ -136,14 +128,14 @@ impl VirtualConfig {
         if control & MSI_MASKABLE != 0 {
             self.set_writable(data + 4, &[0xff; 4]);
         }
-        self.msi = Some(Msi { control: at + 2 });
+        self.msi = Some(at + 2);
     }
 
     fn own_extended(&mut self, shown: &[Capability]) {
         for (at, capability) in shown.iter().enumerate() {
             let offset = usize::from(capability.offset);
             self.link_extended(offset, shown.get(at + 1));
-            if capability.id == CAP_ERROR_REPORTING {
+            if capability.id == gaps::EXT_ERROR_REPORTING {
                 for register in AER_WRITABLE {
                     self.set_writable(offset + register, &[0xff; 4]);
                 }
@@ -160,7 +152,7 @@ impl VirtualConfig {
     /// Keeps what MSI shows within what is set up.
     // Vt31.10.
     pub(super) fn settle_msi(&mut self, vectors: usize) {
-        let Some(Msi { control: at }) = self.msi else { return };
+        let Some(at) = self.msi else { return };
         let control = self.word(at);
         let most = u16::try_from(vectors.max(1).ilog2()).unwrap_or(0);
         let queue = ((control & MSI_QUEUE_SIZE) >> 4).min(most) << 4;

@@ -5,19 +5,20 @@ use core::ops::Range;
 
 use iommu_core::device_model::pci::{Capability, ConfigSpace};
 
+use super::super::admission::EXT_SRIOV;
 use super::super::{CAP_EXPRESS, CAP_MSI, CAP_MSIX};
 use super::VirtualConfig;
+use super::capabilities::{EXPRESS_VERSION, MSI_64_BIT, MSI_MASKABLE};
 
 const HEADER: usize = 0x40;
 
 const CAP_VENDOR: u16 = 0x09;
 const CAP_HYPERTRANSPORT: u16 = 0x08;
 
-const EXT_ERROR_REPORTING: u16 = 0x01;
+pub(super) const EXT_ERROR_REPORTING: u16 = 0x01;
 const EXT_VIRTUAL_CHANNEL: [u16; 3] = [0x02, 0x08, 0x09];
 const EXT_SERIAL_NUMBER: u16 = 0x03;
 const EXT_VENDOR: u16 = 0x0b;
-const EXT_SRIOV: u16 = 0x10;
 const EXT_MULTICAST: u16 = 0x12;
 const EXT_DESIGNATED_VENDOR: u16 = 0x23;
 
@@ -26,7 +27,7 @@ pub(super) fn span(config: &ConfigSpace, capability: Capability) -> Range<usize>
     let at = usize::from(capability.offset);
     let word = |offset: u16| capability.offset.checked_add(offset).and_then(|at| config.read_u16(at)).unwrap_or(0);
     let length = match capability.id {
-        CAP_MSI => match (word(2) & 1 << 7 != 0, word(2) & 1 << 8 != 0) {
+        CAP_MSI => match (word(2) & MSI_64_BIT != 0, word(2) & MSI_MASKABLE != 0) {
             (false, false) => 10,
             (true, false) => 14,
             (false, true) => 20,
@@ -34,7 +35,7 @@ pub(super) fn span(config: &ConfigSpace, capability: Capability) -> Range<usize>
         },
         CAP_MSIX => 12,
         CAP_VENDOR => usize::from(word(2) & 0xff).max(3),
-        CAP_EXPRESS if word(2) & 0xf < 2 => 0x14,
+        CAP_EXPRESS if word(2) & EXPRESS_VERSION < 2 => 0x14,
         CAP_EXPRESS => 0x3c,
         CAP_HYPERTRANSPORT => 4,
         _ => 8,

@@ -23,7 +23,7 @@ pub(crate) struct Due {
     /// To be listened to.
     pub(crate) listen: Option<(Trigger, UnmaskToken)>,
     /// To be dropped.
-    pub(crate) ended: Vec<Listening>,
+    pub(crate) ended: Option<Listening>,
 }
 
 impl Due {
@@ -32,6 +32,6 @@ impl Due {
     }
 
     pub(super) fn end(listening: Option<Listening>) -> Self {
-        Self { ended: listening.into_iter().collect(), ..Self::default() }
+        Self { ended: listening, ..Self::default() }
     }
 }
