@@ -9,6 +9,7 @@ use core::fmt;
 
 use iommu_core::device_group::PciGroups;
 use iommu_core::device_model::pci::{PciAddress, PciBus, PciFunction};
+use iommu_core::device_model::sync::Mutex;
 use iommu_core::device_model::{AnyDriver, DriverCore};
 use iommu_core::hardware::{Capabilities, Description};
 use iommu_core::software::{Memory, SoftIommuConfig};
@@ -18,7 +19,7 @@ use iommu_core::{DefaultDomainType, IommuBuilder, IommuSubsystem, Observer};
 use super::drivers;
 use super::edu::Edu;
 use super::iommus::{Failures, Groups, Iommus, Placed};
-use super::machine::{Machine, MachineError, Pci};
+use super::machine::{Machine, MachineError, Pci, RESCAN};
 use super::slot::{Found, MakeModel, Slot};
 use super::virtual_functions;
 use crate::Vfio;
@@ -229,11 +230,20 @@ impl MachineBuilder {
             let _ = pci.add_driver(simulate(start, &name, &functions));
         }
         let _ = pci.add_driver(vfio_pci.clone());
-        #[cfg(feature = "iommufd-test")]
-        let test = self.iommufd_test.then(|| super::iommufd_test::IommufdTest::new(&iommu));
-        let machine = Machine::new(core, pci, iommu, physical_memory, iommus, memory, vfio, vfio_pci, slots);
-        #[cfg(feature = "iommufd-test")]
-        let machine = machine.with_iommufd_test(test);
+        let machine = Machine {
+            #[cfg(feature = "iommufd-test")]
+            iommufd_test: self.iommufd_test.then(|| super::iommufd_test::IommufdTest::new(&iommu)),
+            core,
+            pci,
+            iommu,
+            physical_memory,
+            iommus,
+            memory,
+            vfio,
+            vfio_pci,
+            slots,
+            rescan: Mutex::of(RESCAN, ()),
+        };
         match start {
             Start::Boot => {
                 machine.rescan();

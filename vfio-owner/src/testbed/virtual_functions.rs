@@ -51,7 +51,7 @@ impl Machine {
         if !there.is_empty() {
             return Err(MachineError::OtherVirtualFunctions { device: device(), count: there.len() });
         }
-        let _one_at_a_time = self.lock_rescan();
+        let _one_at_a_time = self.rescan.lock();
         let made = possible(dev.description()).take(count.into());
         for slot in made.filter_map(|function| self.slot(&function.address.to_string()).ok()) {
             self.add(slot);
