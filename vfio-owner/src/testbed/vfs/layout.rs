@@ -9,7 +9,7 @@ use iommu_core::GroupId;
 use iommu_core::device_model::pci::{BarKind, HeaderLayout, PciAddress};
 use iommu_core::hardware::Description;
 
-use super::attribute::{Attribute, Content, Owner};
+use super::attribute::{Attribute, Command, Content, Owner};
 use super::char_device::CharDevice;
 use super::device_text::fixed;
 use super::settings::Switch;
@@ -121,11 +121,11 @@ fn bus(planting: &mut Planting) {
     planting.directory("/sys/bus/pci/drivers");
     planting.directory("/sys/bus/pci/slots");
     planting.directory(GROUPS);
-    add(planting, &Owner::Machine, &format!("{BUS}/uevent"), Content::Uevent("".into()));
     let files = [
-        ("drivers_probe", Content::DriversProbe),
+        ("uevent", Content::Command(Command::Uevent)),
+        ("drivers_probe", Content::Command(Command::DriversProbe)),
         ("drivers_autoprobe", Content::DriversAutoprobe),
-        ("rescan", Content::Rescan),
+        ("rescan", Content::Command(Command::Rescan)),
     ];
     for (name, content) in files {
         add(planting, &Owner::Machine, &format!("{BUS}/{name}"), content);
@@ -136,14 +136,14 @@ fn plant_driver(planting: &mut Planting, driver: &Arc<str>) {
     let owner = Owner::Driver(driver.clone());
     let path = format!("{BUS}/drivers/{driver}");
     let files = [
-        ("bind", Content::Bind),
-        ("unbind", Content::Unbind),
-        ("new_id", Content::NewId),
-        ("remove_id", Content::RemoveId),
-        ("uevent", Content::Uevent("".into())),
+        ("bind", Command::Bind),
+        ("unbind", Command::Unbind),
+        ("new_id", Command::NewId),
+        ("remove_id", Command::RemoveId),
+        ("uevent", Command::Uevent),
     ];
-    for (name, content) in files {
-        add(planting, &owner, &format!("{path}/{name}"), content);
+    for (name, command) in files {
+        add(planting, &owner, &format!("{path}/{name}"), Content::Command(command));
     }
     if !BUILT_IN.contains(&&**driver) {
         let name = driver.replace('-', "_");
@@ -191,12 +191,12 @@ fn device(planting: &mut Planting, dev: &PciDevice, above: Option<&PciDevice>) {
         ("msi_bus", Content::Switch(Switch::MessageInterrupts)),
         ("broken_parity_status", Content::Switch(Switch::BrokenParity)),
         ("numa_node", Content::NumaNode),
-        ("remove", Content::Remove),
-        ("rescan", Content::Rescan),
+        ("remove", Content::Command(Command::Remove)),
+        ("rescan", Content::Command(Command::Rescan)),
         ("uevent", Content::DeviceUevent),
     ];
     if !dev.reset_methods.is_empty() {
-        files.push(("reset", Content::Reset));
+        files.push(("reset", Content::Command(Command::Reset)));
         files.push(("reset_method", Content::ResetMethod));
     }
     for (file, content) in files {
@@ -248,7 +248,7 @@ fn pci_bus(planting: &mut Planting, bridge: &str, address: PciAddress, number: u
     let path = format!("{bridge}/pci_bus/{name}");
     text(planting, Owner::Machine, &format!("{path}/cpuaffinity"), "1\n");
     text(planting, Owner::Machine, &format!("{path}/cpulistaffinity"), "0\n");
-    add(planting, &Owner::Machine, &format!("{path}/rescan"), Content::Rescan);
+    add(planting, &Owner::Machine, &format!("{path}/rescan"), Content::Command(Command::Rescan));
     planting.relative_link(&format!("{path}/device"), bridge);
     class(planting, "pci_bus", &name, &path);
 }
