@@ -14,13 +14,13 @@ use super::attribute::number;
 use super::error::AttributeError;
 use super::settings::Switch;
 use crate::device_ops::DeviceOps;
-use crate::vfio_pci::NAME as VFIO_PCI;
+use crate::vfio_pci::{
+    CAP_EXPRESS, CAP_POWER, NAME as VFIO_PCI, capability, has_advanced_features_reset, has_express_reset,
+    resets_by_power,
+};
 
 const INTERRUPT_LINE: u16 = 0x3c;
 const INTERRUPT_PIN: u16 = 0x3d;
-const CAP_POWER: u16 = 0x01;
-const CAP_EXPRESS: u16 = 0x10;
-const CAP_ADVANCED_FEATURES: u16 = 0x13;
 
 /// The ids that go into `modalias` and `uevent`.
 struct Ids {
@@ -115,10 +115,6 @@ fn link(config: &ConfigSpace) -> Vec<(&'static str, String)> {
 fn forwards_ari(config: &ConfigSpace) -> bool {
     let control = capability(config, CAP_EXPRESS).and_then(|express| config.read_u16(express + 0x28));
     control.is_some_and(|control| control & 1 << 5 != 0)
-}
-
-fn capability(config: &ConfigSpace, id: u16) -> Option<u16> {
-    config.capabilities().find(|found| found.id == id).map(|found| found.offset)
 }
 
 /// The lines of `resource`: registers, ROM, those of virtual functions, and the windows of a bridge.
@@ -263,12 +259,13 @@ pub(super) fn runtime_status(machine: &Machine, dev: &Device<Pci>) -> &'static s
 // V87.
 pub(super) fn reset_methods(dev: &Device<Pci>) -> Vec<&'static str> {
     let config = &dev.description().config;
-    let register = |id, at: u16| config.read_u32(capability(config, id)?.checked_add(at)?);
-    let flr = register(CAP_EXPRESS, 4).is_some_and(|capabilities| capabilities & 1 << 28 != 0);
-    let af_flr = register(CAP_ADVANCED_FEATURES, 0).is_some_and(|header| header >> 24 & 0b11 == 0b11);
-    let pm = register(CAP_POWER, 4).is_some_and(|control| control & 1 << 3 == 0);
     let oldest = dev.parent().and_then(|bridge| bridge.children().first().map(|child| child.id()));
-    let methods = [(flr, "flr"), (af_flr, "af_flr"), (pm, "pm"), (oldest == Some(dev.id()), BUS_RESET)];
+    let methods = [
+        (has_express_reset(config), "flr"),
+        (has_advanced_features_reset(config), "af_flr"),
+        (resets_by_power(config), "pm"),
+        (oldest == Some(dev.id()), BUS_RESET),
+    ];
     methods.into_iter().filter_map(|(has, name)| has.then_some(name)).collect()
 }
 
