@@ -174,6 +174,7 @@ fn permissions_hold_for_root_where_nobody_may() {
     assert_eq!(root("/dev/iommu", Access::ReadWrite), Ok(()));
     assert_eq!(created(&format!("{BUS}/drivers/no-such")), Err(Errno::EACCES));
     assert_eq!(created(&format!("{BUS}/drivers/no-such/bind")), Err(Errno::ENOENT));
+    assert_eq!(created(&format!("{BUS}/drivers/no-such/no-such")), Err(Errno::ENOENT));
     assert_eq!(created(&format!("{BUS}/drivers_probe")), Ok(()));
     assert_eq!(root(BUS, Access::Write), Err(Errno::EISDIR));
     assert_eq!(root(&device(NIC, "vendor/x"), Access::Read), Err(Errno::ENOTDIR));
