@@ -9,6 +9,7 @@ use iommu_core::GroupId;
 use iommu_core::device_model::pci::{BarKind, HeaderLayout, PciAddress};
 use iommu_core::hardware::Description;
 
+use super::super::intel;
 use super::attribute::{Attribute, Command, Content, Owner};
 use super::char_device::CharDevice;
 use super::device_text::fixed;
@@ -283,7 +284,7 @@ fn links(planting: &mut Planting, dev: &PciDevice) {
 /// The IOMMU itself. Clients read in its registers how wide addresses are.
 fn iommu_unit(planting: &mut Planting, name: &str, description: &Description) {
     let path = iommu_path(name);
-    if let Some([capabilities, extended]) = intel_registers(description) {
+    if let Some([capabilities, extended]) = intel::registers(description) {
         let registers = [
             ("address", "fed90000\n".into()),
             ("cap", format!("{capabilities:x}\n")),
@@ -297,13 +298,6 @@ fn iommu_unit(planting: &mut Planting, name: &str, description: &Description) {
     }
     planting.directory(&format!("{path}/devices"));
     class(planting, "iommu", name, &path);
-}
-
-/// The capability registers of an IOMMU that says that it is Intel's: behind the flags in `struct iommu_hw_info_vtd`.
-fn intel_registers(description: &Description) -> Option<[u64; 2]> {
-    const TYPE_INTEL_VTD: u32 = 1;
-    let register = |at: usize| description.bytes.get(at..)?.first_chunk().copied().map(u64::from_ne_bytes);
-    if description.kind == TYPE_INTEL_VTD { Some([register(8)?, register(16)?]) } else { None }
 }
 
 fn iommu_path(name: &str) -> String {
