@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use core::time::Duration;
 
 use iommu_core::device_model::sync::Users;
-use iommu_core::device_model::{Device, DriverHandle, Progress, SysfsBindError, Unbind};
+use iommu_core::device_model::{BusHandle, Device, DriverHandle, Progress, SysfsBindError, Unbind};
 
 use super::super::machine::{Machine, MachineError, Pci};
 use super::error::AttributeError;
@@ -22,7 +22,7 @@ pub(super) enum Task {
     /// One after the other.
     Removals(VecDeque<Unbind>),
     Bind {
-        pci: iommu_core::device_model::BusHandle<Pci>,
+        pci: BusHandle<Pci>,
         driver: DriverHandle<Pci>,
         dev: Arc<Device<Pci>>,
     },

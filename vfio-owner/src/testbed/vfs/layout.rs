@@ -58,7 +58,7 @@ pub(super) fn root(structure: &Structure) -> Directory {
     for (name, parameters) in MODULE_PARAMETERS {
         module(&mut planting, name);
         for (parameter, value) in parameters {
-            text(&mut planting, Owner::Machine, &format!("{MODULES}/{name}/parameters/{parameter}"), *value);
+            text(&mut planting, &Owner::Machine, &format!("{MODULES}/{name}/parameters/{parameter}"), *value);
         }
     }
     for (name, description) in &structure.iommus {
@@ -98,12 +98,9 @@ fn fault_injection(planting: &mut Planting) {
 
 /// Where the host's files are seen beside the machine's. The host's devices and their drivers are not.
 fn share_with_host(planting: &mut Planting) {
-    for path in ["/", "/dev", "/sys", "/sys/bus", CLASS, "/sys/dev/char", "/sys/kernel", MODULES, VIRTUAL] {
-        planting.shared(path, HostEntries::Beside);
-    }
-    planting.shared("/sys/class/misc", HostEntries::Beside);
-    planting.shared("/sys/devices/virtual/misc", HostEntries::Beside);
-    for path in ["/proc", "/proc/bus", "/sys/dev"] {
+    let kernel = ["/sys/bus", CLASS, "/sys/class/misc", "/sys/dev", "/sys/dev/char", "/sys/kernel", MODULES];
+    let devices = [VIRTUAL, "/sys/devices/virtual/misc"];
+    for path in ["/", "/dev", "/proc", "/proc/bus", "/sys"].into_iter().chain(kernel).chain(devices) {
         planting.shared(path, HostEntries::Beside);
     }
     planting.shared("/sys/devices", HostEntries::Only(&["system"]));
@@ -113,8 +110,8 @@ fn add(planting: &mut Planting, owner: &Owner, path: &str, content: Content) {
     planting.add(path, Node::Attribute(Attribute::new(owner.clone(), content)));
 }
 
-fn text(planting: &mut Planting, owner: Owner, path: &str, text: impl Into<Arc<str>>) {
-    planting.add(path, Node::Attribute(Attribute::new(owner, Content::Text(text.into()))));
+fn text(planting: &mut Planting, owner: &Owner, path: &str, text: impl Into<Arc<str>>) {
+    add(planting, owner, path, Content::Text(text.into()));
 }
 
 fn bus(planting: &mut Planting) {
@@ -160,8 +157,8 @@ fn plant_driver(planting: &mut Planting, driver: &Arc<str>) {
 
 fn module(planting: &mut Planting, name: &str) {
     let path = format!("{MODULES}/{name}");
-    text(planting, Owner::Machine, &format!("{path}/initstate"), "live\n");
-    text(planting, Owner::Machine, &format!("{path}/refcnt"), "0\n");
+    text(planting, &Owner::Machine, &format!("{path}/initstate"), "live\n");
+    text(planting, &Owner::Machine, &format!("{path}/refcnt"), "0\n");
     planting.directory(&format!("{path}/holders"));
 }
 
@@ -177,7 +174,7 @@ fn device(planting: &mut Planting, dev: &PciDevice, above: Option<&PciDevice>) {
     let PciDevice { name, path, function, .. } = dev;
     let owner = Owner::Device { name: name.clone(), id: dev.id };
     for (file, content) in fixed(function, above.map(|above| &*above.function)) {
-        text(planting, owner.clone(), &format!("{path}/{file}"), content);
+        text(planting, &owner, &format!("{path}/{file}"), content);
     }
     // The length of a configuration space fits.
     let config_bytes = function.config.bytes().len() as u64;
@@ -247,8 +244,8 @@ fn root_bus(planting: &mut Planting, dev: &PciDevice, above: Option<&PciDevice>)
 fn pci_bus(planting: &mut Planting, bridge: &str, address: PciAddress, number: u8) {
     let name = format!("{:04x}:{number:02x}", address.domain());
     let path = format!("{bridge}/pci_bus/{name}");
-    text(planting, Owner::Machine, &format!("{path}/cpuaffinity"), "1\n");
-    text(planting, Owner::Machine, &format!("{path}/cpulistaffinity"), "0\n");
+    text(planting, &Owner::Machine, &format!("{path}/cpuaffinity"), "1\n");
+    text(planting, &Owner::Machine, &format!("{path}/cpulistaffinity"), "0\n");
     add(planting, &Owner::Machine, &format!("{path}/rescan"), Content::Command(Command::Rescan));
     planting.relative_link(&format!("{path}/device"), bridge);
     class(planting, "pci_bus", &name, &path);
@@ -293,7 +290,7 @@ fn iommu_unit(planting: &mut Planting, name: &str, description: &Description) {
             ("version", String::from("1:0\n")),
         ];
         for (file, value) in registers {
-            text(planting, Owner::Machine, &format!("{path}/intel-iommu/{file}"), value);
+            text(planting, &Owner::Machine, &format!("{path}/intel-iommu/{file}"), value);
         }
     }
     planting.directory(&format!("{path}/devices"));
@@ -354,7 +351,7 @@ fn device_files(planting: &mut Planting, structure: &Structure) {
 /// A character device, below `/dev` and as the device at `path` in sysfs.
 fn char_device(planting: &mut Planting, owner: &Owner, path: &str, name: &str, file: CharDevice) {
     let CharDevice { major, minor, mode, .. } = file;
-    text(planting, owner.clone(), &format!("{path}/dev"), format!("{major}:{minor}\n"));
+    text(planting, owner, &format!("{path}/dev"), format!("{major}:{minor}\n"));
     let mode = if mode == 0o600 { String::new() } else { format!("DEVMODE=0{mode:o}\n") };
     let uevent = format!("MAJOR={major}\nMINOR={minor}\nDEVNAME={name}\n{mode}");
     add(planting, owner, &format!("{path}/uevent"), Content::Uevent(uevent.into()));
