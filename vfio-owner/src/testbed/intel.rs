@@ -1,5 +1,4 @@
-//! What an IOMMU of Intel's says of itself: `struct iommu_hw_info_vtd`, which is flags, the capability register, and the
-//! extended one.
+//! What an IOMMU of Intel's says of itself, `struct iommu_hw_info_vtd`: flags, the capability register, the extended one.
 
 use iommu_core::hardware::Description;
 
