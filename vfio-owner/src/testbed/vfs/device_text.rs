@@ -120,19 +120,21 @@ fn forwards_ari(config: &ConfigSpace) -> bool {
 /// The lines of `resource`: registers, ROM, those of virtual functions, and the windows of a bridge.
 fn resource(function: &PciFunction) -> String {
     let line = |first: u64, last: u64, flags: u64| format!("{first:#018x} {last:#018x} {flags:#018x}\n");
-    let of = |bar: Option<Bar>, flags: fn(Bar) -> u64| match bar {
-        Some(bar) => line(bar.address(), bar.address().saturating_add(bar.size() - 1), flags(bar)),
+    // So many of them one after the other.
+    let of = |bar: Option<Bar>, count: u64, flags: fn(Bar) -> u64| match bar {
+        Some(bar) => {
+            let bytes = bar.size().saturating_mul(count);
+            line(bar.address(), bar.address().saturating_add(bytes.saturating_sub(1)), flags(bar))
+        }
         None => line(0, 0, 0),
     };
-    let mut text: String = (0..Bars::SLOTS).map(|slot| of(function.bars.get(slot), window_flags)).collect();
-    text += &of(function.bars.rom(), rom_flags);
-    let total = function.config.sriov().map_or(0, |sriov| u64::from(sriov.total));
-    for bar in (0..Bars::SLOTS).map(|slot| function.virtual_bars.get(slot)) {
-        text += &bar.map_or_else(
-            || line(0, 0, 0),
-            |bar| line(bar.address(), bar.address().saturating_add(bar.size() * total - 1), window_flags(bar)),
-        );
-    }
+    let all = |bars: &Bars, count| -> String {
+        (0..Bars::SLOTS).map(|slot| of(bars.get(slot), count, window_flags)).collect()
+    };
+    let total = function.config.sriov().map_or(0, |sriov| sriov.total);
+    let mut text = all(&function.bars, 1);
+    text += &of(function.bars.rom(), 1, rom_flags);
+    text += &all(&function.virtual_bars, total.into());
     if function.config.layout() == Some(HeaderLayout::Bridge) {
         for window in windows(&function.config) {
             text += &window.map_or_else(|| line(0, 0, 0), |(first, last, flags)| line(first, last, flags));
