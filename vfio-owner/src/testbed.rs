@@ -8,6 +8,7 @@ mod builder;
 mod drivers;
 mod edu;
 mod embedded;
+mod intel;
 #[cfg(feature = "iommufd-test")]
 mod iommufd_test;
 mod iommus;

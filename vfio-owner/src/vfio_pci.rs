@@ -42,9 +42,9 @@ use self::windows::MsixTable;
 use crate::device_ops::DeviceOps;
 use crate::device_ops::{IrqIndex, ResetError, Trigger};
 
-const CAP_POWER: u16 = 0x01;
+pub(crate) const CAP_POWER: u16 = 0x01;
 const CAP_MSI: u16 = 0x05;
-const CAP_EXPRESS: u16 = 0x10;
+pub(crate) const CAP_EXPRESS: u16 = 0x10;
 const CAP_MSIX: u16 = 0x11;
 const CAP_ADVANCED_FEATURES: u16 = 0x13;
 
@@ -258,21 +258,32 @@ fn whole(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-fn capability(config: &ConfigSpace, id: u16) -> Option<u16> {
+pub(crate) fn capability(config: &ConfigSpace, id: u16) -> Option<u16> {
     config.capabilities().find(|found| found.id == id).map(|found| found.offset)
 }
 
-/// Whether the function can be reset without its neighbours: by a function-level reset, or because it loses its state on
-/// the transition from D3hot to D0.
+/// Whether the function can be reset without its neighbours.
 // V87.
 fn is_resettable(config: &ConfigSpace) -> bool {
-    resets_by_itself(config) || register(config, CAP_POWER, 4).is_some_and(|control| control & 1 << 3 == 0)
+    resets_by_itself(config) || resets_by_power(config)
 }
 
 /// Whether the function has a function-level reset, of PCI Express or of Advanced Features.
 fn resets_by_itself(config: &ConfigSpace) -> bool {
+    has_express_reset(config) || has_advanced_features_reset(config)
+}
+
+pub(crate) fn has_express_reset(config: &ConfigSpace) -> bool {
     register(config, CAP_EXPRESS, 4).is_some_and(|capabilities| capabilities & 1 << 28 != 0)
-        || register(config, CAP_ADVANCED_FEATURES, 0).is_some_and(|header| header >> 24 & 0b11 == 0b11)
+}
+
+pub(crate) fn has_advanced_features_reset(config: &ConfigSpace) -> bool {
+    register(config, CAP_ADVANCED_FEATURES, 0).is_some_and(|header| header >> 24 & 0b11 == 0b11)
+}
+
+/// Whether the function loses its state on the transition from D3hot to D0.
+pub(crate) fn resets_by_power(config: &ConfigSpace) -> bool {
+    register(config, CAP_POWER, 4).is_some_and(|control| control & 1 << 3 == 0)
 }
 
 /// A register of a capability.

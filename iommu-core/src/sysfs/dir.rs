@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use std::string::String;
 use std::vec::Vec;
 
-use super::tree::{MAX_FILE, Tree, TreeError, target_in};
+use super::tree::{MAX_FILE, Tree, TreeError, target_of};
 
 /// A directory that holds a sysfs tree: `/sys`, or a copy of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,11 +67,7 @@ impl Tree for DirTree {
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
             Err(error) => return Err(refusal(&error)),
         }
-        match read(&path) {
-            Ok(contents) => target_in(&contents),
-            Err(TreeError::NotAFile | TreeError::TooLong) => Err(TreeError::NotALink),
-            Err(error) => Err(error),
-        }
+        target_of(read(&path))
     }
 }
 

@@ -177,6 +177,8 @@ struct Layout {
     devices: BTreeMap<PciAddress, Device>,
     /// The directory below which the devices of a bus are, by domain.
     buses: BTreeMap<(u32, u8), String>,
+    /// The region that each group reserves.
+    groups: BTreeMap<u32, &'static str>,
     windows: Windows,
     disks: u32,
     files: u32,
@@ -219,7 +221,7 @@ impl Layout {
         self.link(&child(DEVICES, &address), &path);
         self.tree.insert(&child(&path, "driver_override"), "(null)\n");
         self.bind(address, &path, driver)?;
-        self.join(address, &path, group)?;
+        let group = self.join(address, &path, group)?;
         let device = self.words(path, group, config, more)?;
         self.devices.insert(address, device);
         Ok(())
@@ -241,18 +243,17 @@ impl Layout {
         Ok(())
     }
 
-    fn join(&mut self, address: PciAddress, path: &str, group: &str) -> Result<(), LayoutErrorReason> {
+    /// Puts a device into its group, if it has one, and returns the number.
+    fn join(&mut self, address: PciAddress, path: &str, group: &str) -> Result<Option<u32>, LayoutErrorReason> {
         if group == "-" {
-            return Ok(());
+            return Ok(None);
         }
         let number: u32 = group.parse().map_err(|_| LayoutErrorReason::Group(group.to_owned()))?;
         let directory = child(GROUPS, &number);
         self.link(&child(path, "iommu_group"), &directory);
         self.link(&child(&child(&directory, "devices"), &address), path);
-        self.tree.insert(&child(&directory, "type"), "DMA-FQ\n");
-        let regions = "0x00000000fee00000 0x00000000feefffff msi\n";
-        self.tree.insert(&child(&directory, "reserved_regions"), regions);
-        Ok(())
+        self.groups.entry(number).or_insert("0x00000000fee00000 0x00000000feefffff msi\n");
+        Ok(Some(number))
     }
 
     fn link(&mut self, at: &str, to: &str) {
@@ -264,7 +265,7 @@ impl Layout {
     fn words(
         &mut self,
         path: String,
-        group: &str,
+        group: Option<u32>,
         mut config: ConfigBuilder,
         words: &[&str],
     ) -> Result<Device, LayoutErrorReason> {
@@ -273,8 +274,8 @@ impl Layout {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
             let bad = || LayoutErrorReason::Word((*word).to_owned());
             match name {
-                "intx" => config = config.interrupt_pin(1),
-                "flr" => config = config.function_level_reset(),
+                "intx" if value.is_empty() => config = config.interrupt_pin(1),
+                "flr" if value.is_empty() => config = config.function_level_reset(),
                 "msi" => config = config.msi(value.parse().map_err(|_| bad())?),
                 "msix" => {
                     let (vectors, bar) = value.split_once('@').ok_or_else(bad)?;
@@ -283,12 +284,14 @@ impl Layout {
                     table = Some((bar, bad()));
                 }
                 "rom" => bars.insert_rom(self.windows.place(value).ok_or_else(bad)?).map_err(|_| bad())?,
-                _ if name.starts_with("bar") => {
-                    let slot = name.trim_start_matches("bar").parse().map_err(|_| bad())?;
-                    bars.insert(slot, self.windows.place(value).ok_or_else(bad)?).map_err(|_| bad())?;
-                }
                 "vf" => self.virtual_function(&path, value)?,
-                _ => self.word(&path, group, name, value).ok_or_else(bad)?,
+                _ => match name.strip_prefix("bar") {
+                    Some(slot) => {
+                        let slot = slot.parse().map_err(|_| bad())?;
+                        bars.insert(slot, self.windows.place(value).ok_or_else(bad)?).map_err(|_| bad())?;
+                    }
+                    None => self.word(&path, group, name, value).ok_or_else(bad)?,
+                },
             }
         }
         if let Some((_, bad)) = table.filter(|(bar, _)| bars.get((*bar).into()).is_none()) {
@@ -300,35 +303,35 @@ impl Layout {
         Ok(Device { path, config })
     }
 
-    /// A word about a device that says nothing of its configuration space; `None` if it is not known.
-    fn word(&mut self, path: &str, group: &str, name: &str, value: &str) -> Option<()> {
-        match name {
-            "direct" => {
-                let region = "0x000000007a000000 0x000000007fffffff direct\n";
-                self.tree.insert(&format!("{GROUPS}/{group}/reserved_regions"), region);
+    /// A word about a device that says nothing of its configuration space; `None` if it is not known, or cannot be said
+    /// of this device or with this value.
+    fn word(&mut self, path: &str, group: Option<u32>, name: &str, value: &str) -> Option<()> {
+        match (name, value) {
+            ("direct", "") => {
+                self.groups.insert(group?, "0x000000007a000000 0x000000007fffffff direct\n");
             }
-            "on" => {
+            ("on", mountpoint) if !mountpoint.is_empty() => {
                 let (disk, disks) = (self.disk(path), self.disks);
                 // A string takes all that is written, here and below.
-                let _ = writeln!(self.mounts, "{disks} 1 8:{disks} / {value} rw - ext4 /dev/{disk} rw");
+                let _ = writeln!(self.mounts, "{disks} 1 8:{disks} / {mountpoint} rw - ext4 /dev/{disk} rw");
             }
-            "swap" => {
+            ("swap", "") => {
                 let disk = self.disk(path);
                 let _ = writeln!(self.swaps, "/dev/{disk} partition 1 0 -2");
             }
-            "route" => {
+            ("route", "") => {
                 self.link("class/net/eth0", &child(path, "net/eth0"));
                 self.routes.push_str("eth0 00000000 0102A8C0 0003 0 0 100 00000000 0 0 0\n");
             }
-            "boot-vga" => drop(self.tree.insert(&child(path, "boot_vga"), "1\n")),
-            "console" => {
+            ("boot-vga", "") => drop(self.tree.insert(&child(path, "boot_vga"), "1\n")),
+            ("console", "") => {
                 self.tree.insert("class/tty/console/active", "ttyS4\n");
                 self.link("class/tty/ttyS4", &child(path, "tty/ttyS4"));
             }
-            "override" => {
-                self.tree.insert(&child(path, "driver_override"), format!("{value}\n"));
+            ("override", driver) => {
+                self.tree.insert(&child(path, "driver_override"), format!("{driver}\n"));
             }
-            "file" => {
+            ("file", "") => {
                 let number = self.files;
                 self.tree.insert(&format!("{path}/vfio-dev/vfio{number}/dev"), format!("511:{number}\n"));
                 self.files += 1;
@@ -364,6 +367,11 @@ impl Layout {
             let class = format!("{:#08x}\n", config.class().unwrap_or_default());
             self.tree.insert(&child(&path, "class"), class);
             self.tree.insert(&child(&path, "config"), whole(&config));
+        }
+        for (number, region) in self.groups {
+            let directory = child(GROUPS, &number);
+            self.tree.insert(&child(&directory, "type"), "DMA-FQ\n");
+            self.tree.insert(&child(&directory, "reserved_regions"), region);
         }
         if self.shows_proc {
             self.tree.insert("proc/self/mountinfo", self.mounts);

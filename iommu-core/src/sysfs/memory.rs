@@ -7,7 +7,7 @@ use std::vec::Vec;
 
 use super::load::{CONFIG, DEVICES, DRIVERS, FILES, GROUP_FILES, GROUPS, LINKS};
 use super::text::function_name;
-use super::tree::{Destination, MAX_FILE, Tree, TreeError, child, follow, target_in};
+use super::tree::{Destination, MAX_FILE, Tree, TreeError, child, follow, target_of};
 
 /// A tree held in memory. Links are files with the target as their text; a directory exists as soon as it has an entry.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -128,10 +128,6 @@ impl Tree for MemoryTree {
     }
 
     fn link(&self, path: &str) -> Result<String, TreeError> {
-        match self.file(path) {
-            Ok(contents) => target_in(contents),
-            Err(TreeError::NotAFile | TreeError::TooLong) => Err(TreeError::NotALink),
-            Err(error) => Err(error),
-        }
+        target_of(self.file(path))
     }
 }

@@ -72,6 +72,15 @@ pub(super) fn target_in(contents: &[u8]) -> Result<String, TreeError> {
     if is_target { Ok(text.to_owned()) } else { Err(TreeError::NotALink) }
 }
 
+/// The target that what was read at a path spells. What cannot be a link at all is none.
+pub(super) fn target_of(read: Result<impl AsRef<[u8]>, TreeError>) -> Result<String, TreeError> {
+    match read {
+        Ok(contents) => target_in(contents.as_ref()),
+        Err(TreeError::NotAFile | TreeError::TooLong) => Err(TreeError::NotALink),
+        Err(error) => Err(error),
+    }
+}
+
 /// Where a link leads in the end.
 pub(super) enum Destination {
     /// There is no link.

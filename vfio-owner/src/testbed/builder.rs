@@ -9,18 +9,18 @@ use core::fmt;
 
 use iommu_core::device_group::PciGroups;
 use iommu_core::device_model::pci::{PciAddress, PciBus, PciFunction};
+use iommu_core::device_model::sync::Mutex;
 use iommu_core::device_model::{AnyDriver, DriverCore};
-use iommu_core::hardware::{Capabilities, Description};
+use iommu_core::hardware::Capabilities;
 use iommu_core::software::{Memory, SoftIommuConfig};
 use iommu_core::sysfs::Snapshot;
 use iommu_core::{DefaultDomainType, IommuBuilder, IommuSubsystem, Observer};
 
-use super::drivers;
 use super::edu::Edu;
 use super::iommus::{Failures, Groups, Iommus, Placed};
-use super::machine::{Machine, MachineError, Pci};
+use super::machine::{Machine, MachineError, Pci, RESCAN};
 use super::slot::{Found, MakeModel, Slot};
-use super::virtual_functions;
+use super::{drivers, intel, virtual_functions};
 use crate::Vfio;
 use crate::backend::Backend;
 use crate::type1::{Type1, Type1Config};
@@ -229,11 +229,20 @@ impl MachineBuilder {
             let _ = pci.add_driver(simulate(start, &name, &functions));
         }
         let _ = pci.add_driver(vfio_pci.clone());
-        #[cfg(feature = "iommufd-test")]
-        let test = self.iommufd_test.then(|| super::iommufd_test::IommufdTest::new(&iommu));
-        let machine = Machine::new(core, pci, iommu, physical_memory, iommus, memory, vfio, vfio_pci, slots);
-        #[cfg(feature = "iommufd-test")]
-        let machine = machine.with_iommufd_test(test);
+        let machine = Machine {
+            #[cfg(feature = "iommufd-test")]
+            iommufd_test: self.iommufd_test.then(|| super::iommufd_test::IommufdTest::new(&iommu)),
+            core,
+            pci,
+            iommu,
+            physical_memory,
+            iommus,
+            memory,
+            vfio,
+            vfio_pci,
+            slots,
+            rescan: Mutex::of(RESCAN, ()),
+        };
         match start {
             Start::Boot => {
                 machine.rescan();
@@ -280,7 +289,7 @@ fn bring_up_as_found(machine: &Machine, snapshot: &Snapshot) {
 /// The IOMMU of a machine whose tree does not say more: Intel's, with page tables of three levels and large pages, without
 /// dirty bits. Of the tree's devices it says what regions their groups reserve.
 fn as_in_tree(snapshot: &Snapshot) -> SoftIommuConfig {
-    let mut config = SoftIommuConfig { description: intel(), ..SoftIommuConfig::default() };
+    let mut config = SoftIommuConfig { description: intel::describe(), ..SoftIommuConfig::default() };
     config.capabilities.remove(Capabilities::DIRTY_TRACKING);
     for group in &snapshot.groups {
         // The tree tells the regions of a group, not whose they are.
@@ -290,16 +299,6 @@ fn as_in_tree(snapshot: &Snapshot) -> SoftIommuConfig {
         config.reserved.insert(first.to_string(), own.copied().collect());
     }
     config
-}
-
-/// `struct iommu_hw_info_vtd`: flags, the capability register, and the extended one.
-fn intel() -> Description {
-    const TYPE_INTEL_VTD: u32 = 1;
-    const CAPABILITIES: [u64; 3] = [0, 0xd2_008c_2226_0206, 0xf0_0f5a];
-    Description {
-        kind: TYPE_INTEL_VTD,
-        bytes: CAPABILITIES.iter().flat_map(|register| register.to_ne_bytes()).collect(),
-    }
 }
 
 /// The groups by the numbers of the tree.

@@ -172,7 +172,7 @@ impl Edu {
             return;
         }
         let mut registers = self.registers.lock();
-        if let Some(part) = registers.buffer.get_mut(buffer) {
+        if let (Direction::FromMemory, Some(part)) = (direction, registers.buffer.get_mut(buffer)) {
             part.copy_from_slice(&bytes);
         }
         registers.interrupts |= interrupts;

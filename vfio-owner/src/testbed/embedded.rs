@@ -1,6 +1,6 @@
 //! Trees of real machines that come with the crate.
 
-use iommu_core::sysfs::{MemoryTree, Snapshot};
+use iommu_core::sysfs::{Archive, Snapshot};
 
 /// A QEMU q35 machine under Linux 6.12: cards of several functions without ACS, one behind a port with ACS, conventional
 /// PCI devices behind a bridge, drivers e1000 and e1000e.
@@ -68,5 +68,5 @@ pub fn sriov() -> Snapshot {
 
 /// What is embedded is read by a test; so nothing is ever empty.
 fn load(archive: &str) -> Snapshot {
-    MemoryTree::from_archive(archive).ok().and_then(|tree| Snapshot::load(&tree).ok()).unwrap_or_default()
+    Archive::parse(archive).ok().and_then(|tree| Snapshot::load(&tree).ok()).unwrap_or_default()
 }

@@ -6,7 +6,7 @@ use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 
 use iommu_core::device_model::pci::{PciAddress, PciBus, Upstream};
-use iommu_core::device_model::sync::{LockClass, Mutex, MutexGuard};
+use iommu_core::device_model::sync::{LockClass, Mutex};
 use iommu_core::device_model::{
     BusHandle, Device, DeviceSpec, DriverCore, DriversProbeError, Errno, SysfsBindError, SysfsUnbindError, Unbind,
 };
@@ -24,7 +24,7 @@ use crate::vfio_pci::VfioPciDriver;
 use crate::{DeviceFile, GroupFile, Vfio};
 
 /// One rescan at a time; before every other lock.
-const RESCAN: LockClass = LockClass::new("rescan", 0);
+pub(super) const RESCAN: LockClass = LockClass::new("rescan", 0);
 
 /// The PCI bus of a machine.
 pub type Pci = PciBus<IommuSubsystem>;
@@ -34,19 +34,19 @@ pub type Pci = PciBus<IommuSubsystem>;
 /// Methods take the name of a device as in sysfs (`"0000:00:04.0"`) and may be called from any thread.
 #[derive(Debug)]
 pub struct Machine {
-    core: DriverCore,
-    pci: BusHandle<Pci>,
-    iommu: IommuSubsystem,
-    physical_memory: PhysicalMemory,
-    iommus: Iommus,
-    memory: Memory,
-    vfio: Vfio,
-    vfio_pci: Arc<VfioPciDriver>,
+    pub(super) core: DriverCore,
+    pub(super) pci: BusHandle<Pci>,
+    pub(super) iommu: IommuSubsystem,
+    pub(super) physical_memory: PhysicalMemory,
+    pub(super) iommus: Iommus,
+    pub(super) memory: Memory,
+    pub(super) vfio: Vfio,
+    pub(super) vfio_pci: Arc<VfioPciDriver>,
     /// What sits in the machine's slots, plugged or not.
-    slots: BTreeMap<PciAddress, Slot>,
-    rescan: Mutex<()>,
+    pub(super) slots: BTreeMap<PciAddress, Slot>,
+    pub(super) rescan: Mutex<()>,
     #[cfg(feature = "iommufd-test")]
-    iommufd_test: Option<super::iommufd_test::IommufdTest>,
+    pub(super) iommufd_test: Option<super::iommufd_test::IommufdTest>,
 }
 
 impl Machine {
@@ -69,40 +69,6 @@ impl Machine {
     /// Builds the machine of `snapshot` as it was found, as [`MachineBuilder::as_found`] says.
     pub fn as_found(snapshot: &Snapshot) -> Self {
         Self::builder(snapshot.clone()).as_found().build_plain()
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "all that a machine is made of")]
-    pub(super) fn new(
-        core: DriverCore,
-        pci: BusHandle<Pci>,
-        iommu: IommuSubsystem,
-        physical_memory: PhysicalMemory,
-        iommus: Iommus,
-        memory: Memory,
-        vfio: Vfio,
-        vfio_pci: Arc<VfioPciDriver>,
-        slots: BTreeMap<PciAddress, Slot>,
-    ) -> Self {
-        let rescan = Mutex::of(RESCAN, ());
-        Self {
-            core,
-            pci,
-            iommu,
-            physical_memory,
-            iommus,
-            memory,
-            vfio,
-            vfio_pci,
-            slots,
-            rescan,
-            #[cfg(feature = "iommufd-test")]
-            iommufd_test: None,
-        }
-    }
-
-    #[cfg(feature = "iommufd-test")]
-    pub(super) fn with_iommufd_test(self, iommufd_test: Option<super::iommufd_test::IommufdTest>) -> Self {
-        Self { iommufd_test, ..self }
     }
 
     /// Returns the driver core.
@@ -297,14 +263,10 @@ impl Machine {
     /// Rescans the bus: adds every function that sits in a slot below a present one, in the order of addresses, and
     /// probes drivers for it.
     pub fn rescan(&self) {
-        let _one_at_a_time = self.lock_rescan();
+        let _one_at_a_time = self.rescan.lock();
         for slot in self.slots.values().filter(|slot| slot.found() == Found::ByScan) {
             self.add(slot);
         }
-    }
-
-    pub(super) fn lock_rescan(&self) -> MutexGuard<'_, ()> {
-        self.rescan.lock()
     }
 
     /// Adds the function in a slot, unless it is there, or what it is below is not.

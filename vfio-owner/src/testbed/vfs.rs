@@ -1,9 +1,10 @@
 //! The machine as files: `/sys` and `/dev`, as programs look at them.
 //!
-//! A [`Vfs`] shows a [`Machine`]: files appear, disappear and change with it, and writes act on it. Of its own it keeps only
-//! what programs set and nothing depends on: `power/control` and its like, and the bits of a configuration space that root
-//! may write, which the function does not see. A [`Tree`] is the machine's files at one moment; directories say what of the host's files is seen
-//! beside the machine's ([`HostEntries`]), for a program needs the rest of `/dev` and `/sys` as well.
+//! A [`Vfs`] shows a [`Machine`]: files appear, disappear and change with it, and writes act on it. Of its own it keeps
+//! only what programs set and nothing depends on: `power/control` and its like, and the bits of a configuration space that
+//! root may write, which the function does not see. A [`Tree`] is the machine's files at one moment; directories say what of
+//! the host's files is seen beside the machine's ([`HostEntries`]), for a program needs the rest of `/dev` and `/sys` as
+//! well.
 //!
 //! ```
 //! use std::sync::Arc;

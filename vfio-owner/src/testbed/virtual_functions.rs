@@ -38,6 +38,7 @@ impl Machine {
         if count > total {
             return Err(MachineError::TooManyVirtualFunctions { device: device(), count, total });
         }
+        let _one_at_a_time = self.rescan.lock();
         let there = self.virtual_functions(name);
         if there.len() == usize::from(count) {
             return Ok(Vec::new());
@@ -51,7 +52,6 @@ impl Machine {
         if !there.is_empty() {
             return Err(MachineError::OtherVirtualFunctions { device: device(), count: there.len() });
         }
-        let _one_at_a_time = self.lock_rescan();
         let made = possible(dev.description()).take(count.into());
         for slot in made.filter_map(|function| self.slot(&function.address.to_string()).ok()) {
             self.add(slot);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vfio_owner::iommu_core::device_model::Errno;
+use vfio_owner::iommu_core::device_model::pci::{Bar, BarKind, Bars};
 use vfio_owner::testbed::vfs::{Absent, Access, LastLink, Opened, Opening, Rights, WalkError, Written};
 use vfio_owner::testbed::{pc, sriov, workstation};
 
@@ -174,6 +175,7 @@ fn permissions_hold_for_root_where_nobody_may() {
     assert_eq!(root("/dev/iommu", Access::ReadWrite), Ok(()));
     assert_eq!(created(&format!("{BUS}/drivers/no-such")), Err(Errno::EACCES));
     assert_eq!(created(&format!("{BUS}/drivers/no-such/bind")), Err(Errno::ENOENT));
+    assert_eq!(created(&format!("{BUS}/drivers/no-such/no-such")), Err(Errno::ENOENT));
     assert_eq!(created(&format!("{BUS}/drivers_probe")), Ok(()));
     assert_eq!(root(BUS, Access::Write), Err(Errno::EISDIR));
     assert_eq!(root(&device(NIC, "vendor/x"), Access::Read), Err(Errno::ENOTDIR));
@@ -516,4 +518,22 @@ fn what_the_host_has_is_seen_where_programs_need_it() {
         assert_eq!(error(path), WalkError::Missing { path: path.into() });
     }
     assert_eq!(error("/sys/bus/pci/devices/0000:00:03.0/../../../usb/devices"), host("/sys/usb/devices"));
+}
+
+/// A snapshot that was made by hand may say anything.
+#[test]
+fn windows_of_virtual_functions_end_with_the_last_address() {
+    let mut snapshot = sriov();
+    let huge = Bar::new(1 << 62, 1 << 63, BarKind::Memory64 { prefetchable: false }).unwrap();
+    for dev in &mut snapshot.devices {
+        dev.function.virtual_bars = Bars::NONE;
+        dev.function.virtual_bars.insert(0, huge).unwrap();
+    }
+    let files = Files::of(&snapshot);
+    let window = |name| {
+        let text = files.text(&device(name, "resource")).unwrap();
+        text.lines().nth(7).unwrap().rsplit_once(' ').unwrap().0.to_owned()
+    };
+    assert_eq!(window("0000:01:00.0"), "0x4000000000000000 0xffffffffffffffff", "of two");
+    assert_eq!(window(NIC), "0x4000000000000000 0x4000000000000000", "of none");
 }

@@ -1,10 +1,11 @@
 //! Several programs at once.
 
+use std::sync::Barrier;
 use std::thread;
 
 use vfio_owner::iommu_core::device_model::Errno;
-use vfio_owner::testbed::pc;
 use vfio_owner::testbed::vfs::{Access, LastLink, Node, Opened, Opening, Written};
+use vfio_owner::testbed::{pc, sriov};
 
 use crate::rig::Files;
 
@@ -77,4 +78,27 @@ fn programs_that_bind_open_and_unplug_the_same_card_leave_it_whole() {
     groups.sort();
     assert_eq!(there, groups);
     assert_eq!(files.list("/dev/vfio/devices"), ["vfio0", "vfio1"]);
+}
+
+#[test]
+fn of_two_counts_of_virtual_functions_one_is_made() {
+    let files = Files::of(&sriov());
+    let path = "/sys/bus/pci/devices/0000:01:00.0/sriov_numvfs";
+    for _ in 0..200 {
+        let together = Barrier::new(2);
+        let set = |count| {
+            together.wait();
+            write(&files, path, count)
+        };
+        let answers = thread::scope(|scope| {
+            ["1", "2"].map(|count| scope.spawn(move || set(count))).map(|thread| thread.join().unwrap())
+        });
+        let made = match answers {
+            [Ok(()), Err(Errno::EBUSY)] => "1\n",
+            [Err(Errno::EBUSY), Ok(())] => "2\n",
+            answers => panic!("{answers:?}"),
+        };
+        assert_eq!(files.text(path).unwrap(), made);
+        write(&files, path, "0").unwrap();
+    }
 }

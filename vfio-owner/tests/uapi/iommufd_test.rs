@@ -101,6 +101,7 @@ fn the_page_table_is_compared_with_memory() {
         (IOVA, at, 5 * PAGE, Errno::EINVAL, "more than is mapped"),
         (IOVA + 1, at, PAGE, Errno::EINVAL, "misaligned"),
         (IOVA, at + (64 << 30), PAGE, Errno::EFAULT, "no memory"),
+        (IOVA, u64::MAX - PAGE + 1, 2048, Errno::EFAULT, "the last page of all"),
     ] {
         assert_eq!(bench.check_map(hwpt, iova, addr, bytes), Err(errno), "{why}");
     }
@@ -158,6 +159,7 @@ fn pinned_pages_are_compared() {
     let at = bench.memory.get();
     assert_eq!(bench.pin(access, IOVA, 2, at), Ok(0));
     assert_eq!(bench.pin(access, IOVA, 2, at + PAGE), Err(Errno::EBADE));
+    assert_eq!(bench.pin(access, IOVA + 2048, 1, 1), Err(Errno::EFAULT), "before all memory");
     assert_eq!(bench.pin(access, IOVA + PAGE, 2, at + PAGE), Ok(1), "numbers go up");
     assert_eq!(bench.check_refs(1, 1), Ok(()));
     assert_eq!(bench.pin(bench.fd.cast_unsigned(), IOVA, 1, at), Err(Errno::EBADFD), "no access");
@@ -165,6 +167,24 @@ fn pinned_pages_are_compared() {
     assert_eq!(bench.test(6, access, &[0]), Err(Errno::ENOENT), "it is gone");
     bench.unmap(IOVA, 4);
     assert_eq!(bench.test(6, access, &[1]), Err(Errno::ENOENT), "the unmap ended it");
+}
+
+/// Ft22.14: what is marked behind the last address is nothing.
+#[test]
+fn writes_are_noted_up_to_the_last_address() {
+    let bench = Bench::new();
+    let [_, _, device] = bench.mock_device(bench.ioas);
+    let words = [48, 2, device, bench.ioas, 0, 0, 0, 0, 0, 0, 0, 0];
+    let hwpt = bench.program.words(bench.fd, 0x89, &words).unwrap()[4];
+    bench.program.words(bench.fd, 0x8b, &[16, 1, hwpt, 0]).unwrap();
+    bench.program.process.write(bench.memory, &[0xff]).unwrap();
+    let mark = |iova, bytes, page_size| {
+        let own = [&[0, 0], &wide(iova)[..], &wide(bytes), &wide(page_size), &wide(bench.memory.get())].concat();
+        Ok(bench.test(13, hwpt, &own)?[10])
+    };
+    bench.map_at(IOVA, 2).unwrap();
+    assert_eq!(mark(IOVA, 3 * 2048, 2048), Ok(3));
+    assert_eq!(mark(u64::MAX, 8, 1), Ok(0));
 }
 
 /// Ft22.7, F107a.

@@ -7,7 +7,7 @@ use std::vec::Vec;
 
 use super::contents::Contents;
 use super::{ArchiveError, ArchiveErrorReason, HEADER, MAX_ZEROS};
-use crate::sysfs::tree::{MAX_FILE, Tree, TreeError, target_in};
+use crate::sysfs::tree::{MAX_FILE, Tree, TreeError, target_of};
 
 /// A tree read from the text of an archive, which it borrows: contents are decoded when they are asked for.
 ///
@@ -119,11 +119,7 @@ impl Tree for Archive<'_> {
     }
 
     fn link(&self, path: &str) -> Result<String, TreeError> {
-        match self.decoded(path) {
-            Ok(contents) => target_in(&contents),
-            Err(TreeError::NotAFile | TreeError::TooLong) => Err(TreeError::NotALink),
-            Err(error) => Err(error),
-        }
+        target_of(self.decoded(path))
     }
 }
 

@@ -1,6 +1,7 @@
 use device_model::pci::Upstream;
 
 use super::*;
+use crate::reserved::RegionKind;
 
 fn address(text: &str) -> PciAddress {
     text.parse().unwrap()
@@ -71,6 +72,18 @@ fn windows_and_interrupts_are_those_that_are_named() {
 }
 
 #[test]
+fn a_direct_region_is_the_groups_whoever_else_is_in_it_and_however_its_number_is_written() {
+    let snapshot = Snapshot::from_layout(
+        "00:02.0 igpu - 07 direct
+         00:03.0 nic - 7",
+    )
+    .unwrap();
+    assert_eq!(snapshot.warnings, []);
+    assert_eq!(snapshot.groups[0].members.len(), 2);
+    assert_eq!(snapshot.groups[0].reserved.iter().map(|region| region.kind).collect::<Vec<_>>(), [RegionKind::Direct]);
+}
+
+#[test]
 fn what_is_wrong_is_said_with_its_line() {
     use LayoutErrorReason::{Buses, Driver, Group, Kind, NoPhysicalFunction, NotADevice, Twice, Word};
     let cases = [
@@ -82,6 +95,11 @@ fn what_is_wrong_is_said_with_its_line() {
         ("driver ../x", Driver("../x".into())),
         ("00:02.0 nic - -1", Group("-1".into())),
         ("00:02.0 nic - - cheese", Word("cheese".into())),
+        ("00:02.0 nic - - flr=1", Word("flr=1".into())),
+        ("00:02.0 nic - - swap=sda", Word("swap=sda".into())),
+        ("00:02.0 nic - - on", Word("on".into())),
+        ("00:02.0 igpu - - direct", Word("direct".into())),
+        ("00:02.0 nic - - barbar0=4K", Word("barbar0=4K".into())),
         ("00:02.0 nic - - bar0=3K", Word("bar0=3K".into())),
         ("00:02.0 nic - - bar0=0", Word("bar0=0".into())),
         ("00:02.0 nic - - bar9=4K", Word("bar9=4K".into())),

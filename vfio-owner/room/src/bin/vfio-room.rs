@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use vfio_room::Room;
-use vfio_room::vfio_owner::iommu_core::sysfs::{DirTree, MemoryTree, Snapshot};
+use vfio_room::vfio_owner::iommu_core::sysfs::{Archive, DirTree, Snapshot};
 use vfio_room::vfio_owner::testbed::{self, Machine};
 
 /// Runs unmodified programs on a simulated machine with VFIO and iommufd: no root, no hardware, no preloading.
@@ -83,9 +83,9 @@ fn snapshot(name: &str) -> Result<Snapshot> {
         return Snapshot::load(&DirTree::new(path)).with_context(cannot_read);
     }
     let text = std::fs::read_to_string(path).with_context(cannot_read)?;
-    if !MemoryTree::is_archive(&text) {
+    if !Archive::is_archive(&text) {
         return Snapshot::from_layout(&text).with_context(cannot_read);
     }
-    let tree = MemoryTree::from_archive(&text).with_context(cannot_read)?;
+    let tree = Archive::parse(&text).with_context(cannot_read)?;
     Snapshot::load(&tree).with_context(cannot_read)
 }

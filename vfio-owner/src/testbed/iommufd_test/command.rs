@@ -181,7 +181,8 @@ impl Command<'_> {
             return DONE;
         }
         let first = at - at % PAGE_SIZE;
-        let whole = end.next_multiple_of(PAGE_SIZE) - first;
+        // There is no memory in the last page of all.
+        let whole = end.checked_next_multiple_of(PAGE_SIZE).ok_or(Errno::EFAULT)? - first;
         let agrees = look_up(&**self.caller.memory(), UserAddr::new(first), whole, |here, run| {
             let end = here.get().saturating_add(run.bytes).min(end);
             (here.get().max(at)..end).step_by(2048).all(|addr| {
@@ -241,7 +242,8 @@ impl Command<'_> {
                 error => error.errno(),
             })?;
             if at != 0 {
-                self.check_pages(&pins, at - iova % PAGE_SIZE)?;
+                // What wraps has no memory.
+                self.check_pages(&pins, at.wrapping_sub(iova % PAGE_SIZE))?;
             }
             let range = IovaRange::sized(Iova::new(iova), bytes).ok_or(Errno::EOVERFLOW)?;
             let item = file.items.lock().add(range, pins);
@@ -321,7 +323,8 @@ impl Command<'_> {
             byte.is_some_and(|byte| byte >> (bit % 8) & 1 == 1)
         };
         let first = iova / page_size;
-        let count = table.mark_dirty((0..bits).filter(is_set).map(|bit| first + bit)).ok_or(Errno::EINVAL)?;
+        let count =
+            table.mark_dirty((0..bits).filter(is_set).map(|bit| first.wrapping_add(bit))).ok_or(Errno::EINVAL)?;
         // Behind the flags, the range and the page size.
         let at = self.at.checked_add(UNION + 40).ok_or(Errno::EFAULT)?;
         self.caller.write(at, &count.to_ne_bytes()).map_err(|error| error.errno())?;

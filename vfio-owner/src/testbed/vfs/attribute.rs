@@ -40,6 +40,8 @@ pub(super) enum Content {
     Text(Arc<str>),
     /// What udev is told.
     Uevent(Arc<str>),
+    /// There is nothing to read.
+    Command(Command),
     // Of a device.
     DeviceUevent,
     Config(u64),
@@ -53,17 +55,8 @@ pub(super) enum Content {
     PowerState,
     RuntimeStatus,
     VirtualFunctions,
-    Remove,
-    Rescan,
-    Reset,
     ResetMethod,
-    // Of a driver.
-    Bind,
-    Unbind,
-    NewId,
-    RemoveId,
     // Of the bus.
-    DriversProbe,
     DriversAutoprobe,
     // Of debugfs: whatever is set, every fault point counts.
     FaultSetting {
@@ -75,6 +68,25 @@ pub(super) enum Content {
     ReservedRegions,
 }
 
+/// What a write to a file does that can only be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Command {
+    // Of the bus, and of a device.
+    Rescan,
+    // Of a device.
+    Remove,
+    Reset,
+    // Of a driver.
+    Bind,
+    Unbind,
+    NewId,
+    RemoveId,
+    // Of the bus.
+    DriversProbe,
+    /// Tells udev of a bus or a driver, of which nothing can be read.
+    Uevent,
+}
+
 impl Attribute {
     pub(super) const fn new(owner: Owner, content: Content) -> Self {
         Self { owner, content }
@@ -84,8 +96,6 @@ impl Attribute {
     pub fn mode(&self) -> u16 {
         match &self.content {
             Content::Text(_) | Content::PowerState | Content::RuntimeStatus | Content::ReservedRegions => 0o444,
-            // Of a bus or a driver there is nothing to read.
-            Content::Uevent(text) if text.is_empty() => 0o200,
             Content::Uevent(_)
             | Content::DeviceUevent
             | Content::Config(_)
@@ -98,14 +108,7 @@ impl Attribute {
             | Content::DriversAutoprobe
             | Content::Type => 0o644,
             Content::Resource { .. } | Content::FaultSetting { .. } => 0o600,
-            Content::Remove
-            | Content::Rescan
-            | Content::Reset
-            | Content::Bind
-            | Content::Unbind
-            | Content::NewId
-            | Content::RemoveId
-            | Content::DriversProbe => 0o200,
+            Content::Command(_) => 0o200,
         }
     }
 
@@ -167,15 +170,7 @@ impl Attribute {
                 let regions = self.owner.group(machine)?.reserved_regions();
                 regions.iter().fold(String::new(), |text, region| text + &format!("{region}\n"))
             }
-            Content::Resource { .. }
-            | Content::Remove
-            | Content::Rescan
-            | Content::Reset
-            | Content::Bind
-            | Content::Unbind
-            | Content::NewId
-            | Content::RemoveId
-            | Content::DriversProbe => return Err(AttributeError::NotReadable),
+            Content::Resource { .. } | Content::Command(_) => return Err(AttributeError::NotReadable),
         };
         Ok(text.into_bytes())
     }
@@ -185,34 +180,14 @@ impl Attribute {
         let machine = &*vfs.machine;
         let text = text_of(bytes);
         match &self.content {
-            Content::Bind => {
-                let driver = self.owner.driver(machine)?;
-                return Task::bind(machine, driver, name_in(&text));
-            }
-            Content::Unbind => {
-                let driver = self.owner.driver(machine)?;
-                return Task::unbind(machine, &driver, name_in(&text));
-            }
-            Content::Remove => {
-                let dev = self.owner.device(machine)?;
-                return Ok(if is_set(&text)? { Task::Unbind(dev.remove()) } else { Task::Done });
-            }
+            Content::Command(command) => return command.run(machine, &self.owner, &text),
             Content::VirtualFunctions => {
                 let dev = self.owner.device(machine)?;
                 // What does not fit is more than there can be.
                 let count = number(&text)?.try_into().unwrap_or(u16::MAX);
                 return Ok(Task::Removals(machine.set_virtual_functions(dev.name(), count)?.into()));
             }
-            Content::Rescan => {
-                self.owner.check(machine)?;
-                if is_set(&text)? {
-                    machine.rescan();
-                }
-            }
-            Content::DriversProbe => machine.probe(name_in(&text))?,
             Content::DriversAutoprobe => machine.pci().set_drivers_autoprobe(!text.starts_with('0')),
-            Content::NewId => dynamic_id::add(machine, &self.owner.driver(machine)?, &text)?,
-            Content::RemoveId => dynamic_id::remove(machine, &self.owner.driver(machine)?, &text)?,
             Content::DriverOverride => self.owner.device(machine)?.write_driver_override(&text)?,
             Content::Type => {
                 let group = self.owner.group(machine)?;
@@ -235,7 +210,6 @@ impl Attribute {
                 }
             }
             Content::FaultSetting { file, initial } => vfs.settings.set_fault_setting(file, initial, &text),
-            Content::Reset => device_text::reset(machine, &*self.owner.device(machine)?, &text)?,
             Content::ResetMethod => device_text::set_reset_method(&*self.owner.device(machine)?, &text)?,
             Content::Uevent(_) | Content::DeviceUevent => {
                 self.owner.check(machine)?;
@@ -247,6 +221,34 @@ impl Attribute {
             | Content::RuntimeStatus
             | Content::ReservedRegions
             | Content::Resource { .. } => return Err(AttributeError::NotWritable),
+        }
+        Ok(Task::Done)
+    }
+}
+
+impl Command {
+    fn run(self, machine: &Machine, owner: &Owner, text: &str) -> Result<Task, AttributeError> {
+        match self {
+            Self::Bind => return Task::bind(machine, owner.driver(machine)?, name_in(text)),
+            Self::Unbind => return Task::unbind(machine, &owner.driver(machine)?, name_in(text)),
+            Self::Remove => {
+                let dev = owner.device(machine)?;
+                return Ok(if is_set(text)? { Task::Unbind(dev.remove()) } else { Task::Done });
+            }
+            Self::Rescan => {
+                owner.check(machine)?;
+                if is_set(text)? {
+                    machine.rescan();
+                }
+            }
+            Self::Reset => device_text::reset(machine, &*owner.device(machine)?, text)?,
+            Self::NewId => dynamic_id::add(machine, &owner.driver(machine)?, text)?,
+            Self::RemoveId => dynamic_id::remove(machine, &owner.driver(machine)?, text)?,
+            Self::DriversProbe => machine.probe(name_in(text))?,
+            Self::Uevent => {
+                owner.check(machine)?;
+                check_action(text)?;
+            }
         }
         Ok(Task::Done)
     }

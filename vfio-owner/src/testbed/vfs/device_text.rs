@@ -14,13 +14,13 @@ use super::attribute::number;
 use super::error::AttributeError;
 use super::settings::Switch;
 use crate::device_ops::DeviceOps;
-use crate::vfio_pci::NAME as VFIO_PCI;
+use crate::vfio_pci::{
+    CAP_EXPRESS, CAP_POWER, NAME as VFIO_PCI, capability, has_advanced_features_reset, has_express_reset,
+    resets_by_power,
+};
 
 const INTERRUPT_LINE: u16 = 0x3c;
 const INTERRUPT_PIN: u16 = 0x3d;
-const CAP_POWER: u16 = 0x01;
-const CAP_EXPRESS: u16 = 0x10;
-const CAP_ADVANCED_FEATURES: u16 = 0x13;
 
 /// The ids that go into `modalias` and `uevent`.
 struct Ids {
@@ -117,26 +117,24 @@ fn forwards_ari(config: &ConfigSpace) -> bool {
     control.is_some_and(|control| control & 1 << 5 != 0)
 }
 
-fn capability(config: &ConfigSpace, id: u16) -> Option<u16> {
-    config.capabilities().find(|found| found.id == id).map(|found| found.offset)
-}
-
 /// The lines of `resource`: registers, ROM, those of virtual functions, and the windows of a bridge.
 fn resource(function: &PciFunction) -> String {
     let line = |first: u64, last: u64, flags: u64| format!("{first:#018x} {last:#018x} {flags:#018x}\n");
-    let of = |bar: Option<Bar>, flags: fn(Bar) -> u64| match bar {
-        Some(bar) => line(bar.address(), bar.address().saturating_add(bar.size() - 1), flags(bar)),
+    // So many of them one after the other.
+    let of = |bar: Option<Bar>, count: u64, flags: fn(Bar) -> u64| match bar {
+        Some(bar) => {
+            let bytes = bar.size().saturating_mul(count);
+            line(bar.address(), bar.address().saturating_add(bytes.saturating_sub(1)), flags(bar))
+        }
         None => line(0, 0, 0),
     };
-    let mut text: String = (0..Bars::SLOTS).map(|slot| of(function.bars.get(slot), window_flags)).collect();
-    text += &of(function.bars.rom(), rom_flags);
-    let total = function.config.sriov().map_or(0, |sriov| u64::from(sriov.total));
-    for bar in (0..Bars::SLOTS).map(|slot| function.virtual_bars.get(slot)) {
-        text += &bar.map_or_else(
-            || line(0, 0, 0),
-            |bar| line(bar.address(), bar.address().saturating_add(bar.size() * total - 1), window_flags(bar)),
-        );
-    }
+    let all = |bars: &Bars, count| -> String {
+        (0..Bars::SLOTS).map(|slot| of(bars.get(slot), count, window_flags)).collect()
+    };
+    let total = function.config.sriov().map_or(0, |sriov| sriov.total);
+    let mut text = all(&function.bars, 1);
+    text += &of(function.bars.rom(), 1, rom_flags);
+    text += &all(&function.virtual_bars, total.into());
     if function.config.layout() == Some(HeaderLayout::Bridge) {
         for window in windows(&function.config) {
             text += &window.map_or_else(|| line(0, 0, 0), |(first, last, flags)| line(first, last, flags));
@@ -263,12 +261,13 @@ pub(super) fn runtime_status(machine: &Machine, dev: &Device<Pci>) -> &'static s
 // V87.
 pub(super) fn reset_methods(dev: &Device<Pci>) -> Vec<&'static str> {
     let config = &dev.description().config;
-    let register = |id, at: u16| config.read_u32(capability(config, id)?.checked_add(at)?);
-    let flr = register(CAP_EXPRESS, 4).is_some_and(|capabilities| capabilities & 1 << 28 != 0);
-    let af_flr = register(CAP_ADVANCED_FEATURES, 0).is_some_and(|header| header >> 24 & 0b11 == 0b11);
-    let pm = register(CAP_POWER, 4).is_some_and(|control| control & 1 << 3 == 0);
     let oldest = dev.parent().and_then(|bridge| bridge.children().first().map(|child| child.id()));
-    let methods = [(flr, "flr"), (af_flr, "af_flr"), (pm, "pm"), (oldest == Some(dev.id()), BUS_RESET)];
+    let methods = [
+        (has_express_reset(config), "flr"),
+        (has_advanced_features_reset(config), "af_flr"),
+        (resets_by_power(config), "pm"),
+        (oldest == Some(dev.id()), BUS_RESET),
+    ];
     methods.into_iter().filter_map(|(has, name)| has.then_some(name)).collect()
 }
 

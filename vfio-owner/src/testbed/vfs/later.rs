@@ -6,12 +6,12 @@ use alloc::sync::Arc;
 use core::time::Duration;
 
 use iommu_core::device_model::sync::Users;
-use iommu_core::device_model::{Device, DriverHandle, Progress, SysfsBindError, Unbind};
+use iommu_core::device_model::{BusHandle, Device, DriverHandle, Progress, SysfsBindError, Unbind};
 
 use super::super::machine::{Machine, MachineError, Pci};
 use super::error::AttributeError;
 
-/// How long a driver is waited for before it asks its users again.
+/// How long users are waited for before they are asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// What a write to an attribute does.
@@ -22,7 +22,7 @@ pub(super) enum Task {
     /// One after the other.
     Removals(VecDeque<Unbind>),
     Bind {
-        pci: iommu_core::device_model::BusHandle<Pci>,
+        pci: BusHandle<Pci>,
         driver: DriverHandle<Pci>,
         dev: Arc<Device<Pci>>,
     },
@@ -128,38 +128,17 @@ impl Later {
         Written::start(self.task, self.bytes)
     }
 
-    /// Goes on until the write is done, for `timeout` at most. The users are asked again from time to time.
-    ///
-    /// # Errors
-    /// The write has failed.
-    pub fn wait_for(mut self, timeout: Duration) -> Result<Written, AttributeError> {
-        let mut left = timeout;
-        loop {
-            let turn = left.min(ASK_AGAIN);
-            if !self.users.wait_for(turn) {
-                if turn == ASK_AGAIN {
-                    self.task.ask_again();
-                }
-                left = left.saturating_sub(turn);
-                if left.is_zero() {
-                    return Ok(Written::Later(self));
-                }
-                continue;
-            }
-            match Written::start(self.task, self.bytes)? {
-                Written::Later(later) => self = later,
-                done @ Written::Bytes(_) => return Ok(done),
-            }
-        }
-    }
-
-    /// Goes on until the write is done, however long users take, and returns how many bytes were taken.
+    /// Goes on until the write is done, however long users take, and returns how many bytes were taken. The users are
+    /// asked again from time to time.
     ///
     /// # Errors
     /// The write has failed.
     pub fn wait(mut self) -> Result<usize, AttributeError> {
         loop {
-            match self.wait_for(ASK_AGAIN)? {
+            while !self.users.wait_for(ASK_AGAIN) {
+                self.task.ask_again();
+            }
+            match Written::start(self.task, self.bytes)? {
                 Written::Bytes(bytes) => return Ok(bytes),
                 Written::Later(later) => self = later,
             }

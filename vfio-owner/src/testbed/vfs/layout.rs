@@ -9,7 +9,8 @@ use iommu_core::GroupId;
 use iommu_core::device_model::pci::{BarKind, HeaderLayout, PciAddress};
 use iommu_core::hardware::Description;
 
-use super::attribute::{Attribute, Content, Owner};
+use super::super::intel;
+use super::attribute::{Attribute, Command, Content, Owner};
 use super::char_device::CharDevice;
 use super::device_text::fixed;
 use super::settings::Switch;
@@ -57,7 +58,7 @@ pub(super) fn root(structure: &Structure) -> Directory {
     for (name, parameters) in MODULE_PARAMETERS {
         module(&mut planting, name);
         for (parameter, value) in parameters {
-            text(&mut planting, Owner::Machine, &format!("{MODULES}/{name}/parameters/{parameter}"), *value);
+            text(&mut planting, &Owner::Machine, &format!("{MODULES}/{name}/parameters/{parameter}"), *value);
         }
     }
     for (name, description) in &structure.iommus {
@@ -97,12 +98,9 @@ fn fault_injection(planting: &mut Planting) {
 
 /// Where the host's files are seen beside the machine's. The host's devices and their drivers are not.
 fn share_with_host(planting: &mut Planting) {
-    for path in ["/", "/dev", "/sys", "/sys/bus", CLASS, "/sys/dev/char", "/sys/kernel", MODULES, VIRTUAL] {
-        planting.shared(path, HostEntries::Beside);
-    }
-    planting.shared("/sys/class/misc", HostEntries::Beside);
-    planting.shared("/sys/devices/virtual/misc", HostEntries::Beside);
-    for path in ["/proc", "/proc/bus", "/sys/dev"] {
+    let kernel = ["/sys/bus", CLASS, "/sys/class/misc", "/sys/dev", "/sys/dev/char", "/sys/kernel", MODULES];
+    let devices = [VIRTUAL, "/sys/devices/virtual/misc"];
+    for path in ["/", "/dev", "/proc", "/proc/bus", "/sys"].into_iter().chain(kernel).chain(devices) {
         planting.shared(path, HostEntries::Beside);
     }
     planting.shared("/sys/devices", HostEntries::Only(&["system"]));
@@ -112,8 +110,8 @@ fn add(planting: &mut Planting, owner: &Owner, path: &str, content: Content) {
     planting.add(path, Node::Attribute(Attribute::new(owner.clone(), content)));
 }
 
-fn text(planting: &mut Planting, owner: Owner, path: &str, text: impl Into<Arc<str>>) {
-    planting.add(path, Node::Attribute(Attribute::new(owner, Content::Text(text.into()))));
+fn text(planting: &mut Planting, owner: &Owner, path: &str, text: impl Into<Arc<str>>) {
+    add(planting, owner, path, Content::Text(text.into()));
 }
 
 fn bus(planting: &mut Planting) {
@@ -121,11 +119,11 @@ fn bus(planting: &mut Planting) {
     planting.directory("/sys/bus/pci/drivers");
     planting.directory("/sys/bus/pci/slots");
     planting.directory(GROUPS);
-    add(planting, &Owner::Machine, &format!("{BUS}/uevent"), Content::Uevent("".into()));
     let files = [
-        ("drivers_probe", Content::DriversProbe),
+        ("uevent", Content::Command(Command::Uevent)),
+        ("drivers_probe", Content::Command(Command::DriversProbe)),
         ("drivers_autoprobe", Content::DriversAutoprobe),
-        ("rescan", Content::Rescan),
+        ("rescan", Content::Command(Command::Rescan)),
     ];
     for (name, content) in files {
         add(planting, &Owner::Machine, &format!("{BUS}/{name}"), content);
@@ -136,14 +134,14 @@ fn plant_driver(planting: &mut Planting, driver: &Arc<str>) {
     let owner = Owner::Driver(driver.clone());
     let path = format!("{BUS}/drivers/{driver}");
     let files = [
-        ("bind", Content::Bind),
-        ("unbind", Content::Unbind),
-        ("new_id", Content::NewId),
-        ("remove_id", Content::RemoveId),
-        ("uevent", Content::Uevent("".into())),
+        ("bind", Command::Bind),
+        ("unbind", Command::Unbind),
+        ("new_id", Command::NewId),
+        ("remove_id", Command::RemoveId),
+        ("uevent", Command::Uevent),
     ];
-    for (name, content) in files {
-        add(planting, &owner, &format!("{path}/{name}"), content);
+    for (name, command) in files {
+        add(planting, &owner, &format!("{path}/{name}"), Content::Command(command));
     }
     if !BUILT_IN.contains(&&**driver) {
         let name = driver.replace('-', "_");
@@ -159,8 +157,8 @@ fn plant_driver(planting: &mut Planting, driver: &Arc<str>) {
 
 fn module(planting: &mut Planting, name: &str) {
     let path = format!("{MODULES}/{name}");
-    text(planting, Owner::Machine, &format!("{path}/initstate"), "live\n");
-    text(planting, Owner::Machine, &format!("{path}/refcnt"), "0\n");
+    text(planting, &Owner::Machine, &format!("{path}/initstate"), "live\n");
+    text(planting, &Owner::Machine, &format!("{path}/refcnt"), "0\n");
     planting.directory(&format!("{path}/holders"));
 }
 
@@ -176,7 +174,7 @@ fn device(planting: &mut Planting, dev: &PciDevice, above: Option<&PciDevice>) {
     let PciDevice { name, path, function, .. } = dev;
     let owner = Owner::Device { name: name.clone(), id: dev.id };
     for (file, content) in fixed(function, above.map(|above| &*above.function)) {
-        text(planting, owner.clone(), &format!("{path}/{file}"), content);
+        text(planting, &owner, &format!("{path}/{file}"), content);
     }
     // The length of a configuration space fits.
     let config_bytes = function.config.bytes().len() as u64;
@@ -191,12 +189,12 @@ fn device(planting: &mut Planting, dev: &PciDevice, above: Option<&PciDevice>) {
         ("msi_bus", Content::Switch(Switch::MessageInterrupts)),
         ("broken_parity_status", Content::Switch(Switch::BrokenParity)),
         ("numa_node", Content::NumaNode),
-        ("remove", Content::Remove),
-        ("rescan", Content::Rescan),
+        ("remove", Content::Command(Command::Remove)),
+        ("rescan", Content::Command(Command::Rescan)),
         ("uevent", Content::DeviceUevent),
     ];
     if !dev.reset_methods.is_empty() {
-        files.push(("reset", Content::Reset));
+        files.push(("reset", Content::Command(Command::Reset)));
         files.push(("reset_method", Content::ResetMethod));
     }
     for (file, content) in files {
@@ -246,9 +244,9 @@ fn root_bus(planting: &mut Planting, dev: &PciDevice, above: Option<&PciDevice>)
 fn pci_bus(planting: &mut Planting, bridge: &str, address: PciAddress, number: u8) {
     let name = format!("{:04x}:{number:02x}", address.domain());
     let path = format!("{bridge}/pci_bus/{name}");
-    text(planting, Owner::Machine, &format!("{path}/cpuaffinity"), "1\n");
-    text(planting, Owner::Machine, &format!("{path}/cpulistaffinity"), "0\n");
-    add(planting, &Owner::Machine, &format!("{path}/rescan"), Content::Rescan);
+    text(planting, &Owner::Machine, &format!("{path}/cpuaffinity"), "1\n");
+    text(planting, &Owner::Machine, &format!("{path}/cpulistaffinity"), "0\n");
+    add(planting, &Owner::Machine, &format!("{path}/rescan"), Content::Command(Command::Rescan));
     planting.relative_link(&format!("{path}/device"), bridge);
     class(planting, "pci_bus", &name, &path);
 }
@@ -283,7 +281,7 @@ fn links(planting: &mut Planting, dev: &PciDevice) {
 /// The IOMMU itself. Clients read in its registers how wide addresses are.
 fn iommu_unit(planting: &mut Planting, name: &str, description: &Description) {
     let path = iommu_path(name);
-    if let Some([capabilities, extended]) = intel_registers(description) {
+    if let Some([capabilities, extended]) = intel::registers(description) {
         let registers = [
             ("address", "fed90000\n".into()),
             ("cap", format!("{capabilities:x}\n")),
@@ -292,18 +290,11 @@ fn iommu_unit(planting: &mut Planting, name: &str, description: &Description) {
             ("version", String::from("1:0\n")),
         ];
         for (file, value) in registers {
-            text(planting, Owner::Machine, &format!("{path}/intel-iommu/{file}"), value);
+            text(planting, &Owner::Machine, &format!("{path}/intel-iommu/{file}"), value);
         }
     }
     planting.directory(&format!("{path}/devices"));
     class(planting, "iommu", name, &path);
-}
-
-/// The capability registers of an IOMMU that says that it is Intel's: behind the flags in `struct iommu_hw_info_vtd`.
-fn intel_registers(description: &Description) -> Option<[u64; 2]> {
-    const TYPE_INTEL_VTD: u32 = 1;
-    let register = |at: usize| description.bytes.get(at..)?.first_chunk().copied().map(u64::from_ne_bytes);
-    if description.kind == TYPE_INTEL_VTD { Some([register(8)?, register(16)?]) } else { None }
 }
 
 fn iommu_path(name: &str) -> String {
@@ -360,7 +351,7 @@ fn device_files(planting: &mut Planting, structure: &Structure) {
 /// A character device, below `/dev` and as the device at `path` in sysfs.
 fn char_device(planting: &mut Planting, owner: &Owner, path: &str, name: &str, file: CharDevice) {
     let CharDevice { major, minor, mode, .. } = file;
-    text(planting, owner.clone(), &format!("{path}/dev"), format!("{major}:{minor}\n"));
+    text(planting, owner, &format!("{path}/dev"), format!("{major}:{minor}\n"));
     let mode = if mode == 0o600 { String::new() } else { format!("DEVMODE=0{mode:o}\n") };
     let uevent = format!("MAJOR={major}\nMINOR={minor}\nDEVNAME={name}\n{mode}");
     add(planting, owner, &format!("{path}/uevent"), Content::Uevent(uevent.into()));

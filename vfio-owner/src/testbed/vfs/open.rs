@@ -96,15 +96,11 @@ impl Vfs {
     /// Fails if there is no such file, its permissions do not allow it, or the group or device cannot be opened now.
     pub fn open(&self, path: &str, opening: &Opening<'_>) -> Result<Opened, OpenError> {
         let tree = self.tree();
+        // What is missing would be created in a directory that is there.
+        let above = path.trim_end_matches('/').rsplit_once('/').map_or("", |(above, _)| above);
+        let creates = || opening.absent == Absent::IsCreated && tree.find(above, LastLink::Follow).is_ok();
         let found = tree.find(path, opening.last).map_err(|error| match error {
-            WalkError::Missing { path: missing } if opening.absent == Absent::IsCreated => {
-                let last_step = missing.rsplit('/').next() == path.trim_end_matches('/').rsplit('/').next();
-                if last_step {
-                    OpenError::NotCreated { path: missing }
-                } else {
-                    WalkError::Missing { path: missing }.into()
-                }
-            }
+            WalkError::Missing { path } if creates() => OpenError::NotCreated { path },
             error => error.into(),
         })?;
         let path = found.path;

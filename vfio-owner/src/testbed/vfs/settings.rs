@@ -111,16 +111,15 @@ impl Settings {
     /// Takes the bits that can be written.
     pub(super) fn write_config(&self, machine: &Machine, dev: &Device<Pci>, offset: u64, bytes: &[u8]) {
         let there = present(machine);
-        let mut config = self.config(dev);
+        let mut configs = self.configs.lock();
+        configs.retain(|dev, _| there.contains(dev));
+        let config = configs.entry(dev.id()).or_insert_with(|| dev.description().config.bytes());
         for (at, mask) in WRITABLE {
             let written = usize::try_from(offset).ok().and_then(|offset| bytes.get(at.checked_sub(offset)?));
             if let (Some(byte), Some(written)) = (config.get_mut(at), written) {
                 *byte = *byte & !mask | written & mask;
             }
         }
-        let mut configs = self.configs.lock();
-        configs.retain(|dev, _| there.contains(dev));
-        configs.insert(dev.id(), config);
     }
 }
 
