@@ -16,7 +16,7 @@ use vfio_owner::iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit,
 use vfio_owner::iommu_core::{Access, UserAddr, UserMemory};
 
 use crate::limits::Limits;
-use crate::task::{Status, Task};
+use crate::task::Task;
 
 const PAGE: u64 = 4096;
 /// Size of a window.
@@ -59,14 +59,14 @@ impl Processes {
     /// Returns the memory of a task's process.
     pub(crate) fn memory(&self, task: Task) -> Arc<dyn UserMemory> {
         let Ok(status) = task.status() else { return Arc::new(Gone) };
-        let number = status.number("Tgid:").unwrap_or_default();
+        let number = status.number("Tgid:", 0).unwrap_or_default();
         let mut known = self.known.lock();
         if let Some(process) = known.processes.get(&number).filter(|process| process.space.is_alive()) {
             return process.clone();
         }
         // Those that have gone, or have executed another program. Who mapped their memory still holds it.
         known.processes.retain(|_, process| process.space.is_alive());
-        let user = status.number_of("Uid:").unwrap_or_default();
+        let user = status.number("Uid:", 0).unwrap_or_default();
         let user = known.users.entry(user).or_insert_with(LockedPages::unlimited).clone();
         let Some(process) = Process::open(task, number, self, user) else { return Arc::new(Gone) };
         known.processes.insert(number, process.clone());
@@ -352,20 +352,4 @@ impl Mapping {
 fn mappings(task: Task) -> Vec<Mapping> {
     let text = fs::read_to_string(task.proc("maps")).unwrap_or_default();
     text.lines().filter_map(Mapping::of).collect()
-}
-
-impl Status {
-    fn number_of(&self, name: &str) -> Option<u32> {
-        self.field(name)?.split_whitespace().next()?.parse().ok()
-    }
-
-    /// Whether the task has a capability: as the host says, or as root of the machine, if the host's root cannot have it.
-    pub(crate) fn has(&self, capability: u32) -> bool {
-        let in_set = |name| {
-            let set = self.field(name).and_then(|text| u64::from_str_radix(text, 16).ok());
-            set.unwrap_or(0) >> capability & 1 == 1
-        };
-        let is_root = self.field("Uid:").and_then(|ids| ids.split_whitespace().nth(1)) == Some("0");
-        in_set("CapEff:") || is_root && !in_set("CapBnd:")
-    }
 }
