@@ -49,11 +49,11 @@ impl Task {
         if from.is_empty() || done == Ok(from.len()) { Ok(()) } else { Err(Errno::FAULT) }
     }
 
-    /// Reads a number from the memory of its process.
-    pub(crate) fn read_u64(self, at: u64) -> Result<u64, Errno> {
-        let mut bytes = [0; 8];
-        self.read(at, &mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
+    /// Reads adjacent numbers from the memory of its process.
+    pub(crate) fn numbers<const COUNT: usize>(self, at: u64) -> Result<[u64; COUNT], Errno> {
+        let mut bytes = [[0; 8]; COUNT];
+        self.read(at, bytes.as_flattened_mut())?;
+        Ok(bytes.map(u64::from_le_bytes))
     }
 
     /// Reads the bytes of a small write.

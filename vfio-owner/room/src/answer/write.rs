@@ -83,7 +83,7 @@ impl Supervisor {
         let count = if offset == 0 {
             rustix::io::read(&input, &mut bytes)?
         } else {
-            let position = trapped.task.read_u64(offset)?;
+            let [position] = trapped.task.numbers(offset)?;
             let count = rustix::io::pread(&input, &mut bytes, position)?;
             trapped.task.write(offset, &position.saturating_add(count as u64).to_le_bytes())?;
             count
@@ -118,8 +118,7 @@ fn gather(trapped: &Trapped<'_>) -> Result<Vec<u8>, Errno> {
     }
     let mut bytes = Vec::new();
     for piece in 0..count.min(1024) {
-        let vector = at.wrapping_add(16 * piece);
-        let (base, len) = (trapped.task.read_u64(vector)?, trapped.task.read_u64(vector.wrapping_add(8))?);
+        let [base, len] = trapped.task.numbers(at.wrapping_add(16 * piece))?;
         let left = MOST - bytes.len() as u64;
         bytes.extend(trapped.task.bytes(base, len.min(left))?);
     }
