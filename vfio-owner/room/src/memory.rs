@@ -138,8 +138,8 @@ impl Process {
     }
 
     /// Keeps what is pinned, if it is of a file that can be opened: only root can open what shared memory lies in.
-    fn keep(&self, at: u64, bytes: u64) {
-        let kept = mappings(self.task).into_iter().filter_map(|mapping| {
+    fn keep(&self, mappings: &[Mapping], at: u64, bytes: u64) {
+        let kept = mappings.iter().filter_map(|mapping| {
             let (start, end) = (mapping.start.max(at), mapping.end.min(at + bytes));
             let bytes = end.checked_sub(start).filter(|bytes| *bytes > 0 && mapping.is_shared)?;
             let name = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
@@ -175,17 +175,6 @@ impl Process {
         act(file, offset).map_err(|_| BadAddress { at })
     }
 
-    /// How much of the range is mapped for this access, in bytes.
-    fn mapped(&self, at: u64, bytes: u64, access: Access) -> u64 {
-        let end = at.saturating_add(bytes);
-        let mut reached = at;
-        for mapping in mappings(self.task) {
-            if mapping.start <= reached && reached < mapping.end && mapping.permits(access) {
-                reached = mapping.end.min(end);
-            }
-        }
-        reached - at
-    }
 }
 
 impl Space {
@@ -200,7 +189,8 @@ impl UserMemory for Process {
         let bad = BadAddress { at };
         let (number, offset) = (at.get() / WINDOW, at.get() % WINDOW);
         // Of one window, and what is mapped of it.
-        let bytes = self.mapped(at.get(), bytes.min(WINDOW - offset), access);
+        let mappings = mappings(self.task);
+        let bytes = mapped(&mappings, at.get(), bytes.min(WINDOW - offset), access);
         if bytes < PAGE || !self.space.is_alive() {
             return Err(bad);
         }
@@ -215,7 +205,7 @@ impl UserMemory for Process {
         *pins += bytes / PAGE;
         let phys = window.at().checked_add(offset).ok_or(bad)?;
         drop(windows);
-        self.keep(at.get(), bytes);
+        self.keep(&mappings, at.get(), bytes);
         Ok(PinnedRun { phys, bytes })
     }
 
@@ -352,4 +342,16 @@ impl Mapping {
 fn mappings(task: Task) -> Vec<Mapping> {
     let text = fs::read_to_string(task.proc("maps")).unwrap_or_default();
     text.lines().filter_map(Mapping::of).collect()
+}
+
+/// How much of the range is mapped for this access, in bytes.
+fn mapped(mappings: &[Mapping], at: u64, bytes: u64, access: Access) -> u64 {
+    let end = at.saturating_add(bytes);
+    let mut reached = at;
+    for mapping in mappings {
+        if mapping.start <= reached && reached < mapping.end && mapping.permits(access) {
+            reached = mapping.end.min(end);
+        }
+    }
+    reached - at
 }
