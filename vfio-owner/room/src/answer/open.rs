@@ -114,7 +114,8 @@ impl Supervisor {
             Node::Attribute(_) | Node::CharDevice(_) if how.is_path() => return self.read_only(&path, b"", how),
             Node::Attribute(_) | Node::CharDevice(_) => {}
         }
-        let name = trapped.task.name();
+        // What is said of an open device file says who has it.
+        let name = if let Node::CharDevice(_) = node { trapped.task.name() } else { String::new() };
         let opening = Opening { name: &name, ..Opening::new(how.access()) };
         let text = path.to_str().ok_or(Errno::NOENT)?;
         match self.vfs.open(text, &opening) {
