@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use vfio_owner::iommu_core::device_model::sync::Mutex;
+use vfio_owner::iommu_core::device_model::sync::{LockClass, Mutex};
 use vfio_owner::iommu_core::software::{Contents, LockedPages, Memory, Window};
 use vfio_owner::iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use vfio_owner::iommu_core::{Access, UserAddr, UserMemory};
@@ -21,6 +21,9 @@ use crate::task::Task;
 const PAGE: u64 = 4096;
 /// Size of a window.
 const WINDOW: u64 = 1 << 30;
+/// Within all locks of the machine but that of its memory, which a window takes when it begins and ends.
+const PROCESSES: LockClass = LockClass::new("processes of a room", 930);
+const WINDOWS: LockClass = LockClass::new("windows of a process", 940);
 /// `CAP_IPC_LOCK`.
 const IPC_LOCK: u32 = 14;
 
@@ -41,7 +44,7 @@ struct Known {
 
 impl Processes {
     pub(crate) fn new(memory: Memory) -> Self {
-        Self { memory, limits: Arc::default(), known: Mutex::default() }
+        Self { memory, limits: Arc::default(), known: Mutex::of(PROCESSES, Known::default()) }
     }
 
     /// Returns the limits of the processes.
@@ -84,7 +87,7 @@ struct Process {
     own: LockedPages,
     user: LockedPages,
     pinned: LockedPages,
-    /// By the number of their gigabyte, with how many pages are pinned. Leaf lock.
+    /// By the number of their gigabyte, with how many pages are pinned.
     windows: Mutex<BTreeMap<u64, (Window, u64)>>,
     /// What is pinned of memory that others can have as well: it outlives the process. Leaf lock.
     kept: Mutex<Vec<Kept>>,
@@ -124,7 +127,7 @@ impl Process {
             own,
             user,
             pinned,
-            windows: Mutex::default(),
+            windows: Mutex::of(WINDOWS, BTreeMap::new()),
             kept: Mutex::default(),
         }))
     }
