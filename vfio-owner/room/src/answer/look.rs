@@ -1,19 +1,21 @@
 //! Calls that look at a file.
 
 use std::ffi::OsString;
+use std::mem::offset_of;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, statat};
+use rustix::fs::{AtFlags, CWD, FileType, FsWord, statat};
 use rustix::io::Errno;
 use vfio_owner::testbed::vfs::Node;
 
 use super::{Answer, Trapped};
-use crate::attributes::Attributes;
+use crate::attributes::{Attributes, put};
 use crate::calls::Call;
 use crate::files::Kind;
 use crate::supervisor::Supervisor;
 use crate::task::Task;
+use crate::territory::SYSFS_MAGIC;
 use crate::view::{MARK, View};
 use crate::walk::{HostPlace, Last, Place};
 
@@ -175,11 +177,9 @@ impl Supervisor {
                 let is_device = FileType::from_raw_mode(found.mode) == FileType::CharacterDevice;
                 let magic = if path.starts_with("/sys") && !is_device { SYSFS_MAGIC } else { TMPFS_MAGIC };
                 let mut bytes = vec![0; size_of::<libc::statfs>()];
-                for (at, value) in [(0, magic), (8, 4096), (64, 255)] {
-                    if let Some(place) = bytes.get_mut(at..at + 8) {
-                        place.copy_from_slice(&value.to_le_bytes());
-                    }
-                }
+                put(&mut bytes, offset_of!(libc::statfs, f_type), &magic.to_le_bytes());
+                put(&mut bytes, offset_of!(libc::statfs, f_bsize), &4096_u64.to_le_bytes());
+                put(&mut bytes, offset_of!(libc::statfs, f_namelen), &255_u64.to_le_bytes());
                 trapped.task.write(trapped.arg(1), &bytes)?;
                 Ok(Answer::Value(0))
             }
@@ -198,6 +198,5 @@ impl Supervisor {
     }
 }
 
-/// `f_type` of sysfs, and of what `/dev` is.
-const SYSFS_MAGIC: u64 = 0x6265_6572;
-const TMPFS_MAGIC: u64 = 0x0102_1994;
+/// `f_type` of what `/dev` is.
+const TMPFS_MAGIC: FsWord = 0x0102_1994;
