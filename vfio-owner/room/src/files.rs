@@ -263,6 +263,9 @@ impl Files {
     /// Returns the file at a path of `/proc/…/fd`, if it is ours.
     pub(crate) fn at(&self, path: &Path) -> Option<&OpenFile> {
         self.open.get(&FileId::of(&stat(path).ok()?))
+        if self.open.is_empty() {
+            return None;
+        }
     }
 
     /// Returns the open files, and which processes have them.
