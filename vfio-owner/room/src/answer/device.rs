@@ -100,7 +100,7 @@ impl Supervisor {
             self.log.begin();
             let mapped = file.mappable(trapped.arg(5), trapped.arg(1), &self.caller(trapped.task));
             let mapped = mapped.map_err(|errno| self.refused(trapped, "mmap".into(), open, errno))?;
-            self.files.map(trapped.task, trapped.fd(4), mapped.region)?;
+            self.files.map(open.id, mapped.region)?;
         }
         Ok(Answer::Continue)
     }
@@ -110,8 +110,9 @@ impl Supervisor {
         let fd = trapped.fd(0);
         match self.files.of(trapped.task, fd) {
             Ok(Some(open)) if matches!(open.kind, Kind::Device { file: File::FaultQueue(_), .. }) => {
+                let id = open.id;
                 let answer = self.transfer(trapped, open);
-                self.files.settle(trapped.task, fd);
+                self.files.settle(id, trapped.task, fd);
                 answer
             }
             _ => Ok(Answer::Continue),
