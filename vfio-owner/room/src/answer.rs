@@ -120,7 +120,6 @@ impl Supervisor {
         {
             return Some(path);
         }
-        let link = if fd == libc::AT_FDCWD { task.proc("cwd") } else { task.descriptor(fd) };
-        self.tree.in_room(&Task::link(&link).ok()?)
+        self.tree.in_room(&Task::link(&task.directory(fd)).ok()?)
     }
 }

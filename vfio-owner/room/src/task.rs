@@ -88,6 +88,11 @@ impl Task {
         self.proc(&format!("fd/{fd}"))
     }
 
+    /// Returns the path that leads to a descriptor, for calls to which `AT_FDCWD` is the working directory.
+    pub(crate) fn directory(self, fd: i32) -> PathBuf {
+        if fd == libc::AT_FDCWD { self.proc("cwd") } else { self.descriptor(fd) }
+    }
+
     /// Returns what its `/proc/…/fd/N`, `cwd` or `root` link says.
     pub(crate) fn link(path: &Path) -> Result<PathBuf, Errno> {
         let text = rustix::fs::readlink(path, Vec::new())?;

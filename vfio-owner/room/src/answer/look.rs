@@ -99,8 +99,7 @@ impl Supervisor {
             };
             return Subject::Room(path, found);
         }
-        let open = if fd == libc::AT_FDCWD { None } else { self.open_file(&task.descriptor(fd)) };
-        open.unwrap_or(Subject::Native)
+        self.open_file(&task.directory(fd)).unwrap_or(Subject::Native)
     }
 
     /// What there is to say of an open file of ours.
