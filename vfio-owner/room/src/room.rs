@@ -95,7 +95,8 @@ impl Room {
             let inside = inside.spawn_scoped(scope, move || go_through(&program, &outside).then(act));
             let inside = inside.map_err(RoomError::Setup)?;
             // The thread sends before it ends.
-            self.serve(listener.recv().map_err(|error| RoomError::Setup(io::Error::other(error)))??);
+            let listener = listener.recv().map_err(|error| RoomError::Setup(io::Error::other(error)))??;
+            self.ask(Request::Serve(listener));
             match inside.join() {
                 Ok(result) => result.ok_or(RoomError::NoNotification),
                 Err(payload) => resume_unwind(payload),
@@ -112,10 +113,6 @@ impl Room {
     /// serves the room: it must not print, wait, or take a lock that somebody inside can hold.
     pub fn observe_refusals(&self, observer: impl Fn(&(dyn Error + 'static)) + Send + Sync + 'static) {
         self.log.observe(Arc::new(observer));
-    }
-
-    fn serve(&self, listener: Listener) {
-        self.ask(Request::Serve(listener));
     }
 
     fn ask(&self, request: Request) {
