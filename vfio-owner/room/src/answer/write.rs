@@ -2,6 +2,7 @@
 
 use std::num::IntErrorKind;
 
+use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 use vfio_owner::testbed::vfs::{AttributeError, OpenAttribute, Written};
 
@@ -77,6 +78,11 @@ impl Supervisor {
     /// Reads what `sendfile` is to send.
     fn take(trapped: &Trapped<'_>) -> Result<Vec<u8>, Errno> {
         let input = trapped.task.get(trapped.fd(1))?;
+        // As in Linux, nothing of a pipe: it may be filled by a task that waits for us.
+        let kind = FileType::from_raw_mode(fstat(&input)?.st_mode);
+        if !matches!(kind, FileType::RegularFile | FileType::BlockDevice) {
+            return Err(Errno::INVAL);
+        }
         let mut bytes = vec![0; usize::try_from(trapped.arg(3).min(MOST)).unwrap_or(0)];
         let offset = trapped.arg(2);
         trapped.check()?;
