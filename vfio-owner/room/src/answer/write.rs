@@ -2,7 +2,7 @@
 
 use std::num::IntErrorKind;
 
-use rustix::fs::{FileType, fstat};
+use rustix::fs::{FileType, SeekFrom, fstat, seek};
 use rustix::io::Errno;
 use vfio_owner::testbed::vfs::{AttributeError, OpenAttribute, Written};
 
@@ -47,9 +47,24 @@ impl Supervisor {
         attribute: &OpenAttribute,
         bytes: &[u8],
     ) -> Result<Answer, Errno> {
-        let position = if trapped.call == Call::Pwrite64 { trapped.arg(3) } else { 0 };
+        let has_position = match trapped.call {
+            Call::Pwrite64 | Call::Pwritev => true,
+            Call::Pwritev2 => trapped.arg(3) != u64::MAX,
+            _ => false,
+        };
+        // Where a text is written makes no difference.
+        let moves = !has_position && attribute.attribute().is_binary();
+        let user = moves.then(|| trapped.task.get(trapped.fd(0))).transpose()?;
+        let position = match &user {
+            Some(user) => seek(user, SeekFrom::Current(0))?,
+            None if has_position => trapped.arg(3),
+            None => 0,
+        };
         let refuse = |error: &AttributeError| self.refuse(trapped, &file.name, error, error.errno());
         let written = attribute.write(position, bytes).map_err(|error| refuse(&error))?;
+        if let (Some(user), Written::Bytes(count)) = (&user, &written) {
+            seek(user, SeekFrom::Start(position.saturating_add(*count as u64)))?;
+        }
         // Whoever reads what it wrote finds what the machine made of it.
         if let Ok(content) = content(attribute) {
             file.refresh(&content);
