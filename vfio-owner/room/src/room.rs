@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::ffi::OsStr;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
@@ -11,6 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+use std::{fs, io};
 
 use rustix::event::{EventfdFlags, eventfd};
 use vfio_owner::iommu_core::device_model::sync::Mutex;
@@ -54,10 +54,11 @@ impl Room {
     /// Makes a room as [`new`](Self::new) does, whose tasks cannot change what lies in `directory` either.
     ///
     /// # Errors
-    /// Fails as [`new`](Self::new) does.
+    /// Fails as [`new`](Self::new) does, or if there is no such directory.
     pub fn keeping_out(machine: &Arc<Machine>, directory: impl Into<PathBuf>) -> Result<Self, RoomError> {
         let mut bounds = Bounds::default();
-        bounds.guard(directory.into());
+        // Paths are compared without links.
+        bounds.guard(fs::canonicalize(directory.into()).map_err(RoomError::Setup)?);
         Self::with_bounds(machine, bounds)
     }
 
