@@ -46,7 +46,7 @@ impl Room {
     /// Makes a room with `machine` in it.
     ///
     /// # Errors
-    /// Fails if the kernel has no such notification, or what the room needs cannot be made.
+    /// Fails if the kernel has no seccomp user notification as of Linux 5.19, or what the room needs cannot be made.
     pub fn new(machine: &Arc<Machine>) -> Result<Self, RoomError> {
         Self::with_bounds(machine, Bounds::default())
     }
