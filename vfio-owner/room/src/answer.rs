@@ -105,7 +105,12 @@ impl Supervisor {
     /// Notes that the machine refused a call, and why.
     fn refuse(&self, trapped: &Trapped<'_>, file: &Path, error: &(dyn Error + 'static), errno: MachineErrno) -> Errno {
         self.log.reason(error);
-        self.log.refuse(trapped.task.number(), format!("{:?}", trapped.call).to_lowercase(), file.into(), errno);
+        self.refused(trapped.task, trapped.call.name(), file, errno)
+    }
+
+    /// Notes that a call failed. Why, the machine has said already.
+    pub(crate) fn refused(&self, task: Task, call: String, file: &Path, errno: MachineErrno) -> Errno {
+        self.log.refuse(task.number(), call, file.into(), errno);
         Errno::from_raw_os_error(errno.number())
     }
 
@@ -120,7 +125,6 @@ impl Supervisor {
         {
             return Some(path);
         }
-        let link = if fd == libc::AT_FDCWD { task.proc("cwd") } else { task.descriptor(fd) };
-        self.tree.in_room(&Task::link(&link).ok()?)
+        self.tree.in_room(&Task::link(&task.directory(fd)).ok()?)
     }
 }

@@ -132,7 +132,8 @@ impl From<Stat> for Attributes {
     }
 }
 
-fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+/// Puts the bytes of a field in its place.
+pub(crate) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     if let Some(place) = bytes.get_mut(at..at + value.len()) {
         place.copy_from_slice(value);
     }

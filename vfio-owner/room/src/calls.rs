@@ -175,6 +175,11 @@ impl Call {
     pub(crate) fn of(architecture: Architecture, number: u32) -> Option<Self> {
         ROWS.iter().find(|row| row.number(architecture) == Some(number)).map(|row| row.call)
     }
+
+    /// Returns its name, as refusals have it.
+    pub(crate) fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
 }
 
 #[cfg(test)]

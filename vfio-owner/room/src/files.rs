@@ -42,6 +42,7 @@ impl FileId {
 /// An open file.
 #[derive(Debug)]
 pub(crate) struct OpenFile {
+    pub(crate) id: FileId,
     /// What `/proc/…/fd/N` says.
     pub(crate) name: PathBuf,
     pub(crate) kind: Kind,
@@ -164,7 +165,7 @@ impl Files {
         };
         self.watched.insert(watch, id);
         let backing = Backing::Memory { memory, watch, mapped: Mapped::default() };
-        self.open.insert(id, OpenFile { name, kind, backing });
+        self.open.insert(id, OpenFile { id, name, kind, backing });
         Ok(user)
     }
 
@@ -179,7 +180,7 @@ impl Files {
         let id = FileId::of(&fstat(user)?);
         let kind = Kind::Device { file, node: None };
         let name = PathBuf::from("anon_inode:[iommufd-pgfault]");
-        self.open.insert(id, OpenFile { name, kind, backing: Backing::Socket { end, signalled: false } });
+        self.open.insert(id, OpenFile { id, name, kind, backing: Backing::Socket { end, signalled: false } });
         Ok(())
     }
 
@@ -205,14 +206,14 @@ impl Files {
         });
     }
 
-    /// Has a region of a task's file be mapped.
-    pub(crate) fn map(&mut self, task: Task, fd: i32, region: RegionIndex) -> Result<(), Errno> {
-        self.open.get_mut(&Self::identify(task, fd)?).map_or(Ok(()), |open| open.map(region))
+    /// Has a region of a file mapped.
+    pub(crate) fn map(&mut self, id: FileId, region: RegionIndex) -> Result<(), Errno> {
+        self.open.get_mut(&id).map_or(Ok(()), |open| open.map(region))
     }
 
-    /// Makes a fault queue unreadable once nothing waits in it.
-    pub(crate) fn settle(&mut self, task: Task, fd: i32) {
-        let Some(open) = Self::identify(task, fd).ok().and_then(|id| self.open.get_mut(&id)) else { return };
+    /// Makes a fault queue, which a task has as `fd`, unreadable once nothing waits in it.
+    pub(crate) fn settle(&mut self, id: FileId, task: Task, fd: i32) {
+        let Some(open) = self.open.get_mut(&id) else { return };
         if let (Kind::Device { file, .. }, Backing::Socket { signalled, .. }) = (&open.kind, &mut open.backing)
             && *signalled
             && !file.poll().readable
@@ -262,6 +263,9 @@ impl Files {
 
     /// Returns the file at a path of `/proc/…/fd`, if it is ours.
     pub(crate) fn at(&self, path: &Path) -> Option<&OpenFile> {
+        if self.open.is_empty() {
+            return None;
+        }
         self.open.get(&FileId::of(&stat(path).ok()?))
     }
 

@@ -60,7 +60,7 @@ impl<T: Clone> Inherited<T> {
                 }
                 return Some(set.value);
             }
-            next = Task::new(next).status().ok().and_then(|status| status.number("PPid:"))?;
+            next = Task::new(next).status().ok().and_then(|status| status.number("PPid:", 0))?;
         }
         None
     }

@@ -14,7 +14,7 @@ use vfio_owner::iommu_core::device_model::sync::Mutex;
 pub struct Refusal {
     /// The number of the task that called.
     pub task: u32,
-    /// What it called: `open`, `write`, or `ioctl` with the number.
+    /// The system call, such as `openat` or `write`; of an `ioctl`, with its number.
     pub call: String,
     /// The file.
     pub file: PathBuf,

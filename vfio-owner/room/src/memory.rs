@@ -10,17 +10,20 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use vfio_owner::iommu_core::device_model::sync::Mutex;
+use vfio_owner::iommu_core::device_model::sync::{LockClass, Mutex};
 use vfio_owner::iommu_core::software::{Contents, LockedPages, Memory, Window};
 use vfio_owner::iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use vfio_owner::iommu_core::{Access, UserAddr, UserMemory};
 
 use crate::limits::Limits;
-use crate::task::{Status, Task};
+use crate::task::Task;
 
 const PAGE: u64 = 4096;
 /// Size of a window.
 const WINDOW: u64 = 1 << 30;
+/// Within all locks of the machine but that of its memory, which a window takes when it begins and ends.
+const PROCESSES: LockClass = LockClass::new("processes of a room", 930);
+const WINDOWS: LockClass = LockClass::new("windows of a process", 940);
 /// `CAP_IPC_LOCK`.
 const IPC_LOCK: u32 = 14;
 
@@ -41,7 +44,7 @@ struct Known {
 
 impl Processes {
     pub(crate) fn new(memory: Memory) -> Self {
-        Self { memory, limits: Arc::default(), known: Mutex::default() }
+        Self { memory, limits: Arc::default(), known: Mutex::of(PROCESSES, Known::default()) }
     }
 
     /// Returns the limits of the processes.
@@ -59,14 +62,14 @@ impl Processes {
     /// Returns the memory of a task's process.
     pub(crate) fn memory(&self, task: Task) -> Arc<dyn UserMemory> {
         let Ok(status) = task.status() else { return Arc::new(Gone) };
-        let number = status.number("Tgid:").unwrap_or_default();
+        let number = status.number("Tgid:", 0).unwrap_or_default();
         let mut known = self.known.lock();
         if let Some(process) = known.processes.get(&number).filter(|process| process.space.is_alive()) {
             return process.clone();
         }
         // Those that have gone, or have executed another program. Who mapped their memory still holds it.
         known.processes.retain(|_, process| process.space.is_alive());
-        let user = status.number_of("Uid:").unwrap_or_default();
+        let user = status.number("Uid:", 0).unwrap_or_default();
         let user = known.users.entry(user).or_insert_with(LockedPages::unlimited).clone();
         let Some(process) = Process::open(task, number, self, user) else { return Arc::new(Gone) };
         known.processes.insert(number, process.clone());
@@ -84,7 +87,7 @@ struct Process {
     own: LockedPages,
     user: LockedPages,
     pinned: LockedPages,
-    /// By the number of their gigabyte, with how many pages are pinned. Leaf lock.
+    /// By the number of their gigabyte, with how many pages are pinned.
     windows: Mutex<BTreeMap<u64, (Window, u64)>>,
     /// What is pinned of memory that others can have as well: it outlives the process. Leaf lock.
     kept: Mutex<Vec<Kept>>,
@@ -124,7 +127,7 @@ impl Process {
             own,
             user,
             pinned,
-            windows: Mutex::default(),
+            windows: Mutex::of(WINDOWS, BTreeMap::new()),
             kept: Mutex::default(),
         }))
     }
@@ -138,8 +141,8 @@ impl Process {
     }
 
     /// Keeps what is pinned, if it is of a file that can be opened: only root can open what shared memory lies in.
-    fn keep(&self, at: u64, bytes: u64) {
-        let kept = mappings(self.task).into_iter().filter_map(|mapping| {
+    fn keep(&self, mappings: &[Mapping], at: u64, bytes: u64) {
+        let kept = mappings.iter().filter_map(|mapping| {
             let (start, end) = (mapping.start.max(at), mapping.end.min(at + bytes));
             let bytes = end.checked_sub(start).filter(|bytes| *bytes > 0 && mapping.is_shared)?;
             let name = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
@@ -175,17 +178,6 @@ impl Process {
         act(file, offset).map_err(|_| BadAddress { at })
     }
 
-    /// How much of the range is mapped for this access, in bytes.
-    fn mapped(&self, at: u64, bytes: u64, access: Access) -> u64 {
-        let end = at.saturating_add(bytes);
-        let mut reached = at;
-        for mapping in mappings(self.task) {
-            if mapping.start <= reached && reached < mapping.end && mapping.permits(access) {
-                reached = mapping.end.min(end);
-            }
-        }
-        reached - at
-    }
 }
 
 impl Space {
@@ -200,7 +192,8 @@ impl UserMemory for Process {
         let bad = BadAddress { at };
         let (number, offset) = (at.get() / WINDOW, at.get() % WINDOW);
         // Of one window, and what is mapped of it.
-        let bytes = self.mapped(at.get(), bytes.min(WINDOW - offset), access);
+        let mappings = mappings(self.task);
+        let bytes = mapped(&mappings, at.get(), bytes.min(WINDOW - offset), access);
         if bytes < PAGE || !self.space.is_alive() {
             return Err(bad);
         }
@@ -215,7 +208,7 @@ impl UserMemory for Process {
         *pins += bytes / PAGE;
         let phys = window.at().checked_add(offset).ok_or(bad)?;
         drop(windows);
-        self.keep(at.get(), bytes);
+        self.keep(&mappings, at.get(), bytes);
         Ok(PinnedRun { phys, bytes })
     }
 
@@ -354,18 +347,14 @@ fn mappings(task: Task) -> Vec<Mapping> {
     text.lines().filter_map(Mapping::of).collect()
 }
 
-impl Status {
-    fn number_of(&self, name: &str) -> Option<u32> {
-        self.field(name)?.split_whitespace().next()?.parse().ok()
+/// How much of the range is mapped for this access, in bytes.
+fn mapped(mappings: &[Mapping], at: u64, bytes: u64, access: Access) -> u64 {
+    let end = at.saturating_add(bytes);
+    let mut reached = at;
+    for mapping in mappings {
+        if mapping.start <= reached && reached < mapping.end && mapping.permits(access) {
+            reached = mapping.end.min(end);
+        }
     }
-
-    /// Whether the task has a capability: as the host says, or as root of the machine, if the host's root cannot have it.
-    pub(crate) fn has(&self, capability: u32) -> bool {
-        let in_set = |name| {
-            let set = self.field(name).and_then(|text| u64::from_str_radix(text, 16).ok());
-            set.unwrap_or(0) >> capability & 1 == 1
-        };
-        let is_root = self.field("Uid:").and_then(|ids| ids.split_whitespace().nth(1)) == Some("0");
-        in_set("CapEff:") || is_root && !in_set("CapBnd:")
-    }
+    reached - at
 }

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::ffi::OsStr;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
@@ -11,6 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+use std::{fs, io};
 
 use rustix::event::{EventfdFlags, eventfd};
 use vfio_owner::iommu_core::device_model::sync::Mutex;
@@ -46,7 +46,7 @@ impl Room {
     /// Makes a room with `machine` in it.
     ///
     /// # Errors
-    /// Fails if the kernel has no such notification, or what the room needs cannot be made.
+    /// Fails if the kernel has no seccomp user notification as of Linux 5.19, or what the room needs cannot be made.
     pub fn new(machine: &Arc<Machine>) -> Result<Self, RoomError> {
         Self::with_bounds(machine, Bounds::default())
     }
@@ -54,10 +54,11 @@ impl Room {
     /// Makes a room as [`new`](Self::new) does, whose tasks cannot change what lies in `directory` either.
     ///
     /// # Errors
-    /// Fails as [`new`](Self::new) does.
+    /// Fails as [`new`](Self::new) does, or if there is no such directory.
     pub fn keeping_out(machine: &Arc<Machine>, directory: impl Into<PathBuf>) -> Result<Self, RoomError> {
         let mut bounds = Bounds::default();
-        bounds.guard(directory.into());
+        // Paths are compared without links.
+        bounds.guard(fs::canonicalize(directory.into()).map_err(RoomError::Setup)?);
         Self::with_bounds(machine, bounds)
     }
 
@@ -95,7 +96,8 @@ impl Room {
             let inside = inside.spawn_scoped(scope, move || go_through(&program, &outside).then(act));
             let inside = inside.map_err(RoomError::Setup)?;
             // The thread sends before it ends.
-            self.serve(listener.recv().map_err(|error| RoomError::Setup(io::Error::other(error)))??);
+            let listener = listener.recv().map_err(|error| RoomError::Setup(io::Error::other(error)))??;
+            self.ask(Request::Serve(listener));
             match inside.join() {
                 Ok(result) => result.ok_or(RoomError::NoNotification),
                 Err(payload) => resume_unwind(payload),
@@ -112,10 +114,6 @@ impl Room {
     /// serves the room: it must not print, wait, or take a lock that somebody inside can hold.
     pub fn observe_refusals(&self, observer: impl Fn(&(dyn Error + 'static)) + Send + Sync + 'static) {
         self.log.observe(Arc::new(observer));
-    }
-
-    fn serve(&self, listener: Listener) {
-        self.ask(Request::Serve(listener));
     }
 
     fn ask(&self, request: Request) {

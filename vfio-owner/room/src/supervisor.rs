@@ -229,8 +229,8 @@ impl Supervisor {
                 }
                 Err(error) => {
                     self.log.reason(&error);
-                    self.log.refuse(task.number(), "write".into(), file, error.errno());
-                    reply(&listener, id, Err(Errno::from_raw_os_error(error.errno().number())));
+                    let errno = self.refused(task, Call::Write.name(), &file, error.errno());
+                    reply(&listener, id, Err(errno));
                 }
             }
         }

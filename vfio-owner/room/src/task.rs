@@ -49,11 +49,11 @@ impl Task {
         if from.is_empty() || done == Ok(from.len()) { Ok(()) } else { Err(Errno::FAULT) }
     }
 
-    /// Reads a number from the memory of its process.
-    pub(crate) fn read_u64(self, at: u64) -> Result<u64, Errno> {
-        let mut bytes = [0; 8];
-        self.read(at, &mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
+    /// Reads adjacent numbers from the memory of its process.
+    pub(crate) fn numbers<const COUNT: usize>(self, at: u64) -> Result<[u64; COUNT], Errno> {
+        let mut bytes = [[0; 8]; COUNT];
+        self.read(at, bytes.as_flattened_mut())?;
+        Ok(bytes.map(u64::from_le_bytes))
     }
 
     /// Reads the bytes of a small write.
@@ -88,6 +88,11 @@ impl Task {
         self.proc(&format!("fd/{fd}"))
     }
 
+    /// Returns the path that leads to a descriptor, for calls to which `AT_FDCWD` is the working directory.
+    pub(crate) fn directory(self, fd: i32) -> PathBuf {
+        if fd == libc::AT_FDCWD { self.proc("cwd") } else { self.descriptor(fd) }
+    }
+
     /// Returns what its `/proc/…/fd/N`, `cwd` or `root` link says.
     pub(crate) fn link(path: &Path) -> Result<PathBuf, Errno> {
         let text = rustix::fs::readlink(path, Vec::new())?;
@@ -103,7 +108,7 @@ impl Task {
 
     /// Returns the number of its process.
     pub(crate) fn process(self) -> Result<u32, Errno> {
-        self.status()?.number("Tgid:").ok_or(Errno::SRCH)
+        self.status()?.number("Tgid:", 0).ok_or(Errno::SRCH)
     }
 
     /// Returns its working directory, if that is one of the room's.
@@ -131,7 +136,8 @@ impl Task {
         let status = self.status()?;
         let umask = status.field("Umask:").and_then(|text| u32::from_str_radix(text, 8).ok()).unwrap_or(0);
         // Real, effective, saved, file system's.
-        let (user, group) = (status.fourth("Uid:")?, status.fourth("Gid:")?);
+        let number = |name| status.number(name, 3).ok_or(Errno::SRCH);
+        let (user, group) = (number("Uid:")?, number("Gid:")?);
         if (user, group) == (geteuid().as_raw(), getegid().as_raw()) {
             return act(umask);
         }
@@ -144,17 +150,22 @@ impl Task {
 pub(crate) struct Status(String);
 
 impl Status {
-    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+    fn field(&self, name: &str) -> Option<&str> {
         self.0.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
     }
 
-    pub(crate) fn number(&self, name: &str) -> Option<u32> {
-        self.field(name)?.parse().ok()
+    /// Returns one of the numbers of a field.
+    pub(crate) fn number(&self, name: &str, index: usize) -> Option<u32> {
+        self.field(name)?.split_whitespace().nth(index)?.parse().ok()
     }
 
-    fn fourth(&self, name: &str) -> Result<u32, Errno> {
-        let number = self.field(name).and_then(|text| text.split_whitespace().nth(3)?.parse().ok());
-        number.ok_or(Errno::SRCH)
+    /// Whether the task has a capability: as the host says, or as root of the machine, if the host's root cannot have it.
+    pub(crate) fn has(&self, capability: u32) -> bool {
+        let in_set = |name| {
+            let set = self.field(name).and_then(|text| u64::from_str_radix(text, 16).ok());
+            set.unwrap_or(0) >> capability & 1 == 1
+        };
+        in_set("CapEff:") || self.number("Uid:", 1) == Some(0) && !in_set("CapBnd:")
     }
 
     fn groups(&self) -> Vec<Gid> {

@@ -7,7 +7,7 @@ use rustix::fs::{FsWord, statfs};
 use crate::task::Task;
 
 /// What `statfs` says of a sysfs, wherever it is mounted.
-const SYSFS_MAGIC: FsWord = 0x6265_6572;
+pub(crate) const SYSFS_MAGIC: FsWord = 0x6265_6572;
 
 /// What the host has here is never seen: other ways to its devices.
 const HIDDEN: [&str; 4] = ["/dev/kmem", "/dev/mem", "/dev/port", "/proc/bus/pci"];

@@ -3,6 +3,7 @@
 //! A directory is made when it is opened, so that the kernel lists it; nothing else is looked up here. An attribute is
 //! written when it is opened. What lies below the tree's root has the same path in the room.
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -48,19 +49,22 @@ impl Tree {
     pub(crate) fn directory(&self, path: &Path, entries: &[(OsString, Entry)]) -> io::Result<OwnedFd> {
         let directory = self.outside(path);
         make_directory(&directory)?;
+        let kinds: HashMap<&OsString, &Entry> = entries.iter().map(|(name, kind)| (name, kind)).collect();
+        let mut there = HashSet::new();
         for found in fs::read_dir(&directory)? {
-            let found = found?;
-            let name = found.file_name();
-            if !entries.iter().any(|(entry, kind)| *entry == name && is(kind, &found.path())) {
-                remove(&found.path())?;
+            let (name, path) = found.map(|found| (found.file_name(), found.path()))?;
+            if kinds.get(&name).is_some_and(|kind| is(kind, &path)) {
+                there.insert(name);
+            } else {
+                remove(&path)?;
             }
         }
-        for (name, kind) in entries {
+        for (name, kind) in entries.iter().filter(|(name, _)| !there.contains(name)) {
             let path = directory.join(name);
             match kind {
                 Entry::Directory => make_directory(&path)?,
-                Entry::Link(text) => unless_there(symlink(text, &path))?,
-                Entry::File => unless_there(OpenOptions::new().write(true).create_new(true).open(&path).map(drop))?,
+                Entry::Link(text) => symlink(text, &path)?,
+                Entry::File => drop(File::create_new(&path)?),
             }
         }
         Ok(File::open(&directory)?.into())
@@ -82,10 +86,6 @@ impl Tree {
 
 fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-fn unless_there(result: io::Result<()>) -> io::Result<()> {
-    result.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
 }
 
 /// Whether an entry is what it should be.

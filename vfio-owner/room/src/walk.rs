@@ -103,8 +103,7 @@ impl<'a> Walker<'a> {
         {
             return Ok((path, false));
         }
-        let link = if dir == libc::AT_FDCWD { self.task.proc("cwd") } else { self.task.descriptor(dir) };
-        let path = Task::link(&link).map_err(|_| Errno::BADF)?;
+        let path = Task::link(&self.task.directory(dir)).map_err(|_| Errno::BADF)?;
         if !path.is_absolute() {
             return Err(Errno::NOTDIR);
         }

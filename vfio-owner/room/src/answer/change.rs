@@ -89,10 +89,9 @@ impl Supervisor {
     }
 
     fn may_change_file(&self, trapped: &Trapped<'_>, fd: i32) -> Result<(), Errno> {
-        let ours = fd != libc::AT_FDCWD && self.files.at(&trapped.task.descriptor(fd)).is_some();
-        let cwd = trapped.task.proc("cwd");
-        let file = if fd == libc::AT_FDCWD { cwd } else { trapped.task.descriptor(fd) };
-        if ours || self.in_tree(trapped.task, fd).is_some() || self.bounds.exclude_file(&file) {
+        let file = trapped.task.directory(fd);
+        let ours = self.files.at(&file).is_some() || self.in_tree(trapped.task, fd).is_some();
+        if ours || self.bounds.exclude_file(&file) {
             return Err(Errno::PERM);
         }
         Ok(())

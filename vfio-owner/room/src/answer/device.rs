@@ -9,7 +9,6 @@ use rustix::io::Errno;
 use vfio_owner::GroupFile;
 use vfio_owner::device_ops::RegionIndex;
 use vfio_owner::iommu_core::UserAddr;
-use vfio_owner::iommu_core::device_model::Errno as MachineErrno;
 use vfio_owner::iommufd_owner::uapi::NewFaultQueue;
 use vfio_owner::uapi::{File, NewFile, NewServedFile, Reply};
 
@@ -34,7 +33,7 @@ impl Supervisor {
         self.log.begin();
         let number = trapped.bits(1);
         let reply = file.ioctl(number, trapped.arg(2), &self.caller(trapped.task));
-        match reply.map_err(|errno| self.refused(trapped, format!("ioctl {number:#x}"), open, errno))? {
+        match reply.map_err(|errno| self.refused(trapped.task, format!("ioctl {number:#x}"), &open.name, errno))? {
             Reply::Value(value) => {
                 if let (File::Group(group), GET_STATUS) = (file, number) {
                     self.note_status(trapped, group, open);
@@ -86,12 +85,6 @@ impl Supervisor {
         Ok(Answer::Value(0))
     }
 
-    /// Notes that a call failed. Why, the machine has said already.
-    fn refused(&self, trapped: &Trapped<'_>, call: String, open: &OpenFile, errno: MachineErrno) -> Errno {
-        self.log.refuse(trapped.task.number(), call, open.name.clone(), errno);
-        Errno::from_raw_os_error(errno.number())
-    }
-
     /// Maps a file, shared.
     pub(super) fn map(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
         // A bad descriptor is for the kernel to tell.
@@ -99,8 +92,8 @@ impl Supervisor {
             let Kind::Device { file, .. } = &open.kind else { return Err(Errno::NODEV) };
             self.log.begin();
             let mapped = file.mappable(trapped.arg(5), trapped.arg(1), &self.caller(trapped.task));
-            let mapped = mapped.map_err(|errno| self.refused(trapped, "mmap".into(), open, errno))?;
-            self.files.map(trapped.task, trapped.fd(4), mapped.region)?;
+            let mapped = mapped.map_err(|errno| self.refused(trapped.task, trapped.call.name(), &open.name, errno))?;
+            self.files.map(open.id, mapped.region)?;
         }
         Ok(Answer::Continue)
     }
@@ -110,8 +103,9 @@ impl Supervisor {
         let fd = trapped.fd(0);
         match self.files.of(trapped.task, fd) {
             Ok(Some(open)) if matches!(open.kind, Kind::Device { file: File::FaultQueue(_), .. }) => {
+                let id = open.id;
                 let answer = self.transfer(trapped, open);
-                self.files.settle(trapped.task, fd);
+                self.files.settle(id, trapped.task, fd);
                 answer
             }
             _ => Ok(Answer::Continue),
@@ -151,8 +145,7 @@ impl Supervisor {
             Call::Pread64 | Call::Read => file.read(offset, at, bytes, &caller),
             _ => file.write(offset, at, bytes, &caller),
         };
-        let call = format!("{:?}", trapped.call).to_lowercase();
-        let done = done.map_err(|errno| self.refused(trapped, call, open, errno))?;
+        let done = done.map_err(|errno| self.refused(trapped.task, trapped.call.name(), &open.name, errno))?;
         Ok(Answer::Value(i64::try_from(done).unwrap_or(i64::MAX)))
     }
 }

@@ -23,8 +23,7 @@ impl Supervisor {
         }
         let before = self.processes.limits().of(process);
         if new != 0 {
-            let soft = trapped.task.read_u64(new)?;
-            let hard = trapped.task.read_u64(new.wrapping_add(8))?;
+            let [soft, hard] = trapped.task.numbers(new)?;
             if soft > hard {
                 return Err(Errno::INVAL);
             }

@@ -1,26 +1,30 @@
 //! Calls that look at a file.
 
 use std::ffi::OsString;
+use std::mem::offset_of;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, statat};
+use rustix::fs::{AtFlags, CWD, FileType, FsWord, statat};
 use rustix::io::Errno;
 use vfio_owner::testbed::vfs::Node;
 
 use super::{Answer, Trapped};
-use crate::attributes::Attributes;
+use crate::attributes::{Attributes, put};
 use crate::calls::Call;
 use crate::files::Kind;
 use crate::supervisor::Supervisor;
 use crate::task::Task;
+use crate::territory::SYSFS_MAGIC;
 use crate::view::{MARK, View};
 use crate::walk::{HostPlace, Last, Place};
 
 /// What a call looks at.
 enum Subject {
-    /// A file, of the room or seen through it.
-    File(PathBuf, Attributes),
+    /// A file of the room.
+    Room(PathBuf, Attributes),
+    /// A file of the host that the kernel, given the caller's path, does not find.
+    Host(PathBuf, Attributes),
     /// What the kernel finds as well.
     Native,
 }
@@ -34,7 +38,9 @@ impl Supervisor {
             Call::Statx => (trapped.fd(0), Some(1), trapped.bits(2), 4),
             _ => (trapped.fd(0), Some(1), trapped.bits(3), 2),
         };
-        let Subject::File(_, found) = self.subject(trapped, dir, path, AtFlags::from_bits_retain(flags))? else {
+        let (Subject::Room(_, found) | Subject::Host(_, found)) =
+            self.subject(trapped, dir, path, AtFlags::from_bits_retain(flags))?
+        else {
             return Ok(Answer::Continue);
         };
         let bytes = if trapped.call == Call::Statx { found.statx() } else { found.stat() };
@@ -60,9 +66,9 @@ impl Supervisor {
             Place::Missing => Err(Errno::NOENT),
             Place::Machine(path, node) => {
                 let found = Attributes::of_node(&path, &node);
-                Ok(Subject::File(path, found))
+                Ok(Subject::Room(path, found))
             }
-            Place::Mark => Ok(Subject::File(MARK.into(), Attributes::of_attribute(Path::new(MARK), 0o444, 4096))),
+            Place::Mark => Ok(Subject::Room(MARK.into(), Attributes::of_attribute(Path::new(MARK), 0o444, 4096))),
             Place::Host(place) => self.subject_of_host(place, flags),
         }
     }
@@ -79,7 +85,7 @@ impl Supervisor {
             return Ok(Subject::Native);
         }
         let found = statat(CWD, &place.path, flags.intersection(AtFlags::SYMLINK_NOFOLLOW))?;
-        Ok(Subject::File(place.path, found.into()))
+        Ok(Subject::Host(place.path, found.into()))
     }
 
     fn subject_of_descriptor(&self, task: Task, fd: i32) -> Subject {
@@ -91,10 +97,9 @@ impl Supervisor {
                 None if path == Path::new(MARK) => Attributes::of_attribute(&path, 0o444, 4096),
                 None => return Subject::Native,
             };
-            return Subject::File(path, found);
+            return Subject::Room(path, found);
         }
-        let open = if fd == libc::AT_FDCWD { None } else { self.open_file(&task.descriptor(fd)) };
-        open.unwrap_or(Subject::Native)
+        self.open_file(&task.directory(fd)).unwrap_or(Subject::Native)
     }
 
     /// What there is to say of an open file of ours.
@@ -108,7 +113,7 @@ impl Supervisor {
                 Attributes::of_attribute(&open.name, attribute.mode(), attribute.size())
             }
         };
-        Some(Subject::File(open.name.clone(), found))
+        Some(Subject::Room(open.name.clone(), found))
     }
 
     pub(super) fn access(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
@@ -116,17 +121,19 @@ impl Supervisor {
         let wanted = trapped.bits(path + 1);
         let flags = if trapped.call == Call::Faccessat2 { trapped.bits(3) } else { 0 };
         let flags = AtFlags::from_bits_retain(flags);
-        let Subject::File(path, found) = self.subject(trapped, dir, Some(path), flags)? else {
-            return Ok(Answer::Continue);
-        };
-        if View::of(&self.vfs).node(&path).is_none() && path != Path::new(MARK) {
-            let wanted = rustix::fs::Access::from_bits_retain(wanted);
-            return trapped.task.with_rights(|_| rustix::fs::access(&path, wanted)).map(|()| Answer::Value(0));
+        match self.subject(trapped, dir, Some(path), flags)? {
+            Subject::Native => Ok(Answer::Continue),
+            Subject::Host(path, _) => {
+                let wanted = rustix::fs::Access::from_bits_retain(wanted);
+                trapped.task.with_rights(|_| rustix::fs::access(&path, wanted)).map(|()| Answer::Value(0))
+            }
+            Subject::Room(_, found) => {
+                // Whoever calls is the owner.
+                let granted = found.mode >> 6 & 7;
+                let missing = wanted & !granted & 7;
+                if missing == 0 { Ok(Answer::Value(0)) } else { Err(Errno::ACCESS) }
+            }
         }
-        // Whoever calls is the owner.
-        let granted = found.mode >> 6 & 7;
-        let missing = wanted & !granted & 7;
-        if missing == 0 { Ok(Answer::Value(0)) } else { Err(Errno::ACCESS) }
     }
 
     pub(super) fn read_link(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
@@ -171,15 +178,13 @@ impl Supervisor {
         let (dir, path) = if of_descriptor { (trapped.fd(0), None) } else { (libc::AT_FDCWD, Some(0)) };
         match self.subject(trapped, dir, path, AtFlags::empty())? {
             Subject::Native => Ok(Answer::Continue),
-            Subject::File(path, found) => {
+            Subject::Room(path, found) | Subject::Host(path, found) => {
                 let is_device = FileType::from_raw_mode(found.mode) == FileType::CharacterDevice;
                 let magic = if path.starts_with("/sys") && !is_device { SYSFS_MAGIC } else { TMPFS_MAGIC };
                 let mut bytes = vec![0; size_of::<libc::statfs>()];
-                for (at, value) in [(0, magic), (8, 4096), (64, 255)] {
-                    if let Some(place) = bytes.get_mut(at..at + 8) {
-                        place.copy_from_slice(&value.to_le_bytes());
-                    }
-                }
+                put(&mut bytes, offset_of!(libc::statfs, f_type), &magic.to_le_bytes());
+                put(&mut bytes, offset_of!(libc::statfs, f_bsize), &4096_u64.to_le_bytes());
+                put(&mut bytes, offset_of!(libc::statfs, f_namelen), &255_u64.to_le_bytes());
                 trapped.task.write(trapped.arg(1), &bytes)?;
                 Ok(Answer::Value(0))
             }
@@ -192,12 +197,11 @@ impl Supervisor {
         let flags = if keeps { AtFlags::SYMLINK_NOFOLLOW } else { AtFlags::empty() };
         match self.subject(trapped, libc::AT_FDCWD, Some(0), flags)? {
             Subject::Native => Ok(Answer::Continue),
-            Subject::File(..) if matches!(trapped.call, Call::Listxattr | Call::Llistxattr) => Ok(Answer::Value(0)),
-            Subject::File(..) => Err(Errno::NODATA),
+            _ if matches!(trapped.call, Call::Listxattr | Call::Llistxattr) => Ok(Answer::Value(0)),
+            _ => Err(Errno::NODATA),
         }
     }
 }
 
-/// `f_type` of sysfs, and of what `/dev` is.
-const SYSFS_MAGIC: u64 = 0x6265_6572;
-const TMPFS_MAGIC: u64 = 0x0102_1994;
+/// `f_type` of what `/dev` is.
+const TMPFS_MAGIC: FsWord = 0x0102_1994;

@@ -44,9 +44,8 @@ impl How {
                 if trapped.arg(3) < 24 {
                     return Err(Errno::INVAL);
                 }
-                let [flags, mode, resolve] =
-                    [0, 8, 16].map(|at| trapped.task.read_u64(trapped.arg(2).wrapping_add(at)));
-                (trapped.fd(0), 1, how(flags? as u32, mode? as u32, resolve?))
+                let [flags, mode, resolve] = trapped.task.numbers(trapped.arg(2))?;
+                (trapped.fd(0), 1, how(flags as u32, mode as u32, resolve))
             }
             _ => (trapped.fd(0), 1, how(trapped.bits(2), trapped.bits(3), 0)),
         })
@@ -115,7 +114,8 @@ impl Supervisor {
             Node::Attribute(_) | Node::CharDevice(_) if how.is_path() => return self.read_only(&path, b"", how),
             Node::Attribute(_) | Node::CharDevice(_) => {}
         }
-        let name = trapped.task.name();
+        // What is said of an open device file says who has it.
+        let name = if let Node::CharDevice(_) = node { trapped.task.name() } else { String::new() };
         let opening = Opening { name: &name, ..Opening::new(how.access()) };
         let text = path.to_str().ok_or(Errno::NOENT)?;
         match self.vfs.open(text, &opening) {

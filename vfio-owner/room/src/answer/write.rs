@@ -2,6 +2,7 @@
 
 use std::num::IntErrorKind;
 
+use rustix::fs::{FileType, SeekFrom, fstat, seek};
 use rustix::io::Errno;
 use vfio_owner::testbed::vfs::{AttributeError, OpenAttribute, Written};
 
@@ -46,9 +47,24 @@ impl Supervisor {
         attribute: &OpenAttribute,
         bytes: &[u8],
     ) -> Result<Answer, Errno> {
-        let position = if trapped.call == Call::Pwrite64 { trapped.arg(3) } else { 0 };
+        let has_position = match trapped.call {
+            Call::Pwrite64 | Call::Pwritev => true,
+            Call::Pwritev2 => trapped.arg(3) != u64::MAX,
+            _ => false,
+        };
+        // Where a text is written makes no difference.
+        let moves = !has_position && attribute.attribute().is_binary();
+        let user = moves.then(|| trapped.task.get(trapped.fd(0))).transpose()?;
+        let position = match &user {
+            Some(user) => seek(user, SeekFrom::Current(0))?,
+            None if has_position => trapped.arg(3),
+            None => 0,
+        };
         let refuse = |error: &AttributeError| self.refuse(trapped, &file.name, error, error.errno());
         let written = attribute.write(position, bytes).map_err(|error| refuse(&error))?;
+        if let (Some(user), Written::Bytes(count)) = (&user, &written) {
+            seek(user, SeekFrom::Start(position.saturating_add(*count as u64)))?;
+        }
         // Whoever reads what it wrote finds what the machine made of it.
         if let Ok(content) = content(attribute) {
             file.refresh(&content);
@@ -77,13 +93,18 @@ impl Supervisor {
     /// Reads what `sendfile` is to send.
     fn take(trapped: &Trapped<'_>) -> Result<Vec<u8>, Errno> {
         let input = trapped.task.get(trapped.fd(1))?;
+        // As in Linux, nothing of a pipe: it may be filled by a task that waits for us.
+        let kind = FileType::from_raw_mode(fstat(&input)?.st_mode);
+        if !matches!(kind, FileType::RegularFile | FileType::BlockDevice) {
+            return Err(Errno::INVAL);
+        }
         let mut bytes = vec![0; usize::try_from(trapped.arg(3).min(MOST)).unwrap_or(0)];
         let offset = trapped.arg(2);
         trapped.check()?;
         let count = if offset == 0 {
             rustix::io::read(&input, &mut bytes)?
         } else {
-            let position = trapped.task.read_u64(offset)?;
+            let [position] = trapped.task.numbers(offset)?;
             let count = rustix::io::pread(&input, &mut bytes, position)?;
             trapped.task.write(offset, &position.saturating_add(count as u64).to_le_bytes())?;
             count
@@ -118,8 +139,7 @@ fn gather(trapped: &Trapped<'_>) -> Result<Vec<u8>, Errno> {
     }
     let mut bytes = Vec::new();
     for piece in 0..count.min(1024) {
-        let vector = at.wrapping_add(16 * piece);
-        let (base, len) = (trapped.task.read_u64(vector)?, trapped.task.read_u64(vector.wrapping_add(8))?);
+        let [base, len] = trapped.task.numbers(at.wrapping_add(16 * piece))?;
         let left = MOST - bytes.len() as u64;
         bytes.extend(trapped.task.bytes(base, len.min(left))?);
     }

@@ -167,3 +167,17 @@ fn files_look_like_character_devices() {
     })
     .unwrap();
 }
+
+#[test]
+fn a_file_without_a_name_is_accessible_by_its_descriptor() {
+    use rustix::fs::{Access, access};
+    let (room, machine) = room();
+    let group = group_file(&machine, CARD);
+    room.enter(|| {
+        let opened = Opened::through_group(&group, CARD);
+        let link = format!("/proc/self/fd/{}", opened.device.as_raw_fd());
+        assert_eq!(access(&link, Access::READ_OK | Access::WRITE_OK), Ok(()));
+        assert_eq!(access(&link, Access::EXEC_OK), Err(rustix::io::Errno::ACCESS));
+    })
+    .unwrap();
+}

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use tempfile::TempDir;
-use vfio_room::Room;
+use vfio_room::{Room, RoomError};
 
 use crate::calls::{arg, call, ioctl};
 use crate::rig::{machine, open};
@@ -218,6 +218,18 @@ fn own_files_are_written() {
         })
         .unwrap();
     decoy.check();
+}
+
+/// A directory is guarded, however the room's user names it.
+#[test]
+fn by_another_name_of_the_directory() {
+    let decoy = Decoy::new();
+    let room = Room::keeping_out(&machine(), decoy.outside.path().join("directory")).unwrap();
+    let written = room.enter(|| fs::write(decoy.attribute(), "")).unwrap();
+    assert_eq!(written.unwrap_err().raw_os_error(), Some(libc::EACCES));
+    decoy.check();
+    let missing = Room::keeping_out(&machine(), decoy.outside.path().join("missing"));
+    assert!(matches!(missing, Err(RoomError::Setup(_))));
 }
 
 /// The ioctls of VFIO do not reach a file that is not the room's, whatever it is.

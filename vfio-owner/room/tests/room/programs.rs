@@ -1,12 +1,13 @@
 //! Programs that people use, unmodified.
 
 use std::fs;
+use std::io::{IoSlice, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use vfio_room::Room;
 
-use crate::rig::{CARD, MARK, SIBLING, room};
+use crate::rig::{CARD, MARK, SIBLING, only_in_a_room, open, room};
 
 /// Runs a script in a shell, which stops if it is not in a room. Returns what it prints.
 fn sh(room: &Room, script: &str) -> String {
@@ -207,4 +208,23 @@ fn as_nobody() {
     command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&program);
     let output = command.args(["run", "--", "sh", "-c", &script]).env("TMPDIR", "/tmp").output().unwrap();
     assert_eq!(text(&output), "65534\n2\ndevices\nvfio");
+}
+
+#[test]
+fn a_configuration_space_is_written_where_the_file_is() {
+    let (room, _machine) = room();
+    room.enter(|| {
+        only_in_a_room();
+        let path = format!("/sys/bus/pci/devices/{CARD}/config");
+        let mut config = open(&path).unwrap();
+        // The size of a cache line and the latency, one after the other; the line of the interrupt.
+        config.seek(SeekFrom::Start(0x0c)).unwrap();
+        config.write_all(&[0x08]).unwrap();
+        config.write_all(&[0x20]).unwrap();
+        rustix::io::pwritev(&config, &[IoSlice::new(&[0x0b])], 0x3c).unwrap();
+        let read = fs::read(&path).unwrap();
+        assert_eq!((read[0x0c], read[0x0d], read[0x3c]), (0x08, 0x20, 0x0b));
+        assert_eq!(config.stream_position().unwrap(), 0x0e);
+    })
+    .unwrap();
 }

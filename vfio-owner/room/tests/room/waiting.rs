@@ -1,9 +1,11 @@
 //! Answers that come later.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use crate::calls::{arg, call};
 use crate::opened::Opened;
 use crate::rig::{CARD, group_file, only_in_a_room, open, room, until_empty};
 
@@ -51,4 +53,21 @@ fn a_waiter_that_is_killed_is_forgotten() {
     }
     drop(device);
     until_empty(&room);
+}
+
+/// A pipe may be filled by a task that waits for its answer.
+#[test]
+fn nothing_is_sent_to_an_attribute_from_a_pipe() {
+    let (room, _machine) = room();
+    let attribute = format!("/sys/bus/pci/devices/{CARD}/driver_override");
+    room.enter(|| {
+        only_in_a_room();
+        let file = OpenOptions::new().write(true).open(&attribute).unwrap();
+        let (pipe, into) = rustix::pipe::pipe().unwrap();
+        rustix::io::write(&into, b"none").unwrap();
+        let sent = call(libc::SYS_sendfile, &[arg(file.as_raw_fd()), arg(pipe.as_raw_fd()), 0, 4]);
+        assert_eq!(sent, Err(libc::EINVAL));
+        assert_eq!(fs::read_to_string(&attribute).unwrap(), "(null)\n");
+    })
+    .unwrap();
 }

@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use iommu_core::device_model::Errno;
@@ -31,10 +32,10 @@ pub enum Node {
     CharDevice(CharDevice),
 }
 
-/// A directory of the machine.
+/// A directory of the machine. A clone has the same entries, which are not copied.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Directory {
-    entries: BTreeMap<Box<str>, Node>,
+    entries: Arc<BTreeMap<Box<str>, Node>>,
     host: HostEntries,
 }
 
@@ -63,7 +64,12 @@ impl HostEntries {
 
 impl Directory {
     pub(super) fn new(host: HostEntries) -> Self {
-        Self { entries: BTreeMap::new(), host }
+        Self { entries: Arc::default(), host }
+    }
+
+    /// The entries while the tree is made, when nobody else has them.
+    fn entries_mut(&mut self) -> &mut BTreeMap<Box<str>, Node> {
+        Arc::make_mut(&mut self.entries)
     }
 
     /// Returns the entry of this name.
@@ -307,7 +313,7 @@ impl Planting {
     /// Adds a file, and the directories on the way to it, which show nothing of the host.
     pub(super) fn add(&mut self, path: &str, node: Node) {
         if let Some((above, name)) = path.rsplit_once('/') {
-            self.within(above, |directory| drop(directory.entries.insert(name.into(), node)));
+            self.within(above, |directory| drop(directory.entries_mut().insert(name.into(), node)));
         }
     }
 
@@ -337,7 +343,7 @@ impl Planting {
     fn within(&mut self, path: &str, change: impl FnOnce(&mut Directory)) {
         let mut at = &mut self.0;
         for name in path.split('/').filter(|name| !name.is_empty()) {
-            let entry = at.entries.entry(name.into());
+            let entry = at.entries_mut().entry(name.into());
             let node = entry.or_insert_with(|| Node::Directory(Directory::new(HostEntries::Hidden)));
             let Node::Directory(below) = node else { return };
             at = below;
