@@ -124,6 +124,15 @@ impl Facts {
         }
     }
 
+    /// A device is in the group of this number; -1 is none.
+    pub(super) fn group_number(&mut self, device: PciAddress, number: i64, line: usize) -> Merged {
+        match u32::try_from(number) {
+            Ok(number) => self.group(device, Some(number), Place::Shown, line),
+            Err(_) if number == -1 => self.group(device, None, Place::Shown, line),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// The log says that the device left its group; what comes later counts.
     pub(super) fn left_group(&mut self, device: PciAddress) {
         self.device(device).group = None;
