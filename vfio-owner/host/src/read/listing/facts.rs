@@ -192,6 +192,15 @@ impl Facts {
         }
     }
 
+    /// The kind of device as a column or a key has it: its number in hex, with or without the interface, or words.
+    pub(super) fn class_value(&mut self, device: PciAddress, text: &str) {
+        match text.strip_prefix("0x").and_then(|hex| u32::from_str_radix(hex, 16).ok()) {
+            Some(class) if text.len() > 6 => self.class(device, class >> 8),
+            Some(class) => self.class(device, class),
+            None => self.class_words(device, text),
+        }
+    }
+
     /// The kind of device in words, with its number in brackets or without.
     pub(super) fn class_words(&mut self, device: PciAddress, text: &str) {
         let bracketed = text.split('[').skip(1).find_map(|part| hex4(part.split_once(']')?.0));

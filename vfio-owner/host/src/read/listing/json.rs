@@ -117,10 +117,7 @@ impl Visitor<'_> {
             facts.driver(device, driver, self.line)?;
         }
         if let Some(class) = text("class") {
-            match class.strip_prefix("0x").and_then(|hex| u32::from_str_radix(hex, 16).ok()) {
-                Some(code) => facts.class(device, code >> 8),
-                None => facts.class_words(device, class),
-            }
+            facts.class_value(device, class);
         }
         if let Some(ids) = text("vendor").and_then(hex4).zip(text("device").and_then(hex4)) {
             facts.ids(device, ids, self.line)?;

@@ -82,11 +82,7 @@ impl Table {
                         facts.group_number(device, number, line)?;
                     }
                 }
-                Column::Class => match cell.strip_prefix("0x").and_then(|hex| u32::from_str_radix(hex, 16).ok()) {
-                    Some(class) if cell.len() > 6 => facts.class(device, class >> 8),
-                    Some(class) => facts.class(device, class),
-                    None => facts.class_words(device, cell),
-                },
+                Column::Class => facts.class_value(device, cell),
                 Column::Vendor => ids.0 = hex4(cell),
                 // Some call the name so.
                 Column::DeviceId => match hex4(cell) {
