@@ -1,13 +1,12 @@
 //! `cargo xtask api`: the public API of each library, against its snapshot in `testdata/api`.
 
-use std::path::Path;
-
 use anstream::println;
 use anyhow::{Context as _, Result, bail};
 use public_api::{Builder, PublicApi};
 
 use crate::ci::PACKAGES;
 use crate::ci::shell::Shell;
+use crate::root;
 
 #[derive(clap::Args)]
 pub(crate) struct Api {
@@ -25,7 +24,7 @@ pub(crate) enum Outcome {
 
 impl Api {
     pub(crate) fn run(&self) -> Result<()> {
-        std::env::set_current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))?;
+        std::env::set_current_dir(root())?;
         let shell = Shell::new(false, false);
         if self.update {
             for package in PACKAGES {

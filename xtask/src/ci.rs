@@ -4,23 +4,19 @@ pub(crate) mod shell;
 mod steps;
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anstream::{print, println};
-use anstyle::{AnsiColor, Style};
 use anyhow::{Result, bail};
 
+use crate::root;
+use crate::style::{BAD, DIM, GOOD};
 use shell::Shell;
 use steps::STEPS;
 
 /// What is published, dependencies first.
 pub(crate) const PACKAGES: [&str; 7] =
     ["dma-locks", "device-model", "iommu-core", "iommufd-owner", "vfio-owner", "vfio-host", "vfio-room"];
-
-const GOOD: Style = AnsiColor::Green.on_default();
-const BAD: Style = AnsiColor::Red.on_default().bold();
-const DIM: Style = Style::new().dimmed();
 
 #[derive(clap::Args)]
 pub(crate) struct Ci {
@@ -62,7 +58,7 @@ impl Ci {
         if let Some(unknown) = self.only.iter().find(|name| STEPS.iter().all(|step| step.name != **name)) {
             bail!("no step called `{unknown}`; `--list` lists them");
         }
-        std::env::set_current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))?;
+        std::env::set_current_dir(root())?;
         let terminal = std::io::stdout().is_terminal();
         let chosen = STEPS.iter().filter(|step| self.only.is_empty() || self.only.iter().any(|name| name == step.name));
         let mut failed = Vec::new();

@@ -5,13 +5,10 @@ mod iommufd_selftest;
 use std::time::Instant;
 
 use anstream::println;
-use anstyle::{AnsiColor, Style};
 use anyhow::{Context as _, Result, bail};
 use duct::cmd;
 
-const GOOD: Style = AnsiColor::Green.on_default();
-const BAD: Style = AnsiColor::Red.on_default().bold();
-const DIM: Style = Style::new().dimmed();
+use crate::style::{BAD, DIM, GOOD};
 
 /// The programs.
 const CLIENTS: &[Client] = &[iommufd_selftest::CLIENT];

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::root;
 use source::{Definition, Folder};
 
 /// Where the names go.
@@ -62,7 +63,7 @@ impl Drivers {
         })?;
         ensure!(buses.contains_key("PCI"), "{}: no PCI driver: this is no source tree", self.tree.display());
         let text = self.list(&buses)?;
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(FILE);
+        let file = root().join(FILE);
         std::fs::write(&file, text).with_context(|| file.display().to_string())?;
         for (bus, names) in &buses {
             println!("{bus}: {} drivers, {} with driver_managed_dma", names.kernel.len(), names.managed.len());

@@ -7,20 +7,18 @@ mod timeline;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anstream::{print, println};
 use anstyle::{AnsiColor, Style};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::ci::shell::environment;
+use crate::root;
+use crate::style::{BAD, BOLD, DIM, GOOD};
 use report::{Answer, Expected, Line, Method};
 
-const GOOD: Style = AnsiColor::Green.on_default();
 const KNOWN: Style = AnsiColor::Yellow.on_default();
-const BAD: Style = AnsiColor::Red.on_default().bold();
-const BOLD: Style = Style::new().bold();
-const DIM: Style = Style::new().dimmed();
 
 #[derive(clap::Args)]
 pub(crate) struct Explore {
@@ -51,7 +49,7 @@ enum Argument {
 impl Explore {
     /// Asks the questions; whether every design answered as expected.
     pub(crate) fn run(&self) -> Result<bool> {
-        std::env::set_current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))?;
+        std::env::set_current_dir(root())?;
         let explorer = build(self.json)?;
         let arguments = if self.list { vec!["--list".to_owned()] } else { self.question.clone() };
         let command = environment(duct::cmd(explorer, arguments)).stderr_to_stdout().unchecked();

@@ -8,6 +8,7 @@ use anyhow::{Result, bail, ensure};
 use duct::cmd;
 
 use crate::ci::shell::{Shell, has_target, succeeds};
+use crate::root;
 
 pub(crate) const FOLDER: &str = "iommu-core/examples/kernel";
 const TARGET: &str = "x86_64-unknown-none";
@@ -42,7 +43,7 @@ pub(crate) enum Outcome {
 }
 
 pub(crate) fn run() -> Result<()> {
-    std::env::set_current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))?;
+    std::env::set_current_dir(root())?;
     match boot(&Shell::new(false, false))? {
         Outcome::Booted(said) => println!("{}", said.trim_end()),
         Outcome::Lacking(what) => println!("not booted: there is no {what} here"),

@@ -18,6 +18,7 @@ use anyhow::{Result, bail};
 use live_guest::Report;
 
 use crate::ci::shell::environment;
+use crate::root;
 use guest::{Guest, Job};
 use judgement::{Judgement, judge};
 use packages::{Missing, Tools};
@@ -58,7 +59,7 @@ pub(crate) enum Outcome {
 impl Live {
     /// Runs the machines; whether everything was right.
     pub(crate) fn run(&self) -> Result<bool> {
-        std::env::set_current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))?;
+        std::env::set_current_dir(root())?;
         let begin = Instant::now();
         let outcome = self.outcome()?;
         println!("{} s", begin.elapsed().as_secs());

@@ -11,7 +11,9 @@ mod kernel;
 mod live;
 mod mutants;
 mod replay;
+mod style;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -40,6 +42,11 @@ enum Command {
     Mutants(mutants::Mutants),
     /// Replay scenarios and compare with the answers of a real kernel
     Replay(replay::Replay),
+}
+
+/// The folder of the workspace.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 fn main() -> Result<ExitCode> {

@@ -9,17 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anstream::{print, println};
-use anstyle::{AnsiColor, Style};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
 
 use crate::ci::shell::environment;
+use crate::root;
+use crate::style::{BAD, DIM, GOOD};
 use suite::{Caught, Scratch, Suite};
 use table::Mutant;
-
-const GOOD: Style = AnsiColor::Green.on_default();
-const BAD: Style = AnsiColor::Red.on_default().bold();
-const DIM: Style = Style::new().dimmed();
 
 #[derive(clap::Args)]
 pub(crate) struct Mutants {
@@ -134,10 +131,6 @@ impl Mutants {
         }
         Ok(caught.is_some())
     }
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 /// The file as the mutant would have it.

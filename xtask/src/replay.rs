@@ -18,6 +18,7 @@ use scenario_player::language::Scenario;
 use vfio_owner::iommu_core::sysfs::{DirTree, Snapshot};
 use vfio_owner::testbed::Machine;
 
+use crate::root;
 use in_process::{InProcess, Resume};
 use registers::Registers;
 
@@ -39,7 +40,7 @@ pub(crate) struct Replay {
 
 /// The folder of the workspace that holds what the project was measured against.
 pub(crate) fn testdata() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata")
+    root().join("testdata")
 }
 
 /// Why no scenario can be played in a room here, if none can.

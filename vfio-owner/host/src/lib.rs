@@ -3,6 +3,7 @@
 
 mod act;
 mod candidate;
+mod deadline;
 mod draw;
 mod fact;
 mod host;

@@ -1,6 +1,8 @@
 //! The scenario language: a step a line, the recorded answer behind `->`, comments behind `#`.
 
+mod call;
 mod form;
+mod number;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -10,9 +12,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-pub use step::{
-    Action, Call, CopyTo, Dirty, Field, Handle, MachineStep, MemoryKind, Open, ProcessStep, Range, Rights, VfioIoas,
-};
+pub use call::{Call, CopyTo, Dirty, Field, Range, Rights, VfioIoas};
+pub use step::{Action, Handle, MachineStep, MemoryKind, Open, ProcessStep};
 
 /// A scenario file.
 #[derive(Debug)]

@@ -201,10 +201,7 @@ fn package(shell: &Shell) -> Result<Verdict> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos();
     let folder = format!("target/package-{now}");
     let verified = shell
-        .cargo(
-            &format!("package --workspace --exclude xtask --exclude live-guest --allow-dirty --target-dir {folder}"),
-            &[],
-        )
+        .cargo(&format!("package {} --allow-dirty --target-dir {folder}", packages(&PACKAGES)), &[])
         .and_then(|_| test_packed(shell, &folder));
     // What cannot be cleared away is no fault of the crates.
     let _ = std::fs::remove_dir_all(&folder);

@@ -11,6 +11,7 @@ use vfio_owner::testbed::{Machine, pc};
 use vfio_room::Room;
 
 use super::{Client, Outcome};
+use crate::root;
 
 pub(super) const CLIENT: Client = Client {
     name: "iommufd-selftest",
@@ -56,7 +57,7 @@ fn run() -> Result<Outcome> {
     if !Path::new(ARCHIVE).exists() {
         return Ok(Outcome::Skipped(format!("{ARCHIVE} is not here: --install gets it")));
     }
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clients/iommufd-selftest");
+    let directory = root().join("target/clients/iommufd-selftest");
     fs::create_dir_all(&directory)?;
     unpack(&directory)?;
     let tests = compile(&directory, "iommufd")?;

@@ -16,10 +16,8 @@ use vfio_owner::iommu_core::{Access, Attached, Group, Iova, Ownership, UserMemor
 use vfio_owner::testbed::Machine;
 
 use super::{BUFFER, USER_TEXT};
+use crate::style::{BOLD, DIM, GOOD};
 
-const BOLD: Style = Style::new().bold();
-const DIM: Style = Style::new().dimmed();
-const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default();
 const KERNEL: Style = AnsiColor::Blue.on_default();
 const USER: Style = AnsiColor::Magenta.on_default();

@@ -9,7 +9,8 @@ use anstream::println;
 use anyhow::{Context as _, Result};
 
 use super::report::{Answer, Memory, Play};
-use super::{BAD, GOOD, grouped, sequence, summary};
+use super::{grouped, sequence, summary};
+use crate::style::{BAD, GOOD};
 
 const ARGUMENT: &str = "docs/argument.md";
 const README: &str = "README.md";

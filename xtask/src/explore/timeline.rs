@@ -3,7 +3,7 @@
 use anstream::println;
 
 use super::report::{Held, Play, Step};
-use super::{BAD, BOLD, DIM};
+use crate::style::{BAD, BOLD, DIM};
 
 /// Width of the page, of its margin, of the locks and of the ownership.
 const PAGE: usize = 110;

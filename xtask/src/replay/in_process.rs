@@ -104,7 +104,7 @@ impl InProcess {
         for write in &mut self.writes {
             let before = std::mem::replace(write, WriteState::Ended(Ok(0)));
             *write = match before {
-                WriteState::Waiting(later) => WriteState::of(later.try_finish()),
+                WriteState::Waiting(later) => WriteState::of(later.try_finish().map_err(|error| errno(error.errno()))),
                 ended @ WriteState::Ended(_) => ended,
             };
         }
@@ -112,11 +112,11 @@ impl InProcess {
 }
 
 impl WriteState {
-    fn of(written: Result<Written, vfs::AttributeError>) -> Self {
+    fn of(written: Result<Written, Errno>) -> Self {
         match written {
             Ok(Written::Bytes(bytes)) => Self::Ended(Ok(bytes)),
             Ok(Written::Later(later)) => Self::Waiting(later),
-            Err(error) => Self::Ended(Err(errno(error.errno()))),
+            Err(errno) => Self::Ended(Err(errno)),
         }
     }
 }
@@ -192,8 +192,7 @@ impl System for InProcess {
     }
 
     fn ioctl(&mut self, fd: Fd, request: u32, argument: u64) -> Result<u32, Errno> {
-        let file = self.file(fd)?.clone();
-        let reply = file.ioctl(request, argument, &self.caller()).map_err(errno)?;
+        let reply = self.file(fd)?.ioctl(request, argument, &self.caller()).map_err(errno)?;
         match reply {
             uapi::Reply::Value(value) => Ok(value),
             uapi::Reply::File(new) => {
@@ -210,13 +209,11 @@ impl System for InProcess {
     }
 
     fn read(&mut self, fd: Fd, into: &mut [u8]) -> Result<usize, Errno> {
-        let file = self.file(fd)?.clone();
-        file.read(into, &self.memory, &self.caller())
+        self.file(fd)?.read(into, &self.memory, &self.caller())
     }
 
     fn write(&mut self, fd: Fd, from: &[u8]) -> Result<usize, Errno> {
-        let file = self.file(fd)?.clone();
-        match file.write(from, &self.memory, &self.caller())? {
+        match self.file(fd)?.write(from, &self.memory, &self.caller())? {
             Written::Bytes(bytes) => Ok(bytes),
             // Nobody else of this process could let it go on.
             Written::Later(_) => Err(Errno::EDEADLK),
@@ -224,18 +221,11 @@ impl System for InProcess {
     }
 
     fn pread(&mut self, fd: Fd, into: &mut [u8], offset: u64) -> Result<usize, Errno> {
-        let file = self.file(fd)?.as_uapi();
-        let bytes = self.memory.bounce(&[]);
-        let read = file.read(offset, bytes, into.len() as u64, &self.caller()).map_err(errno)?;
-        self.memory.copy_out(bytes, into);
-        usize::try_from(read).map_err(|_| Errno::EIO)
+        self.file(fd)?.read_at(offset, into, &self.memory, &self.caller())
     }
 
     fn pwrite(&mut self, fd: Fd, from: &[u8], offset: u64) -> Result<usize, Errno> {
-        let file = self.file(fd)?.as_uapi();
-        let bytes = self.memory.bounce(from);
-        let written = file.write(offset, bytes, from.len() as u64, &self.caller()).map_err(errno)?;
-        usize::try_from(written).map_err(|_| Errno::EIO)
+        self.file(fd)?.write_at(offset, from, &self.memory, &self.caller())
     }
 
     fn map_and_unmap(&mut self, fd: Fd, offset: u64, bytes: u64) -> Result<(), Errno> {
@@ -247,14 +237,8 @@ impl System for InProcess {
     }
 
     fn begin_write(&mut self, fd: Fd, from: &[u8]) -> Write {
-        let begun = match self.file(fd).cloned() {
-            Ok(file) => match file.write(from, &self.memory, &self.caller()) {
-                Ok(written) => WriteState::of(Ok(written)),
-                Err(errno) => WriteState::Ended(Err(errno)),
-            },
-            Err(errno) => WriteState::Ended(Err(errno)),
-        };
-        self.writes.push(begun);
+        let written = self.file(fd).and_then(|file| file.write(from, &self.memory, &self.caller()));
+        self.writes.push(WriteState::of(written));
         // A thread would keep it open until the end, which makes no difference for an attribute.
         let _ = self.close(fd);
         Write(self.writes.len() - 1)

@@ -28,40 +28,40 @@ impl fmt::Display for Binding {
 
 /// The devices and drivers of a machine: the running kernel, a tree on disk, or the model.
 pub trait Bindings {
-    /// Reads the machine as it is now, what it lives on and who holds its groups included.
+    /// Reads the machine as it is now, including which devices the host uses and which processes hold its groups.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// Fails if it cannot be read.
     fn host(&self) -> Result<Host, BindingError>;
 
-    /// Returns what a device is bound to.
+    /// Returns the binding of a device.
     ///
     /// # Errors
-    /// There is no such device, or it cannot be read.
+    /// Fails if there is no such device, or it cannot be read.
     fn binding(&self, device: PciAddress) -> Result<Binding, BindingError>;
 
-    /// Sees to it that a driver is there.
+    /// Loads a driver, unless it is loaded.
     ///
     /// # Errors
-    /// It is not, and cannot be loaded.
+    /// Fails if it cannot be loaded.
     fn load(&self, driver: &str) -> Result<(), BindingError>;
 
-    /// Writes the device's `driver_override`, or clears it.
+    /// Sets the device's `driver_override`, or clears it.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// Fails if it cannot be written.
     fn set_override(&self, device: PciAddress, driver: Option<&str>) -> Result<(), BindingError>;
 
-    /// Takes the device from the driver that it is on.
+    /// Unbinds the device from its driver.
     ///
     /// # Errors
-    /// It is not on that driver, or is in use.
+    /// Fails if it is not bound to that driver, or is in use.
     fn unbind(&self, device: PciAddress, driver: &str) -> Result<(), BindingError>;
 
-    /// Gives the device to a driver.
+    /// Binds the device to a driver.
     ///
     /// # Errors
-    /// The driver is not there, or does not take it.
+    /// Fails if the driver is not loaded, or does not take the device.
     fn bind(&self, device: PciAddress, driver: &str) -> Result<(), BindingError>;
 
     /// Returns the process that still waits for the kernel to change the device: it looks as before, and may yet change.

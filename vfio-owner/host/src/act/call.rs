@@ -6,11 +6,11 @@
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
+
+use crate::deadline::within;
 
 /// How long the kernel may take. Drivers of disks and network cards take seconds to let go.
 pub(super) const DEADLINE: Duration = Duration::from_secs(20);
@@ -76,12 +76,9 @@ fn spawn(command: &mut Command) -> Result<Child, CallError> {
 
 fn finish(child: Child, deadline: Duration) -> Result<(), CallError> {
     let writer = child.id();
-    let (sender, receiver) = mpsc::channel();
-    // Nothing waits for this thread: it ends with the child or with the process.
-    thread::spawn(move || sender.send(child.wait_with_output()));
-    match receiver.recv_timeout(deadline) {
-        Ok(output) => said(&output?),
-        Err(_) => Err(CallError::NoAnswer { writer }),
+    match within(deadline, || child.wait_with_output()) {
+        Some(output) => said(&output?),
+        None => Err(CallError::NoAnswer { writer }),
     }
 }
 

@@ -9,7 +9,7 @@ use super::binding::{Binding, BindingError};
 use super::journal::JournalError;
 use super::plan::Step;
 
-/// A step that was carried out.
+/// What applying or undoing did: a step, or what became of a device.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 #[serde(tag = "done", rename_all = "kebab-case")]
 #[non_exhaustive]

@@ -4,12 +4,12 @@
 //! exit. The child may stay behind; this process goes on.
 
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
+
+use crate::deadline::within;
 
 /// How long an answer may take.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -58,22 +58,19 @@ impl Trials {
         command.env(TRIAL, format!("{kind} {path}"));
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
         match code(child, DEADLINE) {
-            Some(code) if code == i32::from(FREE) => Some("free".to_owned()),
-            // Who has it keeps the child waiting.
-            None => Some("busy".to_owned()),
-            Some(code) if code == i32::from(BUSY) => Some("busy".to_owned()),
+            Some(FREE) => Some("free".to_owned()),
+            // Who has it may keep the child waiting.
+            Some(BUSY) | None => Some("busy".to_owned()),
             Some(_) => None,
         }
     }
 }
 
 /// The exit code of a child, if it ends in time.
-fn code(mut child: Child, deadline: Duration) -> Option<i32> {
-    let (sender, receiver) = mpsc::channel();
-    // Nothing waits for this thread: it ends with the child or with the process.
-    thread::spawn(move || sender.send(child.wait().ok().and_then(|status| status.code())));
+fn code(mut child: Child, deadline: Duration) -> Option<u8> {
+    let code = within(deadline, move || child.wait().ok()?.code())?;
     // One that was killed has told nothing.
-    receiver.recv_timeout(deadline).ok().map(|code| code.unwrap_or(-1))
+    Some(code.and_then(|code| code.try_into().ok()).unwrap_or(UNKNOWN))
 }
 
 /// Makes a trial, in the child.

@@ -13,6 +13,7 @@ use vfio_host::{
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::testbed;
 
+use crate::altered::{Alteration, Altered, Change};
 use crate::corpus::CASES;
 use crate::disk::{Links, contents, lay};
 use crate::layout::{address, host, tree};
@@ -29,9 +30,8 @@ fn plans() -> Vec<(Host, Plan)> {
         .collect()
 }
 
-/// Bindings that end with their process at one of the changes, or refuse one.
-struct Mortal<'a> {
-    inner: &'a dyn Bindings,
+/// The process ends at one of the changes, or one is refused.
+struct Mortal {
     left: Cell<u32>,
     end: End,
 }
@@ -47,46 +47,25 @@ fn refused() -> BindingError {
     BindingError::Refused { at: "here".into(), reason: "refused".into() }
 }
 
-impl Mortal<'_> {
-    fn change(&self, change: impl FnOnce() -> Result<(), BindingError>) -> Result<(), BindingError> {
+impl Alteration for Mortal {
+    fn change(&self, _: Change, make: &dyn Fn() -> Result<(), BindingError>) -> Result<(), BindingError> {
         let last = self.left.get() == 0;
         self.left.set(self.left.get().wrapping_sub(1));
         match self.end {
             End::KilledBefore if last => resume_unwind(Box::new(Killed)),
             End::KilledAfter if last => {
-                change()?;
+                make()?;
                 resume_unwind(Box::new(Killed))
             }
             End::Refused if last => Err(refused()),
-            _ => change(),
+            _ => make(),
         }
     }
 }
 
-impl Bindings for Mortal<'_> {
-    fn host(&self) -> Result<Host, BindingError> {
-        self.inner.host()
-    }
-
-    fn binding(&self, device: PciAddress) -> Result<Binding, BindingError> {
-        self.inner.binding(device)
-    }
-
-    fn load(&self, driver: &str) -> Result<(), BindingError> {
-        self.change(|| self.inner.load(driver))
-    }
-
-    fn set_override(&self, device: PciAddress, driver: Option<&str>) -> Result<(), BindingError> {
-        self.change(|| self.inner.set_override(device, driver))
-    }
-
-    fn unbind(&self, device: PciAddress, driver: &str) -> Result<(), BindingError> {
-        self.change(|| self.inner.unbind(device, driver))
-    }
-
-    fn bind(&self, device: PciAddress, driver: &str) -> Result<(), BindingError> {
-        self.change(|| self.inner.bind(device, driver))
-    }
+/// A machine on which `at` changes come through before that.
+fn mortal_at(machine: &dyn Bindings, at: u32, end: End) -> Altered<'_, Mortal> {
+    Altered { machine, by: Mortal { left: Cell::new(at), end } }
 }
 
 fn state(host: &Host, bindings: &dyn Bindings) -> Vec<Binding> {
@@ -159,10 +138,10 @@ fn killed_everywhere(host: &Host, plan: &Plan, fresh: impl Fn() -> Box<dyn Bindi
         for at in 0.. {
             let (bindings, folder) = (fresh(), TempDir::new().unwrap());
             let (journal, before) = (folder.path().join("journal"), state(host, &*bindings));
-            let mortal = Mortal { inner: &*bindings, left: Cell::new(at), end };
+            let mortal = mortal_at(&*bindings, at, end);
             let killed = dies(|| carry_out(plan, &mortal, &journal, &mut |_| ()).unwrap());
             for at in 0.. {
-                let mortal = Mortal { inner: &*bindings, left: Cell::new(at), end };
+                let mortal = mortal_at(&*bindings, at, end);
                 if !journal.exists() || !dies(|| undo(&mortal, &journal, &mut |_| ()).unwrap()) {
                     break;
                 }
@@ -205,7 +184,7 @@ fn a_step_that_is_refused_undoes_those_before_it() {
         for at in 0..u32::try_from(plan.steps.len()).unwrap() {
             let (bindings, folder) = (ModelBindings::of(&host), TempDir::new().unwrap());
             let (journal, before) = (folder.path().join("journal"), state(&host, &bindings));
-            let mortal = Mortal { inner: &bindings, left: Cell::new(at), end: End::Refused };
+            let mortal = mortal_at(&bindings, at, End::Refused);
             let error = carry_out(&plan, &mortal, &journal, &mut |_| ()).unwrap_err();
             let ExecutionError::Undone { cause } = error else { panic!("{error}") };
             assert!(matches!(*cause, ExecutionFailure::Step { .. }), "{cause}");
@@ -226,7 +205,7 @@ fn an_entry_that_was_being_written_when_the_machine_stopped_does_not_count() {
     let (host, plan) = companion();
     let (bindings, folder) = (ModelBindings::of(&host), TempDir::new().unwrap());
     let (journal, before) = (folder.path().join("journal"), state(&host, &bindings));
-    let mortal = Mortal { inner: &bindings, left: Cell::new(2), end: End::KilledBefore };
+    let mortal = mortal_at(&bindings, 2, End::KilledBefore);
     assert!(dies(|| carry_out(&plan, &mortal, &journal, &mut |_| ()).unwrap()));
     fs::write(journal.join("0000:01:00.0.json.new"), "{\"journal\":2,\"dev").unwrap();
     undo(&bindings, &journal, &mut |_| ()).unwrap();
@@ -331,31 +310,16 @@ fn a_failing_journal_leaves_the_machine_as_it_was() {
 #[test]
 fn what_cannot_be_taken_back_is_said() {
     /// Refuses the bind, and the way back of the neighbour.
-    struct Stubborn<'a>(&'a ModelBindings);
-    impl Bindings for Stubborn<'_> {
-        fn host(&self) -> Result<Host, BindingError> {
-            self.0.host()
-        }
-        fn binding(&self, device: PciAddress) -> Result<Binding, BindingError> {
-            self.0.binding(device)
-        }
-        fn load(&self, driver: &str) -> Result<(), BindingError> {
-            self.0.load(driver)
-        }
-        fn set_override(&self, device: PciAddress, driver: Option<&str>) -> Result<(), BindingError> {
-            self.0.set_override(device, driver)
-        }
-        fn unbind(&self, device: PciAddress, driver: &str) -> Result<(), BindingError> {
-            self.0.unbind(device, driver)
-        }
-        fn bind(&self, _: PciAddress, _: &str) -> Result<(), BindingError> {
-            Err(refused())
+    struct Stubborn;
+    impl Alteration for Stubborn {
+        fn change(&self, change: Change, make: &dyn Fn() -> Result<(), BindingError>) -> Result<(), BindingError> {
+            if change == Change::Bind { Err(refused()) } else { make() }
         }
     }
     let (host, plan) = companion();
     let (bindings, folder) = (ModelBindings::of(&host), TempDir::new().unwrap());
     let (journal, before) = (folder.path().join("journal"), state(&host, &bindings));
-    let error = carry_out(&plan, &Stubborn(&bindings), &journal, &mut |_| ()).unwrap_err();
+    let error = carry_out(&plan, &Altered { machine: &bindings, by: Stubborn }, &journal, &mut |_| ()).unwrap_err();
     let ExecutionError::HalfDone { failures, .. } = &error else { panic!("{error}") };
     assert_eq!(failures.len(), 2, "{error}");
     assert!(error.to_string().contains("0000:01:00.1 was not restored: here: refused"), "{error}");
@@ -409,7 +373,7 @@ fn undo_of_one_of_two_plans_is_taken_up_wherever_it_was_killed() {
                 .unwrap();
             now = bindings.host().unwrap();
             let second = Plan::make(&now, &[address("01:00.2")], &[]).unwrap();
-            let mortal = Mortal { inner: &bindings, left: Cell::new(at), end };
+            let mortal = mortal_at(&bindings, at, end);
             dies(|| carry_out(&second, &mortal, &journal, &mut |_| ()).unwrap());
             for device in ["01:00.2", "01:00.0"].map(address) {
                 undo_some(&bindings, &journal, &[device], &mut |_| ()).unwrap();
@@ -535,39 +499,25 @@ fn a_forged_plan_is_refused_by_the_library() {
 #[test]
 fn what_the_kernel_has_not_answered_is_kept_until_it_has() {
     /// The kernel waits for someone at the first unbind, which is made when nobody looks any more.
-    struct Slow<'a> {
-        inner: &'a ModelBindings,
-        pending: Cell<Option<u32>>,
-    }
-    impl Bindings for Slow<'_> {
-        fn host(&self) -> Result<Host, BindingError> {
-            self.inner.host()
-        }
-        fn binding(&self, device: PciAddress) -> Result<Binding, BindingError> {
-            self.inner.binding(device)
-        }
-        fn load(&self, driver: &str) -> Result<(), BindingError> {
-            self.inner.load(driver)
-        }
-        fn set_override(&self, device: PciAddress, driver: Option<&str>) -> Result<(), BindingError> {
-            self.inner.set_override(device, driver)
-        }
-        fn unbind(&self, _: PciAddress, _: &str) -> Result<(), BindingError> {
+    #[derive(Default)]
+    struct Slow(Cell<Option<u32>>);
+    impl Alteration for Slow {
+        fn change(&self, change: Change, make: &dyn Fn() -> Result<(), BindingError>) -> Result<(), BindingError> {
+            if change != Change::Unbind {
+                return make();
+            }
             let (writer, holders) = (8, vec!["process 7 (qemu)".to_owned()]);
-            self.pending.set(Some(writer));
+            self.0.set(Some(writer));
             Err(BindingError::NoAnswer { at: "unbind".into(), seconds: 20, writer, holders })
         }
         fn pending(&self, device: PciAddress) -> Option<u32> {
-            self.pending.get().filter(|_| device == address("01:00.1"))
-        }
-        fn bind(&self, device: PciAddress, driver: &str) -> Result<(), BindingError> {
-            self.inner.bind(device, driver)
+            self.0.get().filter(|_| device == address("01:00.1"))
         }
     }
     let (host, plan) = companion();
     let (bindings, folder) = (ModelBindings::of(&host), TempDir::new().unwrap());
     let (journal, before) = (folder.path().join("journal"), state(&host, &bindings));
-    let slow = Slow { inner: &bindings, pending: Cell::new(None) };
+    let slow = Altered { machine: &bindings, by: Slow::default() };
     let error = carry_out(&plan, &slow, &journal, &mut |_| ()).unwrap_err();
     assert!(matches!(error, ExecutionError::HalfDone { .. }), "{error}");
     assert!(error.to_string().contains("seems to wait for process 7 (qemu)"), "{error}");

@@ -4,43 +4,21 @@ use std::cell::Cell;
 
 use tempfile::TempDir;
 use vfio_host::{
-    Binding, BindingError, Bindings, CheckedPlan, HeldFile, Holder, Holders, Host, Journal, ModelBindings, Plan,
-    PlanError,
+    BindingError, Bindings, CheckedPlan, HeldFile, Holder, Holders, Host, Journal, ModelBindings, Plan, PlanError,
 };
-use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
+use crate::altered::{Alteration, Altered};
 use crate::layout::{address, host};
 
-/// A machine on which something happens once a plan for it has been checked.
-struct Later<'a> {
-    inner: &'a ModelBindings,
+/// Something happens to the machine once a plan for it has been checked.
+struct Later {
     then: Host,
     checked: Cell<bool>,
 }
 
-impl Bindings for Later<'_> {
-    fn host(&self) -> Result<Host, BindingError> {
-        if self.checked.replace(true) { Ok(self.then.clone()) } else { self.inner.host() }
-    }
-
-    fn binding(&self, device: PciAddress) -> Result<Binding, BindingError> {
-        self.inner.binding(device)
-    }
-
-    fn load(&self, driver: &str) -> Result<(), BindingError> {
-        self.inner.load(driver)
-    }
-
-    fn set_override(&self, device: PciAddress, driver: Option<&str>) -> Result<(), BindingError> {
-        self.inner.set_override(device, driver)
-    }
-
-    fn unbind(&self, device: PciAddress, driver: &str) -> Result<(), BindingError> {
-        self.inner.unbind(device, driver)
-    }
-
-    fn bind(&self, device: PciAddress, driver: &str) -> Result<(), BindingError> {
-        self.inner.bind(device, driver)
+impl Alteration for Later {
+    fn host(&self, machine: &dyn Bindings) -> Result<Host, BindingError> {
+        if self.checked.replace(true) { Ok(self.then.clone()) } else { machine.host() }
     }
 }
 
@@ -49,7 +27,7 @@ fn refused(then: impl FnOnce(&mut Host)) -> String {
     let found = host("proc\n00:01.0 root-port+acs>01 pcieport 1\n01:00.0 nvme nvme 2");
     let (inner, mut later) = (ModelBindings::of(&found), found.clone());
     then(&mut later);
-    let bindings = Later { inner: &inner, then: later, checked: Cell::new(false) };
+    let bindings = Altered { machine: &inner, by: Later { then: later, checked: Cell::new(false) } };
     let plan = Plan::make(&found, &[address("01:00.0")], &[]).unwrap();
     let folder = TempDir::new().unwrap();
     let journal = Journal::open(folder.path().join("journal")).unwrap();

@@ -178,6 +178,16 @@ fn what_contradicts_itself_is_told_with_both_lines() {
     );
 }
 
+/// The number of a class has two bytes, or three with the interface.
+#[test]
+fn a_class_in_json_is_read_at_either_length() {
+    for class in ["0x0300", "0x030000"] {
+        let listing = format!(r#"[{{"id": "0000:01:00.0", "class": "{class}", "iommugroup": 1}}]"#);
+        let host: Host = listing.parse().unwrap();
+        assert_eq!(host.device(address("01:00.0")).unwrap().function.config.class(), Some(0x03_0000), "{class}");
+    }
+}
+
 /// The words are different words: nobody has it; nothing is in the way; somebody has it.
 #[test]
 fn free_and_viable_and_in_use_are_told_apart() {

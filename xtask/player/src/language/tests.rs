@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::step::number;
+use super::number::number;
 use super::*;
 
 fn parse(text: &str) -> Result<Scenario> {

@@ -80,6 +80,10 @@ impl<S: System> Player<S> {
 
     fn write_to(&mut self, path: &str, text: &str) -> Result<(), Errno> {
         let file = self.open_attribute(path, Access::Write)?;
+        self.write_and_close(file, text)
+    }
+
+    fn write_and_close(&mut self, file: Fd, text: &str) -> Result<(), Errno> {
         let written = self.system.write(file, text.as_bytes());
         self.system.close(file)?;
         written.map(drop)
@@ -88,9 +92,7 @@ impl<S: System> Player<S> {
     /// Writes, in the background if it is to be so.
     fn write_or_wait(&mut self, file: Fd, text: &str, run: Run) -> Or<Answer> {
         if run == Run::Foreground {
-            let written = self.system.write(file, text.as_bytes());
-            self.system.close(file)?;
-            return Ok(written.map(drop).into());
+            return Ok(self.write_and_close(file, text).into());
         }
         let mut write = self.system.begin_write(file, text.as_bytes());
         if let Some(result) = self.system.ended(&mut write, PATIENCE) {

@@ -46,14 +46,23 @@ impl OpenFile {
             // Each is opened anew to be read.
             Self::Attribute(attribute) => attribute.read(0, into).map_err(|error| errno(error.errno())),
             Self::Event(event) => event.read(into),
-            Self::Uapi(file) => {
-                let bytes = memory.bounce(&[]);
-                let read = file.read(0, bytes, into.len() as u64, caller).map_err(errno)?;
-                memory.copy_out(bytes, into);
-                usize::try_from(read).map_err(|_| Errno::EIO)
-            }
+            Self::Uapi(_) => self.read_at(0, into, memory, caller),
             Self::Reserved => Err(Errno::EBADF),
         }
+    }
+
+    /// Reads from a place of the file, through the scratch area.
+    pub(super) fn read_at(
+        &self,
+        offset: u64,
+        into: &mut [u8],
+        memory: &Memory,
+        caller: &Caller<'_>,
+    ) -> Result<usize, Errno> {
+        let bytes = memory.bounce(&[]);
+        let read = self.as_uapi().read(offset, bytes, into.len() as u64, caller).map_err(errno)?;
+        memory.copy_out(bytes, into);
+        usize::try_from(read).map_err(|_| Errno::EIO)
     }
 
     pub(super) fn write(&self, from: &[u8], memory: &Memory, caller: &Caller<'_>) -> Result<Written, Errno> {
@@ -63,12 +72,21 @@ impl OpenFile {
                 event.signal();
                 Ok(Written::Bytes(from.len()))
             }
-            Self::Uapi(file) => {
-                let bytes = memory.bounce(from);
-                let written = file.write(0, bytes, from.len() as u64, caller).map_err(errno)?;
-                Ok(Written::Bytes(usize::try_from(written).map_err(|_| Errno::EIO)?))
-            }
+            Self::Uapi(_) => self.write_at(0, from, memory, caller).map(Written::Bytes),
             Self::Reserved => Err(Errno::EBADF),
         }
+    }
+
+    /// Writes to a place of the file, through the scratch area.
+    pub(super) fn write_at(
+        &self,
+        offset: u64,
+        from: &[u8],
+        memory: &Memory,
+        caller: &Caller<'_>,
+    ) -> Result<usize, Errno> {
+        let bytes = memory.bounce(from);
+        let written = self.as_uapi().write(offset, bytes, from.len() as u64, caller).map_err(errno)?;
+        usize::try_from(written).map_err(|_| Errno::EIO)
     }
 }

@@ -124,6 +124,15 @@ impl Facts {
         }
     }
 
+    /// A device is in the group of this number; -1 is none.
+    pub(super) fn group_number(&mut self, device: PciAddress, number: i64, line: usize) -> Merged {
+        match u32::try_from(number) {
+            Ok(number) => self.group(device, Some(number), Place::Shown, line),
+            Err(_) if number == -1 => self.group(device, None, Place::Shown, line),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// The log says that the device left its group; what comes later counts.
     pub(super) fn left_group(&mut self, device: PciAddress) {
         self.device(device).group = None;
@@ -180,6 +189,15 @@ impl Facts {
         let record = self.device(device);
         if record.class == 0 {
             record.class = class;
+        }
+    }
+
+    /// The kind of device as a column or a key has it: its number in hex, with or without the interface, or words.
+    pub(super) fn class_value(&mut self, device: PciAddress, text: &str) {
+        match text.strip_prefix("0x").and_then(|hex| u32::from_str_radix(hex, 16).ok()) {
+            Some(class) if text.len() > 6 => self.class(device, class >> 8),
+            Some(class) => self.class(device, class),
+            None => self.class_words(device, text),
         }
     }
 

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
 use super::ListingErrorReason;
-use super::facts::{Facts, Form, Place};
+use super::facts::{Facts, Form};
 use super::token::{self, hex4};
 
 type Read = Result<(), ListingErrorReason>;
@@ -86,7 +86,9 @@ impl Visitor<'_> {
                 if let Some(device) = about {
                     self.facts.device(device).listed = true;
                     self.facts.device(device).form = Form::Record;
-                    self.group(device, if own.is_some() { group } else { named })?;
+                    if let Some(number) = if own.is_some() { group } else { named } {
+                        self.facts.group_number(device, number, self.line)?;
+                    }
                     if !is_group {
                         self.describe(object, device)?;
                     }
@@ -95,17 +97,6 @@ impl Visitor<'_> {
                 object.iter().try_for_each(|(key, value)| self.visit(value, Some(key), above))
             }
             _ => Ok(()),
-        }
-    }
-
-    fn group(&mut self, device: PciAddress, group: Option<i64>) -> Read {
-        match group {
-            Some(-1) => self.facts.group(device, None, Place::Shown, self.line),
-            Some(number) => match u32::try_from(number) {
-                Ok(number) => self.facts.group(device, Some(number), Place::Shown, self.line),
-                Err(_) => Ok(()),
-            },
-            None => Ok(()),
         }
     }
 
@@ -126,10 +117,7 @@ impl Visitor<'_> {
             facts.driver(device, driver, self.line)?;
         }
         if let Some(class) = text("class") {
-            match class.strip_prefix("0x").and_then(|hex| u32::from_str_radix(hex, 16).ok()) {
-                Some(code) => facts.class(device, code >> 8),
-                None => facts.class_words(device, class),
-            }
+            facts.class_value(device, class);
         }
         if let Some(ids) = text("vendor").and_then(hex4).zip(text("device").and_then(hex4)) {
             facts.ids(device, ids, self.line)?;

@@ -3,7 +3,7 @@
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
 use super::ListingErrorReason;
-use super::facts::{Facts, Place};
+use super::facts::Facts;
 use super::token::{self, hex4};
 use super::words::leading_class;
 
@@ -77,12 +77,12 @@ impl Table {
         let mut ids = (None, None);
         for (cell, column) in cells.iter().zip(&self.columns) {
             match column {
-                Column::Group => group(facts, device, cell, line)?,
-                Column::Class => match cell.strip_prefix("0x").and_then(|hex| u32::from_str_radix(hex, 16).ok()) {
-                    Some(class) if cell.len() > 6 => facts.class(device, class >> 8),
-                    Some(class) => facts.class(device, class),
-                    None => facts.class_words(device, cell),
-                },
+                Column::Group => {
+                    if let Ok(number) = cell.parse() {
+                        facts.group_number(device, number, line)?;
+                    }
+                }
+                Column::Class => facts.class_value(device, cell),
                 Column::Vendor => ids.0 = hex4(cell),
                 // Some call the name so.
                 Column::DeviceId => match hex4(cell) {
@@ -123,17 +123,6 @@ fn described(facts: &mut Facts, device: PciAddress, cell: &str, line: usize) -> 
         None => {}
     }
     Ok(())
-}
-
-fn group(facts: &mut Facts, device: PciAddress, cell: &str, line: usize) -> Result<(), ListingErrorReason> {
-    match cell.parse::<i64>() {
-        Ok(-1) => facts.group(device, None, Place::Shown, line),
-        Ok(number) => match u32::try_from(number) {
-            Ok(number) => facts.group(device, Some(number), Place::Shown, line),
-            Err(_) => Ok(()),
-        },
-        Err(_) => Ok(()),
-    }
 }
 
 fn column(heading: &str) -> Column {
