@@ -177,7 +177,6 @@ impl Process {
         let (file, offset) = found.ok_or(BadAddress { at })?;
         act(file, offset).map_err(|_| BadAddress { at })
     }
-
 }
 
 impl Space {

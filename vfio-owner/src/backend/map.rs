@@ -9,9 +9,9 @@ use super::DirtyError;
 
 /// A mapping that `range` has a part of, but not all.
 pub(crate) fn cut_by<V>(mappings: &IovaMap<V>, range: IovaRange) -> Option<IovaRange> {
-    [range.first(), range.last()].into_iter().find_map(|end| {
-        mappings.get(end).map(|(mapping, _)| mapping).filter(|mapping| !range.covers(*mapping))
-    })
+    [range.first(), range.last()]
+        .into_iter()
+        .find_map(|end| mappings.get(end).map(|(mapping, _)| mapping).filter(|mapping| !range.covers(*mapping)))
 }
 
 /// Why nothing was mapped.

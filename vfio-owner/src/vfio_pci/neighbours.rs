@@ -39,7 +39,9 @@ enum Found {
 
 impl Neighbours {
     pub(super) fn of(function: &PciFunction, bridge: Option<&Arc<dyn AnyDevice>>) -> Self {
-        let oldest = bridge.and_then(|bridge| bridge.children().into_iter().find_map(|child| Some(pci(&*child)?.description().address)));
+        let oldest = bridge.and_then(|bridge| {
+            bridge.children().into_iter().find_map(|child| Some(pci(&*child)?.description().address))
+        });
         let found = if oldest == Some(function.address) { Found::Alone } else { Found::BesideOthers };
         Self { bridge: bridge.map(Arc::downgrade), found }
     }

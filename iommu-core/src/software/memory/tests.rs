@@ -91,9 +91,8 @@ fn an_access_may_begin_in_front_of_a_window() {
 #[test]
 fn a_window_is_of_whole_frames() {
     let memory = Memory::new();
-    let windows = [0, 1, 0x1001].map(|bytes| {
-        memory.window(bytes, Arc::new(Elsewhere(SpinMutex::new([0; 0x2000])))).unwrap()
-    });
+    let windows =
+        [0, 1, 0x1001].map(|bytes| memory.window(bytes, Arc::new(Elsewhere(SpinMutex::new([0; 0x2000])))).unwrap());
     assert_eq!(windows.each_ref().map(|window| window.at().get() & 0xfff), [0; 3]);
     assert!(memory.allocate(1).unwrap().is_aligned(0x1000));
     let whole = 1 << 63;

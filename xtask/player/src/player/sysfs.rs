@@ -32,7 +32,7 @@ impl<S: System> Player<S> {
             }
             MachineStep::Unbind { device } => {
                 let file = self.open_attribute(&path_of(device, "driver/unbind"), Access::Write).map_err(no_device)?;
-                self.write_or_wait(file, device, run)
+                Ok(self.write_or_wait(file, device, run))
             }
             MachineStep::Probe { device } => Ok(self.write_to(&format!("{PCI}/drivers_probe"), device).into()),
             MachineStep::Driver { device } => Ok(Answer::Value(match self.link(&path_of(device, "driver")) {
@@ -50,11 +50,11 @@ impl<S: System> Player<S> {
             MachineStep::Rescan => Ok(self.write_to(&format!("{PCI}/rescan"), "1").into()),
             MachineStep::Remove { device } => {
                 let file = self.open_attribute(&path_of(device, "remove"), Access::Write)?;
-                self.write_or_wait(file, "1", run)
+                Ok(self.write_or_wait(file, "1", run))
             }
             MachineStep::Sriov { device, count } => {
                 let file = self.open_attribute(&path_of(device, "sriov_numvfs"), Access::Write)?;
-                self.write_or_wait(file, count, run)
+                Ok(self.write_or_wait(file, count, run))
             }
         }
     }
@@ -90,16 +90,16 @@ impl<S: System> Player<S> {
     }
 
     /// Writes, in the background if it is to be so.
-    fn write_or_wait(&mut self, file: Fd, text: &str, run: Run) -> Or<Answer> {
+    fn write_or_wait(&mut self, file: Fd, text: &str, run: Run) -> Answer {
         if run == Run::Foreground {
-            return Ok(self.write_and_close(file, text).into());
+            return self.write_and_close(file, text).into();
         }
         let mut write = self.system.begin_write(file, text.as_bytes());
         if let Some(result) = self.system.ended(&mut write, PATIENCE) {
-            return Ok(result.map(drop).into());
+            return result.map(drop).into();
         }
         self.waiting.push_back(write);
-        Ok(Answer::Blocked)
+        Answer::Blocked
     }
 
     /// The last name of where a link leads.
