@@ -162,7 +162,8 @@ impl Program {
 
     /// Binds a device file to an iommufd; its id there.
     pub(crate) fn bind(&self, file: i32, iommufd: i32) -> Result<u32, Errno> {
-        self.words(file, 118, &[16, 0, iommufd.cast_unsigned(), 0]).map(|words| words[3])
+        self.words(file, 118, &[16, 0, iommufd.cast_unsigned(), 0])
+            .map(|words| words.get(3).copied().unwrap_or_default())
     }
 
     /// A call whose argument is a value.
