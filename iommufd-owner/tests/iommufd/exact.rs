@@ -126,27 +126,29 @@ impl Paging for Domain {
         let bytes = page_size * count as u64;
         self.hardware.largest.fetch_max(bytes, Ordering::Relaxed);
         let mut shown = self.hardware.shown.lock();
-        let shown = shown.entry(self.number).or_default();
-        for at in (0..bytes).step_by(GRANULE as usize) {
-            if shown.insert(iova.get() + at, (phys.get() + at, protection)).is_some() {
-                self.hardware.wrong.lock().push(format!("{iova} is mapped twice"));
-            }
+        let here = shown.entry(self.number).or_default();
+        let mapped = (0..bytes).step_by(GRANULE as usize).map(|at| (iova.get() + at, (phys.get() + at, protection)));
+        let twice = mapped.filter(|(at, to)| here.insert(*at, *to).is_some()).count();
+        drop(shown);
+        if twice > 0 {
+            self.hardware.wrong.lock().push(format!("{iova} is mapped twice"));
         }
         Ok(count)
     }
 
     fn unmap_pages(&self, iova: Iova, page_size: u64, count: usize, gather: &mut Gather) -> Result<u64, HardwareError> {
         let mut shown = self.hardware.shown.lock();
-        let (shown, mut bytes) = (shown.entry(self.number).or_default(), 0);
+        let (here, mut bytes) = (shown.entry(self.number).or_default(), 0);
         let stuck_from = self.hardware.stuck_from.load(Ordering::Relaxed);
         let stuck = |at: u64| stuck_from > 0 && at >= stuck_from;
         while bytes < page_size * count as u64 {
             let at = iova.get() + bytes;
-            if stuck(at) || shown.remove(&at).is_none() {
+            if stuck(at) || here.remove(&at).is_none() {
                 break;
             }
             bytes += GRANULE;
         }
+        drop(shown);
         match IovaRange::sized(iova, bytes) {
             Some(range) => gather.add(range, page_size),
             None if stuck(iova.get()) => {}
@@ -510,7 +512,8 @@ fn live(large_pages: LargePages, ops: &[Op]) {
     drop(bound);
     context.destroy(ioas).unwrap();
     assert_eq!((memory.pins.lock().len(), memory.charged.load(Ordering::Relaxed)), (0, 0));
-    assert_eq!((hardware.shown.lock().len(), hardware.wrong.lock().len()), (0, 0));
+    assert_eq!(hardware.shown.lock().len(), 0);
+    assert_eq!(hardware.wrong.lock().len(), 0);
 }
 
 proptest! {
