@@ -59,7 +59,8 @@ fn page_tables(mappings: u64) -> u64 {
 
 fn type1(mappings: u64) -> u64 {
     let user = User::new();
-    let (group, container) = (user.machine.open_group(NIC).expect("it is closed"), user.machine.vfio().open_container());
+    let (group, container) =
+        (user.machine.open_group(NIC).expect("it is closed"), user.machine.vfio().open_container());
     group.set_container(&container).expect("it is viable");
     container.set_iommu(Extension::TYPE1_V2).expect("there is a group");
     kept(mappings, |number| container.map(user.request(place(number))).expect("nothing is there"))

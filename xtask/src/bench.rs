@@ -133,7 +133,8 @@ impl<'a> Line<'a> {
         };
         let unit = self.row.unit;
         let beside = self.row.beside.iter().zip(&self.beside);
-        let beside = beside.map(|(rival, took)| format!("{} {} (x{:.2})", rival.name, unit.of(*took), self.ours / took));
+        let beside =
+            beside.map(|(rival, took)| format!("{} {} (x{:.2})", rival.name, unit.of(*took), self.ours / took));
         let (name, aim) = (self.row.to_string(), self.row.aim.to_string());
         let beside = beside.collect::<Vec<_>>().join(", ");
         println!("{style}{mark}{style:#}  {name:<50} {:>9}  {aim:<22}  {DIM}{beside}{DIM:#}", unit.of(self.ours));
@@ -141,8 +142,9 @@ impl<'a> Line<'a> {
 
     fn print_json(&self) {
         let rivals = self.row.beside.iter().zip(&self.beside);
-        let beside: Vec<_> =
-            rivals.map(|(rival, took)| json!({ "name": rival.name, "value": took, "ratio": self.ours / took })).collect();
+        let beside: Vec<_> = rivals
+            .map(|(rival, took)| json!({ "name": rival.name, "value": took, "ratio": self.ours / took }))
+            .collect();
         let unit = match self.row.unit {
             Unit::Time => "ns",
             Unit::Bytes => "bytes",

@@ -51,7 +51,9 @@ impl<V> Tree<V> {
         for place in entries {
             let spans = self.spans(node, level);
             let (first, last) = (spans.firsts[place], spans.lasts[place]);
-            if let Some(found) = first.checked_sub(1).filter(|end| *end >= free).and_then(|end| wanted.place(free, end))
+            if first > free
+                && first - free >= wanted.bytes
+                && let Some(found) = wanted.place(free, first - 1)
             {
                 return Search::Found(found);
             }
@@ -60,12 +62,11 @@ impl<V> Tree<V> {
             }
             if level > 0 && self.inner(node).bounds[place] >= wanted.bytes {
                 let child = self.inner(node).children[place];
-                let search = self.below(child, level - 1, wanted, free.max(first));
-                self.note_bound(node, place, level);
-                match search {
+                match self.below(child, level - 1, wanted, free.max(first)) {
                     Search::On(Some(behind)) => free = behind,
                     done => return done,
                 }
+                self.lower_bound(node, place, level);
                 continue;
             }
             match last.checked_add(1) {
@@ -73,7 +74,6 @@ impl<V> Tree<V> {
                 None => return Search::On(None),
             }
         }
-        self.measure(node, level);
         Search::On(Some(free))
     }
 }

@@ -507,14 +507,14 @@ impl<V> Tree<V> {
         if level == 0 { self.leaf_spans(node) } else { &self.inner(node).spans }
     }
 
-    /// Lowers the bound of a node to the largest hole that it knows of.
-    pub(super) fn measure(&mut self, node: u32, level: usize) {
-        if level == 0 { self.leaves[node as usize].measure() } else { self.inners[node as usize].measure() }
-    }
-
-    /// Notes the bound of a child.
-    pub(super) fn note_bound(&mut self, node: u32, place: usize, level: usize) {
+    /// Lowers the bound of a child to the largest hole that it knows of.
+    pub(super) fn lower_bound(&mut self, node: u32, place: usize, level: usize) {
         let child = self.inner(node).children[place];
+        if level == 1 {
+            self.leaves[child as usize].measure()
+        } else {
+            self.inners[child as usize].measure()
+        }
         self.inners[node as usize].bounds[place] = self.span(child, level - 1).bound;
     }
 

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use duct::cmd;
 use serde::Deserialize;
 
-use super::table::{Program, Prints};
+use super::table::{Prints, Program};
 use crate::ci::shell::environment;
 use crate::root;
 

@@ -221,9 +221,7 @@ fn lives() -> impl Iterator<Item = Row> {
     });
     let ends = [("unmap all", "a mapping of 1M"), ("close a container", "a mapping of 1M")].map(|(operation, size)| {
         let row = Row::new(VFIO, operation, size, format!("end of 1M mappings/{operation}"));
-        Row { pieces: 1e6, ..row }
-            .beside("free a BTreeMap", "end of 1M mappings/free a BTreeMap")
-            .aim(Aim::Most(300.0))
+        Row { pieces: 1e6, ..row }.beside("free a BTreeMap", "end of 1M mappings/free a BTreeMap").aim(Aim::Most(300.0))
     });
     let machines = [("20", 1.0), ("1000", 50.0), ("10000", 500.0)].map(|(n, times)| {
         let (size, file, few) = (
