@@ -235,6 +235,8 @@ impl ContainerIommu for Type1Container {
         let mut unmapped: u64 = 0;
         while let Some((mapping, _)) = self.mappings.first_in(range) {
             into.report(pages_of(range, mapping, page_size)).map_err(DirtyError::from)?;
+            // Before its pages can no longer be asked for.
+            into.finish().map_err(DirtyError::from)?;
             unmapped = unmapped.saturating_add(mapping.bytes());
             self.remove(mapping);
         }
@@ -304,7 +306,7 @@ impl ContainerIommu for Type1Container {
         for (mapping, _) in self.mappings.overlapping(range) {
             into.report(pages_of(range, mapping, page_size))?;
         }
-        Ok(())
+        Ok(into.finish()?)
     }
 }
 
