@@ -511,9 +511,9 @@ impl<V> Tree<V> {
     pub(super) fn lower_bound(&mut self, node: u32, place: usize, level: usize) {
         let child = self.inner(node).children[place];
         if level == 1 {
-            self.leaves[child as usize].measure()
+            self.leaves[child as usize].measure();
         } else {
-            self.inners[child as usize].measure()
+            self.inners[child as usize].measure();
         }
         self.inners[node as usize].bounds[place] = self.span(child, level - 1).bound;
     }

@@ -34,7 +34,7 @@ pub(super) const PROGRAMS: &[Program] = &[
 
 const VFIO: &str = "vfio";
 const IOMMUFD: &str = "address_space";
-const LARGE: &str = "large_memory";
+const LARGE: &str = "large";
 const MEMORY: &str = "memory";
 
 /// A line of the table.
