@@ -90,7 +90,7 @@ fn insert_remove(c: &mut Criterion) {
 fn find_gap(c: &mut Criterion) {
     let mut group = c.benchmark_group("two pages where holes have one");
     for ranges in sizes() {
-        let map = ours(ranges);
+        let mut map = ours(ranges);
         let within = IovaRange::new(Iova::new(BASE), Iova::new(u64::MAX)).expect("it is not empty");
         group.bench_function(BenchmarkId::new("IovaMap", ranges), |b| {
             b.iter(|| black_box(map.find_gap(2 * PAGE_SIZE, PAGE_SIZE, 0, within)).expect("behind all of them"));

@@ -248,23 +248,30 @@ impl PageSizes {
     /// `offsets` are the bits in which the two addresses of a mapping differ, 0 for a single address. `bytes` is a
     /// multiple of the smallest size, and not 0.
     pub(crate) fn first_run(self, addresses: u64, offsets: u64, bytes: u64) -> (u64, usize) {
-        let fits = |size: &u64| addresses & (size - 1) == 0 && *size <= bytes;
-        let size = self.largest_first().find(fits).unwrap_or(self.smallest());
-        let larger = self.largest_first().take_while(|larger| *larger > size).last();
+        let aligned = addresses ^ addresses.wrapping_sub(1);
+        let short_enough = u64::MAX.checked_shr(bytes.leading_zeros()).unwrap_or(0);
+        let size = highest(self.0 & aligned & short_enough).unwrap_or(self.smallest());
+        let above = self.0 & !(size | (size - 1));
+        let larger = (above != 0).then(|| 1 << above.trailing_zeros());
         let until_larger =
-            larger.filter(|larger| offsets & (larger - 1) == 0).map(|larger| larger - (addresses & (larger - 1)));
+            larger.filter(|larger| offsets & (larger - 1) == 0).map(|larger: u64| larger - (addresses & (larger - 1)));
         // No detour for a larger page that does not fit behind.
         let run = match (until_larger, larger) {
             (Some(before), Some(larger)) if before < bytes && larger <= bytes - before => before,
             _ => bytes,
         };
-        (size, usize::try_from(run / size).unwrap_or(usize::MAX))
+        (size, usize::try_from(run >> size.trailing_zeros()).unwrap_or(usize::MAX))
     }
 
     /// Returns the sizes, largest first.
     pub fn largest_first(self) -> impl Iterator<Item = u64> {
         (0..u64::BITS).rev().map(|bit| 1 << bit).filter(move |size| self.0 & size != 0)
     }
+}
+
+/// The highest bit that is set.
+fn highest(bits: u64) -> Option<u64> {
+    Some(1 << bits.checked_ilog2()?)
 }
 
 impl fmt::Debug for PageSizes {

@@ -1,8 +1,10 @@
 //! Which pages devices have written.
 
+use alloc::vec;
+use alloc::vec::Vec;
 use core::ops::Range;
 
-use crate::address::{Iova, UserAddr};
+use crate::address::{Iova, PAGE_SIZE, UserAddr};
 use crate::user_memory::{BadAddress, UserMemory};
 
 /// A range whose dirty pages are asked for.
@@ -16,38 +18,141 @@ pub struct DirtyRequest {
     pub page_size: u64,
 }
 
-/// Sets bits of a bitmap in user memory, and leaves the others as they are. Bit n is bit `n % 8`, counted from the lowest, of
-/// the byte `n / 8` bytes behind `bitmap`, which may lie anywhere.
+/// A part of a bitmap of dirty pages, gathered before it is written to where the bitmap is.
+///
+/// Bit n is bit `n % 8`, counted from the lowest, of byte `n / 8`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DirtyBits {
+    /// The first byte of the part.
+    start: u64,
+    bytes: Vec<u8>,
+    /// Bytes in which bits may be set.
+    used: Range<usize>,
+}
+
+/// Bytes of a part.
+const PART: usize = 0x1000;
+
+impl DirtyBits {
+    /// The number of bits in a part.
+    pub const BITS: u64 = 8 * PART as u64;
+
+    /// Creates a part in which no bit is set, at the start of a bitmap.
+    pub fn new() -> Self {
+        Self { start: 0, bytes: vec![0; PART], used: 0..0 }
+    }
+
+    /// Returns which bits of the bitmap are in this part.
+    pub fn bits(&self) -> Range<u64> {
+        let first = self.start * 8;
+        first..first.saturating_add(Self::BITS)
+    }
+
+    /// Calls `write` with the bytes in which bits are set, if there are any, and where they begin in the bitmap. Then goes on
+    /// with the part of the bitmap that has `bit`, with no bit set.
+    ///
+    /// # Errors
+    /// That of `write`, to which it makes no difference.
+    pub fn turn<E>(&mut self, bit: u64, write: impl FnOnce(u64, &[u8]) -> Result<(), E>) -> Result<(), E> {
+        let used = core::mem::take(&mut self.used);
+        let first = self.start + used.start as u64;
+        self.start = bit / Self::BITS * PART as u64;
+        let bytes = self.bytes.get_mut(used).filter(|bytes| !bytes.is_empty());
+        bytes.map_or(Ok(()), |bytes| {
+            let written = write(first, bytes);
+            bytes.fill(0);
+            written
+        })
+    }
+
+    /// Sets the bits that lie in this part, and ignores the others.
+    pub fn set(&mut self, bits: Range<u64>) {
+        let part = self.bits();
+        let (first, end) = (bits.start.max(part.start), bits.end.min(part.end));
+        if first >= end {
+            return;
+        }
+        let (first, last) = (place(first - part.start), place(end - 1 - part.start));
+        self.uses(first.byte, last.byte);
+        let (from, upto) = (u8::MAX << first.bit, u8::MAX >> (7 - last.bit));
+        match self.bytes.get_mut(first.byte..=last.byte) {
+            Some([byte]) => *byte |= from & upto,
+            Some([head, middle @ .., tail]) => {
+                *head |= from;
+                middle.fill(u8::MAX);
+                *tail |= upto;
+            }
+            _ => {}
+        }
+    }
+
+    /// Sets the bits of a word, whose lowest is bit `at`; all of them lie in this part.
+    pub(crate) fn set_word(&mut self, at: u64, word: u64) {
+        let Some(offset) = at.checked_sub(self.start * 8) else { return };
+        let first = place(offset);
+        let shifted = u128::from(word) << first.bit;
+        // The word may be the last of the part.
+        let end = PART.min(first.byte + size_of::<u64>() + 1);
+        self.uses(first.byte, end - 1);
+        let bytes = self.bytes.get_mut(first.byte..end).unwrap_or_default();
+        for (byte, bits) in bytes.iter_mut().zip(shifted.to_le_bytes()) {
+            *byte |= bits;
+        }
+    }
+
+    fn uses(&mut self, first: usize, last: usize) {
+        let used = if self.used.is_empty() { first..last + 1 } else { self.used.clone() };
+        self.used = used.start.min(first)..used.end.max(last + 1);
+    }
+}
+
+impl Default for DirtyBits {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Where a bit of a part is.
+struct Place {
+    byte: usize,
+    bit: u32,
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "an offset in a part is small")]
+const fn place(offset: u64) -> Place {
+    Place { byte: (offset / 8) as usize, bit: (offset % 8) as u32 }
+}
+
+/// Sets the bits that are set in `bits` in as many bytes of user memory from `at` on as well, and leaves the others as they
+/// are.
 ///
 /// # Errors
-/// Fails if some of the bytes are not there for reading and writing. Bits before them were set.
-pub fn set_user_bits(memory: &dyn UserMemory, bitmap: UserAddr, bits: Range<u64>) -> Result<(), BadAddress> {
-    let mut next = bits.start;
-    while next < bits.end {
-        let at = bitmap.checked_add(next / 8).ok_or(BadAddress { at: bitmap })?;
-        let end = bits.end.min((next / 8 + CHUNK as u64).saturating_mul(8));
+/// Fails if some of the bytes are not there for reading and writing. Bits in pages before were set.
+pub fn set_user_bits(memory: &dyn UserMemory, at: UserAddr, bits: &[u8]) -> Result<(), BadAddress> {
+    let (mut at, mut left) = (at, bits);
+    while !left.is_empty() {
+        let in_page = PAGE_SIZE - at.get() % PAGE_SIZE;
+        let count = usize::try_from(in_page).map_or(CHUNK, |bytes| bytes.min(CHUNK)).min(left.len());
+        let (now, rest) = left.split_at(count);
         let mut chunk = [0; CHUNK];
-        let used = usize::try_from(end.div_ceil(8) - next / 8).map_or(CHUNK, |used| used.min(CHUNK));
-        let chunk = chunk.get_mut(..used).unwrap_or_default();
+        let chunk = chunk.get_mut(..count).unwrap_or_default();
         memory.read(at, chunk)?;
-        for bit in next..end {
-            let byte = usize::try_from(bit / 8 - next / 8).ok().and_then(|byte| chunk.get_mut(byte));
-            if let Some(byte) = byte {
-                *byte |= 1 << (bit % 8);
-            }
-        }
+        chunk.iter_mut().zip(now).for_each(|(byte, bits)| *byte |= bits);
         memory.write(at, chunk)?;
-        next = end;
+        if !rest.is_empty() {
+            at = at.checked_add(count as u64).ok_or(BadAddress { at })?;
+        }
+        left = rest;
     }
     Ok(())
 }
 
 /// As many bytes of a bitmap are read and written at once.
-const CHUNK: usize = 256;
+const CHUNK: usize = 512;
 
 #[cfg(all(test, feature = "software", not(shuttle)))]
 mod tests {
-    use alloc::vec;
+    use alloc::collections::BTreeSet;
 
     use proptest::prelude::*;
 
@@ -56,21 +161,51 @@ mod tests {
     use crate::software::{LockedPages, Memory, Process};
 
     proptest! {
-        /// Exactly these bits, wherever the bitmap begins; the others keep what they were.
+        /// Exactly these bits, whatever sets them and wherever the part lies.
         #[test]
-        fn bits_are_set_and_no_others(start in 0_u64..9000, count in 0_u64..9000, offset in 0_u64..5000, before in any::<u8>()) {
+        fn bits_are_set_and_no_others(
+            part in 0_u64..4,
+            runs in prop::collection::vec((0_u64..5 * DirtyBits::BITS, 0_u64..9000), 0..6),
+            words in prop::collection::vec((0_u64..DirtyBits::BITS, any::<u64>()), 0..6),
+        ) {
+            let mut bits = DirtyBits::new();
+            bits.turn(part * DirtyBits::BITS + 7, |_, _| Err(())).unwrap();
+            let inside = bits.bits();
+            let mut model = BTreeSet::new();
+            for (start, count) in runs {
+                bits.set(start..start + count);
+                model.extend((start..start + count).filter(|bit| inside.contains(bit)));
+            }
+            for (at, word) in words {
+                let word = word & u64::MAX >> (64 - (DirtyBits::BITS - at).min(64));
+                bits.set_word(inside.start + at, word);
+                model.extend((0..64).filter(|bit| word >> bit & 1 == 1).map(|bit| inside.start + at + bit));
+            }
+            let mut seen = BTreeSet::new();
+            let look = |first: u64, bytes: &[u8]| {
+                let is_set = |bit: &u64| bytes[usize::try_from(bit / 8).unwrap()] >> (bit % 8) & 1 == 1;
+                seen.extend((0..bytes.len() as u64 * 8).filter(is_set).map(|bit| first * 8 + bit));
+                Ok::<_, ()>(())
+            };
+            bits.turn(0, look).unwrap();
+            prop_assert_eq!(seen, model);
+            prop_assert_eq!(bits, DirtyBits::new());
+        }
+
+        /// Whatever was there stays, wherever the bitmap begins.
+        #[test]
+        fn bits_are_set_in_user_memory(
+            offset in 0_u64..5000, bits in prop::collection::vec(any::<u8>(), 0..3000), before in any::<u8>(),
+        ) {
             let process = Process::new(&Memory::new(), LockedPages::unlimited());
             let memory = process.allocate(0x3000, Access::ReadWrite).unwrap();
             process.write(memory, &[before; 0x3000]).unwrap();
-            let bitmap = memory.checked_add(offset).unwrap();
-            set_user_bits(&*process, bitmap, start..start + count).unwrap();
-            let mut bytes = vec![0; 0x3000 - usize::try_from(offset).unwrap()];
-            process.read(bitmap, &mut bytes).unwrap();
-            for bit in 0..bytes.len() as u64 * 8 {
-                let is = bytes[usize::try_from(bit / 8).unwrap()] >> (bit % 8) & 1;
-                let was = before >> (bit % 8) & 1;
-                prop_assert_eq!(is == 1, was == 1 || (start..start + count).contains(&bit), "bit {}", bit);
-            }
+            set_user_bits(&*process, memory.checked_add(offset).unwrap(), &bits).unwrap();
+            let mut model = vec![before; 0x3000];
+            model[usize::try_from(offset).unwrap()..].iter_mut().zip(&bits).for_each(|(byte, bits)| *byte |= bits);
+            let mut bytes = vec![0; 0x3000];
+            process.read(memory, &mut bytes).unwrap();
+            prop_assert_eq!(bytes, model);
         }
     }
 
@@ -78,9 +213,13 @@ mod tests {
     fn a_bitmap_that_is_not_there_is_an_error_where_it_ends() {
         let process = Process::new(&Memory::new(), LockedPages::unlimited());
         let memory = process.allocate(0x1000, Access::ReadWrite).unwrap();
-        assert_eq!(set_user_bits(&*process, memory, 0..0x8000), Ok(()));
-        set_user_bits(&*process, memory, 0x7ff8..0x8001).unwrap_err();
-        set_user_bits(&*process, UserAddr::new(u64::MAX), 0..9).unwrap_err();
-        assert_eq!(set_user_bits(&*process, UserAddr::new(u64::MAX), 0..0), Ok(()));
+        let last = memory.checked_add(0xffe).unwrap();
+        assert_eq!(set_user_bits(&*process, last, &[1, 2]), Ok(()));
+        set_user_bits(&*process, last, &[4, 4, 4]).unwrap_err();
+        let mut bytes = [0; 2];
+        process.read(last, &mut bytes).unwrap();
+        assert_eq!(bytes, [5, 6], "what is there was set");
+        set_user_bits(&*process, UserAddr::new(u64::MAX), &[1, 1]).unwrap_err();
+        assert_eq!(set_user_bits(&*process, UserAddr::new(u64::MAX), &[]), Ok(()));
     }
 }

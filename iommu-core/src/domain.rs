@@ -9,10 +9,11 @@ use device_model::Errno;
 use device_model::sync::SpinMutex;
 
 use crate::address::{Iova, IovaRange};
+use crate::dirty::DirtyBits;
 use crate::dma_api::DmaSpace;
 use crate::hardware::{
-    DirtyFlags, DirtyTracking, DomainKind, Endpoint, Gather, HardwareDomain, HardwareError, IommuDriver, Nested,
-    PagingFlags, UserData,
+    DirtyFlags, DirtyPages, DirtyTracking, DomainKind, Endpoint, Gather, HardwareDomain, HardwareError, IommuDriver,
+    Nested, PagingFlags, UserData,
 };
 use crate::member::Member;
 use crate::physical_memory::PhysicalMemory;
@@ -131,7 +132,7 @@ impl Domain {
     pub fn start_dirty_tracking(&self) -> Result<(), HardwareError> {
         let tracking = self.dirty_tracking()?;
         if let Some(all) = self.geometry().and_then(|geometry| IovaRange::new(geometry.first, geometry.last)) {
-            self.read_dirty(all, DirtyFlags::empty(), |_, _| {})?;
+            self.read_dirty(all, DirtyFlags::empty(), |_| {})?;
         }
         tracking.start()
     }
@@ -144,7 +145,7 @@ impl Domain {
         self.dirty_tracking()?.stop()
     }
 
-    /// Calls `dirty` with each page of `range` that was written, as [`DirtyTracking::read`] does, and flushes what was
+    /// Calls `dirty` with the pages of `range` that were written, as [`DirtyTracking::read`] does, and flushes what was
     /// cleared.
     ///
     /// # Errors
@@ -153,12 +154,60 @@ impl Domain {
         &self,
         range: IovaRange,
         flags: DirtyFlags,
-        mut dirty: impl FnMut(Iova, u64),
+        mut dirty: impl FnMut(DirtyPages),
     ) -> Result<(), HardwareError> {
         let mut gather = Gather::new();
         let read = self.dirty_tracking()?.read(range, flags, &mut gather, &mut dirty);
         self.flush(gather)?;
         read
+    }
+
+    /// Reads which pages of `range` were written as a bitmap in which a bit stands for `1 << shift` bytes, the first for those
+    /// at the start of `range`. Calls `write` with those bytes of the bitmap in which bits are set, ascending, and with where
+    /// they begin; without locks. What was cleared is flushed before.
+    ///
+    /// # Errors
+    /// As for [`read_dirty`](Self::read_dirty). What was passed to `write` counts.
+    pub fn read_dirty_bitmap(
+        &self,
+        range: IovaRange,
+        shift: u32,
+        flags: DirtyFlags,
+        mut write: impl FnMut(u64, &[u8]),
+    ) -> Result<(), HardwareError> {
+        let bit = |iova: Iova| iova.get().saturating_sub(range.first().get()).checked_shr(shift).unwrap_or(0);
+        let at = |bit: u64| range.first().checked_add(bit.checked_shl(shift).filter(|bytes| bytes >> shift == bit)?);
+        let mut write = |first, bytes: &[u8]| {
+            write(first, bytes);
+            Ok::<(), HardwareError>(())
+        };
+        let mut part = DirtyBits::new();
+        // The end of a page that was reported, which sticks out of its part.
+        let mut reported = 0;
+        let mut next = Some(range.first());
+        while let Some(first) = next {
+            let bits = part.bits();
+            next = at(bits.end).filter(|next| *next <= range.last());
+            let last = next.map_or(range.last(), |next| Iova::new(next.get() - 1));
+            let Some(window) = IovaRange::new(first, last) else { break };
+            part.set(bits.start..reported);
+            let read = self.read_dirty(window, flags, |pages| {
+                if pages.page_size().checked_shr(shift) == Some(1)
+                    && window.covers(pages.range())
+                    && pages.first() >= first
+                {
+                    return part.set_word(bit(pages.first()), pages.written());
+                }
+                for run in pages.runs().filter_map(|run| run.intersection(range)) {
+                    let (first, end) = (bit(run.first()), bit(run.last()) + 1);
+                    reported = reported.max(end);
+                    part.set(first..end);
+                }
+            });
+            part.turn(bits.end, &mut write)?;
+            read?;
+        }
+        Ok(())
     }
 
     fn nested(&self) -> Result<&dyn Nested, HardwareError> {

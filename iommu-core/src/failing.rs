@@ -12,7 +12,7 @@ use device_model::sync::{Arc, SpinMutex};
 
 use crate::address::{Geometry, Iova, IovaRange, PhysAddr, Protection};
 use crate::hardware::{
-    Description, DirtyFlags, DirtyTracking, DomainKind, Endpoint, EndpointProperties, FaultSink, Gather,
+    Description, DirtyFlags, DirtyPages, DirtyTracking, DomainKind, Endpoint, EndpointProperties, FaultSink, Gather,
     HardwareDomain, HardwareError, IommuDriver, Nested, NestingParent, PageAnswer, PageRequestSink, PageRequests,
     Paging, PagingFlags, UserData,
 };
@@ -414,7 +414,7 @@ impl DirtyTracking for FailingDomain {
         range: IovaRange,
         flags: DirtyFlags,
         gather: &mut Gather,
-        dirty: &mut dyn FnMut(Iova, u64),
+        dirty: &mut dyn FnMut(DirtyPages),
     ) -> Result<(), HardwareError> {
         self.inner_dirty_tracking()?.read(range, flags, gather, dirty)
     }

@@ -1,7 +1,7 @@
 //! Ranges of I/O virtual addresses that never overlap, each with a value: the mappings of an address space.
 //!
 //! A B+-tree with wide nodes. Looking up, inserting and removing take O(log n) and touch few cache lines. Each node
-//! caches the largest gap between the ranges below it, so that the search for free space skips whole subtrees.
+//! has a bound on the gaps between the ranges below it, so that the search for free space skips whole subtrees.
 
 mod gap;
 mod tree;
@@ -9,7 +9,7 @@ mod tree;
 use core::fmt;
 
 use crate::address::{Iova, IovaRange};
-use tree::Tree;
+use tree::{Place, Tree};
 
 /// A map from ranges to values, in which no two ranges overlap. Ranges are never merged or split.
 ///
@@ -63,9 +63,9 @@ impl<V> IovaMap<V> {
     /// # Errors
     /// Fails with the lowest range that overlaps `range`.
     pub fn vacant(&mut self, range: IovaRange) -> Result<Vacant<'_, V>, Overlap> {
-        match self.first_range_in(range) {
-            Some(existing) => Err(Overlap { existing }),
-            None => Ok(Vacant { map: self, range }),
+        match self.tree.place_of(range) {
+            Ok(place) => Ok(Vacant { map: self, range, place }),
+            Err(existing) => Err(Overlap { existing }),
         }
     }
 
@@ -85,8 +85,13 @@ impl<V> IovaMap<V> {
     }
 
     /// Removes the range that begins at `first` if `wanted` returns `true` for it.
-    pub fn remove_if(&mut self, first: Iova, wanted: impl Fn(IovaRange, &V) -> bool) -> Option<(IovaRange, V)> {
-        self.tree.remove_if(first, &wanted)
+    pub fn remove_if(&mut self, first: Iova, wanted: impl FnOnce(IovaRange, &V) -> bool) -> Option<(IovaRange, V)> {
+        self.tree.remove_if(first, wanted)
+    }
+
+    /// Removes the highest range: the cheapest one to remove.
+    pub fn pop_last(&mut self) -> Option<(IovaRange, V)> {
+        self.remove(self.tree.last()?.first())
     }
 
     /// Returns the lowest range that overlaps `within`.
@@ -117,8 +122,9 @@ impl<V> IovaMap<V> {
     /// Finds the lowest range of `bytes` bytes within `within` that overlaps no range here and begins `offset` bytes
     /// past a multiple of `alignment`, a power of two. Returns `None` if there is none.
     ///
-    /// Gaps that are large enough but misaligned are visited one by one; smaller ones are skipped by whole subtrees.
-    pub fn find_gap(&self, bytes: u64, alignment: u64, offset: u64, within: IovaRange) -> Option<IovaRange> {
+    /// Gaps that are large enough but misaligned are visited one by one; smaller ones are skipped by whole subtrees. What
+    /// the search learns about the gaps is kept, for the next one.
+    pub fn find_gap(&mut self, bytes: u64, alignment: u64, offset: u64, within: IovaRange) -> Option<IovaRange> {
         self.tree.find_gap(&gap::Wanted { bytes, alignment, offset, within })
     }
 }
@@ -134,12 +140,13 @@ impl<V: fmt::Debug> fmt::Debug for IovaMap<V> {
 pub struct Vacant<'a, V> {
     map: &'a mut IovaMap<V>,
     range: IovaRange,
+    place: Place,
 }
 
 impl<V> Vacant<'_, V> {
     /// Inserts the range.
     pub fn insert(self, value: V) {
-        self.map.tree.insert(self.range, value);
+        self.map.tree.insert(self.range, self.place, value);
     }
 }
 

@@ -53,7 +53,7 @@ pub use bus::{DmaRefusal, MemberSlot};
 pub use claim::Claim;
 pub use default_domain::{TypeRequest, UnknownType};
 pub use device_group::{DeviceGroup, PciGroups, Placement, generic_device_group, generic_single_device_group};
-pub use dirty::{DirtyRequest, set_user_bits};
+pub use dirty::{DirtyBits, DirtyRequest, set_user_bits};
 pub use dma_api::{Dma, DmaMapping};
 pub use domain::Domain;
 pub use driver_domain::{DriverDomain, PasidAttachment};

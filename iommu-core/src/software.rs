@@ -2,8 +2,8 @@
 //!
 //! A [`SoftIommu`] is an [`IommuDriver`](crate::hardware::IommuDriver) like any other. A [`SimulatedDevice`] is the
 //! bus-master side of a device: its reads and writes go through the IOMMU to a [`Memory`], or end in a
-//! [`Fault`](crate::hardware::Fault). With [`SoftIommuConfig::iotlb`] translations are cached until they are flushed, so that
-//! a missing flush shows.
+//! [`Fault`](crate::hardware::Fault). Each device caches the translations that it used last until they are flushed; with
+//! [`SoftIommuConfig::iotlb`] none is ever evicted, so that a missing flush always shows.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -38,12 +38,13 @@
 //! All of them spin, and are taken inside every lock of the core, in this order: one lock of the context table (it has many,
 //! picked by the device's number, so that devices seldom share one), for a nested domain that of its cache, the lock of a
 //! domain's page tables, the lock of the [`Memory`]. DMA holds the first two or three while it touches memory, a page at a
-//! time. So when an attach, a block, a release or a flush returns, no access under the old state is still on its way; nor
-//! when an unmap returns, if translations are not cached. The fault log's lock is taken alone.
+//! time. A flush takes the first for each device that may have cached something. So when an attach, a block, a release or a
+//! flush returns, no access under the old state is still on its way. The fault log's lock is taken alone.
 
 mod config;
 mod context;
 mod device;
+mod device_tlb;
 mod domain;
 mod fault;
 mod iommu;

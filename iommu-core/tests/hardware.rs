@@ -185,7 +185,11 @@ fn clearing_dirty_pages_gathers_them() {
     let device = SimulatedDevice::new(dev(1), soft.clone(), Memory::new());
     let read = |flags, flushes: bool| {
         let (mut gather, mut pages) = (Gather::new(), Vec::new());
-        tracking.read(IovaRange::ALL, flags, &mut gather, &mut |at, _| pages.push(at.get() / PAGE)).unwrap();
+        tracking
+            .read(IovaRange::ALL, flags, &mut gather, &mut |dirty| {
+                pages.extend(dirty.runs().flat_map(|run| run.first().get() / PAGE..=run.last().get() / PAGE));
+            })
+            .unwrap();
         assert_eq!(gather.range().is_some(), flags.is_empty() && !pages.is_empty());
         if flushes {
             paging.flush(&gather).unwrap();

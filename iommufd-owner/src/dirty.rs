@@ -2,12 +2,10 @@
 // F57, F58.
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
-use core::ops::Range;
 
 use iommu_core::device_model::Errno;
 use iommu_core::hardware::{DirtyFlags, HardwareError, PagingFlags};
-use iommu_core::{DirtyRequest, Domain, Iova, IovaRange};
+use iommu_core::{DirtyRequest, Domain, IovaRange};
 
 use crate::context::Context;
 use crate::hwpt::Hwpt;
@@ -102,20 +100,22 @@ impl Context {
         change(&hwpt.domain).map_err(DirtyError::Hardware)
     }
 
-    /// Returns which pages are dirty, as runs of bits of a bitmap (`IOMMU_HWPT_GET_DIRTY_BITMAP`). Reading clears dirty bits,
-    /// unless `flags` say otherwise. The first address that is not mapped ends it, as does an error of the IOMMU driver.
+    /// Reads which pages are dirty (`IOMMU_HWPT_GET_DIRTY_BITMAP`). Reading clears dirty bits, unless `flags` say otherwise. The
+    /// first address that is not mapped ends it, as does an error of the IOMMU driver.
     ///
-    /// The page size need not be a power of two; its lowest bit counts. [`set_user_bits`](iommu_core::set_user_bits) writes
-    /// the runs to user memory.
+    /// Calls `write` with those bytes of the bitmap in which bits are set, ascending, and with where they begin: bit n is bit
+    /// `n % 8`, counted from the lowest, of byte `n / 8`. [`set_user_bits`](iommu_core::set_user_bits) sets them in user memory.
+    /// The page size need not be a power of two; its lowest bit counts.
     ///
     /// # Errors
-    /// The range is not aligned, or the page table was not made to track dirty pages.
-    pub fn hwpt_dirty_bits(
+    /// The range is not aligned, or the page table was not made to track dirty pages. `write` was not called.
+    pub fn hwpt_read_dirty(
         &self,
         hwpt: ObjectId,
         request: DirtyRequest,
         flags: DirtyFlags,
-    ) -> Result<Vec<Range<u64>>, DirtyError> {
+        write: impl FnMut(u64, &[u8]),
+    ) -> Result<(), DirtyError> {
         let DirtyRequest { iova, bytes, page_size } = request;
         let (hwpt, _used) = self.paging_hwpt(hwpt)?;
         let table = hwpt.ioas.lock_table();
@@ -133,27 +133,15 @@ impl Context {
         tracked(&hwpt)?;
         // F92: a bit stands for the lowest bit of the page size.
         let shift = page_size.trailing_zeros();
-        let mut dirty: Vec<Range<u64>> = Vec::new();
-        let set = |at: Iova, size: u64| {
-            let page = IovaRange::sized(at, size).and_then(|page| page.intersection(range));
-            if let Some(page) = page {
-                let bit = |iova: Iova| (iova.get() - range.first().get()) >> shift;
-                let (first, end) = (bit(page.first()), bit(page.last()) + 1);
-                match dirty.last_mut() {
-                    Some(last) if last.end == first => last.end = end,
-                    _ => dirty.push(first..end),
-                }
-            }
-        };
         if let Some(mapped) = table.mapped_from(range) {
             // F58: what the IOMMU driver refuses is not told.
-            let _ = hwpt.domain.read_dirty(mapped, flags, set);
+            let _ = hwpt.domain.read_dirty_bitmap(mapped, shift, flags, write);
         }
-        Ok(dirty)
+        Ok(())
     }
 
     /// Sets the bit of each page that is dirty in a bitmap; other bits stay as they are. See
-    /// [`hwpt_dirty_bits`](Self::hwpt_dirty_bits).
+    /// [`hwpt_read_dirty`](Self::hwpt_read_dirty).
     ///
     /// # Errors
     /// As there, or the bitmap is too small. No bit was set.
@@ -168,8 +156,10 @@ impl Context {
         if (bitmap.len() as u64) < wanted {
             return Err(DirtyError::BitmapTooSmall { wanted });
         }
-        self.hwpt_dirty_bits(hwpt, request, flags)?.into_iter().for_each(|bits| set_bits(bitmap, bits));
-        Ok(())
+        self.hwpt_read_dirty(hwpt, request, flags, |first, bits| {
+            let to = usize::try_from(first).ok().and_then(|first| bitmap.get_mut(first..)).unwrap_or_default();
+            to.iter_mut().zip(bits).for_each(|(byte, bits)| *byte |= bits);
+        })
     }
 }
 
@@ -178,15 +168,5 @@ fn tracked(hwpt: &Hwpt) -> Result<(), DirtyError> {
         Ok(())
     } else {
         Err(DirtyError::NotTracked { hwpt: hwpt.id })
-    }
-}
-
-/// Sets bits, as far as the bitmap goes.
-fn set_bits(bitmap: &mut [u8], bits: Range<u64>) {
-    for bit in bits {
-        let byte = usize::try_from(bit / 8).ok().and_then(|byte| bitmap.get_mut(byte));
-        if let Some(byte) = byte {
-            *byte |= 1 << (bit % 8);
-        }
     }
 }

@@ -166,8 +166,9 @@ impl IoPageTable {
 
     /// Where a new area of these bytes goes.
     // F16.
-    pub(crate) fn place(&self, addr: u64, bytes: u64) -> Result<IovaRange, MapError> {
-        placement::place(&self.areas, &self.allowed, &self.reserved, self.alignment(), addr, bytes)
+    pub(crate) fn place(&mut self, addr: u64, bytes: u64) -> Result<IovaRange, MapError> {
+        let alignment = self.alignment();
+        placement::place(&mut self.areas, &self.allowed, &self.reserved, alignment, addr, bytes)
     }
 
     // Ft4.10 to Ft4.12.

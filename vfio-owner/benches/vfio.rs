@@ -5,13 +5,15 @@
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
+use std::time::Duration;
 
 use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main};
 use rangemap::RangeMap;
 use vfio_owner::backend::{Extension, MapRequest, Unmap};
 use vfio_owner::iommu_core::address::PAGE_SIZE;
 use vfio_owner::iommu_core::software::{LockedPages, Process};
+use vfio_owner::iommu_core::sysfs::{MemoryTree, Snapshot};
 use vfio_owner::iommu_core::{Access, Iova, UserAddr};
 use vfio_owner::testbed::{self, Machine};
 use vfio_owner::type1::Type1Config;
@@ -33,9 +35,12 @@ fn gap(round: &mut u64, mappings: u64) -> u64 {
 }
 
 /// Sizes that are only worth their time when time is taken.
+fn measures() -> bool {
+    std::env::args().any(|argument| argument == "--bench")
+}
+
 fn sizes() -> Vec<u64> {
-    let measured = std::env::args().any(|argument| argument == "--bench");
-    if measured { vec![1, 1_000, 100_000, 1_000_000] } else { vec![1, 1_000] }
+    if measures() { vec![1, 1_000, 100_000, 1_000_000] } else { vec![1, 1_000] }
 }
 
 struct User {
@@ -126,18 +131,111 @@ fn map_unmap(c: &mut Criterion) {
     }
 }
 
+/// 64 bytes through a mapping: each time the same one, or another one in no order; beside the copy alone.
 fn dma(c: &mut Criterion) {
     let mut group = c.benchmark_group("read 64 bytes by DMA");
+    let same: fn(&mut u64, u64) -> u64 = |_, mappings| place(mappings / 2);
+    let other: fn(&mut u64, u64) -> u64 = |round, mappings| gap(round, mappings) - PAGE_SIZE;
+    let mut bytes = [0; 64];
     for mappings in sizes() {
         let user = User::new(mappings);
         let device = user.machine.dma(NIC).expect("it is there");
-        let mut round = 1;
-        let mut bytes = [0; 64];
-        group.bench_function(BenchmarkId::new("mappings", mappings), |b| {
-            b.iter(|| {
-                let at = gap(&mut round, mappings) - PAGE_SIZE;
-                device.read(Iova::new(at), &mut bytes).expect("it is mapped");
+        for (name, next) in [("hot", same), ("cold", other)] {
+            let mut round = 1;
+            group.bench_function(BenchmarkId::new(name, mappings), |b| {
+                b.iter(|| {
+                    let at = next(&mut round, mappings);
+                    device.read(Iova::new(at), &mut bytes).expect("it is mapped");
+                });
             });
+        }
+    }
+    let source = vec![0_u8; 4096];
+    group.bench_function(BenchmarkId::new("copy", 1), |b| {
+        b.iter(|| black_box(&mut bytes).copy_from_slice(black_box(&source[128..192])));
+    });
+    group.finish();
+}
+
+/// What ends with a container or at once, beside freeing a map that holds the same ranges.
+fn ends(c: &mut Criterion) {
+    let mappings = if measures() { 1_000_000 } else { 100 };
+    let mut group = c.benchmark_group("end of 1M mappings");
+    group.sample_size(10).warm_up_time(Duration::from_millis(1));
+    group.bench_function("unmap all", |b| {
+        b.iter_batched(
+            || User::new(mappings),
+            |user| {
+                user.container.unmap(Unmap::All).expect("it can be unmapped");
+                user
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.bench_function("close a container", |b| {
+        b.iter_batched(
+            || User::new(mappings),
+            |user| {
+                let User { machine, process, container, _group, .. } = user;
+                drop((container, _group));
+                (machine, process)
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.bench_function("free a BTreeMap", |b| {
+        let tree = || -> BTreeMap<u64, (u64, u64)> { (0..mappings).map(|n| (place(n), (place(n) + 1, n))).collect() };
+        b.iter_batched(tree, drop, BatchSize::PerIteration);
+    });
+    group.finish();
+}
+
+/// So many network cards, each in a group of its own, as a table of devices.
+fn layout(devices: u32) -> String {
+    (0..devices).map(|number| format!("{} nic - {number}\n", nic(number))).collect()
+}
+
+fn nic(number: u32) -> String {
+    format!("{:04x}:{:02x}:{:02x}.0", number >> 12, number >> 5 & 0x7f, number & 0x1f)
+}
+
+/// Groups that share a container, put in and taken out again.
+fn set_container(c: &mut Criterion) {
+    let mut group = c.benchmark_group("set-container");
+    for groups in if measures() { [50, 400] } else { [2, 4] } {
+        let names: Vec<String> = (0..groups).map(nic).collect();
+        let snapshot = Snapshot::from_layout(&layout(groups)).expect("it is one");
+        let machine = Machine::builder(snapshot).as_found().build().expect("no device was named");
+        names.iter().for_each(|name| machine.bind(name, "vfio-pci").expect("it is free"));
+        let files: Vec<GroupFile> = names.iter().map(|name| machine.open_group(name).expect("it is closed")).collect();
+        let container = machine.vfio().open_container();
+        group.bench_function(BenchmarkId::new("groups", groups), |b| {
+            b.iter(|| {
+                for (number, file) in files.iter().enumerate() {
+                    file.set_container(&container).expect("it is viable");
+                    if number == 0 {
+                        container.set_iommu(Extension::TYPE1_V2).expect("there is a group");
+                    }
+                }
+                files.iter().for_each(|file| file.unset_container().expect("no device is open"));
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A machine made of the archive that describes it; beside reading the archive alone.
+fn machines(c: &mut Criterion) {
+    let mut group = c.benchmark_group("machine from a snapshot");
+    group.sample_size(10);
+    for devices in if measures() { vec![20, 1_000, 10_000] } else { vec![20] } {
+        let text = MemoryTree::from_layout(&layout(devices)).expect("it is one").to_archive();
+        let read = || MemoryTree::from_archive(&text).expect("it was written by us");
+        group.bench_function(BenchmarkId::new("booted", devices), |b| {
+            b.iter(|| Machine::boot(&Snapshot::load(&read()).expect("it has devices")));
+        });
+        group.bench_function(BenchmarkId::new("reading the file", devices), |b| {
+            b.iter(read);
         });
     }
     group.finish();
@@ -165,5 +263,5 @@ fn groups(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, map_unmap, dma, groups);
+criterion_group!(benches, map_unmap, dma, ends, set_container, machines, groups);
 criterion_main!(benches);

@@ -15,6 +15,7 @@
 mod attach;
 mod container;
 mod mapping;
+mod processes;
 mod reach;
 
 use alloc::boxed::Box;

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod bench;
 mod ci;
 mod clients;
 mod demo;
@@ -24,6 +25,8 @@ use clap::Parser;
 enum Command {
     /// Compare the public API of each library with its snapshot
     Api(api::Api),
+    /// Measure what programs wait for, beside what one would otherwise use
+    Bench(bench::Bench),
     /// Run every check that a change must pass, cheapest first
     Ci(ci::Ci),
     /// Run programs that others wrote, unmodified, on a simulated machine
@@ -52,6 +55,7 @@ fn root() -> PathBuf {
 fn main() -> Result<ExitCode> {
     let success = match Command::parse() {
         Command::Api(api) => api.run().map(|()| true)?,
+        Command::Bench(bench) => bench.run().map(|()| true)?,
         Command::Ci(ci) => ci.run()?,
         Command::Clients(clients) => clients.run()?,
         Command::Demo => demo::run().map(|()| true)?,

@@ -235,6 +235,23 @@ pub mod atomic {
                     self.update(order, |old| old.wrapping_add(value))
                 }
 
+                #[doc = "Changes the value in one step if `change` says so. Returns the value before, as an error if it stays."]
+                pub fn fetch_update(
+                    &self,
+                    set: Ordering,
+                    _stays: Ordering,
+                    change: impl FnOnce($value) -> Option<$value>,
+                ) -> Result<$value, $value> {
+                    let mut changed = true;
+                    let old = self.update(set, |old| {
+                        change(old).unwrap_or_else(|| {
+                            changed = false;
+                            old
+                        })
+                    });
+                    if changed { Ok(old) } else { Err(old) }
+                }
+
                 #[doc = "Subtracts, and returns the value before."]
                 pub fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
                     self.update(order, |old| old.wrapping_sub(value))

@@ -145,6 +145,64 @@ bitflags::bitflags! {
     }
 }
 
+/// Up to 64 pages that lie side by side, and which of them were written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DirtyPages {
+    first: Iova,
+    page_size: u64,
+    written: u64,
+}
+
+impl DirtyPages {
+    /// Describes pages of `page_size` bytes from `first` on; bit n of `written` stands for page n. Returns `None` if no bit is
+    /// set, or the last page that was written does not lie in the 64-bit space.
+    pub fn new(first: Iova, page_size: u64, written: u64) -> Option<Self> {
+        let pages = u64::from(written.checked_ilog2()?) + 1;
+        IovaRange::sized(first, page_size.checked_mul(pages)?)?;
+        Some(Self { first, page_size, written })
+    }
+
+    /// Returns the size of a page.
+    pub const fn page_size(self) -> u64 {
+        self.page_size
+    }
+
+    /// Returns the address of the page that bit 0 of [`written`](Self::written) stands for.
+    pub const fn first(self) -> Iova {
+        self.first
+    }
+
+    /// Returns which pages were written, a bit each.
+    pub const fn written(self) -> u64 {
+        self.written
+    }
+
+    /// Returns the range from the first page that was written to the last.
+    pub fn range(self) -> IovaRange {
+        let (before, end) = (self.written.trailing_zeros(), u64::BITS - self.written.leading_zeros());
+        self.bytes(before, end)
+    }
+
+    /// Returns the ranges that were written, ascending.
+    pub fn runs(self) -> impl Iterator<Item = IovaRange> {
+        let mut done = 0;
+        core::iter::from_fn(move || {
+            let left = self.written.checked_shr(done).filter(|left| *left != 0)?;
+            let start = done + left.trailing_zeros();
+            let end = start + (left >> left.trailing_zeros()).trailing_ones();
+            done = end;
+            Some(self.bytes(start, end))
+        })
+    }
+
+    /// The range of some of the pages, which ends no later than with the last that was written.
+    fn bytes(self, start: u32, end: u32) -> IovaRange {
+        let at = |page: u32| self.first.get() + u64::from(page) * self.page_size;
+        let (first, last) = (Iova::new(at(start)), Iova::new(at(end - 1) + (self.page_size - 1)));
+        IovaRange::new(first, last).unwrap_or(IovaRange::ALL)
+    }
+}
+
 /// Role of a paging domain that tracks dirty pages.
 ///
 /// All calls come without the group lock.
@@ -161,8 +219,8 @@ pub trait DirtyTracking {
     /// Hardware refused; pages are tracked as before.
     fn stop(&self) -> Result<(), HardwareError>;
 
-    /// Calls `dirty` with each page of a range that was written, as address and size, ascending. A page may stick out of
-    /// the range. Holes are passed over.
+    /// Calls `dirty` with the pages of a range that were written, ascending. A page may stick out of the range. Holes are
+    /// passed over. Spinning locks may be held meanwhile.
     ///
     /// Hardware that has a page cached as dirty does not mark it again. Without [`DirtyFlags::NO_CLEAR`] the cleared pages
     /// go into `gather`, and the caller flushes.
@@ -174,7 +232,7 @@ pub trait DirtyTracking {
         range: IovaRange,
         flags: DirtyFlags,
         gather: &mut Gather,
-        dirty: &mut dyn FnMut(Iova, u64),
+        dirty: &mut dyn FnMut(DirtyPages),
     ) -> Result<(), HardwareError>;
 }
 

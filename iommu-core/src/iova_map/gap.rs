@@ -1,10 +1,11 @@
-//! The search for a place: holes in ascending order, subtrees without a hole large enough passed over.
+//! The search for a place: holes in ascending order, subtrees without a hole large enough passed over. Bounds that turn out
+//! too high are lowered on the way, so that each costs one visit.
 #![expect(
     clippy::indexing_slicing,
     reason = "indices into a node are below its length, which is at most the length of its arrays"
 )]
 
-use super::tree::{Spans, Tree};
+use super::tree::Tree;
 use crate::address::{Iova, IovaRange};
 
 /// What is looked for.
@@ -34,7 +35,7 @@ enum Search {
 }
 
 impl<V> Tree<V> {
-    pub(super) fn find_gap(&self, wanted: &Wanted) -> Option<IovaRange> {
+    pub(super) fn find_gap(&mut self, wanted: &Wanted) -> Option<IovaRange> {
         let begin = wanted.within.first().get();
         let search =
             if self.len() == 0 { Search::On(Some(begin)) } else { self.below(self.root, self.height, wanted, begin) };
@@ -45,23 +46,27 @@ impl<V> Tree<V> {
     }
 
     /// Looks at the holes before and between the ranges below a node, from the address `free` on.
-    fn below(&self, node: u32, level: usize, wanted: &Wanted, mut free: u64) -> Search {
-        let spans: &Spans = if level == 0 { self.leaf_spans(node) } else { &self.inner(node).spans };
-        for place in spans.ending_from(free)..spans.len {
+    fn below(&mut self, node: u32, level: usize, wanted: &Wanted, mut free: u64) -> Search {
+        let entries = self.spans(node, level).ending_from(free)..self.spans(node, level).len;
+        for place in entries {
+            let spans = self.spans(node, level);
             let (first, last) = (spans.firsts[place], spans.lasts[place]);
-            if let Some(found) = first.checked_sub(1).filter(|end| *end >= free).and_then(|end| wanted.place(free, end))
+            if first > free
+                && first - free >= wanted.bytes
+                && let Some(found) = wanted.place(free, first - 1)
             {
                 return Search::Found(found);
             }
             if first > wanted.within.last().get() {
                 return Search::On(None);
             }
-            if level > 0 && self.inner(node).gaps[place] >= wanted.bytes {
+            if level > 0 && self.inner(node).bounds[place] >= wanted.bytes {
                 let child = self.inner(node).children[place];
                 match self.below(child, level - 1, wanted, free.max(first)) {
                     Search::On(Some(behind)) => free = behind,
                     done => return done,
                 }
+                self.lower_bound(node, place, level);
                 continue;
             }
             match last.checked_add(1) {

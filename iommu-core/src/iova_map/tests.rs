@@ -35,6 +35,7 @@ enum Op {
     Insert(IovaRange),
     Remove(u64),
     RemoveNth(usize),
+    PopLast,
     Get(u64),
     Overlapping(IovaRange),
     Gap(u64, u32, u64, IovaRange),
@@ -55,6 +56,7 @@ fn op(size: u64, longest: u64) -> impl Strategy<Value = Op> {
         8 => some_range(size, longest).prop_map(Op::Insert),
         2 => address(size).prop_map(Op::Remove),
         3 => any::<usize>().prop_map(Op::RemoveNth),
+        1 => Just(Op::PopLast),
         1 => address(size).prop_map(Op::Get),
         1 => some_range(size, 8 * longest).prop_map(Op::Overlapping),
         2 => (1..4 * longest, 0..6_u32, 0..8_u64, some_range(size, size))
@@ -84,6 +86,10 @@ fn play(ops: Vec<Op>) {
                     assert_eq!(map.remove_if(Iova::new(first), |_, _| false), None);
                     assert!(map.remove(Iova::new(first)).is_some());
                 }
+            }
+            Op::PopLast => {
+                let expected = plain.0.pop_last().map(|(first, (last, value))| (range(first, last), value));
+                assert_eq!(map.pop_last(), expected);
             }
             Op::Get(at) => {
                 let expected = plain.first_in(range(at, at));

@@ -3,6 +3,10 @@
 //! Both kinds live in vectors and name each other by index. Every node but the root has at least one entry; a node that
 //! runs low is merged with its neighbour if both fill at most three quarters of one. Invariant: two neighbours together
 //! fill more than three quarters of a node, so depth and memory follow the number of ranges.
+//!
+//! Each node has a *bound*, which is at least the largest hole between two of the ranges below it. Changes only raise it,
+//! in constant time; a search for a hole that finds none below a node lowers the bound to what it saw. So a range that
+//! is added or taken out inside of a leaf concerns that leaf only.
 #![expect(
     clippy::indexing_slicing,
     reason = "indices into a node are below its length, which is at most WIDTH; node numbers come from the tree itself"
@@ -26,8 +30,8 @@ const MERGED: usize = WIDTH * 3 / 4;
 pub(super) struct Span {
     pub(super) first: u64,
     pub(super) last: u64,
-    /// Bytes of the largest hole between two ranges of the subtree.
-    pub(super) gap: u64,
+    /// At least the bytes of the largest hole between two ranges of the subtree.
+    pub(super) bound: u64,
 }
 
 /// Spans side by side, so that a search reads one array. `N` entries, of which the first `len` count.
@@ -41,8 +45,8 @@ pub(super) struct Spans {
 #[derive(Debug)]
 struct Leaf {
     spans: Spans,
-    /// The largest hole between two of its ranges.
-    gap: u64,
+    /// At least the largest hole between two of its ranges.
+    bound: u64,
     /// Keys of the values, which stay where they are: what is moved about in a node is small, whatever a value is.
     values: [u32; WIDTH],
 }
@@ -50,7 +54,9 @@ struct Leaf {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) spans: Spans,
-    pub(super) gaps: [u64; WIDTH],
+    /// At least the largest hole between two ranges below it.
+    bound: u64,
+    pub(super) bounds: [u64; WIDTH],
     pub(super) children: [u32; WIDTH],
 }
 
@@ -81,6 +87,16 @@ impl Spans {
         nexts.zip(&self.lasts[..self.len]).map(|(next, last)| next.wrapping_sub(*last).wrapping_sub(1))
     }
 
+    /// The hole in front of an entry, behind the entry before; 0 if there is none.
+    fn hole_before(&self, place: usize) -> u64 {
+        let inside = 0 < place && place < self.len;
+        if inside { self.firsts[place] - self.lasts[place - 1] - 1 } else { 0 }
+    }
+
+    fn range(&self, place: usize) -> Option<IovaRange> {
+        IovaRange::new(Iova::new(self.firsts[place]), Iova::new(self.lasts[place]))
+    }
+
     fn open(&mut self, place: usize, first: u64, last: u64) {
         self.firsts.copy_within(place..self.len, place + 1);
         self.lasts.copy_within(place..self.len, place + 1);
@@ -107,54 +123,35 @@ impl Spans {
 
 impl Leaf {
     fn new() -> Self {
-        Self { spans: Spans::EMPTY, gap: 0, values: [0; WIDTH] }
+        Self { spans: Spans::EMPTY, bound: 0, values: [0; WIDTH] }
     }
 
     fn span(&self) -> Span {
         let spans = &self.spans;
-        Span { first: spans.firsts[0], last: spans.lasts[spans.len.saturating_sub(1)], gap: self.gap }
+        Span { first: spans.firsts[0], last: spans.lasts[spans.len.saturating_sub(1)], bound: self.bound }
     }
 
     fn measure(&mut self) {
-        self.gap = self.spans.holes().max().unwrap_or(0);
-    }
-
-    /// The hole in front of an entry, behind the entry before.
-    fn hole_before(&self, place: usize) -> Option<u64> {
-        let inside = 0 < place && place < self.spans.len;
-        inside.then(|| self.spans.firsts[place] - self.spans.lasts[place - 1] - 1)
-    }
-
-    /// A hole of this size is no more: often another is as large.
-    fn lost(&mut self, hole: Option<u64>) {
-        if hole == Some(self.gap) && !self.spans.holes().any(|other| other == self.gap) {
-            self.measure();
-        }
+        self.bound = self.spans.holes().max().unwrap_or(0);
     }
 
     fn put(&mut self, place: usize, range: IovaRange, value: u32) {
         let len = self.spans.len;
-        let split = self.hole_before(place);
         self.spans.open(place, range.first().get(), range.last().get());
         self.values.copy_within(place..len, place + 1);
         self.values[place] = value;
-        if split.is_some() {
-            self.lost(split);
-        } else {
-            let new = self.hole_before(place).or_else(|| self.hole_before(place + 1));
-            self.gap = self.gap.max(new.unwrap_or(0));
+        // Inside, the new holes are parts of an old one.
+        if place == 0 || place == len {
+            let new = self.spans.hole_before(place.max(1));
+            self.bound = self.bound.max(new);
         }
     }
 
     fn take(&mut self, place: usize) -> u32 {
         let value = self.values[place];
-        let holes = [self.hole_before(place), self.hole_before(place + 1)];
         self.values.copy_within(place + 1..self.spans.len, place);
         self.spans.close(place);
-        match self.hole_before(place) {
-            Some(joined) => self.gap = self.gap.max(joined),
-            None => holes.into_iter().for_each(|hole| self.lost(hole)),
-        }
+        self.bound = self.bound.max(self.spans.hole_before(place));
         value
     }
 
@@ -169,47 +166,61 @@ impl Leaf {
 
 impl Inner {
     fn new() -> Self {
-        Self { spans: Spans::EMPTY, gaps: [0; WIDTH], children: [0; WIDTH] }
+        Self { spans: Spans::EMPTY, bound: 0, bounds: [0; WIDTH], children: [0; WIDTH] }
     }
 
     fn span(&self) -> Span {
         let spans = &self.spans;
-        let inside = self.gaps[..spans.len].iter().copied().max();
-        let gap = inside.max(spans.holes().max()).unwrap_or(0);
-        Span { first: spans.firsts[0], last: spans.lasts[spans.len.saturating_sub(1)], gap }
+        Span { first: spans.firsts[0], last: spans.lasts[spans.len.saturating_sub(1)], bound: self.bound }
+    }
+
+    fn measure(&mut self) {
+        let inside = self.bounds[..self.spans.len].iter().copied().max();
+        self.bound = inside.max(self.spans.holes().max()).unwrap_or(0);
     }
 
     fn known(&self, place: usize) -> Span {
-        Span { first: self.spans.firsts[place], last: self.spans.lasts[place], gap: self.gaps[place] }
+        Span { first: self.spans.firsts[place], last: self.spans.lasts[place], bound: self.bounds[place] }
     }
 
     fn know(&mut self, place: usize, span: Span) {
         self.spans.firsts[place] = span.first;
         self.spans.lasts[place] = span.last;
-        self.gaps[place] = span.gap;
+        self.bounds[place] = span.bound;
+        self.raise(place);
+    }
+
+    /// Raises the bound to the holes below and beside an entry.
+    fn raise(&mut self, place: usize) {
+        let beside = self.spans.hole_before(place).max(self.spans.hole_before(place + 1));
+        self.bound = self.bound.max(self.bounds[place]).max(beside);
     }
 
     fn open(&mut self, place: usize, span: Span, child: u32) {
         let len = self.spans.len;
-        self.gaps.copy_within(place..len, place + 1);
+        self.bounds.copy_within(place..len, place + 1);
         self.children.copy_within(place..len, place + 1);
         self.spans.open(place, span.first, span.last);
-        self.gaps[place] = span.gap;
+        self.bounds[place] = span.bound;
         self.children[place] = child;
+        self.raise(place);
     }
 
     fn close(&mut self, place: usize) {
         let len = self.spans.len;
-        self.gaps.copy_within(place + 1..len, place);
+        self.bounds.copy_within(place + 1..len, place);
         self.children.copy_within(place + 1..len, place);
         self.spans.close(place);
+        self.bound = self.bound.max(self.spans.hole_before(place));
     }
 
     fn move_to(&mut self, from: usize, other: &mut Self) {
         let (to, count) = (other.spans.len, self.spans.len - from);
-        other.gaps[to..to + count].copy_from_slice(&self.gaps[from..from + count]);
+        other.bounds[to..to + count].copy_from_slice(&self.bounds[from..from + count]);
         other.children[to..to + count].copy_from_slice(&self.children[from..from + count]);
         self.spans.move_to(from, &mut other.spans);
+        self.measure();
+        other.measure();
     }
 }
 
@@ -219,6 +230,15 @@ struct Grown {
     span: Option<Span>,
     /// Its new right neighbour.
     split: Option<(Span, u32)>,
+}
+
+/// Where a range goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place {
+    /// Before an entry of a leaf with room, behind another one: no other node is concerned.
+    Inside { leaf: usize, entry: usize },
+    /// At an end of a leaf, or in a full one.
+    AtAnEnd,
 }
 
 /// Whether a node may have become another one to its parent.
@@ -277,23 +297,42 @@ impl<V> Tree<V> {
     pub(super) fn ending_from(&self, key: Iova) -> Option<(IovaRange, &V)> {
         let (leaf, place) = self.find(key.get())?;
         let Leaf { spans, values, .. } = &self.leaves[leaf];
-        let range = IovaRange::new(Iova::new(spans.firsts[place]), Iova::new(spans.lasts[place]))?;
-        Some((range, self.values.get(values[place] as usize)?))
+        Some((spans.range(place)?, self.values.get(values[place] as usize)?))
     }
 
     /// As [`ending_from`](Self::ending_from), without the value, which lies somewhere else in memory.
     #[inline]
     pub(super) fn range_ending_from(&self, key: Iova) -> Option<IovaRange> {
         let (leaf, place) = self.find(key.get())?;
-        let Leaf { spans, .. } = &self.leaves[leaf];
-        IovaRange::new(Iova::new(spans.firsts[place]), Iova::new(spans.lasts[place]))
+        self.leaves[leaf].spans.range(place)
     }
 
     pub(super) fn ending_from_mut(&mut self, key: Iova) -> Option<(IovaRange, &mut V)> {
         let (leaf, place) = self.find(key.get())?;
         let Leaf { spans, values, .. } = &self.leaves[leaf];
-        let range = IovaRange::new(Iova::new(spans.firsts[place]), Iova::new(spans.lasts[place]))?;
-        Some((range, self.values.get_mut(values[place] as usize)?))
+        Some((spans.range(place)?, self.values.get_mut(values[place] as usize)?))
+    }
+
+    pub(super) fn last(&self) -> Option<IovaRange> {
+        let mut node = (self.len() > 0).then_some(self.root)?;
+        for _ in 0..self.height {
+            let inner = self.inner(node);
+            node = inner.children[inner.spans.len.saturating_sub(1)];
+        }
+        let spans = self.leaf_spans(node);
+        spans.range(spans.len.saturating_sub(1))
+    }
+
+    /// Where a range goes that overlaps none, or the lowest that it overlaps.
+    #[inline]
+    pub(super) fn place_of(&self, range: IovaRange) -> Result<Place, IovaRange> {
+        let Some((leaf, entry)) = self.find(range.first().get()) else { return Ok(Place::AtAnEnd) };
+        let spans = &self.leaves[leaf].spans;
+        match spans.range(entry).filter(|behind| behind.first() <= range.last()) {
+            Some(existing) => Err(existing),
+            None if entry > 0 && spans.len < WIDTH => Ok(Place::Inside { leaf, entry }),
+            None => Ok(Place::AtAnEnd),
+        }
     }
 
     fn new_leaf(&mut self) -> u32 {
@@ -310,8 +349,19 @@ impl<V> Tree<V> {
         })
     }
 
-    /// Adds a range that overlaps none.
-    pub(super) fn insert(&mut self, range: IovaRange, value: V) {
+    /// Adds a range that overlaps none where [`place_of`](Self::place_of) says.
+    #[inline]
+    pub(super) fn insert(&mut self, range: IovaRange, place: Place, value: V) {
+        match place {
+            Place::Inside { leaf, entry } => {
+                let value = index(self.values.insert(value));
+                self.leaves[leaf].put(entry, range, value);
+            }
+            Place::AtAnEnd => self.insert_from_root(range, value),
+        }
+    }
+
+    fn insert_from_root(&mut self, range: IovaRange, value: V) {
         if self.len() == 0 {
             self.root = self.new_leaf();
             self.height = 0;
@@ -376,56 +426,61 @@ impl<V> Tree<V> {
         Grown { span: Some(left.span()), split: Some((upper.span(), new)) }
     }
 
-    /// Takes the range that begins at `first` out.
-    pub(super) fn remove_if(&mut self, first: Iova, wanted: &impl Fn(IovaRange, &V) -> bool) -> Option<(IovaRange, V)> {
-        if self.len() == 0 {
+    /// Takes the range that begins at `first` out, if it is wanted.
+    #[inline]
+    pub(super) fn remove_if(
+        &mut self,
+        first: Iova,
+        wanted: impl FnOnce(IovaRange, &V) -> bool,
+    ) -> Option<(IovaRange, V)> {
+        let (leaf, entry) = self.find(first.get())?;
+        let Leaf { spans, bound, values } = &self.leaves[leaf];
+        let range = spans.range(entry).filter(|range| range.first() == first)?;
+        let value = values[entry] as usize;
+        if !wanted(range, self.values.get(value)?) {
             return None;
         }
-        let taken = self.remove_below(self.root, self.height, first.get(), wanted).0;
-        while self.height > 0 && self.inner(self.root).spans.len == 1 {
-            let old = self.root;
-            self.root = self.inner(old).children[0];
-            self.free_inner(old);
-            self.height -= 1;
+        let inside = 0 < entry && entry + 1 < spans.len && spans.len > LOW;
+        if inside && spans.firsts[entry + 1] - spans.lasts[entry - 1] - 1 <= *bound {
+            self.leaves[leaf].take(entry);
+        } else {
+            self.remove_from_root(first.get());
         }
-        let (range, value) = taken?;
-        let value = self.values.try_remove(value as usize)?;
+        let value = self.values.try_remove(value)?;
         if self.len() == 0 {
             self.free_leaf(self.root);
         }
         Some((range, value))
     }
 
-    /// What was taken out below a node, and whether the parent must look at the node again.
-    fn remove_below(
-        &mut self,
-        node: u32,
-        level: usize,
-        first: u64,
-        wanted: &impl Fn(IovaRange, &V) -> bool,
-    ) -> (Option<(IovaRange, u32)>, Look) {
+    fn remove_from_root(&mut self, first: u64) {
+        self.remove_below(self.root, self.height, first);
+        while self.height > 0 && self.inner(self.root).spans.len == 1 {
+            let old = self.root;
+            self.root = self.inner(old).children[0];
+            self.free_inner(old);
+            self.height -= 1;
+        }
+    }
+
+    /// Takes the range that begins at `first` out below a node: whether the parent must look at the node again.
+    fn remove_below(&mut self, node: u32, level: usize, first: u64) -> Look {
         if level == 0 {
             let leaf = &mut self.leaves[node as usize];
             let place = leaf.spans.ending_from(first);
             if place == leaf.spans.len || leaf.spans.firsts[place] != first {
-                return (None, Look::Away);
+                return Look::Away;
             }
-            let range = IovaRange::new(Iova::new(first), Iova::new(leaf.spans.lasts[place]));
-            let Some(range) = range.filter(|range| {
-                self.values.get(leaf.values[place] as usize).is_some_and(|value| wanted(*range, value))
-            }) else {
-                return (None, Look::Away);
-            };
-            return (Some((range, leaf.take(place))), Look::Again);
+            leaf.take(place);
+            return Look::Again;
         }
         let place = self.inner(node).spans.ending_from(first);
         if place == self.inner(node).spans.len {
-            return (None, Look::Away);
+            return Look::Away;
         }
         let child = self.inner(node).children[place];
-        let (taken, look) = self.remove_below(child, level - 1, first, wanted);
-        if look == Look::Away {
-            return (taken, look);
+        if self.remove_below(child, level - 1, first) == Look::Away {
+            return Look::Away;
         }
         let left = self.count(child, level - 1);
         let mut look = Look::Away;
@@ -441,11 +496,26 @@ impl<V> Tree<V> {
             self.tidy(node, place, level - 1, left);
             look = Look::Again;
         }
-        (taken, look)
+        look
     }
 
     fn count(&self, node: u32, level: usize) -> usize {
         if level == 0 { self.leaf_spans(node).len } else { self.inner(node).spans.len }
+    }
+
+    pub(super) fn spans(&self, node: u32, level: usize) -> &Spans {
+        if level == 0 { self.leaf_spans(node) } else { &self.inner(node).spans }
+    }
+
+    /// Lowers the bound of a child to the largest hole that it knows of.
+    pub(super) fn lower_bound(&mut self, node: u32, place: usize, level: usize) {
+        let child = self.inner(node).children[place];
+        if level == 1 {
+            self.leaves[child as usize].measure();
+        } else {
+            self.inners[child as usize].measure();
+        }
+        self.inners[node as usize].bounds[place] = self.span(child, level - 1).bound;
     }
 
     fn span(&self, node: u32, level: usize) -> Span {
@@ -494,7 +564,7 @@ impl<V> Tree<V> {
     }
 
     fn free_inner(&mut self, node: u32) {
-        self.inners[node as usize].spans.len = 0;
+        self.inners[node as usize] = Inner::new();
         self.free_inners.push(node);
     }
 
@@ -517,12 +587,14 @@ impl<V> Tree<V> {
             assert!(place == 0 || spans.lasts[place - 1] < spans.firsts[place]);
         }
         if level == 0 {
-            let Leaf { values, gap, .. } = &self.leaves[node as usize];
-            assert_eq!(*gap, spans.holes().max().unwrap_or(0));
+            let Leaf { values, bound, .. } = &self.leaves[node as usize];
+            assert!(*bound >= spans.holes().max().unwrap_or(0));
             assert!(values.iter().take(spans.len).all(|value| self.values.contains(*value as usize)));
             return (1, 0, spans.len);
         }
         let inner = self.inner(node);
+        assert!(inner.bound >= spans.holes().max().unwrap_or(0));
+        assert!(inner.bounds.iter().take(spans.len).all(|bound| inner.bound >= *bound));
         let mut sum = (0, 1, 0);
         for place in 0..spans.len {
             let child = inner.children[place];

@@ -27,8 +27,8 @@ pub struct SoftIommuConfig {
     pub max_pasids: u32,
     /// What it can do for devices.
     pub capabilities: Capabilities,
-    /// Whether it has a translation cache (IOTLB), which serves what it holds until it is flushed. Off by default: an unmap
-    /// takes effect at once. With it, a missing flush always shows.
+    /// Whether it has a translation cache (IOTLB) that holds all it has translated until it is flushed, so that a missing flush
+    /// always shows. Off by default: then each device caches the few translations that it used last.
     pub iotlb: bool,
     /// Capabilities that it lacks for single devices, by the device's name.
     pub lacking: BTreeMap<String, Capabilities>,

@@ -6,8 +6,10 @@ use alloc::collections::BTreeMap;
 use device_model::sync::{Arc, LockClass, SpinMutex};
 use device_model::{DeviceId, Errno};
 
+use super::device_tlb::DeviceTlb;
 use super::domain::Translator;
 use super::page_request::Requests;
+use crate::address::IovaRange;
 use crate::hardware::{Capabilities, Endpoint, FaultReason, FaultSink, HardwareError};
 
 /// Identifies who puts an access on the bus: a device, or one address space of it.
@@ -32,6 +34,8 @@ pub(super) struct Context {
     faults: Arc<dyn FaultSink>,
     pub(super) requests: Requests,
     state: State,
+    /// What was translated as `state` says.
+    tlb: DeviceTlb,
     pasids: BTreeMap<u32, Arc<Translator>>,
 }
 
@@ -43,7 +47,10 @@ enum State {
     Blocked,
 }
 
-const SHARDS: usize = 64;
+const SHARDS: usize = usize::BITS as usize;
+
+/// A set of shards of the context tables of all units, a bit each.
+pub(super) type Shards = usize;
 
 const CONTEXTS: LockClass = LockClass::new("contexts of an IOMMU", 910);
 
@@ -58,14 +65,19 @@ pub(super) struct ContextTable(Box<[Shard]>);
 #[repr(align(128))]
 struct Shard(SpinMutex<BTreeMap<DeviceId, Context>>);
 
+#[expect(clippy::cast_possible_truncation, reason = "only the low bits matter")]
+const fn shard_of(device: DeviceId) -> usize {
+    device.get() as usize % SHARDS
+}
+
 impl ContextTable {
     pub(super) fn new() -> Self {
         Self((0..SHARDS).map(|_| Shard(SpinMutex::of(CONTEXTS, BTreeMap::new()))).collect())
     }
 
-    #[expect(clippy::indexing_slicing, reason = "the mask leaves a number below SHARDS, and so many were made")]
+    #[expect(clippy::indexing_slicing, reason = "a shard's number is below SHARDS, and so many were made")]
     fn shard(&self, device: DeviceId) -> &SpinMutex<BTreeMap<DeviceId, Context>> {
-        &self.0[(device.get() & 63) as usize].0
+        &self.0[shard_of(device)].0
     }
 
     /// Begins to serve a device, which is attached to nothing.
@@ -79,8 +91,8 @@ impl ContextTable {
         if contexts.contains_key(&dev.id) {
             return Err(HardwareError::new(Errno::EBUSY, "the device is served already"));
         }
-        let (requests, state, pasids) = Default::default();
-        contexts.insert(dev.id, Context { capabilities, faults, requests, state, pasids });
+        let (requests, state, tlb, pasids) = Default::default();
+        contexts.insert(dev.id, Context { capabilities, faults, requests, state, tlb, pasids });
         Ok(())
     }
 
@@ -105,7 +117,7 @@ impl ContextTable {
             if !context.capabilities.contains(wanted) {
                 return Err(HardwareError::new(Errno::EINVAL, "the domain does not fit the device"));
             }
-            context.state = State::Attached(translator.clone());
+            context.enter(State::Attached(translator.clone()));
             Ok(())
         })?
     }
@@ -119,16 +131,44 @@ impl ContextTable {
         self.shard(device).lock().get_mut(&device).map(look)
     }
 
-    /// Runs `access` with what translates for `from`, which stays attached meanwhile.
+    /// Runs `access` with what translates for `from`, which stays attached meanwhile, and with the device's TLB if that is
+    /// for it.
+    #[inline]
     pub(super) fn with_translator<R>(
         &self,
         from: Requester,
-        access: impl FnOnce(&Translator) -> Result<R, FaultReason>,
+        access: impl FnOnce(&Translator, Option<Caching<'_>>) -> Result<R, FaultReason>,
     ) -> Result<R, FaultReason> {
-        let contexts = self.shard(from.device).lock();
-        let context = contexts.get(&from.device).ok_or(FaultReason::Unserved)?;
-        access(context.translator(from.pasid)?)
+        let mut contexts = self.shard(from.device).lock();
+        let context = contexts.get_mut(&from.device).ok_or(FaultReason::Unserved)?;
+        match (&context.state, from.pasid) {
+            (State::Blocked, _) => Err(FaultReason::Blocked),
+            (_, Some(pasid)) => access(context.pasids.get(&pasid).ok_or(FaultReason::NotAttached)?, None),
+            (State::Attached(translator), None) => {
+                let caching = Caching { tlb: &mut context.tlb, shard: 1 << shard_of(from.device) };
+                access(translator, Some(caching))
+            }
+            (State::Unattached, None) => Err(FaultReason::NotAttached),
+        }
     }
+
+    /// Drops what the devices in these shards that are attached to `translator` have cached of `range`. When it returns, no
+    /// access under that is still on its way.
+    pub(super) fn flush(&self, translator: &Arc<Translator>, shards: Shards, range: IovaRange) {
+        let shards = self.0.iter().enumerate().filter(|(number, _)| shards & 1 << number != 0);
+        for (_, shard) in shards {
+            let mut contexts = shard.0.lock();
+            let attached = contexts.values_mut().filter(|context| context.state.is(translator));
+            attached.for_each(|context| context.tlb.flush(range));
+        }
+    }
+}
+
+/// The TLB of a device during an access.
+pub(super) struct Caching<'a> {
+    pub(super) tlb: &'a mut DeviceTlb,
+    /// The shard that the device is in.
+    pub(super) shard: Shards,
 }
 
 impl Context {
@@ -150,16 +190,18 @@ impl Context {
     }
 
     pub(super) fn block(&mut self) {
-        self.state = State::Blocked;
+        self.enter(State::Blocked);
         self.pasids.clear();
     }
 
-    fn translator(&self, pasid: Option<u32>) -> Result<&Translator, FaultReason> {
-        match (&self.state, pasid) {
-            (State::Blocked, _) => Err(FaultReason::Blocked),
-            (_, Some(pasid)) => self.pasids.get(&pasid).map(Arc::as_ref).ok_or(FaultReason::NotAttached),
-            (State::Attached(translator), None) => Ok(translator),
-            (State::Unattached, None) => Err(FaultReason::NotAttached),
-        }
+    fn enter(&mut self, state: State) {
+        self.state = state;
+        self.tlb.flush(IovaRange::ALL);
+    }
+}
+
+impl State {
+    fn is(&self, translator: &Arc<Translator>) -> bool {
+        matches!(self, Self::Attached(attached) if Arc::ptr_eq(attached, translator))
     }
 }

@@ -3,9 +3,10 @@
 use alloc::boxed::Box;
 
 use device_model::Errno;
-use device_model::sync::atomic::{AtomicBool, Ordering};
-use device_model::sync::{Arc, LockClass, SpinMutex};
+use device_model::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use device_model::sync::{Arc, LockClass, SpinMutex, SpinMutexGuard};
 
+use super::context::Shards;
 use super::nested::{self, NestedTable};
 use super::page_table::{PageTable, TableFormat, Translation};
 use super::tlb::Tlb;
@@ -13,8 +14,8 @@ use super::unit::{Unit, Units};
 use super::{Memory, SoftIommuConfig};
 use crate::address::{Access, Geometry, Iova, IovaRange, PhysAddr, Protection};
 use crate::hardware::{
-    Capabilities, DirtyFlags, DirtyTracking, DomainKind, Endpoint, FaultReason, Gather, HardwareDomain, HardwareError,
-    Nested, NestingParent, Paging, PagingFlags, UserData,
+    Capabilities, DirtyFlags, DirtyPages, DirtyTracking, DomainKind, Endpoint, FaultReason, Gather, HardwareDomain,
+    HardwareError, Nested, NestingParent, Paging, PagingFlags, UserData,
 };
 
 const PAGE_TABLES: LockClass = LockClass::new("page tables of a domain", 920);
@@ -24,8 +25,18 @@ const PAGE_TABLES: LockClass = LockClass::new("page tables of a domain", 920);
 pub(super) enum Translator {
     Blocking,
     Identity,
-    Paging { format: TableFormat, pages: SpinMutex<Pages> },
+    Paging(PageTables),
     Nested(NestedTable),
+}
+
+/// The page tables of a domain, and which devices may have translations of their own.
+#[derive(Debug)]
+pub(super) struct PageTables {
+    format: TableFormat,
+    pages: SpinMutex<Pages>,
+    /// The [`Shards`] of devices that have ever cached a translation. Changed under the lock of the tables: who has unmapped
+    /// something sees where it was cached before.
+    cached_in: AtomicUsize,
 }
 
 /// The page tables of a domain, what is cached of them, and whether writes are tracked in them.
@@ -65,7 +76,8 @@ impl Translator {
             DomainKind::Dma | DomainKind::DmaLazy | DomainKind::Paging => {
                 let tlb = config.iotlb.then(Tlb::default);
                 let pages = Pages { table: PageTable::new(config.format), tlb, tracks_writes: false };
-                Self::Paging { format: config.format, pages: SpinMutex::of(PAGE_TABLES, pages) }
+                let pages = SpinMutex::of(PAGE_TABLES, pages);
+                Self::Paging(PageTables { format: config.format, pages, cached_in: AtomicUsize::new(0) })
             }
         }
     }
@@ -80,7 +92,7 @@ impl Translator {
     ) -> Result<R, FaultReason> {
         match self {
             Self::Nested(table) => table.with_translation(iova, wanted, memory, touch),
-            Self::Blocking | Self::Identity | Self::Paging { .. } => self.with_paging(iova, wanted, touch),
+            Self::Blocking | Self::Identity | Self::Paging(_) => self.with_paging(iova, wanted, touch),
         }
     }
 
@@ -98,18 +110,28 @@ impl Translator {
                 let phys = PhysAddr::new(iova.get());
                 Ok(touch(Translation { phys, remaining, page_size: 0, protection: Protection::all() }))
             }
-            Self::Paging { pages, .. } => {
-                let mut pages = pages.lock();
+            Self::Paging(tables) => {
+                let mut pages = tables.pages.lock();
                 let translation = pages.translate(iova, wanted)?;
                 Ok(touch(translation))
             }
         }
     }
 
+    /// Whether a device may cache what it translates; one of this shard does from now on. Called during a translation.
+    pub(super) fn cached_in(&self, shard: Shards) -> bool {
+        let Self::Paging(tables) = self else { return false };
+        let known = tables.cached_in.load(Ordering::Relaxed);
+        if known & shard == 0 {
+            tables.cached_in.store(known | shard, Ordering::Release);
+        }
+        true
+    }
+
     /// The page tables, if there are any.
-    fn pages(&self) -> Option<(TableFormat, &SpinMutex<Pages>)> {
+    fn tables(&self) -> Option<&PageTables> {
         match self {
-            Self::Paging { format, pages } => Some((*format, pages)),
+            Self::Paging(tables) => Some(tables),
             Self::Blocking | Self::Identity | Self::Nested(_) => None,
         }
     }
@@ -132,11 +154,30 @@ impl SoftDomain {
     /// The unit of `dev`, if the page tables of this domain are of a format that it walks.
     fn serving(&self, dev: &Endpoint) -> Result<&Unit, HardwareError> {
         let unit = self.units.serving(dev, self.unit);
-        match self.translator.pages() {
-            Some((format, _)) if format != unit.config.format => {
+        match self.translator.tables() {
+            Some(tables) if tables.format != unit.config.format => {
                 Err(HardwareError::new(Errno::EINVAL, "the unit walks page tables of another format"))
             }
             _ => Ok(unit),
+        }
+    }
+
+    fn pages(&self) -> Result<SpinMutexGuard<'_, Pages>, HardwareError> {
+        let none = || HardwareError::new(Errno::EINVAL, "the domain has no page tables");
+        self.translator.tables().map(|tables| tables.pages.lock()).ok_or_else(none)
+    }
+
+    /// Drops all that is cached of `range`.
+    fn flush_range(&self, range: IovaRange) {
+        let Some(tables) = self.translator.tables() else { return };
+        if self.units.unit(self.unit).config.iotlb
+            && let Some(tlb) = &mut tables.pages.lock().tlb
+        {
+            tlb.flush(range);
+        }
+        let cached_in = tables.cached_in.load(Ordering::Acquire);
+        if cached_in != 0 {
+            self.units.flush(&self.translator, cached_in, range);
         }
     }
 }
@@ -169,7 +210,7 @@ impl HardwareDomain for SoftDomain {
     }
 
     fn paging(&self) -> Option<&dyn Paging> {
-        self.translator.pages().map(|_| self as &dyn Paging)
+        self.translator.tables().map(|_| self as &dyn Paging)
     }
 
     fn dirty_tracking(&self) -> Option<&dyn DirtyTracking> {
@@ -185,13 +226,9 @@ impl HardwareDomain for SoftDomain {
     }
 }
 
-fn no_tables() -> HardwareError {
-    HardwareError::new(Errno::EINVAL, "the domain has no page tables")
-}
-
 impl Paging for SoftDomain {
     fn geometry(&self) -> Geometry {
-        self.translator.pages().map_or(TableFormat::X86_39, |(format, _)| format).geometry()
+        self.translator.tables().map_or(TableFormat::X86_39, |tables| tables.format).geometry()
     }
 
     fn map_pages(
@@ -202,13 +239,11 @@ impl Paging for SoftDomain {
         count: usize,
         protection: Protection,
     ) -> Result<usize, HardwareError> {
-        let (_, pages) = self.translator.pages().ok_or_else(no_tables)?;
-        Ok(pages.lock().table.map_pages(iova, phys, page_size, count, protection)?)
+        Ok(self.pages()?.table.map_pages(iova, phys, page_size, count, protection)?)
     }
 
     fn unmap_pages(&self, iova: Iova, page_size: u64, count: usize, gather: &mut Gather) -> Result<u64, HardwareError> {
-        let (_, pages) = self.translator.pages().ok_or_else(no_tables)?;
-        let unmapped = pages.lock().table.unmap(iova, page_size.saturating_mul(count as u64));
+        let unmapped = self.pages()?.table.unmap(iova, page_size.saturating_mul(count as u64));
         if let Some(range) = IovaRange::sized(iova, unmapped) {
             gather.add(range, page_size);
         }
@@ -216,26 +251,17 @@ impl Paging for SoftDomain {
     }
 
     fn flush(&self, gather: &Gather) -> Result<(), HardwareError> {
-        if let (Some((_, pages)), Some(range)) = (self.translator.pages(), gather.range())
-            && let Some(tlb) = &mut pages.lock().tlb
-        {
-            tlb.flush(range);
-        }
+        gather.range().into_iter().for_each(|range| self.flush_range(range));
         Ok(())
     }
 
     fn flush_all(&self) -> Result<(), HardwareError> {
-        if let Some((_, pages)) = self.translator.pages()
-            && let Some(tlb) = &mut pages.lock().tlb
-        {
-            tlb.flush_all();
-        }
+        self.flush_range(IovaRange::ALL);
         Ok(())
     }
 
     fn iova_to_phys(&self, iova: Iova) -> Option<PhysAddr> {
-        let (_, pages) = self.translator.pages()?;
-        pages.lock().table.lookup(iova).ok().map(|translation| translation.phys)
+        self.pages().ok()?.table.lookup(iova).ok().map(|translation| translation.phys)
     }
 
     fn enforce_coherency(&self) -> Result<(), HardwareError> {
@@ -249,14 +275,14 @@ impl Paging for SoftDomain {
 
 impl DirtyTracking for SoftDomain {
     fn start(&self) -> Result<(), HardwareError> {
-        let (_, pages) = self.translator.pages().ok_or_else(no_tables)?;
-        pages.lock().tracks_writes = true;
+        self.pages()?.tracks_writes = true;
+        // What devices have cached to write would go unnoticed.
+        self.flush_range(IovaRange::ALL);
         Ok(())
     }
 
     fn stop(&self) -> Result<(), HardwareError> {
-        let (_, pages) = self.translator.pages().ok_or_else(no_tables)?;
-        pages.lock().tracks_writes = false;
+        self.pages()?.tracks_writes = false;
         Ok(())
     }
 
@@ -265,14 +291,13 @@ impl DirtyTracking for SoftDomain {
         range: IovaRange,
         flags: DirtyFlags,
         gather: &mut Gather,
-        dirty: &mut dyn FnMut(Iova, u64),
+        dirty: &mut dyn FnMut(DirtyPages),
     ) -> Result<(), HardwareError> {
-        let (_, pages) = self.translator.pages().ok_or_else(no_tables)?;
-        pages.lock().table.read_dirty(range, flags, &mut |iova, size| {
-            if let Some(page) = IovaRange::sized(iova, size).filter(|_| !flags.contains(DirtyFlags::NO_CLEAR)) {
-                gather.add(page, size);
+        self.pages()?.table.read_dirty(range, flags, |pages| {
+            if !flags.contains(DirtyFlags::NO_CLEAR) {
+                gather.add(pages.range(), pages.page_size());
             }
-            dirty(iova, size);
+            dirty(pages);
         });
         Ok(())
     }

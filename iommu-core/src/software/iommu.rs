@@ -10,8 +10,9 @@ use device_model::Errno;
 use device_model::sync::Arc;
 use device_model::sync::atomic::AtomicBool;
 
-use super::context::ContextTable;
+use super::context::{Caching, ContextTable};
 use super::domain::{SoftDomain, Translator};
+use super::memory::{FRAME_SIZE, Frame};
 use super::unit::{Unit, Units};
 use super::{Memory, Requester, STAGE_1_FORMAT, SoftIommuConfig};
 use crate::address::{Access, Iova, PhysAddr};
@@ -70,8 +71,12 @@ impl SoftIommu {
         into: &mut [u8],
         memory: &Memory,
     ) -> Result<(), Fault> {
-        self.transfer(from.into(), Access::Read, iova, into.len(), memory, |phys, range| {
-            into.get_mut(range).into_iter().for_each(|part| memory.read(phys, part));
+        self.transfer(from.into(), Access::Read, iova, into.len(), memory, |place, range| {
+            let Some(part) = into.get_mut(range) else { return };
+            match place {
+                Place::Frame(frame, start) => frame.read(start, part),
+                Place::Memory(phys) => memory.read(phys, part),
+            }
         })
     }
 
@@ -87,8 +92,12 @@ impl SoftIommu {
         bytes: &[u8],
         memory: &Memory,
     ) -> Result<(), Fault> {
-        self.transfer(from.into(), Access::Write, iova, bytes.len(), memory, |phys, range| {
-            bytes.get(range).into_iter().for_each(|part| memory.write(phys, part));
+        self.transfer(from.into(), Access::Write, iova, bytes.len(), memory, |place, range| {
+            let Some(part) = bytes.get(range) else { return };
+            match place {
+                Place::Frame(frame, start) => frame.write(start, part),
+                Place::Memory(phys) => memory.write(phys, part),
+            }
         })
     }
 
@@ -130,25 +139,38 @@ impl SoftIommu {
         iova: Iova,
         len: usize,
         memory: &Memory,
-        mut touch: impl FnMut(PhysAddr, Range<usize>),
+        mut touch: impl FnMut(Place<'_>, Range<usize>),
     ) -> Result<(), Fault> {
         let Requester { device, pasid } = from;
         let fault = |iova, reason| self.fault(Fault { device, pasid, iova, access, reason });
         let mut done = 0;
         while done < len {
             let at = iova.checked_add(done as u64).ok_or_else(|| fault(iova, FaultReason::BeyondAperture))?;
-            done = self
-                .contexts()
-                .with_translator(from, |translator| {
-                    let limit = self.before_window(translator, at)?;
-                    translator.with_translation(at, access, memory, |translation| {
-                        let bytes = limit.min(translation.remaining);
-                        let end = usize::try_from(bytes).map_or(len, |bytes| len.min(done.saturating_add(bytes)));
-                        touch(translation.phys, done..end);
-                        end
-                    })
+            let end = |bytes: u64| usize::try_from(bytes).map_or(len, |bytes| len.min(done.saturating_add(bytes)));
+            let (start, left) = in_frame(at);
+            let piece = |translator: &Translator, mut caching: Option<Caching<'_>>| {
+                let limit = self.before_window(translator, at)?;
+                if let Some(frame) = caching.as_ref().and_then(|caching| caching.tlb.lookup(at, access, memory)) {
+                    let end = end(limit.min(left));
+                    touch(Place::Frame(frame, start), done..end);
+                    return Ok(end);
+                }
+                translator.with_translation(at, access, memory, |translation| {
+                    if let Some(caching) = &mut caching
+                        && translator.cached_in(caching.shard)
+                        && let Some(frame) = memory.frame(translation.phys, access)
+                    {
+                        let end = end(limit.min(left));
+                        touch(Place::Frame(&frame, start), done..end);
+                        caching.tlb.fill(at, access, &translation, memory, frame);
+                        return end;
+                    }
+                    let end = end(limit.min(translation.remaining));
+                    touch(Place::Memory(translation.phys), done..end);
+                    end
                 })
-                .map_err(|reason| fault(at, reason))?;
+            };
+            done = self.contexts().with_translator(from, piece).map_err(|reason| fault(at, reason))?;
         }
         Ok(())
     }
@@ -161,6 +183,19 @@ impl SoftIommu {
             (Some(window), _) => Ok(window.start().get().checked_sub(at.get()).unwrap_or(u64::MAX)),
         }
     }
+}
+
+/// Where an access goes.
+enum Place<'a> {
+    /// A byte of a frame.
+    Frame(&'a Frame, usize),
+    Memory(PhysAddr),
+}
+
+/// Where `iova` lies in a frame, and how many bytes are left of it. Pages are made of whole frames.
+const fn in_frame(iova: Iova) -> (usize, u64) {
+    let start = iova.get() % FRAME_SIZE as u64;
+    (start as usize, FRAME_SIZE as u64 - start)
 }
 
 impl IommuDriver for SoftIommu {

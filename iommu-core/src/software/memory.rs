@@ -1,26 +1,25 @@
 //! Simulated physical memory.
 
+mod frame;
 mod window;
 
-use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use core::fmt;
 use core::ops::Range;
 
 use device_model::sync::{Arc, SpinMutex};
 
+pub(super) use self::frame::{FRAME_SIZE, Frame};
 use self::window::Pane;
 pub use self::window::{Contents, Window};
-use crate::address::PhysAddr;
-
-const FRAME_SIZE: usize = 0x1000;
+use crate::address::{Access, PhysAddr};
 
 /// Where memory that is [allocated](Memory::allocate) begins: below, tests put things where they like.
 const ALLOCATED_FROM: u64 = 1 << 40;
 
 #[derive(Default)]
 struct Stored {
-    frames: BTreeMap<u64, Box<[u8; FRAME_SIZE]>>,
+    frames: BTreeMap<u64, Arc<Frame>>,
     allocated: u64,
     /// By their first address.
     windows: BTreeMap<u64, Pane>,
@@ -29,8 +28,8 @@ struct Stored {
 /// All 64 bits of physical memory, zero where nobody has written.
 ///
 /// Clones share the memory, which is freed with the last of them. Frames of 4 KiB come into being when they
-/// are first written. One lock guards all of it, so an access within one frame is atomic, but for the contents
-/// of a [`Window`]; it is the innermost lock.
+/// are first written. As on a bus, an access is atomic within an aligned word and no further, and whoever sees a word
+/// sees what was written before it. One lock guards which frames there are; it is the innermost lock.
 #[derive(Clone, Default)]
 pub struct Memory(Arc<SpinMutex<Stored>>);
 
@@ -49,8 +48,8 @@ impl Memory {
             if let Some(opened) = stored.opened(piece.frame) {
                 drop(stored);
                 opened.contents.read(opened.offset + piece.inside.start as u64, part);
-            } else if let Some(source) = stored.frames.get(&piece.frame).and_then(|frame| frame.get(piece.inside)) {
-                part.copy_from_slice(source);
+            } else if let Some(frame) = stored.frames.get(&piece.frame) {
+                frame.read(piece.inside.start, part);
             }
         }
     }
@@ -65,10 +64,7 @@ impl Memory {
                 opened.contents.write(opened.offset + piece.inside.start as u64, part);
                 continue;
             }
-            let frame = stored.frames.entry(piece.frame).or_insert_with(|| Box::new([0; FRAME_SIZE]));
-            if let Some(target) = frame.get_mut(piece.inside) {
-                target.copy_from_slice(part);
-            }
+            stored.frame_to_write(piece.frame).write(piece.inside.start, part);
         }
     }
 
@@ -90,9 +86,33 @@ impl Memory {
         Some(PhysAddr::new(at))
     }
 
+    /// The frame that `at` lies in, for an access to it: `None` in a window, and to read what nobody has written.
+    pub(super) fn frame(&self, at: PhysAddr, access: Access) -> Option<Arc<Frame>> {
+        let number = at.get() / FRAME_SIZE as u64;
+        let mut stored = self.0.lock();
+        if stored.opened(number).is_some() {
+            return None;
+        }
+        match access {
+            Access::Read => stored.frames.get(&number).cloned(),
+            Access::Write | Access::ReadWrite => Some(stored.frame_to_write(number).clone()),
+        }
+    }
+
+    /// Whether both are the same memory.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Returns how many frames of 4 KiB have been written to.
     pub fn frames(&self) -> usize {
         self.0.lock().frames.len()
+    }
+}
+
+impl Stored {
+    fn frame_to_write(&mut self, number: u64) -> &Arc<Frame> {
+        self.frames.entry(number).or_insert_with(|| Arc::new(Frame::new()))
     }
 }
 

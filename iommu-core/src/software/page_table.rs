@@ -11,7 +11,7 @@ use slab::Slab;
 use self::entry::{Entry, Kind};
 pub use self::format::TableFormat;
 use crate::address::{Access, Iova, IovaRange, PhysAddr, Protection};
-use crate::hardware::{DirtyFlags, FaultReason, HardwareError};
+use crate::hardware::{DirtyFlags, DirtyPages, FaultReason, HardwareError};
 
 /// Why nothing was mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -71,7 +71,7 @@ pub struct PageTable {
 #[derive(Debug)]
 struct Table {
     entries: Box<[Entry; 512]>,
-    used: u16,
+    used: usize,
 }
 
 impl PageTable {
@@ -144,22 +144,22 @@ impl PageTable {
         self.check_range(iova, phys, page_size.checked_mul(count as u64).ok_or(TableError::OutOfRange)?)?;
         let (iova, phys) = (iova.get(), phys.get());
         let table = self.table_for(iova, level).map_err(|Occupied| TableError::Overlap(Iova::new(iova)))?;
-        let count = count.min(512 - format::index(iova, level));
-        for mapped in 0..count {
-            let offset = mapped as u64 * page_size;
-            let at = iova + offset;
-            let taken = match self.entry(table, at, level).kind() {
-                Kind::Empty => None,
-                Kind::Page { .. } => Some(at),
-                Kind::Table(below) => Some(self.first_page(below, at, level - 1)),
-            };
-            match taken {
-                Some(_) if mapped > 0 => return Ok(mapped),
-                Some(taken) => return Err(TableError::Overlap(Iova::new(taken))),
-                None => self.set(table, at, level, Entry::page(phys + offset, protection)),
-            }
+        let (mut mapped, mut next) = (0, phys);
+        let free =
+            self.entries_from(table, iova, level).iter_mut().take(count).take_while(|entry| **entry == Entry::EMPTY);
+        for entry in free {
+            *entry = Entry::page(next, protection);
+            (mapped, next) = (mapped + 1, next.wrapping_add(page_size));
         }
-        Ok(count)
+        if mapped == 0 {
+            let taken = match self.entry(table, iova, level).kind() {
+                Kind::Table(below) => self.first_page(below, iova, level - 1),
+                Kind::Empty | Kind::Page { .. } => iova,
+            };
+            return Err(TableError::Overlap(Iova::new(taken)));
+        }
+        self.count(table, |used| used + mapped);
+        Ok(mapped)
     }
 
     /// The table of `level` on the way to `iova`; tables that are not there yet are made. When a page is in the way,
@@ -202,8 +202,12 @@ impl PageTable {
             match self.entry(table, at, level).kind() {
                 Kind::Empty => sweep.at = None,
                 Kind::Page { .. } => {
-                    self.set(table, at, level, Entry::EMPTY);
-                    sweep.pass(at, format::coverage(level));
+                    let left = sweep.left(at, level);
+                    let pages = self.entries_from(table, at, level).iter_mut().take(left);
+                    let pages = pages.take_while(|entry| matches!(entry.kind(), Kind::Page { .. }));
+                    let cleared = pages.map(|entry| *entry = Entry::EMPTY).count();
+                    self.count(table, |used| used - cleared);
+                    sweep.pass(at, level, cleared as u64);
                 }
                 Kind::Table(below) => {
                     self.sweep(below, level - 1, sweep);
@@ -268,40 +272,42 @@ impl PageTable {
         }
     }
 
-    /// Calls `dirty` with each page in a range that was written, as address and size, ascending; holes are passed over.
-    pub fn read_dirty(&mut self, range: IovaRange, flags: DirtyFlags, dirty: &mut dyn FnMut(Iova, u64)) {
+    /// Calls `dirty` with the pages of a range that were written, ascending; holes are passed over. A page may stick out of
+    /// the range.
+    pub fn read_dirty(&mut self, range: IovaRange, flags: DirtyFlags, mut dirty: impl FnMut(DirtyPages)) {
         let (first, last) = (range.first().get(), range.last().min(self.format.last()).get());
         if first <= last {
-            self.read_dirty_below(self.root, self.format.levels() - 1, first, last, &mut (flags, dirty));
+            let mut read = ReadDirty { first, last, flags, dirty: &mut dirty };
+            self.read_dirty_below(self.root, self.format.levels() - 1, 0, &mut read);
         }
     }
 
-    /// As [`read_dirty`](Self::read_dirty), from `first` to `last` in one table.
-    fn read_dirty_below(
+    /// As [`read_dirty`](Self::read_dirty), in one table, which covers what lies from `base` on, and those below it.
+    fn read_dirty_below<F: FnMut(DirtyPages)>(
         &mut self,
         table: usize,
         level: u32,
-        first: u64,
-        last: u64,
-        to: &mut (DirtyFlags, &mut dyn FnMut(Iova, u64)),
+        base: u64,
+        read: &mut ReadDirty<'_, F>,
     ) {
         let page = format::coverage(level);
-        let mut next = Some(first);
-        while let Some(at) = next.filter(|at| *at <= last) {
-            let start = at & !(page - 1);
-            let end = start | (page - 1);
-            let entry = self.entry(table, at, level);
+        let at = |place: usize| base + place as u64 * page;
+        let end = base + (page * 512 - 1);
+        let (first, last) = (read.first.max(base), read.last.min(end));
+        let (first, last) = (format::index(first, level), format::index(last, level));
+        if level == 0 {
+            let entries = self.tables.get_mut(table).and_then(|table| table.entries.get_mut(first..=last));
+            let words = entries.unwrap_or_default().chunks_mut(64);
+            words.zip((first..).step_by(64)).for_each(|(entries, place)| read.word(entries, at(place), page));
+            return;
+        }
+        for place in first..=last {
+            let Some(entry) = self.tables.get_mut(table).and_then(|table| table.entries.get_mut(place)) else { return };
             match entry.kind() {
-                Kind::Table(below) => self.read_dirty_below(below, level - 1, at, last.min(end), to),
-                Kind::Page { .. } if entry.is_dirty() => {
-                    if !to.0.contains(DirtyFlags::NO_CLEAR) {
-                        self.replace(table, at, level, entry.cleaned());
-                    }
-                    (to.1)(Iova::new(start), page);
-                }
-                Kind::Page { .. } | Kind::Empty => {}
+                Kind::Table(below) => self.read_dirty_below(below, level - 1, at(place), read),
+                Kind::Page { .. } => read.word(core::slice::from_mut(entry), at(place), page),
+                Kind::Empty => {}
             }
-            next = end.checked_add(1);
         }
     }
 
@@ -326,6 +332,18 @@ impl PageTable {
         self.tables.insert(Table { entries: Box::new([Entry::EMPTY; 512]), used: 0 })
     }
 
+    /// The entries of a table from that of `iova` on.
+    #[expect(clippy::indexing_slicing, reason = "an index is below 512, and an entry names a table that is there")]
+    fn entries_from(&mut self, table: usize, iova: u64, level: u32) -> &mut [Entry] {
+        &mut self.tables[table].entries[format::index(iova, level)..]
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "an entry names a table that is there")]
+    fn count(&mut self, table: usize, used: impl FnOnce(usize) -> usize) {
+        let table = &mut self.tables[table];
+        table.used = used(table.used);
+    }
+
     #[expect(clippy::indexing_slicing, reason = "an index is below 512, and an entry names a table that is there")]
     fn entry(&self, table: usize, iova: u64, level: u32) -> Entry {
         self.tables[table].entries[format::index(iova, level)]
@@ -346,6 +364,27 @@ impl PageTable {
 /// A page lies where a table would have to be.
 struct Occupied;
 
+/// What is asked of dirty pages.
+struct ReadDirty<'a, F> {
+    first: u64,
+    last: u64,
+    flags: DirtyFlags,
+    dirty: &'a mut F,
+}
+
+impl<F: FnMut(DirtyPages)> ReadDirty<'_, F> {
+    /// Reads up to 64 entries, the first of which is that of `at`.
+    fn word(&mut self, entries: &mut [Entry], at: u64, page: u64) {
+        let written = Entry::dirty(entries);
+        if let Some(pages) = DirtyPages::new(Iova::new(at), page, written) {
+            if !self.flags.contains(DirtyFlags::NO_CLEAR) {
+                entries.iter_mut().for_each(|entry| *entry = entry.cleaned());
+            }
+            (self.dirty)(pages);
+        }
+    }
+}
+
 /// How far an unmap has come.
 struct Sweep {
     /// The next address, or `None` when the range or the mappings have come to an end.
@@ -355,9 +394,18 @@ struct Sweep {
 }
 
 impl Sweep {
-    fn pass(&mut self, at: u64, page: u64) {
-        self.unmapped += page;
-        self.at = (at & !(page - 1)).checked_add(page).filter(|next| *next <= self.last);
+    /// How many entries there are from that of `at` to the end of the range, were they all in one table.
+    fn left(&self, at: u64, level: u32) -> usize {
+        let entries = self.last / format::coverage(level) - at / format::coverage(level);
+        usize::try_from(entries).map_or(usize::MAX, |entries| entries.saturating_add(1))
+    }
+
+    /// So many pages from that of `at` on are gone.
+    fn pass(&mut self, at: u64, level: u32, pages: u64) {
+        let page = format::coverage(level);
+        let bytes = page * pages;
+        self.unmapped += bytes;
+        self.at = (at & !(page - 1)).checked_add(bytes).filter(|next| *next <= self.last);
     }
 }
 

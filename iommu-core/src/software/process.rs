@@ -4,6 +4,7 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt;
 
+use device_model::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use device_model::sync::{Arc, Mutex};
 
 use super::Memory;
@@ -17,34 +18,43 @@ const BASE: u64 = 0x1000_0000;
 ///
 /// Clones are the same account. The processes of one user share one.
 #[derive(Clone, Debug)]
-pub struct LockedPages(Arc<Mutex<Locked>>);
+pub struct LockedPages(Arc<Locked>);
 
+/// The numbers belong to nothing else in memory, so that no order is needed between them.
 #[derive(Debug)]
 struct Locked {
-    pages: u64,
-    /// In pages.
-    limit: Option<u64>,
+    pages: AtomicUsize,
+    /// In pages; [`NO_LIMIT`](Self::NO_LIMIT) for none.
+    most: AtomicUsize,
+}
+
+impl Locked {
+    const NO_LIMIT: usize = usize::MAX;
 }
 
 impl LockedPages {
+    fn new(limit: Option<u64>) -> Self {
+        Self(Arc::new(Locked { pages: AtomicUsize::new(0), most: AtomicUsize::new(most(limit)) }))
+    }
+
     /// Creates an account without a limit.
     pub fn unlimited() -> Self {
-        Self(Arc::new(Mutex::new(Locked { pages: 0, limit: None })))
+        Self::new(None)
     }
 
     /// Creates an account with a limit in bytes, rounded down to whole pages.
     pub fn limited(bytes: u64) -> Self {
-        Self(Arc::new(Mutex::new(Locked { pages: 0, limit: Some(bytes / PAGE_SIZE) })))
+        Self::new(Some(bytes))
     }
 
     /// Returns how many pages are locked.
     pub fn pages(&self) -> u64 {
-        self.0.lock().pages
+        self.0.pages.load(Ordering::Relaxed) as u64
     }
 
     /// Sets the limit in bytes, rounded down to whole pages; `None` for no limit. What is locked stays locked.
     pub fn set_limit(&self, bytes: Option<u64>) {
-        self.0.lock().limit = bytes.map(|bytes| bytes / PAGE_SIZE);
+        self.0.most.store(most(bytes), Ordering::Relaxed);
     }
 
     /// Adds `wanted` pages.
@@ -52,20 +62,34 @@ impl LockedPages {
     /// # Errors
     /// Fails if that would exceed the limit, and it is enforced. Nothing is added.
     pub fn charge(&self, limit: Limit, wanted: u64) -> Result<(), OverLimit> {
-        let mut locked = self.0.lock();
-        let sum = locked.pages.saturating_add(wanted);
-        if let Some(limit) = locked.limit.filter(|most| limit == Limit::Enforced && sum > *most) {
-            return Err(OverLimit { locked: locked.pages, limit, wanted });
-        }
-        locked.pages = sum;
-        Ok(())
+        let most = match limit {
+            Limit::Enforced => self.0.most.load(Ordering::Relaxed),
+            Limit::Lifted => Locked::NO_LIMIT,
+        };
+        let add = |locked: usize| {
+            let sum = locked.saturating_add(counted(wanted));
+            (most == Locked::NO_LIMIT || sum <= most).then_some(sum)
+        };
+        let charged = self.0.pages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
+        charged.map(|_| ()).map_err(|locked| OverLimit { locked: locked as u64, limit: most as u64, wanted })
     }
 
     /// Subtracts `pages` pages.
     pub fn uncharge(&self, pages: u64) {
-        let mut locked = self.0.lock();
-        locked.pages = locked.pages.saturating_sub(pages);
+        let subtract = |locked: usize| Some(locked.saturating_sub(counted(pages)));
+        // It never refuses.
+        let _ = self.0.pages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, subtract);
     }
+}
+
+/// A limit in bytes, in pages.
+fn most(bytes: Option<u64>) -> usize {
+    bytes.map_or(Locked::NO_LIMIT, |bytes| counted(bytes / PAGE_SIZE))
+}
+
+/// More pages than the processor can address are never locked.
+fn counted(pages: u64) -> usize {
+    usize::try_from(pages).unwrap_or(usize::MAX)
 }
 
 /// A process whose memory lies in a [`Memory`], so that what a device writes there can be read here.
@@ -78,8 +102,8 @@ pub struct Process {
     own: LockedPages,
     user: LockedPages,
     pinned: LockedPages,
-    /// Leaf lock.
-    limit: Mutex<Limit>,
+    /// Whether limits do not bind it. Concerns nothing else in memory.
+    lifted: AtomicBool,
     /// Leaf lock.
     mappings: Mutex<Mappings>,
 }
@@ -123,14 +147,14 @@ impl Process {
             own,
             user,
             pinned: LockedPages::unlimited(),
-            limit: Mutex::default(),
+            lifted: AtomicBool::new(false),
             mappings: Mutex::new(mappings),
         })
     }
 
     /// Sets whether limits bind the process: [`Limit::Lifted`] gives it `CAP_IPC_LOCK`. Concerns what is mapped from now on.
     pub fn set_limit(&self, limit: Limit) {
-        *self.limit.lock() = limit;
+        self.lifted.store(limit == Limit::Lifted, Ordering::Release);
     }
 
     /// Returns how many pages an account of the process has.
@@ -317,18 +341,23 @@ impl UserMemory for Process {
 
     fn unpin(&self, run: PinnedRun) {
         let mut mappings = self.mappings.lock();
-        let mut page = run.phys;
-        for _ in 0..run.bytes / PAGE_SIZE {
-            let Some((start, pins, index)) = mappings.pins_of(page) else { return };
-            if let Some(count) = pins.of_page.get_mut(index).filter(|count| **count > 0) {
+        let (mut phys, mut left) = (run.phys, run.bytes / PAGE_SIZE);
+        while left > 0 {
+            let Some((start, pins, first)) = mappings.pins_of(phys) else { return };
+            let Some(of_page) = pins.of_page.get_mut(first..).filter(|pages| !pages.is_empty()) else { return };
+            let pages = left.min(of_page.len() as u64);
+            let mut ended = 0;
+            for count in of_page.iter_mut().take(counted(pages)).filter(|count| **count > 0) {
                 *count -= 1;
-                pins.total -= 1;
+                ended += 1;
             }
+            pins.total -= ended;
             if pins.total == 0 && pins.mapped == 0 {
                 mappings.pins.remove(&start);
             }
-            let Some(next) = page.checked_add(PAGE_SIZE) else { return };
-            page = next;
+            left -= pages;
+            let Some(next) = phys.checked_add(pages * PAGE_SIZE) else { return };
+            phys = next;
         }
     }
 
@@ -349,7 +378,7 @@ impl UserMemory for Process {
     }
 
     fn limit(&self) -> Limit {
-        *self.limit.lock()
+        if self.lifted.load(Ordering::Acquire) { Limit::Lifted } else { Limit::Enforced }
     }
 
     fn charge(&self, account: Account, limit: Limit, pages: u64) -> Result<(), OverLimit> {

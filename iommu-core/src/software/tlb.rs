@@ -43,8 +43,4 @@ impl Tlb {
             IovaRange::sized(Iova::new(*start), cached.page_size).is_some_and(|page| !page.overlaps(range))
         });
     }
-
-    pub(super) fn flush_all(&mut self) {
-        self.0.clear();
-    }
 }

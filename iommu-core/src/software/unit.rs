@@ -3,9 +3,13 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 
+use device_model::sync::Arc;
+
 use super::SoftIommuConfig;
-use super::context::ContextTable;
+use super::context::{ContextTable, Shards};
+use super::domain::Translator;
 use super::fault::FaultLog;
+use crate::address::IovaRange;
 use crate::hardware::Endpoint;
 
 /// One IOMMU.
@@ -39,6 +43,11 @@ impl Units {
     #[expect(clippy::indexing_slicing, reason = "a number of a unit comes from counting them, and none goes away")]
     pub(super) fn unit(&self, number: usize) -> &Unit {
         &self.0[number]
+    }
+
+    /// Drops what devices have cached, as [`ContextTable::flush`], in all units.
+    pub(super) fn flush(&self, translator: &Arc<Translator>, shards: Shards, range: IovaRange) {
+        self.0.iter().for_each(|unit| unit.contexts.flush(translator, shards, range));
     }
 
     /// The unit that serves `dev`, sought first at `likely`, which it is if none does.

@@ -13,7 +13,7 @@ const HUGE_PAGE: u64 = 2 << 20;
 /// The lowest place for `bytes` bytes of memory at `addr`: in a hole of what is mapped and reserved, and inside what is
 /// allowed if anything is; aligned as both the length and the memory are, so that large pages can be used.
 pub(super) fn place(
-    areas: &IovaMap<Area>,
+    areas: &mut IovaMap<Area>,
     allowed: &IovaMap<()>,
     reserved: &Reserved,
     demanded: u64,

@@ -61,7 +61,7 @@ impl Ioas {
     pub(crate) fn copy(&self, pieces: Vec<CopyPiece>, request: &CopyRequest) -> Result<Iova, MapError> {
         let CopyRequest { bytes, place, access, .. } = *request;
         let mut table = self.lock_table();
-        let range = check_copy(&table, &pieces, place, bytes)?;
+        let range = check_copy(&mut table, &pieces, place, bytes)?;
         if pieces.iter().any(|piece| access.permits(Access::Write) && !piece.pages.access.permits(Access::Write)) {
             return Err(MapError::SourceReadOnly);
         }
@@ -101,7 +101,7 @@ pub(crate) struct CopyPiece {
 
 /// Where a copy goes.
 // Ft4.8 to Ft4.14, for a copy.
-fn check_copy(table: &IoPageTable, pieces: &[CopyPiece], place: Place, bytes: u64) -> Result<IovaRange, MapError> {
+fn check_copy(table: &mut IoPageTable, pieces: &[CopyPiece], place: Place, bytes: u64) -> Result<IovaRange, MapError> {
     let alignment = table.alignment();
     if !bytes.is_multiple_of(alignment) {
         return Err(MapError::Misaligned { alignment });

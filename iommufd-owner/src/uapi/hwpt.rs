@@ -124,11 +124,12 @@ impl Call for HwptGetDirtyBitmap {
         let flags = flags.ok_or(CallError::UnknownFlags { flags: self.flags & !DirtyFlags::all().bits() })?;
         reserved(self.reserved == 0)?;
         let request = DirtyRequest { iova: Iova::new(self.iova), bytes: self.length, page_size: self.page_size };
-        for bits in frame.context.hwpt_dirty_bits(ObjectId::new(self.hwpt_id), request, flags)? {
+        let (memory, bitmap) = (frame.caller.memory(), UserAddr::new(self.data));
+        frame.context.hwpt_read_dirty(ObjectId::new(self.hwpt_id), request, flags, |first, bits| {
             // What cannot be written is lost, and the caller is not told.
             // F92b.
-            let _ = set_user_bits(&**frame.caller.memory(), UserAddr::new(self.data), bits);
-        }
+            let _ = bitmap.checked_add(first).map(|at| set_user_bits(&**memory, at, bits));
+        })?;
         DONE
     }
 }

@@ -7,7 +7,7 @@ use core::ops::Range;
 use iommu_core::address::PageSizes;
 use iommu_core::device_model::Errno;
 use iommu_core::user_memory::BadAddress;
-use iommu_core::{UserAddr, UserMemory, set_user_bits};
+use iommu_core::{DirtyBits, UserAddr, UserMemory, set_user_bits};
 
 /// The largest bitmap in user memory, in bytes.
 // V51, F99.
@@ -24,6 +24,14 @@ pub trait DirtySink {
     /// # Errors
     /// The pages cannot be noted. Nothing more is reported.
     fn report(&mut self, pages: Range<u64>) -> Result<(), BadAddress>;
+
+    /// Ends a call that reported pages: none of them may be kept back. Does nothing unless an implementation says otherwise.
+    ///
+    /// # Errors
+    /// As for [`report`](Self::report).
+    fn finish(&mut self) -> Result<(), BadAddress> {
+        Ok(())
+    }
 }
 
 /// One bit for each page of a range, lowest page in the lowest bit of the first word; set for a dirty page. Ends with the
@@ -59,6 +67,8 @@ pub struct UserBitmap {
     process: Arc<dyn UserMemory>,
     addr: UserAddr,
     page_size: u64,
+    /// What is yet to be written.
+    pending: DirtyBits,
 }
 
 impl UserBitmap {
@@ -81,18 +91,39 @@ impl UserBitmap {
         if pages == 0 || !fits || !is_user {
             return Err(DirtyError::Bitmap { pages, bytes });
         }
-        Ok(Self { process, addr, page_size })
+        Ok(Self { process, addr, page_size, pending: DirtyBits::new() })
     }
 
     /// Returns what a bit stands for, in bytes.
     pub fn page_size(&self) -> u64 {
         self.page_size
     }
+
+    /// Writes what is pending, and goes on with the part that has `bit`.
+    fn turn(&mut self, bit: u64) -> Result<(), BadAddress> {
+        let Self { process, addr, pending, .. } = self;
+        pending.turn(bit, |first, bits| {
+            let at = addr.checked_add(first).ok_or(BadAddress { at: *addr })?;
+            set_user_bits(&**process, at, bits)
+        })
+    }
 }
 
 impl DirtySink for UserBitmap {
     fn report(&mut self, pages: Range<u64>) -> Result<(), BadAddress> {
-        set_user_bits(&*self.process, self.addr, pages)
+        let mut left = pages;
+        while !left.is_empty() {
+            if !self.pending.bits().contains(&left.start) {
+                self.turn(left.start)?;
+            }
+            self.pending.set(left.clone());
+            left.start = self.pending.bits().end.min(left.end);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), BadAddress> {
+        self.turn(0)
     }
 }
 

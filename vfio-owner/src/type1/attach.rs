@@ -34,7 +34,7 @@ pub(super) enum Coherency {
 pub(super) struct AttachedGroup {
     pub(super) id: GroupId,
     /// Where nothing may be mapped.
-    forbidden: Vec<ReservedRegion>,
+    pub(super) forbidden: Vec<ReservedRegion>,
 }
 
 impl Type1Container {
@@ -64,8 +64,7 @@ impl Type1Container {
                 return Err(AttachGroupError::Reserved { group: id, mapping, region: *region });
             }
         }
-        let holes = self.groups().flat_map(|group| &group.forbidden).chain(forbidden).filter_map(reach::range_of);
-        if reach::allowed(self.apertures().chain([aperture]), holes).is_empty() {
+        if self.narrowed(Some(aperture), forbidden).is_empty() {
             return Err(no_range);
         }
         let isolated = capabilities.contains(Capabilities::MSI_ISOLATION);
@@ -73,6 +72,15 @@ impl Type1Container {
             return Err(AttachGroupError::UnsafeInterrupts { group: id });
         }
         Ok(())
+    }
+
+    /// What is allowed, within an aperture and outside of these regions as well.
+    fn narrowed(&self, aperture: Option<IovaRange>, forbidden: &[ReservedRegion]) -> Vec<IovaRange> {
+        let all = [IovaRange::ALL];
+        let allowed = if self.domains.is_empty() { all.as_slice() } else { &self.allowed };
+        let within =
+            allowed.iter().filter_map(|range| aperture.map_or(Some(*range), |aperture| range.intersection(aperture)));
+        within.flat_map(|range| range.without(forbidden.iter().filter_map(reach::range_of))).collect()
     }
 
     fn apertures(&self) -> impl Iterator<Item = IovaRange> {
@@ -117,10 +125,10 @@ impl Type1Container {
         let ranges: Vec<IovaRange> = self.mappings.iter().map(|(range, _)| range).collect();
         for (done, range) in ranges.iter().enumerate() {
             let Some((_, mapping)) = self.mappings.get_mut(range.first()) else { continue };
-            if let Err(error) = mapping.pin(&self.memory, *range, &iter::once(first)) {
+            if let Err(error) = mapping.pin(&self.processes, &self.memory, *range, &iter::once(first)) {
                 for earlier in ranges.iter().take(done) {
                     if let Some((_, mapping)) = self.mappings.get_mut(earlier.first()) {
-                        mapping.unpin(*earlier, &iter::once(first));
+                        mapping.unpin(&self.processes, *earlier, &iter::once(first));
                     }
                 }
                 return Err((*range, error));
@@ -144,14 +152,17 @@ impl Type1Container {
         self.check_group(id, &fresh, &forbidden, capabilities)?;
         let enforced = capabilities.contains(Capabilities::ENFORCED_COHERENCY);
         let coherency = if enforced { Coherency::Enforced } else { Coherency::UpToTheDevice };
+        // In a domain that is there already, whose aperture counts as it is.
+        let allowed = self.narrowed(None, &forbidden);
         let group = AttachedGroup { id, forbidden };
         if let Some(shared) = self.share(claim, &fresh, coherency)?.and_then(|place| self.domains.get_mut(place)) {
             shared.groups.push(group);
+            self.allowed = allowed;
         } else {
             self.replay(id, &fresh)?;
             self.domains.push(SharedDomain { domain: fresh, coherency, groups: vec![group] });
+            self.measure();
         }
-        self.measure();
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ use iommu_core::{Claim, Iova, IovaMap, IovaRange, PhysicalMemory};
 
 use super::attach::{Coherency, SharedDomain};
 use super::mapping::Mapping;
+use super::processes::{ProcessKey, Processes};
 use super::{Type1Config, reach};
 use crate::backend::{AttachGroupError, DirtyError, MapDmaError, UnmapDmaError};
 use crate::backend::{
@@ -32,6 +33,8 @@ pub(super) struct Type1Container {
     pub(super) version: Version,
     pub(super) config: Type1Config,
     pub(super) mappings: IovaMap<Mapping>,
+    /// Those that mappings name.
+    pub(super) processes: Processes,
     /// How many mappings have their memory given away.
     away: u32,
     pub(super) domains: Vec<SharedDomain>,
@@ -48,6 +51,7 @@ impl Type1Container {
             version,
             config,
             mappings: IovaMap::new(),
+            processes: Processes::default(),
             away: 0,
             domains: Vec::new(),
             allowed: Vec::new(),
@@ -58,7 +62,7 @@ impl Type1Container {
 
     /// What `iova` and `bytes` span, if whole pages.
     fn span(&self, iova: Iova, bytes: u64) -> Result<IovaRange, UnmapDmaError> {
-        if bytes == 0 || !(iova.get() | bytes).is_multiple_of(self.page_sizes.smallest()) {
+        if bytes == 0 || (iova.get() | bytes) & (self.page_sizes.smallest() - 1) != 0 {
             return Err(UnmapDmaError::Misaligned { page_sizes: self.page_sizes });
         }
         IovaRange::sized(iova, bytes).ok_or(UnmapDmaError::Wraps)
@@ -86,6 +90,12 @@ impl Type1Container {
     /// Unmaps every mapping in `range`, which cuts none; how many bytes.
     fn remove_all(&mut self, range: IovaRange) -> u64 {
         let mut bytes: u64 = 0;
+        if range == IovaRange::ALL {
+            while let Some((range, mapping)) = self.mappings.pop_last() {
+                bytes = bytes.saturating_add(range.bytes());
+                self.end(range, mapping);
+            }
+        }
         while let Some((mapping, _)) = self.mappings.first_in(range) {
             bytes = bytes.saturating_add(mapping.bytes());
             self.remove(mapping);
@@ -102,7 +112,10 @@ impl Type1Container {
     /// Takes a mapping that is no more out of every domain.
     fn end(&mut self, range: IovaRange, mut mapping: Mapping) {
         self.away -= u32::from(mapping.is_away());
-        mapping.unpin(range, &self.domains.iter().map(|shared| &*shared.domain));
+        let names = mapping.names();
+        // Also if hardware unwinds.
+        let processes = scopeguard::guard(&mut self.processes, |processes| leave(processes, names));
+        mapping.unpin(&processes, range, &self.domains.iter().map(|shared| &*shared.domain));
     }
 
     /// Checks whether the dirty pages of a range can be reported.
@@ -120,7 +133,7 @@ impl Type1Container {
     // Vt15.4, Vt15.5.
     fn requested(&self, request: &MapRequest) -> Result<IovaRange, MapDmaError> {
         let MapRequest { iova, bytes, addr, .. } = request;
-        if *bytes == 0 || !(iova.get() | bytes | addr.get()).is_multiple_of(self.page_sizes.smallest()) {
+        if *bytes == 0 || (iova.get() | bytes | addr.get()) & (self.page_sizes.smallest() - 1) != 0 {
             return Err(MapDmaError::Misaligned { page_sizes: self.page_sizes });
         }
         addr.checked_add(bytes - 1).ok_or(MapDmaError::Wraps)?;
@@ -167,12 +180,15 @@ impl ContainerIommu for Type1Container {
         };
         claim.detach();
         if let Some(shared) = self.domains.get_mut(place) {
-            shared.groups.retain(|group| group.id != id);
+            let left = shared.groups.iter().position(|group| group.id == id).map(|at| shared.groups.swap_remove(at));
             if shared.groups.is_empty() {
                 if self.domains.len() == 1 {
                     self.remove_all(IovaRange::ALL);
                 }
                 self.domains.remove(place);
+            } else if left.is_some_and(|left| self.groups().any(|group| group.forbidden == left.forbidden)) {
+                // The same ranges and page sizes as before.
+                return;
             }
         }
         self.measure();
@@ -191,8 +207,11 @@ impl ContainerIommu for Type1Container {
         }
         let MapRequest { process, addr, access, .. } = request;
         let domains = self.domains.iter().map(|shared| &*shared.domain);
-        let mut mapping = Mapping::new(process, addr, access);
-        mapping.pin(&self.memory, range, &domains)?;
+        let mut mapping = Mapping::new(&mut self.processes, process, addr, access);
+        let names = mapping.names();
+        let processes = scopeguard::guard(&mut self.processes, |processes| leave(processes, names));
+        mapping.pin(&processes, &self.memory, range, &domains)?;
+        scopeguard::ScopeGuard::into_inner(processes);
         place.insert(mapping);
         Ok(())
     }
@@ -216,6 +235,8 @@ impl ContainerIommu for Type1Container {
         let mut unmapped: u64 = 0;
         while let Some((mapping, _)) = self.mappings.first_in(range) {
             into.report(pages_of(range, mapping, page_size)).map_err(DirtyError::from)?;
+            // Before its pages can no longer be asked for.
+            into.finish().map_err(DirtyError::from)?;
             unmapped = unmapped.saturating_add(mapping.bytes());
             self.remove(mapping);
         }
@@ -251,7 +272,7 @@ impl ContainerIommu for Type1Container {
         if existing != range || !mapping.is_away() {
             return Err(MapDmaError::NotThatMapping { existing });
         }
-        mapping.take_back(range, request.process, request.addr)?;
+        mapping.take_back(&mut self.processes, range, request.process, request.addr)?;
         self.away -= 1;
         Ok(())
     }
@@ -285,8 +306,12 @@ impl ContainerIommu for Type1Container {
         for (mapping, _) in self.mappings.overlapping(range) {
             into.report(pages_of(range, mapping, page_size))?;
         }
-        Ok(())
+        Ok(into.finish()?)
     }
+}
+
+fn leave(processes: &mut Processes, names: [ProcessKey; 2]) {
+    names.into_iter().for_each(|name| processes.leave(name));
 }
 
 /// The pages of a mapping, counted from the first of a range that covers it.

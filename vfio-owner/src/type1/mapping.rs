@@ -6,15 +6,20 @@ use iommu_core::address::PAGE_SIZE;
 use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use iommu_core::{Access, Domain, Iova, IovaRange, MapError, PhysAddr, PhysicalMemory, UserAddr, UserMemory};
 
+use super::processes::{ProcessKey, Processes};
 use crate::backend::MapDmaError;
 
-/// A mapping, besides where it is.
+/// A mapping, besides where it is. Containers hold millions of them: it is kept small.
 #[derive(Debug)]
 pub(super) struct Mapping {
+    /// Where the process sees the memory, while `vaddr` is valid.
+    addr: UserAddr,
+    /// Where the memory lies, if `backing` is one piece.
+    phys: PhysAddr,
     /// Whose memory it is.
-    process: Arc<dyn UserMemory>,
+    process: ProcessKey,
     /// Who answers for the locked pages: the same, unless the memory moved to another process.
-    payer: Arc<dyn UserMemory>,
+    payer: ProcessKey,
     /// Whether its limit counted when this was mapped.
     limit: Limit,
     access: Access,
@@ -28,16 +33,16 @@ enum Backing {
     /// Not pinned, for there is no domain yet.
     // V48.
     Unpinned,
-    /// Pinned, in one piece from here on.
-    Piece(PhysAddr),
+    /// Pinned, in one piece.
+    Piece,
     /// Pinned, in several pieces: the page tables know where.
     Pieces,
 }
 
-/// Where the process sees the memory.
+/// Whether the process sees the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Vaddr {
-    At(UserAddr),
+    Valid,
     /// It was given away, and will be somewhere else.
     // Vt16.11.
     Away,
@@ -75,32 +80,41 @@ fn pieces(domain: &Domain, range: IovaRange) -> impl Iterator<Item = Piece> {
 
 impl Mapping {
     /// What a request asks for, recorded and no more.
-    pub(super) fn new(process: Arc<dyn UserMemory>, addr: UserAddr, access: Access) -> Self {
+    pub(super) fn new(processes: &mut Processes, process: Arc<dyn UserMemory>, addr: UserAddr, access: Access) -> Self {
         let limit = process.limit();
-        Self { payer: process.clone(), limit, process, access, vaddr: Vaddr::At(addr), backing: Backing::Unpinned }
+        let process = processes.enter(process);
+        let payer = processes.again(process);
+        let (vaddr, backing) = (Vaddr::Valid, Backing::Unpinned);
+        Self { addr, phys: PhysAddr::new(0), process, payer, limit, access, vaddr, backing }
+    }
+
+    /// The processes that it names, each once; whoever takes the mapping out of the container must leave them.
+    pub(super) fn names(&self) -> [ProcessKey; 2] {
+        [self.process, self.payer]
     }
 
     /// Pins what is to be at `range` and maps it into every domain, if there is any; all or nothing.
     // V48.
     pub(super) fn pin<'a>(
         &mut self,
+        processes: &Processes,
         memory: &PhysicalMemory,
         range: IovaRange,
         domains: &(impl Iterator<Item = &'a Domain> + Clone),
     ) -> Result<(), MapDmaError> {
-        let Vaddr::At(addr) = self.vaddr else { return Ok(()) };
-        if self.backing != Backing::Unpinned || domains.clone().next().is_none() {
+        if self.is_away() || self.backing != Backing::Unpinned || domains.clone().next().is_none() {
             return Ok(());
         }
-        if let Err(over) = self.payer.charge(Account::Process, self.limit, pages(range)) {
+        let (addr, process) = (self.addr, processes.get(self.process));
+        if let Err(over) = processes.get(self.payer).charge(Account::Process, self.limit, pages(range)) {
             // Linux counts page by page: what is not there below the limit is found first.
             let below = over.limit.saturating_sub(over.locked).saturating_add(1).min(pages(range));
-            self.try_pinning(addr, below * PAGE_SIZE)?;
+            try_pinning(process, addr, below * PAGE_SIZE, self.access)?;
             return Err(over.into());
         }
         // Undone unless all of it is mapped, also when a pin unwinds.
         let mut made = scopeguard::guard((self, 0), |(mapping, done)| {
-            mapping.give_up(range, IovaRange::sized(range.first(), done), domains);
+            mapping.give_up(processes, range, IovaRange::sized(range.first(), done), domains);
         });
         loop {
             let (mapping, done) = &mut *made;
@@ -108,29 +122,23 @@ impl Mapping {
                 scopeguard::ScopeGuard::into_inner(made);
                 return Ok(());
             }
-            let run = map_piece(memory, range, *done, &mapping.process, addr, mapping.access, domains)?;
+            let run = map_piece(memory, range, *done, process, addr, mapping.access, domains)?;
             let whole = run.bytes == range.bytes();
-            mapping.backing = if whole { Backing::Piece(run.phys) } else { Backing::Pieces };
+            mapping.phys = run.phys;
+            mapping.backing = if whole { Backing::Piece } else { Backing::Pieces };
             *done += run.bytes;
         }
     }
 
-    /// Whether so much of the memory can be pinned.
-    fn try_pinning(&self, addr: UserAddr, bytes: u64) -> Result<(), MapDmaError> {
-        let mut done = 0;
-        while done < bytes {
-            let at = addr.checked_add(done).ok_or(MapDmaError::Wraps)?;
-            let run = pin_run(&self.process, at, bytes - done, self.access)?;
-            self.process.unpin(run);
-            done += run.bytes;
-        }
-        Ok(())
-    }
-
     /// Takes the mapping out of every domain, and unpins what was behind it.
-    pub(super) fn unpin<'a>(&mut self, range: IovaRange, domains: &(impl Iterator<Item = &'a Domain> + Clone)) {
+    pub(super) fn unpin<'a>(
+        &mut self,
+        processes: &Processes,
+        range: IovaRange,
+        domains: &(impl Iterator<Item = &'a Domain> + Clone),
+    ) {
         if self.backing != Backing::Unpinned {
-            self.give_up(range, Some(range), domains);
+            self.give_up(processes, range, Some(range), domains);
         }
     }
 
@@ -138,34 +146,32 @@ impl Mapping {
     /// unwinds.
     fn give_up<'a>(
         &mut self,
+        processes: &Processes,
         range: IovaRange,
         made: Option<IovaRange>,
         domains: &(impl Iterator<Item = &'a Domain> + Clone),
     ) {
         let mapping = scopeguard::guard(self, |mapping| {
             mapping.backing = Backing::Unpinned;
-            mapping.payer.uncharge(Account::Process, pages(range));
+            processes.get(mapping.payer).uncharge(Account::Process, pages(range));
         });
+        let process = processes.get(mapping.process);
         let Some(made) = made else { return };
         match (mapping.backing, domains.clone().next()) {
-            (Backing::Piece(phys), _) => {
-                let run = PinnedRun { phys, bytes: made.bytes() };
-                unmap_and_unpin(&mapping.process, domains.clone(), made.first(), run);
+            (Backing::Piece, _) => {
+                let run = PinnedRun { phys: mapping.phys, bytes: made.bytes() };
+                unmap_and_unpin(process, domains.clone(), made.first(), run);
             }
             // A large page never crosses the end of a piece, for it is one piece itself.
             (Backing::Pieces, Some(model)) => {
-                let keep = |Piece { run, .. }| keep_pinned(domains.clone(), &mapping.pinned(run));
+                let keep = |Piece { run, .. }| keep_pinned(domains.clone(), &Pinned::shared(process, run));
                 let mut left = scopeguard::guard(pieces(model, made), |left| left.for_each(keep));
                 for Piece { iova, run } in left.by_ref() {
-                    unmap_and_unpin(&mapping.process, domains.clone(), iova, run);
+                    unmap_and_unpin(process, domains.clone(), iova, run);
                 }
             }
             (Backing::Pieces, None) | (Backing::Unpinned, _) => {}
         }
-    }
-
-    fn pinned(&self, run: PinnedRun) -> Arc<Pinned> {
-        Arc::new(Pinned { process: self.process.clone(), run })
     }
 
     /// Maps what is mapped in `model` into `domain` as well. On failure a part of it may be there.
@@ -179,7 +185,7 @@ impl Mapping {
     ) -> Result<(), MapError> {
         match self.backing {
             Backing::Unpinned => Ok(()),
-            Backing::Piece(phys) => domain.map(memory, range.first(), phys, range.bytes(), self.access),
+            Backing::Piece => domain.map(memory, range.first(), self.phys, range.bytes(), self.access),
             Backing::Pieces => pieces(model, range)
                 .try_for_each(|piece| domain.map(memory, piece.iova, piece.run.phys, piece.run.bytes, self.access)),
         }
@@ -201,23 +207,42 @@ impl Mapping {
     // Vt15.8.
     pub(super) fn take_back(
         &mut self,
+        processes: &mut Processes,
         range: IovaRange,
         process: Arc<dyn UserMemory>,
         addr: UserAddr,
     ) -> Result<(), OverLimit> {
-        if !Arc::ptr_eq(&self.payer, &process) {
-            if self.backing == Backing::Unpinned {
-                self.process = process.clone();
-            } else {
-                process.charge(Account::Process, process.limit(), pages(range))?;
-                self.payer.uncharge(Account::Process, pages(range));
+        let payer = processes.get(self.payer);
+        if !Arc::ptr_eq(payer, &process) {
+            let limit = process.limit();
+            if self.backing != Backing::Unpinned {
+                process.charge(Account::Process, limit, pages(range))?;
+                payer.uncharge(Account::Process, pages(range));
             }
-            self.limit = process.limit();
-            self.payer = process;
+            self.limit = limit;
+            let new = processes.enter(process);
+            if self.backing == Backing::Unpinned {
+                let old = core::mem::replace(&mut self.process, processes.again(new));
+                processes.leave(old);
+            }
+            processes.leave(core::mem::replace(&mut self.payer, new));
         }
-        self.vaddr = Vaddr::At(addr);
+        self.addr = addr;
+        self.vaddr = Vaddr::Valid;
         Ok(())
     }
+}
+
+/// Whether so much of the memory can be pinned.
+fn try_pinning(process: &Arc<dyn UserMemory>, addr: UserAddr, bytes: u64, access: Access) -> Result<(), MapDmaError> {
+    let mut done = 0;
+    while done < bytes {
+        let at = addr.checked_add(done).ok_or(MapDmaError::Wraps)?;
+        let run = pin_run(process, at, bytes - done, access)?;
+        process.unpin(run);
+        done += run.bytes;
+    }
+    Ok(())
 }
 
 /// Takes a piece out of the domains, then unpins it. Where hardware does not unmap all of it, or unwinds, a device may still
@@ -228,16 +253,40 @@ fn unmap_and_unpin<'a>(
     iova: Iova,
     run: PinnedRun,
 ) {
-    let pinned = Arc::new(Pinned { process: process.clone(), run });
-    // Those that have it, should hardware unwind.
-    let mut left = scopeguard::guard(domains, |left| keep_pinned(left, &pinned));
-    while let Some(domain) = left.clone().next() {
+    let mut unmapping = Unmapping { process, run, left: domains, kept: None };
+    while let Some(domain) = unmapping.left.clone().next() {
         let unmapped = domain.unmap(iova, run.bytes);
-        left.next();
-        if unmapped.is_ok_and(|bytes| bytes >= run.bytes) {
-            continue;
+        unmapping.left.next();
+        if unmapped.is_err() || unmapped.is_ok_and(|bytes| bytes < run.bytes) {
+            keep_pinned([domain].into_iter(), unmapping.kept());
         }
-        keep_pinned([domain].into_iter(), &pinned);
+    }
+}
+
+/// A piece that some domains still have. Dropping it unpins it, unless one of them keeps it; those that are left do, should
+/// hardware unwind.
+struct Unmapping<'p, 'd, I: Iterator<Item = &'d Domain>> {
+    process: &'p Arc<dyn UserMemory>,
+    run: PinnedRun,
+    left: I,
+    /// What domains keep.
+    kept: Option<Arc<Pinned>>,
+}
+
+impl<'d, I: Iterator<Item = &'d Domain>> Unmapping<'_, 'd, I> {
+    fn kept(&mut self) -> &Arc<Pinned> {
+        self.kept.get_or_insert_with(|| Pinned::shared(self.process, self.run))
+    }
+}
+
+impl<'d, I: Iterator<Item = &'d Domain>> Drop for Unmapping<'_, 'd, I> {
+    fn drop(&mut self) {
+        while let Some(domain) = self.left.next() {
+            keep_pinned([domain].into_iter(), self.kept());
+        }
+        if self.kept.is_none() {
+            self.process.unpin(self.run);
+        }
     }
 }
 
@@ -250,6 +299,12 @@ fn keep_pinned<'a>(domains: impl Iterator<Item = &'a Domain>, pinned: &Arc<Pinne
 struct Pinned {
     process: Arc<dyn UserMemory>,
     run: PinnedRun,
+}
+
+impl Pinned {
+    fn shared(process: &Arc<dyn UserMemory>, run: PinnedRun) -> Arc<Self> {
+        Arc::new(Self { process: process.clone(), run })
+    }
 }
 
 impl Drop for Pinned {

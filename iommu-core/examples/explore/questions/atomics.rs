@@ -19,11 +19,16 @@
 //! | `iommu-core/src/dma_api/space.rs` | `lazy` | `atomic-flag` |
 //! | `iommu-core/src/failing/memory.rs` | `left` | `atomic-pins` |
 //! | `iommu-core/src/software/domain.rs` | `coherent` | `atomic-flag` |
+//! | `iommu-core/src/software/process.rs` | `lifted` | `atomic-flag` |
+//! | `iommu-core/src/software/process.rs` | `most` | `atomic-accounts` |
+//! | `iommu-core/src/software/process.rs` | `pages` | `atomic-accounts` |
 
 use device_model::sync::Arc;
 use device_model::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use iommu_core::address::PAGE_SIZE;
 use iommu_core::failing::FailingMemory;
 use iommu_core::software::{self, LockedPages, Process};
+use iommu_core::user_memory::Limit;
 use iommu_core::{Access, UserMemory as _};
 
 use super::Expected::Holds;
@@ -45,6 +50,8 @@ pub(super) fn questions() -> Vec<Question> {
         Question::new("atomic-autoprobe", "Does a thread that has switched probing off still probe?", "D45")
             .ships(autoprobe),
         Question::new("atomic-pins", "Does the memory that fails one pin fail none, or two?", "").ships(pins),
+        Question::new("atomic-accounts", "Two processes of a user lock the last page: do both get it?", "")
+            .ships(accounts),
         Question::new("atomic-flag", "A flag says that something is there: may what made it be unseen?", "")
             .ships(flag),
     ]
@@ -119,6 +126,19 @@ fn pins() -> String {
     });
     let [one, other] = pinned.map(stage::Thread::join);
     stage::must(one != other && memory.has_failed(), "not exactly one pin has failed");
+    String::new()
+}
+
+fn accounts() -> String {
+    let user = LockedPages::limited(PAGE_SIZE);
+    let charged = ["one charges", "the other charges"].map(|title| {
+        let user = user.clone();
+        stage::thread(title, move || user.charge(Limit::Enforced, 1).is_ok())
+    });
+    let [one, other] = charged.map(stage::Thread::join);
+    stage::must(one != other && user.pages() == 1, "not exactly one has the page");
+    user.uncharge(1);
+    stage::must(user.pages() == 0, "a page is lost");
     String::new()
 }
 

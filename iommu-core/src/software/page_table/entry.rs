@@ -43,8 +43,13 @@ impl Entry {
         Self(self.0 & !DIRTY)
     }
 
-    pub(super) const fn is_dirty(self) -> bool {
-        self.0 & DIRTY != 0
+    /// Which of up to 64 entries are of pages that were written, a bit each.
+    pub(super) fn dirty(entries: &[Self]) -> u64 {
+        // Most often none is.
+        if entries.iter().fold(0, |all, entry| all | entry.0) & DIRTY == 0 {
+            return 0;
+        }
+        entries.iter().rev().fold(0, |bits, entry| bits << 1 | (entry.0 & DIRTY) >> DIRTY.trailing_zeros())
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the low bits are what is wanted")]

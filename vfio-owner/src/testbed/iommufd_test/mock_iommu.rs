@@ -11,9 +11,9 @@ use iommu_core::address::{Geometry, PageSizes};
 use iommu_core::device_model::sync::SpinMutex;
 use iommu_core::device_model::{DeviceId, Errno};
 use iommu_core::hardware::{
-    Capabilities, Description, DirtyFlags, DirtyTracking, DomainKind, Endpoint, EndpointProperties, FaultSink, Gather,
-    HardwareDomain, HardwareError, IommuDriver, Nested, NestingParent, PageAnswer, PageRequest, PageRequestSink,
-    PageRequests, Paging, PagingFlags, UserData,
+    Capabilities, Description, DirtyFlags, DirtyPages, DirtyTracking, DomainKind, Endpoint, EndpointProperties,
+    FaultSink, Gather, HardwareDomain, HardwareError, IommuDriver, Nested, NestingParent, PageAnswer, PageRequest,
+    PageRequestSink, PageRequests, Paging, PagingFlags, UserData,
 };
 use iommu_core::{DefaultDomainType, Domain, Iova, IovaRange, PhysAddr, Protection};
 
@@ -365,7 +365,7 @@ impl DirtyTracking for MockDomain {
         range: IovaRange,
         flags: DirtyFlags,
         _gather: &mut Gather,
-        dirty: &mut dyn FnMut(Iova, u64),
+        dirty: &mut dyn FnMut(DirtyPages),
     ) -> Result<(), HardwareError> {
         let mut pages = self.table()?.pages.lock();
         // Without tracking, nothing is told.
@@ -387,7 +387,7 @@ impl DirtyTracking for MockDomain {
                 entry.is_dirty &= !clears;
             }
             if is_dirty && tells {
-                dirty(Iova::new(begin * IO_PAGE), size);
+                DirtyPages::new(Iova::new(begin * IO_PAGE), size, 1).into_iter().for_each(&mut *dirty);
             }
             next = Some(end);
         }

@@ -1,0 +1,64 @@
+//! The processes whose memory a container maps: each is held once, however many mappings it has.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+
+use iommu_core::UserMemory;
+use slab::Slab;
+
+/// A process of a container, for as long as mappings name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ProcessKey(u32);
+
+#[derive(Debug, Default)]
+pub(super) struct Processes {
+    known: Slab<Known>,
+    /// By where they lie in memory.
+    by_address: BTreeMap<usize, u32>,
+}
+
+#[derive(Debug)]
+struct Known {
+    process: Arc<dyn UserMemory>,
+    /// How often mappings name it.
+    uses: usize,
+}
+
+fn address(process: &Arc<dyn UserMemory>) -> usize {
+    Arc::as_ptr(process).cast::<()>().addr()
+}
+
+impl Processes {
+    /// Names a process once more.
+    pub(super) fn enter(&mut self, process: Arc<dyn UserMemory>) -> ProcessKey {
+        let known = &mut self.known;
+        let key = *self.by_address.entry(address(&process)).or_insert_with(|| {
+            // No memory holds so many processes.
+            u32::try_from(known.insert(Known { process, uses: 0 })).unwrap_or(u32::MAX)
+        });
+        self.again(ProcessKey(key))
+    }
+
+    /// Names one once more that is named already.
+    pub(super) fn again(&mut self, key: ProcessKey) -> ProcessKey {
+        if let Some(known) = self.known.get_mut(key.0 as usize) {
+            known.uses += 1;
+        }
+        key
+    }
+
+    /// Names a process once less.
+    pub(super) fn leave(&mut self, key: ProcessKey) {
+        let Some(known) = self.known.get_mut(key.0 as usize) else { return };
+        known.uses -= 1;
+        if known.uses == 0 {
+            self.by_address.remove(&address(&known.process));
+            self.known.remove(key.0 as usize);
+        }
+    }
+
+    /// A process that is named.
+    pub(super) fn get(&self, key: ProcessKey) -> &Arc<dyn UserMemory> {
+        &self.known[key.0 as usize].process
+    }
+}
