@@ -157,6 +157,11 @@ impl VfioPciDevice {
         })
     }
 
+    /// Returns which of INTx, MSI and MSI-X the user has set up, as the hardware knows it too: one at a time.
+    pub fn enabled_irqs(&self) -> Option<IrqIndex> {
+        self.state.lock().session.as_ref()?.interrupts.active()
+    }
+
     /// Changes the state, then does what is due, with no lock held.
     fn change<R>(&self, change: impl FnOnce(&mut State) -> (R, Due)) -> R {
         let mut state = self.state.lock();

@@ -189,7 +189,8 @@ impl Interrupts {
         }
     }
 
-    fn active(&self) -> Option<IrqIndex> {
+    /// Which of INTx, MSI and MSI-X is set up.
+    pub(super) fn active(&self) -> Option<IrqIndex> {
         match self.vectors {
             Vectors::None => None,
             Vectors::Intx(_) => Some(IrqIndex::INTX),
