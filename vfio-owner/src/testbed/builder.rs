@@ -16,9 +16,9 @@ use iommu_core::software::{Memory, SoftIommuConfig};
 use iommu_core::sysfs::Snapshot;
 use iommu_core::{DefaultDomainType, IommuBuilder, IommuSubsystem, Observer};
 
-use super::edu::Edu;
 use super::iommus::{Failures, Groups, Iommus, Placed};
 use super::machine::{Machine, MachineError, Pci, RESCAN};
+use super::models::Edu;
 use super::slot::{Found, MakeModel, Slot};
 use super::{drivers, intel, virtual_functions};
 use crate::Vfio;
