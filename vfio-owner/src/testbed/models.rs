@@ -5,5 +5,9 @@
 //! machine's IOMMU, and raises interrupts that reach whoever has the function open through vfio-pci.
 
 mod edu;
+mod virtio_net;
+mod wire;
 
 pub use edu::Edu;
+pub use virtio_net::VirtioNet;
+pub use wire::{Station, Wire};

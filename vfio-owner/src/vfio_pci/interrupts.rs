@@ -10,7 +10,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::mem;
 
-pub(super) use self::available::Available;
+pub(crate) use self::available::Available;
 pub(super) use self::due::{Due, UnmaskToken};
 use crate::device_ops::{Eventfd, IrqAction, IrqError, IrqIndex, IrqSource, Listening, Trigger};
 

@@ -196,7 +196,7 @@ fn vt31_11_the_configuration_space_shows_whether_msix_is_set_up() {
     assert_eq!((enabled(), device.enabled_irqs()), (0, None), "no write sets it up");
     set_up(&device, IrqIndex::MSIX, &counter().1).unwrap();
     assert_eq!((enabled(), device.enabled_irqs()), (1, Some(IrqIndex::MSIX)));
-    device.set_irqs(IrqIndex::MSIX, 0, IrqAction::Trigger, IrqSource::None(0)).unwrap();
+    device.set_irqs(IrqIndex::MSIX, 0, IrqAction::Trigger, IrqSource::None { count: 0 }).unwrap();
     assert_eq!((enabled(), device.enabled_irqs()), (0, None));
     set_up(&device, IrqIndex::INTX, &counter().1).unwrap();
     assert_eq!((enabled(), device.enabled_irqs()), (0, Some(IrqIndex::INTX)));
