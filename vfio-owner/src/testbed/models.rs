@@ -5,5 +5,6 @@
 //! machine's IOMMU, and raises interrupts that reach whoever has the function open through vfio-pci.
 
 mod edu;
+pub mod nvme;
 
 pub use edu::Edu;
