@@ -46,7 +46,7 @@ use crate::device_ops::{IrqIndex, ResetError, Trigger};
 pub(crate) const CAP_POWER: u16 = 0x01;
 const CAP_MSI: u16 = 0x05;
 pub(crate) const CAP_EXPRESS: u16 = 0x10;
-const CAP_MSIX: u16 = 0x11;
+pub(crate) const CAP_MSIX: u16 = 0x11;
 const CAP_ADVANCED_FEATURES: u16 = 0x13;
 
 const FUNCTION: LockClass = LockClass::new("vfio-pci function", 650);

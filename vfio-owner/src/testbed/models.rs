@@ -5,6 +5,7 @@
 //! machine's IOMMU, and raises interrupts that reach whoever has the function open through vfio-pci.
 
 mod edu;
+pub mod nvme;
 mod virtio_net;
 mod wire;
 
