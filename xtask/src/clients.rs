@@ -4,16 +4,20 @@
 //! checks what they did.
 
 mod checks;
+mod driverctl;
 mod iommufd_selftest;
 mod lspci;
 mod need;
 mod report;
+mod scripts;
+mod start_up;
 
 use std::ffi::OsStr;
 use std::time::Instant;
 
 use anstream::{eprintln, println};
 use anyhow::{Result, bail, ensure};
+use vfio_owner::testbed::Machine;
 use vfio_room::{Command, Room};
 
 use crate::replay;
@@ -23,7 +27,8 @@ use need::Need;
 use report::Report;
 
 /// The programs.
-const CLIENTS: &[Client] = &[lspci::CLIENT, iommufd_selftest::CLIENT];
+const CLIENTS: &[Client] =
+    &[start_up::CLIENT, lspci::CLIENT, driverctl::CLIENT, scripts::SHELL, scripts::PYTHON, iommufd_selftest::CLIENT];
 
 #[derive(clap::Args)]
 pub(crate) struct Clients {
@@ -144,4 +149,11 @@ fn text(command: &mut Command<'_>) -> Result<String> {
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{}: {}{}", output.status, printed.trim_end(), errors.trim_end());
     Ok(printed.into_owned())
+}
+
+/// Checks which driver a device is bound to.
+fn is_driven_by(machine: &Machine, device: &str, driver: Option<&str>) -> Result<()> {
+    let bound = machine.driver(device);
+    ensure!(bound.as_deref() == driver, "{device} is bound to {bound:?}");
+    Ok(())
 }
