@@ -4,6 +4,7 @@
 //! checks what they did.
 
 mod checks;
+mod dpdk;
 mod driverctl;
 mod iommufd_selftest;
 mod lspci;
@@ -27,8 +28,15 @@ use need::Need;
 use report::Report;
 
 /// The programs.
-const CLIENTS: &[Client] =
-    &[start_up::CLIENT, lspci::CLIENT, driverctl::CLIENT, scripts::SHELL, scripts::PYTHON, iommufd_selftest::CLIENT];
+const CLIENTS: &[Client] = &[
+    start_up::CLIENT,
+    lspci::CLIENT,
+    driverctl::CLIENT,
+    scripts::SHELL,
+    scripts::PYTHON,
+    dpdk::CLIENT,
+    iommufd_selftest::CLIENT,
+];
 
 #[derive(clap::Args)]
 pub(crate) struct Clients {
