@@ -292,7 +292,8 @@ fn interrupts_are_those_that_are_set_up() {
 
 #[test]
 fn a_broken_queue_stops_the_device_until_it_is_reset() {
-    let breaks: [(&str, fn(&Port)); 8] = [
+    type Break = (&'static str, fn(&Port));
+    let breaks: [Break; 8] = [
         ("more chains than descriptors", |port| {
             port.poke(queue_at(TRANSMIT) + 0x1002, &257_u16.to_le_bytes());
             port.out(QUEUE_NOTIFY, &TRANSMIT.to_le_bytes());
@@ -347,7 +348,7 @@ fn a_broken_queue_stops_the_device_until_it_is_reset() {
 #[test]
 fn rings_go_round() {
     let joined = joined();
-    let (Joined { heard, .. }, [one, other]) = (&joined, &joined.ports);
+    let (Joined { heard, .. }, [one, _]) = (&joined, &joined.ports);
     joined.start();
     for place in 0..600_u16 {
         one.send(place, &[2; 20]);
