@@ -29,8 +29,9 @@ pub use self::admission::{IDS, NAME, VfioPciRefusal, admits};
 use self::config::VirtualConfig;
 pub use self::driver::VfioPciDriver;
 use self::features::{Power, Token};
+pub(crate) use self::interrupts::Available;
 pub use self::interrupts::Raised;
-use self::interrupts::{Available, Due, Interrupts, UnmaskToken};
+use self::interrupts::{Due, Interrupts, UnmaskToken};
 use self::ioeventfds::IoEventfds;
 pub use self::model::FunctionModel;
 use self::neighbours::Neighbours;
@@ -45,7 +46,7 @@ use crate::device_ops::{IrqIndex, ResetError, Trigger};
 pub(crate) const CAP_POWER: u16 = 0x01;
 const CAP_MSI: u16 = 0x05;
 pub(crate) const CAP_EXPRESS: u16 = 0x10;
-const CAP_MSIX: u16 = 0x11;
+pub(crate) const CAP_MSIX: u16 = 0x11;
 const CAP_ADVANCED_FEATURES: u16 = 0x13;
 
 const FUNCTION: LockClass = LockClass::new("vfio-pci function", 650);
@@ -155,6 +156,11 @@ impl VfioPciDevice {
             let (raised, trigger) = session.interrupts.raise(index, vector);
             (raised, Due::signal(trigger))
         })
+    }
+
+    /// Returns which of INTx, MSI and MSI-X the user has set up, as the hardware knows it too: one at a time.
+    pub fn enabled_irqs(&self) -> Option<IrqIndex> {
+        self.state.lock().session.as_ref()?.interrupts.active()
     }
 
     /// Changes the state, then does what is due, with no lock held.

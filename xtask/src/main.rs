@@ -6,6 +6,7 @@ mod bench;
 mod ci;
 mod clients;
 mod demo;
+mod distribution;
 mod drivers;
 mod explore;
 mod kernel;

@@ -144,7 +144,7 @@ impl Process {
     fn keep(&self, mappings: &[Mapping], at: u64, bytes: u64) {
         let kept = mappings.iter().filter_map(|mapping| {
             let (start, end) = (mapping.start.max(at), mapping.end.min(at + bytes));
-            let bytes = end.checked_sub(start).filter(|bytes| *bytes > 0 && mapping.is_shared)?;
+            let bytes = end.checked_sub(start).filter(|bytes| *bytes > 0 && mapping.outlives)?;
             let name = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
             let file = OpenOptions::new().read(true).write(mapping.writes).open(self.task.proc(&name)).ok()?;
             Some(Kept { start, bytes, file, offset: mapping.offset + (start - mapping.start) })
@@ -312,6 +312,9 @@ impl UserMemory for Gone {
     fn uncharge(&self, _: Account, _: u64) {}
 }
 
+/// How a mapping of an open device file is named.
+const DEVICE_MAPPING: &str = "/memfd:vfio ";
+
 /// A line of `/proc/…/maps`.
 #[derive(Debug)]
 struct Mapping {
@@ -319,7 +322,9 @@ struct Mapping {
     end: u64,
     reads: bool,
     writes: bool,
-    is_shared: bool,
+    /// It is of a file that can be opened after the process has gone. Device files are not: closing one again would look
+    /// as if its user had closed it.
+    outlives: bool,
     /// Where it begins in what is mapped.
     offset: u64,
 }
@@ -332,7 +337,9 @@ impl Mapping {
         let (permissions, rest) = rest.split_once(' ')?;
         let offset = u64::from_str_radix(rest.split_once(' ')?.0, 16).ok()?;
         let has = |permission| permissions.contains(permission);
-        Some(Self { start: start?, end: end?, reads: has('r'), writes: has('w'), is_shared: has('s'), offset })
+        let is_device = rest.contains(DEVICE_MAPPING);
+        let outlives = has('s') && !is_device;
+        Some(Self { start: start?, end: end?, reads: has('r'), writes: has('w'), outlives, offset })
     }
 
     fn permits(&self, access: Access) -> bool {

@@ -10,7 +10,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::mem;
 
-pub(super) use self::available::Available;
+pub(crate) use self::available::Available;
 pub(super) use self::due::{Due, UnmaskToken};
 use crate::device_ops::{Eventfd, IrqAction, IrqError, IrqIndex, IrqSource, Listening, Trigger};
 
@@ -189,7 +189,8 @@ impl Interrupts {
         }
     }
 
-    fn active(&self) -> Option<IrqIndex> {
+    /// Which of INTx, MSI and MSI-X is set up.
+    pub(super) fn active(&self) -> Option<IrqIndex> {
         match self.vectors {
             Vectors::None => None,
             Vectors::Intx(_) => Some(IrqIndex::INTX),
