@@ -7,6 +7,7 @@ mod checks;
 mod iommufd_selftest;
 mod lspci;
 mod need;
+mod qemu;
 mod report;
 
 use std::ffi::OsStr;
@@ -23,7 +24,7 @@ use need::Need;
 use report::Report;
 
 /// The programs.
-const CLIENTS: &[Client] = &[lspci::CLIENT, iommufd_selftest::CLIENT];
+const CLIENTS: &[Client] = &[lspci::CLIENT, iommufd_selftest::CLIENT, qemu::CLIENT];
 
 #[derive(clap::Args)]
 pub(crate) struct Clients {

@@ -4,3 +4,4 @@
 
 mod builder;
 mod embedded;
+mod nvme;
