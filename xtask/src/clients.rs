@@ -24,7 +24,7 @@ use need::Need;
 use report::Report;
 
 /// The programs.
-const CLIENTS: &[Client] = &[lspci::CLIENT, iommufd_selftest::CLIENT, qemu::CLIENT];
+const CLIENTS: &[Client] = &[lspci::CLIENT, iommufd_selftest::CLIENT, qemu::CLIENT, qemu::linux::CLIENT];
 
 #[derive(clap::Args)]
 pub(crate) struct Clients {

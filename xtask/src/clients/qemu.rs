@@ -1,6 +1,7 @@
 //! QEMU (`qemu-system-x86_64`, without KVM): firmware and guests drive devices that were passed to them.
 
 mod guest;
+pub(super) mod linux;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
