@@ -327,8 +327,16 @@ fn a_driver_writes_and_reads_through_a_mapping() {
         driver.set(CC, 0);
         assert_eq!((driver.get(CSTS), driver.get(0x1000)), (0, 0));
         assert_eq!(write_and_read(&mut driver, &disk), 7);
+        // So they are when they are created anew.
+        for opcode in [0, 4] {
+            assert_eq!(driver.admin(Command { opcode, words: [1, 0, 0], ..Command::default() }), Ok(0));
+        }
+        driver.queues[1] = Queue::default();
+        driver.create_queues();
+        assert_eq!(driver.get(0x1008), 0);
+        assert_eq!(driver.transfer(2, 0, 1), Ok(0));
         driver.device.reset().unwrap();
-        assert_eq!((driver.get(CC), driver.get(CSTS), driver.get(0x24)), (0, 0, 0));
+        assert_eq!((driver.get(CC), driver.get(CSTS), driver.get(0x24), driver.get(0x1000)), (0, 0, 0, 0));
         driver.device.unfollow(RegionIndex::BAR0);
         driver.way = Way::Calls;
         assert_eq!(write_and_read(&mut driver, &disk), 7);
@@ -392,12 +400,33 @@ fn commands_that_cannot_be_executed_fail_by_name() {
         assert_eq!(driver.admin(command), Err(status), "{status:#x}");
     }
     assert_eq!(driver.transfer(2, 0, 1), Ok(0), "the queues are as before");
+    // Places in a ring that cannot be are ignored.
+    let before = driver.get(0x100c);
+    driver.set(0x100c, (before + 1) % u32::from(ENTRIES));
+    driver.set(0x100c, ENTRIES.into());
+    driver.set(0x1008, ENTRIES.into());
+    assert_eq!((driver.get(0x100c), driver.get(0x1008)), (before, before));
     for opcode in [0, 4] {
         assert_eq!(driver.admin(queue(opcode, 1, 0, 0)), Ok(0));
     }
     driver.queues[1] = Queue::default();
     driver.create_queues();
     assert_eq!(driver.transfer(2, 0, 1), Ok(0));
+}
+
+#[test]
+fn a_list_goes_on_in_another_page() {
+    let (_machine, mut driver) = started();
+    let end_of_list = page(LIST) + 0xff8;
+    let read = Command { opcode: 2, namespace: 1, prp: [page(DATA), end_of_list], words: [0, 0, 255] };
+    for (next, result) in [(page(LIST + 1), Ok(0)), (end_of_list, Err(0x013)), (0x5000, Err(0x004))] {
+        driver.store(LIST, 0xff8, &next.to_le_bytes());
+        let pages: Vec<u8> = (1..32).flat_map(|number| page(DATA + number).to_le_bytes()).collect();
+        driver.store(LIST + 1, 0, &pages);
+        driver.fill(DATA + 31, 0xff);
+        assert_eq!(driver.run(1, read), result);
+        assert_eq!(driver.load::<1>(DATA + 31, 0xfff) == [0], result.is_ok());
+    }
 }
 
 #[test]
