@@ -8,15 +8,17 @@ mod driverctl;
 mod iommufd_selftest;
 mod lspci;
 mod need;
+mod programs;
 mod report;
 mod scripts;
 mod start_up;
+mod tap;
 
 use std::ffi::OsStr;
 use std::time::Instant;
 
 use anstream::{eprintln, println};
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use vfio_owner::testbed::Machine;
 use vfio_room::{Command, Room};
 
@@ -27,8 +29,15 @@ use need::Need;
 use report::Report;
 
 /// The programs.
-const CLIENTS: &[Client] =
-    &[start_up::CLIENT, lspci::CLIENT, driverctl::CLIENT, scripts::SHELL, scripts::PYTHON, iommufd_selftest::CLIENT];
+const CLIENTS: &[Client] = &[
+    start_up::CLIENT,
+    lspci::CLIENT,
+    driverctl::CLIENT,
+    scripts::SHELL,
+    scripts::PYTHON,
+    programs::CLIENT,
+    iommufd_selftest::CLIENT,
+];
 
 #[derive(clap::Args)]
 pub(crate) struct Clients {
@@ -73,7 +82,7 @@ impl Clients {
         }
         let reports = run(&chosen, |report| {
             if !self.json {
-                report.print()
+                report.print();
             }
         })?;
         if self.json {
@@ -127,7 +136,7 @@ fn run(clients: &[&'static Client], tell: impl Fn(&Report)) -> Result<Vec<Report
         if unmet.is_empty() {
             checks.attempt("all of it", client.run);
         }
-        checks.clear();
+        Checks::clear();
         let report = Report::new(client, checks, unmet, begin.elapsed());
         tell(&report);
         reports.push(report);
@@ -136,7 +145,7 @@ fn run(clients: &[&'static Client], tell: impl Fn(&Report)) -> Result<Vec<Report
 }
 
 /// Returns a command in the room that is killed if it does not end within two minutes.
-fn limited<'a>(room: &'a Room, program: impl AsRef<OsStr>) -> Command<'a> {
+fn limited(room: &Room, program: impl AsRef<OsStr>) -> Command<'_> {
     let mut command = room.command("timeout");
     command.args(["--signal=KILL", "120"]).arg(program);
     command
@@ -156,4 +165,17 @@ fn is_driven_by(machine: &Machine, device: &str, driver: Option<&str>) -> Result
     let bound = machine.driver(device);
     ensure!(bound.as_deref() == driver, "{device} is bound to {bound:?}");
     Ok(())
+}
+
+/// Gives a device to user space.
+fn hand_over(machine: &Machine, device: &str) -> Result<()> {
+    if machine.driver(device).is_some() {
+        machine.unbind(device)?.wait();
+    }
+    Ok(machine.bind(device, "vfio-pci")?)
+}
+
+/// Checks that nothing of a room is held any more.
+fn is_empty(room: &Room) -> Result<()> {
+    room.check_empty().map_err(|left| anyhow!("left behind: {left}"))
 }
