@@ -4,17 +4,23 @@
 //! checks what they did.
 
 mod checks;
+mod driverctl;
 mod iommufd_selftest;
 mod lspci;
 mod need;
+mod programs;
 mod qemu;
 mod report;
+mod scripts;
+mod start_up;
+mod tap;
 
 use std::ffi::OsStr;
 use std::time::Instant;
 
 use anstream::{eprintln, println};
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
+use vfio_owner::testbed::Machine;
 use vfio_room::{Command, Room};
 
 use crate::replay;
@@ -24,7 +30,17 @@ use need::Need;
 use report::Report;
 
 /// The programs.
-const CLIENTS: &[Client] = &[lspci::CLIENT, iommufd_selftest::CLIENT, qemu::CLIENT, qemu::linux::CLIENT];
+const CLIENTS: &[Client] = &[
+    start_up::CLIENT,
+    lspci::CLIENT,
+    driverctl::CLIENT,
+    scripts::SHELL,
+    scripts::PYTHON,
+    programs::CLIENT,
+    iommufd_selftest::CLIENT,
+    qemu::CLIENT,
+    qemu::linux::CLIENT,
+];
 
 #[derive(clap::Args)]
 pub(crate) struct Clients {
@@ -69,7 +85,7 @@ impl Clients {
         }
         let reports = run(&chosen, |report| {
             if !self.json {
-                report.print()
+                report.print();
             }
         })?;
         if self.json {
@@ -123,7 +139,7 @@ fn run(clients: &[&'static Client], tell: impl Fn(&Report)) -> Result<Vec<Report
         if unmet.is_empty() {
             checks.attempt("all of it", client.run);
         }
-        checks.clear();
+        Checks::clear();
         let report = Report::new(client, checks, unmet, begin.elapsed());
         tell(&report);
         reports.push(report);
@@ -132,7 +148,7 @@ fn run(clients: &[&'static Client], tell: impl Fn(&Report)) -> Result<Vec<Report
 }
 
 /// Returns a command in the room that is killed if it does not end within two minutes.
-fn limited<'a>(room: &'a Room, program: impl AsRef<OsStr>) -> Command<'a> {
+fn limited(room: &Room, program: impl AsRef<OsStr>) -> Command<'_> {
     let mut command = room.command("timeout");
     command.args(["--signal=KILL", "120"]).arg(program);
     command
@@ -145,4 +161,24 @@ fn text(command: &mut Command<'_>) -> Result<String> {
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{}: {}{}", output.status, printed.trim_end(), errors.trim_end());
     Ok(printed.into_owned())
+}
+
+/// Checks which driver a device is bound to.
+fn is_driven_by(machine: &Machine, device: &str, driver: Option<&str>) -> Result<()> {
+    let bound = machine.driver(device);
+    ensure!(bound.as_deref() == driver, "{device} is bound to {bound:?}");
+    Ok(())
+}
+
+/// Gives a device to user space.
+fn hand_over(machine: &Machine, device: &str) -> Result<()> {
+    if machine.driver(device).is_some() {
+        machine.unbind(device)?.wait();
+    }
+    Ok(machine.bind(device, "vfio-pci")?)
+}
+
+/// Checks that nothing of a room is held any more.
+fn is_empty(room: &Room) -> Result<()> {
+    room.check_empty().map_err(|left| anyhow!("left behind: {left}"))
 }
