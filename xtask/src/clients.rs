@@ -4,6 +4,7 @@
 //! checks what they did.
 
 mod checks;
+mod dpdk;
 mod driverctl;
 mod iommufd_selftest;
 mod lspci;
@@ -37,9 +38,10 @@ const CLIENTS: &[Client] = &[
     scripts::SHELL,
     scripts::PYTHON,
     programs::CLIENT,
-    iommufd_selftest::CLIENT,
+    dpdk::CLIENT,
     qemu::CLIENT,
     qemu::linux::CLIENT,
+    iommufd_selftest::CLIENT,
 ];
 
 #[derive(clap::Args)]

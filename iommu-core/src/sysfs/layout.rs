@@ -129,10 +129,10 @@ impl MemoryTree {
     /// - *Address*: `0000:01:00.0`, or `01:00.0`. A function is below the bridge that leads to its bus, which stands in an
     ///   earlier line, else on the root bus of its domain. Functions in the same slot get the multifunction bit.
     /// - *Kind*: one of `host`, `isa`, `smbus`, `spi`, `chipset-audio`, `chipset-nic`, `igpu`, `sata`, `serial`,
-    ///   `capture`, `edu`, `virtio-net` (conventional PCI); `vga`, `audio`, `usb`, `ucsi`, `nvme`, `nic`, `vf`, `wifi`, `hba`, `fpga`,
-    ///   `qat` (PCI Express); and the bridges `root-port`, `upstream`, `downstream`, `pci-bridge`. `+acs` after the kind:
-    ///   isolated by ACS. `?acs`: ACS is present, and off. Then, of a bridge, `>BUS` or `>BUS-BUS`: the buses below it,
-    ///   in hexadecimal.
+    ///   `capture`, `edu`, `virtio-net` (conventional PCI); `vga`, `audio`, `usb`, `ucsi`, `nvme`, `nic`, `vf`, `wifi`,
+    ///   `hba`, `fpga`, `qat` (PCI Express); and the bridges `root-port`, `upstream`, `downstream`, `pci-bridge`. `+acs`
+    ///   after the kind: isolated by ACS. `?acs`: ACS is present, and off. Then, of a bridge, `>BUS` or `>BUS-BUS`: the
+    ///   buses below it, in hexadecimal.
     /// - *Driver* that is bound, or `-`.
     /// - *Group* number, or `-`.
     ///

@@ -5,3 +5,4 @@
 mod builder;
 mod embedded;
 mod nvme;
+mod virtio_net;

@@ -1,5 +1,6 @@
 //! `vfio-room`: runs a program on a simulated machine with VFIO and iommufd.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use clap::Parser;
 use vfio_room::Room;
 use vfio_room::vfio_owner::iommu_core::sysfs::{Archive, DirTree, Snapshot};
 use vfio_room::vfio_owner::testbed::models::nvme::{FileDisk, Nvme};
+use vfio_room::vfio_owner::testbed::models::{VirtioNet, Wire};
 use vfio_room::vfio_owner::testbed::{self, Machine, MachineBuilder};
 
 /// Runs unmodified programs on a simulated machine with VFIO and iommufd: no root, no hardware, no preloading.
@@ -30,7 +32,8 @@ struct Run {
     /// Bind this device to vfio-pci first
     #[arg(long, value_name = "BDF")]
     bind: Vec<String>,
-    /// Put a model behind a device: `nvme:FILE` is an NVMe controller, whose disk is the file
+    /// Put a model behind a device: `nvme:FILE` is an NVMe controller, whose disk is the file; `virtio-net:WIRE` is a network
+    /// device, on a wire with all others that have the same name for it
     #[arg(long, value_name = "BDF=MODEL")]
     model: Vec<Model>,
     /// Have the test calls of a kernel that was built to test itself on /dev/iommu, and mock devices
@@ -55,6 +58,8 @@ struct Model {
 enum ModelKind {
     /// An NVMe controller with this file as its disk.
     Nvme(PathBuf),
+    /// A network device on the wire of this name.
+    VirtioNet(String),
 }
 
 impl FromStr for Model {
@@ -64,18 +69,23 @@ impl FromStr for Model {
         let (device, model) = text.split_once('=').context("not `BDF=MODEL`, as `0000:00:05.0=nvme:FILE`")?;
         let kind = match model.split_once(':') {
             Some(("nvme", file)) if !file.is_empty() => ModelKind::Nvme(file.into()),
-            _ => bail!("`{model}` is not a model; there is `nvme:FILE`"),
+            Some(("virtio-net", wire)) if !wire.is_empty() => ModelKind::VirtioNet(wire.to_owned()),
+            _ => bail!("`{model}` is not a model; there are `nvme:FILE` and `virtio-net:WIRE`"),
         };
         Ok(Self { device: device.to_owned(), kind })
     }
 }
 
 impl Model {
-    fn put(&self, builder: MachineBuilder) -> Result<MachineBuilder> {
+    fn put(&self, builder: MachineBuilder, wires: &mut BTreeMap<String, Wire>) -> Result<MachineBuilder> {
         match &self.kind {
             ModelKind::Nvme(file) => {
                 let disk = FileDisk::open(file).with_context(|| format!("cannot open {}", file.display()))?;
                 Ok(builder.model(&self.device, |slot| Nvme::new(slot, disk)))
+            }
+            ModelKind::VirtioNet(wire) => {
+                let wire = wires.entry(wire.clone()).or_default().clone();
+                Ok(builder.model(&self.device, move |slot| VirtioNet::new(slot, &wire)))
             }
         }
     }
@@ -84,7 +94,8 @@ impl Model {
 fn main() -> Result<ExitCode> {
     let Arguments::Run(run) = Arguments::parse();
     let builder = Machine::builder(snapshot(&run.machine)?);
-    let builder = run.model.iter().try_fold(builder, |builder, model| model.put(builder))?;
+    let mut wires = BTreeMap::new();
+    let builder = run.model.iter().try_fold(builder, |builder, model| model.put(builder, &mut wires))?;
     let builder = if run.iommufd_test { builder.iommufd_test() } else { builder };
     let machine = Arc::new(builder.build()?);
     for device in &run.bind {
