@@ -9,15 +9,18 @@ mod driverctl;
 mod iommufd_selftest;
 mod lspci;
 mod need;
+mod programs;
+mod qemu;
 mod report;
 mod scripts;
 mod start_up;
+mod tap;
 
 use std::ffi::OsStr;
 use std::time::Instant;
 
 use anstream::{eprintln, println};
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use vfio_owner::testbed::Machine;
 use vfio_room::{Command, Room};
 
@@ -34,7 +37,10 @@ const CLIENTS: &[Client] = &[
     driverctl::CLIENT,
     scripts::SHELL,
     scripts::PYTHON,
+    programs::CLIENT,
     dpdk::CLIENT,
+    qemu::CLIENT,
+    qemu::linux::CLIENT,
     iommufd_selftest::CLIENT,
 ];
 
@@ -81,7 +87,7 @@ impl Clients {
         }
         let reports = run(&chosen, |report| {
             if !self.json {
-                report.print()
+                report.print();
             }
         })?;
         if self.json {
@@ -135,7 +141,7 @@ fn run(clients: &[&'static Client], tell: impl Fn(&Report)) -> Result<Vec<Report
         if unmet.is_empty() {
             checks.attempt("all of it", client.run);
         }
-        checks.clear();
+        Checks::clear();
         let report = Report::new(client, checks, unmet, begin.elapsed());
         tell(&report);
         reports.push(report);
@@ -144,7 +150,7 @@ fn run(clients: &[&'static Client], tell: impl Fn(&Report)) -> Result<Vec<Report
 }
 
 /// Returns a command in the room that is killed if it does not end within two minutes.
-fn limited<'a>(room: &'a Room, program: impl AsRef<OsStr>) -> Command<'a> {
+fn limited(room: &Room, program: impl AsRef<OsStr>) -> Command<'_> {
     let mut command = room.command("timeout");
     command.args(["--signal=KILL", "120"]).arg(program);
     command
@@ -164,4 +170,17 @@ fn is_driven_by(machine: &Machine, device: &str, driver: Option<&str>) -> Result
     let bound = machine.driver(device);
     ensure!(bound.as_deref() == driver, "{device} is bound to {bound:?}");
     Ok(())
+}
+
+/// Gives a device to user space.
+fn hand_over(machine: &Machine, device: &str) -> Result<()> {
+    if machine.driver(device).is_some() {
+        machine.unbind(device)?.wait();
+    }
+    Ok(machine.bind(device, "vfio-pci")?)
+}
+
+/// Checks that nothing of a room is held any more.
+fn is_empty(room: &Room) -> Result<()> {
+    room.check_empty().map_err(|left| anyhow!("left behind: {left}"))
 }

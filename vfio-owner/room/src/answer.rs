@@ -70,6 +70,22 @@ impl Trapped<'_> {
         self.arg(index) as u32
     }
 
+    /// Returns the pieces of memory, each an address and a length, that the call names, or lists.
+    pub(crate) fn pieces(&self) -> Result<Vec<[u64; 2]>, Errno> {
+        /// `UIO_MAXIOV`.
+        const MOST: u64 = 1024;
+        let (at, count) = (self.arg(1), self.arg(2));
+        match self.call {
+            Call::Writev | Call::Preadv | Call::Preadv2 | Call::Pwritev | Call::Pwritev2 if count > MOST => {
+                Err(Errno::INVAL)
+            }
+            Call::Writev | Call::Preadv | Call::Preadv2 | Call::Pwritev | Call::Pwritev2 => {
+                (0..count).map(|piece| self.task.numbers(at.wrapping_add(16 * piece))).collect()
+            }
+            _ => Ok(vec![[at, count]]),
+        }
+    }
+
     pub(crate) fn string(&self, index: usize) -> Result<OsString, Errno> {
         self.task.string(self.arg(index))
     }
@@ -86,7 +102,7 @@ impl Supervisor {
         match trapped.call {
             Call::Ioctl => self.ioctl(trapped),
             Call::Read => self.read(trapped),
-            Call::Pread64 => self.read_at(trapped),
+            Call::Pread64 | Call::Preadv | Call::Preadv2 => self.read_at(trapped),
             Call::Mmap => self.map(trapped),
             Call::Pwrite64 | Call::Write | Call::Writev | Call::Pwritev | Call::Pwritev2 => self.write(trapped),
             Call::Sendfile | Call::Splice | Call::CopyFileRange => self.copy(trapped),

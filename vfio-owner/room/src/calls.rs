@@ -68,6 +68,8 @@ calls! {
     Write                  1      64 Verdict::Small { argument: 2, most: ATTRIBUTE };
     Pread64               17      67 Verdict::Positioned { most: REGISTER };
     Pwrite64              18      68 Verdict::Positioned { most: ATTRIBUTE };
+    Preadv               295      69 Verdict::Positioned { most: 0 };
+    Preadv2              327     286 Verdict::Positioned { most: 0 };
     // C libraries flush a stream as its buffer and one piece more.
     Writev                20      66 Verdict::Small { argument: 2, most: 2 };
     Mmap                   9     222 Verdict::SharedFile;

@@ -65,8 +65,8 @@ impl Checks {
         }
     }
 
-    /// Clears what a terminal shows of them.
-    pub(super) fn clear(&self) {
+    /// Clears what a terminal shows of the last check.
+    pub(super) fn clear() {
         if std::io::stderr().is_terminal() {
             eprint!("\r\x1b[K");
         }

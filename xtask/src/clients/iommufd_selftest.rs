@@ -5,12 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use duct::cmd;
 use vfio_owner::testbed::{Machine, pc};
 use vfio_room::Room;
 
-use super::{Checks, Client, Need, limited};
+use super::tap::Totals;
+use super::{Checks, Client, Need, is_empty, limited};
 use crate::root;
 
 pub(super) const CLIENT: Client = Client {
@@ -68,7 +69,7 @@ fn run(checks: &mut Checks) -> Result<()> {
     let pool = HugePages::reserve(POOL_SIZE);
     checks.attempt("iommufd", |checks| all_tests(checks, &tests, pool.is_some()));
     checks.attempt("iommufd_fail_nth", |checks| {
-        let result = Totals::of(&failing)?;
+        let result = run_in_room(&failing)?;
         checks.count(result.passed);
         checks.note(format!("with injected faults, {} of {ALL_FAILING}", result.passed));
         ensure!(result.failed.is_empty(), "failed: {}", result.failed.join(", "));
@@ -79,7 +80,7 @@ fn run(checks: &mut Checks) -> Result<()> {
 }
 
 fn all_tests(checks: &mut Checks, program: &Path, with_pool: bool) -> Result<()> {
-    let result = Totals::of(program)?;
+    let result = run_in_room(program)?;
     checks.count(result.passed);
     checks.note(format!("{} of {ALL} tests", result.passed));
     let (without_pool, wrong): (Vec<_>, Vec<_>) =
@@ -123,48 +124,14 @@ fn needs_huge_pages(test: &str) -> bool {
     test.contains("huge")
 }
 
-/// What a test program says of its tests.
-#[derive(Debug, PartialEq, Eq)]
-struct Totals {
-    passed: usize,
-    skipped: usize,
-    failed: Vec<String>,
-}
-
-impl Totals {
-    /// Runs a test program in a room of its own.
-    fn of(program: &Path) -> Result<Self> {
-        let machine = Arc::new(Machine::builder(pc()).iommufd_test().build()?);
-        let room = Room::new(&machine)?;
-        let output = limited(&room, program).output()?;
-        let totals = Self::parse(&String::from_utf8_lossy(&output.stdout))?;
-        if let Err(left) = room.check_empty() {
-            bail!("the tests left something behind: {left}");
-        }
-        Ok(totals)
-    }
-
-    fn parse(text: &str) -> Result<Self> {
-        let mut totals = Self { passed: 0, skipped: 0, failed: Vec::new() };
-        let planned = text.lines().find_map(|line| line.strip_prefix("1..")?.parse::<usize>().ok());
-        for line in text.lines() {
-            let (verdict, rest) = match line.split_once("ok ") {
-                Some(("", rest)) => (true, rest),
-                Some(("not ", rest)) => (false, rest),
-                _ => continue,
-            };
-            let (_, name) = rest.split_once(' ').unwrap_or_default();
-            match (verdict, name.split_once(" # SKIP")) {
-                (true, None) => totals.passed += 1,
-                (true, Some(_)) => totals.skipped += 1,
-                (false, _) => totals.failed.push(name.to_owned()),
-            }
-        }
-        let seen = totals.passed + totals.skipped + totals.failed.len();
-        let planned = planned.context("the test program did not begin")?;
-        ensure!(seen == planned, "the test program ended after {seen} of {planned} tests");
-        Ok(totals)
-    }
+/// Runs a test program in a room of its own.
+fn run_in_room(program: &Path) -> Result<Totals> {
+    let machine = Arc::new(Machine::builder(pc()).iommufd_test().build()?);
+    let room = Room::new(&machine)?;
+    let output = limited(&room, program).output()?;
+    let totals = Totals::parse(&String::from_utf8_lossy(&output.stdout))?;
+    is_empty(&room)?;
+    Ok(totals)
 }
 
 /// A pool of large pages of the host, which is given back when this is dropped.
@@ -192,20 +159,5 @@ impl Drop for HugePages {
     fn drop(&mut self) {
         // Where it could not be changed, it has not.
         let _ = fs::write(POOL, self.before.trim());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_planned_test_counts() {
-        let text =
-            "TAP version 13\n1..3\n# RUN a\nok 1 f.a\nnot ok 2 f.huge\nok 3 f.c # SKIP no reason\n# Totals: pass:1\n";
-        let totals = Totals::parse(text).unwrap();
-        assert_eq!(totals, Totals { passed: 1, skipped: 1, failed: vec!["f.huge".into()] });
-        assert!(Totals::parse(&text.replace("1..3", "1..4")).is_err(), "one did not run");
-        assert!(Totals::parse("").is_err());
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use vfio_owner::testbed::{Machine, pc, workstation};
 use vfio_room::Room;
 
-use super::{Checks, Client, Need, is_driven_by, limited, text};
+use super::{Checks, Client, Need, hand_over, is_driven_by, is_empty, limited, text};
 use crate::{distribution, root};
 
 pub(super) const SHELL: Client = Client {
@@ -44,9 +44,7 @@ impl Run {
         let mut command = limited(&room, program);
         command.args(first).arg(root().join("xtask/src/clients/scripts").join(script)).args(arguments);
         let printed = text(&mut command)?;
-        if let Err(left) = room.check_empty() {
-            anyhow::bail!("left behind: {left}");
-        }
+        is_empty(&room)?;
         Ok(Self { machine, printed })
     }
 
@@ -64,6 +62,7 @@ impl Run {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as clients that can fail as a whole")]
 fn shell(checks: &mut Checks) -> Result<()> {
     let shells: [&[&str]; 4] = [&["sh"], &["dash"], &["bash"], &["busybox", "sh"]];
     for shell in shells {
@@ -125,6 +124,7 @@ fn shell(checks: &mut Checks) -> Result<()> {
     Ok(())
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as clients that can fail as a whole")]
 fn python(checks: &mut Checks) -> Result<()> {
     let command: &[&str] = &["python3"];
     checks.check("groups.py", || {
@@ -164,8 +164,7 @@ fn python(checks: &mut Checks) -> Result<()> {
     checks.check("dma.py, of a group that is not viable", || {
         let machine = Arc::new(Machine::boot(&pc()));
         let [first, second, _] = FUNCTIONS;
-        machine.unbind(first)?.wait();
-        machine.bind(first, "vfio-pci")?;
+        hand_over(&machine, first)?;
         let room = Room::new(&machine)?;
         let script = root().join("xtask/src/clients/scripts/dma.py");
         let output = limited(&room, "python3").arg(script).arg(first).output()?;
@@ -181,7 +180,6 @@ fn python(checks: &mut Checks) -> Result<()> {
 /// A machine whose [`CARD`] is given to user space.
 fn given() -> Result<Machine> {
     let machine = Machine::boot(&pc());
-    machine.unbind(CARD)?.wait();
-    machine.bind(CARD, "vfio-pci")?;
+    hand_over(&machine, CARD)?;
     Ok(machine)
 }

@@ -123,29 +123,42 @@ impl Supervisor {
     /// Writes to a region.
     pub(super) fn write_at(&self, trapped: &Trapped<'_>, open: &OpenFile) -> Result<Answer, Errno> {
         match (trapped.call, &open.kind) {
-            (Call::Pwrite64, _) | (Call::Write, Kind::Device { file: File::FaultQueue(_), .. }) => {
-                self.transfer(trapped, open)
-            }
+            (Call::Pwrite64 | Call::Pwritev | Call::Pwritev2, _)
+            | (Call::Write, Kind::Device { file: File::FaultQueue(_), .. }) => self.transfer(trapped, open),
             // Without a position, nobody writes to a device.
             _ => Err(Errno::INVAL),
         }
     }
 
+    /// Reads or writes, piece by piece if there are several, as far as it goes.
     fn transfer(&self, trapped: &Trapped<'_>, open: &OpenFile) -> Result<Answer, Errno> {
         let Kind::Device { file, .. } = &open.kind else { return Ok(Answer::Continue) };
-        let (at, bytes, offset) = (UserAddr::new(trapped.arg(1)), trapped.arg(2), trapped.arg(3));
         let caller = self.caller(trapped.task);
         // The kernel does it: it is the memory that is mapped.
-        if open.is_mapped(RegionIndex::at(offset).0) {
+        if open.is_mapped(RegionIndex::at(trapped.arg(3)).0) {
             return Ok(Answer::Continue);
         }
+        let pieces = trapped.pieces()?;
         trapped.check()?;
         self.log.begin();
-        let done = match trapped.call {
-            Call::Pread64 | Call::Read => file.read(offset, at, bytes, &caller),
-            _ => file.write(offset, at, bytes, &caller),
-        };
-        let done = done.map_err(|errno| self.refused(trapped.task, trapped.call.name(), &open.name, errno))?;
+        let mut done = 0;
+        for [at, bytes] in pieces {
+            let (at, offset) = (UserAddr::new(at), trapped.arg(3).wrapping_add(done));
+            let moved = match trapped.call {
+                Call::Pread64 | Call::Preadv | Call::Preadv2 | Call::Read => file.read(offset, at, bytes, &caller),
+                _ => file.write(offset, at, bytes, &caller),
+            };
+            match moved {
+                Ok(moved) => done += moved,
+                Err(errno) if done == 0 => {
+                    return Err(self.refused(trapped.task, trapped.call.name(), &open.name, errno));
+                }
+                Err(_) => break,
+            }
+            if moved.is_ok_and(|moved| moved < bytes) {
+                break;
+            }
+        }
         Ok(Answer::Value(i64::try_from(done).unwrap_or(i64::MAX)))
     }
 }

@@ -133,13 +133,8 @@ fn fail_nth(bytes: &[u8]) -> Result<u32, Errno> {
 
 /// Reads what is to be written from the caller's memory.
 fn gather(trapped: &Trapped<'_>) -> Result<Vec<u8>, Errno> {
-    let (at, count) = (trapped.arg(1), trapped.arg(2));
-    if matches!(trapped.call, Call::Write | Call::Pwrite64) {
-        return trapped.task.bytes(at, count.min(MOST));
-    }
     let mut bytes = Vec::new();
-    for piece in 0..count.min(1024) {
-        let [base, len] = trapped.task.numbers(at.wrapping_add(16 * piece))?;
+    for [base, len] in trapped.pieces()? {
         let left = MOST - bytes.len() as u64;
         bytes.extend(trapped.task.bytes(base, len.min(left))?);
     }

@@ -4,6 +4,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use vfio_ioctls::{VfioContainer, VfioDevice};
 use vfio_room::vfio_owner::device_ops::IrqIndex;
 
@@ -64,6 +65,32 @@ fn registers_are_read_written_and_mapped() {
     });
     // A device is reset when it is opened or closed.
     assert!([[1, 2, 7, 4], [0; 4]].contains(&value.unwrap()));
+}
+
+#[test]
+fn registers_are_read_and_written_in_several_pieces() {
+    use std::io::{IoSlice, IoSliceMut};
+    let (room, machine) = room();
+    let group = group_file(&machine, CARD);
+    room.enter(|| {
+        let opened = Opened::through_group(&group, CARD);
+        let (mut id, mut command) = ([0; 4], [0; 2]);
+        let mut pieces = [IoSliceMut::new(&mut id), IoSliceMut::new(&mut command)];
+        assert_eq!(rustix::io::preadv(&opened.device, &mut pieces, 7 << 40), Ok(6));
+        assert_eq!((id, command), ([0x86, 0x80, 0xd3, 0x10], [0x03, 0x01]));
+        // The interrupt's line, and its pin, which is read only.
+        let pieces = [IoSlice::new(&[0x42]), IoSlice::new(&[0x20])];
+        assert_eq!(rustix::io::pwritev(&opened.device, &pieces, (7 << 40) + 0x3c), Ok(2));
+        let mut both = [0; 2];
+        assert_eq!(rustix::io::pread(&opened.device, &mut both, (7 << 40) + 0x3c), Ok(2));
+        assert_eq!(both, [0x42, 1]);
+        // As far as it goes; and not at all.
+        let (mut last, mut beyond) = ([0; 4], [0; 4]);
+        let mut pieces = [IoSliceMut::new(&mut last), IoSliceMut::new(&mut beyond)];
+        assert_eq!(rustix::io::preadv(&opened.device, &mut pieces, (7 << 40) + 4092), Ok(4));
+        assert_eq!(rustix::io::preadv(&opened.device, &mut pieces, (7 << 40) + 4096), Err(Errno::FAULT));
+    })
+    .unwrap();
 }
 
 #[test]
@@ -177,7 +204,7 @@ fn a_file_without_a_name_is_accessible_by_its_descriptor() {
         let opened = Opened::through_group(&group, CARD);
         let link = format!("/proc/self/fd/{}", opened.device.as_raw_fd());
         assert_eq!(access(&link, Access::READ_OK | Access::WRITE_OK), Ok(()));
-        assert_eq!(access(&link, Access::EXEC_OK), Err(rustix::io::Errno::ACCESS));
+        assert_eq!(access(&link, Access::EXEC_OK), Err(Errno::ACCESS));
     })
     .unwrap();
 }
