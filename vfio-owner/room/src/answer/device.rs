@@ -25,7 +25,7 @@ impl Supervisor {
     pub(super) fn ioctl(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
         let Some(open) = self.files.of(trapped.task, trapped.fd(0))? else {
             // The host's VFIO has the same numbers. All others do not know them.
-            Files::identify(trapped.task, trapped.fd(0))?;
+            self.files.identify(trapped.task, trapped.fd(0))?;
             return Err(Errno::NOTTY);
         };
         let Kind::Device { file, .. } = &open.kind else { return Err(Errno::NOTTY) };
