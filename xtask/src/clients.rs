@@ -1,83 +1,159 @@
 //! `cargo xtask clients`: programs that others wrote, unmodified, in rooms.
+//!
+//! A client is a row of [`CLIENTS`] and a file in `clients/`, which makes machines, runs programs in rooms with them, and
+//! checks what they did.
 
+mod checks;
+mod driverctl;
 mod iommufd_selftest;
+mod lspci;
+mod need;
+mod report;
+mod scripts;
+mod start_up;
 
+use std::ffi::OsStr;
 use std::time::Instant;
 
-use anstream::println;
-use anyhow::{Context as _, Result, bail};
-use duct::cmd;
+use anstream::{eprintln, println};
+use anyhow::{Result, bail, ensure};
+use vfio_owner::testbed::Machine;
+use vfio_room::{Command, Room};
 
-use crate::style::{BAD, DIM, GOOD};
+use crate::replay;
+use crate::style::DIM;
+use checks::Checks;
+use need::Need;
+use report::Report;
 
 /// The programs.
-const CLIENTS: &[Client] = &[iommufd_selftest::CLIENT];
+const CLIENTS: &[Client] =
+    &[start_up::CLIENT, lspci::CLIENT, driverctl::CLIENT, scripts::SHELL, scripts::PYTHON, iommufd_selftest::CLIENT];
 
 #[derive(clap::Args)]
 pub(crate) struct Clients {
     /// Run only these (`--list` lists them)
     #[arg(value_name = "NAME")]
     only: Vec<String>,
-    /// List the programs, with the packages that they need
+    /// List the programs, and what they need
     #[arg(long)]
     list: bool,
-    /// Install the packages that they need, with the distribution's package manager
+    /// Install what they need, with the distribution's package manager, as root
     #[arg(long)]
     install: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// A program, or several that belong together.
 struct Client {
     name: &'static str,
-    what: &'static str,
-    /// Packages of Debian that it comes with, or is made of.
-    packages: &'static [&'static str],
-    run: fn() -> Result<Outcome>,
-}
-
-/// How a client that did not fail went.
-enum Outcome {
-    /// It did all that it was to do, which is this.
-    Passed(String),
-    /// It did what it could here: what it did, and what is lacking.
-    Partly(String, String),
-    /// It needs what is not here.
-    Skipped(String),
+    /// What running it shows.
+    shows: &'static str,
+    needs: &'static [Need],
+    /// What it shows more with.
+    wants: &'static [Need],
+    run: fn(&mut Checks) -> Result<()>,
 }
 
 impl Clients {
     /// Runs the clients; whether none failed.
     pub(crate) fn run(&self) -> Result<bool> {
+        let chosen = self.chosen()?;
+        if self.list {
+            list(&chosen);
+            return Ok(true);
+        }
+        if self.install {
+            ensure!(need::is_root(), "installing needs root: apt-get install {}", need::packages(&chosen).join(" "));
+            for package in need::install(&chosen) {
+                eprintln!("note: package {package} cannot be installed");
+            }
+        }
+        let reports = run(&chosen, |report| {
+            if !self.json {
+                report.print()
+            }
+        })?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&reports)?);
+        }
+        Ok(reports.iter().all(|report| !report.has_failed()))
+    }
+
+    fn chosen(&self) -> Result<Vec<&'static Client>> {
         if let Some(unknown) = self.only.iter().find(|name| CLIENTS.iter().all(|client| client.name != **name)) {
             bail!("no client called `{unknown}`; `--list` lists them");
         }
         let is_chosen = |client: &&Client| self.only.is_empty() || self.only.iter().any(|name| name == client.name);
-        let chosen: Vec<&Client> = CLIENTS.iter().filter(is_chosen).collect();
-        if self.list {
-            for client in chosen {
-                println!("{:<17} {} {DIM}({}){DIM:#}", client.name, client.what, client.packages.join(", "));
-            }
-            return Ok(true);
-        }
-        if self.install {
-            let packages = chosen.iter().flat_map(|client| client.packages);
-            let arguments = ["install", "--yes", "--no-install-recommends"].iter().chain(packages);
-            cmd("apt-get", arguments).run().context("cannot install the packages")?;
-        }
-        let mut success = true;
-        for client in chosen {
-            let begin = Instant::now();
-            let outcome = (client.run)();
-            success &= outcome.is_ok();
-            let (mark, style, remark) = match outcome {
-                Ok(Outcome::Passed(what)) => (" ok ", GOOD, what),
-                Ok(Outcome::Partly(what, lacking)) => (" ok ", GOOD, format!("{what} ({lacking})")),
-                Ok(Outcome::Skipped(why)) => ("skip", DIM, why),
-                Err(error) => ("FAIL", BAD, format!("{error:#}")),
-            };
-            let seconds = begin.elapsed().as_secs_f64();
-            println!("{style} {mark} {style:#} {:<17} {DIM}{seconds:>6.1} s{DIM:#}  {remark}", client.name);
-        }
-        Ok(success)
+        Ok(CLIENTS.iter().filter(is_chosen).collect())
     }
+}
+
+/// Runs all clients; what was lacking. As root, what they need is installed first.
+pub(crate) fn all() -> Result<Vec<String>> {
+    let chosen: Vec<&Client> = CLIENTS.iter().collect();
+    if need::is_root() {
+        // What cannot be had is named by whoever needs it.
+        need::install(&chosen);
+    }
+    let reports = run(&chosen, Report::print)?;
+    let failed: Vec<&str> = reports.iter().filter(|report| report.has_failed()).map(Report::name).collect();
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(reports.iter().filter_map(Report::lacking).collect())
+}
+
+fn list(clients: &[&Client]) {
+    let texts = |needs: &[Need]| needs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    for client in clients {
+        println!("{:<17} {}", client.name, client.shows);
+        let lines = [("needs", texts(client.needs)), ("wants", texts(client.wants))];
+        for (what, text) in lines.iter().filter(|(_, text)| !text.is_empty()) {
+            println!("{:<17} {DIM}{what}: {text}{DIM:#}", "");
+        }
+    }
+}
+
+/// Runs clients, one after the other, and `tell`s of each.
+fn run(clients: &[&'static Client], tell: impl Fn(&Report)) -> Result<Vec<Report>> {
+    let no_rooms = replay::rooms_missing()?;
+    let mut reports = Vec::new();
+    for client in clients {
+        let unmet = client.needs.iter().filter(|need| !need.is_met()).map(|need| format!("no {need}"));
+        let unmet: Vec<String> = no_rooms.iter().cloned().chain(unmet).collect();
+        let begin = Instant::now();
+        let mut checks = Checks::of(client.name);
+        if unmet.is_empty() {
+            checks.attempt("all of it", client.run);
+        }
+        checks.clear();
+        let report = Report::new(client, checks, unmet, begin.elapsed());
+        tell(&report);
+        reports.push(report);
+    }
+    Ok(reports)
+}
+
+/// Returns a command in the room that is killed if it does not end within two minutes.
+fn limited<'a>(room: &'a Room, program: impl AsRef<OsStr>) -> Command<'a> {
+    let mut command = room.command("timeout");
+    command.args(["--signal=KILL", "120"]).arg(program);
+    command
+}
+
+/// Runs a command that is to succeed; what it prints.
+fn text(command: &mut Command<'_>) -> Result<String> {
+    let output = command.output()?;
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {}{}", output.status, printed.trim_end(), errors.trim_end());
+    Ok(printed.into_owned())
+}
+
+/// Checks which driver a device is bound to.
+fn is_driven_by(machine: &Machine, device: &str, driver: Option<&str>) -> Result<()> {
+    let bound = machine.driver(device);
+    ensure!(bound.as_deref() == driver, "{device} is bound to {bound:?}");
+    Ok(())
 }

@@ -5,6 +5,7 @@ mod api;
 mod ci;
 mod clients;
 mod demo;
+mod distribution;
 mod drivers;
 mod explore;
 mod kernel;

@@ -61,6 +61,9 @@ enum Backing {
     Socket { end: OwnedFd, signalled: bool },
 }
 
+/// The name of the memory behind a device file.
+pub(crate) const DEVICE_MEMORY: &str = "vfio";
+
 /// What an open file is.
 #[derive(Debug)]
 pub(crate) enum Kind {
@@ -97,7 +100,7 @@ impl Files {
         node: Option<Node>,
         flags: OFlags,
     ) -> Result<OwnedFd, Errno> {
-        let memory = memfd_create("vfio", MemfdFlags::CLOEXEC)?;
+        let memory = memfd_create(DEVICE_MEMORY, MemfdFlags::CLOEXEC)?;
         if matches!(file, File::Device(_) | File::DeviceFile(_)) {
             ftruncate(&memory, REGIONS << REGION_SHIFT)?;
         }

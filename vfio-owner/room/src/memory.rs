@@ -15,6 +15,7 @@ use vfio_owner::iommu_core::software::{Contents, LockedPages, Memory, Window};
 use vfio_owner::iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use vfio_owner::iommu_core::{Access, UserAddr, UserMemory};
 
+use crate::files::DEVICE_MEMORY;
 use crate::limits::Limits;
 use crate::task::Task;
 
@@ -140,11 +141,12 @@ impl Process {
         }
     }
 
-    /// Keeps what is pinned, if it is of a file that can be opened: only root can open what shared memory lies in.
+    /// Keeps what is pinned, if it is of a file that can be opened: only root can open what shared memory lies in. Registers of
+    /// our devices are not kept: that they are closed again would look as if their last user had gone.
     fn keep(&self, mappings: &[Mapping], at: u64, bytes: u64) {
         let kept = mappings.iter().filter_map(|mapping| {
             let (start, end) = (mapping.start.max(at), mapping.end.min(at + bytes));
-            let bytes = end.checked_sub(start).filter(|bytes| *bytes > 0 && mapping.is_shared)?;
+            let bytes = end.checked_sub(start).filter(|bytes| *bytes > 0 && mapping.kind == MappingKind::Shared)?;
             let name = format!("map_files/{:x}-{:x}", mapping.start, mapping.end);
             let file = OpenOptions::new().read(true).write(mapping.writes).open(self.task.proc(&name)).ok()?;
             Some(Kept { start, bytes, file, offset: mapping.offset + (start - mapping.start) })
@@ -319,9 +321,17 @@ struct Mapping {
     end: u64,
     reads: bool,
     writes: bool,
-    is_shared: bool,
+    kind: MappingKind,
     /// Where it begins in what is mapped.
     offset: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum MappingKind {
+    Private,
+    Shared,
+    /// Shared, of a device file of ours, or of a file that is called the same.
+    Registers,
 }
 
 impl Mapping {
@@ -332,7 +342,14 @@ impl Mapping {
         let (permissions, rest) = rest.split_once(' ')?;
         let offset = u64::from_str_radix(rest.split_once(' ')?.0, 16).ok()?;
         let has = |permission| permissions.contains(permission);
-        Some(Self { start: start?, end: end?, reads: has('r'), writes: has('w'), is_shared: has('s'), offset })
+        let kind = if rest.ends_with(&format!("/memfd:{DEVICE_MEMORY} (deleted)")) {
+            MappingKind::Registers
+        } else if has('s') {
+            MappingKind::Shared
+        } else {
+            MappingKind::Private
+        };
+        Some(Self { start: start?, end: end?, reads: has('r'), writes: has('w'), kind, offset })
     }
 
     fn permits(&self, access: Access) -> bool {

@@ -10,13 +10,19 @@ use duct::cmd;
 use vfio_owner::testbed::{Machine, pc};
 use vfio_room::Room;
 
-use super::{Client, Outcome};
+use super::{Checks, Client, Need, limited};
 use crate::root;
 
 pub(super) const CLIENT: Client = Client {
     name: "iommufd-selftest",
-    what: "the kernel's own tests of iommufd, with mock devices",
-    packages: &["gcc", "libc6-dev", "linux-source-6.12", "xz-utils"],
+    shows: "the kernel's own tests of iommufd, with mock devices",
+    needs: &[
+        Need::Program("cc", "gcc"),
+        Need::File("/usr/include/stdio.h", "libc6-dev"),
+        Need::File(ARCHIVE, "linux-source-6.12"),
+        Need::Program("xz", "xz-utils"),
+    ],
+    wants: &[Need::HugePages(POOL_SIZE)],
     run,
 };
 
@@ -53,36 +59,38 @@ const WITH_HUGE_PAGES: usize = 22;
 /// How many there are with injected faults.
 const ALL_FAILING: usize = 7;
 
-fn run() -> Result<Outcome> {
-    if !Path::new(ARCHIVE).exists() {
-        return Ok(Outcome::Skipped(format!("{ARCHIVE} is not here: --install gets it")));
-    }
+fn run(checks: &mut Checks) -> Result<()> {
     let directory = root().join("target/clients/iommufd-selftest");
     fs::create_dir_all(&directory)?;
     unpack(&directory)?;
     let tests = compile(&directory, "iommufd")?;
     let failing = compile(&directory, "iommufd_fail_nth")?;
-    let pool = HugePages::reserve(64);
-    let result = Totals::of(&tests)?;
-    let wrong: Vec<&str> =
-        result.failed.iter().filter(|name| pool.is_some() || !needs_huge_pages(name)).map(String::as_str).collect();
+    let pool = HugePages::reserve(POOL_SIZE);
+    checks.attempt("iommufd", |checks| all_tests(checks, &tests, pool.is_some()));
+    checks.attempt("iommufd_fail_nth", |checks| {
+        let result = Totals::of(&failing)?;
+        checks.count(result.passed);
+        checks.note(format!("with injected faults, {} of {ALL_FAILING}", result.passed));
+        ensure!(result.failed.is_empty(), "failed: {}", result.failed.join(", "));
+        ensure!(result.passed == ALL_FAILING && result.skipped == 0, "{} were skipped", result.skipped);
+        Ok(())
+    });
+    Ok(())
+}
+
+fn all_tests(checks: &mut Checks, program: &Path, with_pool: bool) -> Result<()> {
+    let result = Totals::of(program)?;
+    checks.count(result.passed);
+    checks.note(format!("{} of {ALL} tests", result.passed));
+    let (without_pool, wrong): (Vec<_>, Vec<_>) =
+        result.failed.iter().map(String::as_str).partition(|name| !with_pool && needs_huge_pages(name));
     ensure!(wrong.is_empty(), "failed: {}", wrong.join(", "));
-    let expected = if pool.is_some() { ALL } else { ALL - WITH_HUGE_PAGES };
-    ensure!(result.passed >= expected && result.skipped == 0, "{} of {ALL} passed, {expected} are to", result.passed);
-    let faults = Totals::of(&failing)?;
-    ensure!(faults.failed.is_empty(), "with injected faults, failed: {}", faults.failed.join(", "));
-    ensure!(
-        faults.passed == ALL_FAILING && faults.skipped == 0,
-        "with injected faults, {} of {ALL_FAILING} passed and {} were skipped",
-        faults.passed,
-        faults.skipped
-    );
-    let what = format!("{} of {ALL} passed; with injected faults, {} of {ALL_FAILING}", result.passed, faults.passed);
-    if result.failed.is_empty() {
-        Ok(Outcome::Passed(what))
-    } else {
-        Ok(Outcome::Partly(what, format!("large pages of the host are lacking for {}", result.failed.join(", "))))
+    if !without_pool.is_empty() {
+        checks.lacks(format!("huge pages for {}", without_pool.join(", ")));
     }
+    let expected = if with_pool { ALL } else { ALL - WITH_HUGE_PAGES };
+    ensure!(result.passed >= expected && result.skipped == 0, "{expected} are to pass");
+    Ok(())
 }
 
 /// Unpacks the files that are needed, if they are not there.
@@ -128,7 +136,7 @@ impl Totals {
     fn of(program: &Path) -> Result<Self> {
         let machine = Arc::new(Machine::builder(pc()).iommufd_test().build()?);
         let room = Room::new(&machine)?;
-        let output = room.command(program).output()?;
+        let output = limited(&room, program).output()?;
         let totals = Self::parse(&String::from_utf8_lossy(&output.stdout))?;
         if let Err(left) = room.check_empty() {
             bail!("the tests left something behind: {left}");
@@ -164,16 +172,18 @@ struct HugePages {
     before: String,
 }
 
+/// How many of them the tests need.
+const POOL_SIZE: u32 = 64;
 const POOL: &str = "/proc/sys/vm/nr_hugepages";
 
 impl HugePages {
     /// Makes the pool so large, if the host lets us.
-    fn reserve(pages: u64) -> Option<Self> {
+    fn reserve(pages: u32) -> Option<Self> {
         let before = fs::read_to_string(POOL).ok()?;
         let pool = Self { before };
         let pages = pool.before.trim().parse().unwrap_or(0).max(pages);
         fs::write(POOL, pages.to_string()).ok()?;
-        let reserved: u64 = fs::read_to_string(POOL).ok()?.trim().parse().ok()?;
+        let reserved: u32 = fs::read_to_string(POOL).ok()?.trim().parse().ok()?;
         (reserved >= pages).then_some(pool)
     }
 }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use duct::cmd;
 
+use crate::distribution::{install, program};
+
 /// The kernels: packages that stand for the newest of their kind, the one that runs in CI first.
 const KERNELS: [&str; 2] = ["linux-image-6.12-amd64", "linux-image-amd64"];
 
@@ -64,7 +66,7 @@ impl Tools {
             ("apt-get", "apt"),
             ("xz", "xz-utils"),
         ] {
-            match program(what).or_else(|| install(package).then(|| program(what))?) {
+            match program(what).or_else(|| install(&[package]).then(|| program(what))?) {
                 Some(path) => found.push(path),
                 None => return Ok(Err(Missing { what, package })),
             }
@@ -72,7 +74,7 @@ impl Tools {
         let Ok([qemu, busybox, ..]) = <[PathBuf; 4]>::try_from(found) else { unreachable!("four were looked for") };
         let mut further = Vec::new();
         for (name, package) in FURTHER {
-            further.extend(program(name).or_else(|| install(package).then(|| program(name))?));
+            further.extend(program(name).or_else(|| install(&[package]).then(|| program(name))?));
         }
         Ok(Ok(Self { folder: folder.to_owned(), qemu, busybox, further }))
     }
@@ -119,16 +121,4 @@ impl Tools {
         }
         Ok(kernel)
     }
-}
-
-fn program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
-    folders.map(|folder| folder.join(name)).find(|path| path.is_file())
-}
-
-/// Whether a package could be installed: that needs root.
-fn install(package: &str) -> bool {
-    let install = cmd!("apt-get", "install", "-y", "-qq", "--no-install-recommends", package);
-    install.stdout_null().stderr_null().unchecked().run().is_ok_and(|output| output.status.success())
 }

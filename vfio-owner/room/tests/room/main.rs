@@ -9,6 +9,7 @@ mod memory;
 mod opened;
 mod programs;
 mod rig;
+mod rust_vmm;
 mod setup;
 mod signals;
 mod waiting;

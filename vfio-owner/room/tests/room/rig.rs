@@ -31,7 +31,9 @@ pub(crate) fn machine() -> Arc<Machine> {
 
 /// Binds a device to vfio-pci.
 pub(crate) fn hand_over(machine: &Machine, device: &str) {
-    machine.unbind(device).unwrap().wait();
+    if machine.driver(device).is_some() {
+        machine.unbind(device).unwrap().wait();
+    }
     machine.bind(device, "vfio-pci").unwrap();
 }
 
