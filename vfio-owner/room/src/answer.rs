@@ -115,7 +115,11 @@ impl Supervisor {
     }
 
     fn walk(&self, task: Task, dir: i32, path: &OsStr, last: Last) -> Result<Place, Errno> {
-        Walker::new(&self.vfs, &self.tree, &self.working, task).walk(dir, path, last)
+        self.walker(task).walk(dir, path, last)
+    }
+
+    fn walker(&self, task: Task) -> Walker<'_> {
+        Walker::new(&self.vfs, &self.tree, &self.working, task)
     }
 
     /// Returns the path in the room of a descriptor of a directory or a file that is read.

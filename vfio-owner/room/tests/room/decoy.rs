@@ -198,6 +198,12 @@ fn by_descriptors() {
     let name = c("attribute");
     let from = [arg(directory.as_raw_fd()), name.as_ptr().addr(), arg(libc::O_WRONLY)];
     refused(libc::SYS_openat, &from, libc::EACCES);
+    // As the root of the way.
+    for name in [c"/attribute", c"../attribute"] {
+        let how = [libc::O_WRONLY as u64, 0, libc::RESOLVE_IN_ROOT];
+        let from = [arg(directory.as_raw_fd()), name.as_ptr().addr(), how.as_ptr().addr(), 24];
+        refused(libc::SYS_openat2, &from, libc::EACCES);
+    }
 }
 
 /// A small write that is not meant for an attribute goes where it should.
