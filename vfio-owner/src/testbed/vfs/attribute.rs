@@ -217,7 +217,7 @@ impl Attribute {
                 check_action(&text)?;
             }
             Content::Config(_) => {
-                vfs.machine.settings.write_config(&vfs.machine, &*self.owner.device(machine)?, offset, bytes)
+                vfs.machine.settings.write_config(&vfs.machine, &*self.owner.device(machine)?, offset, bytes);
             }
             Content::Text(_)
             | Content::PowerState
