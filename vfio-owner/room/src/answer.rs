@@ -97,6 +97,7 @@ impl Supervisor {
             Call::Chdir | Call::Fchdir | Call::Getcwd => self.directory(trapped),
             Call::Statfs | Call::Fstatfs => self.file_system(trapped),
             Call::Getxattr | Call::Lgetxattr | Call::Listxattr | Call::Llistxattr => self.extended(trapped),
+            Call::Eventfd | Call::Eventfd2 => self.make_eventfd(trapped),
             Call::Prlimit64 | Call::Getrlimit | Call::Setrlimit => self.limit(trapped),
             _ => self.change(trapped),
         }

@@ -8,7 +8,6 @@ mod mapped;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -25,7 +24,7 @@ use vfio_owner::device_ops::RegionIndex;
 use crate::files::mapped::Mapped;
 use crate::filter::REGION_SHIFT;
 use crate::leftovers::HeldFile;
-use crate::task::Task;
+use crate::task::{Task, descriptors};
 use vfio_owner::testbed::vfs::{Node, OpenAttribute};
 use vfio_owner::uapi::File;
 
@@ -291,8 +290,10 @@ impl Files {
     pub(crate) fn held(&self) -> Vec<HeldFile> {
         let mut holders: HashMap<FileId, Vec<u32>> = HashMap::new();
         if !self.open.is_empty() {
-            for (process, id) in descriptors() {
-                holders.entry(id).or_default().push(process);
+            for (process, path) in descriptors("fd") {
+                if let Ok(found) = stat(&path) {
+                    holders.entry(FileId::of(&found)).or_default().push(process);
+                }
             }
         }
         let held = self.open.iter().map(|(id, open)| {
@@ -304,16 +305,6 @@ impl Files {
         held.sort();
         held
     }
-}
-
-/// All descriptors of all processes.
-fn descriptors() -> impl Iterator<Item = (u32, FileId)> {
-    let entries = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten();
-    let processes = entries("/proc".into()).filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    processes.flat_map(move |process| {
-        let files = entries(Task::new(process).proc("fd"));
-        files.filter_map(move |entry| Some((process, FileId::of(&stat(entry.path()).ok()?))))
-    })
 }
 
 impl AsFd for Files {
