@@ -206,6 +206,22 @@ fn by_descriptors() {
     }
 }
 
+/// A device file of another name would be the same device.
+#[test]
+fn by_device_files_of_other_names() {
+    let decoy = Decoy::new();
+    let path = c(&format!("{}/vfio", decoy.outside.path().display()));
+    let mode = libc::S_IFCHR as usize | 0o666;
+    let number = usize::try_from(rustix::fs::makedev(10, 196)).unwrap();
+    let args = [arg(libc::AT_FDCWD), path.as_ptr().addr(), mode, number];
+    assert_eq!(decoy.room.enter(|| call(libc::SYS_mknodat, &args)).unwrap(), Err(libc::EPERM));
+    // Who is not root cannot make one outside either.
+    if call(libc::SYS_mknodat, &args).is_ok() {
+        let opened = [arg(libc::AT_FDCWD), path.as_ptr().addr(), arg(libc::O_RDWR)];
+        assert_eq!(decoy.room.enter(|| call(libc::SYS_openat, &opened)).unwrap(), Err(libc::EACCES));
+    }
+}
+
 /// A small write that is not meant for an attribute goes where it should.
 #[test]
 fn own_files_are_written() {
