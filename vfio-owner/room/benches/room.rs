@@ -16,9 +16,14 @@ use vfio_room::vfio_owner::iommufd_owner;
 use vfio_room::vfio_owner::testbed::{Machine, pc};
 use vfio_room::vfio_owner::uapi::{self, Caller, Capability};
 
-/// `VFIO_GET_API_VERSION`, `VFIO_GROUP_GET_STATUS`, and a number that nobody has.
 const GET_API_VERSION: u32 = 0x3b64;
+const SET_IOMMU: u32 = 0x3b66;
+const TYPE1_V2: usize = 3;
 const GET_STATUS: u32 = 0x3b67;
+const SET_CONTAINER: u32 = 0x3b68;
+const DIRTY_PAGES: u32 = 0x3b75;
+const DIRTY_PAGES_START: u32 = 1;
+/// A number that nobody has.
 const NOBODYS: u32 = 0x0000_fe00;
 
 fn main() {
@@ -28,7 +33,7 @@ fn main() {
     machine.unbind("0000:00:03.0").unwrap().wait();
     machine.bind("0000:00:03.0", "vfio-pci").unwrap();
     let null = File::open("/dev/null").unwrap();
-    let native = time(rounds, || ioctl(&null, NOBODYS, 0));
+    let native = time(rounds, || _ = ioctl(&null, NOBODYS, 0));
 
     println!("{:<60} {:>10} {:>8} {:>6}", "", "ns", "ratio", "aim");
     row("null ioctl", native, native, None);
@@ -48,9 +53,17 @@ fn main() {
     room.enter(|| {
         let group = OpenOptions::new().read(true).write(true).open("/dev/vfio/2").unwrap();
         let status = [8_u32, 0];
-        let trapped = time(rounds, || ioctl(&group, GET_STATUS, (&raw const status).addr()));
-        row("trapped: VFIO_GROUP_GET_STATUS", trapped, native, Some(50.0));
-        let untrapped = time(rounds, || ioctl(&null, NOBODYS, 0));
+        let trapped = time(rounds, || _ = ioctl(&group, GET_STATUS, (&raw const status).addr()));
+        row("trapped: VFIO_GROUP_GET_STATUS, which answers in memory", trapped, native, None);
+        let container = OpenOptions::new().read(true).write(true).open("/dev/vfio/vfio").unwrap();
+        let fd = container.as_raw_fd();
+        ioctl(&group, SET_CONTAINER, (&raw const fd).addr());
+        ioctl(&container, SET_IOMMU, TYPE1_V2);
+        let start = [8, DIRTY_PAGES_START];
+        assert_eq!(ioctl(&container, DIRTY_PAGES, (&raw const start).addr()), 0);
+        let trapped = time(rounds, || _ = ioctl(&container, DIRTY_PAGES, (&raw const start).addr()));
+        row("trapped: VFIO_IOMMU_DIRTY_PAGES, which reads its argument", trapped, native, Some(50.0));
+        let untrapped = time(rounds, || _ = ioctl(&null, NOBODYS, 0));
         row("untrapped, under the filter: null ioctl", untrapped, native, Some(1.7));
     })
     .unwrap();
@@ -98,9 +111,9 @@ fn row(name: &str, time: Duration, native: Duration, aim: Option<f64>) {
     println!("{name:<60} {:>10} {ratio:>8.2} {aim:>6}", time.as_nanos());
 }
 
-fn ioctl(file: &File, number: u32, argument: usize) {
+fn ioctl(file: &impl AsRawFd, number: u32, argument: usize) -> i32 {
     // SAFETY: the structures of the calls above are as large as they say.
-    black_box(unsafe { libc::ioctl(file.as_raw_fd(), libc::Ioctl::from(number), argument) });
+    black_box(unsafe { libc::ioctl(file.as_raw_fd(), libc::Ioctl::from(number), argument) })
 }
 
 /// A caller in this process.

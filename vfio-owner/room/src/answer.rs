@@ -113,6 +113,7 @@ impl Supervisor {
             Call::Chdir | Call::Fchdir | Call::Getcwd => self.directory(trapped),
             Call::Statfs | Call::Fstatfs => self.file_system(trapped),
             Call::Getxattr | Call::Lgetxattr | Call::Listxattr | Call::Llistxattr => self.extended(trapped),
+            Call::Eventfd | Call::Eventfd2 => self.make_eventfd(trapped),
             Call::Prlimit64 | Call::Getrlimit | Call::Setrlimit => self.limit(trapped),
             _ => self.change(trapped),
         }
@@ -131,7 +132,11 @@ impl Supervisor {
     }
 
     fn walk(&self, task: Task, dir: i32, path: &OsStr, last: Last) -> Result<Place, Errno> {
-        Walker::new(&self.vfs, &self.tree, &self.working, task).walk(dir, path, last)
+        self.walker(task).walk(dir, path, last)
+    }
+
+    fn walker(&self, task: Task) -> Walker<'_> {
+        Walker::new(&self.vfs, &self.tree, &self.working, task)
     }
 
     /// Returns the path in the room of a descriptor of a directory or a file that is read.

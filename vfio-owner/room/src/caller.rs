@@ -12,7 +12,7 @@ use vfio_owner::iommu_core::{UserAddr, UserMemory};
 use vfio_owner::iommufd_owner;
 use vfio_owner::uapi::{self, Capability, File};
 
-use crate::eventfd::Ears;
+use crate::eventfd::{Ears, KeptEventfds};
 use crate::files::Files;
 use crate::log::Log;
 use crate::memory::Processes;
@@ -25,6 +25,7 @@ pub(crate) struct Caller<'a> {
     pub(crate) files: &'a Files,
     pub(crate) processes: &'a Processes,
     pub(crate) ears: &'a Ears,
+    pub(crate) eventfds: &'a KeptEventfds,
     pub(crate) log: &'a Log,
     /// Looked up when it is asked for.
     pub(crate) memory: OnceCell<Arc<dyn UserMemory>>,
@@ -78,7 +79,9 @@ impl uapi::Caller for Caller<'_> {
         if link != Path::new("anon_inode:[eventfd]") {
             return Err(Errno::EINVAL);
         }
-        let eventfd = self.task.get(descriptor).map_err(|error| Errno::new(error.raw_os_error()))?;
+        let fetched = self.task.get(descriptor);
+        let eventfd = fetched.or_else(|error| self.eventfds.get(self.task, descriptor).ok_or(error));
+        let eventfd = eventfd.map_err(|error| Errno::new(error.raw_os_error()))?;
         Ok(Trigger::of(Arc::new(self.ears.event(eventfd))))
     }
 }

@@ -108,6 +108,9 @@ calls! {
     Getrlimit             97     163 Verdict::Equal { argument: 0, value: LOCKED_MEMORY };
     Setrlimit            160     164 Verdict::Equal { argument: 0, value: LOCKED_MEMORY };
 
+    Eventfd              284       - Verdict::NewEventfd;
+    Eventfd2             290      19 Verdict::NewEventfd;
+
     Truncate              76      45 Verdict::Trap;
     Ftruncate             77      46 Verdict::Trap;
     Rename                82       - Verdict::Trap;

@@ -1,13 +1,18 @@
 //! Eventfds of tasks: signalled by the machine, or by the task, for which the supervisor listens.
 
-use std::fmt;
+use std::collections::BTreeMap;
 use std::io::IoSliceMut;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
+use std::{fmt, fs};
 
-use rustix::io::{ReadWriteFlags, preadv2};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use vfio_owner::device_ops::{Event, Listening};
 use vfio_owner::iommu_core::device_model::sync::Mutex;
+
+use crate::task::{Task, descriptors};
 
 /// Eventfds that are listened to. Clones are the same.
 #[derive(Clone, Debug)]
@@ -66,6 +71,49 @@ impl fmt::Debug for Ear {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ear").field("eventfd", &self.eventfd).finish_non_exhaustive()
     }
+}
+
+/// Copies of the eventfds that tasks have made, where descriptors of other processes cannot be fetched.
+#[derive(Debug, Default)]
+pub(crate) struct KeptEventfds(BTreeMap<u32, OwnedFd>);
+
+/// So many are kept before those are looked for that nobody else has any more: nobody says when one is closed.
+const MANY: usize = 256;
+
+impl KeptEventfds {
+    /// Makes an eventfd for a task.
+    pub(crate) fn make(&mut self, value: u32, flags: EventfdFlags) -> Result<OwnedFd, Errno> {
+        if self.0.len() >= MANY {
+            self.forget();
+        }
+        let made = eventfd(value, flags)?;
+        let id = id(Path::new(&format!("/proc/thread-self/fdinfo/{}", made.as_raw_fd()))).ok_or(Errno::NOSYS)?;
+        self.0.insert(id, made.try_clone().map_err(|_| Errno::MFILE)?);
+        Ok(made)
+    }
+
+    /// Returns the eventfd that a task has as `fd`.
+    pub(crate) fn get(&self, task: Task, fd: i32) -> Option<OwnedFd> {
+        let id = id(&task.proc(&format!("fdinfo/{fd}")))?;
+        self.0.get(&id)?.try_clone().ok()
+    }
+
+    /// Forgets those of which the only descriptors are our own.
+    fn forget(&mut self) {
+        let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+        for fdinfo in descriptors("fdinfo") {
+            if let Some(id) = id(&fdinfo.1) {
+                *counts.entry(id).or_default() += 1;
+            }
+        }
+        self.0.retain(|id, _| counts.get(id).is_none_or(|count| *count > 1));
+    }
+}
+
+/// Returns the number of an eventfd, by which it can be told from others.
+fn id(fdinfo: &Path) -> Option<u32> {
+    let text = fs::read_to_string(fdinfo).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("eventfd-id:"))?.trim().parse().ok()
 }
 
 /// An eventfd of a task.

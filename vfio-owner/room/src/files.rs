@@ -6,23 +6,25 @@
 
 mod mapped;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, Stat, fcntl_add_seals, fstat, ftruncate, memfd_create, stat};
+use rustix::fs::{
+    AtFlags, MemfdFlags, Mode, OFlags, SealFlags, Stat, fcntl_add_seals, fstat, ftruncate, memfd_create, stat, statat,
+};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::path::DecInt;
 use vfio_owner::device_ops::RegionIndex;
 
 use crate::files::mapped::Mapped;
 use crate::filter::REGION_SHIFT;
 use crate::leftovers::HeldFile;
-use crate::task::Task;
+use crate::task::{Task, descriptors};
 use vfio_owner::testbed::vfs::{Node, OpenAttribute};
 use vfio_owner::uapi::File;
 
@@ -78,13 +80,15 @@ pub(crate) struct Files {
     inotify: Inotify,
     open: HashMap<FileId, OpenFile>,
     watched: HashMap<WatchDescriptor, FileId>,
+    /// The descriptors of the task that called last: it often calls again.
+    last: RefCell<Option<(Task, OwnedFd)>>,
 }
 
 impl Files {
     pub(crate) fn new() -> Result<Self, Errno> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK);
         let inotify = inotify.map_err(|error| Errno::from_raw_os_error(error as i32))?;
-        Ok(Self { inotify, open: HashMap::new(), watched: HashMap::new() })
+        Ok(Self { inotify, open: HashMap::new(), watched: HashMap::new(), last: RefCell::default() })
     }
 
     /// Opens a device file. Returns what its user gets.
@@ -243,8 +247,18 @@ impl Files {
     }
 
     /// Identifies the open file behind a descriptor of a task, whether it is ours or not.
-    pub(crate) fn identify(task: Task, fd: i32) -> Result<FileId, Errno> {
-        stat(task.descriptor(fd)).map(|found| FileId::of(&found)).map_err(|_| Errno::BADF)
+    pub(crate) fn identify(&self, task: Task, fd: i32) -> Result<FileId, Errno> {
+        let mut last = self.last.borrow_mut();
+        let look = |directory: &OwnedFd| statat(directory, DecInt::new(fd), AtFlags::empty());
+        // If that fails, the task may have gone, and its number be another's.
+        if let Some(found) = last.as_ref().filter(|(known, _)| *known == task).and_then(|(_, fds)| look(fds).ok()) {
+            return Ok(FileId::of(&found));
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fds = rustix::fs::open(task.proc("fd"), flags, Mode::empty()).map_err(|_| Errno::BADF)?;
+        let found = look(&fds).map_err(|_| Errno::BADF)?;
+        *last = Some((task, fds));
+        Ok(FileId::of(&found))
     }
 
     /// Returns the file of a task's descriptor, if it is ours.
@@ -252,12 +266,12 @@ impl Files {
         if self.open.is_empty() {
             return Ok(None);
         }
-        Ok(self.open.get(&Self::identify(task, fd)?))
+        Ok(self.open.get(&self.identify(task, fd)?))
     }
 
     /// Returns the file of VFIO or iommufd that a task's descriptor stands for, or that it is another; `None` if it is not open.
     pub(crate) fn file(&self, task: Task, fd: i32) -> Option<File> {
-        let id = Self::identify(task, fd).ok()?;
+        let id = self.identify(task, fd).ok()?;
         Some(match self.open.get(&id).map(|open| &open.kind) {
             Some(Kind::Device { file, .. }) => file.clone(),
             Some(Kind::Attribute(_) | Kind::FailNth { .. }) | None => File::Other,
@@ -276,8 +290,10 @@ impl Files {
     pub(crate) fn held(&self) -> Vec<HeldFile> {
         let mut holders: HashMap<FileId, Vec<u32>> = HashMap::new();
         if !self.open.is_empty() {
-            for (process, id) in descriptors() {
-                holders.entry(id).or_default().push(process);
+            for (process, path) in descriptors("fd") {
+                if let Ok(found) = stat(&path) {
+                    holders.entry(FileId::of(&found)).or_default().push(process);
+                }
             }
         }
         let held = self.open.iter().map(|(id, open)| {
@@ -289,16 +305,6 @@ impl Files {
         held.sort();
         held
     }
-}
-
-/// All descriptors of all processes.
-fn descriptors() -> impl Iterator<Item = (u32, FileId)> {
-    let entries = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten();
-    let processes = entries("/proc".into()).filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    processes.flat_map(move |process| {
-        let files = entries(Task::new(process).proc("fd"));
-        files.filter_map(move |entry| Some((process, FileId::of(&stat(entry.path()).ok()?))))
-    })
 }
 
 impl AsFd for Files {

@@ -56,6 +56,17 @@ pub(crate) enum Verdict {
     Records { size: u32 },
     /// The supervisor answers if this argument has this value.
     Equal { argument: u32, value: u32 },
+    /// The supervisor answers if [it keeps eventfds](Eventfds::Kept).
+    NewEventfd,
+}
+
+/// How the supervisor gets at the eventfds of tasks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Eventfds {
+    /// From the task, when it is asked for.
+    Fetched,
+    /// As a copy, from the time that the task makes one: descriptors of other processes cannot be fetched here.
+    Kept,
 }
 
 /// The type of the ioctls of VFIO and iommufd.
@@ -98,7 +109,7 @@ const fn jump_if(test: u32, k: u32, yes: u8, no: u8) -> sock_filter {
 }
 
 /// Builds the program for an architecture.
-pub(crate) fn program(architecture: Architecture) -> Vec<sock_filter> {
+pub(crate) fn program(architecture: Architecture, eventfds: Eventfds) -> Vec<sock_filter> {
     let mut program = vec![
         load(ARCHITECTURE),
         jump_if(BPF_JEQ, architecture.audit(), 1, 0),
@@ -109,7 +120,7 @@ pub(crate) fn program(architecture: Architecture) -> Vec<sock_filter> {
         jump_if(BPF_JGE, FIRST_UNKNOWN, 0, 1),
         refuse(libc::ENOSYS),
     ];
-    for row in ROWS {
+    for row in ROWS.iter().filter(|row| row.verdict != Verdict::NewEventfd || eventfds == Eventfds::Kept) {
         if let Some(number) = row.number(architecture) {
             let block = block(row);
             // A block has some ten instructions.
@@ -123,7 +134,7 @@ pub(crate) fn program(architecture: Architecture) -> Vec<sock_filter> {
 
 fn block(row: &Row) -> Vec<sock_filter> {
     match row.verdict {
-        Verdict::Trap => vec![TRAP],
+        Verdict::Trap | Verdict::NewEventfd => vec![TRAP],
         Verdict::Refuse(errno) => vec![refuse(errno)],
         Verdict::VfioIoctl => vec![
             load(low(1)),

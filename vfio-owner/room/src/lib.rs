@@ -17,6 +17,7 @@ mod log;
 mod memory;
 mod notify;
 mod room;
+mod scratch;
 mod supervisor;
 mod task;
 mod territory;

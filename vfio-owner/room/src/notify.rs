@@ -7,6 +7,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
 
 use libc::{c_long, seccomp_notif, seccomp_notif_addfd, seccomp_notif_resp, seccomp_notif_sizes, sock_filter};
 
@@ -29,7 +30,10 @@ pub(crate) fn install(program: &[sock_filter]) -> io::Result<Listener> {
     // SAFETY: the kernel copies the program, and checks it.
     let fd = check(unsafe { libc::syscall(libc::SYS_seccomp, operation, flags, &raw const program) })?;
     // SAFETY: the kernel has just made this descriptor for us.
-    Ok(Listener(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).map_err(io::Error::other)?) }))
+    let listener = Listener(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).map_err(io::Error::other)?) });
+    // Caller and supervisor take turns: without `SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP` (Linux 6.6) each wakes another processor.
+    let _ = listener.control(libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, ptr::without_provenance_mut::<u64>(1));
+    Ok(listener)
 }
 
 /// Whether the kernel's structures are as large as ours.
@@ -79,7 +83,7 @@ impl Listener {
     }
 
     fn control<T>(&self, request: libc::Ioctl, argument: *mut T) -> io::Result<c_long> {
-        // SAFETY: each request is paired above with the structure that it takes, whose size is a part of its number.
+        // SAFETY: each request is paired above with the structure that it takes, whose size is a part of its number, or with a number.
         check(c_long::from(unsafe { libc::ioctl(self.0.as_raw_fd(), request, argument) }))
     }
 }

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::ffi::OsStr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,13 +13,14 @@ use std::time::Duration;
 use std::{fs, io};
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use vfio_owner::iommu_core::device_model::sync::Mutex;
 use vfio_owner::testbed::Machine;
 use vfio_owner::testbed::vfs::Vfs;
 
 use crate::command::Command;
 use crate::error::RoomError;
-use crate::filter::{Architecture, program};
+use crate::filter::{Architecture, Eventfds, program};
 use crate::leftovers::Leftovers;
 use crate::log::{Log, Refusal};
 use crate::notify::{self, Listener};
@@ -32,6 +33,7 @@ use crate::territory::Bounds;
 #[derive(Debug)]
 pub struct Room {
     log: Log,
+    eventfds: Eventfds,
     requests: Option<Sender<Request>>,
     wake: Arc<OwnedFd>,
     supervisor: Option<JoinHandle<()>>,
@@ -80,7 +82,9 @@ impl Room {
             supervisor.run();
         };
         let supervisor = thread.spawn(supervise).map_err(RoomError::Setup)?;
-        Ok(Self { log, requests: Some(requests), wake, supervisor: Some(supervisor), ended: Mutex::new(ended) })
+        let eventfds = if can_fetch(&wake) { Eventfds::Fetched } else { Eventfds::Kept };
+        let (requests, supervisor) = (Some(requests), Some(supervisor));
+        Ok(Self { log, eventfds, requests, wake, supervisor, ended: Mutex::new(ended) })
     }
 
     /// Runs `act` in the room, on a thread of its own, and returns what it returns. What it starts, threads and
@@ -89,7 +93,7 @@ impl Room {
     /// # Errors
     /// Fails if the thread cannot be put under the filter. `act` was not called.
     pub fn enter<T: Send>(&self, act: impl FnOnce() -> T + Send) -> Result<T, RoomError> {
-        let program = program(Architecture::NATIVE);
+        let program = program(Architecture::NATIVE, self.eventfds);
         let (outside, listener) = sync_channel(1);
         thread::scope(|scope| {
             let inside = thread::Builder::new().name(thread::current().name().unwrap_or("inside").into());
@@ -154,6 +158,12 @@ impl Drop for Room {
             let _ = supervisor.join();
         }
     }
+}
+
+/// Whether descriptors of other processes can be fetched: containers forbid it.
+fn can_fetch(own: &OwnedFd) -> bool {
+    let process = pidfd_open(getpid(), PidfdFlags::empty());
+    process.and_then(|process| pidfd_getfd(process, own.as_raw_fd(), PidfdGetfdFlags::empty())).is_ok()
 }
 
 /// Puts the calling thread under the filter and hands out the listener. Returns whether it is.

@@ -16,7 +16,7 @@ use vfio_owner::testbed::vfs::{Vfs, Written};
 use crate::answer::{Answer, Delayed, Trapped};
 use crate::caller::Caller;
 use crate::calls::Call;
-use crate::eventfd::{Ear, Ears};
+use crate::eventfd::{Ear, Ears, KeptEventfds};
 use crate::files::Files;
 use crate::filter::Architecture;
 use crate::inherited::Inherited;
@@ -50,6 +50,7 @@ pub(crate) struct Supervisor {
     pub(crate) working: Inherited<Option<PathBuf>>,
     pub(crate) processes: Processes,
     ears: Ears,
+    pub(crate) eventfds: KeptEventfds,
     pub(crate) bounds: Bounds,
     pub(crate) log: Log,
     listeners: Vec<Arc<Listener>>,
@@ -90,8 +91,23 @@ impl Supervisor {
         let (tree, files) = (Tree::new()?, Files::new()?);
         let processes = Processes::new(vfs.machine().memory().clone());
         let ears = Ears::new(wake.clone());
-        let (working, listeners, waiting) = (Inherited::default(), Vec::new(), Vec::new());
-        Ok(Self { vfs, tree, files, working, processes, ears, bounds, log, listeners, waiting, requests, wake })
+        let (working, eventfds) = (Inherited::default(), KeptEventfds::default());
+        let (listeners, waiting) = (Vec::new(), Vec::new());
+        Ok(Self {
+            vfs,
+            tree,
+            files,
+            working,
+            processes,
+            ears,
+            eventfds,
+            bounds,
+            log,
+            listeners,
+            waiting,
+            requests,
+            wake,
+        })
     }
 
     /// Answers calls until the room and the last of its tasks have gone.
@@ -168,8 +184,8 @@ impl Supervisor {
 
     /// Returns the caller of a call, as the machine asks for it.
     pub(crate) fn caller(&self, task: Task) -> Caller<'_> {
-        let Self { files, processes, ears, log, .. } = self;
-        Caller { task, files, processes, ears, log, memory: OnceCell::new() }
+        let Self { files, processes, ears, eventfds, log, .. } = self;
+        Caller { task, files, processes, ears, eventfds, log, memory: OnceCell::new() }
     }
 
     /// Answers the next call.

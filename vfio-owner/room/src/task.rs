@@ -198,6 +198,14 @@ impl Drop for Rights {
     }
 }
 
+/// Returns the files in this directory of `/proc` of all processes, which has one for each descriptor.
+pub(crate) fn descriptors(directory: &str) -> impl Iterator<Item = (u32, PathBuf)> {
+    let entries = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten();
+    let processes = entries("/proc".into()).filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    processes
+        .flat_map(move |process| entries(Task::new(process).proc(directory)).map(move |entry| (process, entry.path())))
+}
+
 fn remote(at: u64, len: usize) -> Result<RemoteIoVec, Errno> {
     Ok(RemoteIoVec { base: usize::try_from(at).map_err(|_| Errno::FAULT)?, len })
 }

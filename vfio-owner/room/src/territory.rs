@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FsWord, statfs};
+use rustix::fs::{FileType, FsWord, major, minor, stat, statfs};
 
 use crate::task::Task;
 
@@ -11,6 +11,9 @@ pub(crate) const SYSFS_MAGIC: FsWord = 0x6265_6572;
 
 /// What the host has here is never seen: other ways to its devices.
 const HIDDEN: [&str; 4] = ["/dev/kmem", "/dev/mem", "/dev/port", "/proc/bus/pci"];
+
+/// `/dev/mem`, `/dev/kmem`, `/dev/port` and `/dev/vfio/vfio`.
+const DEVICES: [(u32, u32); 4] = [(1, 1), (1, 2), (1, 4), (10, 196)];
 
 /// Where no filtered task may change what the host has, wherever the path came from.
 const BOUNDS: [&str; 5] = ["/dev/iommu", "/dev/vfio", "/proc/sys", "/proc/sysrq-trigger", "/sys"];
@@ -38,11 +41,21 @@ impl Bounds {
         is_hidden(path) || bounds.into_iter().any(|bound| path.starts_with(bound))
     }
 
-    /// Whether the file behind this path of `/proc/…/fd` is out of bounds, whatever its name.
-    pub(crate) fn exclude_file(&self, descriptor: &Path) -> bool {
-        let named = || Task::link(descriptor).is_ok_and(|path| self.exclude(&path));
-        statfs(descriptor).is_ok_and(|found| found.f_type == SYSFS_MAGIC) || named()
+    /// Whether the file behind this path, or link of `/proc/…/fd`, is out of bounds, whatever its name.
+    pub(crate) fn exclude_file(&self, file: &Path) -> bool {
+        let named = || Task::link(file).is_ok_and(|path| self.exclude(&path));
+        statfs(file).is_ok_and(|found| found.f_type == SYSFS_MAGIC) || is_hosts_device(file) || named()
     }
+}
+
+/// Whether this is a device file of the host's memory, VFIO or iommufd, wherever it lies.
+fn is_hosts_device(file: &Path) -> bool {
+    let device = |path: &Path| {
+        let found = stat(path).ok()?;
+        (FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice).then_some(found.st_rdev)
+    };
+    let Some(number) = device(file) else { return false };
+    DEVICES.contains(&(major(number), minor(number))) || device(Path::new("/dev/iommu")) == Some(number)
 }
 
 #[cfg(test)]

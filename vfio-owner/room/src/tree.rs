@@ -11,13 +11,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
+use crate::scratch::Scratch;
 
-/// A directory for files of the room. Dropping removes it.
+/// Files of the room, in a directory of their own. Dropping removes it.
 #[derive(Debug)]
 pub(crate) struct Tree {
     root: PathBuf,
-    _directory: TempDir,
+    _directory: Scratch,
 }
 
 /// What an entry of a directory looks like in its listing.
@@ -30,7 +30,7 @@ pub(crate) enum Entry {
 
 impl Tree {
     pub(crate) fn new() -> io::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("vfio-room-").tempdir()?;
+        let directory = Scratch::new()?;
         // As the links of `/proc` show it.
         Ok(Self { root: fs::canonicalize(directory.path())?, _directory: directory })
     }

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::ResolveFlags;
 use rustix::io::Errno;
 use vfio_owner::testbed::vfs::{Node, Vfs};
 
@@ -51,6 +52,8 @@ pub(crate) struct Walker<'a> {
     tree: &'a Tree,
     working: &'a Inherited<Option<PathBuf>>,
     task: Task,
+    /// What `openat2` asks of the way.
+    resolve: ResolveFlags,
     /// Made when it is needed: most paths lead elsewhere.
     view: OnceCell<View>,
 }
@@ -65,7 +68,12 @@ struct Way {
 
 impl<'a> Walker<'a> {
     pub(crate) fn new(vfs: &'a Vfs, tree: &'a Tree, working: &'a Inherited<Option<PathBuf>>, task: Task) -> Self {
-        Self { vfs, tree, working, task, view: OnceCell::new() }
+        Self { vfs, tree, working, task, resolve: ResolveFlags::empty(), view: OnceCell::new() }
+    }
+
+    /// Walks as `openat2` asks for.
+    pub(crate) fn resolving(self, resolve: ResolveFlags) -> Self {
+        Self { resolve, ..self }
     }
 
     /// Follows `path` from the directory that `dir` is a descriptor of.
@@ -73,13 +81,19 @@ impl<'a> Walker<'a> {
         if path.is_empty() {
             return Err(Errno::NOENT);
         }
-        let (at, native) = if Path::new(path).is_absolute() { (PathBuf::from("/"), true) } else { self.start(dir)? };
+        let from_root = Path::new(path).is_absolute() && !self.resolve.contains(ResolveFlags::IN_ROOT);
+        let (at, native) = if from_root { (PathBuf::from("/"), true) } else { self.start(dir)? };
+        let start = at.clone();
         let mut way = Way { at, todo: Vec::new(), native, links: 0 };
         way.push(path);
         while let Some(name) = way.todo.pop() {
             match name.as_bytes() {
+                b"/" if self.resolve.contains(ResolveFlags::BENEATH) => return Err(Errno::XDEV),
+                b"/" if self.resolve.contains(ResolveFlags::IN_ROOT) => way.at.clone_from(&start),
                 b"/" => way.at = PathBuf::from("/"),
                 b"." => {}
+                b".." if way.at == start && self.resolve.contains(ResolveFlags::BENEATH) => return Err(Errno::XDEV),
+                b".." if way.at == start && self.resolve.contains(ResolveFlags::IN_ROOT) => {}
                 b".." => drop(way.at.pop()),
                 _ => {
                     if let Some(end) = self.step(&mut way, &name, last)? {
@@ -129,7 +143,9 @@ impl<'a> Walker<'a> {
         };
         match text {
             None => way.at = next,
-            Some(_) if way.links == MOST_LINKS => return Err(Errno::LOOP),
+            Some(_) if way.links == MOST_LINKS || self.resolve.contains(ResolveFlags::NO_SYMLINKS) => {
+                return Err(Errno::LOOP);
+            }
             Some(text) => {
                 way.links += 1;
                 way.push(text.as_os_str());

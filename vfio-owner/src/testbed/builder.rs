@@ -20,6 +20,7 @@ use super::iommus::{Failures, Groups, Iommus, Placed};
 use super::machine::{Machine, MachineError, Pci, RESCAN};
 use super::models::{Edu, VirtioNet, Wire};
 use super::slot::{Found, MakeModel, Slot};
+use super::vfs::Settings;
 use super::{drivers, intel, virtual_functions};
 use crate::Vfio;
 use crate::backend::Backend;
@@ -243,6 +244,7 @@ impl MachineBuilder {
             vfio_pci,
             slots,
             rescan: Mutex::of(RESCAN, ()),
+            settings: Settings::default(),
         };
         match start {
             Start::Boot => {

@@ -19,6 +19,7 @@ use iommu_core::{DmaRefusal, Group, IommuSubsystem, Member, Observer, PhysicalMe
 use super::builder::MachineBuilder;
 use super::iommus::Iommus;
 use super::slot::{Found, Slot};
+use super::vfs::Settings;
 use crate::error::{OpenDeviceError, OpenGroupError};
 use crate::vfio_pci::VfioPciDriver;
 use crate::{DeviceFile, GroupFile, Vfio};
@@ -45,6 +46,8 @@ pub struct Machine {
     /// What sits in the machine's slots, plugged or not.
     pub(super) slots: BTreeMap<PciAddress, Slot>,
     pub(super) rescan: Mutex<()>,
+    /// What programs set through files.
+    pub(super) settings: Settings,
     #[cfg(feature = "iommufd-test")]
     pub(super) iommufd_test: Option<super::iommufd_test::IommufdTest>,
 }

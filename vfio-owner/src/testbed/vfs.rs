@@ -1,8 +1,8 @@
 //! The machine as files: `/sys` and `/dev`, as programs look at them.
 //!
-//! A [`Vfs`] shows a [`Machine`]: files appear, disappear and change with it, and writes act on it. Of its own it keeps
-//! only what programs set and nothing depends on: `power/control` and its like, and the bits of a configuration space that
-//! root may write, which the function does not see. A [`Tree`] is the machine's files at one moment; directories say what of
+//! A [`Vfs`] shows a [`Machine`]: files appear, disappear and change with it, and writes act on it. All that show one machine
+//! show the same, what programs set and nothing depends on included: `power/control` and its like, and the bits of a
+//! configuration space that root may write, which the function does not see. A [`Tree`] is the machine's files at one moment; directories say what of
 //! the host's files is seen beside the machine's ([`HostEntries`]), for a program needs the rest of `/dev` and `/sys` as
 //! well.
 //!
@@ -41,7 +41,7 @@ pub use self::char_device::{CharDevice, CharFile};
 pub use self::error::{AttributeError, OpenError};
 pub use self::later::{Later, Written};
 pub use self::open::{Absent, Access, OpenAttribute, Opened, Opening, Rights};
-use self::settings::Settings;
+pub(super) use self::settings::Settings;
 use self::structure::{Outline, Structure, Survey};
 pub use self::tree::{Change, Directory, Found, HostEntries, LastLink, Node, Tree, WalkError};
 use super::machine::Machine;
@@ -53,7 +53,6 @@ pub struct Vfs(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     machine: Arc<Machine>,
-    settings: Settings,
     /// Leaf lock.
     latest: Mutex<Latest>,
 }
@@ -72,7 +71,7 @@ impl Vfs {
         let outline = survey.outline();
         let tree = Arc::new(Tree::new(0, layout::root(&Structure::of(&machine, survey))));
         let latest = Mutex::new(Latest { outline, tree });
-        Self(Arc::new(Shared { machine, settings: Settings::default(), latest }))
+        Self(Arc::new(Shared { machine, latest }))
     }
 
     /// Returns the machine.

@@ -1,5 +1,6 @@
 //! Calls that change a file by its path or descriptor: nothing of the room's, nor of the host's that is out of bounds.
 
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::{Answer, Trapped};
@@ -59,8 +60,21 @@ fn names(trapped: &Trapped<'_>) -> Vec<Name> {
     }
 }
 
+/// Whether it makes a device file, which would be another way to the host's devices.
+fn makes_device(trapped: &Trapped<'_>) -> bool {
+    let mode = match trapped.call {
+        Call::Mknod => trapped.bits(1),
+        Call::Mknodat => trapped.bits(2),
+        _ => return false,
+    };
+    matches!(FileType::from_raw_mode(mode), FileType::CharacterDevice | FileType::BlockDevice)
+}
+
 impl Supervisor {
     pub(super) fn change(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
+        if makes_device(trapped) {
+            return Err(Errno::PERM);
+        }
         let names = names(trapped);
         if names.is_empty() {
             return Err(Errno::NOSYS);

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rustix::event::EventfdFlags;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use vfio_owner::GroupFile;
@@ -25,7 +26,7 @@ impl Supervisor {
     pub(super) fn ioctl(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
         let Some(open) = self.files.of(trapped.task, trapped.fd(0))? else {
             // The host's VFIO has the same numbers. All others do not know them.
-            Files::identify(trapped.task, trapped.fd(0))?;
+            self.files.identify(trapped.task, trapped.fd(0))?;
             return Err(Errno::NOTTY);
         };
         let Kind::Device { file, .. } = &open.kind else { return Err(Errno::NOTTY) };
@@ -83,6 +84,14 @@ impl Supervisor {
         let file = installed.map_err(|errno| Errno::from_raw_os_error(errno.number()))?;
         self.files.becomes(&user, File::Served(file))?;
         Ok(Answer::Value(0))
+    }
+
+    /// Makes an eventfd for the caller, and keeps a copy.
+    pub(super) fn make_eventfd(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
+        let flags = if trapped.call == Call::Eventfd { 0 } else { trapped.bits(1) };
+        let flags = EventfdFlags::from_bits(flags).ok_or(Errno::INVAL)?;
+        let eventfd = self.eventfds.make(trapped.bits(0), flags)?;
+        Ok(Answer::File(eventfd, flags.intersection(EventfdFlags::CLOEXEC).bits()))
     }
 
     /// Maps a file, shared.

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, openat, statat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, openat, statat};
 use rustix::io::Errno;
 use vfio_owner::testbed::vfs::{self, Access, AttributeError, Directory, Node, OpenAttribute, Opened, Opening};
 
@@ -26,14 +26,18 @@ struct How {
     flags: OFlags,
     mode: u32,
     /// `openat2` may ask that the way is a certain one.
-    resolve: u64,
+    resolve: ResolveFlags,
 }
 
 impl How {
     /// Reads the arguments of a call.
     #[expect(clippy::cast_possible_truncation, reason = "flags and modes have 32 bits")]
     fn of(trapped: &Trapped<'_>) -> Result<(i32, usize, Self), Errno> {
-        let how = |flags: u32, mode, resolve| Self { flags: OFlags::from_bits_retain(flags), mode, resolve };
+        let how = |flags: u32, mode, resolve| Self {
+            flags: OFlags::from_bits_retain(flags),
+            mode,
+            resolve: ResolveFlags::from_bits_retain(resolve),
+        };
         Ok(match trapped.call {
             Call::Open => (libc::AT_FDCWD, 0, how(trapped.bits(1), trapped.bits(2), 0)),
             Call::Creat => {
@@ -86,7 +90,8 @@ impl Supervisor {
         let path = trapped.string(path)?;
         let exclusive = how.flags.contains(OFlags::CREATE.union(OFlags::EXCL));
         let keep = how.flags.contains(OFlags::NOFOLLOW) || exclusive;
-        match self.walk(trapped.task, dir, &path, if keep { Last::Keep } else { Last::Follow })? {
+        let last = if keep { Last::Keep } else { Last::Follow };
+        match self.walker(trapped.task).resolving(how.resolve).walk(dir, &path, last)? {
             // Nobody can make a file here.
             Place::Missing if how.makes() => Err(Errno::ACCESS),
             Place::Missing => Err(Errno::NOENT),
@@ -111,6 +116,7 @@ impl Supervisor {
                 let file = self.tree.directory(&path, &entries).map_err(|error| errno(&error))?;
                 return Ok(Answer::File(file, how.descriptor()));
             }
+            // The kernel gives nobody else's process a path only.
             Node::Attribute(_) | Node::CharDevice(_) if how.is_path() => return self.read_only(&path, b"", how),
             Node::Attribute(_) | Node::CharDevice(_) => {}
         }
@@ -172,7 +178,7 @@ impl Supervisor {
         if self.bounds.exclude(&place.path) || self.bounds.exclude_file(&place.path) {
             return Err(Errno::ACCESS);
         }
-        if how.resolve != 0 && place.native {
+        if !how.resolve.is_empty() && place.native {
             // Only the kernel can tell whether the way is the one that is asked for.
             return Ok(Answer::Continue);
         }

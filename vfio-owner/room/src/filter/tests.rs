@@ -67,7 +67,7 @@ fn number(architecture: Architecture, call: Call) -> u32 {
 
 /// What the filter says to a native call.
 fn verdict(architecture: Architecture, number: u32, arguments: [u64; 6]) -> u32 {
-    run(&program(architecture), &call(architecture.audit(), number, arguments))
+    run(&program(architecture, Eventfds::Kept), &call(architecture.audit(), number, arguments))
 }
 
 /// The call reaches the supervisor exactly with the first arguments.
@@ -86,7 +86,7 @@ fn check(call: Call, trapped: &[[u64; 6]], allowed: &[[u64; 6]]) {
 #[test]
 fn every_call_gets_the_verdict_of_its_row() {
     for architecture in BOTH {
-        let rules = program(architecture);
+        let rules = program(architecture, Eventfds::Kept);
         for number in 0..FIRST_UNKNOWN {
             let row = ROWS.iter().find(|row| row.number(architecture) == Some(number));
             // A limit of memory, a small write, a read of one record, a shared mapping of a file, an ioctl of VFIO.
@@ -115,7 +115,7 @@ fn unknown_foreign_and_x32_calls_are_refused() {
         }
         // i386, Arm, RISC-V, and nothing.
         for audit in [0x4000_0003, 0x4000_0028, 0xc000_00f3, 0] {
-            assert_eq!(run(&program(architecture), &call(audit, 1, [0; 6])), refused);
+            assert_eq!(run(&program(architecture, Eventfds::Kept), &call(audit, 1, [0; 6])), refused);
         }
     }
 }
@@ -172,7 +172,7 @@ fn reads_of_whole_records_are_trapped() {
 #[test]
 fn the_program_fits_the_kernels_limits() {
     for architecture in BOTH {
-        let program = program(architecture);
+        let program = program(architecture, Eventfds::Kept);
         assert!(program.len() < 4096);
         for (at, instruction) in program.iter().enumerate() {
             if u32::from(instruction.code) & 7 == BPF_JMP {
@@ -180,5 +180,14 @@ fn the_program_fits_the_kernels_limits() {
                 assert!(at + 1 + furthest < program.len());
             }
         }
+    }
+}
+
+#[test]
+fn eventfds_are_left_alone_where_they_can_be_fetched() {
+    for architecture in BOTH {
+        let native = call(architecture.audit(), number(architecture, Call::Eventfd2), [0; 6]);
+        assert_eq!(run(&program(architecture, Eventfds::Fetched), &native), SECCOMP_RET_ALLOW);
+        assert_eq!(run(&program(architecture, Eventfds::Kept), &native), SECCOMP_RET_USER_NOTIF);
     }
 }

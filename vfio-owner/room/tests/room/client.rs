@@ -3,12 +3,13 @@
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use rustix::io::Errno;
 use vfio_ioctls::{VfioContainer, VfioDevice};
 use vfio_room::vfio_owner::device_ops::IrqIndex;
 
-use crate::calls::{Mapping, ioctl};
+use crate::calls::{Mapping, filter, ioctl};
 use crate::opened::{GET_STATUS, Opened};
 use crate::rig::{CARD, FUNCTION, SIBLING, group_file, hand_over, open, room, until_empty};
 
@@ -114,6 +115,35 @@ fn an_interrupt_signals_an_eventfd() {
     .unwrap();
 }
 
+/// In a container that forbids to fetch descriptors of other processes, as docker's do.
+#[test]
+fn an_interrupt_signals_an_eventfd_that_cannot_be_fetched() {
+    thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            filter(libc::SYS_pidfd_getfd, libc::EPERM);
+            let (room, machine) = room();
+            let group = group_file(&machine, CARD);
+            room.enter(|| {
+                // More than are kept without looking who has them.
+                for _ in 0..300 {
+                    drop(rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap());
+                }
+                let opened = Opened::through_group(&group, CARD);
+                let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+                let copy = eventfd.try_clone().unwrap();
+                let request: [u32; 6] = [24, 4 | 32, 0, 0, 1, copy.as_raw_fd().cast_unsigned()];
+                ioctl(&opened.device, SET_IRQS, (&raw const request).addr()).unwrap();
+                machine.vfio_pci().device(CARD).unwrap().raise(IrqIndex::INTX, 0);
+                let mut count = [0; 8];
+                rustix::io::read(&eventfd, &mut count).unwrap();
+                assert_eq!(u64::from_ne_bytes(count), 1);
+            })
+            .unwrap();
+        });
+        inside.join().unwrap();
+    });
+}
+
 /// A line that has masked itself is unmasked by an eventfd that the program signals.
 #[test]
 fn an_eventfd_of_the_program_unmasks_an_interrupt() {
@@ -148,7 +178,7 @@ fn an_eventfd_of_the_program_unmasks_an_interrupt() {
             .unwrap()
                 > 0
             {
-                std::thread::yield_now();
+                thread::yield_now();
             }
         }
     })

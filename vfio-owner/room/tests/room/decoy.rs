@@ -198,6 +198,28 @@ fn by_descriptors() {
     let name = c("attribute");
     let from = [arg(directory.as_raw_fd()), name.as_ptr().addr(), arg(libc::O_WRONLY)];
     refused(libc::SYS_openat, &from, libc::EACCES);
+    // As the root of the way.
+    for name in [c"/attribute", c"../attribute"] {
+        let how = [libc::O_WRONLY as u64, 0, libc::RESOLVE_IN_ROOT];
+        let from = [arg(directory.as_raw_fd()), name.as_ptr().addr(), how.as_ptr().addr(), 24];
+        refused(libc::SYS_openat2, &from, libc::EACCES);
+    }
+}
+
+/// A device file of another name would be the same device.
+#[test]
+fn by_device_files_of_other_names() {
+    let decoy = Decoy::new();
+    let path = c(&format!("{}/vfio", decoy.outside.path().display()));
+    let mode = libc::S_IFCHR as usize | 0o666;
+    let number = usize::try_from(rustix::fs::makedev(10, 196)).unwrap();
+    let args = [arg(libc::AT_FDCWD), path.as_ptr().addr(), mode, number];
+    assert_eq!(decoy.room.enter(|| call(libc::SYS_mknodat, &args)).unwrap(), Err(libc::EPERM));
+    // Who is not root cannot make one outside either.
+    if call(libc::SYS_mknodat, &args).is_ok() {
+        let opened = [arg(libc::AT_FDCWD), path.as_ptr().addr(), arg(libc::O_RDWR)];
+        assert_eq!(decoy.room.enter(|| call(libc::SYS_openat, &opened)).unwrap(), Err(libc::EACCES));
+    }
 }
 
 /// A small write that is not meant for an attribute goes where it should.

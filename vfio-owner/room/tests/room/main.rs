@@ -7,6 +7,7 @@ mod decoy;
 mod many;
 mod memory;
 mod opened;
+mod processes;
 mod programs;
 mod rig;
 mod rust_vmm;

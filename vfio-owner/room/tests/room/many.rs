@@ -44,3 +44,17 @@ fn rooms_on_one_machine_contend() {
     until_empty(&one);
     two.enter(|| open(&group).map(drop)).unwrap().unwrap();
 }
+
+/// Rooms on one machine see what the others set, even what nothing depends on.
+#[test]
+fn rooms_on_one_machine_share_settings() {
+    let machine = machine();
+    let (one, two) = (Room::new(&machine).unwrap(), Room::new(&machine).unwrap());
+    let control = format!("/sys/bus/pci/devices/{CARD}/power/control");
+    one.enter(|| {
+        only_in_a_room();
+        fs::write(&control, "on").unwrap();
+    })
+    .unwrap();
+    assert_eq!(two.enter(|| fs::read_to_string(&control)).unwrap().unwrap(), "on\n");
+}

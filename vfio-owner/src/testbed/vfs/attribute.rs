@@ -140,14 +140,15 @@ impl Attribute {
                 text.to_string()
             }
             Content::DeviceUevent => device_text::uevent(&*device()?),
-            Content::Config(_) => return Ok(vfs.settings.config(&*device()?)),
+            Content::Config(_) => return Ok(vfs.machine.settings.config(&*device()?)),
             Content::DriverOverride => device_text::driver_override(&*device()?),
             Content::Enable => {
                 let dev = device()?;
-                let enabled = vfs.settings.is_on(&dev, Switch::Enabled) || device_text::is_enabled(machine, &*dev);
+                let enabled =
+                    vfs.machine.settings.is_on(&dev, Switch::Enabled) || device_text::is_enabled(machine, &*dev);
                 format!("{}\n", u8::from(enabled))
             }
-            Content::Switch(switch) => switch.text(vfs.settings.is_on(&*device()?, *switch)).into(),
+            Content::Switch(switch) => switch.text(vfs.machine.settings.is_on(&*device()?, *switch)).into(),
             Content::NumaNode => {
                 self.owner.check(machine)?;
                 "-1\n".into()
@@ -158,7 +159,7 @@ impl Attribute {
                 format!("{}\n", machine.virtual_functions(device()?.name()).len())
             }
             Content::FaultSetting { file, initial } => {
-                vfs.settings.fault_setting(file).unwrap_or_else(|| (*initial).into())
+                vfs.machine.settings.fault_setting(file).unwrap_or_else(|| (*initial).into())
             }
             Content::ResetMethod => device_text::reset_method(&*device()?),
             Content::DriversAutoprobe => format!("{}\n", u8::from(machine.pci().drivers_autoprobe())),
@@ -197,11 +198,11 @@ impl Attribute {
             Content::Enable => {
                 let dev = self.owner.device(machine)?;
                 let on = device_text::enable(vfs, &dev, &text)?;
-                vfs.settings.set(&vfs.machine, dev.id(), Switch::Enabled, on);
+                vfs.machine.settings.set(&vfs.machine, dev.id(), Switch::Enabled, on);
             }
             Content::Switch(switch) => {
                 let dev = self.owner.device(machine)?;
-                vfs.settings.set(&vfs.machine, dev.id(), *switch, switch.parse(&text)?);
+                vfs.machine.settings.set(&vfs.machine, dev.id(), *switch, switch.parse(&text)?);
             }
             Content::NumaNode => {
                 self.owner.check(machine)?;
@@ -209,13 +210,15 @@ impl Attribute {
                     return Err(AttributeError::Malformed { text, expected: "a node of the machine, which has none" });
                 }
             }
-            Content::FaultSetting { file, initial } => vfs.settings.set_fault_setting(file, initial, &text),
+            Content::FaultSetting { file, initial } => vfs.machine.settings.set_fault_setting(file, initial, &text),
             Content::ResetMethod => device_text::set_reset_method(&*self.owner.device(machine)?, &text)?,
             Content::Uevent(_) | Content::DeviceUevent => {
                 self.owner.check(machine)?;
                 check_action(&text)?;
             }
-            Content::Config(_) => vfs.settings.write_config(&vfs.machine, &*self.owner.device(machine)?, offset, bytes),
+            Content::Config(_) => {
+                vfs.machine.settings.write_config(&vfs.machine, &*self.owner.device(machine)?, offset, bytes);
+            }
             Content::Text(_)
             | Content::PowerState
             | Content::RuntimeStatus

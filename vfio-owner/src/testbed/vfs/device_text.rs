@@ -230,7 +230,7 @@ pub(super) fn enable(vfs: &Shared, dev: &Device<Pci>, text: &str) -> Result<bool
     if let Some(driver) = dev.driver_hint() {
         return Err(AttributeError::HasDriver { device: dev.name().clone(), driver });
     }
-    if !wanted && !vfs.settings.is_on(dev, Switch::Enabled) && !is_enabled(&vfs.machine, dev) {
+    if !wanted && !vfs.machine.settings.is_on(dev, Switch::Enabled) && !is_enabled(&vfs.machine, dev) {
         return Err(AttributeError::NotEnabled { device: dev.name().clone() });
     }
     Ok(wanted)

@@ -14,7 +14,7 @@ use crate::vfio_pci::NAME as VFIO_PCI;
 
 /// The settings of all devices. The locks are leaf locks.
 #[derive(Debug, Default)]
-pub(super) struct Settings {
+pub(in super::super) struct Settings {
     /// Those that were set once.
     switches: Mutex<BTreeMap<(DeviceId, Switch), bool>>,
     /// Configuration spaces that were written to.
