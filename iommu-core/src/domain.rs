@@ -12,8 +12,8 @@ use crate::address::{Iova, IovaRange};
 use crate::dirty::DirtyBits;
 use crate::dma_api::DmaSpace;
 use crate::hardware::{
-    DirtyFlags, DirtyPages, DirtyTracking, DomainKind, Endpoint, Gather, HardwareDomain, HardwareError, IommuDriver, Nested,
-    PagingFlags, UserData,
+    DirtyFlags, DirtyPages, DirtyTracking, DomainKind, Endpoint, Gather, HardwareDomain, HardwareError, IommuDriver,
+    Nested, PagingFlags, UserData,
 };
 use crate::member::Member;
 use crate::physical_memory::PhysicalMemory;
@@ -192,7 +192,10 @@ impl Domain {
             let Some(window) = IovaRange::new(first, last) else { break };
             part.set(bits.start..reported);
             let read = self.read_dirty(window, flags, |pages| {
-                if pages.page_size().checked_shr(shift) == Some(1) && window.covers(pages.range()) && pages.first() >= first {
+                if pages.page_size().checked_shr(shift) == Some(1)
+                    && window.covers(pages.range())
+                    && pages.first() >= first
+                {
                     return part.set_word(bit(pages.first()), pages.written());
                 }
                 for run in pages.runs().filter_map(|run| run.intersection(range)) {

@@ -14,8 +14,8 @@ use super::unit::{Unit, Units};
 use super::{Memory, SoftIommuConfig};
 use crate::address::{Access, Geometry, Iova, IovaRange, PhysAddr, Protection};
 use crate::hardware::{
-    Capabilities, DirtyFlags, DirtyPages, DirtyTracking, DomainKind, Endpoint, FaultReason, Gather, HardwareDomain, HardwareError,
-    Nested, NestingParent, Paging, PagingFlags, UserData,
+    Capabilities, DirtyFlags, DirtyPages, DirtyTracking, DomainKind, Endpoint, FaultReason, Gather, HardwareDomain,
+    HardwareError, Nested, NestingParent, Paging, PagingFlags, UserData,
 };
 
 const PAGE_TABLES: LockClass = LockClass::new("page tables of a domain", 920);

@@ -145,7 +145,8 @@ impl PageTable {
         let (iova, phys) = (iova.get(), phys.get());
         let table = self.table_for(iova, level).map_err(|Occupied| TableError::Overlap(Iova::new(iova)))?;
         let (mut mapped, mut next) = (0, phys);
-        let free = self.entries_from(table, iova, level).iter_mut().take(count).take_while(|entry| **entry == Entry::EMPTY);
+        let free =
+            self.entries_from(table, iova, level).iter_mut().take(count).take_while(|entry| **entry == Entry::EMPTY);
         for entry in free {
             *entry = Entry::page(next, protection);
             (mapped, next) = (mapped + 1, next.wrapping_add(page_size));

@@ -96,7 +96,11 @@ fn writes_through_a_nested_domain_are_noted_by_the_parent() {
     let all = IovaRange::sized(Iova::new(0), 1 << 39).unwrap();
     let dirty = |flags| {
         let mut pages = Vec::new();
-        tracking.read(all, flags, &mut Gather::new(), &mut |dirty| pages.extend(dirty.runs().map(|run| (run.first().get(), run.bytes())))).unwrap();
+        tracking
+            .read(all, flags, &mut Gather::new(), &mut |dirty| {
+                pages.extend(dirty.runs().map(|run| (run.first().get(), run.bytes())))
+            })
+            .unwrap();
         pages
     };
     assert_eq!(dirty(DirtyFlags::NO_CLEAR), [], "a read dirties nothing");

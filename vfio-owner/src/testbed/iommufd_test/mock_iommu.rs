@@ -11,9 +11,9 @@ use iommu_core::address::{Geometry, PageSizes};
 use iommu_core::device_model::sync::SpinMutex;
 use iommu_core::device_model::{DeviceId, Errno};
 use iommu_core::hardware::{
-    Capabilities, Description, DirtyFlags, DirtyPages, DirtyTracking, DomainKind, Endpoint, EndpointProperties, FaultSink, Gather,
-    HardwareDomain, HardwareError, IommuDriver, Nested, NestingParent, PageAnswer, PageRequest, PageRequestSink,
-    PageRequests, Paging, PagingFlags, UserData,
+    Capabilities, Description, DirtyFlags, DirtyPages, DirtyTracking, DomainKind, Endpoint, EndpointProperties,
+    FaultSink, Gather, HardwareDomain, HardwareError, IommuDriver, Nested, NestingParent, PageAnswer, PageRequest,
+    PageRequestSink, PageRequests, Paging, PagingFlags, UserData,
 };
 use iommu_core::{DefaultDomainType, Domain, Iova, IovaRange, PhysAddr, Protection};
 
