@@ -31,6 +31,7 @@ struct User {
     memory: Memory,
     _claim: Claim,
     _member: Arc<Member>,
+    _subsystem: IommuSubsystem,
 }
 
 impl User {
@@ -48,7 +49,7 @@ impl User {
         claim.attach(&domain).expect("it fits");
         let memory = Memory::new();
         let device = SimulatedDevice::new(dev, hardware, memory.clone());
-        Self { domain, physical_memory, device, memory, _claim: claim, _member: member }
+        Self { domain, physical_memory, device, memory, _claim: claim, _member: member, _subsystem: subsystem }
     }
 }
 

@@ -210,7 +210,7 @@ proptest! {
         let mut model = BTreeSet::new();
         for page in &written {
             device.write(iova(page * PAGE), &[1]).unwrap();
-            let is_large = page / LARGE % 2 == 0;
+            let is_large = (page / LARGE).is_multiple_of(2);
             let dirty = if is_large { page / LARGE * LARGE..=page / LARGE * LARGE + (LARGE - 1) } else { *page..=*page };
             model.extend(dirty.filter(|page| *page >= first).map(|page| ((page - first) * PAGE) >> shift));
         }
