@@ -11,8 +11,8 @@ use iommu_core::hardware::{DirtyFlags, Endpoint, IommuDriver, PagingFlags};
 use iommu_core::software::page_table::{PageTable, TableFormat};
 use iommu_core::software::{LockedPages, Memory, Process, SimulatedDevice, SoftIommu, SoftIommuConfig};
 use iommu_core::{
-    Access, Claim, Domain, IommuSubsystem, Iova, IovaRange, Owner, PhysAddr, PhysicalMemory, generic_device_group,
-    set_user_bits,
+    Access, Claim, Domain, IommuSubsystem, Iova, IovaRange, Member, Owner, PhysAddr, PhysicalMemory,
+    generic_device_group, set_user_bits,
 };
 
 const KIB4: u64 = 1 << 12;
@@ -30,6 +30,8 @@ struct User {
     device: SimulatedDevice,
     memory: Memory,
     _claim: Claim,
+    _member: Arc<Member>,
+    _subsystem: IommuSubsystem,
 }
 
 impl User {
@@ -43,11 +45,11 @@ impl User {
         let dev = Endpoint::new(DeviceId::new(1), "dev1");
         let member = subsystem.add_device(&dev).expect("it is served").expect("it is served");
         let claim = member.claim(&Owner::new("vm")).expect("it is free");
-        let domain = claim.allocate_domain(&member, PagingFlags::DIRTY_TRACKING, None).expect("it is had");
+        let domain = claim.group().allocate_for_user(PagingFlags::DIRTY_TRACKING, None).expect("it can");
         claim.attach(&domain).expect("it fits");
         let memory = Memory::new();
         let device = SimulatedDevice::new(dev, hardware, memory.clone());
-        Self { domain, physical_memory, device, memory, _claim: claim }
+        Self { domain, physical_memory, device, memory, _claim: claim, _member: member, _subsystem: subsystem }
     }
 }
 

@@ -118,7 +118,6 @@ struct Place {
     bit: u32,
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "an offset in a part is small")]
 const fn place(offset: u64) -> Place {
     Place { byte: (offset / 8) as usize, bit: (offset % 8) as u32 }
 }

@@ -5,7 +5,7 @@
 #[cfg(not(feature = "std"))]
 dma_locks::provide!(dma_locks::Spinning);
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use iommu_core::address::PageSizes;
@@ -18,7 +18,7 @@ use iommu_core::hardware::{
 };
 use iommu_core::software::page_table::TableFormat;
 use iommu_core::software::{Memory, SimulatedDevice, SoftIommu, SoftIommuConfig};
-use iommu_core::{Access, Iova, IovaRange, PhysAddr, Protection};
+use iommu_core::{Access, IommuSubsystem, Iova, IovaRange, Owner, PhysAddr, Protection, generic_device_group};
 use proptest::prelude::*;
 
 const PAGE: u64 = 0x1000;
@@ -142,11 +142,11 @@ proptest! {
         paging_contract(&*FailingIommu::new(SoftIommu::new("soft", caching())), &steps)?;
     }
 
-    /// With a cache that is never flushed by itself, a device sees what is mapped now if, and only if, unmaps are flushed:
-    /// of every step some pages are flushed and others are not.
+    /// Of few pages, a device sees what is mapped now if, and only if, unmaps are flushed: of every step some pages are flushed
+    /// and others are not.
     #[test]
-    fn what_is_not_flushed_is_served(rounds in prop::collection::vec((0..4_u64, any::<bool>()), 1..20)) {
-        let soft = SoftIommu::new("soft", caching());
+    fn what_is_not_flushed_is_served(rounds in prop::collection::vec((0..4_u64, any::<bool>()), 1..20), iotlb: bool) {
+        let soft = SoftIommu::new("soft", SoftIommuConfig { iotlb, ..SoftIommuConfig::default() });
         let domain = attached(&*soft);
         let paging = domain.paging().unwrap();
         let memory = Memory::new();
@@ -173,10 +173,79 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// Pages of two sizes, across the parts in which a bitmap is read: exactly the bits of the pages that were written, and none
+    /// of them twice.
+    #[test]
+    fn a_dirty_bitmap_has_the_pages_that_were_written(
+        skipped in 0..1024_u64,
+        shift in 12..24_u32,
+        written in prop::collection::vec(0..66 * 1024_u64, 0..40),
+    ) {
+        const LARGE: u64 = 512;
+        let soft = SoftIommu::new("soft", SoftIommuConfig { interrupt_window: None, ..SoftIommuConfig::default() });
+        let driver: Arc<dyn IommuDriver> = soft.clone();
+        let placement = move |_: &Endpoint| Some(generic_device_group(&driver));
+        let (subsystem, physical_memory) = IommuSubsystem::builder(placement).build();
+        let member = subsystem.add_device(&dev(1)).unwrap().unwrap();
+        let claim = member.claim(&Owner::new("vm")).unwrap();
+        let domain = claim.group().allocate_for_user(PagingFlags::DIRTY_TRACKING, None).unwrap();
+        claim.attach(&domain).unwrap();
+        // 2 MiB in a large page, 2 MiB in small ones, and so on.
+        let pages = 66 * 1024;
+        for at in (0..pages).step_by(2 * 512) {
+            let map = |at: u64, to: u64| {
+                let access = Access::ReadWrite;
+                domain.map(&physical_memory, iova(at * PAGE), PhysAddr::new(to * PAGE), LARGE * PAGE, access).unwrap();
+            };
+            map(at, 0);
+            map(at + LARGE, 1);
+        }
+        domain.start_dirty_tracking().unwrap();
+        let device = SimulatedDevice::new(dev(1), soft, Memory::new());
+        let first = skipped & !((1 << (shift - 12)) - 1);
+        let range = IovaRange::new(iova(first * PAGE), iova(pages * PAGE - 1)).unwrap();
+        let mut model = BTreeSet::new();
+        for page in &written {
+            device.write(iova(page * PAGE), &[1]).unwrap();
+            let is_large = (page / LARGE).is_multiple_of(2);
+            let dirty = if is_large { page / LARGE * LARGE..=page / LARGE * LARGE + (LARGE - 1) } else { *page..=*page };
+            model.extend(dirty.filter(|page| *page >= first).map(|page| ((page - first) * PAGE) >> shift));
+        }
+        let read = |flags| {
+            let (mut seen, mut parts) = (BTreeSet::new(), Vec::new());
+            let write = |first: u64, bytes: &[u8]| {
+                let is_set = |bit: &u64| bytes[usize::try_from(bit / 8).unwrap()] >> (bit % 8) & 1 == 1;
+                seen.extend((0..bytes.len() as u64 * 8).filter(is_set).map(|bit| first * 8 + bit));
+                parts.push(first);
+            };
+            domain.read_dirty_bitmap(range, shift, flags, write).unwrap();
+            assert!(parts.is_sorted());
+            seen
+        };
+        prop_assert_eq!(&read(DirtyFlags::NO_CLEAR), &model);
+        prop_assert_eq!(&read(DirtyFlags::empty()), &model);
+        prop_assert_eq!(read(DirtyFlags::empty()), BTreeSet::new());
+        // The flush was precise enough for the next write to be seen.
+        for page in &written {
+            device.write(iova(page * PAGE), &[1]).unwrap();
+        }
+        prop_assert_eq!(&read(DirtyFlags::empty()), &model);
+    }
+}
+
 /// A cached page that is known to be dirty is not marked again: clearing needs a flush, which the core does.
 #[test]
 fn clearing_dirty_pages_gathers_them() {
-    let soft = SoftIommu::new("soft", caching());
+    for iotlb in [false, true] {
+        clearing_gathers(SoftIommuConfig { iotlb, ..SoftIommuConfig::default() });
+    }
+}
+
+fn clearing_gathers(config: SoftIommuConfig) {
+    let soft = SoftIommu::new("soft", config);
     soft.probe(&dev(1), Arc::new(Heard::default())).unwrap();
     let domain = soft.allocate_for_user(PagingFlags::DIRTY_TRACKING, None, &dev(1)).unwrap();
     domain.attach(&dev(1)).unwrap();

@@ -194,8 +194,8 @@ enum Place<'a> {
 
 /// Where `iova` lies in a frame, and how many bytes are left of it. Pages are made of whole frames.
 const fn in_frame(iova: Iova) -> (usize, u64) {
-    let start = iova.get() % FRAME_SIZE as u64;
-    (start as usize, FRAME_SIZE as u64 - start)
+    let start = (iova.get() & 0xfff) as usize;
+    (start, (FRAME_SIZE - start) as u64)
 }
 
 impl IommuDriver for SoftIommu {

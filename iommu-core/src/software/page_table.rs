@@ -378,7 +378,9 @@ impl<F: FnMut(DirtyPages)> ReadDirty<'_, F> {
         let written = Entry::dirty(entries);
         if let Some(pages) = DirtyPages::new(Iova::new(at), page, written) {
             if !self.flags.contains(DirtyFlags::NO_CLEAR) {
-                entries.iter_mut().for_each(|entry| *entry = entry.cleaned());
+                for entry in entries {
+                    *entry = entry.cleaned();
+                }
             }
             (self.dirty)(pages);
         }

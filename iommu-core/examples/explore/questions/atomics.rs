@@ -18,6 +18,7 @@
 //! | `device-model/src/registry.rs` | `autoprobe` | `atomic-autoprobe` |
 //! | `iommu-core/src/dma_api/space.rs` | `lazy` | `atomic-flag` |
 //! | `iommu-core/src/failing/memory.rs` | `left` | `atomic-pins` |
+//! | `iommu-core/src/software/domain.rs` | `cached_in` | `atomic-flag` |
 //! | `iommu-core/src/software/domain.rs` | `coherent` | `atomic-flag` |
 //! | `iommu-core/src/software/process.rs` | `lifted` | `atomic-flag` |
 //! | `iommu-core/src/software/process.rs` | `most` | `atomic-accounts` |

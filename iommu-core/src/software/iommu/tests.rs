@@ -108,6 +108,61 @@ fn i8_dma_follows_the_device_from_domain_to_domain() {
     assert_eq!((machine.memory.bytes(phys(0x1000)), machine.memory.bytes(phys(0x2000))), ([1], [2]));
 }
 
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Map { page: u64, frame: u64, count: u64 },
+    Unmap { page: u64, count: u64 },
+    Write { page: u64 },
+    Read { page: u64 },
+}
+
+/// Few pages of three large ones, some of which share their place in the device's cache.
+fn page() -> impl Strategy<Value = u64> {
+    (0..3_u64, prop::sample::select(vec![0, 1, 2, 64, 65, 510, 511])).prop_map(|(large, small)| large * 512 + small)
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let count = prop::sample::select(vec![1, 2, 64, 512, 1024]);
+    let step = prop_oneof![
+        2 => (page(), page(), count.clone()).prop_map(|(page, frame, count)| Step::Map { page, frame, count }),
+        1 => (page(), count).prop_map(|(page, count)| Step::Unmap { page, count }),
+        4 => page().prop_map(|page| Step::Write { page }),
+        4 => page().prop_map(|page| Step::Read { page }),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+proptest! {
+    /// Whatever was cached: once unmaps are flushed, an access goes where the tables say, and pages go as a whole.
+    #[test]
+    fn after_a_flush_a_device_sees_the_tables(steps in steps()) {
+        let (machine, domain) = Machine::attached(DomainKind::Paging);
+        for (round, step) in (1_u64..).zip(steps) {
+            match step {
+                Step::Map { page, frame, count } => {
+                    // What is mapped already ends it.
+                    let _ = domain.map(iova(page << 12), phys(frame << 12), count << 12, Access::ReadWrite);
+                }
+                Step::Unmap { page, count } => drop(domain.unmap(iova(page << 12), count << 12)),
+                Step::Write { page } => {
+                    let leads_to = domain.paging().unwrap().iova_to_phys(iova(page << 12));
+                    let written = machine.device.write(iova(page << 12), &round.to_le_bytes());
+                    prop_assert_eq!(written.is_ok(), leads_to.is_some(), "round {}", round);
+                    let seen = leads_to.map_or(round, |at| u64::from_le_bytes(machine.memory.bytes(at)));
+                    prop_assert_eq!(seen, round);
+                }
+                Step::Read { page } => {
+                    let leads_to = domain.paging().unwrap().iova_to_phys(iova(page << 12));
+                    let mut bytes = [0; 8];
+                    let read = machine.device.read(iova(page << 12), &mut bytes);
+                    prop_assert_eq!(read.is_ok(), leads_to.is_some(), "round {}", round);
+                    prop_assert_eq!(bytes, leads_to.map_or([0; 8], |at| machine.memory.bytes(at)));
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_device_reaches_nothing_before_attach_and_after_block_and_release() {
     let machine = Machine::new(SoftIommuConfig::default());

@@ -25,6 +25,25 @@ proptest! {
     }
 }
 
+/// Whoever writes a part of a word leaves the rest of it to others.
+#[test]
+fn threads_that_write_beside_each_other_lose_nothing() {
+    let memory = Memory::new();
+    let rounds = if cfg!(miri) { 10 } else { 10_000_u32 };
+    std::thread::scope(|scope| {
+        for place in 0..2 {
+            let memory = &memory;
+            scope.spawn(move || {
+                for round in 0..rounds {
+                    let bytes = round.to_le_bytes();
+                    memory.write(PhysAddr::new(0x1000 + place), &bytes[..1]);
+                    assert_eq!(memory.bytes::<1>(PhysAddr::new(0x1000 + place)), bytes[..1]);
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn reading_makes_no_frames() {
     let memory = Memory::new();

@@ -98,7 +98,7 @@ fn writes_through_a_nested_domain_are_noted_by_the_parent() {
         let mut pages = Vec::new();
         tracking
             .read(all, flags, &mut Gather::new(), &mut |dirty| {
-                pages.extend(dirty.runs().map(|run| (run.first().get(), run.bytes())))
+                pages.extend(dirty.runs().map(|run| (run.first().get(), run.bytes())));
             })
             .unwrap();
         pages
