@@ -91,7 +91,7 @@ impl<V> IovaMap<V> {
 
     /// Removes the highest range: the cheapest one to remove.
     pub fn pop_last(&mut self) -> Option<(IovaRange, V)> {
-        self.remove(self.tree.last()?.first())
+        self.tree.pop_last()
     }
 
     /// Returns the lowest range that overlaps `within`.

@@ -237,6 +237,8 @@ struct Grown {
 pub(super) enum Place {
     /// Before an entry of a leaf with room, behind another one: no other node is concerned.
     Inside { leaf: usize, entry: usize },
+    /// Behind all others.
+    Last,
     /// At an end of a leaf, or in a full one.
     AtAnEnd,
 }
@@ -313,20 +315,10 @@ impl<V> Tree<V> {
         Some((spans.range(place)?, self.values.get_mut(values[place] as usize)?))
     }
 
-    pub(super) fn last(&self) -> Option<IovaRange> {
-        let mut node = (self.len() > 0).then_some(self.root)?;
-        for _ in 0..self.height {
-            let inner = self.inner(node);
-            node = inner.children[inner.spans.len.saturating_sub(1)];
-        }
-        let spans = self.leaf_spans(node);
-        spans.range(spans.len.saturating_sub(1))
-    }
-
     /// Where a range goes that overlaps none, or the lowest that it overlaps.
     #[inline]
     pub(super) fn place_of(&self, range: IovaRange) -> Result<Place, IovaRange> {
-        let Some((leaf, entry)) = self.find(range.first().get()) else { return Ok(Place::AtAnEnd) };
+        let Some((leaf, entry)) = self.find(range.first().get()) else { return Ok(Place::Last) };
         let spans = &self.leaves[leaf].spans;
         match spans.range(entry).filter(|behind| behind.first() <= range.last()) {
             Some(existing) => Err(existing),
@@ -357,8 +349,58 @@ impl<V> Tree<V> {
                 let value = index(self.values.insert(value));
                 self.leaves[leaf].put(entry, range, value);
             }
+            Place::Last => self.append(range, value),
             Place::AtAnEnd => self.insert_from_root(range, value),
         }
+    }
+
+    /// The leaf that the highest range is in.
+    fn last_leaf(&self) -> u32 {
+        (0..self.height).fold(self.root, |node, _| {
+            let inner = self.inner(node);
+            inner.children[inner.spans.len.saturating_sub(1)]
+        })
+    }
+
+    /// Calls `change` with every node above the last leaf, from the root on, and the place of its last entry.
+    fn above_last(&mut self, mut change: impl FnMut(&mut Inner, usize)) {
+        let mut node = self.root;
+        for _ in 0..self.height {
+            let inner = &mut self.inners[node as usize];
+            let place = inner.spans.len.saturating_sub(1);
+            node = inner.children[place];
+            change(inner, place);
+        }
+    }
+
+    /// Adds a range behind all others.
+    fn append(&mut self, range: IovaRange, value: V) {
+        let leaf = self.last_leaf() as usize;
+        let room = self.len() > 0 && self.leaves[leaf].spans.len < WIDTH;
+        if !room {
+            return self.insert_from_root(range, value);
+        }
+        let value = index(self.values.insert(value));
+        let leaf = &mut self.leaves[leaf];
+        leaf.put(leaf.spans.len, range, value);
+        let bound = leaf.bound;
+        self.above_last(|inner, place| {
+            inner.spans.lasts[place] = range.last().get();
+            inner.bounds[place] = inner.bounds[place].max(bound);
+            inner.bound = inner.bound.max(bound);
+        });
+    }
+
+    /// Takes the highest range out. The last leaf may be left with few, until its last one goes.
+    pub(super) fn pop_last(&mut self) -> Option<(IovaRange, V)> {
+        let leaf = self.last_leaf();
+        let spans = &self.leaves.get(leaf as usize)?.spans;
+        let range = spans.range(spans.len.checked_sub(1)?)?;
+        let Some(entry) = spans.len.checked_sub(2) else { return self.remove_if(range.first(), |_, _| true) };
+        let last = spans.lasts[entry];
+        let value = self.leaves[leaf as usize].take(entry + 1);
+        self.above_last(|inner, place| inner.spans.lasts[place] = last);
+        Some((range, self.values.try_remove(value as usize)?))
     }
 
     fn insert_from_root(&mut self, range: IovaRange, value: V) {
@@ -598,7 +640,9 @@ impl<V> Tree<V> {
         let mut sum = (0, 1, 0);
         for place in 0..spans.len {
             let child = inner.children[place];
-            assert_eq!(inner.known(place), self.span(child, level - 1));
+            let (known, span) = (inner.known(place), self.span(child, level - 1));
+            assert_eq!((known.first, known.last), (span.first, span.last));
+            assert!(known.bound >= span.bound);
             let below = self.check_below(child, level - 1);
             sum = (sum.0 + below.0, sum.1 + below.1, sum.2 + below.2);
         }

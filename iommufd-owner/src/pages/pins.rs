@@ -2,6 +2,7 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use iommu_core::PhysAddr;
 use iommu_core::address::PAGE_SIZE;
@@ -31,8 +32,83 @@ impl Slice {
 /// Pinned pages. No two runs overlap, and two that touch differ in their count or do not touch in physical memory.
 #[derive(Debug, Default)]
 pub(super) struct Pins {
-    /// By first page.
-    runs: BTreeMap<u64, Run>,
+    runs: Runs,
+}
+
+/// Runs by their first page. Most windows are in one piece of memory and pinned as a whole, or not at all.
+#[derive(Debug, Default)]
+enum Runs {
+    #[default]
+    None,
+    One(u64, Run),
+    Many(BTreeMap<u64, Run>),
+}
+
+impl Runs {
+    fn get(&self, first: u64) -> Option<Run> {
+        match self {
+            Self::None => None,
+            Self::One(at, run) => (*at == first).then_some(*run),
+            Self::Many(runs) => runs.get(&first).copied(),
+        }
+    }
+
+    /// The last one that begins at `page` or before.
+    fn at_or_before(&self, page: u64) -> Option<(u64, Run)> {
+        match self {
+            Self::None => None,
+            Self::One(first, run) => (*first <= page).then_some((*first, *run)),
+            Self::Many(runs) => runs.range(..=page).next_back().map(|(first, run)| (*first, *run)),
+        }
+    }
+
+    /// The last one that begins before `page`.
+    fn before_mut(&mut self, page: u64) -> Option<(u64, &mut Run)> {
+        match self {
+            Self::None => None,
+            Self::One(first, run) => (*first < page).then_some((*first, run)),
+            Self::Many(runs) => runs.range_mut(..page).next_back().map(|(first, run)| (*first, run)),
+        }
+    }
+
+    /// Those that begin in a range, ascending.
+    fn in_range(&self, pages: Range<u64>) -> impl Iterator<Item = (u64, Run)> {
+        let (one, many) = match self {
+            Self::None => (None, None),
+            Self::One(first, run) => (pages.contains(first).then_some((*first, *run)), None),
+            Self::Many(runs) => (None, Some(runs.range(pages).map(|(first, run)| (*first, *run)))),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+
+    fn in_range_mut(&mut self, pages: Range<u64>) -> impl Iterator<Item = (u64, &mut Run)> {
+        let (one, many) = match self {
+            Self::None => (None, None),
+            Self::One(first, run) => (pages.contains(first).then_some((*first, run)), None),
+            Self::Many(runs) => (None, Some(runs.range_mut(pages).map(|(first, run)| (*first, run)))),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+
+    fn insert(&mut self, first: u64, run: Run) {
+        match self {
+            Self::Many(runs) => {
+                runs.insert(first, run);
+            }
+            Self::One(at, one) if *at != first => *self = Self::Many(BTreeMap::from([(*at, *one), (first, run)])),
+            Self::None | Self::One(..) => *self = Self::One(first, run),
+        }
+    }
+
+    fn remove(&mut self, first: u64) {
+        match self {
+            Self::Many(runs) => {
+                runs.remove(&first);
+            }
+            Self::One(at, _) if *at == first => *self = Self::None,
+            Self::None | Self::One(..) => {}
+        }
+    }
 }
 
 /// Pages in one piece of physical memory that are pinned equally often.
@@ -64,15 +140,14 @@ impl Run {
 impl Pins {
     /// Returns the run that `page` lies in, and its first page.
     fn run_at(&self, page: u64) -> Option<(u64, Run)> {
-        let (first, run) = self.runs.range(..=page).next_back()?;
-        (page - first < run.pages).then_some((*first, *run))
+        self.runs.at_or_before(page).filter(|(first, run)| page - first < run.pages)
     }
 
     /// Returns how the pages from `page` to before `end` begin; `page` is before `end`.
     pub(super) fn stretch(&self, page: u64, end: u64) -> Stretch {
         match self.run_at(page) {
             Some((first, run)) => Stretch::Pinned((first + run.pages).min(end) - page),
-            None => Stretch::Unpinned(self.runs.range(page..end).next().map_or(end, |(next, _)| *next) - page),
+            None => Stretch::Unpinned(self.runs.in_range(page..end).next().map_or(end, |(next, _)| next) - page),
         }
     }
 
@@ -87,7 +162,7 @@ impl Pins {
     pub(super) fn hold(&mut self, slice: Slice) {
         self.split(slice.first);
         self.split(slice.end());
-        for run in self.runs.range_mut(slice.first..slice.end()).map(|(_, run)| run) {
+        for (_, run) in self.runs.in_range_mut(slice.first..slice.end()) {
             run.count = run.count.saturating_add(1);
         }
         self.join(slice.first);
@@ -100,10 +175,10 @@ impl Pins {
         self.split(slice.end());
         let mut freed = Vec::new();
         let mut ended = Vec::new();
-        for (first, run) in self.runs.range_mut(slice.first..slice.end()) {
+        for (first, run) in self.runs.in_range_mut(slice.first..slice.end()) {
             match run.count {
                 0 | 1 => {
-                    ended.push(*first);
+                    ended.push(first);
                     append(&mut freed, run);
                 }
                 u32::MAX => {}
@@ -111,7 +186,7 @@ impl Pins {
             }
         }
         for first in ended {
-            self.runs.remove(&first);
+            self.runs.remove(first);
         }
         self.join(slice.first);
         self.join(slice.end());
@@ -122,8 +197,8 @@ impl Pins {
     pub(super) fn runs(&self, slice: Slice) -> Vec<PinnedRun> {
         let mut runs = Vec::new();
         let begin = self.run_at(slice.first).map_or(slice.first, |(first, _)| first);
-        for (first, run) in self.runs.range(begin..slice.end()) {
-            let skipped = slice.first.saturating_sub(*first);
+        for (first, run) in self.runs.in_range(begin..slice.end()) {
+            let skipped = slice.first.saturating_sub(first);
             let pages = (first + run.pages).min(slice.end()) - first - skipped;
             append(&mut runs, &Run { pages, phys: run.phys_at(skipped), count: run.count });
         }
@@ -140,12 +215,12 @@ impl Pins {
 
     /// Makes one of two runs that touch at `page`, if they are alike.
     fn join(&mut self, page: u64) {
-        let Some(right) = self.runs.get(&page).copied() else { return };
-        let Some((first, left)) = self.runs.range_mut(..page).next_back() else { return };
+        let Some(right) = self.runs.get(page) else { return };
+        let Some((first, left)) = self.runs.before_mut(page) else { return };
         let touches = first + left.pages == page && left.phys_at(left.pages) == right.phys;
         if touches && left.count == right.count {
             left.pages += right.pages;
-            self.runs.remove(&page);
+            self.runs.remove(page);
         }
     }
 }

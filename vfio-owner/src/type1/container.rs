@@ -311,7 +311,9 @@ impl ContainerIommu for Type1Container {
 }
 
 fn leave(processes: &mut Processes, names: [ProcessKey; 2]) {
-    names.into_iter().for_each(|name| processes.leave(name));
+    for name in names {
+        processes.leave(name);
+    }
 }
 
 /// The pages of a mapping, counted from the first of a range that covers it.

@@ -58,6 +58,7 @@ impl Processes {
     }
 
     /// A process that is named.
+    #[expect(clippy::indexing_slicing, reason = "a key names a process that is there")]
     pub(super) fn get(&self, key: ProcessKey) -> &Arc<dyn UserMemory> {
         &self.known[key.0 as usize].process
     }

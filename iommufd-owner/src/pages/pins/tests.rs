@@ -47,14 +47,19 @@ fn pin(pins: &mut Pins, slice: Slice, piece: u64) {
     }
 }
 
+fn all(pins: &Pins) -> Vec<(u64, Run)> {
+    pins.runs.in_range(0..u64::MAX).collect()
+}
+
 /// No two runs overlap, none is empty, and two that are alike do not touch.
 fn assert_in_order(pins: &Pins) {
-    for ((first, run), (next, other)) in pins.runs.iter().zip(pins.runs.iter().skip(1)) {
+    let runs = all(pins);
+    for ((first, run), (next, other)) in runs.iter().zip(runs.iter().skip(1)) {
         assert!(first + run.pages <= *next, "{pins:?}");
         let alike = run.count == other.count && run.phys_at(run.pages) == other.phys;
         assert!(first + run.pages < *next || !alike, "{pins:?}");
     }
-    assert!(pins.runs.values().all(|run| run.pages > 0 && run.count > 0), "{pins:?}");
+    assert!(runs.iter().all(|(_, run)| run.pages > 0 && run.count > 0), "{pins:?}");
 }
 
 proptest! {
@@ -99,14 +104,14 @@ proptest! {
 fn a_saturated_count_never_comes_down() {
     let mut pins = Pins::default();
     pins.insert(3, 1, phys(3));
-    pins.runs.values_mut().for_each(|run| run.count = u32::MAX - 1);
+    pins.runs.in_range_mut(0..u64::MAX).for_each(|(_, run)| run.count = u32::MAX - 1);
     let slice = Slice { first: 3, count: 1 };
     pins.hold(slice);
     pins.hold(slice);
     for _ in 0..3 {
         assert_eq!(pins.release(slice), []);
     }
-    assert!(pins.runs.values().all(|run| run.count == u32::MAX), "{pins:?}");
+    assert!(all(&pins).iter().all(|(_, run)| run.count == u32::MAX), "{pins:?}");
     assert_eq!(pages(&pins.runs(slice)).len(), 1);
 }
 
@@ -116,7 +121,7 @@ fn memory_in_one_piece_is_one_run_however_it_was_pinned() {
     for page in [2, 0, 3, 1] {
         pins.insert(page, 1, phys(page));
     }
-    assert_eq!(pins.runs.len(), 1);
+    assert_eq!(all(&pins).len(), 1);
     assert_eq!(pins.runs(Slice { first: 0, count: 4 }), [PinnedRun { phys: phys(0), bytes: 4 * PAGE_SIZE }]);
     // However often each page is.
     pins.hold(Slice { first: 1, count: 2 });

@@ -3,6 +3,7 @@
 use super::{IOMMU, IOMMUFD, Mutant, VFIO};
 
 const MAPPING: &str = "iommu-core/src/mapping.rs";
+const IOVA_MAP: &str = "iommu-core/src/iova_map/tree.rs";
 const DMA_API: &str = "iommu-core/src/dma_api.rs";
 const SPACE: &str = "iommu-core/src/dma_api/space.rs";
 const KERNEL_USE: &str = "iommu-core/src/kernel_use.rs";
@@ -14,11 +15,19 @@ const TYPE1: &str = "vfio-owner/src/type1/mapping.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
+        name: "gap-at-the-end-forgotten",
+        file: IOVA_MAP,
+        rule: "the bound of a node is at least its largest gap, so that a search for a place overlooks none",
+        old: "            self.bound = self.bound.max(new);\n",
+        new: "            let _ = new;\n",
+        suites: IOMMU,
+    },
+    Mutant {
         name: "limit-before-memory",
         file: TYPE1,
         rule: "Vt15.12, Vt15.13: of the limit and memory that is not there, whichever page comes first",
-        old: "self.try_pinning(addr, below * PAGE_SIZE)?;",
-        new: "let _ = self.try_pinning(addr, below * PAGE_SIZE);",
+        old: "try_pinning(process, addr, below * PAGE_SIZE, self.access)?;",
+        new: "let _ = try_pinning(process, addr, below * PAGE_SIZE, self.access);",
         suites: VFIO,
     },
     Mutant {
