@@ -11,6 +11,7 @@ const CLAIM: &str = "iommu-core/src/group/state/claim.rs";
 const SUBSYSTEM: &str = "iommu-core/src/subsystem.rs";
 const DOMAIN: &str = "iommu-core/src/domain.rs";
 const SOFTWARE: &str = "iommu-core/src/software/iommu.rs";
+const SOFT_DOMAIN: &str = "iommu-core/src/software/domain.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -224,6 +225,22 @@ pub(super) const MUTANTS: &[Mutant] = &[
         rule: "It8.5: a domain serves the devices of its IOMMU",
         old: ".find(|record| !domain.fits(record.member().served_by()))",
         new: ".find(|_| false)",
+        suites: IOMMU,
+    },
+    Mutant {
+        name: "device-caches-not-flushed",
+        file: SOFT_DOMAIN,
+        rule: "after a flush a device sees the tables",
+        old: "        if cached_in != 0 {",
+        new: "        if cached_in == usize::MAX {",
+        suites: IOMMU,
+    },
+    Mutant {
+        name: "reported-part-forgotten",
+        file: DOMAIN,
+        rule: "F57: a dirty page across two parts of a bitmap is in both",
+        old: "            part.set(bits.start..reported);\n",
+        new: "",
         suites: IOMMU,
     },
     Mutant {
