@@ -141,9 +141,10 @@ impl<'a> Status<'a> {
                 section = before;
             }
             before = line;
-            // The description stands in quotes, and has blanks.
-            let Some((address, words)) =
-                line.split_once(" '").and_then(|(address, rest)| Some((address, rest.rsplit_once('\'')?.1)))
+            // `ADDRESS 'DESCRIPTION' WORDS`; that there are none of a kind stands in quotes as well.
+            let quoted = line.split_once(" '").filter(|(address, _)| address.contains(':'));
+            let Some((address, (_, words))) =
+                quoted.and_then(|(address, rest)| Some((address, rest.rsplit_once('\'')?)))
             else {
                 continue;
             };
