@@ -6,19 +6,18 @@
 
 mod builder;
 mod drivers;
-mod edu;
 mod embedded;
 mod intel;
 #[cfg(feature = "iommufd-test")]
 mod iommufd_test;
 mod iommus;
 mod machine;
+pub mod models;
 mod slot;
 pub mod vfs;
 mod virtual_functions;
 
 pub use builder::MachineBuilder;
-pub use edu::Edu;
 pub use embedded::{pc, sriov, workstation};
 pub use machine::{Machine, MachineError, Pci};
 pub use slot::Slot;

@@ -29,8 +29,9 @@ pub use self::admission::{IDS, NAME, VfioPciRefusal, admits};
 use self::config::VirtualConfig;
 pub use self::driver::VfioPciDriver;
 use self::features::{Power, Token};
-pub use self::interrupts::Raised;
-use self::interrupts::{Available, Due, Interrupts, UnmaskToken};
+pub(crate) use self::interrupts::Available;
+use self::interrupts::{Due, Interrupts, UnmaskToken};
+pub use self::interrupts::{Level, Raised};
 use self::ioeventfds::IoEventfds;
 pub use self::model::FunctionModel;
 use self::neighbours::Neighbours;
@@ -45,7 +46,7 @@ use crate::device_ops::{IrqIndex, ResetError, Trigger};
 pub(crate) const CAP_POWER: u16 = 0x01;
 const CAP_MSI: u16 = 0x05;
 pub(crate) const CAP_EXPRESS: u16 = 0x10;
-const CAP_MSIX: u16 = 0x11;
+pub(crate) const CAP_MSIX: u16 = 0x11;
 const CAP_ADVANCED_FEATURES: u16 = 0x13;
 
 const FUNCTION: LockClass = LockClass::new("vfio-pci function", 650);
@@ -157,6 +158,20 @@ impl VfioPciDevice {
         })
     }
 
+    /// Drives the interrupt line, as the simulated hardware: while it is high, it is signalled whenever the user unmasks it.
+    /// Does nothing unless the user has set up INTx.
+    pub fn drive_intx(&self, level: Level) {
+        self.change(|state| {
+            let trigger = state.session.as_mut().and_then(|session| session.interrupts.drive_intx(level));
+            ((), Due::signal(trigger))
+        });
+    }
+
+    /// Returns which of INTx, MSI and MSI-X the user has set up, as the hardware knows it too: one at a time.
+    pub fn enabled_irqs(&self) -> Option<IrqIndex> {
+        self.state.lock().session.as_ref()?.interrupts.active()
+    }
+
     /// Changes the state, then does what is due, with no lock held.
     fn change<R>(&self, change: impl FnOnce(&mut State) -> (R, Due)) -> R {
         let mut state = self.state.lock();
@@ -178,6 +193,8 @@ impl VfioPciDevice {
         let (me, heard) = (self.me.clone(), token.clone());
         let mut listening = event.listen(move || {
             if let Some(me) = me.upgrade() {
+                // As for `set_irqs`.
+                me.model.poll();
                 me.change_interrupts(&mut |interrupts| interrupts.unmask_by(&heard));
             }
         });

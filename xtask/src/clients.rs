@@ -4,11 +4,13 @@
 //! checks what they did.
 
 mod checks;
+mod dpdk;
 mod driverctl;
 mod iommufd_selftest;
 mod lspci;
 mod need;
 mod programs;
+mod qemu;
 mod report;
 mod scripts;
 mod start_up;
@@ -37,6 +39,9 @@ const CLIENTS: &[Client] = &[
     scripts::SHELL,
     scripts::PYTHON,
     programs::CLIENT,
+    dpdk::CLIENT,
+    qemu::CLIENT,
+    qemu::linux::CLIENT,
     iommufd_selftest::CLIENT,
 ];
 

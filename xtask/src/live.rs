@@ -5,9 +5,9 @@
 //! killed before each change that it makes. Files of sysfs are written only inside these guests.
 
 mod guest;
-mod initramfs;
+pub(crate) mod initramfs;
 mod judgement;
-mod packages;
+pub(crate) mod packages;
 mod topology;
 
 use std::path::Path;
@@ -25,7 +25,7 @@ use packages::{Missing, Tools};
 use topology::{TOPOLOGIES, Topology};
 
 /// Where packages, initramfs images and logs are kept.
-const FOLDER: &str = "target/machines";
+pub(crate) const FOLDER: &str = "target/machines";
 
 #[derive(clap::Args)]
 pub(crate) struct Live {

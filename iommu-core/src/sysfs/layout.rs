@@ -27,7 +27,9 @@ const fn kind(name: &'static str, class: u32, ids: (u16, u16), port: Option<Port
     Kind { name, class, ids, port }
 }
 
-const KINDS: [Kind; 26] = [
+const VIRTIO_NET: &str = "virtio-net";
+
+const KINDS: [Kind; 27] = [
     kind("host", 0x06_0000, (0x8086, 0x3ec2), None),
     kind("isa", 0x06_0100, (0x8086, 0xa305), None),
     kind("smbus", 0x0c_0500, (0x8086, 0xa323), None),
@@ -54,6 +56,7 @@ const KINDS: [Kind; 26] = [
     kind("serial", 0x07_0002, (0x1c00, 0x3253), None),
     kind("capture", 0x04_0000, (0x14f1, 0x8800), None),
     kind("edu", 0x00_ff00, (0x1234, 0x11e8), None),
+    kind(VIRTIO_NET, 0x02_0000, (0x1af4, 0x1000), None),
 ];
 
 /// Why a text is not a layout.
@@ -126,10 +129,10 @@ impl MemoryTree {
     /// - *Address*: `0000:01:00.0`, or `01:00.0`. A function is below the bridge that leads to its bus, which stands in an
     ///   earlier line, else on the root bus of its domain. Functions in the same slot get the multifunction bit.
     /// - *Kind*: one of `host`, `isa`, `smbus`, `spi`, `chipset-audio`, `chipset-nic`, `igpu`, `sata`, `serial`,
-    ///   `capture`, `edu` (conventional PCI); `vga`, `audio`, `usb`, `ucsi`, `nvme`, `nic`, `vf`, `wifi`, `hba`, `fpga`,
-    ///   `qat` (PCI Express); and the bridges `root-port`, `upstream`, `downstream`, `pci-bridge`. `+acs` after the kind:
-    ///   isolated by ACS. `?acs`: ACS is present, and off. Then, of a bridge, `>BUS` or `>BUS-BUS`: the buses below it,
-    ///   in hexadecimal.
+    ///   `capture`, `edu`, `virtio-net` (conventional PCI); `vga`, `audio`, `usb`, `ucsi`, `nvme`, `nic`, `vf`, `wifi`,
+    ///   `hba`, `fpga`, `qat` (PCI Express); and the bridges `root-port`, `upstream`, `downstream`, `pci-bridge`. `+acs`
+    ///   after the kind: isolated by ACS. `?acs`: ACS is present, and off. Then, of a bridge, `>BUS` or `>BUS-BUS`: the
+    ///   buses below it, in hexadecimal.
     /// - *Driver* that is bound, or `-`.
     /// - *Group* number, or `-`.
     ///
@@ -399,13 +402,18 @@ fn config(word: &str) -> Result<(ConfigBuilder, Option<impl Iterator<Item = u8>>
         (None, None) => (kind, None),
     };
     let found = KINDS.iter().find(|kind| kind.name == name);
-    let Kind { class, ids, port, .. } = found.ok_or_else(|| LayoutErrorReason::Kind(name.to_owned()))?;
+    let kind = found.ok_or_else(|| LayoutErrorReason::Kind(name.to_owned()))?;
+    let Kind { class, ids, port, .. } = kind;
     let mut config = ConfigSpace::builder();
     let buses = behind.map(buses).transpose()?;
     if let Some((first, last)) = buses {
         config = config.bridge(first, last);
     }
     config = config.ids(ids.0, ids.1).class(*class);
+    if kind.name == VIRTIO_NET {
+        // By this, not by the device id, drivers know what kind of device it is.
+        config = config.subsystem(ids.0, 1);
+    }
     if let Some(port) = port {
         config = config.pcie(*port);
     }

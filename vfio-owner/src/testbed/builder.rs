@@ -16,9 +16,9 @@ use iommu_core::software::{Memory, SoftIommuConfig};
 use iommu_core::sysfs::Snapshot;
 use iommu_core::{DefaultDomainType, IommuBuilder, IommuSubsystem, Observer};
 
-use super::edu::Edu;
 use super::iommus::{Failures, Groups, Iommus, Placed};
 use super::machine::{Machine, MachineError, Pci, RESCAN};
+use super::models::{Edu, VirtioNet, Wire};
 use super::slot::{Found, MakeModel, Slot};
 use super::{drivers, intel, virtual_functions};
 use crate::Vfio;
@@ -128,7 +128,8 @@ impl MachineBuilder {
     }
 
     /// Puts a model behind the regions of a device: made from the [`Slot`] that it sits in, with which it does DMA and
-    /// raises interrupts. Without one, they are those of [`Edu`] by the ids 1234:11e8, else [plain memory](PlainMemory).
+    /// raises interrupts. Without one, they are those of [`Edu`] by the ids 1234:11e8, those of [`VirtioNet`] by
+    /// 1af4:1000, else [plain memory](PlainMemory).
     #[must_use]
     pub fn model<M: FunctionModel + 'static>(mut self, device: &str, make: impl FnOnce(Slot) -> M + 'static) -> Self {
         self.models.push((device.to_string(), Box::new(|slot| Arc::new(make(slot)))));
@@ -259,6 +260,7 @@ fn default_model(slot: Slot) -> Arc<dyn FunctionModel> {
     let config = &slot.function().config;
     match (config.vendor(), config.device()) {
         (Some(0x1234), Some(0x11e8)) => Arc::new(Edu::new(slot)),
+        (Some(0x1af4), Some(0x1000)) => Arc::new(VirtioNet::new(slot, &Wire::new())),
         _ => Arc::new(PlainMemory::new()),
     }
 }

@@ -48,6 +48,8 @@ pub(super) struct VirtualConfig {
     power_on: Vec<u8>,
     /// Where the control register of MSI is.
     msi: Option<usize>,
+    /// Where that of MSI-X is.
+    msix: Option<usize>,
     /// Where the power state is.
     power: Option<usize>,
     reset_bits: Vec<ResetBit>,
@@ -68,7 +70,8 @@ impl VirtualConfig {
         let mut bytes = function.config.bytes();
         bytes.resize(if bytes.len() > CONVENTIONAL { EXPRESS } else { CONVENTIONAL }, 0);
         let writable = vec![0; bytes.len()];
-        let mut config = Self { writable, bytes, power_on: Vec::new(), msi: None, power: None, reset_bits: Vec::new() };
+        let mut config =
+            Self { writable, bytes, power_on: Vec::new(), msi: None, msix: None, power: None, reset_bits: Vec::new() };
         config.own_command(&function.bars);
         config.own_bars(&function.bars);
         config.set_writable(CACHE_LINE, &[u8::MAX]);

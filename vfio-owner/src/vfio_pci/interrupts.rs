@@ -10,7 +10,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::mem;
 
-pub(super) use self::available::Available;
+pub(crate) use self::available::Available;
 pub(super) use self::due::{Due, UnmaskToken};
 use crate::device_ops::{Eventfd, IrqAction, IrqError, IrqIndex, IrqSource, Listening, Trigger};
 
@@ -23,6 +23,15 @@ pub enum Raised {
     Pending,
     /// No trigger is set.
     Lost,
+}
+
+/// Level of the interrupt line, as the device drives it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Level {
+    /// The device waits for its driver. The line is signalled whenever it is not masked.
+    High,
+    /// It does not.
+    Low,
 }
 
 /// Whether the command register lets the interrupt line through.
@@ -58,6 +67,7 @@ struct Intx {
     trigger: Option<Trigger>,
     masked: bool,
     pending: bool,
+    is_high: bool,
     unmasked_by: Option<Unmasking>,
 }
 
@@ -72,7 +82,7 @@ struct Unmasking {
 impl Intx {
     /// Tells the user if there is something to tell, and masks the line then.
     fn deliver(&mut self, line: IntxLine) -> Option<Trigger> {
-        if self.pending && !self.masked && line == IntxLine::On {
+        if (self.pending || self.is_high) && !self.masked && line == IntxLine::On {
             (self.pending, self.masked) = (false, true);
             return self.trigger.clone();
         }
@@ -98,8 +108,15 @@ impl Interrupts {
     // V82.
     pub(super) fn reset(&mut self) {
         if let Vectors::Intx(intx) = &mut self.vectors {
-            intx.pending = false;
+            (intx.pending, intx.is_high) = (false, false);
         }
+    }
+
+    /// The device drives the line.
+    pub(super) fn drive_intx(&mut self, level: Level) -> Option<Trigger> {
+        let Vectors::Intx(intx) = &mut self.vectors else { return None };
+        intx.is_high = level == Level::High;
+        intx.deliver(self.line)
     }
 
     /// The command register has changed. To hold the line back masks it, to let it through unmasks it.
@@ -189,7 +206,8 @@ impl Interrupts {
         }
     }
 
-    fn active(&self) -> Option<IrqIndex> {
+    /// Which of INTx, MSI and MSI-X is set up.
+    pub(super) fn active(&self) -> Option<IrqIndex> {
         match self.vectors {
             Vectors::None => None,
             Vectors::Intx(_) => Some(IrqIndex::INTX),

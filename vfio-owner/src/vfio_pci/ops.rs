@@ -123,9 +123,15 @@ impl DeviceOps for VfioPciDevice {
     }
 
     fn set_irqs(&self, index: IrqIndex, start: u32, action: IrqAction, source: IrqSource<'_>) -> Result<(), IrqError> {
+        if (index, action) == (IrqIndex::INTX, IrqAction::Unmask) {
+            // What the user has just written to mapped registers may have ended the interrupt.
+            self.model.poll();
+        }
         self.change(|state| {
             let Some(session) = &mut state.session else { return (Err(IrqError::NotOpen), Due::default()) };
-            match session.interrupts.set(index, start, action, source) {
+            let set = session.interrupts.set(index, start, action, source);
+            state.config.show_msix(session.interrupts.active());
+            match set {
                 Ok(due) => (Ok(()), due),
                 Err(error) => (Err(error), Due::default()),
             }

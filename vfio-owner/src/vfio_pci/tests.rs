@@ -186,6 +186,23 @@ fn v86_a_reset_resets_the_hardware_and_leaves_triggers_and_configuration() {
 }
 
 #[test]
+fn vt31_11_the_configuration_space_shows_whether_msix_is_set_up() {
+    const CONTROL: u64 = 0xa0;
+    let device = opened(network());
+    let at = capability(&device.function().config, CAP_MSIX).unwrap();
+    assert_eq!(u64::from(at), CONTROL);
+    let enabled = || read_u32(&device, RegionIndex::CONFIG, CONTROL) >> 31;
+    device.write(RegionIndex::CONFIG, CONTROL + 2, &[0xff; 2]).unwrap();
+    assert_eq!((enabled(), device.enabled_irqs()), (0, None), "no write sets it up");
+    set_up(&device, IrqIndex::MSIX, &counter().1).unwrap();
+    assert_eq!((enabled(), device.enabled_irqs()), (1, Some(IrqIndex::MSIX)));
+    device.set_irqs(IrqIndex::MSIX, 0, IrqAction::Trigger, IrqSource::None { count: 0 }).unwrap();
+    assert_eq!((enabled(), device.enabled_irqs()), (0, None));
+    set_up(&device, IrqIndex::INTX, &counter().1).unwrap();
+    assert_eq!((enabled(), device.enabled_irqs()), (0, Some(IrqIndex::INTX)));
+}
+
+#[test]
 fn the_command_register_holds_the_line_back() {
     let device = opened(network());
     let (count, trigger) = counter();

@@ -4,3 +4,5 @@
 
 mod builder;
 mod embedded;
+mod nvme;
+mod virtio_net;

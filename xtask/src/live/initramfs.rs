@@ -79,21 +79,42 @@ const MODULES: &[&str] = &[
 /// Builds the image for a kernel; where it is.
 pub(crate) fn build(kernel: &Kernel, tools: &Tools, folder: &Path) -> Result<PathBuf> {
     let root = folder.join(format!("root-{}", kernel.version));
-    if root.exists() {
-        fs::remove_dir_all(&root)?;
-    }
-    for name in ["bin", "sbin", "dev", "proc", "sys", "run", "tmp", "etc", "usr/bin", "usr/sbin"] {
-        fs::create_dir_all(root.join(name))?;
-    }
-    copy_modules(kernel, &root)?;
-    cmd!(&tools.busybox, "depmod", "-b", fs::canonicalize(&root)?, &kernel.version).run().context("busybox depmod")?;
+    begin(kernel, tools, &root, MODULES)?;
     copy_program(&built("live-guest"), &root, "init")?;
     copy_program(&built("vfio-host"), &root, "usr/bin/vfio-host")?;
-    copy_program(&tools.busybox, &root, "bin/busybox")?;
     for program in &tools.further {
         let name = program.file_name().context("a program has a name")?.to_string_lossy();
         copy_program(program, &root, &format!("usr/sbin/{name}"))?;
     }
+    pack(&root, folder.join(format!("initramfs-{}.cpio", kernel.version)))
+}
+
+/// Builds an image with these modules, in which busybox runs a script; where it is.
+pub(crate) fn build_script(
+    kernel: &Kernel,
+    tools: &Tools,
+    folder: &Path,
+    modules: &[&str],
+    script: &str,
+) -> Result<PathBuf> {
+    let root = folder.join(format!("script-root-{}", kernel.version));
+    begin(kernel, tools, &root, modules)?;
+    fs::write(root.join("init"), script)?;
+    fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
+    pack(&root, folder.join(format!("script-{}.cpio", kernel.version)))
+}
+
+/// Makes a folder anew, with modules and busybox.
+fn begin(kernel: &Kernel, tools: &Tools, root: &Path, modules: &[&str]) -> Result<()> {
+    if root.exists() {
+        fs::remove_dir_all(root)?;
+    }
+    for name in ["bin", "sbin", "dev", "proc", "sys", "run", "tmp", "etc", "usr/bin", "usr/sbin"] {
+        fs::create_dir_all(root.join(name))?;
+    }
+    copy_modules(kernel, root, modules)?;
+    cmd!(&tools.busybox, "depmod", "-b", fs::canonicalize(root)?, &kernel.version).run().context("busybox depmod")?;
+    copy_program(&tools.busybox, root, "bin/busybox")?;
     for command in cmd!(&tools.busybox, "--list").read()?.lines() {
         symlink("busybox", root.join("bin").join(command)).or_else(|error| match error.kind() {
             ErrorKind::AlreadyExists => Ok(()),
@@ -101,10 +122,12 @@ pub(crate) fn build(kernel: &Kernel, tools: &Tools, folder: &Path) -> Result<Pat
         })?;
     }
     // Where the kernel looks for it.
-    symlink("../bin/busybox", root.join("sbin/modprobe"))?;
-    let image = folder.join(format!("initramfs-{}.cpio", kernel.version));
+    Ok(symlink("../bin/busybox", root.join("sbin/modprobe"))?)
+}
+
+fn pack(root: &Path, image: PathBuf) -> Result<PathBuf> {
     let mut archive = Archive { out: BufWriter::new(fs::File::create(&image)?), entries: 0 };
-    archive.folder(&root, "")?;
+    archive.folder(root, "")?;
     archive.end()?;
     Ok(image)
 }
@@ -125,10 +148,10 @@ fn copy_program(program: &Path, root: &Path, name: &str) -> Result<()> {
 }
 
 /// Copies the modules and what they depend on, unpacked. One that this kernel does not have is built in, or has another name.
-fn copy_modules(kernel: &Kernel, root: &Path) -> Result<()> {
+fn copy_modules(kernel: &Kernel, root: &Path, modules: &[&str]) -> Result<()> {
     let mut known = BTreeMap::new();
     find_modules(&kernel.modules, &mut known)?;
-    let mut wanted: Vec<String> = MODULES.iter().map(ToString::to_string).collect();
+    let mut wanted: Vec<String> = modules.iter().map(ToString::to_string).collect();
     while let Some(name) = wanted.pop() {
         let Some(file) = known.remove(&name) else { continue };
         let bytes = match file.extension() {

@@ -3,7 +3,7 @@
 use vfio_room::vfio_owner::iommu_core::Iova;
 
 use crate::calls::{Mapping, ioctl};
-use crate::opened::{GET_STATUS, Opened, map_dma};
+use crate::opened::{DEVICE_GET_INFO, GET_STATUS, Opened, map_dma, unmap_dma};
 use crate::rig::{CARD, group_file, room};
 
 const BOTH: i32 = libc::PROT_READ | libc::PROT_WRITE;
@@ -46,6 +46,25 @@ fn bad_pointers_and_bad_ranges_are_efault() {
         assert_eq!(map_dma(&opened.container, memory.addr(), IOVA, 0x3000), Err(libc::EFAULT));
         assert_eq!(map_dma(&opened.container, memory.addr() + 0x2000, IOVA, 0x1000), Err(libc::EFAULT));
         assert_eq!(map_dma(&opened.container, memory.addr(), IOVA, 0x2000), Ok(0));
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_region_of_a_device_is_mapped_for_dma_and_the_device_stays_open() {
+    let (room, machine) = room();
+    let group = group_file(&machine, CARD);
+    room.enter(|| {
+        let opened = Opened::through_group(&group, CARD);
+        let bar = Mapping::of(&opened.device, 0x1000, 0).unwrap();
+        map_dma(&opened.container, bar.addr(), IOVA, 0x1000).unwrap();
+        bar.write(0x10, 7);
+        let mut byte = [0];
+        machine.dma(CARD).unwrap().read(Iova::new(IOVA + 0x10), &mut byte).unwrap();
+        assert_eq!(byte, [7]);
+        unmap_dma(&opened.container, IOVA, 0x1000).unwrap();
+        // Not as if the caller had nothing to do with it.
+        assert_eq!(ioctl(&opened.device, DEVICE_GET_INFO, 0), Err(libc::EFAULT));
     })
     .unwrap();
 }

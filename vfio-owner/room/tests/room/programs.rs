@@ -211,6 +211,25 @@ fn as_nobody() {
 }
 
 #[test]
+fn models_are_put_behind_devices() {
+    let directory = tempfile::tempdir().unwrap();
+    let layout = directory.path().join("layout");
+    fs::write(&layout, "00:09.0 virtio-net - 0 bar0=io:64\n00:0a.0 virtio-net - 1 bar0=io:64\n").unwrap();
+    let run = |models: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vfio-room"));
+        command.args(["run", "--machine"]).arg(&layout).args(models.iter().flat_map(|model| ["--model", model]));
+        let output = command.args(["--", "echo", "there"]).output().unwrap();
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    assert_eq!(run(&["0000:00:09.0=virtio-net:a", "0000:00:0a.0=virtio-net:a"]), "there\n");
+    assert!(run(&["0000:00:0b.0=virtio-net:a"]).contains("no device 0000:00:0b.0"));
+    for model in ["0000:00:09.0", "0000:00:09.0=cheese", "0000:00:09.0=virtio-net", "0000:00:09.0=virtio-net:"] {
+        let said = run(&[model]);
+        assert!(said.contains("virtio-net:WIRE") || said.contains("BDF=MODEL"), "{model}: {said}");
+    }
+}
+
+#[test]
 fn a_configuration_space_is_written_where_the_file_is() {
     let (room, _machine) = room();
     room.enter(|| {

@@ -7,6 +7,7 @@ use iommu_core::device_model::pci::{Capability, ConfigSpace};
 
 use super::super::{CAP_ADVANCED_FEATURES, CAP_EXPRESS, CAP_MSI, CAP_MSIX, CAP_POWER};
 use super::{CAPABILITIES, STATUS, VirtualConfig, gaps};
+use crate::device_ops::IrqIndex;
 
 const STATUS_HAS_CAPABILITIES: u16 = 1 << 4;
 
@@ -99,7 +100,10 @@ impl VirtualConfig {
                 self.power = Some(at + 4);
             }
             CAP_MSI => self.own_msi(at),
-            CAP_MSIX => self.clear_bits(at + 2, MSIX_ENABLE | MSIX_MASK_ALL),
+            CAP_MSIX => {
+                self.clear_bits(at + 2, MSIX_ENABLE | MSIX_MASK_ALL);
+                self.msix = Some(at + 2);
+            }
             CAP_EXPRESS => {
                 self.clear_bits(at + EXPRESS_CONTROL, EXPRESS_RESET);
                 self.own_bits(at + EXPRESS_CONTROL, !(EXPRESS_RESET | EXPRESS_PHANTOM));
@@ -129,6 +133,16 @@ impl VirtualConfig {
             self.set_writable(data + 4, &[0xff; 4]);
         }
         self.msi = Some(at + 2);
+    }
+
+    /// Shows what is set up: MSI-X is enabled then, which the user cannot do here.
+    // Vt31.11.
+    pub(in super::super) fn show_msix(&mut self, set_up: Option<IrqIndex>) {
+        if let Some(at) = self.msix {
+            let control = self.word(at) & !MSIX_ENABLE;
+            let enable = if set_up == Some(IrqIndex::MSIX) { MSIX_ENABLE } else { 0 };
+            self.set(at, &(control | enable).to_le_bytes());
+        }
     }
 
     fn own_extended(&mut self, shown: &[Capability]) {

@@ -7,8 +7,8 @@ use core::ops::Range;
 use iommu_core::Iova;
 use iommu_core::device_model::sync::Mutex;
 
-use super::slot::Slot;
 use crate::device_ops::{IrqIndex, RegionIndex};
+use crate::testbed::Slot;
 use crate::vfio_pci::{FunctionModel, Raised};
 
 /// Size of the buffer between which and memory it copies.
