@@ -94,7 +94,7 @@ pub trait DeviceOps: Send + Sync + fmt::Debug {
     }
 
     /// Does what programs asked for in the memory of regions that the device [follows](Self::follow). Called again and
-    /// again meanwhile, by one thread.
+    /// again meanwhile, from any thread.
     fn poll(&self) -> Polled {
         Polled::Idle
     }

@@ -30,8 +30,8 @@ use self::config::VirtualConfig;
 pub use self::driver::VfioPciDriver;
 use self::features::{Power, Token};
 pub(crate) use self::interrupts::Available;
-pub use self::interrupts::Raised;
 use self::interrupts::{Due, Interrupts, UnmaskToken};
+pub use self::interrupts::{Level, Raised};
 use self::ioeventfds::IoEventfds;
 pub use self::model::FunctionModel;
 use self::neighbours::Neighbours;
@@ -158,6 +158,15 @@ impl VfioPciDevice {
         })
     }
 
+    /// Drives the interrupt line, as the simulated hardware: while it is high, it is signalled whenever the user unmasks it.
+    /// Does nothing unless the user has set up INTx.
+    pub fn drive_intx(&self, level: Level) {
+        self.change(|state| {
+            let trigger = state.session.as_mut().and_then(|session| session.interrupts.drive_intx(level));
+            ((), Due::signal(trigger))
+        });
+    }
+
     /// Returns which of INTx, MSI and MSI-X the user has set up, as the hardware knows it too: one at a time.
     pub fn enabled_irqs(&self) -> Option<IrqIndex> {
         self.state.lock().session.as_ref()?.interrupts.active()
@@ -184,6 +193,8 @@ impl VfioPciDevice {
         let (me, heard) = (self.me.clone(), token.clone());
         let mut listening = event.listen(move || {
             if let Some(me) = me.upgrade() {
+                // As for `set_irqs`.
+                me.model.poll();
                 me.change_interrupts(&mut |interrupts| interrupts.unmask_by(&heard));
             }
         });

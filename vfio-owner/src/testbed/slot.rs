@@ -14,7 +14,7 @@ use iommu_core::software::{Memory, SimulatedDevice, SoftIommu};
 use super::iommus::Iommu;
 use super::machine::{MachineError, Pci};
 use crate::device_ops::IrqIndex;
-use crate::vfio_pci::{FunctionModel, Raised, VfioPciDevice, VfioPciDriver};
+use crate::vfio_pci::{FunctionModel, Level, Raised, VfioPciDevice, VfioPciDriver};
 
 /// A function of a machine as hardware: its DMA, its interrupts, and the model behind its regions.
 ///
@@ -96,6 +96,13 @@ impl Slot {
     /// and where the user has set no trigger.
     pub fn raise(&self, index: IrqIndex, vector: u32) -> Raised {
         self.vfio_pci().map_or(Raised::Lost, |device| device.raise(index, vector))
+    }
+
+    /// Drives the interrupt line. Does nothing while no user has set up INTx through vfio-pci.
+    pub fn drive_intx(&self, level: Level) {
+        if let Some(device) = self.vfio_pci() {
+            device.drive_intx(level);
+        }
     }
 
     /// Returns which of INTx, MSI and MSI-X a user has set up through vfio-pci. `None` while nobody has.

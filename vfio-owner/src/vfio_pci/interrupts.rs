@@ -25,6 +25,15 @@ pub enum Raised {
     Lost,
 }
 
+/// Level of the interrupt line, as the device drives it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Level {
+    /// The device waits for its driver. The line is signalled whenever it is not masked.
+    High,
+    /// It does not.
+    Low,
+}
+
 /// Whether the command register lets the interrupt line through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum IntxLine {
@@ -58,6 +67,7 @@ struct Intx {
     trigger: Option<Trigger>,
     masked: bool,
     pending: bool,
+    is_high: bool,
     unmasked_by: Option<Unmasking>,
 }
 
@@ -72,7 +82,7 @@ struct Unmasking {
 impl Intx {
     /// Tells the user if there is something to tell, and masks the line then.
     fn deliver(&mut self, line: IntxLine) -> Option<Trigger> {
-        if self.pending && !self.masked && line == IntxLine::On {
+        if (self.pending || self.is_high) && !self.masked && line == IntxLine::On {
             (self.pending, self.masked) = (false, true);
             return self.trigger.clone();
         }
@@ -98,8 +108,15 @@ impl Interrupts {
     // V82.
     pub(super) fn reset(&mut self) {
         if let Vectors::Intx(intx) = &mut self.vectors {
-            intx.pending = false;
+            (intx.pending, intx.is_high) = (false, false);
         }
+    }
+
+    /// The device drives the line.
+    pub(super) fn drive_intx(&mut self, level: Level) -> Option<Trigger> {
+        let Vectors::Intx(intx) = &mut self.vectors else { return None };
+        intx.is_high = level == Level::High;
+        intx.deliver(self.line)
     }
 
     /// The command register has changed. To hold the line back masks it, to let it through unmasks it.

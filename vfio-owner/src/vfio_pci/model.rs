@@ -28,7 +28,8 @@ pub trait FunctionModel: Send + Sync {
         let _ = region;
     }
 
-    /// Does what programs asked for in memory that the model follows. Called again and again meanwhile, by one thread.
+    /// Does what programs asked for in memory that the model follows. Called again and again
+    /// meanwhile, and before the interrupt line is unmasked; from any thread.
     fn poll(&self) -> Polled {
         Polled::Idle
     }

@@ -123,6 +123,10 @@ impl DeviceOps for VfioPciDevice {
     }
 
     fn set_irqs(&self, index: IrqIndex, start: u32, action: IrqAction, source: IrqSource<'_>) -> Result<(), IrqError> {
+        if (index, action) == (IrqIndex::INTX, IrqAction::Unmask) {
+            // What the user has just written to mapped registers may have ended the interrupt.
+            self.model.poll();
+        }
         self.change(|state| {
             let Some(session) = &mut state.session else { return (Err(IrqError::NotOpen), Due::default()) };
             let set = session.interrupts.set(index, start, action, source);

@@ -488,11 +488,25 @@ fn masked_interrupts_are_raised_when_they_are_unmasked() {
 fn without_messages_the_line_is_raised() {
     let (_machine, mut driver) = started();
     let heard = listen(&driver.device, IrqIndex::INTX, 0);
-    assert_eq!(driver.transfer(2, 0, 1), Ok(0));
-    assert_eq!(driver.transfer(2, 0, 1), Ok(0));
+    let unmask =
+        |driver: &Driver| driver.device.set_irqs(IrqIndex::INTX, 0, IrqAction::Unmask, IrqSource::None { count: 1 });
+    let flush = Command { opcode: 0, namespace: 1, ..Command::default() };
+    driver.submit(1, flush);
+    driver.submit(1, flush);
     assert_eq!(heard.load(Ordering::Relaxed), 1, "it is masked");
-    driver.device.set_irqs(IrqIndex::INTX, 0, IrqAction::Unmask, IrqSource::None { count: 1 }).unwrap();
-    assert_eq!(heard.load(Ordering::Relaxed), 2);
+    assert_eq!(driver.take(1), Some((1, Ok(0))));
+    unmask(&driver).unwrap();
+    assert_eq!(heard.load(Ordering::Relaxed), 2, "it is still high");
+    assert_eq!(driver.take(1), Some((2, Ok(0))));
+    unmask(&driver).unwrap();
+    assert_eq!(heard.load(Ordering::Relaxed), 2, "everything has been seen");
+    driver.submit(1, flush);
+    assert_eq!(heard.load(Ordering::Relaxed), 3);
+    // The driver has seen it and says so where nobody has looked yet.
+    let bar = Bar::of(&driver.device);
+    bar.write(0x100c, &3_u32.to_le_bytes());
+    unmask(&driver).unwrap();
+    assert_eq!(heard.load(Ordering::Relaxed), 3);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use vfio_owner::testbed::models::nvme::{MemoryDisk, Nvme};
+use vfio_owner::testbed::models::nvme::{Disk, MemoryDisk, Nvme};
 use vfio_owner::testbed::{Machine, workstation};
 use vfio_room::Room;
 
@@ -103,7 +103,11 @@ fn boot(checks: &mut Checks) -> Result<()> {
 
 /// A machine with these devices on vfio-pci, the first an NVMe drive with a boot sector that ends so.
 fn room(devices: &[&str], end: &[u8]) -> Result<(Arc<Machine>, Room)> {
-    let disk = MemoryDisk::new(guest::disk(end));
+    room_with(devices, MemoryDisk::new(guest::disk(end)))
+}
+
+/// A machine with these devices on vfio-pci, the first an NVMe drive with this disk.
+fn room_with(devices: &[&str], disk: impl Disk + 'static) -> Result<(Arc<Machine>, Room)> {
     let drive = devices.first().context("no devices")?;
     let machine = Machine::builder(workstation()).model(drive, |slot| Nvme::new(slot, disk)).build()?;
     let machine = Arc::new(machine);

@@ -24,7 +24,7 @@ use self::controller::{
 pub use self::disk::{Disk, FileDisk, MemoryDisk};
 use crate::device_ops::{Follow, IrqIndex, Polled, RegionIndex, RegionMemory};
 use crate::testbed::Slot;
-use crate::vfio_pci::{CAP_MSIX, FunctionModel, Raised, capability};
+use crate::vfio_pci::{CAP_MSIX, FunctionModel, Level, capability};
 
 /// Size of a block.
 const BLOCK: u64 = 512;
@@ -176,10 +176,18 @@ impl Nvme {
 
     fn raise_due(&self) {
         while let Some(vector) = self.next_interrupt() {
-            // One of the three is set up.
-            let _ = self.slot.raise(IrqIndex::MSIX, vector.into()) != Raised::Lost
-                || self.slot.raise(IrqIndex::MSI, vector.into()) != Raised::Lost
-                || self.slot.raise(IrqIndex::INTX, 0) != Raised::Lost;
+            match self.slot.enabled_irqs() {
+                Some(IrqIndex::INTX) => self.slot.drive_intx(Level::High),
+                Some(index) => drop(self.slot.raise(index, vector.into())),
+                None => {}
+            }
+        }
+        if self.state.lock().controller.takes_line_back() {
+            self.slot.drive_intx(Level::Low);
+            // A completion may have come meanwhile, by another thread.
+            if self.state.lock().controller.has_unseen() {
+                self.slot.drive_intx(Level::High);
+            }
         }
     }
 

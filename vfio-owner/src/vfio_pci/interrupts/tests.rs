@@ -277,3 +277,28 @@ fn vt24_4_a_bad_eventfd_removes_those_up_to_it() {
         assert_eq!(raised, [Raised::Signalled, Raised::Lost, Raised::Lost, Raised::Signalled], "{index}");
     }
 }
+
+#[test]
+fn a_line_that_is_high_is_signalled_whenever_it_is_unmasked() {
+    let intx = IrqIndex::INTX;
+    let (mut interrupts, counter) = (interrupts(), Counter::default());
+    let drive = |interrupts: &mut Interrupts, level| interrupts.drive_intx(level).iter().for_each(Trigger::signal);
+    let unmask = |interrupts: &mut Interrupts| {
+        set(interrupts, intx, 0, Unmask, IrqSource::None { count: 1 }).unwrap();
+    };
+    drive(&mut interrupts, Level::High);
+    assert_eq!(counter.take(), 0, "it is not set up");
+    set(&mut interrupts, intx, 0, Fire, IrqSource::Eventfd(&[counter.trigger().into()])).unwrap();
+    drive(&mut interrupts, Level::High);
+    drive(&mut interrupts, Level::High);
+    assert_eq!(counter.take(), 1);
+    unmask(&mut interrupts);
+    assert_eq!(counter.take(), 1);
+    drive(&mut interrupts, Level::Low);
+    unmask(&mut interrupts);
+    assert_eq!(counter.take(), 0);
+    drive(&mut interrupts, Level::High);
+    interrupts.reset();
+    unmask(&mut interrupts);
+    assert_eq!(counter.take(), 1, "before the reset");
+}

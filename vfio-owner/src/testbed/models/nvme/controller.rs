@@ -62,6 +62,8 @@ pub(super) struct Controller {
     asq: u64,
     acq: u64,
     masked: u32,
+    /// The driver has been interrupted, and there may be completions that it has not seen.
+    has_interrupted: bool,
     submission: BTreeMap<u16, SubmissionQueue>,
     completion: BTreeMap<u16, CompletionQueue>,
     /// The queue from which the last command came.
@@ -127,6 +129,7 @@ impl Default for Controller {
             asq: 0,
             acq: 0,
             masked: 0,
+            has_interrupted: false,
             submission: BTreeMap::new(),
             completion: BTreeMap::new(),
             last: 0,
@@ -169,7 +172,7 @@ impl Controller {
     pub(super) fn set_register(&mut self, offset: u64, value: u32) {
         match offset {
             INTMS => self.masked |= value,
-            INTMC => self.masked &= !value,
+            INTMC => self.unmask(value),
             CC => self.configure(value),
             AQA => self.aqa = value & 0x0fff_0fff,
             ASQ => self.asq = self.asq & !0xffff_ffff | u64::from(value) & !(PAGE - 1),
@@ -282,12 +285,31 @@ impl Controller {
     /// Takes an interrupt that is to be raised.
     pub(super) fn next_interrupt(&mut self) -> Option<u16> {
         let masked = self.masked;
-        let is_masked = |vector: u16| masked.checked_shr(vector.into()).is_some_and(|masked| masked & 1 != 0);
-        self.completion.values_mut().filter(|queue| queue.is_due).find_map(|queue| {
-            let vector = queue.vector.filter(|vector| !is_masked(*vector))?;
+        let vector = self.completion.values_mut().filter(|queue| queue.is_due).find_map(|queue| {
+            let vector = queue.vector.filter(|vector| !has_bit(masked, *vector))?;
             queue.is_due = false;
             Some(vector)
-        })
+        });
+        self.has_interrupted |= vector.is_some();
+        vector
+    }
+
+    /// Returns whether there are completions to interrupt the driver for that it has not seen.
+    pub(super) fn has_unseen(&self) -> bool {
+        let unmasked = |vector: u16| !has_bit(self.masked, vector);
+        self.completion.values().any(|queue| queue.unseen() > 0 && queue.vector.is_some_and(unmasked))
+    }
+
+    /// Returns whether the driver has been interrupted, and has seen everything since.
+    pub(super) fn takes_line_back(&mut self) -> bool {
+        self.has_interrupted && !self.has_unseen() && core::mem::take(&mut self.has_interrupted)
+    }
+
+    fn unmask(&mut self, bits: u32) {
+        self.masked &= !bits;
+        for queue in self.completion.values_mut().filter(|queue| queue.unseen() > 0) {
+            queue.is_due |= queue.vector.is_some_and(|vector| has_bit(bits, vector));
+        }
     }
 
     /// Counts a request to be told of events, of which there never are any.
@@ -410,6 +432,10 @@ fn doorbell(offset: u64) -> Option<Doorbell> {
     let number = u16::try_from(offset.checked_sub(DOORBELLS)? / 4).ok()?;
     let queue = Some(number / 2).filter(|queue| *queue <= QUEUES)?;
     Some(if number % 2 == 0 { Doorbell::Submission(queue) } else { Doorbell::Completion(queue) })
+}
+
+fn has_bit(bits: u32, place: u16) -> bool {
+    bits.checked_shr(place.into()).is_some_and(|bits| bits & 1 != 0)
 }
 
 fn low(value: u64) -> u32 {
