@@ -247,3 +247,28 @@ fn a_configuration_space_is_written_where_the_file_is() {
     })
     .unwrap();
 }
+
+#[test]
+fn models_are_put_behind_devices_by_name() {
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    fs::write(disk.path(), [0; 4096]).unwrap();
+    let run = |model: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vfio-room"));
+        command.args(["run", "--machine", "workstation", "--model", model, "--bind", "0000:00:05.0", "--"]);
+        let output = command.args(["readlink", "/sys/bus/pci/devices/0000:00:05.0/driver"]).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(text(&output)) } else { Err(errors) }
+    };
+    let model = format!("0000:00:05.0=nvme:{}", disk.path().display());
+    assert!(run(&model).unwrap().ends_with("/vfio-pci"));
+    for (model, reason) in [
+        ("nvme:disk.img", "not `BDF=MODEL`"),
+        ("0000:00:05.0=floppy:disk.img", "`floppy:disk.img` is not a model"),
+        ("0000:00:05.0=nvme:", "`nvme:` is not a model"),
+        ("0000:00:05.0=nvme:/nowhere/disk.img", "cannot open /nowhere/disk.img"),
+        (&model.replace("00:05.0", "00:0f.0"), "no device 0000:00:0f.0"),
+    ] {
+        let error = run(model).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
+}
