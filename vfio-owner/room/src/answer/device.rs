@@ -8,16 +8,19 @@ use rustix::event::EventfdFlags;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use vfio_owner::GroupFile;
-use vfio_owner::device_ops::RegionIndex;
+use vfio_owner::device_ops::{Follow, RegionIndex};
 use vfio_owner::iommu_core::UserAddr;
 use vfio_owner::iommufd_owner::uapi::NewFaultQueue;
 use vfio_owner::uapi::{File, NewFile, NewServedFile, Reply};
 
 use super::{Answer, Trapped};
 use crate::calls::Call;
-use crate::files::{Files, Kind, OpenFile};
+use crate::files::{Files, Kind, OpenFile, Part};
 use crate::supervisor::Supervisor;
 use crate::task::errno;
+
+/// So many bytes of a region that is mapped are read and written as registers at most, and more as memory.
+const REGISTERS: u64 = 64;
 
 /// `VFIO_GROUP_GET_STATUS`.
 const GET_STATUS: u32 = 0x3b67;
@@ -144,17 +147,26 @@ impl Supervisor {
         let Kind::Device { file, .. } = &open.kind else { return Ok(Answer::Continue) };
         let (at, bytes, offset) = (UserAddr::new(trapped.arg(1)), trapped.arg(2), trapped.arg(3));
         let caller = self.caller(trapped.task);
+        let (region, place) = RegionIndex::at(offset);
+        let follow = open.follow(region);
         // The kernel does it: it is the memory that is mapped.
-        if open.is_mapped(RegionIndex::at(offset).0) {
+        if follow == Some(Follow::WhenPolled) || follow.is_some() && bytes > REGISTERS {
             return Ok(Answer::Continue);
         }
         trapped.check()?;
+        let part = Part { region, at: place, bytes };
+        if follow.is_some() {
+            open.tell_model(part);
+        }
         self.log.begin();
         let done = match trapped.call {
             Call::Pread64 | Call::Read => file.read(offset, at, bytes, &caller),
             _ => file.write(offset, at, bytes, &caller),
         };
         let done = done.map_err(|errno| self.refused(trapped.task, trapped.call.name(), &open.name, errno))?;
+        if follow.is_some() && trapped.call == Call::Pwrite64 {
+            open.show_model(part);
+        }
         Ok(Answer::Value(i64::try_from(done).unwrap_or(i64::MAX)))
     }
 }
