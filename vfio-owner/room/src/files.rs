@@ -19,9 +19,11 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::path::DecInt;
-use vfio_owner::device_ops::RegionIndex;
+use vfio_owner::OpenDevice;
+use vfio_owner::device_ops::{Follow, RegionIndex};
 
 use crate::files::mapped::Mapped;
+pub(crate) use crate::files::mapped::Part;
 use crate::filter::REGION_SHIFT;
 use crate::leftovers::HeldFile;
 use crate::task::{Task, descriptors};
@@ -335,9 +337,27 @@ impl OpenFile {
         }
     }
 
-    /// Whether a region lives in the memory behind the file.
-    pub(crate) fn is_mapped(&self, region: RegionIndex) -> bool {
-        matches!(&self.backing, Backing::Memory { mapped, .. } if mapped.has(region))
+    /// Returns whether the model follows a region that is mapped; `None` if it is not mapped.
+    pub(crate) fn follow(&self, region: RegionIndex) -> Option<Follow> {
+        if let Backing::Memory { mapped, .. } = &self.backing { mapped.follow(region) } else { None }
+    }
+
+    /// Tells the model, which does not follow the memory, what has been written to a part of it.
+    pub(crate) fn tell_model(&self, part: Part) {
+        self.with_memory(|device, memory| mapped::tell(device, part, memory));
+    }
+
+    /// Shows in the memory what the model has in a part of a region.
+    pub(crate) fn show_model(&self, part: Part) {
+        self.with_memory(|device, memory| mapped::show(device, part, memory));
+    }
+
+    fn with_memory(&self, act: impl FnOnce(&OpenDevice, &OwnedFd)) {
+        if let (Kind::Device { file, .. }, Backing::Memory { memory, .. }) = (&self.kind, &self.backing)
+            && let Some(device) = mapped::device(file)
+        {
+            act(&device, memory);
+        }
     }
 
     fn close(mut self, inotify: &Inotify) {

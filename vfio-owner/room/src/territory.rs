@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, FsWord, major, minor, stat, statfs};
+use rustix::fs::{Dev, FileType, FsWord, major, minor, stat, statfs};
 
 use crate::task::Task;
 
@@ -43,19 +43,19 @@ impl Bounds {
 
     /// Whether the file behind this path, or link of `/proc/…/fd`, is out of bounds, whatever its name.
     pub(crate) fn exclude_file(&self, file: &Path) -> bool {
-        let named = || Task::link(file).is_ok_and(|path| self.exclude(&path));
-        statfs(file).is_ok_and(|found| found.f_type == SYSFS_MAGIC) || is_hosts_device(file) || named()
+        let is_hosts = stat(file).is_ok_and(|found| match FileType::from_raw_mode(found.st_mode) {
+            FileType::CharacterDevice => is_hosts_device(found.st_rdev),
+            // Small writes to these are the most frequent.
+            FileType::Fifo | FileType::Socket => false,
+            _ => statfs(file).is_ok_and(|found| found.f_type == SYSFS_MAGIC),
+        });
+        is_hosts || Task::link(file).is_ok_and(|path| self.exclude(&path))
     }
 }
 
-/// Whether this is a device file of the host's memory, VFIO or iommufd, wherever it lies.
-fn is_hosts_device(file: &Path) -> bool {
-    let device = |path: &Path| {
-        let found = stat(path).ok()?;
-        (FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice).then_some(found.st_rdev)
-    };
-    let Some(number) = device(file) else { return false };
-    DEVICES.contains(&(major(number), minor(number))) || device(Path::new("/dev/iommu")) == Some(number)
+/// Whether this is the number of a device file of the host's memory, VFIO or iommufd, wherever it lies.
+fn is_hosts_device(number: Dev) -> bool {
+    DEVICES.contains(&(major(number), minor(number))) || stat("/dev/iommu").is_ok_and(|found| found.st_rdev == number)
 }
 
 #[cfg(test)]

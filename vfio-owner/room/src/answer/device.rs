@@ -8,16 +8,20 @@ use rustix::event::EventfdFlags;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use vfio_owner::GroupFile;
-use vfio_owner::device_ops::RegionIndex;
+use vfio_owner::device_ops::{Follow, RegionIndex};
 use vfio_owner::iommu_core::UserAddr;
+use vfio_owner::iommu_core::device_model::Errno as MachineErrno;
 use vfio_owner::iommufd_owner::uapi::NewFaultQueue;
 use vfio_owner::uapi::{File, NewFile, NewServedFile, Reply};
 
 use super::{Answer, Trapped};
 use crate::calls::Call;
-use crate::files::{Files, Kind, OpenFile};
+use crate::files::{Files, Kind, OpenFile, Part};
 use crate::supervisor::Supervisor;
 use crate::task::errno;
+
+/// So many bytes of a region that is mapped are read and written as registers at most, and more as memory.
+const REGISTERS: u64 = 64;
 
 /// `VFIO_GROUP_GET_STATUS`.
 const GET_STATUS: u32 = 0x3b67;
@@ -142,32 +146,54 @@ impl Supervisor {
     /// Reads or writes, piece by piece if there are several, as far as it goes.
     fn transfer(&self, trapped: &Trapped<'_>, open: &OpenFile) -> Result<Answer, Errno> {
         let Kind::Device { file, .. } = &open.kind else { return Ok(Answer::Continue) };
-        let caller = self.caller(trapped.task);
+        let (region, place) = RegionIndex::at(trapped.arg(3));
+        let follow = open.follow(region);
         // The kernel does it: it is the memory that is mapped.
-        if open.is_mapped(RegionIndex::at(trapped.arg(3)).0) {
+        if follow == Some(Follow::WhenPolled) {
             return Ok(Answer::Continue);
         }
         let pieces = trapped.pieces()?;
+        let part =
+            Part { region, at: place, bytes: pieces.iter().fold(0, |sum, [_, bytes]| sum.saturating_add(*bytes)) };
+        if follow.is_some() && part.bytes > REGISTERS {
+            return Ok(Answer::Continue);
+        }
         trapped.check()?;
+        if follow.is_some() {
+            open.tell_model(part);
+        }
         self.log.begin();
-        let mut done = 0;
-        for [at, bytes] in pieces {
+        let done = self.move_pieces(trapped, file, &pieces);
+        let done = done.map_err(|errno| self.refused(trapped.task, trapped.call.name(), &open.name, errno))?;
+        if follow.is_some() && !is_read(trapped.call) {
+            open.show_model(part);
+        }
+        Ok(Answer::Value(i64::try_from(done).unwrap_or(i64::MAX)))
+    }
+
+    /// Returns how many bytes were moved before one could not be; fails if that was the first.
+    fn move_pieces(&self, trapped: &Trapped<'_>, file: &File, pieces: &[[u64; 2]]) -> Result<u64, MachineErrno> {
+        let (caller, mut done) = (self.caller(trapped.task), 0);
+        for &[at, bytes] in pieces {
             let (at, offset) = (UserAddr::new(at), trapped.arg(3).wrapping_add(done));
-            let moved = match trapped.call {
-                Call::Pread64 | Call::Preadv | Call::Preadv2 | Call::Read => file.read(offset, at, bytes, &caller),
-                _ => file.write(offset, at, bytes, &caller),
+            let moved = if is_read(trapped.call) {
+                file.read(offset, at, bytes, &caller)
+            } else {
+                file.write(offset, at, bytes, &caller)
             };
             match moved {
                 Ok(moved) => done += moved,
-                Err(errno) if done == 0 => {
-                    return Err(self.refused(trapped.task, trapped.call.name(), &open.name, errno));
-                }
+                Err(errno) if done == 0 => return Err(errno),
                 Err(_) => break,
             }
             if moved.is_ok_and(|moved| moved < bytes) {
                 break;
             }
         }
-        Ok(Answer::Value(i64::try_from(done).unwrap_or(i64::MAX)))
+        Ok(done)
     }
+}
+
+fn is_read(call: Call) -> bool {
+    matches!(call, Call::Pread64 | Call::Preadv | Call::Preadv2 | Call::Read)
 }

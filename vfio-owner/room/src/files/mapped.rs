@@ -29,8 +29,13 @@ pub(super) struct Mapped {
 }
 
 impl Mapped {
-    pub(super) fn has(&self, region: RegionIndex) -> bool {
-        self.regions.iter().any(|(mapped, _)| *mapped == region)
+    fn has(&self, region: RegionIndex) -> bool {
+        self.follow(region).is_some()
+    }
+
+    /// Returns whether the model follows a region that is mapped; `None` if it is not mapped.
+    pub(super) fn follow(&self, region: RegionIndex) -> Option<Follow> {
+        self.regions.iter().find(|(mapped, _)| *mapped == region).map(|(_, follow)| *follow)
     }
 
     /// Copies what the model has into the memory, when a region is mapped first, and has the model follow it.
@@ -88,6 +93,45 @@ fn keep(device: &OpenDevice, region: RegionIndex, memory: &OwnedFd) {
         let Ok(count @ 1..) = pread(memory, &mut piece, data) else { break };
         let _ = device.write(region, data - start(region), piece.get(..count).unwrap_or_default());
         at = data + count as u64;
+    }
+}
+
+/// Tells a model, which does not follow the memory, what has been written to a part of it.
+pub(super) fn tell(device: &OpenDevice, part: Part, memory: &OwnedFd) {
+    for at in part.words() {
+        let (mut written, mut known) = ([0; 4], [0; 4]);
+        if pread(memory, &mut written, start(part.region) + at) == Ok(4)
+            && device.read(part.region, at, &mut known) == Ok(4)
+            && written != known
+        {
+            let _ = device.write(part.region, at, &written);
+        }
+    }
+}
+
+/// Shows in the memory what a model has in a part of a region.
+pub(super) fn show(device: &OpenDevice, part: Part, memory: &OwnedFd) {
+    for at in part.words() {
+        let mut known = [0; 4];
+        if device.read(part.region, at, &mut known) == Ok(4) {
+            let _ = pwrite(memory, &known, start(part.region) + at);
+        }
+    }
+}
+
+/// A part of a region.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    pub(crate) region: RegionIndex,
+    pub(crate) at: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Part {
+    /// The words of 32 bits that it touches.
+    fn words(self) -> impl Iterator<Item = u64> {
+        let end = self.at.saturating_add(self.bytes);
+        (self.at / 4..end.div_ceil(4)).map(|word| 4 * word)
     }
 }
 

@@ -51,6 +51,10 @@ fn registers_are_read_written_and_mapped() {
         let mut value = [0; 4];
         rustix::io::pread(&opened.device, &mut value, 0x100).unwrap();
         assert_eq!(value, [1, 2, 7, 4]);
+        // Both ways: the model and the memory have the same.
+        rustix::io::pwrite(&opened.device, &[9], 0x101).unwrap();
+        assert_eq!((bar.read(0x101), bar.read(0x102)), (9, 7));
+        bar.write(0x101, 2);
         // The configuration space is no memory, and past the end there is none.
         assert_eq!(Mapping::of(&opened.device, 0x1000, 7 << 40).err(), Some(libc::EINVAL));
         assert_eq!(Mapping::of(&opened.device, 0x1000, 1 << 30).err(), Some(libc::EINVAL));
