@@ -19,7 +19,7 @@ fn every_kind_is_read_back_without_a_warning() {
         let [device] = snapshot.devices.as_slice() else { panic!("{snapshot:?}") };
         let config = &device.function.config;
         assert_eq!((config.class(), config.vendor()), (Some(kind.class), Some(kind.ids.0)));
-        let subsystem = if kind.name == VIRTIO_NET { 1 } else { 0 };
+        let subsystem = u16::from(kind.name == VIRTIO_NET);
         assert_eq!(config.subsystem_device().unwrap_or_default(), subsystem, "{}", kind.name);
         assert_eq!((device.driver.as_deref(), device.group), (Some("some"), Some(7)));
         assert!(!device.function.is_multifunction());
