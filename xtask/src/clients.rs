@@ -17,6 +17,7 @@ mod start_up;
 mod tap;
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::time::Instant;
 
 use anstream::{eprintln, println};
@@ -24,8 +25,8 @@ use anyhow::{Result, anyhow, bail, ensure};
 use vfio_owner::testbed::Machine;
 use vfio_room::{Command, Room};
 
-use crate::replay;
 use crate::style::DIM;
+use crate::{distribution, replay};
 use checks::Checks;
 use need::Need;
 use report::Report;
@@ -80,7 +81,8 @@ impl Clients {
             return Ok(true);
         }
         if self.install {
-            ensure!(need::is_root(), "installing needs root: apt-get install {}", need::packages(&chosen).join(" "));
+            let packages = need::packages(&chosen);
+            ensure!(packages.is_empty() || need::is_root(), "it needs root: apt-get install {}", packages.join(" "));
             for package in need::install(&chosen) {
                 eprintln!("note: package {package} cannot be installed");
             }
@@ -149,10 +151,13 @@ fn run(clients: &[&'static Client], tell: impl Fn(&Report)) -> Result<Vec<Report
     Ok(reports)
 }
 
-/// Returns a command in the room that is killed if it does not end within two minutes.
+/// Returns a command in the room that is killed if it does not end within ten minutes. A program without a folder may be one
+/// of the administrator's.
 fn limited(room: &Room, program: impl AsRef<OsStr>) -> Command<'_> {
+    let program = program.as_ref();
+    let found = program.to_str().and_then(distribution::program);
     let mut command = room.command("timeout");
-    command.args(["--signal=KILL", "120"]).arg(program);
+    command.args(["--signal=KILL", "600"]).arg(found.as_deref().map_or(program, Path::as_os_str));
     command
 }
 

@@ -7,11 +7,13 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Resource, getrlimit};
 use vfio_owner::iommu_core::sysfs::Snapshot;
 use vfio_owner::testbed::Machine;
 use vfio_owner::testbed::models::{Station, VirtioNet, Wire};
 use vfio_room::Room;
 
+use super::need::is_root;
 use super::{Checks, Client, Need, limited, text};
 
 pub(super) const CLIENT: Client = Client {
@@ -39,13 +41,20 @@ const FRAMES: u32 = 1_000;
 const BURST: usize = 32;
 /// How many frames are to go round.
 const ROUND: usize = 5_000;
+/// What `dpdk-testpmd` works with, in MiB: a device may access all of it.
+const MEMORY: u64 = 64;
 /// How long a frame may take, and the start of the program.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long to wait until the program is looked at.
 const GLANCE: Duration = Duration::from_millis(20);
 
 fn run(checks: &mut Checks) -> Result<()> {
-    checks.attempt("dpdk-devbind.py", devbind);
+    devbind(checks)?;
+    let locked = getrlimit(Resource::Memlock).current;
+    if let Some(limit) = locked.filter(|limit| !is_root() && *limit < MEMORY << 20) {
+        checks.lacks(format!("dpdk-testpmd pins {MEMORY} MiB, and at most {} may be locked (ulimit -l)", limit >> 20));
+        return Ok(());
+    }
     checks.check("dpdk-testpmd forwards both ways", forwards);
     checks.check("dpdk-testpmd has frames go round", goes_round);
     checks.check("dpdk-testpmd in a group that is not viable", not_viable);
@@ -95,13 +104,12 @@ fn devbind(checks: &mut Checks) -> Result<()> {
             Ok(())
         });
     };
-    step("--status", &["--status"], Some("virtio-pci"));
     step("--bind vfio-pci", &["--bind", "vfio-pci", port], Some("vfio-pci"));
     step("--bind back", &["--bind", "virtio-pci", port], Some("virtio-pci"));
     step("--unbind", &["--unbind", port], None);
     step("--bind of what has no driver", &["--bind", "vfio-pci", port], Some("vfio-pci"));
     step("--unbind from vfio-pci", &["--unbind", port], None);
-    step("--bind to where it was", &["--bind", "virtio-pci", port], Some("virtio-pci"));
+    step("--status", &["--status"], None);
     room.check_empty()?;
     Ok(())
 }
@@ -133,9 +141,10 @@ impl<'a> Status<'a> {
                 section = before;
             }
             before = line;
-            // The description stands in quotes, and has blanks.
-            let Some((address, words)) =
-                line.split_once(" '").and_then(|(address, rest)| Some((address, rest.rsplit_once('\'')?.1)))
+            // `ADDRESS 'DESCRIPTION' WORDS`; that there are none of a kind stands in quotes as well.
+            let quoted = line.split_once(" '").filter(|(address, _)| address.contains(':'));
+            let Some((address, (_, words))) =
+                quoted.and_then(|(address, rest)| Some((address, rest.rsplit_once('\'')?)))
             else {
                 continue;
             };
@@ -248,7 +257,9 @@ impl End {
     fn send_all(&self, other: &Self, program: &mut Child) -> Result<()> {
         let all: Vec<Vec<u8>> = (0..FRAMES).map(frame).collect();
         for burst in all.chunks(BURST) {
-            burst.iter().for_each(|frame| self.station.send(frame));
+            for frame in burst {
+                self.station.send(frame);
+            }
             let mut expected = burst.iter();
             let mut next = expected.next();
             while let Some(frame) = next {
@@ -297,10 +308,10 @@ fn testpmd(
     arguments: &[&str],
     meanwhile: impl FnOnce(&mut Child) -> Result<()>,
 ) -> Result<Run> {
-    const MEMORY: [&str; 7] =
-        ["--lcores=0,1", "--no-huge", "--no-shconf", "--iova-mode=va", "--no-telemetry", "-m", "64"];
+    const ENVIRONMENT: [&str; 6] =
+        ["--lcores=0,1", "--no-huge", "--no-shconf", "--iova-mode=va", "--no-telemetry", "-m"];
     let mut command = limited(room, "dpdk-testpmd");
-    command.args(MEMORY).args(ports.iter().flat_map(|port| ["-a", port]));
+    command.args(ENVIRONMENT).arg(MEMORY.to_string()).args(ports.iter().flat_map(|port| ["-a", port]));
     command.args(["--", "--total-num-mbufs=2048", "--forward-mode=io"]).args(arguments);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let done = meanwhile(&mut child);

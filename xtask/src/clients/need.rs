@@ -67,3 +67,27 @@ pub(super) fn install(clients: &[&Client]) -> Vec<&'static str> {
     packages.retain(|package| !distribution::install(&[package]));
     packages
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::CLIENTS;
+    use super::*;
+
+    #[test]
+    fn what_is_not_here_is_named_with_its_package() {
+        const NEED: Need = Need::Program("no-such-program", "no-such-package");
+        assert!(!NEED.is_met());
+        assert_eq!(NEED.to_string(), "no-such-program (package no-such-package)");
+        assert!(Need::Program("sh", "dash").is_met());
+        let client = Client { name: "c", shows: "s", needs: &[NEED], wants: &[], run: |_| Ok(()) };
+        assert_eq!(packages(&[&client, &client]), ["no-such-package"]);
+    }
+
+    #[test]
+    fn clients_have_names_of_their_own() {
+        let mut names: Vec<&str> = CLIENTS.iter().map(|client| client.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), CLIENTS.len());
+    }
+}

@@ -93,3 +93,48 @@ impl Report {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use anyhow::bail;
+
+    use super::*;
+
+    const CLIENT: Client = Client { name: "c", shows: "s", needs: &[], wants: &[], run: |_| Ok(()) };
+
+    fn report(make: impl FnOnce(&mut Checks), unmet: &[&str]) -> Report {
+        let mut checks = Checks::of(CLIENT.name);
+        make(&mut checks);
+        Report::new(&CLIENT, checks, unmet.iter().map(ToString::to_string).collect(), Duration::ZERO)
+    }
+
+    #[test]
+    fn a_check_that_fails_is_named_and_keeps_none_from_being_made() {
+        let report = report(
+            |checks| {
+                checks.check("first", || bail!("no"));
+                checks.attempt("group", |checks| {
+                    checks.check("second", || Ok(()));
+                    checks.count(3);
+                    bail!("it ended")
+                });
+                checks.check("third", || Ok(()));
+            },
+            &[],
+        );
+        assert!(report.has_failed());
+        assert_eq!(report.failed, ["first: no", "group: it ended"]);
+        assert_eq!(report.passed, 5);
+    }
+
+    #[test]
+    fn what_is_lacking_is_no_failure() {
+        let skipped = report(|_| (), &["no lspci (package pciutils)"]);
+        assert!(!skipped.has_failed() && skipped.verdict == Verdict::Skipped);
+        assert_eq!(skipped.lacking().as_deref(), Some("c: no lspci (package pciutils)"));
+        let partly = report(|checks| checks.lacks("huge pages for 22"), &[]);
+        assert!(!partly.has_failed() && partly.verdict == Verdict::Passed);
+        assert_eq!(partly.lacking().as_deref(), Some("c: huge pages for 22"));
+        assert_eq!(report(|_| (), &[]).lacking(), None);
+    }
+}
