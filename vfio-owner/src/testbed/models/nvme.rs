@@ -177,9 +177,9 @@ impl Nvme {
     fn raise_due(&self) {
         while let Some(vector) = self.next_interrupt() {
             match self.slot.enabled_irqs() {
-                Some(IrqIndex::INTX) => self.slot.drive_intx(Level::High),
+                Some(IrqIndex::INTX) if self.is_waited_for() => self.slot.drive_intx(Level::High),
+                Some(IrqIndex::INTX) | None => {}
                 Some(index) => drop(self.slot.raise(index, vector.into())),
-                None => {}
             }
         }
         if self.state.lock().controller.takes_line_back() {
@@ -189,6 +189,13 @@ impl Nvme {
                 self.slot.drive_intx(Level::High);
             }
         }
+    }
+
+    /// Whether the driver has not seen everything, as far as it has said by now.
+    fn is_waited_for(&self) -> bool {
+        let mut state = self.state.lock();
+        state.observe();
+        state.controller.has_unseen()
     }
 
     fn next_interrupt(&self) -> Option<u16> {

@@ -285,8 +285,10 @@ impl Controller {
     /// Takes an interrupt that is to be raised.
     pub(super) fn next_interrupt(&mut self) -> Option<u16> {
         let masked = self.masked;
-        let vector = self.completion.values_mut().filter(|queue| queue.is_due).find_map(|queue| {
-            let vector = queue.vector.filter(|vector| !has_bit(masked, *vector))?;
+        let vector = self.completion.values_mut().find_map(|queue| {
+            // Whoever has seen everything is not interrupted.
+            queue.is_due &= queue.unseen() > 0;
+            let vector = queue.vector.filter(|vector| queue.is_due && !has_bit(masked, *vector))?;
             queue.is_due = false;
             Some(vector)
         });
