@@ -48,7 +48,7 @@ struct User {
     process: Arc<Process>,
     ram: UserAddr,
     container: Container,
-    _group: GroupFile,
+    group: GroupFile,
 }
 
 impl User {
@@ -63,7 +63,7 @@ impl User {
         let (group, container) = (machine.open_group(NIC).expect("it is closed"), machine.vfio().open_container());
         group.set_container(&container).expect("it is viable");
         container.set_iommu(Extension::TYPE1_V2).expect("there is a group");
-        let user = Self { machine, process, ram, container, _group: group };
+        let user = Self { machine, process, ram, container, group };
         (0..mappings).for_each(|number| user.map(place(number)));
         user
     }
@@ -150,9 +150,9 @@ fn dma(c: &mut Criterion) {
             });
         }
     }
-    let source = vec![0_u8; 4096];
+    let source = [0_u8; 64];
     group.bench_function(BenchmarkId::new("copy", 1), |b| {
-        b.iter(|| black_box(&mut bytes).copy_from_slice(black_box(&source[128..192])));
+        b.iter(|| black_box(&mut bytes).copy_from_slice(black_box(&source)));
     });
     group.finish();
 }
@@ -176,8 +176,8 @@ fn ends(c: &mut Criterion) {
         b.iter_batched(
             || User::new(mappings),
             |user| {
-                let User { machine, process, container, _group, .. } = user;
-                drop((container, _group));
+                let User { machine, process, container, group, .. } = user;
+                drop((container, group));
                 (machine, process)
             },
             BatchSize::PerIteration,
@@ -192,7 +192,8 @@ fn ends(c: &mut Criterion) {
 
 /// So many network cards, each in a group of its own, as a table of devices.
 fn layout(devices: u32) -> String {
-    (0..devices).map(|number| format!("{} nic - {number}\n", nic(number))).collect()
+    let lines: Vec<String> = (0..devices).map(|number| format!("{} nic - {number}", nic(number))).collect();
+    lines.join("\n")
 }
 
 fn nic(number: u32) -> String {
@@ -206,7 +207,9 @@ fn set_container(c: &mut Criterion) {
         let names: Vec<String> = (0..groups).map(nic).collect();
         let snapshot = Snapshot::from_layout(&layout(groups)).expect("it is one");
         let machine = Machine::builder(snapshot).as_found().build().expect("no device was named");
-        names.iter().for_each(|name| machine.bind(name, "vfio-pci").expect("it is free"));
+        for name in &names {
+            machine.bind(name, "vfio-pci").expect("it is free");
+        }
         let files: Vec<GroupFile> = names.iter().map(|name| machine.open_group(name).expect("it is closed")).collect();
         let container = machine.vfio().open_container();
         group.bench_function(BenchmarkId::new("groups", groups), |b| {
@@ -217,7 +220,9 @@ fn set_container(c: &mut Criterion) {
                         container.set_iommu(Extension::TYPE1_V2).expect("there is a group");
                     }
                 }
-                files.iter().for_each(|file| file.unset_container().expect("no device is open"));
+                for file in &files {
+                    file.unset_container().expect("no device is open");
+                }
             });
         });
     }
