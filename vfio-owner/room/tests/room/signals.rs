@@ -1,5 +1,6 @@
 //! Signals while calls wait for their answers.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
@@ -11,6 +12,27 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use crate::rig::{CARD, group_file, open, room, times, until_empty};
 
 extern "C" fn ignore(_: libc::c_int) {}
+
+/// Is stored when this is dropped.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Opens a group, which is busy as long as a child that another test has just forked has it.
+fn open_soon(group: &str) -> File {
+    let opened = (0..10_000).find_map(|_| {
+        let opened = open(group).ok();
+        if opened.is_none() {
+            thread::yield_now();
+        }
+        opened
+    });
+    opened.unwrap()
+}
 
 /// Each call is made once: a group that was opened twice, unseen by the client, would be busy for good.
 #[test]
@@ -28,10 +50,13 @@ fn a_storm_of_signals_loses_and_doubles_no_call() {
             let ((number, target), (bye, heard)) = (channel(), channel::<()>());
             scope.spawn(move || {
                 number.send(pthread_self()).unwrap();
-                for _ in 0..10 * times() {
-                    drop(open(group).unwrap());
+                {
+                    // Also if it panics.
+                    let _done = Done(done);
+                    for _ in 0..10 * times() {
+                        drop(open_soon(group));
+                    }
                 }
-                done.store(true, Ordering::SeqCst);
                 let _ = heard.recv();
             });
             let target = target.recv().unwrap();
