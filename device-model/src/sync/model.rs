@@ -235,7 +235,10 @@ pub mod atomic {
                     self.update(order, |old| old.wrapping_add(value))
                 }
 
-                #[doc = "Changes the value in one step if `change` says so. Returns the value before, as an error if it stays."]
+                #[doc = "Changes the value in one step if `change` says so. Returns the value before."]
+                #[doc = ""]
+                #[doc = "# Errors"]
+                #[doc = "Fails with the value if it stays."]
                 pub fn fetch_update(
                     &self,
                     set: Ordering,

@@ -94,7 +94,7 @@ fn boot_kernel(shell: &Shell) -> Result<Verdict> {
 }
 
 fn test(shell: &Shell) -> Result<Verdict> {
-    shell.cargo("test --workspace --all-features", &[("VFIO_UAPI_CALLS", "200000")])?;
+    shell.cargo("test --workspace --all-features", &[("UAPI_CALLS", "200000"), ("VFIO_UAPI_CALLS", "200000")])?;
     Ok(Verdict::Passed)
 }
 

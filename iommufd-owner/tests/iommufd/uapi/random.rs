@@ -176,7 +176,8 @@ fn random_calls_leave_nothing() {
             Ok(())
         })
         .unwrap();
-    if cases >= 100 {
+    // With fewer, one may be served by chance only.
+    if cases >= 1_000 {
         let served: Vec<_> = uapi::calls().filter(|call| call.name != "IOMMU_TEST_CMD").collect();
         let never = served.iter().filter(|call| !succeeded.borrow().contains(&call.request));
         assert_eq!(never.map(|call| call.name).collect::<Vec<_>>(), [""; 0]);

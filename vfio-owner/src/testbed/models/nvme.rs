@@ -13,7 +13,7 @@ use core::fmt;
 
 use iommu_core::Iova;
 use iommu_core::device_model::pci::PciFunction;
-use iommu_core::device_model::sync::Mutex;
+use iommu_core::device_model::sync::{LockClass, Mutex};
 use iommu_core::software::SimulatedDevice;
 use zerocopy::IntoBytes as _;
 
@@ -63,9 +63,12 @@ const COMMANDS_A_WRITE: usize = 1 << 17;
 pub struct Nvme {
     slot: Slot,
     disk: Box<dyn Disk>,
-    /// Leaf lock. DMA is done, the disk accessed and interrupts are raised without it.
+    /// DMA is done, the disk accessed and interrupts are raised without it.
     state: Mutex<State>,
 }
+
+/// Held while mapped registers are read and written.
+const CONTROLLER: LockClass = LockClass::new("NVMe controller", 900);
 
 #[derive(Debug, Default)]
 struct State {
@@ -142,7 +145,7 @@ fn words<const N: usize>(mapped: &dyn RegionMemory, offset: u64) -> [u32; N] {
 impl Nvme {
     /// Creates the controller that sits in `slot`, with the whole blocks of `disk`.
     pub fn new(slot: Slot, disk: impl Disk + 'static) -> Self {
-        Self { slot, disk: Box::new(disk), state: Mutex::default() }
+        Self { slot, disk: Box::new(disk), state: Mutex::of(CONTROLLER, State::default()) }
     }
 
     fn blocks(&self) -> u64 {
