@@ -14,7 +14,7 @@ use vfio_owner::backend::{Extension, MapRequest, Unmap};
 use vfio_owner::iommu_core::address::PAGE_SIZE;
 use vfio_owner::iommu_core::software::{LockedPages, Process};
 use vfio_owner::iommu_core::sysfs::{MemoryTree, Snapshot};
-use vfio_owner::iommu_core::{Access, Iova, UserAddr};
+use vfio_owner::iommu_core::{Access, Iova, UserAddr, UserMemory as _};
 use vfio_owner::testbed::{self, Machine};
 use vfio_owner::type1::Type1Config;
 use vfio_owner::{Container, GroupFile};
@@ -60,6 +60,8 @@ impl User {
         machine.bind(NIC, "vfio-pci").expect("it is free");
         let process = machine.process(LockedPages::unlimited());
         let ram = process.allocate(PAGE_SIZE, Access::ReadWrite).expect("there is memory");
+        // Memory that nobody has written is not there: a device's cache has nothing to point to.
+        process.write(ram, &[1]).expect("it is allocated");
         let (group, container) = (machine.open_group(NIC).expect("it is closed"), machine.vfio().open_container());
         group.set_container(&container).expect("it is viable");
         container.set_iommu(Extension::TYPE1_V2).expect("there is a group");
