@@ -24,7 +24,7 @@ use self::controller::{
 pub use self::disk::{Disk, FileDisk, MemoryDisk};
 use crate::device_ops::{Follow, IrqIndex, Polled, RegionIndex, RegionMemory};
 use crate::testbed::Slot;
-use crate::vfio_pci::{CAP_MSIX, FunctionModel, Level, capability};
+use crate::vfio_pci::{Available, FunctionModel, Level};
 
 /// Size of a block.
 const BLOCK: u64 = 512;
@@ -260,7 +260,7 @@ impl Nvme {
                 let (flags, vector) = command.halves(1);
                 let vector = match flags & 0b11 {
                     0b01 => None,
-                    0b11 if vector < vectors(self.slot.function()) => Some(vector),
+                    0b11 if u32::from(vector) < vectors(self.slot.function()) => Some(vector),
                     0b11 => return Err(Status::INVALID_VECTOR),
                     _ => return Err(Status::INVALID_FIELD),
                 };
@@ -326,10 +326,8 @@ impl Nvme {
 struct Unreachable;
 
 /// Returns how many interrupt vectors a function has.
-fn vectors(function: &PciFunction) -> u16 {
-    let config = &function.config;
-    let control = capability(config, CAP_MSIX).and_then(|at| config.read_u16(at.checked_add(2)?));
-    control.map_or(1, |control| (control & 0x7ff) + 1)
+fn vectors(function: &PciFunction) -> u32 {
+    Available::of(function).count(IrqIndex::MSIX).map_or(1, |vectors| vectors.max(1))
 }
 
 impl FunctionModel for Nvme {

@@ -299,7 +299,7 @@ impl FunctionModel for VirtioNet {
             return;
         }
         let slot = &self.nic.slot;
-        let count = Available::of(slot.function()).describe(IrqIndex::MSIX).map_or(0, |irqs| irqs.count);
+        let count = Available::of(slot.function()).count(IrqIndex::MSIX).unwrap_or(0);
         let vectors = Vectors::of(slot);
         self.nic.state.lock().write(offset, from, vectors, count);
     }

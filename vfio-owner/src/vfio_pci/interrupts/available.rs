@@ -29,7 +29,8 @@ impl Available {
         }
     }
 
-    pub(super) fn count(self, index: IrqIndex) -> Option<u32> {
+    /// How many interrupts an index has; `None` for an index that the function does not have.
+    pub(crate) fn count(self, index: IrqIndex) -> Option<u32> {
         match index {
             IrqIndex::INTX => Some(self.intx),
             IrqIndex::MSI => Some(self.msi),
