@@ -182,11 +182,11 @@ impl Supervisor {
                 file.write(offset, at, bytes, &caller)
             };
             match moved {
-                Ok(moved) => done += moved,
                 Err(errno) if done == 0 => return Err(errno),
                 Err(_) => break,
+                Ok(moved) => done += moved,
             }
-            if moved.is_ok_and(|moved| moved < bytes) {
+            if moved != Ok(bytes) {
                 break;
             }
         }
