@@ -212,7 +212,7 @@ fn files_are_opened_in_every_way() {
     until_empty(&room);
 }
 
-/// Files that have nothing to report are always ready. `epoll` takes them, as it takes the kernel's.
+/// Files that have nothing to report are always ready. `epoll` refuses them, as it refuses the kernel's.
 #[test]
 fn device_files_are_polled() {
     let (room, machine) = room();
