@@ -5,7 +5,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
 use iommu_core::device_model::Errno;
-use iommu_core::{Extension, Iova, IovaRange, MapRequest, Protection as MappingProtection};
+use iommu_core::{Access, Extension, Iova, IovaRange, MapRequest};
 
 use crate::context::Context;
 use crate::io_page_table::{LargePages, MapError, UnmapError};
@@ -208,8 +208,8 @@ impl Context {
     /// # Errors
     /// There is no compatibility address space, or as for [`ioas_map`](Self::ioas_map).
     pub fn compat_map(&self, request: MapRequest) -> Result<(), CompatError> {
-        let access = request.access.into();
-        self.compat_map_protected(request, access)
+        let permitted = Some(request.access);
+        self.compat_map_permitted(request, permitted)
     }
 
     /// Maps memory so that devices get no access to it (`VFIO_IOMMU_MAP_DMA` without `READ` and `WRITE`). Only an address
@@ -219,13 +219,13 @@ impl Context {
     /// As for [`compat_map`](Self::compat_map).
     // Ft12.7.
     pub fn compat_map_inaccessible(&self, request: MapRequest) -> Result<(), CompatError> {
-        self.compat_map_protected(request, MappingProtection::empty())
+        self.compat_map_permitted(request, None)
     }
 
-    fn compat_map_protected(&self, request: MapRequest, protection: MappingProtection) -> Result<(), CompatError> {
+    fn compat_map_permitted(&self, request: MapRequest, permitted: Option<Access>) -> Result<(), CompatError> {
         let (ioas, _used) = self.find_compat()?;
         let place = Place::Fixed(request.iova);
-        ioas.map(request.at(place), protection, self.account())?;
+        ioas.map(request.at(place), permitted, self.account())?;
         Ok(())
     }
 

@@ -157,8 +157,8 @@ impl Context {
     pub fn ioas_map(&self, ioas: ObjectId, request: MapRequest<Place>) -> Result<Iova, MapError> {
         check_numbers(request.iova, request.bytes)?;
         let (ioas, _used) = self.ioas(ioas)?;
-        let protection = request.access.into();
-        ioas.map(request, protection, self.account())
+        let permitted = Some(request.access);
+        ioas.map(request, permitted, self.account())
     }
 
     /// Maps what `source` has mapped (`IOMMU_IOAS_COPY`); the memory is pinned and accounted once.
@@ -167,10 +167,10 @@ impl Context {
     /// Nothing was mapped.
     pub fn ioas_copy(&self, to: ObjectId, source: ObjectId, request: CopyRequest) -> Result<Iova, MapError> {
         request.check()?;
-        let (source, _source_use) = self.ioas(source)?;
-        let pieces = source.pieces(&request)?;
+        let (from, _from_use) = self.ioas(source)?;
+        let source = from.copy_source(&request)?;
         let (to, _used) = self.ioas(to)?;
-        to.copy(pieces, &request)
+        to.copy(source, &request)
     }
 
     /// Unmaps a range (`IOMMU_IOAS_UNMAP`), and returns how many bytes were unmapped. From 0, `u64::MAX` bytes are everything.

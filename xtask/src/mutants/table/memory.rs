@@ -173,8 +173,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "access-beyond-mapping",
         file: ACCESS,
         rule: "F60: an access does what the mapping permits",
-        old: "if !self.protection.permits(access) {",
-        new: "if !self.protection.permits(access) && false {",
+        old: "if !self.permitted().is_some_and(|permitted| permitted.permits(access)) {",
+        new: "if self.permitted().is_none() {",
         suites: IOMMUFD,
     },
     Mutant {
