@@ -121,7 +121,7 @@ impl IoasAccess {
             Target::Ioas(..) => return Err(AccessError::Attached),
             Target::Leaving => return Err(AccessError::Leaving),
         }
-        let (ioas, used) = self.context.ioas(ioas)?;
+        let (ioas, used) = self.context.use_ioas(ioas)?;
         self.join(&ioas)?;
         *target = Target::Ioas(ioas, Arc::new(used));
         Ok(())
@@ -139,7 +139,7 @@ impl IoasAccess {
             Target::Leaving => return Err(AccessError::Leaving),
             Target::Ioas(ioas, used) => (ioas.clone(), used.clone()),
         };
-        let (ioas, used) = self.context.ioas(ioas)?;
+        let (ioas, used) = self.context.use_ioas(ioas)?;
         if Arc::ptr_eq(&ioas, &old) {
             return Ok(());
         }

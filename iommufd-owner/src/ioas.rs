@@ -57,15 +57,19 @@ pub(crate) struct Ioas {
     hwpts: Mutex<Vec<Weak<Hwpt>>>,
     /// The lock of the areas: inside that of a group.
     table: Mutex<IoPageTable>,
+    /// Who answers for locked pages: it is not changed while a context has objects.
+    // F26.
+    account: Account,
     /// Leaf lock: users in the kernel.
     listeners: Mutex<BTreeMap<ObjectId, Weak<dyn UnmapListener>>>,
 }
 
 impl Ioas {
-    pub(crate) fn new(memory: PhysicalMemory) -> Arc<Self> {
+    pub(crate) fn new(memory: PhysicalMemory, account: Account) -> Arc<Self> {
         Arc::new(Self {
             hwpts: Mutex::of(HWPTS_LOCK, Vec::new()),
             table: Mutex::of(AREAS_LOCK, IoPageTable::new(memory)),
+            account,
             listeners: Mutex::default(),
         })
     }
@@ -107,18 +111,13 @@ impl Ioas {
 
     /// Maps memory, for devices to do what is permitted: of the request's access at most.
     // Table Ft4, from Ft4.5 on.
-    pub(crate) fn map(
-        &self,
-        request: MapRequest<Place>,
-        permitted: Option<Access>,
-        account: Account,
-    ) -> Result<Iova, MapError> {
+    pub(crate) fn map(&self, request: MapRequest<Place>, permitted: Option<Access>) -> Result<Iova, MapError> {
         let MapRequest { iova: place, bytes, process, addr, access } = request;
         if bytes == 0 || bytes > u64::MAX - PAGE_SIZE {
             return Err(MapError::BadLength);
         }
         addr.checked_add(bytes).ok_or(MapError::Overflow)?;
-        self.add(place, bytes, Area::new(process, addr, bytes, access, permitted, account))
+        self.add(place, bytes, Area::new(process, addr, bytes, access, permitted, self.account))
     }
 
     /// An area of so many bytes, at a place.

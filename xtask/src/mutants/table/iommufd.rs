@@ -8,6 +8,7 @@ const ATTACHMENT: &str = "iommufd-owner/src/attachment.rs";
 const DOMAINS: &str = "iommufd-owner/src/io_page_table/domains.rs";
 const IOAS: &str = "iommufd-owner/src/ioas.rs";
 const COPY: &str = "iommufd-owner/src/ioas/copy.rs";
+const OBJECT: &str = "iommufd-owner/src/object.rs";
 const PAGES: &str = "iommufd-owner/src/pages.rs";
 const SOLE: &str = "iommufd-owner/src/pages/sole.rs";
 const UNMAP: &str = "iommufd-owner/src/io_page_table/unmap.rs";
@@ -27,6 +28,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
         rule: "F61: where large pages are off, each page is mapped for itself",
         old: "if filler.large_pages == LargePages::Disabled { PAGE_SIZE } else { u64::MAX }",
         new: "if filler.large_pages == LargePages::Disabled { u64::MAX } else { u64::MAX }",
+        suites: IOMMUFD,
+    },
+    Mutant {
+        name: "destroyed-during-a-call",
+        file: OBJECT,
+        rule: "F5: what a call uses is not destroyed",
+        old: "Arc::strong_count(ioas) - 1)",
+        new: "Arc::strong_count(ioas) - Arc::strong_count(ioas))",
         suites: IOMMUFD,
     },
     Mutant {
