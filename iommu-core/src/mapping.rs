@@ -41,8 +41,7 @@ impl Domain {
         protection: impl Into<Protection>,
     ) -> Result<(), MapError> {
         let protection = protection.into();
-        let (paging, Geometry { page_sizes, first, last }) =
-            self.paging().ok_or(MapError::NotPaging(self.kind()))?;
+        let (paging, Geometry { page_sizes, first, last }) = self.paging().ok_or(MapError::NotPaging(self.kind()))?;
         let granule = page_sizes.smallest();
         if size == 0 || (iova.get() | phys.get() | size) & (granule - 1) != 0 {
             return Err(MapError::Misaligned { granule });
@@ -80,9 +79,9 @@ impl Domain {
     /// Hardware refused. Devices may still reach any of the range: its memory must not be reused until they are attached to
     /// another domain.
     pub fn unmap(&self, iova: Iova, size: u64) -> Result<u64, HardwareError> {
-        let mut batch = self.unmap_batch();
-        let unmapped = batch.unmap(iova, size);
-        batch.flush()?;
+        let mut gather = Gather::new();
+        let unmapped = self.unmap_gather(iova, size, &mut gather);
+        self.flush(gather)?;
         unmapped
     }
 

@@ -3,7 +3,6 @@
 mod entry;
 mod format;
 
-use alloc::vec;
 use alloc::vec::Vec;
 
 use device_model::Errno;
@@ -59,24 +58,23 @@ pub struct Translation {
 
 /// The page tables of one domain.
 ///
-/// A range is mapped with the largest pages that fit. No table but the topmost is ever empty: tables that unmapping empties
-/// are taken out, and used again for the next. Their memory is freed when so many are left and nothing is mapped, and with the
-/// whole.
+/// A range is mapped with the largest pages that fit. No table is ever empty: those that unmapping empties are taken out, and
+/// used again for the next. When nothing is mapped, the memory of many tables is freed, and that of a few is kept.
 #[derive(Debug)]
 pub struct PageTable {
     format: TableFormat,
-    /// In one piece, so that a walk needs nothing but entries. An entry has the number of the table below.
+    /// In one piece, so that a walk needs nothing but entries; the topmost first. An entry has the number of the table below.
     tables: Vec<[Entry; 512]>,
     /// How many entries of each table are not empty.
     used: Vec<usize>,
-    /// Tables that are not in use, all entries empty.
+    /// Those that are not in use: all of their entries are empty.
     free: Vec<usize>,
 }
 
 /// The number of the topmost table.
 const ROOT: usize = 0;
 
-/// With so many tables at most, their memory is kept when nothing is mapped any more.
+/// So many tables are kept at most when nothing is mapped.
 const KEPT: usize = 16;
 
 /// Where a walk ends: at a page, or at nothing.
@@ -89,7 +87,7 @@ struct End {
 impl PageTable {
     /// Creates tables of this format in which nothing is mapped.
     pub fn new(format: TableFormat) -> Self {
-        Self { format, tables: vec![[Entry::EMPTY; 512]], used: vec![0], free: Vec::new() }
+        Self { format, tables: Vec::new(), used: Vec::new(), free: Vec::new() }
     }
 
     /// Returns the format.
@@ -97,9 +95,10 @@ impl PageTable {
         self.format
     }
 
-    /// Returns how many tables are in use, the topmost included.
+    /// Returns how many tables are in use; none when nothing is mapped.
     pub fn tables(&self) -> usize {
-        self.tables.len() - self.free.len()
+        let nothing = self.used.get(ROOT).is_none_or(|used| *used == 0);
+        if nothing { 0 } else { self.tables.len() - self.free.len() }
     }
 
     /// Maps `size` bytes at `iova` to `phys`, in the largest pages that both addresses' alignment and the size allow.
@@ -172,6 +171,9 @@ impl PageTable {
     /// The table of `level` on the way to `iova`; tables that are not there yet are made. When a page is in the way,
     /// it lies above all of those that would have to be made, so none has been.
     fn table_for(&mut self, iova: u64, level: u32) -> Result<usize, Occupied> {
+        if self.tables.is_empty() {
+            self.new_table();
+        }
         let (mut table, mut above) = (ROOT, self.format.top());
         while above > level {
             table = match self.entry(table, iova, above).kind() {
@@ -187,14 +189,17 @@ impl PageTable {
     /// Puts an empty table below this one, for `iova`.
     #[cold]
     fn add_table(&mut self, above: usize, iova: u64, level: u32) -> usize {
-        let table = self.free.pop().unwrap_or_else(|| {
-            self.tables.push([Entry::EMPTY; 512]);
-            self.used.push(0);
-            self.tables.len() - 1
-        });
+        let table = self.free.pop().unwrap_or_else(|| self.new_table());
         self.replace(above, iova, level, Entry::table(table));
         *self.used(above) += 1;
         table
+    }
+
+    #[cold]
+    fn new_table(&mut self) -> usize {
+        self.tables.push([Entry::EMPTY; 512]);
+        self.used.push(0);
+        self.tables.len() - 1
     }
 
     /// Unmaps from `iova` on until `size` bytes are unmapped or a hole is met, and returns how many bytes were unmapped.
@@ -222,8 +227,11 @@ impl PageTable {
     /// Unmaps the pages from that of `at` to that of `last` that lie in one table, until a hole is met. Returns the size of a
     /// page, and of all of them; 0 for a hole at `at`.
     fn unmap_run(&mut self, at: u64, last: u64) -> (u64, u64) {
-        let End { table, level, .. } = self.walk(at);
+        let End { table, level, entry } = self.walk(at);
         let page = format::coverage(level);
+        if entry == Entry::EMPTY {
+            return (page, 0);
+        }
         // As many as there are, were they all in one table.
         let behind = usize::try_from(last / page - at / page).unwrap_or(usize::MAX);
         let pages = self.entries_from(table, at, level).iter_mut().take(behind.saturating_add(1));
@@ -360,10 +368,11 @@ impl PageTable {
         &mut self.tables[table][format::index(iova, level)..]
     }
 
+    /// An entry; empty where no table is.
     #[inline]
-    #[expect(clippy::indexing_slicing, reason = "an index is below 512, and an entry names a table that is there")]
+    #[expect(clippy::indexing_slicing, reason = "an index is below 512")]
     fn entry(&self, table: usize, iova: u64, level: u32) -> Entry {
-        self.tables[table][format::index(iova, level)]
+        self.tables.get(table).map_or(Entry::EMPTY, |entries| entries[format::index(iova, level)])
     }
 
     #[inline]
