@@ -125,20 +125,19 @@ impl IovaRange {
     /// Returns what is left of it without some holes, ascending.
     pub fn without(self, holes: impl IntoIterator<Item = Self>) -> Vec<Self> {
         let mut left = vec![self];
-        for hole in holes {
-            left = left.into_iter().flat_map(|range| range.split(hole)).flatten().collect();
-        }
+        holes.into_iter().for_each(|hole| Self::cut_out(&mut left, hole));
         left
     }
 
-    /// The part before a hole, and the part behind it.
-    fn split(self, hole: Self) -> [Option<Self>; 2] {
-        if !self.overlaps(hole) {
-            return [Some(self), None];
-        }
-        let before = hole.first.get().checked_sub(1).map(Iova::new);
-        let behind = hole.last.checked_add(1);
-        [before.and_then(|last| Self::new(self.first, last)), behind.and_then(|first| Self::new(first, self.last))]
+    /// Removes a hole from some ranges, which are ascending and have no address in common.
+    pub fn cut_out(ranges: &mut Vec<Self>, hole: Self) {
+        let start = ranges.partition_point(|range| range.last < hole.first);
+        let end = ranges.partition_point(|range| range.first <= hole.last);
+        let overlapped = ranges.get(start..end).unwrap_or_default();
+        let Some((lowest, highest)) = overlapped.first().zip(overlapped.last()) else { return };
+        let before = hole.first.get().checked_sub(1).and_then(|last| Self::new(lowest.first, Iova::new(last)));
+        let behind = hole.last.checked_add(1).and_then(|first| Self::new(first, highest.last));
+        ranges.splice(start..end, before.into_iter().chain(behind));
     }
 
     /// Returns whether both have an address.
@@ -311,6 +310,22 @@ mod tests {
     use super::*;
 
     proptest! {
+        /// Against every single address, at both ends of the space as well.
+        #[test]
+        fn what_is_left_without_holes_is_in_none(
+            base in prop::sample::select(vec![0, 1 << 20, u64::MAX - 63]),
+            ends in (0..64_u64, 0..64_u64), holes in prop::collection::vec((0..64_u64, 0..64_u64), 0..8),
+        ) {
+            let range = |(a, b): (u64, u64)| IovaRange::new(Iova::new(base + a.min(b)), Iova::new(base + a.max(b))).unwrap();
+            let (whole, holes) = (range(ends), holes.into_iter().map(range).collect::<Vec<_>>());
+            let left = whole.without(holes.iter().copied());
+            for at in (0..64).map(|at| Iova::new(base + at)) {
+                let is_left = whole.contains(at) && !holes.iter().any(|hole| hole.contains(at));
+                prop_assert_eq!(left.iter().filter(|range| range.contains(at)).count(), usize::from(is_left));
+            }
+            prop_assert!(left.is_sorted_by_key(|range| range.first()));
+        }
+
         /// Run after run, a range is covered from its start to its end in pages that are aligned on both sides, and no run
         /// ends where a larger page would have begun before.
         #[test]

@@ -83,7 +83,7 @@ impl VfioDevice {
 
     /// Reserves the device, which nobody has, for whoever opens it: with no lock held, for its driver is called.
     pub(crate) fn reserve(self: &Arc<Self>, set: &mut OpenDevices) -> Reservation {
-        set.open.insert(self.id, Occupant::Changing);
+        set.open.push((self.id, Occupant::Changing));
         Reservation(self.clone())
     }
 }
@@ -95,14 +95,21 @@ pub(crate) struct Reservation(Arc<VfioDevice>);
 impl Reservation {
     /// The device is open from now on.
     pub(crate) fn occupy(&self, occupant: Occupant) {
-        self.0.lock_set().open.insert(self.0.id, occupant);
+        let mut set = self.0.lock_set();
+        if let Some((_, now)) = set.open.iter_mut().find(|(device, _)| *device == self.0.id) {
+            *now = occupant;
+        }
+        drop(set);
         self.0.set.changed.notify_all();
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let was = self.0.lock_set().open.remove(&self.0.id);
+        let mut set = self.0.lock_set();
+        let place = set.open.iter().position(|(device, _)| *device == self.0.id);
+        let was = place.map(|place| set.open.swap_remove(place));
+        drop(set);
         self.0.set.changed.notify_all();
         drop(was);
     }
@@ -137,7 +144,8 @@ impl Default for DeviceSet {
 #[derive(Debug, Default)]
 pub(crate) struct OpenDevices {
     members: Vec<Weak<VfioDevice>>,
-    open: BTreeMap<DeviceId, Occupant>,
+    /// In no order: few of a set are open at once.
+    open: Vec<(DeviceId, Occupant)>,
 }
 
 /// Who has a device.
@@ -176,7 +184,7 @@ impl OpenDevices {
     }
 
     pub(crate) fn occupant(&self, device: &VfioDevice) -> Option<&Occupant> {
-        self.open.get(&device.id)
+        self.open.iter().find(|(open, _)| *open == device.id).map(|(_, occupant)| occupant)
     }
 }
 

@@ -59,6 +59,9 @@ pub struct VfioPciDevice {
     /// For what calls it later: eventfds that it listens to.
     me: Weak<Self>,
     function: PciFunction,
+    /// Whether it can be reset by what it has itself.
+    // V87.
+    by_itself: ResetAlone,
     irqs: Available,
     msix_table: Option<MsixTable>,
     model: Arc<dyn FunctionModel>,
@@ -121,6 +124,7 @@ impl VfioPciDevice {
             State { config: VirtualConfig::new(&function), binding: Binding::Bound, token: None, session: None };
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
+            by_itself: if is_resettable(&function.config) { ResetAlone::Works } else { ResetAlone::Fails },
             irqs: Available::of(&function),
             msix_table: MsixTable::of(&function.config),
             neighbours: Neighbours::of(&function, bridge),
@@ -238,10 +242,9 @@ impl VfioPciDevice {
     /// Whether it can be reset without its neighbours: by itself, or because it has none.
     // V87.
     fn resets_alone(&self) -> ResetAlone {
-        if is_resettable(&self.function.config) || self.neighbours.is_alone() {
-            ResetAlone::Works
-        } else {
-            ResetAlone::Fails
+        match self.by_itself {
+            ResetAlone::Fails if self.neighbours.is_alone() => ResetAlone::Works,
+            by_itself => by_itself,
         }
     }
 

@@ -212,8 +212,11 @@ impl GroupState {
 
     /// What the IOMMU can do for every member; nothing for an empty group.
     pub(crate) fn capabilities(&self) -> Capabilities {
-        let flags = Capabilities::all().iter().zip(self.lacking);
-        flags.filter(|(_, lacking)| *lacking == 0 && self.len() > 0).map(|(flag, _)| flag).collect()
+        if self.len() == 0 {
+            return Capabilities::empty();
+        }
+        let bits = self.lacking.iter().rev().fold(0, |bits, lacking| bits << 1 | u32::from(*lacking == 0));
+        Capabilities::from_bits_truncate(bits)
     }
 
     /// The members, in the order in which they are attached.

@@ -1,6 +1,5 @@
 //! A simulated process: memory that can be pinned, and a limit on locked pages.
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -108,27 +107,30 @@ pub struct Process {
     mappings: Mutex<Mappings>,
 }
 
+/// Both lists are in order of address: there are few of either, and each pin searches them.
 #[derive(Default)]
 struct Mappings {
-    /// By their first address.
-    by_address: BTreeMap<UserAddr, Mapping>,
-    /// Pins of each page of a piece of physical memory, by its first address. Kept while pinned or mapped.
-    pins: BTreeMap<PhysAddr, Pins>,
+    mapped: Vec<Mapping>,
+    /// Pieces of physical memory that are pinned or mapped.
+    pieces: Vec<Piece>,
     next: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Mapping {
+    at: UserAddr,
     phys: PhysAddr,
     bytes: u64,
     /// `None` for memory that is there, but not to be touched (`PROT_NONE`).
     access: Option<Access>,
 }
 
-struct Pins {
-    of_page: Vec<u32>,
+struct Piece {
+    phys: PhysAddr,
+    /// Pins of each page, up to the last one that was ever pinned.
+    pins: Vec<u32>,
     /// Sum over the pages.
-    total: u64,
+    pinned: u64,
     /// Pages that are mapped.
     mapped: u64,
 }
@@ -168,12 +170,11 @@ impl Process {
         let bytes = bytes.checked_next_multiple_of(PAGE_SIZE).filter(|bytes| *bytes > 0)?;
         let phys = self.memory.allocate(bytes)?;
         let mut mappings = self.mappings.lock();
-        let at = mappings.next;
+        let at = UserAddr::new(mappings.next);
         // A page that nobody has lies behind each mapping.
-        let next = at.checked_add(bytes)?.checked_add(PAGE_SIZE)?;
-        mappings.next = next;
-        mappings.insert(at, Mapping { phys, bytes, access: Some(access) });
-        Some(UserAddr::new(at))
+        mappings.next = at.checked_add(bytes)?.checked_add(PAGE_SIZE)?.get();
+        mappings.insert(Mapping { at, phys, bytes, access: Some(access) });
+        Some(at)
     }
 
     /// Maps `bytes` bytes of fresh memory at `at`, in the place of whatever is there: `mmap` with `MAP_FIXED`. `None` if
@@ -183,7 +184,7 @@ impl Process {
         let phys = self.memory.allocate(bytes)?;
         let mut mappings = self.mappings.lock();
         mappings.remove(at.get(), end);
-        mappings.insert(at.get(), Mapping { phys, bytes, access: Some(access) });
+        mappings.insert(Mapping { at, phys, bytes, access: Some(access) });
         mappings.next = mappings.next.max(end.saturating_add(PAGE_SIZE));
         Some(())
     }
@@ -198,12 +199,17 @@ impl Process {
         let mut mappings = self.mappings.lock();
         mappings.cut(at.get());
         mappings.cut(end);
+        let first = mappings.first_from(at.get());
         let mut next = at.get();
-        while next < end {
-            let hole = BadAddress { at: UserAddr::new(next) };
-            let mapping = mappings.by_address.get_mut(&hole.at).ok_or(hole)?;
+        for mapping in mappings.mapped.iter_mut().skip(first).take_while(|mapping| mapping.at.get() < end) {
+            if mapping.at.get() != next {
+                break;
+            }
             mapping.access = access;
             next += mapping.bytes;
+        }
+        if next < end {
+            return Err(BadAddress { at: UserAddr::new(next) });
         }
         Ok(())
     }
@@ -219,13 +225,15 @@ impl Process {
     /// Unmaps the mapping that begins at `at`, if any. Pinned pages stay where they are.
     pub fn unmap(&self, at: UserAddr) {
         let mut mappings = self.mappings.lock();
-        let Some(mapping) = mappings.by_address.get(&at).copied() else { return };
-        mappings.remove(at.get(), at.get() + mapping.bytes);
+        if let Some(mapping) = mappings.mapping_of(at).filter(|mapping| mapping.at == at) {
+            let end = at.get() + mapping.bytes;
+            mappings.remove(at.get(), end);
+        }
     }
 
     /// Returns how many pins are held, over all pages.
     pub fn pinned(&self) -> u64 {
-        self.mappings.lock().pins.values().map(|pins| pins.total).sum()
+        self.mappings.lock().pieces.iter().map(|piece| piece.pinned).sum()
     }
 
     fn account(&self, account: Account) -> &LockedPages {
@@ -263,57 +271,74 @@ fn end_of(at: UserAddr, bytes: u64) -> Option<u64> {
 }
 
 impl Mappings {
+    /// The place of the first mapping that begins at `at` or above.
+    fn first_from(&self, at: u64) -> usize {
+        self.mapped.partition_point(|mapping| mapping.at.get() < at)
+    }
+
+    /// The mapping that begins at `at`, or the last one below.
+    fn mapping_of(&self, at: UserAddr) -> Option<&Mapping> {
+        self.mapped.get(..self.mapped.partition_point(|mapping| mapping.at <= at))?.last()
+    }
+
     /// Maps a piece that is new.
-    fn insert(&mut self, at: u64, mapping: Mapping) {
-        self.by_address.insert(UserAddr::new(at), mapping);
-        self.pins.insert(mapping.phys, Pins { of_page: Vec::new(), total: 0, mapped: mapping.bytes / PAGE_SIZE });
+    fn insert(&mut self, mapping: Mapping) {
+        self.mapped.insert(self.first_from(mapping.at.get()), mapping);
+        let place = self.pieces.partition_point(|piece| piece.phys < mapping.phys);
+        let piece = Piece { phys: mapping.phys, pins: Vec::new(), pinned: 0, mapped: mapping.bytes / PAGE_SIZE };
+        self.pieces.insert(place, piece);
     }
 
     /// Makes a mapping that goes across `at` two.
     fn cut(&mut self, at: u64) {
-        let Some((start, mapping)) = self.by_address.range_mut(..UserAddr::new(at)).next_back() else { return };
-        let before = at - start.get();
+        let place = self.first_from(at);
+        let Some(mapping) = self.mapped.get_mut(..place).and_then(<[_]>::last_mut) else { return };
+        let before = at - mapping.at.get();
         if before < mapping.bytes
             && let Some(phys) = mapping.phys.checked_add(before)
         {
-            let rest = Mapping { phys, bytes: mapping.bytes - before, ..*mapping };
+            let rest = Mapping { at: UserAddr::new(at), phys, bytes: mapping.bytes - before, ..*mapping };
             mapping.bytes = before;
-            self.by_address.insert(UserAddr::new(at), rest);
+            self.mapped.insert(place, rest);
         }
     }
 
     fn remove(&mut self, first: u64, end: u64) {
         self.cut(first);
         self.cut(end);
-        let inside = self.by_address.range(UserAddr::new(first)..UserAddr::new(end));
-        let inside: Vec<_> = inside.map(|(at, mapping)| (*at, *mapping)).collect();
-        for (at, mapping) in inside {
-            self.by_address.remove(&at);
-            let Some((piece, pins, _)) = self.pins_of(mapping.phys) else { continue };
-            pins.mapped -= mapping.bytes / PAGE_SIZE;
-            if pins.total == 0 && pins.mapped == 0 {
-                self.pins.remove(&piece);
+        let inside = self.first_from(first)..self.first_from(end);
+        for mapping in self.mapped.drain(inside) {
+            let Some((place, _)) = piece_of(&self.pieces, mapping.phys) else { continue };
+            if let Some(piece) = self.pieces.get_mut(place) {
+                piece.mapped -= mapping.bytes / PAGE_SIZE;
             }
+            forget_unused(&mut self.pieces, place);
         }
     }
 
     /// What lies at `at`, and how many bytes of it there are.
     fn find(&self, at: UserAddr, access: Access) -> Result<(PhysAddr, u64), BadAddress> {
-        let found = self.by_address.range(..=at).next_back();
-        let inside = found.and_then(|(start, mapping)| {
-            let offset = at.get() - start.get();
+        let inside = self.mapping_of(at).and_then(|mapping| {
+            let offset = at.get() - mapping.at.get();
             let left = mapping.bytes.checked_sub(offset).filter(|left| *left > 0)?;
             let phys = mapping.phys.checked_add(offset)?;
             mapping.access?.permits(access).then_some((phys, left))
         });
         inside.ok_or(BadAddress { at })
     }
+}
 
-    /// The pins of the piece that has `phys`, and which page of it that is.
-    fn pins_of(&mut self, phys: PhysAddr) -> Option<(PhysAddr, &mut Pins, usize)> {
-        let (start, pins) = self.pins.range_mut(..=phys).next_back()?;
-        let page = usize::try_from((phys.get() - start.get()) / PAGE_SIZE).ok()?;
-        Some((*start, pins, page))
+/// The place of the piece that has `phys`, and which page of it that is.
+fn piece_of(pieces: &[Piece], phys: PhysAddr) -> Option<(usize, usize)> {
+    let place = pieces.partition_point(|piece| piece.phys <= phys).checked_sub(1)?;
+    let page = (phys.get() - pieces.get(place)?.phys.get()) / PAGE_SIZE;
+    Some((place, usize::try_from(page).ok()?))
+}
+
+/// Forgets a piece that is neither pinned nor mapped any more.
+fn forget_unused(pieces: &mut Vec<Piece>, place: usize) {
+    if pieces.get(place).is_some_and(|piece| piece.pinned == 0 && piece.mapped == 0) {
+        pieces.remove(place);
     }
 }
 
@@ -327,15 +352,16 @@ impl UserMemory for Process {
         let (phys, left) = mappings.find(at, access)?;
         let bytes = bytes.min(left);
         let pages = bytes / PAGE_SIZE;
-        let (_, pins, first) = mappings.pins_of(phys).ok_or(bad)?;
+        let (place, first) = piece_of(&mappings.pieces, phys).ok_or(bad)?;
+        let piece = mappings.pieces.get_mut(place).ok_or(bad)?;
         let end = usize::try_from(pages).ok().and_then(|pages| first.checked_add(pages)).ok_or(bad)?;
-        if pins.of_page.len() < end {
-            pins.of_page.resize(end, 0);
+        if piece.pins.len() < end {
+            piece.pins.resize(end, 0);
         }
-        for count in pins.of_page.get_mut(first..end).into_iter().flatten() {
+        for count in piece.pins.get_mut(first..end).unwrap_or_default() {
             *count = count.saturating_add(1);
         }
-        pins.total += pages;
+        piece.pinned += pages;
         Ok(PinnedRun { phys, bytes })
     }
 
@@ -343,18 +369,15 @@ impl UserMemory for Process {
         let mut mappings = self.mappings.lock();
         let (mut phys, mut left) = (run.phys, run.bytes / PAGE_SIZE);
         while left > 0 {
-            let Some((start, pins, first)) = mappings.pins_of(phys) else { return };
-            let Some(of_page) = pins.of_page.get_mut(first..).filter(|pages| !pages.is_empty()) else { return };
-            let pages = left.min(of_page.len() as u64);
-            let mut ended = 0;
-            for count in of_page.iter_mut().take(counted(pages)).filter(|count| **count > 0) {
+            let Some((place, first)) = piece_of(&mappings.pieces, phys) else { return };
+            let Some(piece) = mappings.pieces.get_mut(place) else { return };
+            let Some(counts) = piece.pins.get_mut(first..).filter(|counts| !counts.is_empty()) else { return };
+            let pages = left.min(counts.len() as u64);
+            for count in counts.iter_mut().take(counted(pages)).filter(|count| **count > 0) {
                 *count -= 1;
-                ended += 1;
+                piece.pinned -= 1;
             }
-            pins.total -= ended;
-            if pins.total == 0 && pins.mapped == 0 {
-                mappings.pins.remove(&start);
-            }
+            forget_unused(&mut mappings.pieces, place);
             left -= pages;
             let Some(next) = phys.checked_add(pages * PAGE_SIZE) else { return };
             phys = next;
@@ -392,7 +415,7 @@ impl UserMemory for Process {
 
 impl fmt::Debug for Mappings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(&self.by_address).finish()
+        f.debug_list().entries(&self.mapped).finish()
     }
 }
 

@@ -4,7 +4,7 @@
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::iter;
+use core::slice;
 
 use iommu_core::hardware::Capabilities;
 use iommu_core::reserved::ReservedRegion;
@@ -42,7 +42,7 @@ impl Type1Container {
         self.domains.iter().flat_map(|shared| &shared.groups)
     }
 
-    /// What is mapped, checked for a group that comes.
+    /// What is mapped, checked for a group that comes. Returns what is allowed once it has come.
     // Vt14.8 to Vt14.12.
     fn check_group(
         &self,
@@ -50,9 +50,9 @@ impl Type1Container {
         domain: &Domain,
         forbidden: &[ReservedRegion],
         capabilities: Capabilities,
-    ) -> Result<(), AttachGroupError> {
-        let no_range = AttachGroupError::NoRange { group: id };
-        let aperture = domain.geometry().and_then(|geometry| reach::aperture(&geometry)).ok_or(no_range.clone())?;
+    ) -> Result<Vec<IovaRange>, AttachGroupError> {
+        let no_range = || AttachGroupError::NoRange { group: id };
+        let aperture = domain.geometry().and_then(|geometry| reach::aperture(&geometry)).ok_or_else(no_range)?;
         let reached = self.allowed.is_empty() || self.allowed.iter().any(|range| range.overlaps(aperture));
         let outside = self.mappings.iter().any(|(mapping, _)| !aperture.covers(mapping));
         if !reached || outside {
@@ -64,14 +64,15 @@ impl Type1Container {
                 return Err(AttachGroupError::Reserved { group: id, mapping, region: *region });
             }
         }
-        if self.narrowed(Some(aperture), forbidden).is_empty() {
-            return Err(no_range);
+        let allowed = self.narrowed(Some(aperture), forbidden);
+        if allowed.is_empty() {
+            return Err(no_range());
         }
         let isolated = capabilities.contains(Capabilities::MSI_ISOLATION);
         if !isolated && self.config.unsafe_interrupts == UnsafeInterrupts::Refuse {
             return Err(AttachGroupError::UnsafeInterrupts { group: id });
         }
-        Ok(())
+        Ok(allowed)
     }
 
     /// What is allowed, within an aperture and outside of these regions as well.
@@ -80,7 +81,11 @@ impl Type1Container {
         let allowed = if self.domains.is_empty() { all.as_slice() } else { &self.allowed };
         let within =
             allowed.iter().filter_map(|range| aperture.map_or(Some(*range), |aperture| range.intersection(aperture)));
-        within.flat_map(|range| range.without(forbidden.iter().filter_map(reach::range_of))).collect()
+        // Each hole makes one range more at most.
+        let mut left = Vec::with_capacity(allowed.len() + forbidden.len());
+        left.extend(within);
+        forbidden.iter().filter_map(reach::range_of).for_each(|hole| IovaRange::cut_out(&mut left, hole));
+        left
     }
 
     fn apertures(&self) -> impl Iterator<Item = IovaRange> {
@@ -108,27 +113,29 @@ impl Type1Container {
     /// Everything that is mapped, into a new domain as well. On failure nothing is pinned that was not before;
     /// what was mapped into the domain goes with it.
     // Vt14.15.
-    fn replay(&mut self, group: GroupId, fresh: &Domain) -> Result<(), AttachGroupError> {
+    fn replay(&mut self, group: GroupId, fresh: &SharedDomain) -> Result<(), AttachGroupError> {
         let failed = |mapping, cause| AttachGroupError::Replay { group, mapping, cause };
         let Some(model) = self.domains.first() else {
             return self.pin_all(fresh).map_err(|(mapping, cause)| failed(mapping, cause));
         };
         for (range, mapping) in self.mappings.iter() {
-            mapping.replay(&self.memory, range, &model.domain, fresh).map_err(|cause| failed(range, cause.into()))?;
+            mapping
+                .replay(&self.memory, range, &model.domain, &fresh.domain)
+                .map_err(|cause| failed(range, cause.into()))?;
         }
         Ok(())
     }
 
     /// What was mapped while there was no domain, into the first one.
     // V48.
-    fn pin_all(&mut self, first: &Domain) -> Result<(), (IovaRange, MapDmaError)> {
+    fn pin_all(&mut self, first: &SharedDomain) -> Result<(), (IovaRange, MapDmaError)> {
         let ranges: Vec<IovaRange> = self.mappings.iter().map(|(range, _)| range).collect();
         for (done, range) in ranges.iter().enumerate() {
             let Some((_, mapping)) = self.mappings.get_mut(range.first()) else { continue };
-            if let Err(error) = mapping.pin(&self.processes, &self.memory, *range, &iter::once(first)) {
+            if let Err(error) = mapping.pin(&self.processes, &self.memory, *range, slice::from_ref(first)) {
                 for earlier in ranges.iter().take(done) {
                     if let Some((_, mapping)) = self.mappings.get_mut(earlier.first()) {
-                        mapping.unpin(&self.processes, *earlier, &iter::once(first));
+                        mapping.unpin(&self.processes, *earlier, slice::from_ref(first));
                     }
                 }
                 return Err((*range, error));
@@ -142,6 +149,11 @@ impl Type1Container {
         let holes: Vec<IovaRange> =
             self.groups().flat_map(|group| &group.forbidden).filter_map(reach::range_of).collect();
         self.allowed = reach::allowed(self.apertures(), holes.into_iter());
+        self.measure_pages();
+    }
+
+    /// Page sizes, after the domains have changed.
+    fn measure_pages(&mut self) {
         let sizes = self.domains.iter().filter_map(|shared| Some(shared.domain.geometry()?.page_sizes));
         self.page_sizes = reach::page_sizes(sizes);
     }
@@ -149,19 +161,21 @@ impl Type1Container {
     pub(super) fn join(&mut self, claim: &Claim, fresh: Arc<Domain>) -> Result<(), AttachGroupError> {
         let (id, capabilities) = (claim.group().id(), claim.group().capabilities());
         let forbidden = reach::forbidden(claim.group().reserved_regions());
-        self.check_group(id, &fresh, &forbidden, capabilities)?;
+        let allowed = self.check_group(id, &fresh, &forbidden, capabilities)?;
         let enforced = capabilities.contains(Capabilities::ENFORCED_COHERENCY);
         let coherency = if enforced { Coherency::Enforced } else { Coherency::UpToTheDevice };
-        // In a domain that is there already, whose aperture counts as it is.
-        let allowed = self.narrowed(None, &forbidden);
-        let group = AttachedGroup { id, forbidden };
-        if let Some(shared) = self.share(claim, &fresh, coherency)?.and_then(|place| self.domains.get_mut(place)) {
-            shared.groups.push(group);
-            self.allowed = allowed;
+        if let Some(place) = self.share(claim, &fresh, coherency)? {
+            // In a domain that is there already, whose aperture counts as it is.
+            self.allowed = self.narrowed(None, &forbidden);
+            if let Some(shared) = self.domains.get_mut(place) {
+                shared.groups.push(AttachedGroup { id, forbidden });
+            }
         } else {
+            let fresh = SharedDomain { domain: fresh, coherency, groups: vec![AttachedGroup { id, forbidden }] };
             self.replay(id, &fresh)?;
-            self.domains.push(SharedDomain { domain: fresh, coherency, groups: vec![group] });
-            self.measure();
+            self.domains.push(fresh);
+            self.allowed = allowed;
+            self.measure_pages();
         }
         Ok(())
     }

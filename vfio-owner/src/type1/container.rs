@@ -95,6 +95,7 @@ impl Type1Container {
                 bytes = bytes.saturating_add(range.bytes());
                 self.end(range, mapping);
             }
+            return bytes;
         }
         while let Some((mapping, _)) = self.mappings.first_in(range) {
             bytes = bytes.saturating_add(mapping.bytes());
@@ -115,7 +116,7 @@ impl Type1Container {
         let names = mapping.names();
         // Also if hardware unwinds.
         let processes = scopeguard::guard(&mut self.processes, |processes| leave(processes, names));
-        mapping.unpin(&processes, range, &self.domains.iter().map(|shared| &*shared.domain));
+        mapping.unpin(&processes, range, &self.domains);
     }
 
     /// Checks whether the dirty pages of a range can be reported.
@@ -206,11 +207,10 @@ impl ContainerIommu for Type1Container {
             return Err(MapDmaError::NotAllowed { range });
         }
         let MapRequest { process, addr, access, .. } = request;
-        let domains = self.domains.iter().map(|shared| &*shared.domain);
         let mut mapping = Mapping::new(&mut self.processes, process, addr, access);
         let names = mapping.names();
         let processes = scopeguard::guard(&mut self.processes, |processes| leave(processes, names));
-        mapping.pin(&processes, &self.memory, range, &domains)?;
+        mapping.pin(&processes, &self.memory, range, &self.domains)?;
         scopeguard::ScopeGuard::into_inner(processes);
         place.insert(mapping);
         Ok(())

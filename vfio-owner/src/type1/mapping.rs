@@ -5,7 +5,9 @@ use alloc::sync::Arc;
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
 use iommu_core::{Access, Domain, Iova, IovaRange, MapError, PhysAddr, PhysicalMemory, UserAddr, UserMemory};
+use scopeguard::ScopeGuard;
 
+use super::attach::SharedDomain;
 use super::processes::{ProcessKey, Processes};
 use crate::backend::MapDmaError;
 
@@ -95,14 +97,14 @@ impl Mapping {
 
     /// Pins what is to be at `range` and maps it into every domain, if there is any; all or nothing.
     // V48.
-    pub(super) fn pin<'a>(
+    pub(super) fn pin(
         &mut self,
         processes: &Processes,
         memory: &PhysicalMemory,
         range: IovaRange,
-        domains: &(impl Iterator<Item = &'a Domain> + Clone),
+        domains: &[SharedDomain],
     ) -> Result<(), MapDmaError> {
-        if self.is_away() || self.backing != Backing::Unpinned || domains.clone().next().is_none() {
+        if self.is_away() || self.backing != Backing::Unpinned || domains.is_empty() {
             return Ok(());
         }
         let (addr, process) = (self.addr, processes.get(self.process));
@@ -119,7 +121,7 @@ impl Mapping {
         loop {
             let (mapping, done) = &mut *made;
             if *done == range.bytes() {
-                scopeguard::ScopeGuard::into_inner(made);
+                ScopeGuard::into_inner(made);
                 return Ok(());
             }
             let run = map_piece(memory, range, *done, process, addr, mapping.access, domains)?;
@@ -131,12 +133,7 @@ impl Mapping {
     }
 
     /// Takes the mapping out of every domain, and unpins what was behind it.
-    pub(super) fn unpin<'a>(
-        &mut self,
-        processes: &Processes,
-        range: IovaRange,
-        domains: &(impl Iterator<Item = &'a Domain> + Clone),
-    ) {
+    pub(super) fn unpin(&mut self, processes: &Processes, range: IovaRange, domains: &[SharedDomain]) {
         if self.backing != Backing::Unpinned {
             self.give_up(processes, range, Some(range), domains);
         }
@@ -144,30 +141,30 @@ impl Mapping {
 
     /// Takes what was `made` of it out of every domain and unpins it, and is charged for nothing any more: also if hardware
     /// unwinds.
-    fn give_up<'a>(
-        &mut self,
-        processes: &Processes,
-        range: IovaRange,
-        made: Option<IovaRange>,
-        domains: &(impl Iterator<Item = &'a Domain> + Clone),
-    ) {
+    fn give_up(&mut self, processes: &Processes, range: IovaRange, made: Option<IovaRange>, domains: &[SharedDomain]) {
         let mapping = scopeguard::guard(self, |mapping| {
             mapping.backing = Backing::Unpinned;
             processes.get(mapping.payer).uncharge(Account::Process, pages(range));
         });
         let process = processes.get(mapping.process);
         let Some(made) = made else { return };
-        match (mapping.backing, domains.clone().next()) {
+        match (mapping.backing, domains.first()) {
             (Backing::Piece, _) => {
                 let run = PinnedRun { phys: mapping.phys, bytes: made.bytes() };
-                unmap_and_unpin(process, domains.clone(), made.first(), run);
+                unmap_and_unpin(process, domains, made.first(), run);
             }
             // A large page never crosses the end of a piece, for it is one piece itself.
             (Backing::Pieces, Some(model)) => {
-                let keep = |Piece { run, .. }| keep_pinned(domains.clone(), &Pinned::shared(process, run));
-                let mut left = scopeguard::guard(pieces(model, made), |left| left.for_each(keep));
+                // Devices may reach it through these domains.
+                let keep = |Piece { run, .. }| {
+                    let pinned = Pinned::shared(process, run);
+                    for shared in domains {
+                        shared.domain.quarantine(pinned.clone());
+                    }
+                };
+                let mut left = scopeguard::guard(pieces(&model.domain, made), |left| left.for_each(keep));
                 for Piece { iova, run } in left.by_ref() {
-                    unmap_and_unpin(process, domains.clone(), iova, run);
+                    unmap_and_unpin(process, domains, iova, run);
                 }
             }
             (Backing::Pieces, None) | (Backing::Unpinned, _) => {}
@@ -247,52 +244,48 @@ fn try_pinning(process: &Arc<dyn UserMemory>, addr: UserAddr, bytes: u64, access
 
 /// Takes a piece out of the domains, then unpins it. Where hardware does not unmap all of it, or unwinds, a device may still
 /// reach it: it stays pinned for as long as that domain exists.
-fn unmap_and_unpin<'a>(
-    process: &Arc<dyn UserMemory>,
-    domains: impl Iterator<Item = &'a Domain> + Clone,
-    iova: Iova,
-    run: PinnedRun,
-) {
+fn unmap_and_unpin(process: &Arc<dyn UserMemory>, domains: &[SharedDomain], iova: Iova, run: PinnedRun) {
     let mut unmapping = Unmapping { process, run, left: domains, kept: None };
-    while let Some(domain) = unmapping.left.clone().next() {
-        let unmapped = domain.unmap(iova, run.bytes);
-        unmapping.left.next();
-        if unmapped.is_err() || unmapped.is_ok_and(|bytes| bytes < run.bytes) {
-            keep_pinned([domain].into_iter(), unmapping.kept());
+    while let [next, left @ ..] = unmapping.left {
+        if next.domain.unmap(iova, run.bytes).is_ok_and(|bytes| bytes >= run.bytes) {
+            unmapping.left = left;
+        } else {
+            unmapping.keep();
         }
     }
 }
 
 /// A piece that some domains still have. Dropping it unpins it, unless one of them keeps it; those that are left do, should
 /// hardware unwind.
-struct Unmapping<'p, 'd, I: Iterator<Item = &'d Domain>> {
-    process: &'p Arc<dyn UserMemory>,
+struct Unmapping<'a> {
+    process: &'a Arc<dyn UserMemory>,
     run: PinnedRun,
-    left: I,
+    left: &'a [SharedDomain],
     /// What domains keep.
     kept: Option<Arc<Pinned>>,
 }
 
-impl<'d, I: Iterator<Item = &'d Domain>> Unmapping<'_, 'd, I> {
-    fn kept(&mut self) -> &Arc<Pinned> {
-        self.kept.get_or_insert_with(|| Pinned::shared(self.process, self.run))
+impl Unmapping<'_> {
+    /// The next domain keeps it.
+    #[cold]
+    fn keep(&mut self) {
+        if let Some((next, left)) = self.left.split_first() {
+            self.left = left;
+            let kept = self.kept.get_or_insert_with(|| Pinned::shared(self.process, self.run));
+            next.domain.quarantine(kept.clone());
+        }
     }
 }
 
-impl<'d, I: Iterator<Item = &'d Domain>> Drop for Unmapping<'_, 'd, I> {
+impl Drop for Unmapping<'_> {
     fn drop(&mut self) {
-        while let Some(domain) = self.left.next() {
-            keep_pinned([domain].into_iter(), self.kept());
+        while !self.left.is_empty() {
+            self.keep();
         }
         if self.kept.is_none() {
             self.process.unpin(self.run);
         }
     }
-}
-
-/// Devices may reach it through these domains: it stays pinned for as long as one of them exists.
-fn keep_pinned<'a>(domains: impl Iterator<Item = &'a Domain>, pinned: &Arc<Pinned>) {
-    domains.for_each(|domain| domain.quarantine(pinned.clone()));
 }
 
 /// Pinned memory, unpinned when it is dropped.
@@ -314,30 +307,31 @@ impl Drop for Pinned {
 }
 
 /// Pins the next piece, `done` bytes into the range, and maps it into every domain.
-fn map_piece<'a>(
+fn map_piece(
     memory: &PhysicalMemory,
     range: IovaRange,
     done: u64,
     process: &Arc<dyn UserMemory>,
     addr: UserAddr,
     access: Access,
-    domains: &(impl Iterator<Item = &'a Domain> + Clone),
+    domains: &[SharedDomain],
 ) -> Result<PinnedRun, MapDmaError> {
     let at = addr.checked_add(done).ok_or(MapDmaError::Wraps)?;
     let iova = range.first().checked_add(done).ok_or(MapDmaError::Wraps)?;
     let run = pin_run(process, at, range.bytes() - done, access)?;
-    // How many domains may have it.
-    let mut mapped = scopeguard::guard(0, |mapped| unmap_and_unpin(process, domains.clone().take(mapped), iova, run));
-    for (before, domain) in domains.clone().enumerate() {
-        *mapped = before + 1;
-        if let Err(error) = domain.map(memory, iova, run.phys, run.bytes, access) {
+    // Those domains that may have it.
+    let mut mapped: ScopeGuard<&[SharedDomain], _> =
+        scopeguard::guard(&[], |mapped| unmap_and_unpin(process, mapped, iova, run));
+    for (before, shared) in domains.iter().enumerate() {
+        *mapped = domains.get(..=before).unwrap_or(domains);
+        if let Err(error) = shared.domain.map(memory, iova, run.phys, run.bytes, access) {
             if !matches!(error, MapError::Reachable { .. }) {
-                *mapped = before;
+                *mapped = domains.get(..before).unwrap_or(domains);
             }
             return Err(error.into());
         }
     }
-    scopeguard::ScopeGuard::into_inner(mapped);
+    ScopeGuard::into_inner(mapped);
     Ok(run)
 }
 

@@ -15,6 +15,8 @@ pub(super) struct Processes {
     known: Slab<Known>,
     /// By where they lie in memory.
     by_address: BTreeMap<usize, u32>,
+    /// The one that was named last: mostly, it is named next.
+    last: u32,
 }
 
 #[derive(Debug)]
@@ -31,12 +33,20 @@ fn address(process: &Arc<dyn UserMemory>) -> usize {
 impl Processes {
     /// Names a process once more.
     pub(super) fn enter(&mut self, process: Arc<dyn UserMemory>) -> ProcessKey {
+        if self.known.get(self.last as usize).is_none_or(|last| address(&last.process) != address(&process)) {
+            self.last = self.find(process);
+        }
+        self.again(ProcessKey(self.last))
+    }
+
+    /// A process, which is named soon if it was not before.
+    #[cold]
+    fn find(&mut self, process: Arc<dyn UserMemory>) -> u32 {
         let known = &mut self.known;
-        let key = *self.by_address.entry(address(&process)).or_insert_with(|| {
+        *self.by_address.entry(address(&process)).or_insert_with(|| {
             // No memory holds so many processes.
             u32::try_from(known.insert(Known { process, uses: 0 })).unwrap_or(u32::MAX)
-        });
-        self.again(ProcessKey(key))
+        })
     }
 
     /// Names one once more that is named already.
@@ -52,8 +62,14 @@ impl Processes {
         let Some(known) = self.known.get_mut(key.0 as usize) else { return };
         known.uses -= 1;
         if known.uses == 0 {
+            self.forget(key);
+        }
+    }
+
+    #[cold]
+    fn forget(&mut self, key: ProcessKey) {
+        if let Some(known) = self.known.try_remove(key.0 as usize) {
             self.by_address.remove(&address(&known.process));
-            self.known.remove(key.0 as usize);
         }
     }
 

@@ -6,6 +6,8 @@ mod gaps;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::iter;
+use core::mem;
+use core::ops::Range;
 
 use iommu_core::device_model::pci::{Bar, BarKind, Bars, PciFunction};
 
@@ -46,6 +48,8 @@ pub(super) struct VirtualConfig {
     /// Which bits a user may write. As long as `bytes`.
     writable: Vec<u8>,
     power_on: Vec<u8>,
+    /// Nothing outside differs from `power_on`.
+    changed: Range<usize>,
     /// Where the control register of MSI is.
     msi: Option<usize>,
     /// Where that of MSI-X is.
@@ -70,8 +74,16 @@ impl VirtualConfig {
         let mut bytes = function.config.bytes();
         bytes.resize(if bytes.len() > CONVENTIONAL { EXPRESS } else { CONVENTIONAL }, 0);
         let writable = vec![0; bytes.len()];
-        let mut config =
-            Self { writable, bytes, power_on: Vec::new(), msi: None, msix: None, power: None, reset_bits: Vec::new() };
+        let mut config = Self {
+            writable,
+            bytes,
+            power_on: Vec::new(),
+            changed: 0..0,
+            msi: None,
+            msix: None,
+            power: None,
+            reset_bits: Vec::new(),
+        };
         config.own_command(&function.bars);
         config.own_bars(&function.bars);
         config.set_writable(CACHE_LINE, &[u8::MAX]);
@@ -82,6 +94,7 @@ impl VirtualConfig {
         }
         config.own_capabilities(&function.config);
         config.power_on.clone_from(&config.bytes);
+        config.changed = 0..0;
         config
     }
 
@@ -92,7 +105,9 @@ impl VirtualConfig {
 
     /// Back to the state after power-on.
     pub(super) fn reset(&mut self) {
-        self.bytes.clone_from(&self.power_on);
+        let changed = mem::take(&mut self.changed);
+        let fresh = self.power_on.get(changed.clone()).unwrap_or_default();
+        put(&mut self.bytes, changed.start, fresh);
     }
 
     /// Fills `into` from `offset` on; zeros beyond the end.
@@ -108,6 +123,7 @@ impl VirtualConfig {
         for ((byte, writable), new) in self.bytes.iter_mut().zip(&self.writable).skip(offset).zip(from) {
             *byte = *byte & !writable | new & writable;
         }
+        self.has_changed(offset, from.len());
         self.settle_msi(msi_vectors);
         let written = |reset: &ResetBit| from.get(reset.at.checked_sub(offset)?).map(|byte| byte & reset.bit != 0);
         if self.reset_bits.iter().any(|reset| written(reset) == Some(true)) {
@@ -193,6 +209,16 @@ impl VirtualConfig {
 
     fn set(&mut self, offset: usize, value: &[u8]) {
         put(&mut self.bytes, offset, value);
+        self.has_changed(offset, value.len());
+    }
+
+    fn has_changed(&mut self, offset: usize, bytes: usize) {
+        let written = offset..offset.saturating_add(bytes).min(self.bytes.len());
+        if self.changed.is_empty() {
+            self.changed = written;
+        } else {
+            self.changed = self.changed.start.min(written.start)..self.changed.end.max(written.end);
+        }
     }
 
     fn set_writable(&mut self, offset: usize, mask: &[u8]) {

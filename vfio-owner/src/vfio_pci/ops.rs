@@ -10,7 +10,7 @@ use super::config::Effect;
 use super::features::Power;
 use super::interrupts::{Due, Interrupts};
 use super::ioeventfds::IoEventfds;
-use super::{ResetAlone, Session, VfioPciDevice, is_resettable, resets_by_itself, whole};
+use super::{ResetAlone, Session, VfioPciDevice, resets_by_itself, whole};
 use crate::device_ops::{
     AffectedFunction, DeviceInfo, DeviceKind, DeviceOps, Feature, FeatureError, FeatureId, FeatureSupport, Follow,
     IoEventfd, IoEventfdError, IrqAction, IrqError, IrqIndex, IrqInfo, IrqSource, LinkState, NoHotReset, Polled,
@@ -20,7 +20,7 @@ use crate::device_ops::{
 impl DeviceOps for VfioPciDevice {
     // V99.
     fn open(&self) -> Result<(), Errno> {
-        if is_resettable(&self.function.config) || self.neighbours.was_alone() {
+        if self.by_itself == ResetAlone::Works || self.neighbours.was_alone() {
             self.may_reset().map_err(ResetError::errno)?;
         }
         let reset = self.resets_alone();

@@ -15,8 +15,8 @@ const WINDOWS: usize = RegionIndex::CONFIG.number() as usize;
 /// Plain memory behind every region, initially zero. Allocates only what was written.
 #[derive(Default)]
 pub struct PlainMemory {
-    /// Leaf lock.
-    windows: Mutex<[Memory; WINDOWS]>,
+    /// Those that were written. Leaf lock.
+    windows: Mutex<[Option<Memory>; WINDOWS]>,
 }
 
 impl PlainMemory {
@@ -24,28 +24,31 @@ impl PlainMemory {
     pub fn new() -> Self {
         Self::default()
     }
+}
 
-    fn window(&self, region: RegionIndex) -> Option<Memory> {
-        self.windows.lock().get(usize::try_from(region.number()).ok()?).cloned()
-    }
+fn place(region: RegionIndex) -> usize {
+    usize::try_from(region.number()).unwrap_or(usize::MAX)
 }
 
 impl FunctionModel for PlainMemory {
     fn read(&self, region: RegionIndex, offset: u64, into: &mut [u8]) {
-        match self.window(region) {
+        let written = self.windows.lock().get(place(region)).cloned().flatten();
+        match written {
             Some(window) => window.read(PhysAddr::new(offset), into),
             None => into.fill(0),
         }
     }
 
     fn write(&self, region: RegionIndex, offset: u64, from: &[u8]) {
-        if let Some(window) = self.window(region) {
+        let window = self.windows.lock().get_mut(place(region)).map(|window| window.get_or_insert_default().clone());
+        if let Some(window) = window {
             window.write(PhysAddr::new(offset), from);
         }
     }
 
     fn reset(&self) {
-        *self.windows.lock() = Default::default();
+        let written = core::mem::take(&mut *self.windows.lock());
+        drop(written);
     }
 }
 

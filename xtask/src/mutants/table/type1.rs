@@ -53,7 +53,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "half-pinned",
         file: ATTACH,
         rule: "V48: what cannot be pinned with the first group is not pinned in part",
-        old: "                        mapping.unpin(&self.processes, *earlier, &iter::once(first));\n",
+        old: "                        mapping.unpin(&self.processes, *earlier, slice::from_ref(first));\n",
         new: "                        let _ = mapping;\n",
         suites: VFIO,
     },

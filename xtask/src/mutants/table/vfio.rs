@@ -73,8 +73,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "device-stays-occupied",
         file: DEVICE,
         rule: "V9: a device that was closed can be opened again",
-        old: "let was = self.0.lock_set().open.remove(&self.0.id);",
-        new: "let was = self.0.lock_set().open.get(&self.0.id).is_some();",
+        old: "let was = place.map(|place| set.open.swap_remove(place));",
+        new: "let was = place;",
         suites: VFIO,
     },
     Mutant {
