@@ -178,8 +178,10 @@ impl Context {
     /// Nothing was mapped.
     pub fn ioas_copy(&self, to: ObjectId, source: ObjectId, request: CopyRequest) -> Result<Iova, MapError> {
         request.check()?;
-        let source = self.ioas(source)?.copy_source(&request)?;
-        self.ioas(to)?.copy(source, &request)
+        let from = self.ioas(source)?;
+        let copied = from.copy_source(&request)?;
+        let to = if to == source { from } else { self.ioas(to)? };
+        to.copy(copied, &request)
     }
 
     /// Unmaps a range (`IOMMU_IOAS_UNMAP`), and returns how many bytes were unmapped. From 0, `u64::MAX` bytes are everything.

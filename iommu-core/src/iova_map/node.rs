@@ -8,9 +8,9 @@ use core::ops::Range;
 
 use crate::address::{Iova, IovaRange};
 
-/// Ranges of a leaf at most. What lies behind a new range is moved, so that a leaf is narrower than an inner node, in which
-/// little changes.
-pub(super) const LEAF_WIDTH: usize = 32;
+/// Ranges of a leaf at most: so many that it fills ten cache lines. What lies behind a new range is moved, so that a leaf is
+/// narrower than an inner node, in which little changes.
+pub(super) const LEAF_WIDTH: usize = 31;
 /// Nodes below an inner node at most.
 pub(super) const INNER_WIDTH: usize = 64;
 /// Keys in a cache line.
@@ -50,6 +50,8 @@ pub(super) struct Inner {
     pub(super) bounds: [u64; INNER_WIDTH],
     pub(super) children: [u32; INNER_WIDTH],
 }
+
+const _: () = assert!(size_of::<Leaf>() == 10 * 64 || cfg!(not(target_pointer_width = "64")));
 
 impl<const N: usize> Spans<N> {
     const EMPTY: Self = Self { len: 0, firsts: [0; N], lasts: [0; N] };

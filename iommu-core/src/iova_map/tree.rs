@@ -33,6 +33,12 @@ const fn merged(level: usize) -> usize {
     width(level) * 3 / 4
 }
 
+/// How many entries of a full node stay there when it is split for one more at `place`: half of them, but all if that is
+/// behind them, so that ranges that come in ascending order leave full nodes.
+const fn kept(place: usize, width: usize) -> usize {
+    if place == width { width } else { width / 2 }
+}
+
 /// Entries of a node of a level at most.
 const fn width(level: usize) -> usize {
     if level == 0 { LEAF_WIDTH } else { INNER_WIDTH }
@@ -291,10 +297,14 @@ impl<V> Tree<V> {
         }
         let new = self.new_inner();
         let (left, upper) = two(&mut self.inners, node, new);
-        left.move_to(INNER_WIDTH / 2, upper);
-        let (target, at) =
-            if place < INNER_WIDTH / 2 { (&mut *left, place + 1) } else { (&mut *upper, place + 1 - INNER_WIDTH / 2) };
-        target.open(at, right, child);
+        let at = place + 1;
+        let kept = kept(at, INNER_WIDTH);
+        left.move_to(kept, upper);
+        if at < kept {
+            left.open(at, right, child);
+        } else {
+            upper.open(at - kept, right, child);
+        }
         Grown { span: Some(left.span()), split: Some((upper.span(), new)) }
     }
 
@@ -307,11 +317,13 @@ impl<V> Tree<V> {
         }
         let new = self.new_leaf();
         let (left, upper) = two(&mut self.leaves, node, new);
-        // Ranges that come in ascending order leave full leaves behind.
-        let kept = if place == LEAF_WIDTH { LEAF_WIDTH - 1 } else { LEAF_WIDTH / 2 };
+        let kept = kept(place, LEAF_WIDTH);
         left.move_to(kept, upper);
-        let (target, at) = if place <= kept { (&mut *left, place) } else { (&mut *upper, place - kept) };
-        target.put(at, range, value);
+        if place < kept {
+            left.put(place, range, value);
+        } else {
+            upper.put(place - kept, range, value);
+        }
         Grown { span: Some(left.span()), split: Some((upper.span(), new)) }
     }
 
