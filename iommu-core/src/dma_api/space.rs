@@ -27,7 +27,7 @@ pub(crate) struct DmaSpace {
 struct Iovas {
     /// Mapped, reserved, or waiting for a flush.
     taken: IovaMap<()>,
-    /// Unmapped in the page tables, but perhaps cached by hardware. Has room for `FLUSH_QUEUE` ranges from the start.
+    /// Unmapped in the page tables, but perhaps cached by hardware. Has room for `FLUSH_QUEUE` ranges once any is allocated.
     queue: Vec<IovaRange>,
     /// The page tables that became empty by these unmaps.
     gathers: Gather,
@@ -41,7 +41,7 @@ impl DmaSpace {
             DomainKind::DmaLazy => true,
             DomainKind::Blocking | DomainKind::Identity | DomainKind::Paging | DomainKind::Nested => return None,
         };
-        let iovas = Iovas { taken: IovaMap::new(), queue: Vec::with_capacity(FLUSH_QUEUE), gathers: Gather::new() };
+        let iovas = Iovas { taken: IovaMap::new(), queue: Vec::new(), gathers: Gather::new() };
         Some(Self { lazy: AtomicBool::new(lazy), iovas: SpinMutex::of(IOVAS, iovas) })
     }
 
@@ -67,6 +67,9 @@ impl DmaSpace {
         let mut iovas = self.iovas.lock();
         let range = iovas.taken.find_gap(bytes, alignment, offset, within)?;
         iovas.taken.insert(range, ()).ok()?;
+        if iovas.queue.capacity() == 0 {
+            iovas.queue.reserve_exact(FLUSH_QUEUE);
+        }
         Some(range)
     }
 
