@@ -84,13 +84,13 @@ impl DmaSpace {
     /// When hardware refuses, the range stays taken for ever.
     pub(crate) fn unmap(&self, domain: &Domain, range: IovaRange) -> Result<(), HardwareError> {
         if !self.lazy.load(Ordering::Acquire) {
-            unmap_whole(domain, range, Domain::flush)?;
+            unmap_whole(domain, range, |gather| domain.flush(gather))?;
             self.free(range);
             return Ok(());
         }
         let mut iovas = self.iovas.lock();
-        unmap_whole(domain, range, |_, gather| {
-            iovas.gathers.absorb(gather);
+        unmap_whole(domain, range, |gather| {
+            iovas.gathers.absorb(core::mem::take(gather));
             Ok(())
         })?;
         iovas.queue.push(range);
@@ -107,12 +107,12 @@ impl DmaSpace {
 fn unmap_whole(
     domain: &Domain,
     range: IovaRange,
-    flush: impl FnOnce(&Domain, Gather) -> Result<(), HardwareError>,
+    flush: impl FnOnce(&mut Gather) -> Result<(), HardwareError>,
 ) -> Result<(), HardwareError> {
     let mut gather = Gather::new();
     let unmapped = domain.unmap_gather(range.first(), range.bytes(), &mut gather);
     // What was unmapped is flushed even if the rest was refused.
-    flush(domain, gather)?;
+    flush(&mut gather)?;
     if unmapped? < range.bytes() {
         return Err(HardwareError::new(device_model::Errno::EIO, "the IOMMU left a part of the range mapped"));
     }
