@@ -248,8 +248,8 @@ impl PageSizes {
     /// multiple of the smallest size, and not 0.
     #[inline]
     pub(crate) fn first_run(self, addresses: u64, offsets: u64, bytes: u64) -> (u64, usize) {
-        // What most are, and there is nothing to choose.
-        if bytes == self.smallest() {
+        // What most are: one page.
+        if self.0 & bytes == bytes && bytes.is_power_of_two() && addresses & (bytes - 1) == 0 {
             return (bytes, 1);
         }
         let aligned = addresses ^ addresses.wrapping_sub(1);

@@ -30,7 +30,7 @@ pub struct Domain {
     /// Which right to map physical memory it takes.
     memory: PhysicalMemory,
     hardware: Box<dyn HardwareDomain>,
-    /// What its page tables map, if it has any. It stays the same: asked for once.
+    /// What can be mapped, if anything. It stays the same: asked for once.
     geometry: Option<Geometry>,
     /// What a nested domain is translated by; dropped after it.
     parent: Option<Arc<Self>>,
@@ -56,7 +56,7 @@ impl Domain {
             iommu_name: iommu.name().into(),
             iommu,
             memory: member.group().memory().clone(),
-            geometry: hardware.paging().map(Paging::geometry),
+            geometry: hardware.paging().filter(|_| kind.is_paging()).map(Paging::geometry),
             hardware,
             parent,
             dma_space: DmaSpace::new(kind),
@@ -161,7 +161,7 @@ impl Domain {
     ) -> Result<(), HardwareError> {
         let mut gather = Gather::new();
         let read = self.dirty_tracking()?.read(range, flags, &mut gather, &mut dirty);
-        self.flush(gather)?;
+        self.flush(&mut gather)?;
         read
     }
 
@@ -236,7 +236,7 @@ impl Domain {
         self.nested()?.invalidate(entry)
     }
 
-    /// Returns what can be mapped, or `None` without page tables.
+    /// Returns what can be mapped; `None` without page tables, and in a blocking domain.
     pub fn geometry(&self) -> Option<Geometry> {
         self.geometry
     }

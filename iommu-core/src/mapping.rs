@@ -10,8 +10,7 @@ use crate::physical_memory::PhysicalMemory;
 impl Domain {
     /// The page tables, if what is mapped goes there, and what can be mapped.
     fn paging(&self) -> Option<(&dyn Paging, Geometry)> {
-        let paging = self.hardware().paging().filter(|_| self.kind().is_paging())?;
-        Some((paging, self.geometry()?))
+        self.hardware().paging().zip(self.geometry())
     }
 
     /// Maps `size` bytes at `iova` to `phys`, in the largest pages that fit. Takes locks of the IOMMU driver only.
@@ -81,7 +80,7 @@ impl Domain {
     pub fn unmap(&self, iova: Iova, size: u64) -> Result<u64, HardwareError> {
         let mut gather = Gather::new();
         let unmapped = self.unmap_gather(iova, size, &mut gather);
-        self.flush(gather)?;
+        self.flush(&mut gather)?;
         unmapped
     }
 
@@ -117,14 +116,15 @@ impl Domain {
         Ok(done)
     }
 
-    /// Flushes what was gathered, then frees the page tables in it. If hardware refuses, they leak: it may walk them.
-    pub(crate) fn flush(&self, gather: Gather) -> Result<(), HardwareError> {
+    /// Flushes what was gathered; its page tables can be freed then. If hardware refuses, they leak: it may walk them.
+    #[inline]
+    pub(crate) fn flush(&self, gather: &mut Gather) -> Result<(), HardwareError> {
         if gather.range().is_none() {
             return Ok(());
         }
-        let flushed = self.hardware().paging().map_or(Ok(()), |paging| paging.flush(&gather));
+        let flushed = self.hardware().paging().map_or(Ok(()), |paging| paging.flush(gather));
         if flushed.is_err() {
-            core::mem::forget(gather);
+            core::mem::forget(core::mem::take(gather));
         }
         flushed
     }
@@ -177,14 +177,14 @@ impl UnmapBatch<'_> {
     /// Hardware refused. Devices may still reach all that was unmapped: its memory must not be reused until they are
     /// attached to another domain.
     pub fn flush(mut self) -> Result<(), HardwareError> {
-        self.domain.flush(core::mem::take(&mut self.gather))
+        self.domain.flush(&mut core::mem::take(&mut self.gather))
     }
 }
 
 impl Drop for UnmapBatch<'_> {
     fn drop(&mut self) {
         // There is nobody to tell; who wants to know calls `flush`.
-        let _ = self.domain.flush(core::mem::take(&mut self.gather));
+        let _ = self.domain.flush(&mut self.gather);
     }
 }
 

@@ -13,7 +13,7 @@ use rangemap::RangeMap;
 use vfio_owner::backend::{Extension, MapRequest, Unmap};
 use vfio_owner::iommu_core::address::PAGE_SIZE;
 use vfio_owner::iommu_core::software::{LockedPages, Process};
-use vfio_owner::iommu_core::sysfs::{MemoryTree, Snapshot};
+use vfio_owner::iommu_core::sysfs::{Archive, MemoryTree, Snapshot};
 use vfio_owner::iommu_core::{Access, Iova, UserAddr, UserMemory as _};
 use vfio_owner::testbed::{self, Machine};
 use vfio_owner::type1::Type1Config;
@@ -237,7 +237,7 @@ fn machines(c: &mut Criterion) {
     group.sample_size(10);
     for devices in if measures() { vec![20, 1_000, 10_000] } else { vec![20] } {
         let text = MemoryTree::from_layout(&layout(devices)).expect("it is one").to_archive();
-        let read = || MemoryTree::from_archive(&text).expect("it was written by us");
+        let read = || Archive::parse(&text).expect("it was written by us");
         group.bench_function(BenchmarkId::new("booted", devices), |b| {
             b.iter(|| Machine::boot(&Snapshot::load(&read()).expect("it has devices")));
         });

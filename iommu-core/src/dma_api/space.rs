@@ -27,7 +27,7 @@ pub(crate) struct DmaSpace {
 struct Iovas {
     /// Mapped, reserved, or waiting for a flush.
     taken: IovaMap<()>,
-    /// Unmapped in the page tables, but perhaps cached by hardware. Has room for `FLUSH_QUEUE` ranges from the start.
+    /// Unmapped in the page tables, but perhaps cached by hardware. Has room for `FLUSH_QUEUE` ranges once any is allocated.
     queue: Vec<IovaRange>,
     /// The page tables that became empty by these unmaps.
     gathers: Gather,
@@ -41,7 +41,7 @@ impl DmaSpace {
             DomainKind::DmaLazy => true,
             DomainKind::Blocking | DomainKind::Identity | DomainKind::Paging | DomainKind::Nested => return None,
         };
-        let iovas = Iovas { taken: IovaMap::new(), queue: Vec::with_capacity(FLUSH_QUEUE), gathers: Gather::new() };
+        let iovas = Iovas { taken: IovaMap::new(), queue: Vec::new(), gathers: Gather::new() };
         Some(Self { lazy: AtomicBool::new(lazy), iovas: SpinMutex::of(IOVAS, iovas) })
     }
 
@@ -67,6 +67,9 @@ impl DmaSpace {
         let mut iovas = self.iovas.lock();
         let range = iovas.taken.find_gap(bytes, alignment, offset, within)?;
         iovas.taken.insert(range, ()).ok()?;
+        if iovas.queue.capacity() == 0 {
+            iovas.queue.reserve_exact(FLUSH_QUEUE);
+        }
         Some(range)
     }
 
@@ -81,13 +84,13 @@ impl DmaSpace {
     /// When hardware refuses, the range stays taken for ever.
     pub(crate) fn unmap(&self, domain: &Domain, range: IovaRange) -> Result<(), HardwareError> {
         if !self.lazy.load(Ordering::Acquire) {
-            unmap_whole(domain, range, Domain::flush)?;
+            unmap_whole(domain, range, |gather| domain.flush(gather))?;
             self.free(range);
             return Ok(());
         }
         let mut iovas = self.iovas.lock();
-        unmap_whole(domain, range, |_, gather| {
-            iovas.gathers.absorb(gather);
+        unmap_whole(domain, range, |gather| {
+            iovas.gathers.absorb(core::mem::take(gather));
             Ok(())
         })?;
         iovas.queue.push(range);
@@ -104,12 +107,12 @@ impl DmaSpace {
 fn unmap_whole(
     domain: &Domain,
     range: IovaRange,
-    flush: impl FnOnce(&Domain, Gather) -> Result<(), HardwareError>,
+    flush: impl FnOnce(&mut Gather) -> Result<(), HardwareError>,
 ) -> Result<(), HardwareError> {
     let mut gather = Gather::new();
     let unmapped = domain.unmap_gather(range.first(), range.bytes(), &mut gather);
     // What was unmapped is flushed even if the rest was refused.
-    flush(domain, gather)?;
+    flush(&mut gather)?;
     if unmapped? < range.bytes() {
         return Err(HardwareError::new(device_model::Errno::EIO, "the IOMMU left a part of the range mapped"));
     }

@@ -63,6 +63,8 @@ pub struct Translation {
 #[derive(Debug)]
 pub struct PageTable {
     format: TableFormat,
+    /// The level of the topmost table.
+    top: u32,
     /// In one piece, so that a walk needs nothing but entries; the topmost first. An entry has the number of the table below.
     tables: Vec<[Entry; 512]>,
     /// How many entries of each table are not empty.
@@ -87,7 +89,7 @@ struct End {
 impl PageTable {
     /// Creates tables of this format in which nothing is mapped.
     pub fn new(format: TableFormat) -> Self {
-        Self { format, tables: Vec::new(), used: Vec::new(), free: Vec::new() }
+        Self { format, top: format.levels() - 1, tables: Vec::new(), used: Vec::new(), free: Vec::new() }
     }
 
     /// Returns the format.
@@ -148,7 +150,7 @@ impl PageTable {
         protection: Protection,
     ) -> Result<usize, TableError> {
         let level = self.format.level_of(page_size).ok_or(TableError::Misaligned)?;
-        if !(iova.is_aligned(page_size) && phys.is_aligned(page_size)) || count == 0 || protection.is_empty() {
+        if (iova.get() | phys.get()) & (page_size - 1) != 0 || count == 0 || protection.is_empty() {
             return Err(TableError::Misaligned);
         }
         self.check_range(iova, phys, page_size.checked_mul(count as u64).ok_or(TableError::OutOfRange)?)?;
@@ -174,7 +176,7 @@ impl PageTable {
         if self.tables.is_empty() {
             self.new_table();
         }
-        let (mut table, mut above) = (ROOT, self.format.top());
+        let (mut table, mut above) = (ROOT, self.top);
         while above > level {
             table = match self.entry(table, iova, above).kind() {
                 Kind::Table(next) => next,
@@ -248,7 +250,7 @@ impl PageTable {
     /// Takes out the tables on the way to `iova` that are empty, of which that of `level` is the lowest.
     #[cold]
     fn take_out_empty(&mut self, iova: u64, level: u32) {
-        for above in level + 1..=self.format.top() {
+        for above in level + 1..=self.top {
             // Those above it are not empty yet, so the way leads there.
             let Ok(table) = self.table_for(iova, above) else { return };
             let Kind::Table(below) = self.entry(table, iova, above).kind() else { return };
@@ -267,7 +269,7 @@ impl PageTable {
     /// Goes down to where `iova` leads.
     #[inline]
     fn walk(&self, iova: u64) -> End {
-        let (mut table, mut level) = (ROOT, self.format.top());
+        let (mut table, mut level) = (ROOT, self.top);
         loop {
             let entry = self.entry(table, iova, level);
             let Kind::Table(below) = entry.kind() else { return End { table, level, entry } };
@@ -317,7 +319,7 @@ impl PageTable {
         let (first, last) = (range.first().get(), range.last().min(self.format.last()).get());
         if first <= last {
             let mut read = ReadDirty { first, last, flags, dirty: &mut dirty };
-            self.read_dirty_below(ROOT, self.format.top(), 0, &mut read);
+            self.read_dirty_below(ROOT, self.top, 0, &mut read);
         }
     }
 

@@ -29,14 +29,17 @@ const CONFIG_WITH_CAPABILITIES: usize = 256;
 
 pub(super) fn load(tree: &dyn Tree) -> Result<Snapshot, LoadError> {
     let names = tree.list(DEVICES).map_err(|source| LoadError { path: DEVICES.to_owned(), source })?;
-    let mut loader = Loader { tree, devices: BTreeMap::new(), warnings: Vec::new() };
+    let mut loader = Loader { tree, devices: Vec::with_capacity(names.len()), warnings: Vec::new() };
     for name in names {
         loader.load_device(&name);
     }
+    // Names sort as addresses do, but for domains of more than four digits.
+    loader.devices.sort_by_key(|device| device.function.address);
+    loader.devices.dedup_by_key(|device| device.function.address);
     let drivers = loader.load_drivers();
     let groups = loader.load_groups();
     Ok(Snapshot {
-        devices: loader.devices.into_values().collect(),
+        devices: loader.devices,
         drivers: drivers.into_values().collect(),
         groups: groups.into_values().collect(),
         warnings: loader.warnings,
@@ -45,7 +48,7 @@ pub(super) fn load(tree: &dyn Tree) -> Result<Snapshot, LoadError> {
 
 struct Loader<'a> {
     tree: &'a dyn Tree,
-    devices: BTreeMap<PciAddress, SysfsDevice>,
+    devices: Vec<SysfsDevice>,
     warnings: Vec<Warning>,
 }
 
@@ -72,7 +75,7 @@ impl Loader<'_> {
             group: self.follow_into(&child(&path, "iommu_group"), GROUPS, group_number),
             path,
         };
-        self.devices.insert(address, device);
+        self.devices.push(device);
     }
 
     /// The configuration space, with the ids that the kernel goes by.
@@ -215,7 +218,8 @@ impl Loader<'_> {
         listed: &T,
     ) -> bool {
         let target = self.follow(link);
-        let Some(device) = self.devices.get_mut(&address) else {
+        let found = self.devices.binary_search_by_key(&address, |device| device.function.address).ok();
+        let Some(device) = found.and_then(|found| self.devices.get_mut(found)) else {
             self.warn(link, WarningReason::NoSuchDevice);
             return false;
         };
@@ -250,8 +254,8 @@ impl Loader<'_> {
         claim: impl Fn(&SysfsDevice) -> Option<T>,
     ) -> Vec<(PciAddress, T)> {
         let mut claims = Vec::new();
-        for (&address, device) in &self.devices {
-            let Some(claimed) = claim(device) else { continue };
+        for device in &self.devices {
+            let (address, Some(claimed)) = (device.function.address, claim(device)) else { continue };
             if !listed.contains(&address) {
                 let reason = WarningReason::NotListed { listing: child(directory, &claimed.to_string()) };
                 self.warnings.push(Warning { path: device.path.clone(), reason });

@@ -5,6 +5,10 @@ use crate::address::{Geometry, Iova, PageSizes};
 const PAGE_SHIFT: u32 = 12;
 const INDEX_BITS: u32 = 9;
 
+const KIB4: u64 = coverage(0);
+const MIB2: u64 = coverage(1);
+const GIB1: u64 = coverage(2);
+
 /// How many bytes one entry of a table of `level` covers; the lowest level is 0.
 pub(super) const fn coverage(level: u32) -> u64 {
     1 << shift(level)
@@ -49,12 +53,7 @@ impl TableFormat {
 
     /// Returns how many tables a walk passes at most.
     pub const fn levels(self) -> u32 {
-        self.top() + 1
-    }
-
-    /// The level of the topmost table.
-    pub(super) const fn top(self) -> u32 {
-        (self.address_bits - PAGE_SHIFT - 1) / INDEX_BITS
+        (self.address_bits - PAGE_SHIFT).div_ceil(INDEX_BITS)
     }
 
     /// Returns the sizes of pages.
@@ -73,10 +72,16 @@ impl TableFormat {
     }
 
     /// The level at which pages of this size lie, if there are any.
+    #[inline]
     pub(super) const fn level_of(self, page_size: u64) -> Option<u32> {
-        if !page_size.is_power_of_two() || self.page_sizes.bitmap() & page_size == 0 {
+        if page_size & self.page_sizes.bitmap() != page_size {
             return None;
         }
-        Some((page_size.trailing_zeros() - PAGE_SHIFT) / INDEX_BITS)
+        match page_size {
+            KIB4 => Some(0),
+            MIB2 => Some(1),
+            GIB1 => Some(2),
+            _ => None,
+        }
     }
 }

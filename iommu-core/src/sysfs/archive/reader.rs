@@ -18,9 +18,21 @@ pub struct Archive<'a> {
     pub(super) files: Vec<File<'a>>,
     /// Those that exist even while they are empty, in order.
     pub(super) directories: Vec<Cow<'a, str>>,
-    /// Where the last search in each ended: the next begins there, for readers go from one file to its neighbour.
-    last_file: Cell<usize>,
-    last_directory: Cell<usize>,
+    last_file: Places,
+    last_directory: Places,
+}
+
+/// Where the last searches for paths ended: the next ones begin there, for readers go from one file to its neighbour. By the
+/// first letter, for they do so below `bus`, `devices` and `kernel` at once.
+#[derive(Clone, Default, Debug)]
+struct Places([Cell<usize>; 8]);
+
+impl Places {
+    #[expect(clippy::indexing_slicing, reason = "there are eight")]
+    fn of(&self, path: &str) -> &Cell<usize> {
+        let letter = path.bytes().next().unwrap_or_default();
+        &self.0[usize::from(letter) % 8]
+    }
 }
 
 /// A line with a file.
@@ -63,11 +75,11 @@ impl<'a> Archive<'a> {
         if let Some(line) = twice.min() {
             return Err(ArchiveError { line, reason: ArchiveErrorReason::Twice });
         }
-        Ok(Self { files, directories, last_file: Cell::new(0), last_directory: Cell::new(0) })
+        Ok(Self { files, directories, last_file: Places::default(), last_directory: Places::default() })
     }
 
     fn file(&self, path: &str) -> Result<&File<'a>, TreeError> {
-        let at = first_from(&self.files, &self.last_file, |file| &*file.path < path);
+        let at = first_from(&self.files, self.last_file.of(path), |file| &*file.path < path);
         match self.files.get(at).filter(|file| file.path == path) {
             Some(file) => Ok(file),
             None if self.is_directory(path) => Err(TreeError::NotAFile),
@@ -82,12 +94,12 @@ impl<'a> Archive<'a> {
 
     /// The files below a directory, by what follows its path.
     fn files_below<'b>(&'b self, path: &'b str) -> impl Iterator<Item = &'b str> {
-        let at = first_from(&self.files, &self.last_file, |file| is_before_entries(&file.path, path));
+        let at = first_from(&self.files, self.last_file.of(path), |file| is_before_entries(&file.path, path));
         self.files.iter().skip(at).map_while(move |file| below(&file.path, path))
     }
 
     fn directories_below<'b>(&'b self, path: &'b str) -> impl Iterator<Item = &'b str> {
-        let at = first_from(&self.directories, &self.last_directory, |found| is_before_entries(found, path));
+        let at = first_from(&self.directories, self.last_directory.of(path), |found| is_before_entries(found, path));
         self.directories.iter().skip(at).map_while(move |found| below(found, path))
     }
 }
@@ -105,13 +117,14 @@ impl Tree for Archive<'_> {
         }
         let entries = self.files_below(path).chain(self.directories_below(path));
         let mut names: Vec<&str> = entries.map(|rest| rest.split_once('/').map_or(rest, |(name, _)| name)).collect();
-        names.sort_unstable();
+        // Two runs that are in order: merged, not sorted.
+        names.sort();
         names.dedup();
         Ok(names.into_iter().map(ToOwned::to_owned).collect())
     }
 
     fn is_directory(&self, path: &str) -> bool {
-        let at = first_from(&self.directories, &self.last_directory, |found| &**found < path);
+        let at = first_from(&self.directories, self.last_directory.of(path), |found| &**found < path);
         path.is_empty()
             || self.directories.get(at).is_some_and(|found| *found == path)
             || self.files_below(path).next().is_some()

@@ -244,6 +244,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
         suites: IOMMU,
     },
     Mutant {
+        name: "window-cached",
+        file: SOFTWARE,
+        rule: "I50: what a device has cached of a page never leads into the interrupt window",
+        old: "                && !self.iommu.meets_window(at)\n",
+        new: "",
+        suites: IOMMU,
+    },
+    Mutant {
         name: "strangers-domain-accepted",
         file: SOFTWARE,
         rule: "It8.5: a unit accepts the domains of its own driver's units only",
