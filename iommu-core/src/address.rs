@@ -246,7 +246,12 @@ impl PageSizes {
     ///
     /// `offsets` are the bits in which the two addresses of a mapping differ, 0 for a single address. `bytes` is a
     /// multiple of the smallest size, and not 0.
+    #[inline]
     pub(crate) fn first_run(self, addresses: u64, offsets: u64, bytes: u64) -> (u64, usize) {
+        // What most are, and there is nothing to choose.
+        if bytes == self.smallest() {
+            return (bytes, 1);
+        }
         let aligned = addresses ^ addresses.wrapping_sub(1);
         let short_enough = u64::MAX.checked_shr(bytes.leading_zeros()).unwrap_or(0);
         let size = highest(self.0 & aligned & short_enough).unwrap_or(self.smallest());

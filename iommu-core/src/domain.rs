@@ -8,12 +8,12 @@ use core::any::Any;
 use device_model::Errno;
 use device_model::sync::SpinMutex;
 
-use crate::address::{Iova, IovaRange};
+use crate::address::{Geometry, Iova, IovaRange};
 use crate::dirty::DirtyBits;
 use crate::dma_api::DmaSpace;
 use crate::hardware::{
     DirtyFlags, DirtyPages, DirtyTracking, DomainKind, Endpoint, Gather, HardwareDomain, HardwareError, IommuDriver,
-    Nested, PagingFlags, UserData,
+    Nested, Paging, PagingFlags, UserData,
 };
 use crate::member::Member;
 use crate::physical_memory::PhysicalMemory;
@@ -30,6 +30,8 @@ pub struct Domain {
     /// Which right to map physical memory it takes.
     memory: PhysicalMemory,
     hardware: Box<dyn HardwareDomain>,
+    /// What its page tables map, if it has any. It stays the same: asked for once.
+    geometry: Option<Geometry>,
     /// What a nested domain is translated by; dropped after it.
     parent: Option<Arc<Self>>,
     /// The addresses that the DMA API allocates, in domains that it maps into.
@@ -54,6 +56,7 @@ impl Domain {
             iommu_name: iommu.name().into(),
             iommu,
             memory: member.group().memory().clone(),
+            geometry: hardware.paging().map(Paging::geometry),
             hardware,
             parent,
             dma_space: DmaSpace::new(kind),
@@ -231,6 +234,11 @@ impl Domain {
     /// The driver's; `EOPNOTSUPP` when the domain is not nested.
     pub fn invalidate(&self, entry: UserData<'_>) -> Result<(), HardwareError> {
         self.nested()?.invalidate(entry)
+    }
+
+    /// Returns what can be mapped, or `None` without page tables.
+    pub fn geometry(&self) -> Option<Geometry> {
+        self.geometry
     }
 
     /// Returns what the domain is for.

@@ -8,13 +8,10 @@ use crate::hardware::{DomainKind, Gather, HardwareError, Paging};
 use crate::physical_memory::PhysicalMemory;
 
 impl Domain {
-    /// Returns what can be mapped, or `None` without page tables.
-    pub fn geometry(&self) -> Option<Geometry> {
-        self.hardware().paging().map(Paging::geometry)
-    }
-
-    fn paging(&self) -> Option<&dyn Paging> {
-        self.hardware().paging().filter(|_| self.kind().is_paging())
+    /// The page tables, if what is mapped goes there, and what can be mapped.
+    fn paging(&self) -> Option<(&dyn Paging, Geometry)> {
+        let paging = self.hardware().paging().filter(|_| self.kind().is_paging())?;
+        Some((paging, self.geometry()?))
     }
 
     /// Maps `size` bytes at `iova` to `phys`, in the largest pages that fit. Takes locks of the IOMMU driver only.
@@ -44,8 +41,7 @@ impl Domain {
         protection: impl Into<Protection>,
     ) -> Result<(), MapError> {
         let protection = protection.into();
-        let paging = self.paging().ok_or(MapError::NotPaging(self.kind()))?;
-        let Geometry { page_sizes, first, last } = paging.geometry();
+        let (paging, Geometry { page_sizes, first, last }) = self.paging().ok_or(MapError::NotPaging(self.kind()))?;
         let granule = page_sizes.smallest();
         if size == 0 || (iova.get() | phys.get() | size) & (granule - 1) != 0 {
             return Err(MapError::Misaligned { granule });
@@ -59,15 +55,14 @@ impl Domain {
         }
         let mut done = 0;
         let mapped = loop {
-            let (Some(at), Some(to)) = (iova.checked_add(done), phys.checked_add(done)) else { break Ok(()) };
-            let left = size - done;
-            if left == 0 {
-                break paging.sync_map(range);
-            }
-            let (page, count) = page_sizes.first_run(at.get() | to.get(), at.get() ^ to.get(), left);
-            match paging.map_pages(at, to, page, count, protection) {
+            let (at, to) = (iova.get() + done, phys.get() + done);
+            let (page, count) = page_sizes.first_run(at | to, at ^ to, size - done);
+            match paging.map_pages(Iova::new(at), PhysAddr::new(to), page, count, protection) {
                 Ok(pages) => done += page * pages.clamp(1, count) as u64,
                 Err(cause) => break Err(cause),
+            }
+            if done == size {
+                break paging.sync_map(range);
             }
         };
         mapped.map_err(|cause| match self.unmap(iova, done) {
@@ -84,9 +79,9 @@ impl Domain {
     /// Hardware refused. Devices may still reach any of the range: its memory must not be reused until they are attached to
     /// another domain.
     pub fn unmap(&self, iova: Iova, size: u64) -> Result<u64, HardwareError> {
-        let mut batch = self.unmap_batch();
-        let unmapped = batch.unmap(iova, size);
-        batch.flush()?;
+        let mut gather = Gather::new();
+        let unmapped = self.unmap_gather(iova, size, &mut gather);
+        self.flush(gather)?;
         unmapped
     }
 
@@ -107,8 +102,7 @@ impl Domain {
 
     /// As [`unmap`](Self::unmap), without the flush.
     pub(crate) fn unmap_gather(&self, iova: Iova, size: u64, gather: &mut Gather) -> Result<u64, HardwareError> {
-        let Some(paging) = self.paging() else { return Ok(0) };
-        let page_sizes = paging.geometry().page_sizes;
+        let Some((paging, Geometry { page_sizes, .. })) = self.paging() else { return Ok(0) };
         if (iova.get() | size) & (page_sizes.smallest() - 1) != 0 {
             return Ok(0);
         }
@@ -125,8 +119,10 @@ impl Domain {
 
     /// Flushes what was gathered, then frees the page tables in it. If hardware refuses, they leak: it may walk them.
     pub(crate) fn flush(&self, gather: Gather) -> Result<(), HardwareError> {
-        let (Some(paging), Some(_)) = (self.hardware().paging(), gather.range()) else { return Ok(()) };
-        let flushed = paging.flush(&gather);
+        if gather.range().is_none() {
+            return Ok(());
+        }
+        let flushed = self.hardware().paging().map_or(Ok(()), |paging| paging.flush(&gather));
         if flushed.is_err() {
             core::mem::forget(gather);
         }
@@ -143,7 +139,7 @@ impl Domain {
         match self.kind() {
             DomainKind::Blocking | DomainKind::Nested => None,
             DomainKind::Identity => Some(PhysAddr::new(iova.get())),
-            DomainKind::Dma | DomainKind::DmaLazy | DomainKind::Paging => self.paging()?.iova_to_phys(iova),
+            DomainKind::Dma | DomainKind::DmaLazy | DomainKind::Paging => self.hardware().paging()?.iova_to_phys(iova),
         }
     }
 

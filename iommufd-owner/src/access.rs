@@ -10,7 +10,7 @@ use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{LockClass, Mutex};
 use iommu_core::user_memory::PinnedRun;
-use iommu_core::{Access, Iova, IovaRange};
+use iommu_core::{Access, Iova, IovaRange, UserAddr, UserMemory};
 
 use crate::context::Context;
 use crate::io_page_table::{Accesses, Area, IoPageTable, RangeError};
@@ -18,7 +18,7 @@ use crate::ioas::{Ioas, UnmapListener};
 use crate::object::Object;
 use crate::object_id::{NoIdsError, NoObjectError, ObjectId};
 use crate::object_table::{Owned, Use};
-use crate::pages::{Pages, PinError, PinnedSlice, Slice};
+use crate::pages::{PinError, PinnedSlice};
 
 const ACCESS_LOCK: LockClass = LockClass::new("access", 605);
 
@@ -121,7 +121,7 @@ impl IoasAccess {
             Target::Ioas(..) => return Err(AccessError::Attached),
             Target::Leaving => return Err(AccessError::Leaving),
         }
-        let (ioas, used) = self.context.ioas(ioas)?;
+        let (ioas, used) = self.context.use_ioas(ioas)?;
         self.join(&ioas)?;
         *target = Target::Ioas(ioas, Arc::new(used));
         Ok(())
@@ -139,7 +139,7 @@ impl IoasAccess {
             Target::Leaving => return Err(AccessError::Leaving),
             Target::Ioas(ioas, used) => (ioas.clone(), used.clone()),
         };
-        let (ioas, used) = self.context.ioas(ioas)?;
+        let (ioas, used) = self.context.use_ioas(ioas)?;
         if Arc::ptr_eq(&ioas, &old) {
             return Ok(());
         }
@@ -211,9 +211,9 @@ impl IoasAccess {
     /// As for [`pin`](Self::pin), but that nothing needs whole pages.
     pub fn read(&self, iova: Iova, into: &mut [u8]) -> Result<(), AccessError> {
         let total = into.len();
-        self.each_part(iova, total, Access::Read, |pages, offset, part| {
+        self.each_part(iova, total, Access::Read, |process, addr, part| {
             let into = into.get_mut(part).unwrap_or_default();
-            pages.process().read(pages.addr(offset), into).map_err(|error| PinError::from(error).into())
+            process.read(addr, into).map_err(|error| PinError::from(error).into())
         })
     }
 
@@ -222,9 +222,9 @@ impl IoasAccess {
     /// # Errors
     /// As for [`read`](Self::read).
     pub fn write(&self, iova: Iova, from: &[u8]) -> Result<(), AccessError> {
-        self.each_part(iova, from.len(), Access::Write, |pages, offset, part| {
+        self.each_part(iova, from.len(), Access::Write, |process, addr, part| {
             let from = from.get(part).unwrap_or_default();
-            pages.process().write(pages.addr(offset), from).map_err(|error| PinError::from(error).into())
+            process.write(addr, from).map_err(|error| PinError::from(error).into())
         })
     }
 
@@ -233,7 +233,7 @@ impl IoasAccess {
         iova: Iova,
         bytes: usize,
         access: Access,
-        mut touch: impl FnMut(&Pages, u64, core::ops::Range<usize>) -> Result<(), AccessError>,
+        mut touch: impl FnMut(&Arc<dyn UserMemory>, UserAddr, core::ops::Range<usize>) -> Result<(), AccessError>,
     ) -> Result<(), AccessError> {
         let range = check_range(iova, bytes as u64)?;
         let ioas = self.target()?;
@@ -245,7 +245,8 @@ impl IoasAccess {
             area.admit(area_range, access)?;
             let left = (area_range.last().get() - at.get()).saturating_add(1);
             let length = usize::try_from(left).unwrap_or(usize::MAX).min(bytes - done);
-            touch(&area.pages, area.offset + (at.get() - area_range.first().get()), done..done + length)?;
+            let addr = area.addr().get().wrapping_add(at.get() - area_range.first().get());
+            touch(area.process(), UserAddr::new(addr), done..done + length)?;
             done += length;
         }
         Ok(())
@@ -262,10 +263,10 @@ fn check_range(iova: Iova, bytes: u64) -> Result<IovaRange, AccessError> {
 impl Area {
     /// Whether an access may use it so.
     fn admit(&self, range: IovaRange, access: Access) -> Result<(), AccessError> {
-        if self.accesses == Accesses::Refused {
+        if self.accesses() == Accesses::Refused {
             return Err(AccessError::Unmapping { area: range });
         }
-        if !self.protection.permits(access) {
+        if !self.permitted().is_some_and(|permitted| permitted.permits(access)) {
             return Err(AccessError::NotPermitted { area: range });
         }
         Ok(())
@@ -282,12 +283,13 @@ fn pin_part(
     let (area_range, area) = table.areas.get_mut(at).ok_or(AccessError::NotMapped { range })?;
     area.admit(area_range, access)?;
     let part = area_range.intersection(range).ok_or(AccessError::NotMapped { range })?;
-    let offset = area.offset + (part.first().get() - area_range.first().get());
-    if !(offset | part.bytes()).is_multiple_of(PAGE_SIZE) {
+    let skip = part.first().get() - area_range.first().get();
+    if !(area.addr().get().wrapping_add(skip) | part.bytes()).is_multiple_of(PAGE_SIZE) {
         return Err(AccessError::BadRange);
     }
-    let pinned = area.pages.pin(Slice::of(offset, part.bytes()))?;
-    area.access_pins += 1;
+    let shared = area.share();
+    let pinned = shared.pin_part(skip, part.bytes())?;
+    shared.access_pins += 1;
     Ok((Part { area: area_range.first(), pinned }, part.last().checked_add(1)))
 }
 
@@ -306,7 +308,8 @@ impl Drop for AccessPins {
             if let Some(ioas) = &ioas
                 && let Some((_, area)) = ioas.lock_table().areas.get_mut(part.area)
             {
-                area.access_pins = area.access_pins.saturating_sub(1);
+                let shared = area.share();
+                shared.access_pins = shared.access_pins.saturating_sub(1);
             }
         }
     }

@@ -5,14 +5,13 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
 use iommu_core::device_model::Errno;
-use iommu_core::{Extension, Iova, IovaRange, MapRequest, Protection as MappingProtection};
+use iommu_core::{Access, Extension, Iova, IovaRange, MapRequest};
 
 use crate::context::Context;
 use crate::io_page_table::{LargePages, MapError, UnmapError};
 use crate::ioas::{Ioas, IoasError, Place};
 use crate::object::Object;
 use crate::object_id::{NoObjectError, ObjectId};
-use crate::object_table::Use;
 
 /// What VFIO's calls are about, in a context.
 #[derive(Debug, Default)]
@@ -107,7 +106,7 @@ impl Context {
     /// # Errors
     /// There is no such address space.
     pub fn set_compat_ioas(&self, id: ObjectId) -> Result<(), NoObjectError> {
-        let (ioas, _used) = self.ioas(id)?;
+        let ioas = self.ioas(id)?;
         self.compat().ioas = Some((id, Arc::downgrade(&ioas)));
         Ok(())
     }
@@ -166,9 +165,9 @@ impl Context {
         }
     }
 
-    fn find_compat(&self) -> Result<(Arc<Ioas>, Use), CompatError> {
+    fn find_compat(&self) -> Result<Arc<Ioas>, CompatError> {
         let (id, known) = self.compat().ioas.clone().ok_or(CompatError::NoIoas)?;
-        let found = self.ioas(id).ok().filter(|(ioas, _)| Arc::as_ptr(ioas) == known.as_ptr());
+        let found = self.ioas(id).ok().filter(|ioas| Arc::as_ptr(ioas) == known.as_ptr());
         found.ok_or(CompatError::NoIoas)
     }
 
@@ -178,7 +177,7 @@ impl Context {
     /// # Errors
     /// There is no compatibility address space.
     pub fn compat_coherent(&self) -> Result<bool, CompatError> {
-        let (ioas, _used) = self.find_compat()?;
+        let ioas = self.find_compat()?;
         let coherent = ioas.lock_table().is_coherent();
         Ok(coherent)
     }
@@ -196,7 +195,7 @@ impl Context {
             (Protection::Iommu, Extension::TYPE1 | Extension::TYPE1_V2) => {}
             _ => return Err(CompatError::WrongType),
         }
-        let (ioas, _used) = self.find_compat()?;
+        let ioas = self.find_compat()?;
         if kind == Extension::TYPE1 {
             ioas.set_large_pages(LargePages::Disabled)?;
         }
@@ -208,8 +207,8 @@ impl Context {
     /// # Errors
     /// There is no compatibility address space, or as for [`ioas_map`](Self::ioas_map).
     pub fn compat_map(&self, request: MapRequest) -> Result<(), CompatError> {
-        let access = request.access.into();
-        self.compat_map_protected(request, access)
+        let permitted = Some(request.access);
+        self.compat_map_permitted(request, permitted)
     }
 
     /// Maps memory so that devices get no access to it (`VFIO_IOMMU_MAP_DMA` without `READ` and `WRITE`). Only an address
@@ -219,13 +218,13 @@ impl Context {
     /// As for [`compat_map`](Self::compat_map).
     // Ft12.7.
     pub fn compat_map_inaccessible(&self, request: MapRequest) -> Result<(), CompatError> {
-        self.compat_map_protected(request, MappingProtection::empty())
+        self.compat_map_permitted(request, None)
     }
 
-    fn compat_map_protected(&self, request: MapRequest, protection: MappingProtection) -> Result<(), CompatError> {
-        let (ioas, _used) = self.find_compat()?;
+    fn compat_map_permitted(&self, request: MapRequest, permitted: Option<Access>) -> Result<(), CompatError> {
+        let ioas = self.find_compat()?;
         let place = Place::Fixed(request.iova);
-        ioas.map(request.at(place), protection, self.account())?;
+        ioas.map(request.at(place), permitted)?;
         Ok(())
     }
 
@@ -235,7 +234,7 @@ impl Context {
     /// There is no compatibility address space, or a mapping exceeds the range and cannot be split.
     // Ft12.8.
     pub fn compat_unmap(&self, iova: Iova, bytes: u64) -> Result<u64, CompatError> {
-        let (ioas, _used) = self.find_compat()?;
+        let ioas = self.find_compat()?;
         ioas.cut_ends(iova, bytes).map_err(CompatError::Cut)?;
         unmapped(ioas.unmap_counted(iova, bytes))
     }
@@ -245,7 +244,7 @@ impl Context {
     /// # Errors
     /// There is no compatibility address space, or an access does not let go of a mapping.
     pub fn compat_unmap_all(&self) -> Result<u64, CompatError> {
-        let (ioas, _used) = self.find_compat()?;
+        let ioas = self.find_compat()?;
         unmapped(ioas.remove(IovaRange::ALL))
     }
 
@@ -254,7 +253,7 @@ impl Context {
     /// # Errors
     /// There is no compatibility address space.
     pub fn compat_info(&self) -> Result<CompatInfo, CompatError> {
-        let (ioas, _used) = self.find_compat()?;
+        let ioas = self.find_compat()?;
         let table = ioas.lock_table();
         Ok(CompatInfo { page_sizes: table.page_sizes(), ranges: table.usable() })
     }

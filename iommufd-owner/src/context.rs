@@ -76,7 +76,17 @@ impl Context {
         self.0.compat.lock()
     }
 
-    pub(crate) fn ioas(&self, id: ObjectId) -> Result<(Arc<Ioas>, Use), NoObjectError> {
+    /// An address space, lent for a call: it is not destroyed meanwhile.
+    pub(crate) fn ioas(&self, id: ObjectId) -> Result<Arc<Ioas>, NoObjectError> {
+        let lend = |object: &Object| match object {
+            Object::Ioas(ioas) => Some(ioas.clone()),
+            _ => None,
+        };
+        self.objects().peek(id, lend).flatten().ok_or(NoObjectError { id, what: "address space" })
+    }
+
+    /// An address space, used beyond a call.
+    pub(crate) fn use_ioas(&self, id: ObjectId) -> Result<(Arc<Ioas>, Use), NoObjectError> {
         match self.objects().get(id) {
             Some((Object::Ioas(ioas), used)) => Ok((ioas, used)),
             _ => Err(NoObjectError { id, what: "address space" }),
@@ -146,7 +156,8 @@ impl Context {
     }
 
     pub(crate) fn new_ioas(&self) -> Result<NewIoas, NoIdsError> {
-        Ok(NewIoas { ioas: Ioas::new(self.0.memory.clone()), reserved: self.objects().reserve()? })
+        let ioas = Ioas::new(self.0.memory.clone(), self.account());
+        Ok(NewIoas { ioas, reserved: self.objects().reserve()? })
     }
 
     /// Maps memory (`IOMMU_IOAS_MAP`), and returns where. It is pinned at once if a device is attached, else when one
@@ -156,9 +167,9 @@ impl Context {
     /// Nothing was mapped.
     pub fn ioas_map(&self, ioas: ObjectId, request: MapRequest<Place>) -> Result<Iova, MapError> {
         check_numbers(request.iova, request.bytes)?;
-        let (ioas, _used) = self.ioas(ioas)?;
-        let protection = request.access.into();
-        ioas.map(request, protection, self.account())
+        let ioas = self.ioas(ioas)?;
+        let permitted = Some(request.access);
+        ioas.map(request, permitted)
     }
 
     /// Maps what `source` has mapped (`IOMMU_IOAS_COPY`); the memory is pinned and accounted once.
@@ -167,10 +178,8 @@ impl Context {
     /// Nothing was mapped.
     pub fn ioas_copy(&self, to: ObjectId, source: ObjectId, request: CopyRequest) -> Result<Iova, MapError> {
         request.check()?;
-        let (source, _source_use) = self.ioas(source)?;
-        let pieces = source.pieces(&request)?;
-        let (to, _used) = self.ioas(to)?;
-        to.copy(pieces, &request)
+        let source = self.ioas(source)?.copy_source(&request)?;
+        self.ioas(to)?.copy(source, &request)
     }
 
     /// Unmaps a range (`IOMMU_IOAS_UNMAP`), and returns how many bytes were unmapped. From 0, `u64::MAX` bytes are everything.
@@ -178,7 +187,7 @@ impl Context {
     /// # Errors
     /// Fails if nothing is mapped there, or a mapping exceeds the range; what was unmapped before it stays unmapped.
     pub fn ioas_unmap(&self, ioas: ObjectId, iova: Iova, bytes: u64) -> Result<u64, UnmapError> {
-        let (ioas, _used) = self.ioas(ioas)?;
+        let ioas = self.ioas(ioas)?;
         ioas.unmap(iova, bytes)
     }
 
@@ -187,7 +196,7 @@ impl Context {
     /// # Errors
     /// There is no such address space.
     pub fn ioas_iova_ranges(&self, ioas: ObjectId) -> Result<IovaRanges, NoObjectError> {
-        let (ioas, _used) = self.ioas(ioas)?;
+        let ioas = self.ioas(ioas)?;
         Ok(ioas.iova_ranges())
     }
 
@@ -197,7 +206,7 @@ impl Context {
     /// # Errors
     /// A range is none, two overlap, or something reserved lies there. Nothing has changed.
     pub fn ioas_allow_iovas(&self, ioas: ObjectId, ranges: &[(Iova, Iova)]) -> Result<(), IoasError> {
-        let (ioas, _used) = self.ioas(ioas)?;
+        let ioas = self.ioas(ioas)?;
         let mut allowed = AllowedRanges::default();
         for (first, last) in ranges {
             allowed.insert(*first, *last)?;
@@ -210,7 +219,7 @@ impl Context {
     /// # Errors
     /// Domains have mapped with large pages already, or a mapping is not of whole pages.
     pub fn set_large_pages(&self, ioas: ObjectId, large_pages: LargePages) -> Result<(), IoasError> {
-        let (ioas, _used) = self.ioas(ioas)?;
+        let ioas = self.ioas(ioas)?;
         ioas.set_large_pages(large_pages)
     }
 
@@ -219,7 +228,7 @@ impl Context {
     /// # Errors
     /// There is no such address space.
     pub fn large_pages(&self, ioas: ObjectId) -> Result<LargePages, NoObjectError> {
-        let (ioas, _used) = self.ioas(ioas)?;
+        let ioas = self.ioas(ioas)?;
         let large_pages = ioas.lock_table().large_pages;
         Ok(large_pages)
     }

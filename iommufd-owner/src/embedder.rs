@@ -63,7 +63,7 @@ impl Context {
     /// # Errors
     /// Fails if there is no such address space, or something is mapped or allowed in the range.
     pub fn ioas_reserve(&self, ioas: ObjectId, range: IovaRange) -> Result<(), IoasError> {
-        let (ioas, _used) = self.ioas(ioas)?;
+        let ioas = self.ioas(ioas)?;
         Ok(ioas.lock_table().reserve([range], ReservedFor::Embedder)?)
     }
 }

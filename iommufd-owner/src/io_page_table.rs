@@ -8,12 +8,11 @@ mod reserved;
 mod unmap;
 
 use alloc::collections::BTreeMap;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::Errno;
-use iommu_core::{Iova, IovaMap, IovaRange, MapError as DomainMapError, PhysicalMemory, Protection};
+use iommu_core::{Iova, IovaMap, IovaRange, MapError as DomainMapError, PhysicalMemory};
 
 pub(crate) use area::{Accesses, Area};
 use area::{FillError, Filler};
@@ -26,7 +25,7 @@ pub use unmap::UnmapError;
 
 use crate::hwpt::Coherency;
 use crate::object_id::{NoObjectError, ObjectId};
-use crate::pages::{Pages, PinError};
+use crate::pages::PinError;
 
 /// Whether a domain may use pages larger than the smallest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -94,7 +93,8 @@ impl IoPageTable {
             return None;
         }
         let mask = alignment - 1;
-        let aligned = |range: &IovaRange, area: &Area| (range.first().get() | range.bytes() | area.offset) & mask == 0;
+        let aligned =
+            |range: &IovaRange, area: &Area| (range.first().get() | range.bytes() | area.addr().get()) & mask == 0;
         self.areas.iter().find(|(range, area)| !aligned(range, area)).map(|(range, _)| range)
     }
 
@@ -188,15 +188,8 @@ impl IoPageTable {
 
     /// Makes an area, in every domain or not at all. The range was checked, except that the domains can map it.
     // F18.
-    pub(crate) fn add_area(
-        &mut self,
-        range: IovaRange,
-        pages: Arc<Pages>,
-        offset: u64,
-        protection: Protection,
-    ) -> Result<(), MapError> {
+    pub(crate) fn add_area(&mut self, range: IovaRange, mut area: Area) -> Result<(), MapError> {
         let place = self.areas.vacant(range).map_err(|overlap| MapError::Mapped { existing: overlap.existing })?;
-        let mut area = Area::new(pages, offset, protection);
         if !self.domains.is_empty() {
             area.map(range, self.domains.values(), Filler { memory: &self.memory, large_pages: self.large_pages })?;
         }

@@ -10,15 +10,14 @@ use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{LockClass, Mutex, MutexGuard};
 use iommu_core::user_memory::Account;
-use iommu_core::{Iova, IovaMap, IovaRange, MapRequest, PhysicalMemory, Protection};
+use iommu_core::{Access, Iova, IovaMap, IovaRange, MapRequest, PhysicalMemory};
 
 pub use self::copy::CopyRequest;
 use crate::hwpt::Hwpt;
-use crate::io_page_table::{Accesses, IoPageTable, LargePages, MapError, RangeError, Removal, UnmapError};
+use crate::io_page_table::{Accesses, Area, IoPageTable, LargePages, MapError, RangeError, Removal, UnmapError};
 use crate::object::Object;
 use crate::object_id::{NoIdsError, NoObjectError, ObjectId};
 use crate::object_table::ReservedId;
-use crate::pages::Pages;
 
 const HWPTS_LOCK: LockClass = LockClass::new("IOAS", 610);
 const AREAS_LOCK: LockClass = LockClass::new("I/O page table", 630);
@@ -58,15 +57,19 @@ pub(crate) struct Ioas {
     hwpts: Mutex<Vec<Weak<Hwpt>>>,
     /// The lock of the areas: inside that of a group.
     table: Mutex<IoPageTable>,
+    /// Who answers for locked pages: it is not changed while a context has objects.
+    // F26.
+    account: Account,
     /// Leaf lock: users in the kernel.
     listeners: Mutex<BTreeMap<ObjectId, Weak<dyn UnmapListener>>>,
 }
 
 impl Ioas {
-    pub(crate) fn new(memory: PhysicalMemory) -> Arc<Self> {
+    pub(crate) fn new(memory: PhysicalMemory, account: Account) -> Arc<Self> {
         Arc::new(Self {
             hwpts: Mutex::of(HWPTS_LOCK, Vec::new()),
             table: Mutex::of(AREAS_LOCK, IoPageTable::new(memory)),
+            account,
             listeners: Mutex::default(),
         })
     }
@@ -106,39 +109,26 @@ impl Ioas {
         IovaRanges { ranges: table.usable(), alignment: table.alignment() }
     }
 
-    /// Maps memory, with what protection devices get it: of the request's access at most.
+    /// Maps memory, for devices to do what is permitted: of the request's access at most.
     // Table Ft4, from Ft4.5 on.
-    pub(crate) fn map(
-        &self,
-        request: MapRequest<Place>,
-        protection: Protection,
-        account: Account,
-    ) -> Result<Iova, MapError> {
+    pub(crate) fn map(&self, request: MapRequest<Place>, permitted: Option<Access>) -> Result<Iova, MapError> {
         let MapRequest { iova: place, bytes, process, addr, access } = request;
         if bytes == 0 || bytes > u64::MAX - PAGE_SIZE {
             return Err(MapError::BadLength);
         }
         addr.checked_add(bytes).ok_or(MapError::Overflow)?;
-        let pages = Pages::new(process, addr, bytes, access, account);
-        self.add(place, bytes, pages, addr.get() % PAGE_SIZE, protection)
+        self.add(place, bytes, Area::new(process, addr, bytes, access, permitted, self.account))
     }
 
-    /// A part of a window, at a place.
+    /// An area of so many bytes, at a place.
     // From Ft4.8 on.
-    fn add(
-        &self,
-        place: Place,
-        bytes: u64,
-        pages: Arc<Pages>,
-        offset: u64,
-        protection: Protection,
-    ) -> Result<Iova, MapError> {
+    fn add(&self, place: Place, bytes: u64, area: Area) -> Result<Iova, MapError> {
         let mut table = self.lock_table();
         let alignment = table.alignment();
         if !bytes.is_multiple_of(alignment) {
             return Err(MapError::Misaligned { alignment });
         }
-        let addr = pages.addr(offset).get();
+        let addr = area.addr().get();
         let range = match place {
             Place::Anywhere => table.place(addr, bytes)?,
             Place::Fixed(iova) => table.check_fixed(iova, bytes)?,
@@ -147,7 +137,7 @@ impl Ioas {
             table.check_vacant(range)?;
             return Err(MapError::Misaligned { alignment });
         }
-        table.add_area(range, pages, offset, protection)?;
+        table.add_area(range, area)?;
         Ok(range.first())
     }
 
@@ -204,7 +194,7 @@ impl Ioas {
                 match table.remove_areas(&mut removal) {
                     Err(UnmapError::Pinned { area }) => {
                         if let Some((_, pinned)) = table.areas.get_mut(area.first()) {
-                            pinned.accesses = Accesses::Refused;
+                            pinned.share().accesses = Accesses::Refused;
                         }
                         area
                     }

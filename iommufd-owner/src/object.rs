@@ -8,7 +8,7 @@ use iommu_core::Member;
 use crate::fault_queue::Queue;
 use crate::hwpt::Hwpt;
 use crate::ioas::Ioas;
-use crate::object_table;
+use crate::object_table::{self, Lent};
 
 /// The type of an object.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -42,6 +42,16 @@ pub(crate) enum Object {
 
 /// The objects of a context.
 pub(crate) type ObjectTable = object_table::ObjectTable<Object>;
+
+impl Lent for Object {
+    fn lent(&self) -> u32 {
+        match self {
+            // Calls get theirs under the table's lock, which is held: none comes, though some may go.
+            Self::Ioas(ioas) => u32::try_from(Arc::strong_count(ioas) - 1).unwrap_or(u32::MAX),
+            _ => 0,
+        }
+    }
+}
 
 impl Object {
     pub(crate) fn kind(&self) -> ObjectType {

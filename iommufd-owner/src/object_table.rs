@@ -9,6 +9,12 @@ use iommu_core::device_model::sync::Mutex;
 
 use crate::object_id::{NoIdsError, Numbers, ObjectId};
 
+/// Something that calls may use without being counted here.
+pub(crate) trait Lent {
+    /// Returns how many calls under way use it, if they are not counted as uses.
+    fn lent(&self) -> u32;
+}
+
 /// What stands behind an id.
 #[derive(Debug)]
 enum Slot<T> {
@@ -25,7 +31,8 @@ enum Slot<T> {
 #[derive(Debug)]
 struct Entry<T> {
     slot: Slot<T>,
-    /// References from other objects, from users in the kernel, and of calls under way; none lets it be destroyed.
+    /// References from other objects, from users in the kernel, and of calls under way, unless it is lent to those; none
+    /// lets it be destroyed.
     // F5.
     uses: u32,
 }
@@ -103,7 +110,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
     }
 }
 
-impl<T: Clone + Send + Sync + 'static> ObjectTable<T> {
+impl<T: Lent + Clone + Send + Sync + 'static> ObjectTable<T> {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Shared(Mutex::new(Entries { by_id: BTreeMap::new(), numbers: Numbers::default() }))))
     }
@@ -151,10 +158,13 @@ impl<T: Clone + Send + Sync + 'static> ObjectTable<T> {
     // Table Ft1.
     pub(crate) fn remove(&self, id: ObjectId) -> Result<T, DestroyError> {
         let mut entries = self.0.0.lock();
-        match entries.by_id.get(&id.get()) {
-            Some(Entry { slot: Slot::Public(_), uses: 0 }) => {}
-            Some(Entry { slot: Slot::Public(_), uses }) => return Err(DestroyError::InUse { id, uses: *uses }),
+        let uses = match entries.by_id.get(&id.get()) {
+            Some(Entry { slot: Slot::Public(object), uses: 0 }) => object.lent(),
+            Some(Entry { slot: Slot::Public(_), uses }) => *uses,
             _ => return Err(DestroyError::NoObject { id }),
+        };
+        if uses > 0 {
+            return Err(DestroyError::InUse { id, uses });
         }
         match entries.forget(id) {
             Some(Entry { slot: Slot::Public(object), .. }) => Ok(object),

@@ -2,6 +2,8 @@
 // F12, F20.
 
 mod pins;
+mod shared;
+mod sole;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -14,6 +16,8 @@ use iommu_core::{Access, UserAddr, UserMemory};
 
 pub(crate) use pins::Slice;
 use pins::{Pins, Stretch};
+pub(crate) use shared::{Accesses, Shared};
+pub(crate) use sole::{Pinned, Sole};
 
 const PAGES_LOCK: LockClass = LockClass::new("pages", 640);
 
@@ -56,22 +60,17 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// The window of the pages that `bytes` bytes at `addr` lie in. The sum must not wrap.
-    pub(crate) fn new(
+    /// The window of so many pages, from the one on that `addr` lies in.
+    fn new(
         process: Arc<dyn UserMemory>,
         addr: UserAddr,
-        bytes: u64,
+        count: u64,
         access: Access,
-        account: Account,
+        account: Option<Account>,
+        pins: Pins,
     ) -> Arc<Self> {
         let first = UserAddr::new(addr.get() & !(PAGE_SIZE - 1));
-        let count = Slice::of(addr.get() - first.get(), bytes).count;
-        let account = (process.limit() == Limit::Enforced).then_some(account);
-        Arc::new(Self { process, first, count, access, account, pins: Mutex::of(PAGES_LOCK, Pins::default()) })
-    }
-
-    pub(crate) fn process(&self) -> &Arc<dyn UserMemory> {
-        &self.process
+        Arc::new(Self { process, first, count, access, account, pins: Mutex::of(PAGES_LOCK, pins) })
     }
 
     /// Where the process sees a byte of the window.
@@ -82,35 +81,33 @@ impl Pages {
     /// Pins the pages of a slice once more; all or none, also when user memory unwinds (the limit is looked at after
     /// pinning).
     pub(crate) fn pin(self: &Arc<Self>, slice: Slice) -> Result<PinnedSlice, PinError> {
-        let mut pins = self.pins.lock();
-        let mut pinning = Pinning { pages: self, pins: &mut pins, done: Slice { count: 0, ..slice } };
-        let end = slice.end().min(self.count);
-        let mut fresh = 0;
-        while pinning.done.end() < end {
-            fresh += pinning.step(end)?;
-        }
-        self.charge(fresh)?;
-        pinning.done.count = 0;
+        self.pin_rest(slice, 0)?;
         Ok(PinnedSlice { pages: self.clone(), slice })
     }
 
-    /// Counts pages that were pinned.
-    fn charge(&self, pages: u64) -> Result<(), OverLimit> {
-        if let Some(account) = self.account {
-            self.process.charge(account, Limit::Enforced, pages)?;
+    /// As that, of a slice whose first `fresh` pages were just pinned, for nobody else, and are not counted yet.
+    fn pin_rest(&self, slice: Slice, mut fresh: u64) -> Result<(), PinError> {
+        let mut pins = self.pins.lock();
+        let mut pinning = Pinning { pages: self, pins: &mut pins, done: Slice { count: fresh, ..slice } };
+        let end = slice.end().min(self.count);
+        while pinning.done.end() < end {
+            fresh += pinning.step(end)?;
         }
-        let pinned = self.process.charge(Account::Pinned, Limit::Lifted, pages);
-        if let (Some(account), Err(_)) = (self.account, pinned) {
-            self.process.uncharge(account, pages);
-        }
-        pinned
+        charge(&self.process, self.account, fresh)?;
+        pinning.done.count = 0;
+        Ok(())
     }
 
-    fn uncharge(&self, pages: u64) {
-        if let Some(account) = self.account {
-            self.process.uncharge(account, pages);
-        }
-        self.process.uncharge(Account::Pinned, pages);
+    /// Pins a slice once more that is pinned, which cannot fail.
+    fn hold(&self, slice: Slice) {
+        self.pins.lock().hold(slice);
+    }
+
+    /// Ends one pin of each page of a slice.
+    fn unpin(&self, slice: Slice) {
+        let mut pins = self.pins.lock();
+        let freed = self.release(&mut pins, slice);
+        uncharge(&self.process, self.account, freed);
     }
 
     /// Ends one pin of each page of a slice; how many pages are pinned no more.
@@ -132,12 +129,6 @@ pub(crate) struct PinnedSlice {
 }
 
 impl PinnedSlice {
-    /// Pins a part of it once more, which cannot fail.
-    pub(crate) fn again(&self, part: Slice) -> Self {
-        self.pages.pins.lock().hold(part);
-        Self { pages: self.pages.clone(), slice: part }
-    }
-
     /// Returns the physical memory, in order, in pieces as long as possible.
     pub(crate) fn runs(&self) -> Vec<PinnedRun> {
         self.pages.pins.lock().runs(self.slice)
@@ -146,10 +137,27 @@ impl PinnedSlice {
 
 impl Drop for PinnedSlice {
     fn drop(&mut self) {
-        let mut pins = self.pages.pins.lock();
-        let freed = self.pages.release(&mut pins, self.slice);
-        self.pages.uncharge(freed);
+        self.pages.unpin(self.slice);
     }
+}
+
+/// Counts pages that were pinned: for an account, unless its limit was lifted, and as pinned.
+fn charge(process: &Arc<dyn UserMemory>, account: Option<Account>, pages: u64) -> Result<(), OverLimit> {
+    if let Some(account) = account {
+        process.charge(account, Limit::Enforced, pages)?;
+    }
+    let pinned = process.charge(Account::Pinned, Limit::Lifted, pages);
+    if let (Some(account), Err(_)) = (account, pinned) {
+        process.uncharge(account, pages);
+    }
+    pinned
+}
+
+fn uncharge(process: &Arc<dyn UserMemory>, account: Option<Account>, pages: u64) {
+    if let Some(account) = account {
+        process.uncharge(account, pages);
+    }
+    process.uncharge(Account::Pinned, pages);
 }
 
 /// Pages that are being pinned. Dropping it ends the pins again.

@@ -1,4 +1,4 @@
-//! `cargo xtask ci`: everything that a change must pass, cheapest first; names every step that failed.
+//! `cargo xtask ci`: everything that a change must pass; names every step that failed.
 
 pub(crate) mod shell;
 mod steps;
@@ -35,7 +35,17 @@ pub(crate) struct Ci {
 struct Step {
     name: &'static str,
     what: &'static str,
+    place: Place,
     run: fn(&Shell) -> Result<Verdict>,
+}
+
+/// Where a step has its time.
+#[derive(Clone, Copy)]
+enum Place {
+    /// It keeps all processors busy.
+    Alone,
+    /// It keeps one busy, and runs beside all that come after it.
+    Beside,
 }
 
 enum Verdict {
@@ -59,26 +69,38 @@ impl Ci {
             bail!("no step called `{unknown}`; `--list` lists them");
         }
         std::env::set_current_dir(root())?;
-        let terminal = std::io::stdout().is_terminal();
         let chosen = STEPS.iter().filter(|step| self.only.is_empty() || self.only.iter().any(|name| name == step.name));
-        let mut failed = Vec::new();
-        for step in chosen {
-            if terminal {
-                print!("{DIM}  ..  {:<10} {}{DIM:#}\r", step.name, step.what);
-                std::io::stdout().flush()?;
+        let failed: Vec<&str> = std::thread::scope(|scope| {
+            let mut beside = Vec::new();
+            let mut failed = Vec::new();
+            for step in chosen {
+                match step.place {
+                    Place::Alone => failed.extend(self.failed(step)),
+                    Place::Beside => beside.push(scope.spawn(|| self.failed(step))),
+                }
             }
-            let shell = Shell::new(self.verbose, terminal);
-            let begin = Instant::now();
-            let verdict = (step.run)(&shell);
-            report(step, &verdict, shell.tests_passed(), begin.elapsed());
-            if verdict.is_err() {
-                failed.push(step.name);
-            }
-        }
+            failed.extend(beside.into_iter().filter_map(|step| step.join().unwrap_or(Some("a step panicked"))));
+            failed
+        });
         if !failed.is_empty() {
             println!("{BAD}failed: {}{BAD:#}", failed.join(", "));
         }
         Ok(failed.is_empty())
+    }
+
+    /// Runs a step and reports it; its name if it failed.
+    fn failed(&self, step: &Step) -> Option<&'static str> {
+        let terminal = std::io::stdout().is_terminal();
+        if terminal {
+            print!("{DIM}  ..  {:<10} {}{DIM:#}\r", step.name, step.what);
+            // What cannot be shown now is shown with the next line.
+            let _ = std::io::stdout().flush();
+        }
+        let shell = Shell::new(self.verbose, terminal);
+        let begin = Instant::now();
+        let verdict = (step.run)(&shell);
+        report(step, &verdict, shell.tests_passed(), begin.elapsed());
+        verdict.is_err().then_some(step.name)
     }
 }
 

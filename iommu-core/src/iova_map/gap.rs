@@ -47,10 +47,9 @@ impl<V> Tree<V> {
 
     /// Looks at the holes before and between the ranges below a node, from the address `free` on.
     fn below(&mut self, node: u32, level: usize, wanted: &Wanted, mut free: u64) -> Search {
-        let entries = self.spans(node, level).ending_from(free)..self.spans(node, level).len;
+        let entries = self.entries_from(node, level, free);
         for place in entries {
-            let spans = self.spans(node, level);
-            let (first, last) = (spans.firsts[place], spans.lasts[place]);
+            let (first, last) = self.ends(node, level, place);
             if first > free
                 && first - free >= wanted.bytes
                 && let Some(found) = wanted.place(free, first - 1)

@@ -35,6 +35,8 @@ enum Op {
     Insert(IovaRange),
     Remove(u64),
     RemoveNth(usize),
+    /// Removes a range and puts another there, as a vIOMMU does all the time.
+    ReplaceNth(usize),
     PopLast,
     Get(u64),
     Overlapping(IovaRange),
@@ -56,6 +58,7 @@ fn op(size: u64, longest: u64) -> impl Strategy<Value = Op> {
         8 => some_range(size, longest).prop_map(Op::Insert),
         2 => address(size).prop_map(Op::Remove),
         3 => any::<usize>().prop_map(Op::RemoveNth),
+        3 => any::<usize>().prop_map(Op::ReplaceNth),
         1 => Just(Op::PopLast),
         1 => address(size).prop_map(Op::Get),
         1 => some_range(size, 8 * longest).prop_map(Op::Overlapping),
@@ -86,6 +89,18 @@ fn play(ops: Vec<Op>) {
                     assert_eq!(map.remove_if(Iova::new(first), |_, _| false), None);
                     assert!(map.remove(Iova::new(first)).is_some());
                 }
+            }
+            Op::ReplaceNth(n) => {
+                let Some((first, (last, value))) = plain.0.iter().nth(n % plain.0.len().max(1)).map(|(k, v)| (*k, *v))
+                else {
+                    continue;
+                };
+                let (old, new) = (range(first, last), range(last - (last - first) / 2, last));
+                assert_eq!(map.remove(Iova::new(first)), Some((old, value)));
+                map.tree.check();
+                map.insert(new, number).unwrap();
+                plain.0.remove(&first);
+                plain.0.insert(new.first().get(), (last, number));
             }
             Op::PopLast => {
                 let expected = plain.0.pop_last().map(|(first, (last, value))| (range(first, last), value));

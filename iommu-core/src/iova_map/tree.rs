@@ -7,57 +7,35 @@
 //! Each node has a *bound*, which is at least the largest hole between two of the ranges below it. Changes only raise it,
 //! in constant time; a search for a hole that finds none below a node lowers the bound to what it saw. So a range that
 //! is added or taken out inside of a leaf concerns that leaf only.
+//!
+//! The tree remembers where the last change was, for the next is mostly near. Nothing has to keep that true: an entry is
+//! taken from there only if the leaf, as it is now, shows that no other leaf can have it.
 #![expect(
     clippy::indexing_slicing,
-    reason = "indices into a node are below its length, which is at most WIDTH; node numbers come from the tree itself"
+    reason = "indices into a node are below its length, which is at most its width; node numbers come from the tree itself"
 )]
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use slab::Slab;
 
+use super::node::{INNER_WIDTH, Inner, LEAF_WIDTH, Leaf, Span, Spans};
 use crate::address::{Iova, IovaRange};
 
-/// Entries of a node at most.
-const WIDTH: usize = 64;
-/// A node with fewer entries looks for a neighbour to merge with.
-const LOW: usize = WIDTH / 4;
-/// Two nodes with so many entries together, or fewer, are merged.
-const MERGED: usize = WIDTH * 3 / 4;
-
-/// What a parent knows of a subtree.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Span {
-    pub(super) first: u64,
-    pub(super) last: u64,
-    /// At least the bytes of the largest hole between two ranges of the subtree.
-    pub(super) bound: u64,
+/// A node of a level with fewer entries looks for a neighbour to merge with.
+const fn low(level: usize) -> usize {
+    width(level) / 4
 }
 
-/// Spans side by side, so that a search reads one array. `N` entries, of which the first `len` count.
-#[derive(Debug, Clone)]
-pub(super) struct Spans {
-    pub(super) len: usize,
-    pub(super) firsts: [u64; WIDTH],
-    pub(super) lasts: [u64; WIDTH],
+/// Two nodes of a level with so many entries together, or fewer, are merged.
+const fn merged(level: usize) -> usize {
+    width(level) * 3 / 4
 }
 
-#[derive(Debug)]
-struct Leaf {
-    spans: Spans,
-    /// At least the largest hole between two of its ranges.
-    bound: u64,
-    /// Keys of the values, which stay where they are: what is moved about in a node is small, whatever a value is.
-    values: [u32; WIDTH],
-}
-
-#[derive(Debug)]
-pub(super) struct Inner {
-    pub(super) spans: Spans,
-    /// At least the largest hole between two ranges below it.
-    bound: u64,
-    pub(super) bounds: [u64; WIDTH],
-    pub(super) children: [u32; WIDTH],
+/// Entries of a node of a level at most.
+const fn width(level: usize) -> usize {
+    if level == 0 { LEAF_WIDTH } else { INNER_WIDTH }
 }
 
 #[derive(Debug)]
@@ -70,158 +48,15 @@ pub(super) struct Tree<V> {
     pub(super) root: u32,
     /// How many levels of inner nodes are above the leaves.
     pub(super) height: usize,
+    /// Where the last change inside of a leaf was. The leaf may have changed since, or hold nothing.
+    near: At,
 }
 
-impl Spans {
-    const EMPTY: Self = Self { len: 0, firsts: [0; WIDTH], lasts: [0; WIDTH] };
-
-    /// The first entry that ends at `key` or behind; `len` if none does.
-    #[inline]
-    pub(super) fn ending_from(&self, key: u64) -> usize {
-        self.lasts[..self.len].partition_point(|last| *last < key)
-    }
-
-    /// Bytes between each entry and the next.
-    fn holes(&self) -> impl Iterator<Item = u64> {
-        let nexts = self.firsts[..self.len].iter().skip(1);
-        nexts.zip(&self.lasts[..self.len]).map(|(next, last)| next.wrapping_sub(*last).wrapping_sub(1))
-    }
-
-    /// The hole in front of an entry, behind the entry before; 0 if there is none.
-    fn hole_before(&self, place: usize) -> u64 {
-        let inside = 0 < place && place < self.len;
-        if inside { self.firsts[place] - self.lasts[place - 1] - 1 } else { 0 }
-    }
-
-    fn range(&self, place: usize) -> Option<IovaRange> {
-        IovaRange::new(Iova::new(self.firsts[place]), Iova::new(self.lasts[place]))
-    }
-
-    fn open(&mut self, place: usize, first: u64, last: u64) {
-        self.firsts.copy_within(place..self.len, place + 1);
-        self.lasts.copy_within(place..self.len, place + 1);
-        self.firsts[place] = first;
-        self.lasts[place] = last;
-        self.len += 1;
-    }
-
-    fn close(&mut self, place: usize) {
-        self.firsts.copy_within(place + 1..self.len, place);
-        self.lasts.copy_within(place + 1..self.len, place);
-        self.len -= 1;
-    }
-
-    /// Moves the entries from `from` on to the end of `other`.
-    fn move_to(&mut self, from: usize, other: &mut Self) {
-        let count = self.len - from;
-        other.firsts[other.len..other.len + count].copy_from_slice(&self.firsts[from..self.len]);
-        other.lasts[other.len..other.len + count].copy_from_slice(&self.lasts[from..self.len]);
-        other.len += count;
-        self.len = from;
-    }
-}
-
-impl Leaf {
-    fn new() -> Self {
-        Self { spans: Spans::EMPTY, bound: 0, values: [0; WIDTH] }
-    }
-
-    fn span(&self) -> Span {
-        let spans = &self.spans;
-        Span { first: spans.firsts[0], last: spans.lasts[spans.len.saturating_sub(1)], bound: self.bound }
-    }
-
-    fn measure(&mut self) {
-        self.bound = self.spans.holes().max().unwrap_or(0);
-    }
-
-    fn put(&mut self, place: usize, range: IovaRange, value: u32) {
-        let len = self.spans.len;
-        self.spans.open(place, range.first().get(), range.last().get());
-        self.values.copy_within(place..len, place + 1);
-        self.values[place] = value;
-        // Inside, the new holes are parts of an old one.
-        if place == 0 || place == len {
-            let new = self.spans.hole_before(place.max(1));
-            self.bound = self.bound.max(new);
-        }
-    }
-
-    fn take(&mut self, place: usize) -> u32 {
-        let value = self.values[place];
-        self.values.copy_within(place + 1..self.spans.len, place);
-        self.spans.close(place);
-        self.bound = self.bound.max(self.spans.hole_before(place));
-        value
-    }
-
-    fn move_to(&mut self, from: usize, other: &mut Self) {
-        let (to, count) = (other.spans.len, self.spans.len - from);
-        other.values[to..to + count].copy_from_slice(&self.values[from..from + count]);
-        self.spans.move_to(from, &mut other.spans);
-        self.measure();
-        other.measure();
-    }
-}
-
-impl Inner {
-    fn new() -> Self {
-        Self { spans: Spans::EMPTY, bound: 0, bounds: [0; WIDTH], children: [0; WIDTH] }
-    }
-
-    fn span(&self) -> Span {
-        let spans = &self.spans;
-        Span { first: spans.firsts[0], last: spans.lasts[spans.len.saturating_sub(1)], bound: self.bound }
-    }
-
-    fn measure(&mut self) {
-        let inside = self.bounds[..self.spans.len].iter().copied().max();
-        self.bound = inside.max(self.spans.holes().max()).unwrap_or(0);
-    }
-
-    fn known(&self, place: usize) -> Span {
-        Span { first: self.spans.firsts[place], last: self.spans.lasts[place], bound: self.bounds[place] }
-    }
-
-    fn know(&mut self, place: usize, span: Span) {
-        self.spans.firsts[place] = span.first;
-        self.spans.lasts[place] = span.last;
-        self.bounds[place] = span.bound;
-        self.raise(place);
-    }
-
-    /// Raises the bound to the holes below and beside an entry.
-    fn raise(&mut self, place: usize) {
-        let beside = self.spans.hole_before(place).max(self.spans.hole_before(place + 1));
-        self.bound = self.bound.max(self.bounds[place]).max(beside);
-    }
-
-    fn open(&mut self, place: usize, span: Span, child: u32) {
-        let len = self.spans.len;
-        self.bounds.copy_within(place..len, place + 1);
-        self.children.copy_within(place..len, place + 1);
-        self.spans.open(place, span.first, span.last);
-        self.bounds[place] = span.bound;
-        self.children[place] = child;
-        self.raise(place);
-    }
-
-    fn close(&mut self, place: usize) {
-        let len = self.spans.len;
-        self.bounds.copy_within(place + 1..len, place);
-        self.children.copy_within(place + 1..len, place);
-        self.spans.close(place);
-        self.bound = self.bound.max(self.spans.hole_before(place));
-    }
-
-    fn move_to(&mut self, from: usize, other: &mut Self) {
-        let (to, count) = (other.spans.len, self.spans.len - from);
-        other.bounds[to..to + count].copy_from_slice(&self.bounds[from..from + count]);
-        other.children[to..to + count].copy_from_slice(&self.children[from..from + count]);
-        self.spans.move_to(from, &mut other.spans);
-        self.measure();
-        other.measure();
-    }
+/// An entry of a leaf.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct At {
+    leaf: usize,
+    entry: usize,
 }
 
 /// A node after something was added below it.
@@ -235,8 +70,8 @@ struct Grown {
 /// Where a range goes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Place {
-    /// Before an entry of a leaf with room, behind another one: no other node is concerned.
-    Inside { leaf: usize, entry: usize },
+    /// Into a leaf with room, between two of its entries or the only leaf: no other node is concerned.
+    Inside(At),
     /// Behind all others.
     Last,
     /// At an end of a leaf, or in a full one.
@@ -260,6 +95,7 @@ impl<V> Tree<V> {
             free_inners: Vec::new(),
             root: 0,
             height: 0,
+            near: At { leaf: 0, entry: 0 },
         }
     }
 
@@ -271,13 +107,19 @@ impl<V> Tree<V> {
         &self.inners[node as usize]
     }
 
-    pub(super) fn leaf_spans(&self, node: u32) -> &Spans {
+    pub(super) fn leaf_spans(&self, node: u32) -> &Spans<LEAF_WIDTH> {
         &self.leaves[node as usize].spans
     }
 
-    /// The leaf and the place in it of the lowest range that ends at `key` or behind.
+    /// The lowest range that ends at `key` or behind.
     #[inline]
-    fn find(&self, key: u64) -> Option<(usize, usize)> {
+    fn find(&self, key: u64) -> Option<At> {
+        let At { leaf, entry } = self.near;
+        let near = self.leaves.get(leaf).and_then(|near| near.spans.ending_from_near(entry, key));
+        near.map(|entry| At { leaf, entry }).or_else(|| self.find_from_root(key))
+    }
+
+    fn find_from_root(&self, key: u64) -> Option<At> {
         if self.len() == 0 {
             return None;
         }
@@ -291,38 +133,42 @@ impl<V> Tree<V> {
             node = inner.children[place];
         }
         let spans = self.leaf_spans(node);
-        let place = spans.ending_from(key);
-        (place < spans.len).then_some((node as usize, place))
+        let entry = spans.ending_from(key);
+        (entry < spans.len).then_some(At { leaf: node as usize, entry })
     }
 
     #[inline]
     pub(super) fn ending_from(&self, key: Iova) -> Option<(IovaRange, &V)> {
-        let (leaf, place) = self.find(key.get())?;
+        let At { leaf, entry } = self.find(key.get())?;
         let Leaf { spans, values, .. } = &self.leaves[leaf];
-        Some((spans.range(place)?, self.values.get(values[place] as usize)?))
+        Some((spans.range(entry)?, self.values.get(values[entry] as usize)?))
     }
 
     /// As [`ending_from`](Self::ending_from), without the value, which lies somewhere else in memory.
     #[inline]
     pub(super) fn range_ending_from(&self, key: Iova) -> Option<IovaRange> {
-        let (leaf, place) = self.find(key.get())?;
-        self.leaves[leaf].spans.range(place)
+        let At { leaf, entry } = self.find(key.get())?;
+        self.leaves[leaf].spans.range(entry)
     }
 
     pub(super) fn ending_from_mut(&mut self, key: Iova) -> Option<(IovaRange, &mut V)> {
-        let (leaf, place) = self.find(key.get())?;
+        let At { leaf, entry } = self.find(key.get())?;
         let Leaf { spans, values, .. } = &self.leaves[leaf];
-        Some((spans.range(place)?, self.values.get_mut(values[place] as usize)?))
+        Some((spans.range(entry)?, self.values.get_mut(values[entry] as usize)?))
     }
 
     /// Where a range goes that overlaps none, or the lowest that it overlaps.
     #[inline]
     pub(super) fn place_of(&self, range: IovaRange) -> Result<Place, IovaRange> {
-        let Some((leaf, entry)) = self.find(range.first().get()) else { return Ok(Place::Last) };
-        let spans = &self.leaves[leaf].spans;
-        match spans.range(entry).filter(|behind| behind.first() <= range.last()) {
+        let Some(at) = self.find(range.first().get()) else {
+            let only_leaf = self.height == 0 && (1..LEAF_WIDTH).contains(&self.len());
+            let behind = At { leaf: self.root as usize, entry: self.len() };
+            return Ok(if only_leaf { Place::Inside(behind) } else { Place::Last });
+        };
+        let spans = &self.leaves[at.leaf].spans;
+        match spans.range(at.entry).filter(|behind| behind.first() <= range.last()) {
             Some(existing) => Err(existing),
-            None if entry > 0 && spans.len < WIDTH => Ok(Place::Inside { leaf, entry }),
+            None if (at.entry > 0 || self.height == 0) && spans.len < LEAF_WIDTH => Ok(Place::Inside(at)),
             None => Ok(Place::AtAnEnd),
         }
     }
@@ -345,9 +191,10 @@ impl<V> Tree<V> {
     #[inline]
     pub(super) fn insert(&mut self, range: IovaRange, place: Place, value: V) {
         match place {
-            Place::Inside { leaf, entry } => {
+            Place::Inside(at) => {
                 let value = index(self.values.insert(value));
-                self.leaves[leaf].put(entry, range, value);
+                self.leaves[at.leaf].put(at.entry, range, value);
+                self.near = at;
             }
             Place::Last => self.append(range, value),
             Place::AtAnEnd => self.insert_from_root(range, value),
@@ -376,7 +223,7 @@ impl<V> Tree<V> {
     /// Adds a range behind all others.
     fn append(&mut self, range: IovaRange, value: V) {
         let leaf = self.last_leaf() as usize;
-        let room = self.len() > 0 && self.leaves[leaf].spans.len < WIDTH;
+        let room = self.len() > 0 && self.leaves[leaf].spans.len < LEAF_WIDTH;
         if !room {
             return self.insert_from_root(range, value);
         }
@@ -438,15 +285,15 @@ impl<V> Tree<V> {
         let Some((right, child)) = grown.split else {
             return Grown { span: changed.map(|_| inner.span()), split: None };
         };
-        if inner.spans.len < WIDTH {
+        if inner.spans.len < INNER_WIDTH {
             inner.open(place + 1, right, child);
             return Grown { span: Some(inner.span()), split: None };
         }
         let new = self.new_inner();
         let (left, upper) = two(&mut self.inners, node, new);
-        left.move_to(WIDTH / 2, upper);
+        left.move_to(INNER_WIDTH / 2, upper);
         let (target, at) =
-            if place < WIDTH / 2 { (&mut *left, place + 1) } else { (&mut *upper, place + 1 - WIDTH / 2) };
+            if place < INNER_WIDTH / 2 { (&mut *left, place + 1) } else { (&mut *upper, place + 1 - INNER_WIDTH / 2) };
         target.open(at, right, child);
         Grown { span: Some(left.span()), split: Some((upper.span(), new)) }
     }
@@ -454,14 +301,14 @@ impl<V> Tree<V> {
     fn insert_in_leaf(&mut self, node: u32, range: IovaRange, value: u32) -> Grown {
         let leaf = &mut self.leaves[node as usize];
         let place = leaf.spans.ending_from(range.first().get());
-        if leaf.spans.len < WIDTH {
+        if leaf.spans.len < LEAF_WIDTH {
             leaf.put(place, range, value);
             return Grown { span: Some(leaf.span()), split: None };
         }
         let new = self.new_leaf();
         let (left, upper) = two(&mut self.leaves, node, new);
         // Ranges that come in ascending order leave full leaves behind.
-        let kept = if place == WIDTH { WIDTH - 1 } else { WIDTH / 2 };
+        let kept = if place == LEAF_WIDTH { LEAF_WIDTH - 1 } else { LEAF_WIDTH / 2 };
         left.move_to(kept, upper);
         let (target, at) = if place <= kept { (&mut *left, place) } else { (&mut *upper, place - kept) };
         target.put(at, range, value);
@@ -475,16 +322,19 @@ impl<V> Tree<V> {
         first: Iova,
         wanted: impl FnOnce(IovaRange, &V) -> bool,
     ) -> Option<(IovaRange, V)> {
-        let (leaf, entry) = self.find(first.get())?;
+        let at = self.find(first.get())?;
+        let At { leaf, entry } = at;
         let Leaf { spans, bound, values } = &self.leaves[leaf];
         let range = spans.range(entry).filter(|range| range.first() == first)?;
         let value = values[entry] as usize;
         if !wanted(range, self.values.get(value)?) {
             return None;
         }
-        let inside = 0 < entry && entry + 1 < spans.len && spans.len > LOW;
-        if inside && spans.firsts[entry + 1] - spans.lasts[entry - 1] - 1 <= *bound {
+        let inside = 0 < entry && entry + 1 < spans.len && spans.len > low(0);
+        let only_leaf = self.height == 0;
+        if only_leaf || inside && spans.firsts[entry + 1] - spans.lasts[entry - 1] - 1 <= *bound {
             self.leaves[leaf].take(entry);
+            self.near = at;
         } else {
             self.remove_from_root(first.get());
         }
@@ -534,7 +384,7 @@ impl<V> Tree<V> {
                 look = Look::Again;
             }
         }
-        if left < LOW {
+        if left < low(level - 1) {
             self.tidy(node, place, level - 1, left);
             look = Look::Again;
         }
@@ -545,8 +395,14 @@ impl<V> Tree<V> {
         if level == 0 { self.leaf_spans(node).len } else { self.inner(node).spans.len }
     }
 
-    pub(super) fn spans(&self, node: u32, level: usize) -> &Spans {
-        if level == 0 { self.leaf_spans(node) } else { &self.inner(node).spans }
+    /// The entries of a node that end at `key` or behind.
+    pub(super) fn entries_from(&self, node: u32, level: usize, key: u64) -> Range<usize> {
+        if level == 0 { self.leaf_spans(node).from(key) } else { self.inner(node).spans.from(key) }
+    }
+
+    /// The first and the last address of an entry.
+    pub(super) fn ends(&self, node: u32, level: usize, place: usize) -> (u64, u64) {
+        if level == 0 { self.leaf_spans(node).ends(place) } else { self.inner(node).spans.ends(place) }
     }
 
     /// Lowers the bound of a child to the largest hole that it knows of.
@@ -573,7 +429,7 @@ impl<V> Tree<V> {
             self.free(child, level);
             return;
         }
-        let fits = |other: usize| left + self.count(inner.children[other], level) <= MERGED;
+        let fits = |other: usize| left + self.count(inner.children[other], level) <= merged(level);
         let first = if place + 1 < inner.spans.len && fits(place + 1) {
             place
         } else if place > 0 && fits(place - 1) {
@@ -610,31 +466,39 @@ impl<V> Tree<V> {
         self.free_inners.push(node);
     }
 
-    /// Checks cached spans.
+    /// Checks what nodes know of one another, and that it does not matter where the last change was.
     #[cfg(all(test, not(shuttle)))]
     pub(super) fn check(&self) {
         let nodes = if self.len() == 0 { (0, 0, 0) } else { self.check_below(self.root, self.height) };
         assert_eq!(nodes.2, self.len());
         assert_eq!(nodes.0 + self.free_leaves.len(), self.leaves.len(), "no leaf is lost");
         assert_eq!(nodes.1 + self.free_inners.len(), self.inners.len(), "no node is lost");
+        let near = self.leaves.get(self.near.leaf).map_or(&[][..], |leaf| &leaf.spans.lasts[..leaf.spans.len]);
+        let firsts = self.leaves.get(self.near.leaf).map_or(&[][..], |leaf| &leaf.spans.firsts[..leaf.spans.len]);
+        for key in near.iter().chain(firsts).flat_map(|key| [key.saturating_sub(1), *key, key.saturating_add(1)]) {
+            assert_eq!(self.find(key), self.find_from_root(key));
+        }
     }
 
     /// How many leaves, inner nodes and ranges there are.
     #[cfg(all(test, not(shuttle)))]
     fn check_below(&self, node: u32, level: usize) -> (usize, usize, usize) {
-        let spans = if level == 0 { self.leaf_spans(node) } else { &self.inner(node).spans };
-        assert!(spans.len > 0 && spans.len <= WIDTH);
-        for place in 0..spans.len {
-            assert!(spans.firsts[place] <= spans.lasts[place]);
-            assert!(place == 0 || spans.lasts[place - 1] < spans.firsts[place]);
+        let len = self.count(node, level);
+        assert!(len > 0 && len <= width(level));
+        let mut before = None;
+        for place in 0..len {
+            let (first, last) = self.ends(node, level, place);
+            assert!(first <= last && before < Some(first));
+            before = Some(last);
         }
         if level == 0 {
-            let Leaf { values, bound, .. } = &self.leaves[node as usize];
+            let Leaf { values, bound, spans } = &self.leaves[node as usize];
             assert!(*bound >= spans.holes().max().unwrap_or(0));
             assert!(values.iter().take(spans.len).all(|value| self.values.contains(*value as usize)));
             return (1, 0, spans.len);
         }
         let inner = self.inner(node);
+        let spans = &inner.spans;
         assert!(inner.bound >= spans.holes().max().unwrap_or(0));
         assert!(inner.bounds.iter().take(spans.len).all(|bound| inner.bound >= *bound));
         let mut sum = (0, 1, 0);

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
 use super::page_table::TableFormat;
-use crate::address::Iova;
+use crate::address::{Iova, IovaRange};
 use crate::hardware::{Capabilities, DefaultDomainType, Description, DomainKind, EndpointProperties};
 use crate::reserved::{RegionKind, ReservedRegion};
 
@@ -60,14 +60,15 @@ impl Default for SoftIommuConfig {
 
 impl SoftIommuConfig {
     /// The interrupt window; an empty range is none.
-    pub(super) fn window(&self) -> Option<&RangeInclusive<Iova>> {
-        self.interrupt_window.as_ref().filter(|window| !window.is_empty())
+    pub(super) fn window(&self) -> Option<IovaRange> {
+        let window = self.interrupt_window.as_ref()?;
+        IovaRange::new(*window.start(), *window.end())
     }
 
     pub(super) fn properties(&self, device: &str) -> EndpointProperties {
         let mut reserved: Vec<ReservedRegion> = self.reserved.get(device).cloned().unwrap_or_default();
         if let Some(window) = self.window() {
-            reserved.push(ReservedRegion { first: *window.start(), kind: RegionKind::Msi, last: *window.end() });
+            reserved.push(ReservedRegion { first: window.first(), kind: RegionKind::Msi, last: window.last() });
         }
         EndpointProperties {
             reserved,

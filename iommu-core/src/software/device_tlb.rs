@@ -32,9 +32,8 @@ struct Cached {
     /// All of the page.
     page: IovaRange,
     frame: Arc<Frame>,
-    protection: Protection,
-    /// Whether the page table says that it was written, if it keeps that.
-    written: bool,
+    /// What passes without another walk: writes do once the page table says that the page was written, if it keeps that.
+    passes: Protection,
 }
 
 impl DeviceTlb {
@@ -43,8 +42,7 @@ impl DeviceTlb {
     pub(super) fn lookup(&self, iova: Iova, wanted: Access, memory: &Memory) -> Option<&Frame> {
         let cached = self.places.get(place(iova))?.as_ref()?;
         let known = cached.number == number(iova)
-            && cached.protection.permits(wanted)
-            && (cached.written || wanted == Access::Read)
+            && cached.passes.permits(wanted)
             && self.memory.as_ref().is_some_and(|known| known.is(memory));
         known.then_some(&*cached.frame)
     }
@@ -67,8 +65,8 @@ impl DeviceTlb {
         let Some(page) = IovaRange::sized(start, page_size) else { return };
         self.places.resize_with(PLACES, || None);
         if let Some(cached) = self.places.get_mut(place(iova)) {
-            let written = wanted != Access::Read;
-            *cached = Some(Cached { number: number(iova), page, frame, protection, written });
+            let unwritten = if wanted == Access::Read { Protection::WRITE } else { Protection::empty() };
+            *cached = Some(Cached { number: number(iova), page, frame, passes: protection.difference(unwritten) });
         }
     }
 

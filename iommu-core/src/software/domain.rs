@@ -33,6 +33,8 @@ pub(super) enum Translator {
 #[derive(Debug)]
 pub(super) struct PageTables {
     format: TableFormat,
+    /// Whether the unit has a cache of its own.
+    iotlb: bool,
     pages: SpinMutex<Pages>,
     /// The [`Shards`] of devices that have ever cached a translation. Changed under the lock of the tables: who has unmapped
     /// something sees where it was cached before.
@@ -77,7 +79,8 @@ impl Translator {
                 let tlb = config.iotlb.then(Tlb::default);
                 let pages = Pages { table: PageTable::new(config.format), tlb, tracks_writes: false };
                 let pages = SpinMutex::of(PAGE_TABLES, pages);
-                Self::Paging(PageTables { format: config.format, pages, cached_in: AtomicUsize::new(0) })
+                let cached_in = AtomicUsize::new(0);
+                Self::Paging(PageTables { format: config.format, iotlb: config.iotlb, pages, cached_in })
             }
         }
     }
@@ -170,7 +173,7 @@ impl SoftDomain {
     /// Drops all that is cached of `range`.
     fn flush_range(&self, range: IovaRange) {
         let Some(tables) = self.translator.tables() else { return };
-        if self.units.unit(self.unit).config.iotlb
+        if tables.iotlb
             && let Some(tlb) = &mut tables.pages.lock().tlb
         {
             tlb.flush(range);

@@ -4,7 +4,6 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::any::Any;
-use core::ops::Range;
 
 use device_model::Errno;
 use device_model::sync::Arc;
@@ -15,7 +14,7 @@ use super::domain::{SoftDomain, Translator};
 use super::memory::{FRAME_SIZE, Frame};
 use super::unit::{Unit, Units};
 use super::{Memory, Requester, STAGE_1_FORMAT, SoftIommuConfig};
-use crate::address::{Access, Iova, PhysAddr};
+use crate::address::{Access, Iova, IovaRange};
 use crate::hardware::{
     Capabilities, Description, DomainKind, Endpoint, EndpointProperties, Fault, FaultReason, FaultSink, HardwareDomain,
     HardwareError, IommuDriver, PageRequests, PagingFlags, UserData,
@@ -71,13 +70,7 @@ impl SoftIommu {
         into: &mut [u8],
         memory: &Memory,
     ) -> Result<(), Fault> {
-        self.transfer(from.into(), Access::Read, iova, into.len(), memory, |place, range| {
-            let Some(part) = into.get_mut(range) else { return };
-            match place {
-                Place::Frame(frame, start) => frame.read(start, part),
-                Place::Memory(phys) => memory.read(phys, part),
-            }
-        })
+        self.transfer(from.into(), iova, Transfer { iommu: self, memory, buffer: Buffer::Read(into) })
     }
 
     /// Lets a device, or one PASID of it, write `bytes` to `memory` at `iova`; page by page, as
@@ -92,13 +85,7 @@ impl SoftIommu {
         bytes: &[u8],
         memory: &Memory,
     ) -> Result<(), Fault> {
-        self.transfer(from.into(), Access::Write, iova, bytes.len(), memory, |place, range| {
-            let Some(part) = bytes.get(range) else { return };
-            match place {
-                Place::Frame(frame, start) => frame.write(start, part),
-                Place::Memory(phys) => memory.write(phys, part),
-            }
-        })
+        self.transfer(from.into(), iova, Transfer { iommu: self, memory, buffer: Buffer::Write(bytes) })
     }
 
     /// Takes the faults since they were last taken, oldest first; at most [`FAULT_LOG_CAPACITY`](super::FAULT_LOG_CAPACITY).
@@ -131,46 +118,19 @@ impl SoftIommu {
         fault
     }
 
-    /// Calls `touch` for each part of an access that translation keeps in one piece.
-    fn transfer(
-        &self,
-        from: Requester,
-        access: Access,
-        iova: Iova,
-        len: usize,
-        memory: &Memory,
-        mut touch: impl FnMut(Place<'_>, Range<usize>),
-    ) -> Result<(), Fault> {
+    /// Makes an access, as one step for each part of it that translation keeps in one piece.
+    fn transfer(&self, from: Requester, iova: Iova, mut transfer: Transfer<'_>) -> Result<(), Fault> {
         let Requester { device, pasid } = from;
+        let access = transfer.buffer.access();
         let fault = |iova, reason| self.fault(Fault { device, pasid, iova, access, reason });
         let mut done = 0;
-        while done < len {
+        while done < transfer.buffer.len() {
             let at = iova.checked_add(done as u64).ok_or_else(|| fault(iova, FaultReason::BeyondAperture))?;
-            let end = |bytes: u64| usize::try_from(bytes).map_or(len, |bytes| len.min(done.saturating_add(bytes)));
-            let (start, left) = in_frame(at);
-            let piece = |translator: &Translator, mut caching: Option<Caching<'_>>| {
-                let limit = self.before_window(translator, at)?;
-                if let Some(frame) = caching.as_ref().and_then(|caching| caching.tlb.lookup(at, access, memory)) {
-                    let end = end(limit.min(left));
-                    touch(Place::Frame(frame, start), done..end);
-                    return Ok(end);
-                }
-                translator.with_translation(at, access, memory, |translation| {
-                    if let Some(caching) = &mut caching
-                        && translator.cached_in(caching.shard)
-                        && let Some(frame) = memory.frame(translation.phys, access)
-                    {
-                        let end = end(limit.min(left));
-                        touch(Place::Frame(&frame, start), done..end);
-                        caching.tlb.fill(at, access, &translation, memory, frame);
-                        return end;
-                    }
-                    let end = end(limit.min(translation.remaining));
-                    touch(Place::Memory(translation.phys), done..end);
-                    end
-                })
-            };
-            done = self.contexts().with_translator(from, piece).map_err(|reason| fault(at, reason))?;
+            let step = self.contexts().with_translator(from, |translator, caching| match caching {
+                Some(caching) => transfer.step(at, done, translator, caching),
+                None => transfer.step_uncached(at, done, translator, None),
+            });
+            done = step.map_err(|reason| fault(at, reason))?;
         }
         Ok(())
     }
@@ -179,23 +139,106 @@ impl SoftIommu {
     fn before_window(&self, translator: &Translator, at: Iova) -> Result<u64, FaultReason> {
         match (self.config().window(), translator) {
             (None, _) | (_, Translator::Blocking) => Ok(u64::MAX),
-            (Some(window), _) if window.contains(&at) => Err(FaultReason::InterruptWindow),
-            (Some(window), _) => Ok(window.start().get().checked_sub(at.get()).unwrap_or(u64::MAX)),
+            (Some(window), _) if window.contains(at) => Err(FaultReason::InterruptWindow),
+            (Some(window), _) => Ok(window.first().get().checked_sub(at.get()).unwrap_or(u64::MAX)),
         }
+    }
+
+    /// Whether the window has some of the bytes that are in one frame with `at`: what a device has cached, it accesses without
+    /// another look at the window.
+    fn meets_window(&self, at: Iova) -> bool {
+        let frame = IovaRange::sized(Iova::new(at.get() & !(FRAME_SIZE as u64 - 1)), FRAME_SIZE as u64);
+        self.config().window().zip(frame).is_some_and(|(window, frame)| window.overlaps(frame))
     }
 }
 
-/// Where an access goes.
-enum Place<'a> {
-    /// A byte of a frame.
-    Frame(&'a Frame, usize),
-    Memory(PhysAddr),
+/// An access that a device makes.
+struct Transfer<'a> {
+    iommu: &'a SoftIommu,
+    memory: &'a Memory,
+    buffer: Buffer<'a>,
 }
 
-/// Where `iova` lies in a frame, and how many bytes are left of it. Pages are made of whole frames.
-const fn in_frame(iova: Iova) -> (usize, u64) {
-    let start = (iova.get() & 0xfff) as usize;
-    (start, (FRAME_SIZE - start) as u64)
+/// The device's side of an access.
+enum Buffer<'a> {
+    Read(&'a mut [u8]),
+    Write(&'a [u8]),
+}
+
+impl Transfer<'_> {
+    /// Makes the part of the access from `at` on, of which `done` bytes come before, and returns how many are done then.
+    #[inline]
+    fn step(
+        &mut self,
+        at: Iova,
+        done: usize,
+        translator: &Translator,
+        caching: Caching<'_>,
+    ) -> Result<usize, FaultReason> {
+        if let Some(frame) = caching.tlb.lookup(at, self.buffer.access(), self.memory) {
+            return Ok(self.buffer.transfer(frame, at, done));
+        }
+        self.step_uncached(at, done, translator, Some(caching))
+    }
+
+    /// As [`step`](Self::step), where the device has cached nothing yet, or never does.
+    fn step_uncached(
+        &mut self,
+        at: Iova,
+        done: usize,
+        translator: &Translator,
+        caching: Option<Caching<'_>>,
+    ) -> Result<usize, FaultReason> {
+        let (access, memory) = (self.buffer.access(), self.memory);
+        let limit = self.iommu.before_window(translator, at)?;
+        translator.with_translation(at, access, memory, |translation| {
+            if let Some(caching) = caching
+                && !self.iommu.meets_window(at)
+                && translator.cached_in(caching.shard)
+                && let Some(frame) = memory.frame(translation.phys, access)
+            {
+                let end = self.buffer.transfer(&frame, at, done);
+                caching.tlb.fill(at, access, &translation, memory, frame);
+                return end;
+            }
+            let bytes = usize::try_from(limit.min(translation.remaining)).unwrap_or(usize::MAX);
+            let end = self.buffer.len().min(done.saturating_add(bytes));
+            match &mut self.buffer {
+                Buffer::Read(into) => memory.read(translation.phys, into.get_mut(done..end).unwrap_or_default()),
+                Buffer::Write(from) => memory.write(translation.phys, from.get(done..end).unwrap_or_default()),
+            }
+            end
+        })
+    }
+}
+
+impl Buffer<'_> {
+    fn access(&self) -> Access {
+        match self {
+            Self::Read(_) => Access::Read,
+            Self::Write(_) => Access::Write,
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Read(into) => into.len(),
+            Self::Write(from) => from.len(),
+        }
+    }
+
+    /// Transfers what lies in the frame of `at`, of which `done` bytes come before, and returns how many are done then.
+    /// Pages are made of whole frames.
+    #[inline]
+    fn transfer(&mut self, frame: &Frame, at: Iova, done: usize) -> usize {
+        let start = (at.get() & 0xfff) as usize;
+        let end = self.len().min(done.saturating_add(FRAME_SIZE - start));
+        match self {
+            Self::Read(into) => frame.read(start, into.get_mut(done..end).unwrap_or_default()),
+            Self::Write(from) => frame.write(start, from.get(done..end).unwrap_or_default()),
+        }
+        end
+    }
 }
 
 impl IommuDriver for SoftIommu {

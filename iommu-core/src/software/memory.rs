@@ -8,6 +8,7 @@ use core::fmt;
 use core::ops::Range;
 
 use device_model::sync::{Arc, SpinMutex};
+use hashbrown::HashMap;
 
 pub(super) use self::frame::{FRAME_SIZE, Frame};
 use self::window::Pane;
@@ -19,7 +20,7 @@ const ALLOCATED_FROM: u64 = 1 << 40;
 
 #[derive(Default)]
 struct Stored {
-    frames: BTreeMap<u64, Arc<Frame>>,
+    frames: HashMap<u64, Arc<Frame>>,
     allocated: u64,
     /// By their first address.
     windows: BTreeMap<u64, Pane>,

@@ -3,10 +3,9 @@
 mod entry;
 mod format;
 
-use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 use device_model::Errno;
-use slab::Slab;
 
 use self::entry::{Entry, Kind};
 pub use self::format::TableFormat;
@@ -59,27 +58,36 @@ pub struct Translation {
 
 /// The page tables of one domain.
 ///
-/// A range is mapped with the largest pages that fit. No table but the topmost is ever empty: unmapping frees the tables
-/// that it empties. Dropping the whole frees every table.
+/// A range is mapped with the largest pages that fit. No table is ever empty: those that unmapping empties are taken out, and
+/// used again for the next. When nothing is mapped, the memory of many tables is freed, and that of a few is kept.
 #[derive(Debug)]
 pub struct PageTable {
     format: TableFormat,
-    tables: Slab<Table>,
-    root: usize,
+    /// In one piece, so that a walk needs nothing but entries; the topmost first. An entry has the number of the table below.
+    tables: Vec<[Entry; 512]>,
+    /// How many entries of each table are not empty.
+    used: Vec<usize>,
+    /// Those that are not in use: all of their entries are empty.
+    free: Vec<usize>,
 }
 
-#[derive(Debug)]
-struct Table {
-    entries: Box<[Entry; 512]>,
-    used: usize,
+/// The number of the topmost table.
+const ROOT: usize = 0;
+
+/// So many tables are kept at most when nothing is mapped.
+const KEPT: usize = 16;
+
+/// Where a walk ends: at a page, or at nothing.
+struct End {
+    table: usize,
+    level: u32,
+    entry: Entry,
 }
 
 impl PageTable {
     /// Creates tables of this format in which nothing is mapped.
     pub fn new(format: TableFormat) -> Self {
-        let mut page_table = Self { format, tables: Slab::new(), root: 0 };
-        page_table.root = page_table.add_table();
-        page_table
+        Self { format, tables: Vec::new(), used: Vec::new(), free: Vec::new() }
     }
 
     /// Returns the format.
@@ -87,9 +95,10 @@ impl PageTable {
         self.format
     }
 
-    /// Returns how many tables there are, the topmost included.
+    /// Returns how many tables are in use; none when nothing is mapped.
     pub fn tables(&self) -> usize {
-        self.tables.len()
+        let nothing = self.used.get(ROOT).is_none_or(|used| *used == 0);
+        if nothing { 0 } else { self.tables.len() - self.free.len() }
     }
 
     /// Maps `size` bytes at `iova` to `phys`, in the largest pages that both addresses' alignment and the size allow.
@@ -99,15 +108,15 @@ impl PageTable {
     /// As [`TableError`] says. Pages that this call had mapped by then are unmapped again.
     pub fn map(&mut self, iova: Iova, phys: PhysAddr, size: u64, protection: Protection) -> Result<(), TableError> {
         let sizes = self.format.page_sizes();
-        let smallest = sizes.smallest();
-        if !(iova.is_aligned(smallest) && phys.is_aligned(smallest) && size.is_multiple_of(smallest)) {
+        if (iova.get() | phys.get() | size) & (sizes.smallest() - 1) != 0 {
             return Err(TableError::Misaligned);
         }
-        let mut done = 0;
         self.check_range(iova, phys, size)?;
-        while let (true, Some(at), Some(to)) = (done < size, iova.checked_add(done), phys.checked_add(done)) {
-            let (page, count) = sizes.first_run(at.get() | to.get(), at.get() ^ to.get(), size - done);
-            match self.map_pages(at, to, page, count, protection) {
+        let mut done = 0;
+        while done < size {
+            let (at, to) = (iova.get() + done, phys.get() + done);
+            let (page, count) = sizes.first_run(at | to, at ^ to, size - done);
+            match self.map_pages(Iova::new(at), PhysAddr::new(to), page, count, protection) {
                 Ok(pages) => done += page * pages as u64,
                 Err(error) => {
                     self.unmap(iova, done);
@@ -129,6 +138,7 @@ impl PageTable {
     ///
     /// # Errors
     /// As [`TableError`] says. Nothing was mapped.
+    #[inline]
     pub fn map_pages(
         &mut self,
         iova: Iova,
@@ -152,32 +162,44 @@ impl PageTable {
             (mapped, next) = (mapped + 1, next.wrapping_add(page_size));
         }
         if mapped == 0 {
-            let taken = match self.entry(table, iova, level).kind() {
-                Kind::Table(below) => self.first_page(below, iova, level - 1),
-                Kind::Empty | Kind::Page { .. } => iova,
-            };
-            return Err(TableError::Overlap(Iova::new(taken)));
+            return Err(TableError::Overlap(Iova::new(self.first_page(table, iova, level))));
         }
-        self.count(table, |used| used + mapped);
+        *self.used(table) += mapped;
         Ok(mapped)
     }
 
     /// The table of `level` on the way to `iova`; tables that are not there yet are made. When a page is in the way,
     /// it lies above all of those that would have to be made, so none has been.
     fn table_for(&mut self, iova: u64, level: u32) -> Result<usize, Occupied> {
-        let mut table = self.root;
-        for above in (level + 1..self.format.levels()).rev() {
+        if self.tables.is_empty() {
+            self.new_table();
+        }
+        let (mut table, mut above) = (ROOT, self.format.top());
+        while above > level {
             table = match self.entry(table, iova, above).kind() {
                 Kind::Table(next) => next,
                 Kind::Page { .. } => return Err(Occupied),
-                Kind::Empty => {
-                    let next = self.add_table();
-                    self.set(table, iova, above, Entry::table(next));
-                    next
-                }
+                Kind::Empty => self.add_table(table, iova, above),
             };
+            above -= 1;
         }
         Ok(table)
+    }
+
+    /// Puts an empty table below this one, for `iova`.
+    #[cold]
+    fn add_table(&mut self, above: usize, iova: u64, level: u32) -> usize {
+        let table = self.free.pop().unwrap_or_else(|| self.new_table());
+        self.replace(above, iova, level, Entry::table(table));
+        *self.used(above) += 1;
+        table
+    }
+
+    #[cold]
+    fn new_table(&mut self) -> usize {
+        self.tables.push([Entry::EMPTY; 512]);
+        self.used.push(0);
+        self.tables.len() - 1
     }
 
     /// Unmaps from `iova` on until `size` bytes are unmapped or a hole is met, and returns how many bytes were unmapped.
@@ -186,40 +208,70 @@ impl PageTable {
     /// start: an address that was to be unmapped is never left mapped. With `iova` or `size` no multiple of the
     /// smallest page size nothing is unmapped.
     pub fn unmap(&mut self, iova: Iova, size: u64) -> u64 {
-        let smallest = self.format.page_sizes().smallest();
-        if size == 0 || iova > self.format.last() || !iova.is_aligned(smallest) || !size.is_multiple_of(smallest) {
+        let within = self.format.page_sizes().smallest() - 1;
+        if size == 0 || iova > self.format.last() || (iova.get() | size) & within != 0 {
             return 0;
         }
         let last = iova.get().saturating_add(size - 1).min(self.format.last().get());
-        let mut sweep = Sweep { at: Some(iova.get()), last, unmapped: 0 };
-        self.sweep(self.root, self.format.levels() - 1, &mut sweep);
-        sweep.unmapped
+        let (mut at, mut unmapped) = (iova.get(), 0);
+        loop {
+            let (page, bytes) = self.unmap_run(at, last);
+            unmapped += bytes;
+            match (at & !(page - 1)).checked_add(bytes).filter(|next| bytes > 0 && *next <= last) {
+                Some(next) => at = next,
+                None => return unmapped,
+            }
+        }
     }
 
-    /// Unmaps what `sweep` asks for in this table and those below it; goes as deep as there are levels.
-    fn sweep(&mut self, table: usize, level: u32, sweep: &mut Sweep) {
-        while let Some(at) = sweep.at {
-            match self.entry(table, at, level).kind() {
-                Kind::Empty => sweep.at = None,
-                Kind::Page { .. } => {
-                    let left = sweep.left(at, level);
-                    let pages = self.entries_from(table, at, level).iter_mut().take(left);
-                    let pages = pages.take_while(|entry| matches!(entry.kind(), Kind::Page { .. }));
-                    let cleared = pages.map(|entry| *entry = Entry::EMPTY).count();
-                    self.count(table, |used| used - cleared);
-                    sweep.pass(at, level, cleared as u64);
-                }
-                Kind::Table(below) => {
-                    self.sweep(below, level - 1, sweep);
-                    if self.tables.get(below).is_some_and(|table| table.used == 0) {
-                        self.tables.try_remove(below);
-                        self.set(table, at, level, Entry::EMPTY);
-                    }
-                }
-            }
-            if sweep.at.is_some_and(|next| format::index(next, level) == 0) {
+    /// Unmaps the pages from that of `at` to that of `last` that lie in one table, until a hole is met. Returns the size of a
+    /// page, and of all of them; 0 for a hole at `at`.
+    fn unmap_run(&mut self, at: u64, last: u64) -> (u64, u64) {
+        let End { table, level, entry } = self.walk(at);
+        let page = format::coverage(level);
+        if entry == Entry::EMPTY {
+            return (page, 0);
+        }
+        // As many as there are, were they all in one table.
+        let behind = usize::try_from(last / page - at / page).unwrap_or(usize::MAX);
+        let pages = self.entries_from(table, at, level).iter_mut().take(behind.saturating_add(1));
+        let pages = pages.take_while(|entry| entry.is_page());
+        let cleared = pages.map(|entry| *entry = Entry::EMPTY).count();
+        let used = self.used(table);
+        *used -= cleared;
+        if *used == 0 {
+            self.take_out_empty(at, level);
+        }
+        (page, page * cleared as u64)
+    }
+
+    /// Takes out the tables on the way to `iova` that are empty, of which that of `level` is the lowest.
+    #[cold]
+    fn take_out_empty(&mut self, iova: u64, level: u32) {
+        for above in level + 1..=self.format.top() {
+            // Those above it are not empty yet, so the way leads there.
+            let Ok(table) = self.table_for(iova, above) else { return };
+            let Kind::Table(below) = self.entry(table, iova, above).kind() else { return };
+            if *self.used(below) > 0 {
                 return;
             }
+            self.free.push(below);
+            self.replace(table, iova, above, Entry::EMPTY);
+            *self.used(table) -= 1;
+        }
+        if *self.used(ROOT) == 0 && self.tables.len() > KEPT {
+            *self = Self::new(self.format);
+        }
+    }
+
+    /// Goes down to where `iova` leads.
+    #[inline]
+    fn walk(&self, iova: u64) -> End {
+        let (mut table, mut level) = (ROOT, self.format.top());
+        loop {
+            let entry = self.entry(table, iova, level);
+            let Kind::Table(below) = entry.kind() else { return End { table, level, entry } };
+            (table, level) = (below, level - 1);
         }
     }
 
@@ -231,20 +283,12 @@ impl PageTable {
         if iova > self.format.last() {
             return Err(FaultReason::BeyondAperture);
         }
-        let mut table = self.root;
-        for level in (0..self.format.levels()).rev() {
-            match self.entry(table, iova.get(), level).kind() {
-                Kind::Empty => break,
-                Kind::Table(below) => table = below,
-                Kind::Page { phys, protection } => {
-                    let page_size = format::coverage(level);
-                    let inside = iova.get() & (page_size - 1);
-                    let phys = PhysAddr::new(phys | inside);
-                    return Ok(Translation { phys, remaining: page_size - inside, page_size, protection });
-                }
-            }
-        }
-        Err(FaultReason::NotMapped)
+        let End { level, entry, .. } = self.walk(iova.get());
+        let Kind::Page { phys, protection } = entry.kind() else { return Err(FaultReason::NotMapped) };
+        let page_size = format::coverage(level);
+        let inside = iova.get() & (page_size - 1);
+        let phys = PhysAddr::new(phys | inside);
+        Ok(Translation { phys, remaining: page_size - inside, page_size, protection })
     }
 
     /// Returns where an access to `iova` that needs `wanted` goes.
@@ -261,14 +305,9 @@ impl PageTable {
         if iova > self.format.last() {
             return;
         }
-        let mut table = self.root;
-        for level in (0..self.format.levels()).rev() {
-            let entry = self.entry(table, iova.get(), level);
-            match entry.kind() {
-                Kind::Empty => return,
-                Kind::Table(below) => table = below,
-                Kind::Page { .. } => return self.replace(table, iova.get(), level, entry.dirtied()),
-            }
+        let End { table, level, entry } = self.walk(iova.get());
+        if entry.is_page() {
+            self.replace(table, iova.get(), level, entry.dirtied());
         }
     }
 
@@ -278,7 +317,7 @@ impl PageTable {
         let (first, last) = (range.first().get(), range.last().min(self.format.last()).get());
         if first <= last {
             let mut read = ReadDirty { first, last, flags, dirty: &mut dirty };
-            self.read_dirty_below(self.root, self.format.levels() - 1, 0, &mut read);
+            self.read_dirty_below(ROOT, self.format.top(), 0, &mut read);
         }
     }
 
@@ -296,13 +335,13 @@ impl PageTable {
         let (first, last) = (read.first.max(base), read.last.min(end));
         let (first, last) = (format::index(first, level), format::index(last, level));
         if level == 0 {
-            let entries = self.tables.get_mut(table).and_then(|table| table.entries.get_mut(first..=last));
+            let entries = self.tables.get_mut(table).and_then(|entries| entries.get_mut(first..=last));
             let words = entries.unwrap_or_default().chunks_mut(64);
             words.zip((first..).step_by(64)).for_each(|(entries, place)| read.word(entries, at(place), page));
             return;
         }
         for place in first..=last {
-            let Some(entry) = self.tables.get_mut(table).and_then(|table| table.entries.get_mut(place)) else { return };
+            let Some(entry) = self.tables.get_mut(table).and_then(|entries| entries.get_mut(place)) else { return };
             match entry.kind() {
                 Kind::Table(below) => self.read_dirty_below(below, level - 1, at(place), read),
                 Kind::Page { .. } => read.word(core::slice::from_mut(entry), at(place), page),
@@ -311,13 +350,7 @@ impl PageTable {
         }
     }
 
-    /// Changes an entry that is not empty to another one that is not.
-    #[expect(clippy::indexing_slicing, reason = "an index is below 512, and an entry names a table that is there")]
-    fn replace(&mut self, table: usize, iova: u64, level: u32, entry: Entry) {
-        self.tables[table].entries[format::index(iova, level)] = entry;
-    }
-
-    /// The first address that is mapped in this table, which covers what lies from `base` on, or in those below it.
+    /// The first address from `base` on that is mapped in this table or in those below it.
     fn first_page(&self, mut table: usize, mut base: u64, mut level: u32) -> u64 {
         loop {
             let mut entries = (0..512).map(|n| base + n * format::coverage(level));
@@ -328,36 +361,31 @@ impl PageTable {
         }
     }
 
-    fn add_table(&mut self) -> usize {
-        self.tables.insert(Table { entries: Box::new([Entry::EMPTY; 512]), used: 0 })
-    }
-
     /// The entries of a table from that of `iova` on.
+    #[inline]
     #[expect(clippy::indexing_slicing, reason = "an index is below 512, and an entry names a table that is there")]
     fn entries_from(&mut self, table: usize, iova: u64, level: u32) -> &mut [Entry] {
-        &mut self.tables[table].entries[format::index(iova, level)..]
+        &mut self.tables[table][format::index(iova, level)..]
     }
 
-    #[expect(clippy::indexing_slicing, reason = "an entry names a table that is there")]
-    fn count(&mut self, table: usize, used: impl FnOnce(usize) -> usize) {
-        let table = &mut self.tables[table];
-        table.used = used(table.used);
-    }
-
-    #[expect(clippy::indexing_slicing, reason = "an index is below 512, and an entry names a table that is there")]
+    /// An entry; empty where no table is.
+    #[inline]
+    #[expect(clippy::indexing_slicing, reason = "an index is below 512")]
     fn entry(&self, table: usize, iova: u64, level: u32) -> Entry {
-        self.tables[table].entries[format::index(iova, level)]
+        self.tables.get(table).map_or(Entry::EMPTY, |entries| entries[format::index(iova, level)])
     }
 
+    #[inline]
     #[expect(clippy::indexing_slicing, reason = "an index is below 512, and an entry names a table that is there")]
-    fn set(&mut self, table: usize, iova: u64, level: u32, entry: Entry) {
-        let table = &mut self.tables[table];
-        table.entries[format::index(iova, level)] = entry;
-        if entry == Entry::EMPTY {
-            table.used -= 1;
-        } else {
-            table.used += 1;
-        }
+    fn replace(&mut self, table: usize, iova: u64, level: u32, entry: Entry) {
+        self.tables[table][format::index(iova, level)] = entry;
+    }
+
+    /// How many entries of a table are not empty.
+    #[inline]
+    #[expect(clippy::indexing_slicing, reason = "an entry names a table that is there")]
+    fn used(&mut self, table: usize) -> &mut usize {
+        &mut self.used[table]
     }
 }
 
@@ -384,30 +412,6 @@ impl<F: FnMut(DirtyPages)> ReadDirty<'_, F> {
             }
             (self.dirty)(pages);
         }
-    }
-}
-
-/// How far an unmap has come.
-struct Sweep {
-    /// The next address, or `None` when the range or the mappings have come to an end.
-    at: Option<u64>,
-    last: u64,
-    unmapped: u64,
-}
-
-impl Sweep {
-    /// How many entries there are from that of `at` to the end of the range, were they all in one table.
-    fn left(&self, at: u64, level: u32) -> usize {
-        let entries = self.last / format::coverage(level) - at / format::coverage(level);
-        usize::try_from(entries).map_or(usize::MAX, |entries| entries.saturating_add(1))
-    }
-
-    /// So many pages from that of `at` on are gone.
-    fn pass(&mut self, at: u64, level: u32, pages: u64) {
-        let page = format::coverage(level);
-        let bytes = page * pages;
-        self.unmapped += bytes;
-        self.at = (at & !(page - 1)).checked_add(bytes).filter(|next| *next <= self.last);
     }
 }
 

@@ -28,6 +28,16 @@ fn f33_a_group_is_forgotten_with_its_last_bound_device() {
 }
 
 #[test]
+fn f5_what_a_call_uses_is_not_destroyed() {
+    let (_machine, context, _bound) = bound(&["a1"]);
+    let id = context.ioas_alloc().unwrap();
+    let lent = context.ioas(id).unwrap();
+    assert_eq!(context.destroy(id), Err(DestroyError::InUse { id, uses: 1 }));
+    drop(lent);
+    context.destroy(id).unwrap();
+}
+
+#[test]
 fn page_tables_that_have_gone_are_forgotten() {
     let (_machine, context, bound) = bound(&["a1"]);
     let id = context.ioas_alloc().unwrap();
@@ -35,5 +45,5 @@ fn page_tables_that_have_gone_are_forgotten() {
         bound[0].attach(id).unwrap();
         bound[0].detach();
     }
-    assert!(context.ioas(id).unwrap().0.lock_hwpts().len() <= 1);
+    assert!(context.ioas(id).unwrap().lock_hwpts().len() <= 1);
 }

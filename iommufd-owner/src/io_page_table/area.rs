@@ -3,35 +3,25 @@
 use alloc::sync::Arc;
 
 use iommu_core::address::PAGE_SIZE;
-use iommu_core::user_memory::PinnedRun;
-use iommu_core::{Domain, Iova, IovaRange, MapError as DomainMapError, PhysAddr, PhysicalMemory, Protection};
+use iommu_core::user_memory::{Account, Limit, PinnedRun};
+use iommu_core::{
+    Access, Domain, Iova, IovaRange, MapError as DomainMapError, PhysAddr, PhysicalMemory, Protection, UserAddr,
+    UserMemory,
+};
 
 use super::{LargePages, Shown};
-use crate::pages::{Pages, PinError, PinnedSlice, Slice};
+pub(crate) use crate::pages::Accesses;
+use crate::pages::{PinError, Pinned, Shared, Slice, Sole};
 
-/// A mapping: a part of a window of memory.
+/// A mapping: a part of a window of memory. Address spaces hold millions of them: it is kept small.
 #[derive(Debug)]
-pub(crate) struct Area {
-    pub(crate) pages: Arc<Pages>,
-    /// Where in the window it begins, in bytes.
-    pub(crate) offset: u64,
-    pub(crate) protection: Protection,
-    /// Its memory, pinned for domains as long as one shows it.
-    // F29.
-    storage: Option<PinnedSlice>,
-    /// Pins of accesses that lie in it.
-    pub(crate) access_pins: u32,
-    pub(crate) accesses: Accesses,
+pub(crate) enum Area {
+    /// It has the window for itself, and all of it.
+    Sole(Sole),
+    Shared(Shared),
 }
 
-/// Whether accesses may pin an area.
-// F23.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Accesses {
-    Welcome,
-    /// It is being unmapped.
-    Refused,
-}
+const _: () = assert!(size_of::<Option<Area>>() == 40 || cfg!(not(target_pointer_width = "64")));
 
 /// Why an area was not mapped into a domain.
 pub(super) enum FillError {
@@ -47,12 +37,83 @@ pub(super) struct Filler<'a> {
 }
 
 impl Area {
-    pub(super) fn new(pages: Arc<Pages>, offset: u64, protection: Protection) -> Self {
-        Self { pages, offset, protection, storage: None, access_pins: 0, accesses: Accesses::Welcome }
+    /// A mapping of memory that no other mapping has, for devices to do what is permitted.
+    pub(crate) fn new(
+        process: Arc<dyn UserMemory>,
+        addr: UserAddr,
+        bytes: u64,
+        access: Access,
+        permitted: Option<Access>,
+        account: Account,
+    ) -> Self {
+        let account = (process.limit() == Limit::Enforced).then_some(account);
+        let count = Slice::of(addr.get() % PAGE_SIZE, bytes).count;
+        match u32::try_from(count) {
+            Ok(count) => Self::Sole(Sole::new(process, addr, count, access, permitted, account)),
+            Err(_) => Self::Shared(Shared::window(process, addr, count, access, permitted, account)),
+        }
     }
 
-    fn slice(&self, bytes: u64) -> Slice {
-        Slice::of(self.offset, bytes)
+    /// Its memory, which others may have as well from now on.
+    pub(crate) fn share(&mut self) -> &mut Shared {
+        if let Self::Sole(sole) = self {
+            *self = Self::Shared(sole.share());
+        }
+        match self {
+            Self::Shared(shared) => shared,
+            Self::Sole(_) => unreachable!("it was made shared just now"),
+        }
+    }
+
+    pub(crate) fn process(&self) -> &Arc<dyn UserMemory> {
+        match self {
+            Self::Sole(sole) => sole.process(),
+            Self::Shared(shared) => shared.process(),
+        }
+    }
+
+    /// Where the process sees it.
+    pub(crate) fn addr(&self) -> UserAddr {
+        match self {
+            Self::Sole(sole) => sole.addr(),
+            Self::Shared(shared) => shared.addr(),
+        }
+    }
+
+    /// What devices may do.
+    pub(crate) fn permitted(&self) -> Option<Access> {
+        match self {
+            Self::Sole(sole) => sole.permitted,
+            Self::Shared(shared) => shared.permitted,
+        }
+    }
+
+    /// How many pins of accesses lie in it.
+    pub(crate) fn access_pins(&self) -> u32 {
+        match self {
+            Self::Sole(_) => 0,
+            Self::Shared(shared) => shared.access_pins,
+        }
+    }
+
+    /// Whether accesses may pin it.
+    pub(crate) fn accesses(&self) -> Accesses {
+        match self {
+            Self::Sole(_) => Accesses::Welcome,
+            Self::Shared(shared) => shared.accesses,
+        }
+    }
+
+    fn pin(&mut self) -> Result<(), PinError> {
+        match self {
+            Self::Sole(sole) => {
+                if let Pinned::Begun(run) = sole.pin()? {
+                    *self = Self::Shared(sole.share_begun(run)?);
+                }
+                Ok(())
+            }
+            Self::Shared(shared) => shared.pin(),
+        }
     }
 
     /// Maps it into domains, or into none of them, also when one of them unwinds. Its memory is pinned then.
@@ -62,15 +123,21 @@ impl Area {
         domains: impl Iterator<Item = &'a Shown> + Clone,
         filler: Filler<'_>,
     ) -> Result<(), FillError> {
-        let storage = match self.storage.take() {
-            Some(storage) => storage,
-            None => self.pages.pin(self.slice(range.bytes())).map_err(FillError::Pin)?,
+        self.pin().map_err(FillError::Pin)?;
+        let (one, many);
+        let runs: &[PinnedRun] = match self {
+            Self::Sole(sole) => {
+                one = [sole.run()];
+                &one
+            }
+            Self::Shared(shared) => {
+                many = shared.runs();
+                &many
+            }
         };
-        let storage = self.storage.insert(storage);
-        let runs = storage.runs();
-        let mut undo = Undo { area: &*self, range, domains: domains.clone(), filled: 0 };
+        let mut undo = Undo { area: self, range, domains: domains.clone(), filled: 0 };
         for shown in domains {
-            undo.area.fill(range, &runs, &shown.domain, filler).map_err(FillError::Domain)?;
+            undo.area.fill(range, runs, &shown.domain, filler).map_err(FillError::Domain)?;
             undo.filled += 1;
         }
         undo.filled = 0;
@@ -80,16 +147,17 @@ impl Area {
     /// Maps it into one domain, or nothing of it: each run of memory as a whole, so that large pages can be used, or page by
     /// page.
     fn fill(
-        &self,
+        &mut self,
         range: IovaRange,
         runs: &[PinnedRun],
         domain: &Domain,
         filler: Filler<'_>,
     ) -> Result<(), DomainMapError> {
         let most = if filler.large_pages == LargePages::Disabled { PAGE_SIZE } else { u64::MAX };
-        let mut filling = Filling { area: self, domain, range, done: 0, reachable: false };
         // With pages smaller than those of the CPU an area may begin and end inside of one.
-        let mut skip = self.offset % PAGE_SIZE;
+        let mut skip = self.addr().get() % PAGE_SIZE;
+        let protection = self.permitted().map_or(Protection::empty(), Protection::from);
+        let mut filling = Filling { area: self, protection, domain, range, done: 0, reachable: false };
         for run in runs {
             let (mut phys, end) = (run.phys.get() + skip, run.phys.get() + run.bytes);
             skip = 0;
@@ -105,16 +173,16 @@ impl Area {
 
     /// Takes it out of domains. What hardware refuses to unmap, a device may still reach: its memory stays pinned for as
     /// long as the domain exists.
-    pub(super) fn unmap<'a>(&self, range: IovaRange, domains: impl Iterator<Item = &'a Shown>) {
+    pub(super) fn unmap<'a>(&mut self, range: IovaRange, domains: impl Iterator<Item = &'a Shown>) {
         let mut left = Unmapping { area: self, range, now: None, rest: domains };
         for shown in left.rest.by_ref() {
             left.now = Some(&shown.domain);
-            self.unmap_one(range, &shown.domain);
+            left.area.unmap_one(range, &shown.domain);
             left.now = None;
         }
     }
 
-    fn unmap_one(&self, range: IovaRange, domain: &Domain) {
+    fn unmap_one(&mut self, range: IovaRange, domain: &Domain) {
         match domain.unmap(range.first(), range.bytes()) {
             Ok(bytes) if bytes >= range.bytes() => {}
             _ => self.quarantine(range, domain),
@@ -122,33 +190,31 @@ impl Area {
     }
 
     /// Keeps the memory of its first bytes, as many as the range has, pinned for as long as the domain exists.
-    fn quarantine(&self, range: IovaRange, domain: &Domain) {
-        if let Some(storage) = &self.storage {
-            domain.quarantine(storage.again(self.slice(range.bytes())));
+    fn quarantine(&mut self, range: IovaRange, domain: &Domain) {
+        if let Some(pinned) = self.share().again(range.bytes()) {
+            domain.quarantine(pinned);
         }
     }
 
     /// Ends the pin for domains: none shows it any more.
     pub(super) fn unpin(&mut self) {
-        self.storage = None;
+        match self {
+            Self::Sole(sole) => sole.unpin(),
+            Self::Shared(shared) => shared.unpin(),
+        }
     }
 
     /// Cuts it in two, `length` bytes from where it begins. Accesses have pinned nothing of it.
-    pub(super) fn split(self, range: IovaRange, length: u64) -> [Self; 2] {
-        let right_slice = Slice::of(self.offset + length, range.bytes() - length);
-        let left_slice = self.slice(length);
-        let Self { pages, offset, protection, storage, access_pins, accesses } = self;
-        let [left_storage, right_storage] =
-            [left_slice, right_slice].map(|part| storage.as_ref().map(|storage| storage.again(part)));
-        let left = Self { pages: pages.clone(), offset, protection, storage: left_storage, access_pins, accesses };
-        let right = Self { pages, offset: offset + length, protection, storage: right_storage, access_pins, accesses };
-        [left, right]
+    pub(super) fn split(mut self, range: IovaRange, length: u64) -> [Self; 2] {
+        let shared = self.share();
+        [(0, length), (length, range.bytes() - length)].map(|(skip, bytes)| Self::Shared(shared.cut(skip, bytes)))
     }
 }
 
 /// An area that is being mapped into a domain. Dropping it before the end takes out what was mapped.
 struct Filling<'a> {
-    area: &'a Area,
+    area: &'a mut Area,
+    protection: Protection,
     domain: &'a Domain,
     range: IovaRange,
     /// How many bytes were mapped.
@@ -163,7 +229,7 @@ impl Filling<'_> {
         let at = Iova::new(self.range.first().get() + self.done);
         // If the IOMMU driver unwinds, nobody knows what it has mapped.
         self.reachable = true;
-        let mapped = self.domain.map(memory, at, phys, bytes, self.area.protection);
+        let mapped = self.domain.map(memory, at, phys, bytes, self.protection);
         self.reachable = matches!(mapped, Err(DomainMapError::Reachable { .. }));
         mapped?;
         self.done += bytes;
@@ -184,7 +250,7 @@ impl Drop for Filling<'_> {
 
 /// An area that domains do not all show yet. Dropping it takes it out of those that do.
 struct Undo<'a, 'b, I: Iterator<Item = &'b Shown> + Clone> {
-    area: &'a Area,
+    area: &'a mut Area,
     range: IovaRange,
     domains: I,
     filled: usize,
@@ -198,7 +264,7 @@ impl<'b, I: Iterator<Item = &'b Shown> + Clone> Drop for Undo<'_, 'b, I> {
 
 /// An area that some domains still show. Dropping it keeps its memory pinned with them.
 struct Unmapping<'a, 'b, I: Iterator<Item = &'b Shown>> {
-    area: &'a Area,
+    area: &'a mut Area,
     range: IovaRange,
     /// The one that it is being taken out of.
     now: Option<&'b Arc<Domain>>,

@@ -13,8 +13,8 @@ impl IoPageTable {
     pub(crate) fn remove_areas(&mut self, removal: &mut Removal) -> Result<(), UnmapError> {
         let range = removal.range;
         // Mostly, what was mapped at once is unmapped at once.
-        let whole = |area_range: IovaRange, area: &Area| area_range == range && area.access_pins == 0;
-        if let Some((_, area)) = self.areas.remove_if(range.first(), whole) {
+        let whole = |area_range: IovaRange, area: &Area| area_range == range && area.access_pins() == 0;
+        if let Some((_, mut area)) = self.areas.remove_if(range.first(), whole) {
             area.unmap(range, self.domains.values());
             removal.done(range);
             return Ok(());
@@ -23,7 +23,7 @@ impl IoPageTable {
             if !range.covers(area_range) {
                 return Err(UnmapError::WouldCut { area: area_range });
             }
-            if area.access_pins > 0 {
+            if area.access_pins() > 0 {
                 return Err(UnmapError::Pinned { area: area_range });
             }
             self.remove_area(area_range.first());
@@ -33,7 +33,7 @@ impl IoPageTable {
     }
 
     pub(crate) fn remove_area(&mut self, first: Iova) {
-        if let Some((range, area)) = self.areas.remove(first) {
+        if let Some((range, mut area)) = self.areas.remove(first) {
             area.unmap(range, self.domains.values());
         }
     }
@@ -44,7 +44,7 @@ impl IoPageTable {
         let across = self.areas.get(last).filter(|(range, _)| range.first() != last && range.last() != last);
         let Some(((range, area), at)) = across.zip(last.checked_add(1)) else { return Ok(()) };
         let alignment = self.alignment();
-        if !at.is_aligned(alignment) || area.access_pins > 0 {
+        if !at.is_aligned(alignment) || area.access_pins() > 0 {
             return Err(UnmapError::CannotCut { area: range, at });
         }
         let Some((range, area)) = self.areas.remove(range.first()) else { return Ok(()) };

@@ -1,14 +1,13 @@
 //! Copies: what one address space maps, mapped in another as well.
 // Table Ft5, F20.
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use iommu_core::{Access, Iova, IovaRange};
 
 use super::{Ioas, Place, check_numbers};
-use crate::io_page_table::{IoPageTable, MapError};
-use crate::pages::Pages;
+use crate::io_page_table::{Area, IoPageTable, MapError};
+use crate::pages::Shared;
 
 /// What `IOMMU_IOAS_COPY` is asked for, besides the two address spaces.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,43 +36,44 @@ impl CopyRequest {
 impl Ioas {
     /// The parts of areas that make up the source of a copy.
     // Ft5.5, Ft5.6.
-    pub(crate) fn pieces(&self, request: &CopyRequest) -> Result<Vec<CopyPiece>, MapError> {
+    pub(crate) fn copy_source(&self, request: &CopyRequest) -> Result<Source, MapError> {
         if request.bytes == 0 {
             return Err(MapError::BadLength);
         }
         let range = IovaRange::sized(request.from, request.bytes).ok_or(MapError::Overflow)?;
-        let table = self.lock_table();
-        let mut pieces = Vec::new();
-        let mut next = Some(range.first());
-        for (area_range, area) in table.areas.overlapping(range) {
-            let Some(part) = area_range.intersection(range).filter(|part| Some(part.first()) == next) else { break };
-            let offset = area.offset + (part.first().get() - area_range.first().get());
-            pieces.push(CopyPiece { pages: area.pages.clone(), offset, bytes: part.bytes() });
-            next = part.last().checked_add(1);
-        }
-        let covered: u64 = pieces.iter().map(|piece| piece.bytes).sum();
-        if covered == range.bytes() { Ok(pieces) } else { Err(MapError::SourceNotMapped { range }) }
+        let gone = MapError::SourceNotMapped { range };
+        let mut table = self.lock_table();
+        let mut next = Some(range);
+        let mut piece = || {
+            let rest = next?;
+            let (area_range, area) = table.areas.get_mut(rest.first())?;
+            let part = area_range.intersection(rest)?;
+            next = part.last().checked_add(1).and_then(|at| IovaRange::new(at, range.last()));
+            let skip = part.first().get() - area_range.first().get();
+            Some(Piece { memory: area.share().part(skip, part.bytes(), Some(request.access)), bytes: part.bytes() })
+        };
+        let first = piece().ok_or_else(|| gone.clone())?;
+        let mut source = Source { first, rest: Vec::new() };
+        source.rest.extend(core::iter::from_fn(piece));
+        let covered: u64 = source.pieces().map(|piece| piece.bytes).sum();
+        if covered == range.bytes() { Ok(source) } else { Err(gone) }
     }
 
     /// One area for each piece of the source.
     // From Ft5.8 on.
     // F20.
-    pub(crate) fn copy(&self, pieces: Vec<CopyPiece>, request: &CopyRequest) -> Result<Iova, MapError> {
+    pub(crate) fn copy(&self, source: Source, request: &CopyRequest) -> Result<Iova, MapError> {
         let CopyRequest { bytes, place, access, .. } = *request;
         let mut table = self.lock_table();
-        let range = check_copy(&mut table, &pieces, place, bytes)?;
-        if pieces.iter().any(|piece| access.permits(Access::Write) && !piece.pages.access.permits(Access::Write)) {
+        let range = check_copy(&mut table, &source, place, bytes)?;
+        if access.permits(Access::Write) && source.pieces().any(|piece| !piece.memory.access().permits(Access::Write)) {
             return Err(MapError::SourceReadOnly);
         }
-        let mut copying = Copying { table: &mut table, made: Vec::new() };
-        let mut at = range.first();
-        for piece in pieces {
-            let part = IovaRange::sized(at, piece.bytes).ok_or(MapError::Overflow)?;
-            copying.table.add_area(part, piece.pages, piece.offset, access.into())?;
-            copying.made.push(part);
-            at = Iova::new(at.get().wrapping_add(piece.bytes));
+        let mut copying = Copying { table: &mut table, first: range.first(), done: 0 };
+        for Piece { memory, bytes } in core::iter::once(source.first).chain(source.rest) {
+            copying.add(Area::Shared(memory), bytes)?;
         }
-        copying.made.clear();
+        copying.done = 0;
         Ok(range.first())
     }
 }
@@ -81,37 +81,60 @@ impl Ioas {
 /// A copy that is being made. Dropping it takes out what was made.
 struct Copying<'a> {
     table: &'a mut IoPageTable,
-    made: Vec<IovaRange>,
+    first: Iova,
+    /// How many bytes were made.
+    done: u64,
+}
+
+impl Copying<'_> {
+    /// Makes an area of so many bytes more.
+    fn add(&mut self, area: Area, bytes: u64) -> Result<(), MapError> {
+        let at = Iova::new(self.first.get().wrapping_add(self.done));
+        self.table.add_area(IovaRange::sized(at, bytes).ok_or(MapError::Overflow)?, area)?;
+        self.done += bytes;
+        Ok(())
+    }
 }
 
 impl Drop for Copying<'_> {
     fn drop(&mut self) {
-        for area in &self.made {
+        let Some(made) = IovaRange::sized(self.first, self.done) else { return };
+        while let Some(area) = self.table.areas.first_range_in(made) {
             self.table.remove_area(area.first());
         }
     }
 }
 
-/// A part of the source of a copy.
-pub(crate) struct CopyPiece {
-    pages: Arc<Pages>,
-    offset: u64,
+/// What is copied.
+pub(crate) struct Source {
+    first: Piece,
+    rest: Vec<Piece>,
+}
+
+impl Source {
+    fn pieces(&self) -> impl Iterator<Item = &Piece> {
+        core::iter::once(&self.first).chain(&self.rest)
+    }
+}
+
+/// A part of an area.
+struct Piece {
+    memory: Shared,
     bytes: u64,
 }
 
 /// Where a copy goes.
 // Ft4.8 to Ft4.14, for a copy.
-fn check_copy(table: &mut IoPageTable, pieces: &[CopyPiece], place: Place, bytes: u64) -> Result<IovaRange, MapError> {
+fn check_copy(table: &mut IoPageTable, source: &Source, place: Place, bytes: u64) -> Result<IovaRange, MapError> {
     let alignment = table.alignment();
     if !bytes.is_multiple_of(alignment) {
         return Err(MapError::Misaligned { alignment });
     }
-    let first = pieces.first().map_or(0, |piece| piece.pages.addr(piece.offset).get());
     let range = match place {
-        Place::Anywhere => table.place(first, bytes)?,
+        Place::Anywhere => table.place(source.first.memory.addr().get(), bytes)?,
         Place::Fixed(iova) => table.check_fixed(iova, bytes)?,
     };
     table.check_vacant(range)?;
-    let misaligned = |piece: &CopyPiece| !piece.pages.addr(piece.offset).get().is_multiple_of(alignment);
-    if pieces.iter().any(misaligned) { Err(MapError::Misaligned { alignment }) } else { Ok(range) }
+    let misaligned = |piece: &Piece| !piece.memory.addr().get().is_multiple_of(alignment);
+    if source.pieces().any(misaligned) { Err(MapError::Misaligned { alignment }) } else { Ok(range) }
 }

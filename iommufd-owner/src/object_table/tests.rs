@@ -11,6 +11,12 @@ use super::*;
 
 type Object = Arc<u32>;
 
+impl Lent for Object {
+    fn lent(&self) -> u32 {
+        u32::try_from(Arc::strong_count(self) - 1).unwrap()
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Op {
     Reserve,
@@ -23,6 +29,10 @@ enum Op {
     DropUse(usize),
     /// A call finds an object.
     Get(u32),
+    /// A call borrows an object.
+    Borrow(u32),
+    /// A call that borrowed one ends.
+    GiveBack(usize),
     /// Another part of its making uses an object, or not the one that is meant.
     UseOf(u32, bool),
     Destroy(u32),
@@ -38,7 +48,9 @@ fn op() -> impl Strategy<Value = Op> {
         2 => place.clone().prop_map(Op::PublishOwned),
         1 => place.clone().prop_map(Op::DropReserved),
         1 => place.clone().prop_map(Op::DropOwned),
-        4 => place.prop_map(Op::DropUse),
+        4 => place.clone().prop_map(Op::DropUse),
+        2 => place.prop_map(Op::GiveBack),
+        3 => id.clone().prop_map(Op::Borrow),
         4 => id.clone().prop_map(Op::Get),
         2 => (id.clone(), prop::bool::weighted(0.8)).prop_map(|(id, meant)| Op::UseOf(id, meant)),
         3 => id.prop_map(Op::Destroy),
@@ -96,6 +108,18 @@ struct Held {
     reserved: Vec<ReservedId<Object>>,
     owned: Vec<Owned<Object>>,
     uses: Vec<Use>,
+    lent: Vec<(u32, Object)>,
+}
+
+fn destroyed_by_reference(held: &Held, reference: &Reference, id: ObjectId) -> Result<u32, DestroyError> {
+    match reference.objects.get(&id.get()) {
+        Some((Known::Public(made), 0)) => match held.lent.iter().filter(|(lent, _)| lent == made).count() {
+            0 => Ok(*made),
+            lent => Err(DestroyError::InUse { id, uses: u32::try_from(lent).unwrap() }),
+        },
+        Some((Known::Public(_), uses)) => Err(DestroyError::InUse { id, uses: *uses }),
+        _ => Err(DestroyError::NoObject { id }),
+    }
 }
 
 fn play(table: &ObjectTable<Object>, held: &mut Held, reference: &mut Reference, op: Op) -> Result<(), TestCaseError> {
@@ -166,6 +190,14 @@ fn play(table: &ObjectTable<Object>, held: &mut Held, reference: &mut Reference,
                 _ => prop_assert!(found.is_none()),
             }
         }
+        Op::Borrow(id) => {
+            let lent = table.peek(ObjectId::new(id), Arc::clone);
+            match reference.objects.get(&id) {
+                Some((Known::Public(made), _)) => held.lent.push((*made, lent.unwrap())),
+                _ => prop_assert!(lent.is_none()),
+            }
+        }
+        Op::GiveBack(place) => drop(take(&mut held.lent, place)),
         Op::UseOf(id, meant) => {
             let found = table.use_of(ObjectId::new(id), |_| meant);
             match reference.objects.get_mut(&id) {
@@ -179,11 +211,7 @@ fn play(table: &ObjectTable<Object>, held: &mut Held, reference: &mut Reference,
         Op::Destroy(number) => {
             let id = ObjectId::new(number);
             let destroyed = table.remove(id).map(|object| *object);
-            let expected = match reference.objects.get(&number) {
-                Some((Known::Public(made), 0)) => Ok(*made),
-                Some((Known::Public(_), uses)) => Err(DestroyError::InUse { id, uses: *uses }),
-                _ => Err(DestroyError::NoObject { id }),
-            };
+            let expected = destroyed_by_reference(held, reference, id);
             if expected.is_ok() {
                 reference.objects.remove(&number);
             }

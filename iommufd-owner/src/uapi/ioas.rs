@@ -46,7 +46,7 @@ impl Call for IoasAllowIovas {
     // Table Ft3: each range is checked before the next is read.
     fn run(self, frame: &Frame<'_>) -> Outcome {
         reserved(self.reserved == 0)?;
-        let (ioas, _used) = frame.context.ioas(ObjectId::new(self.ioas_id))?;
+        let ioas = frame.context.ioas(ObjectId::new(self.ioas_id))?;
         let mut allowed = AllowedRanges::default();
         for number in 0..self.num_iovas {
             let Range { start, last } = frame::read(frame.caller, entry(self.allowed_iovas, number)?)?;

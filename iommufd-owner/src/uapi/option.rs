@@ -76,7 +76,7 @@ impl IommuOption {
 
     // Ft7.6 to Ft7.11.
     fn huge_pages(&mut self, frame: &Frame<'_>) -> Result<(), CallError> {
-        let (ioas, _used) = frame.context.ioas(ObjectId::new(self.object_id))?;
+        let ioas = frame.context.ioas(ObjectId::new(self.object_id))?;
         match (self.op, self.val64) {
             (OP_GET, _) => self.val64 = u64::from(ioas.lock_table().large_pages == LargePages::Enabled),
             (OP_SET, 0) => ioas.set_large_pages(LargePages::Disabled)?,

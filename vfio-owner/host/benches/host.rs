@@ -17,13 +17,16 @@ use vfio_owner::iommu_core::sysfs::{MemoryTree, Tree as _};
 /// So often the ratio is measured.
 const RATIO_ROUNDS: usize = 20;
 
+/// So many ports are on a root bus, each in a slot of its own.
+const PORTS: u32 = 31;
+
 /// Cards of four functions, each behind a port without ACS: a fifth of the devices are ports.
 fn machine(devices: u32) -> MemoryTree {
     let mut tree = MemoryTree::new();
     for number in 0..devices / 5 {
-        let (domain, bus) = (number / 200, number % 200 + 1);
+        let (domain, bus) = (number / PORTS, number % PORTS + 1);
         let root = format!("devices/pci{domain:04x}:00");
-        let port = format!("{domain:04x}:00:{:02x}.{}", bus / 8, bus % 8);
+        let port = format!("{domain:04x}:00:{bus:02x}.0");
         let above = format!("{root}/{port}");
         let secondary = u8::try_from(bus).expect("it is small");
         let bridge = ConfigSpace::builder().ids(0x8086, 0x1901).class(0x06_0400).pcie(PortType::RootPort);

@@ -1,5 +1,7 @@
 //! Candidates: devices that can be assigned, and the cost of each.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
@@ -13,7 +15,7 @@ pub struct Candidate {
     /// The device.
     pub device: PciAddress,
     /// Kind of device.
-    pub class: String,
+    pub class: Cow<'static, str>,
     /// Vendor and name.
     pub name: String,
     /// The driver that it would be unbound from.

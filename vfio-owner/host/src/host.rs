@@ -104,19 +104,29 @@ impl Host {
 
     /// Returns the driver that is bound to a device.
     pub fn driver(&self, device: PciAddress) -> Fact<&str> {
-        match self.pci.device(device).map(|found| found.driver.as_deref()) {
-            Some(Some(driver)) => Fact::Is(driver),
-            Some(None) if !self.gaps.drivers.contains(&device) => Fact::Absent,
-            Some(None) | None => Fact::Unknown,
+        self.pci.device(device).map_or(Fact::Unknown, |found| self.driver_of(found))
+    }
+
+    /// The same of a device that has been looked up.
+    pub(crate) fn driver_of<'a>(&self, device: &'a SysfsDevice) -> Fact<&'a str> {
+        match device.driver.as_deref() {
+            Some(driver) => Fact::Is(driver),
+            None if self.gaps.drivers.contains(&device.function.address) => Fact::Unknown,
+            None => Fact::Absent,
         }
     }
 
     /// Returns the number of the group that a device is in.
     pub fn group(&self, device: PciAddress) -> Fact<u32> {
-        match self.pci.device(device).map(|found| found.group) {
-            Some(Some(group)) => Fact::Is(group),
-            Some(None) if !self.gaps.groups.contains(&device) => Fact::Absent,
-            Some(None) | None => Fact::Unknown,
+        self.pci.device(device).map_or(Fact::Unknown, |found| self.group_of(found))
+    }
+
+    /// The same of a device that has been looked up.
+    pub(crate) fn group_of(&self, device: &SysfsDevice) -> Fact<u32> {
+        match device.group {
+            Some(group) => Fact::Is(group),
+            None if self.gaps.groups.contains(&device.function.address) => Fact::Unknown,
+            None => Fact::Absent,
         }
     }
 

@@ -12,6 +12,7 @@ use iommu_core::device_model::pci::{PciAddress, PciBus, PciFunction};
 use iommu_core::device_model::sync::Mutex;
 use iommu_core::device_model::{AnyDriver, DriverCore};
 use iommu_core::hardware::Capabilities;
+use iommu_core::reserved::ReservedRegion;
 use iommu_core::software::{Memory, SoftIommuConfig};
 use iommu_core::sysfs::Snapshot;
 use iommu_core::{DefaultDomainType, IommuBuilder, IommuSubsystem, Observer};
@@ -300,7 +301,10 @@ fn as_in_tree(snapshot: &Snapshot) -> SoftIommuConfig {
         let Some(first) = group.members.first() else { continue };
         let window = config.interrupt_window.clone();
         let own = group.reserved.iter().filter(|region| Some(region.first..=region.last) != window);
-        config.reserved.insert(first.to_string(), own.copied().collect());
+        let own: Vec<ReservedRegion> = own.copied().collect();
+        if !own.is_empty() {
+            config.reserved.insert(first.to_string(), own);
+        }
     }
     config
 }

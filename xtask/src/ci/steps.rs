@@ -1,14 +1,13 @@
-//! The steps of `cargo xtask ci`, cheapest first.
+//! The steps of `cargo xtask ci`, cheapest first; the guests of `live` take turns with what comes after them.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::Path;
-use std::time::SystemTime;
 
 use anyhow::{Result, bail, ensure};
 
 use super::shell::{Shell, has_target, has_toolchain, succeeds};
-use super::{PACKAGES, Step, Verdict};
+use super::{PACKAGES, Place, Step, Verdict};
 use crate::{api, clients, kernel, live, replay};
 
 /// What runs without std.
@@ -27,28 +26,36 @@ const LOCK_ORDER: &str = "target/lock-order";
 const SHUTTLE: &str = "target/shuttle";
 
 pub(super) const STEPS: &[Step] = &[
-    Step { name: "format", what: "rustfmt", run: format },
-    Step { name: "clippy", what: "lints of all targets, with and without std", run: clippy },
-    Step { name: "docs", what: "rustdoc without warnings", run: docs },
-    Step { name: "bare", what: "the libraries on machines without an operating system", run: bare },
-    Step { name: "kernel", what: "the example kernel boots, and refuses what it must", run: boot_kernel },
-    Step { name: "test", what: "unit, property and documentation tests, all features", run: test },
-    Step { name: "defaults", what: "unit and integration tests, default features", run: defaults },
-    Step { name: "no-std", what: "unit and integration tests without std", run: no_std },
-    Step { name: "lock-order", what: "all tests with every lock checked against the lock order", run: lock_order },
-    Step { name: "model", what: "interleavings under the model checker", run: model },
-    Step { name: "demo", what: "the demo and the examples play to their end", run: demo },
-    Step { name: "replay", what: "what our stack answers is what Linux answered", run: replay_all },
-    Step { name: "rooms", what: "a program in a room gets the answers of Linux as well", run: rooms },
-    Step { name: "clients", what: "programs that others wrote do in a room what they are to do", run: run_clients },
-    Step { name: "live", what: "what vfio-host says and does is what a kernel in QEMU does", run: boot_live },
-    Step { name: "bench", what: "benchmarks compile and run once, unoptimized", run: bench },
-    Step { name: "package", what: "each crate packages on its own and passes its tests", run: package },
-    Step { name: "api", what: "the public API is that of the snapshots", run: public_api },
-    Step { name: "msrv", what: "the libraries with the oldest Rust that they promise", run: msrv },
-    Step { name: "deny", what: "licences, sources, layers", run: deny },
-    Step { name: "miri", what: "the locks and the core under miri", run: miri },
+    alone("format", "rustfmt", format),
+    alone("clippy", "lints of all targets, with and without std", clippy),
+    alone("docs", "rustdoc without warnings", docs),
+    alone("bare", "the libraries on machines without an operating system", bare),
+    alone("kernel", "the example kernel boots, and refuses what it must", boot_kernel),
+    alone("test", "unit, property and documentation tests, all features", test),
+    alone("defaults", "unit and integration tests, default features", defaults),
+    alone("no-std", "unit and integration tests without std", no_std),
+    alone("lock-order", "all tests with every lock checked against the lock order", lock_order),
+    alone("model", "interleavings under the model checker", model),
+    alone("demo", "the demo and the examples play to their end", demo),
+    alone("replay", "what our stack answers is what Linux answered", replay_all),
+    alone("rooms", "a program in a room gets the answers of Linux as well", rooms),
+    alone("clients", "programs that others wrote do in a room what they are to do", run_clients),
+    beside("live", "what vfio-host says and does is what a kernel in QEMU does", boot_live),
+    alone("bench", "benchmarks compile and run once, unoptimized", bench),
+    alone("package", "each crate packages on its own and passes its tests", package),
+    alone("api", "the public API is that of the snapshots", public_api),
+    alone("msrv", "the libraries with the oldest Rust that they promise", msrv),
+    alone("deny", "licences, sources, layers", deny),
+    alone("miri", "the locks and the core under miri", miri),
 ];
+
+const fn alone(name: &'static str, what: &'static str, run: fn(&Shell) -> Result<Verdict>) -> Step {
+    Step { name, what, place: Place::Alone, run }
+}
+
+const fn beside(name: &'static str, what: &'static str, run: fn(&Shell) -> Result<Verdict>) -> Step {
+    Step { name, what, place: Place::Beside, run }
+}
 
 fn format(shell: &Shell) -> Result<Verdict> {
     shell.cargo("fmt --all --check", &[])?;
@@ -195,34 +202,32 @@ fn package(shell: &Shell) -> Result<Verdict> {
             ensure!(packed.lines().any(|line| line == file), "{package}: no {file} in the package");
         }
     }
-    // A version of a crate never changes, cargo holds: in a folder where it has verified this one before, it would build
-    // the dependents with what our crates were then. So each run has a folder of its own.
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_nanos();
-    let folder = format!("target/package-{now}");
-    let verified = shell
-        .cargo(&format!("package {} --allow-dirty --target-dir {folder}", packages(&PACKAGES)), &[])
-        .and_then(|_| test_packed(shell, &folder));
-    // What cannot be cleared away is no fault of the crates.
-    let _ = std::fs::remove_dir_all(&folder);
-    verified.map(|()| Verdict::Passed)
+    // What verifies an archive is its tests.
+    shell.cargo(&format!("package {} --allow-dirty --no-verify", packages(&PACKAGES)), &[])?;
+    test_packed(shell)?;
+    Ok(Verdict::Passed)
 }
 
-/// Runs the tests of the archives in `folder`, unpacked, with nothing of the workspace around them.
-fn test_packed(shell: &Shell, folder: &str) -> Result<()> {
+/// Runs the tests of the archives, unpacked, with nothing of the workspace around them but how it builds.
+fn test_packed(shell: &Shell) -> Result<()> {
     const UNPACKED: &str = "target/packaged";
     let _ = std::fs::remove_dir_all(UNPACKED);
     std::fs::create_dir_all(UNPACKED)?;
     let mut workspace = "[workspace]\nresolver = \"3\"\nmembers = [\"*-*\"]\n[patch.crates-io]\n".to_owned();
     for package in PACKAGES {
         let name = format!("{package}-{}", env!("CARGO_PKG_VERSION"));
-        let archive = format!("{folder}/package/{name}.crate");
+        let archive = format!("target/package/{name}.crate");
         // With the time of now: cargo takes what is older than its last build for unchanged.
         shell.run("tar", &["--extract", "--touch", "--file", &archive, "--directory", UNPACKED], &[])?;
         writeln!(workspace, "{package} = {{ path = \"{name}\" }}")?;
     }
+    // In the same profile, so that the dependencies are those that are built already.
+    let own = std::fs::read_to_string("Cargo.toml")?;
+    let profile = own.find("[profile.dev]").zip(own.find("[profile.bench]")).and_then(|(from, to)| own.get(from..to));
+    workspace += profile.unwrap_or_default();
     std::fs::write(Path::new(UNPACKED).join("Cargo.toml"), workspace)?;
     std::fs::copy("Cargo.lock", Path::new(UNPACKED).join("Cargo.lock"))?;
-    let manifest = format!("--manifest-path {UNPACKED}/Cargo.toml --target-dir target/packaged-build");
+    let manifest = format!("--manifest-path {UNPACKED}/Cargo.toml --target-dir target");
     shell.cargo(&format!("test --workspace --all-features --tests {manifest}"), &[])?;
     Ok(())
 }

@@ -4,6 +4,7 @@ use device_model::DeviceId;
 use device_model::sync::thread;
 
 use super::*;
+use crate::address::PhysAddr;
 use crate::software::SimulatedDevice;
 use crate::software::testing::{Map, unheard};
 

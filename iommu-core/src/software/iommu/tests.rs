@@ -5,7 +5,7 @@ use device_model::DeviceId;
 use proptest::prelude::*;
 
 use super::*;
-use crate::address::PageSizes;
+use crate::address::{PageSizes, PhysAddr};
 use crate::hardware::DefaultDomainType;
 use crate::reserved::{RegionKind, ReservedRegion};
 use crate::software::page_table::TableFormat;
@@ -232,6 +232,24 @@ fn i50_the_interrupt_window_never_reaches_memory() {
     }
     let (machine, _domain) = Machine::attached(DomainKind::Blocking);
     machine.both_fault(WINDOW, FaultReason::Blocked);
+}
+
+/// What a device has cached of the rest of a page leads nowhere in the window.
+#[test]
+fn i50_a_window_within_a_page_is_never_cached() {
+    for at in [0x1000, 0x17f8, 0x1900, 0x1ff8] {
+        let window = Some(iova(0x1800)..=iova(0x18ff));
+        let machine = Machine::new(SoftIommuConfig { interrupt_window: window, ..Default::default() });
+        let domain = machine.domain(DomainKind::Paging);
+        domain.attach(&endpoint(1)).unwrap();
+        domain.map(iova(0x1000), phys(0x1000), 0x1000, Access::ReadWrite).unwrap();
+        assert_eq!(machine.reasons(at), [None; 2], "{at:#x}");
+        for inside in [0x1800, 0x1880, 0x18f8] {
+            assert_eq!(machine.reasons(inside), [Some(FaultReason::InterruptWindow); 2], "{inside:#x} after {at:#x}");
+        }
+        let fault = machine.device.write(iova(0x17fc), &[1; 8]).unwrap_err();
+        assert_eq!(fault.iova, iova(0x1800), "after {at:#x}");
+    }
 }
 
 #[test]

@@ -8,6 +8,9 @@ pub(in crate::software) const FRAME_SIZE: usize = 0x1000;
 
 const WORD: usize = size_of::<usize>();
 
+/// So many words are copied without a loop.
+const LINE: usize = 8;
+
 /// 4 KiB of memory, zero at first.
 ///
 /// As on a bus, an access is atomic within an aligned word and no further; whoever sees a word sees what was written before
@@ -25,12 +28,19 @@ impl Frame {
         let words = Words::of(start, into.len());
         let (head, rest) = into.split_at_mut(words.head);
         let (whole, tail) = rest.as_chunks_mut::<WORD>();
-        self.read_part(words.first, start % WORD, head);
-        let from = self.0.get(words.whole..).unwrap_or_default();
-        for (part, word) in whole.iter_mut().zip(from) {
-            *part = word.load(Ordering::Acquire).to_ne_bytes();
+        if !head.is_empty() {
+            self.read_part(words.first, start % WORD, head);
         }
-        self.read_part(words.whole + whole.len(), 0, tail);
+        let from = self.0.get(words.whole..).unwrap_or_default();
+        let (lines, rest) = whole.as_chunks_mut::<LINE>();
+        let (from_lines, _) = from.as_chunks::<LINE>();
+        for (line, words) in lines.iter_mut().zip(from_lines) {
+            read_words(line, words);
+        }
+        read_words(rest, from.get(lines.len() * LINE..).unwrap_or_default());
+        if !tail.is_empty() {
+            self.read_part(words.whole + whole.len(), 0, tail);
+        }
     }
 
     /// Stores `from` from byte `start` on; what would lie past the end of the frame is dropped.
@@ -38,16 +48,24 @@ impl Frame {
         let words = Words::of(start, from.len());
         let (head, rest) = from.split_at(words.head);
         let (whole, tail) = rest.as_chunks::<WORD>();
-        self.write_part(words.first, start % WORD, head);
-        let to = self.0.get(words.whole..).unwrap_or_default();
-        for (part, word) in whole.iter().zip(to) {
-            word.store(usize::from_ne_bytes(*part), Ordering::Release);
+        if !head.is_empty() {
+            self.write_part(words.first, start % WORD, head);
         }
-        self.write_part(words.whole + whole.len(), 0, tail);
+        let to = self.0.get(words.whole..).unwrap_or_default();
+        let (lines, rest) = whole.as_chunks::<LINE>();
+        let (to_lines, _) = to.as_chunks::<LINE>();
+        for (line, words) in lines.iter().zip(to_lines) {
+            write_words(line, words);
+        }
+        write_words(rest, to.get(lines.len() * LINE..).unwrap_or_default());
+        if !tail.is_empty() {
+            self.write_part(words.whole + whole.len(), 0, tail);
+        }
     }
 
+    /// Fills `into` with a part of a word.
     fn read_part(&self, word: usize, start: usize, into: &mut [u8]) {
-        if let Some(word) = self.0.get(word).filter(|_| !into.is_empty()) {
+        if let Some(word) = self.0.get(word) {
             let bytes = word.load(Ordering::Acquire).to_ne_bytes();
             into.iter_mut().zip(bytes.iter().skip(start)).for_each(|(to, byte)| *to = *byte);
         }
@@ -55,12 +73,26 @@ impl Frame {
 
     /// Stores a part of a word, and leaves the rest of it to whoever writes there meanwhile.
     fn write_part(&self, word: usize, start: usize, from: &[u8]) {
-        let Some(word) = self.0.get(word).filter(|_| !from.is_empty()) else { return };
+        let Some(word) = self.0.get(word) else { return };
         let _ = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
             let mut bytes = old.to_ne_bytes();
             bytes.iter_mut().skip(start).zip(from).for_each(|(to, byte)| *to = *byte);
             Some(usize::from_ne_bytes(bytes))
         });
+    }
+}
+
+#[inline]
+fn read_words(into: &mut [[u8; WORD]], words: &[AtomicUsize]) {
+    for (part, word) in into.iter_mut().zip(words) {
+        *part = word.load(Ordering::Acquire).to_ne_bytes();
+    }
+}
+
+#[inline]
+fn write_words(from: &[[u8; WORD]], words: &[AtomicUsize]) {
+    for (part, word) in from.iter().zip(words) {
+        word.store(usize::from_ne_bytes(*part), Ordering::Release);
     }
 }
 

@@ -43,6 +43,12 @@ impl Entry {
         Self(self.0 & !DIRTY)
     }
 
+    /// Whether a page is mapped here.
+    #[inline]
+    pub(super) const fn is_page(self) -> bool {
+        self.0 & TABLE == 0 && self.0 & Protection::all().bits() as u64 != 0
+    }
+
     /// Which of up to 64 entries are of pages that were written, a bit each.
     pub(super) fn dirty(entries: &[Self]) -> u64 {
         // Most often none is.
@@ -53,6 +59,7 @@ impl Entry {
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the low bits are what is wanted")]
+    #[inline]
     pub(super) const fn kind(self) -> Kind {
         if self.0 & TABLE != 0 {
             return Kind::Table((self.0 >> ADDRESS_SHIFT) as usize);

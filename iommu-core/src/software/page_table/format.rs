@@ -49,7 +49,12 @@ impl TableFormat {
 
     /// Returns how many tables a walk passes at most.
     pub const fn levels(self) -> u32 {
-        (self.address_bits - PAGE_SHIFT).div_ceil(INDEX_BITS)
+        self.top() + 1
+    }
+
+    /// The level of the topmost table.
+    pub(super) const fn top(self) -> u32 {
+        (self.address_bits - PAGE_SHIFT - 1) / INDEX_BITS
     }
 
     /// Returns the sizes of pages.

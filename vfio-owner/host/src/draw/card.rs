@@ -135,7 +135,7 @@ fn card(host: &Host, entry: &GroupEntry, run: &Run, again: bool, last: bool) -> 
     rows.extend(entry.other_members.iter().filter(|_| last).map(|member| other_row(member, depth)));
     let together = explanation.as_ref().filter(|explanation| last && explanation.members.len() > 1);
     let unexplained = together.is_some_and(|explanation| explanation.ties.is_none());
-    let ties = together.and_then(|explanation| explanation.ties.as_ref()).into_iter().flatten();
+    let ties = together.and_then(|explanation| explanation.ties.as_deref()).into_iter().flatten();
     let hue = Hue::of(entry.group.known().and_then(|number| usize::try_from(number).ok()).unwrap_or(5));
     Card {
         title,
@@ -193,8 +193,8 @@ fn row(host: &Host, entry: &GroupEntry, members: &[Neighbour], node: Node) -> Op
         depth: node.depth,
         in_tree: true,
         address: device.device.to_string(),
-        class: device.class.clone(),
-        name: device.name.clone(),
+        class: device.class.to_string(),
+        name: device.name.to_string(),
         driver: driver(&device.driver),
         colour: colour(standing, &device.driver),
         acs: host.topology.get(node.device).and_then(Acs::of),

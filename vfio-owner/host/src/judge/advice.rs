@@ -33,12 +33,11 @@ impl fmt::Display for Advice {
 }
 
 /// Returns what to run next so that these reasons get certain; nothing if one of them cannot be cleared.
-pub(super) fn advice(reasons: &[Reason], source: Source) -> Vec<Advice> {
-    if reasons.iter().any(Reason::is_final) {
+pub(super) fn advice<'a>(reasons: impl Iterator<Item = &'a Reason> + Clone, source: Source) -> Vec<Advice> {
+    if reasons.clone().any(Reason::is_final) {
         return Vec::new();
     }
     let mut advice: Vec<Advice> = reasons
-        .iter()
         .filter_map(|reason| match reason {
             Reason::GroupNotShown | Reason::MembersNotShown | Reason::LinesNotUnderstood { .. } => {
                 Some(Advice::ShowGroups)

@@ -1,5 +1,8 @@
 //! The devices of a group, and how each stands to a claim of it.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize, Serializer};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::iommu_core::reserved::{RegionKind, ReservedRegion};
@@ -20,9 +23,9 @@ pub struct Neighbour {
     /// The device.
     pub device: PciAddress,
     /// Kind of device.
-    pub class: String,
+    pub class: Cow<'static, str>,
     /// The driver that is bound.
-    pub driver: Fact<String>,
+    pub driver: Fact<Arc<str>>,
     /// What has to happen to it for the group to be viable.
     pub part: Part,
     /// What it means for a claim of the group.
@@ -52,7 +55,7 @@ impl Serialize for Neighbour {
         struct Written<'a> {
             device: PciAddress,
             class: &'a str,
-            driver: &'a Fact<String>,
+            driver: &'a Fact<Arc<str>>,
             part: Part,
             standing: &'a Standing,
             in_the_way: &'static str,
@@ -83,20 +86,19 @@ pub(super) fn standings(host: &Host, number: u32) -> Vec<Neighbour> {
 /// How a PCI function stands, as far as it shows by itself.
 pub(super) fn neighbour(host: &Host, device: &SysfsDevice) -> Neighbour {
     let address = device.function.address;
-    let driver = host.driver(address);
-    let standing = match driver {
-        Fact::Is(driver) => match host.dma_of(driver) {
-            DriverDma::Kernel => Standing::KernelUse { driver: driver.into() },
-            DriverDma::Managed | DriverDma::UserSpace => Standing::Managed { driver: driver.into() },
-            DriverDma::Unknown => Standing::UnknownDriver { driver: driver.into() },
+    let driver: Fact<Arc<str>> = host.driver_of(device).map(Arc::from);
+    let is_managed = |driver: &Arc<str>| host.dma_of(driver) == DriverDma::Managed;
+    let standing = match driver.clone() {
+        Fact::Is(driver) => match host.dma_of(&driver) {
+            DriverDma::Kernel => Standing::KernelUse { driver },
+            DriverDma::Managed | DriverDma::UserSpace => Standing::Managed { driver },
+            DriverDma::Unknown => Standing::UnknownDriver { driver },
         },
         Fact::Absent => Standing::NoDriver,
         Fact::Unknown => Standing::DriverNotShown,
     };
     let part = match standing.verdict() {
-        _ if is_bridge(device) && driver.known().is_none_or(|driver| host.dma_of(driver) == DriverDma::Managed) => {
-            Part::Stays
-        }
+        _ if is_bridge(device) && driver.as_ref().known().is_none_or(is_managed) => Part::Stays,
         Verdict::Viable => Part::None,
         Verdict::Unknown if driver == Fact::Unknown && may_have_no_driver(host, device) => Part::Perhaps,
         Verdict::NotViable | Verdict::Unknown => Part::Leaves,
@@ -104,7 +106,7 @@ pub(super) fn neighbour(host: &Host, device: &SysfsDevice) -> Neighbour {
     Neighbour {
         device: address,
         class: class_of(host, device),
-        driver: driver.map(ToOwned::to_owned),
+        driver,
         part,
         standing,
         purposes: host.purposes(address).cloned().collect(),

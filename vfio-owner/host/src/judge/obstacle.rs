@@ -13,8 +13,7 @@ use crate::{Fact, Host, Source};
 pub(super) fn own_reasons(host: &Host, device: &SysfsDevice) -> Vec<Reason> {
     let address = device.function.address;
     let mut reasons = Vec::new();
-    let driver = host.driver(address);
-    let dma = driver.map(|driver| host.dma_of(driver));
+    let dma = host.driver_of(device).map(|driver| host.dma_of(driver));
     if dma == Fact::Is(DriverDma::UserSpace) {
         return reasons;
     }
@@ -25,7 +24,7 @@ pub(super) fn own_reasons(host: &Host, device: &SysfsDevice) -> Vec<Reason> {
     }
     // One that does DMA for the kernel is told among the devices of the group.
     let harmless = matches!(dma, Fact::Absent | Fact::Is(DriverDma::Managed));
-    let group = host.group(address);
+    let group = host.group_of(device);
     if group == Fact::Absent || harmless && group != Fact::Unknown {
         reasons.push(Reason::NotHandedOut { driver: device.driver.clone() });
     }
@@ -65,8 +64,9 @@ fn physical_function(host: &Host, device: &SysfsDevice) -> Option<Reason> {
 
 /// Why a device cannot be opened by its own file, though its driver hands it out.
 pub(super) fn device_file_missing(host: &Host, device: &SysfsDevice) -> Option<Reason> {
-    let address = device.function.address;
-    if !host.is_handed_out(address) || host.device_files.contains_key(&address) {
+    let driver = device.driver.as_deref();
+    let handed_out = driver.is_some_and(|driver| host.dma_of(driver) == DriverDma::UserSpace);
+    if !handed_out || host.device_files.contains_key(&device.function.address) {
         return None;
     }
     Some(match host.source {

@@ -1,6 +1,8 @@
 //! Overview of the groups of a machine, and who owns each.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
@@ -8,7 +10,7 @@ use vfio_owner::iommu_core::sysfs::{SysfsDevice, SysfsGroup};
 use vfio_owner::viability::{Standing, Verdict};
 
 use super::explanation::Ids;
-use super::naming::{class_of, name_of};
+use super::naming::{Names, class_of};
 use super::neighbour::{direct_region, standings};
 use super::obstacle::held;
 use super::reason::Reason;
@@ -41,9 +43,9 @@ pub struct DeviceEntry {
     /// The device.
     pub device: PciAddress,
     /// Kind of device.
-    pub class: String,
+    pub class: Cow<'static, str>,
     /// Vendor and name.
-    pub name: String,
+    pub name: Arc<str>,
     /// Vendor and device id.
     pub ids: Option<Ids>,
     /// The driver that is bound.
@@ -121,10 +123,12 @@ pub fn overview(host: &Host) -> Vec<GroupEntry> {
     numbers.extend(host.other_members.iter().map(|member| member.group));
     numbers.sort_unstable();
     numbers.dedup();
-    let mut groups: Vec<GroupEntry> = numbers.into_iter().filter_map(|number| entry_of(host, number)).collect();
+    let mut names = Names::default();
+    let mut groups: Vec<GroupEntry> =
+        numbers.into_iter().filter_map(|number| entry_of(host, number, &mut names)).collect();
     for (group, possession) in [(Fact::Absent, Possession::NoIommu), (Fact::Unknown, Possession::GroupNotShown)] {
         let devices = host.pci.devices.iter().filter(|device| host.group(device.function.address) == group);
-        let devices: Vec<DeviceEntry> = devices.map(|device| device_entry(host, device)).collect();
+        let devices: Vec<DeviceEntry> = devices.map(|device| device_entry(host, device, &mut names)).collect();
         if !devices.is_empty() {
             let other_members = Vec::new();
             groups.push(GroupEntry { group, group_file: None, domain: None, possession, devices, other_members });
@@ -133,11 +137,11 @@ pub fn overview(host: &Host) -> Vec<GroupEntry> {
     groups
 }
 
-fn entry_of(host: &Host, number: u32) -> Option<GroupEntry> {
+fn entry_of(host: &Host, number: u32, names: &mut Names) -> Option<GroupEntry> {
     let empty = SysfsGroup { number, ..SysfsGroup::default() };
     let group = host.pci.group(number).unwrap_or(&empty);
     let members = group.members.iter().filter_map(|member| host.pci.device(*member));
-    let devices: Vec<DeviceEntry> = members.map(|device| device_entry(host, device)).collect();
+    let devices: Vec<DeviceEntry> = members.map(|device| device_entry(host, device, names)).collect();
     let other_members = host.other_members(number).to_vec();
     if devices.is_empty() && other_members.is_empty() {
         return None;
@@ -152,14 +156,14 @@ fn entry_of(host: &Host, number: u32) -> Option<GroupEntry> {
     })
 }
 
-fn device_entry(host: &Host, device: &SysfsDevice) -> DeviceEntry {
+fn device_entry(host: &Host, device: &SysfsDevice, names: &mut Names) -> DeviceEntry {
     let address = device.function.address;
     let config = &device.function.config;
     let ids = config.vendor().zip(config.device()).map(|(vendor, device)| Ids { vendor, device });
     DeviceEntry {
         device: address,
         class: class_of(host, device),
-        name: name_of(host, device),
+        name: names.of(host, device),
         ids: ids.filter(|ids| ids.vendor != 0),
         driver: host.driver(address).map(ToOwned::to_owned),
         device_file: host.device_files.get(&address).cloned(),

@@ -1,6 +1,7 @@
 //! Reasons that prevent a device from being assigned.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
@@ -14,10 +15,14 @@ use crate::read::{Holder, IommuState, OtherMember};
 #[non_exhaustive]
 pub struct Answer {
     /// Everything that prevents it; empty if nothing does.
-    pub reasons: Vec<Reason>,
+    pub reasons: Arc<[Reason]>,
 }
 
 impl Answer {
+    pub(super) fn of(reasons: Vec<Reason>) -> Self {
+        Self { reasons: reasons.into() }
+    }
+
     /// Returns the verdict: the worst of the reasons.
     pub fn verdict(&self) -> Verdict {
         let worst = |verdict| self.reasons.iter().any(|reason| reason.verdict() == verdict);

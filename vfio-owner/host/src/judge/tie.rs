@@ -124,7 +124,10 @@ const WITH_CAPABILITIES: usize = 256;
 /// What ties the members of a group together; `None` if the topology does not explain that they are in one group, or if
 /// the capabilities of one of them, or of a bridge above, cannot be seen.
 pub(super) fn ties(topology: &PciTopology, members: &[PciAddress]) -> Option<Vec<Tie>> {
-    let above = members.iter().flat_map(|member| topology.bridges_above(*member));
+    // All on one bus are below the same bridges.
+    let one_bus = |one: &PciAddress, other: &PciAddress| (one.domain(), one.bus()) == (other.domain(), other.bus());
+    let buses = members.chunk_by(one_bus).filter_map(|on_bus| on_bus.first());
+    let above = buses.flat_map(|member| topology.bridges_above(*member));
     let mut shown = members.iter().filter_map(|member| topology.get(*member)).chain(above);
     if shown.any(|function| function.config.len() < WITH_CAPABILITIES) {
         return None;

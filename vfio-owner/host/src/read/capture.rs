@@ -3,7 +3,7 @@
 use vfio_owner::iommu_core::device_model::pci::ConfigSpace;
 use vfio_owner::iommu_core::sysfs::{LoadError, MemoryTree, Tree};
 
-use super::other_member::{LINKS, folders};
+use super::other_member::{LINKS, folder};
 use super::source::NUMA_NODE;
 use crate::{Host, Source};
 
@@ -64,7 +64,7 @@ fn copy_more(tree: &dyn Tree, host: &Host, copy: &mut MemoryTree) {
             copy.insert(&path, contents);
         }
     }
-    for path in folders(tree).into_iter().filter_map(|(_, _, path)| path) {
+    for path in host.other_members.iter().filter_map(|member| folder(tree, member.group, &member.name)) {
         copy.insert_directory(&path);
         for link in LINKS.map(|name| format!("{path}/{name}")) {
             if let Ok(target) = tree.link(&link) {

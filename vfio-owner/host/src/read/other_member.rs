@@ -4,8 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use vfio_owner::iommu_core::device_model::pci::PciAddress;
-use vfio_owner::iommu_core::sysfs::{Tree, resolve};
+use vfio_owner::iommu_core::sysfs::{Tree, Warning, WarningReason, resolve};
 use vfio_owner::viability::{DmaBus, DriverDma, Standing, dma_on};
 
 use crate::Fact;
@@ -77,26 +76,24 @@ impl fmt::Display for OtherMember {
 /// What is read of each.
 pub(super) const LINKS: [&str; 2] = ["driver", "subsystem"];
 
-/// Returns the folders of the members that are no PCI functions, with their groups.
-pub(super) fn folders(tree: &dyn Tree) -> Vec<(u32, String, Option<String>)> {
-    let mut found = Vec::new();
-    for group in tree.list(GROUPS).unwrap_or_default() {
-        let Ok(number) = group.parse::<u32>() else { continue };
-        let folder = format!("{GROUPS}/{group}/devices");
-        for name in tree.list(&folder).unwrap_or_default() {
-            if name.parse::<PciAddress>().is_err() {
-                let path = resolve(tree, &format!("{folder}/{name}"));
-                found.push((number, name, path));
-            }
-        }
-    }
-    found
+/// Returns the group and the name of the member that a warning of the loader is about, if it is one that is no PCI
+/// function.
+pub(super) fn named_in(warning: &Warning) -> Option<(u32, &str)> {
+    let below = warning.path.strip_prefix(GROUPS).filter(|_| warning.reason == WarningReason::NotAFunction)?;
+    let (group, name) = below.strip_prefix('/')?.split_once("/devices/")?;
+    Some((group.parse().ok()?, name))
 }
 
-/// The members that the tree shows.
-pub(super) fn other_members(tree: &dyn Tree) -> Vec<OtherMember> {
-    let members = folders(tree).into_iter().map(|(group, name, path)| {
-        let Some(path) = path else {
+/// Returns the folder of a member.
+pub(super) fn folder(tree: &dyn Tree, group: u32, name: &str) -> Option<String> {
+    resolve(tree, &format!("{GROUPS}/{group}/devices/{name}"))
+}
+
+/// The members that the loader passed over.
+pub(super) fn other_members(tree: &dyn Tree, warnings: &[Warning]) -> Vec<OtherMember> {
+    let members = warnings.iter().filter_map(named_in).map(|(group, name)| {
+        let (folder, name) = (folder(tree, group, name), name.to_owned());
+        let Some(path) = folder else {
             return OtherMember { group, name, bus: Fact::Unknown, driver: Fact::Unknown };
         };
         let target = |link: &str| tree.link(&format!("{path}/{link}")).ok();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::iommu_core::sysfs::{
-    Archive, ArchiveError, DirTree, LoadError, Snapshot, SysfsDevice, Tree, TreeError, Warning, WarningReason,
+    Archive, ArchiveError, DirTree, LoadError, Snapshot, SysfsDevice, Tree, TreeError,
 };
 use vfio_owner::viability::{DriverDma, dma_of};
 
@@ -23,7 +23,7 @@ use super::iommu_state::IommuState;
 use super::lifeline::lifelines;
 use super::listing::ListingError;
 use super::origin::origins;
-use super::other_member::other_members;
+use super::other_member::{named_in, other_members};
 use super::process::Processes;
 use super::trial::Trials;
 use crate::host::Gaps;
@@ -177,8 +177,9 @@ impl Host {
     /// Fails if the tree has no list of PCI devices.
     pub fn load(tree: &dyn Tree, source: Source) -> Result<Self, LoadError> {
         let mut pci = Snapshot::load(tree)?;
-        let other_members = other_members(tree);
-        pci.warnings.retain(|warning| !is_about_a_member(warning));
+        let other_members = other_members(tree, &pci.warnings);
+        // Members that are no PCI functions are no mistake of the tree.
+        pci.warnings.retain(|warning| named_in(warning).is_none());
         let device_files = json(tree, CAPTURED_DEVICE_FILES).unwrap_or_else(|| device_files(tree, &pci));
         let processes = LazyCell::new(|| Processes::of(tree));
         let (holders, trials) = match json(tree, CAPTURED_HOLDERS) {
@@ -295,23 +296,21 @@ fn json<T: serde::de::DeserializeOwned>(tree: &dyn Tree, path: &str) -> Option<T
     serde_json::from_slice(&tree.read(path).ok()?).ok()
 }
 
-/// Members that are no PCI functions are no mistake of the tree.
-fn is_about_a_member(warning: &Warning) -> bool {
-    warning.reason == WarningReason::NotAFunction && warning.path.starts_with("kernel/iommu_groups/")
-}
-
 /// What the tree does not show: a link that leads nowhere, as in copies that left its target out, is not no link; and a
 /// copy without the folder of the groups, or of the drivers, has left them out.
 fn gaps(tree: &dyn Tree, pci: &Snapshot, source: Source) -> Gaps {
-    let lost: BTreeSet<&str> = pci.warnings.iter().map(|warning| &*warning.path).collect();
-    let left_out = |folder: &str| source == Source::Tree && tree.list(folder).is_err();
-    let without = |link: &str, left_out: bool| {
-        let lacks = |device: &&SysfsDevice| left_out || lost.contains(&*format!("{}/{link}", device.path));
+    let without = |link: &str, folder: &str| -> BTreeSet<PciAddress> {
+        if source == Source::Tree && tree.list(folder).is_err() {
+            return pci.devices.iter().map(|device| device.function.address).collect();
+        }
+        let lost = pci.warnings.iter().filter_map(|warning| warning.path.strip_suffix(link)?.strip_suffix('/'));
+        let lost: BTreeSet<&str> = lost.collect();
+        let lacks = |device: &&SysfsDevice| lost.contains(&*device.path);
         pci.devices.iter().filter(lacks).map(|device| device.function.address).collect()
     };
     Gaps {
-        drivers: without("driver", left_out("bus/pci/drivers")),
-        groups: without("iommu_group", left_out("kernel/iommu_groups")),
+        drivers: without("driver", "bus/pci/drivers"),
+        groups: without("iommu_group", "kernel/iommu_groups"),
         ..Gaps::default()
     }
 }

@@ -222,7 +222,7 @@ fn whatever_is_posted_is_read_or_refused() {
         read += 1;
         for group in overview(&host) {
             for device in group.devices {
-                let name = [&device.class, &device.name].map(|text| text.contains(char::is_control));
+                let name = [&*device.class, &*device.name].map(|text| text.contains(char::is_control));
                 assert_eq!(name, [false, false], "{text:?}");
                 let explanation = Explanation::of(&host, device.device).unwrap();
                 assert!(!explanation.by_group.reasons.is_empty(), "no listing proves anything: {text:?}");

@@ -38,7 +38,7 @@ fn in_the_way(host: &Host) -> Vec<Reason> {
     let explanation = Explanation::of(host, address("01:00.0")).unwrap();
     let reasons = explanation.by_group.reasons;
     let held = |reason: &Reason| matches!(reason, Reason::Held { .. } | Reason::HeldUnseen | Reason::PerhapsHeld);
-    reasons.into_iter().filter(held).collect()
+    reasons.iter().filter(|reason| held(reason)).cloned().collect()
 }
 
 #[test]

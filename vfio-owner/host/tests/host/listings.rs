@@ -68,7 +68,7 @@ fn explained(out: &mut String, explanation: &Explanation) {
         .unwrap();
     explanation.by_group.reasons.iter().for_each(|reason| writeln!(out, "  {reason}").unwrap());
     for (what, devices) in
-        [("reset along with it", &explanation.reset_partners), ("stand alone", &explanation.alternatives)]
+        [("reset along with it", &*explanation.reset_partners), ("stand alone", &*explanation.alternatives)]
     {
         if !devices.is_empty() {
             writeln!(out, "  {what}: {}", devices.iter().copied().map(short).collect::<Vec<_>>().join(" ")).unwrap();

@@ -81,7 +81,7 @@ fn what_is_in_the_way_is_red_and_why_the_group_is_one_is_told() {
     assert_eq!(red, colour_behind(&picture, "nvme"));
     let told: Vec<String> = texts(&picture).into_iter().map(|text| text.words).collect();
     let disk = Explanation::of(&host, "0000:02:00.0".parse().unwrap()).unwrap();
-    for tie in disk.ties.unwrap() {
+    for tie in &*disk.ties.unwrap() {
         assert!(told.contains(&tie.cause.to_string()), "{}", tie.cause);
     }
     assert_eq!(told.iter().filter(|words| *words == "no ACS").count(), 2);

@@ -76,7 +76,7 @@ fn an_answer_of_a_later_version_can_be_read() {
         "reasons": [{"code": "bridge", "text": "", "verdict": "not-viable", "since": 3}],
     });
     let answer: Answer = serde_json::from_value(later).unwrap();
-    assert_eq!(answer.reasons, [vfio_host::Reason::Bridge]);
+    assert_eq!(*answer.reasons, [vfio_host::Reason::Bridge]);
 }
 
 #[test]

@@ -8,7 +8,9 @@ const ATTACHMENT: &str = "iommufd-owner/src/attachment.rs";
 const DOMAINS: &str = "iommufd-owner/src/io_page_table/domains.rs";
 const IOAS: &str = "iommufd-owner/src/ioas.rs";
 const COPY: &str = "iommufd-owner/src/ioas/copy.rs";
+const OBJECT: &str = "iommufd-owner/src/object.rs";
 const PAGES: &str = "iommufd-owner/src/pages.rs";
+const SOLE: &str = "iommufd-owner/src/pages/sole.rs";
 const UNMAP: &str = "iommufd-owner/src/io_page_table/unmap.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -29,21 +31,45 @@ pub(super) const MUTANTS: &[Mutant] = &[
         suites: IOMMUFD,
     },
     Mutant {
+        name: "destroyed-during-a-call",
+        file: OBJECT,
+        rule: "F5: what a call uses is not destroyed",
+        old: "Arc::strong_count(ioas) - 1)",
+        new: "Arc::strong_count(ioas) - Arc::strong_count(ioas))",
+        suites: IOMMUFD,
+    },
+    Mutant {
         name: "cut-moves-memory",
         file: AREA,
         rule: "F61: what is behind a cut leads where it led",
-        old: "offset: offset + length, protection,",
-        new: "offset, protection,",
+        old: "Self::Shared(shared.cut(skip, bytes))",
+        new: "Self::Shared(shared.cut(skip - skip, bytes))",
         suites: IOMMUFD,
     },
     Mutant {
         name: "pins-stay-at-the-limit",
         file: PAGES,
         rule: "F27: nothing stays pinned at the limit",
-        old: "        self.charge(fresh)?;
+        old: "        charge(&self.process, self.account, fresh)?;
         pinning.done.count = 0;",
         new: "        pinning.done.count = 0;
-        self.charge(fresh)?;",
+        charge(&self.process, self.account, fresh)?;",
+        suites: IOMMUFD,
+    },
+    Mutant {
+        name: "uncharged-at-the-limit",
+        file: SOLE,
+        rule: "F27: what was not charged is not uncharged",
+        old: "        if backing == Backing::Pinned {",
+        new: "        if backing != Backing::Unpinned {",
+        suites: IOMMUFD,
+    },
+    Mutant {
+        name: "sole-memory-alone-in-two",
+        file: SOLE,
+        rule: "F20: memory that is shared stays pinned until the last has let go",
+        old: "if pinned { shared.pinned() } else { shared }",
+        new: "shared",
         suites: IOMMUFD,
     },
     Mutant {
@@ -96,23 +122,23 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "half-copied",
         file: COPY,
         rule: "F20: a copy that fails half-way has mapped nothing",
-        old: "            copying.made.push(part);\n",
-        new: "",
+        old: "        self.done += bytes;\n        Ok(())\n    }\n}\n\nimpl Drop for Copying",
+        new: "        Ok(())\n    }\n}\n\nimpl Drop for Copying",
         suites: IOMMUFD,
     },
     Mutant {
         name: "copy-permits-more",
         file: COPY,
         rule: "Ft5.9: a copy permits no more than its memory was mapped for",
-        old: "access.permits(Access::Write) && !piece.pages.access.permits(Access::Write)",
-        new: "access.permits(Access::Write) && !piece.pages.access.permits(Access::Write) && false",
+        old: "!piece.memory.access().permits(Access::Write)",
+        new: "!piece.memory.access().permits(Access::Read)",
         suites: IOMMUFD,
     },
     Mutant {
         name: "pinned-while-unmapped",
         file: IOAS,
         rule: "F23: what is being unmapped is pinned no more",
-        old: "pinned.accesses = Accesses::Refused;",
+        old: "pinned.share().accesses = Accesses::Refused;",
         new: "let _ = (pinned, Accesses::Refused);",
         suites: IOMMUFD,
     },
@@ -120,7 +146,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "pinned-mapping-cut",
         file: UNMAP,
         rule: "F61: what an access has pinned is not cut",
-        old: "if !at.is_aligned(alignment) || area.access_pins > 0 {",
+        old: "if !at.is_aligned(alignment) || area.access_pins() > 0 {",
         new: "if !at.is_aligned(alignment) {",
         suites: IOMMUFD,
     },

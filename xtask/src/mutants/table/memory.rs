@@ -3,7 +3,7 @@
 use super::{IOMMU, IOMMUFD, Mutant, VFIO};
 
 const MAPPING: &str = "iommu-core/src/mapping.rs";
-const IOVA_MAP: &str = "iommu-core/src/iova_map/tree.rs";
+const IOVA_NODE: &str = "iommu-core/src/iova_map/node.rs";
 const DMA_API: &str = "iommu-core/src/dma_api.rs";
 const SPACE: &str = "iommu-core/src/dma_api/space.rs";
 const KERNEL_USE: &str = "iommu-core/src/kernel_use.rs";
@@ -16,10 +16,18 @@ const TYPE1: &str = "vfio-owner/src/type1/mapping.rs";
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "gap-at-the-end-forgotten",
-        file: IOVA_MAP,
+        file: IOVA_NODE,
         rule: "the bound of a node is at least its largest gap, so that a search for a place overlooks none",
         old: "            self.bound = self.bound.max(new);\n",
         new: "            let _ = new;\n",
+        suites: IOMMU,
+    },
+    Mutant {
+        name: "last-change-trusted",
+        file: IOVA_NODE,
+        rule: "a range is taken from the leaf of the last change only if no other leaf can have it",
+        old: "self.firsts[0] <= key && lasts.last()",
+        new: "lasts.last()",
         suites: IOMMU,
     },
     Mutant {
@@ -165,8 +173,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "access-beyond-mapping",
         file: ACCESS,
         rule: "F60: an access does what the mapping permits",
-        old: "if !self.protection.permits(access) {",
-        new: "if !self.protection.permits(access) && false {",
+        old: "if !self.permitted().is_some_and(|permitted| permitted.permits(access)) {",
+        new: "if self.permitted().is_none() {",
         suites: IOMMUFD,
     },
     Mutant {

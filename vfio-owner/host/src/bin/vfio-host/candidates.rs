@@ -35,7 +35,7 @@ fn row(candidate: &Candidate) -> [(Style, String); 4] {
     [
         (STRONG, candidate.device.to_string()),
         (Style::new(), cost),
-        (Style::new(), candidate.class.clone()),
+        (Style::new(), candidate.class.to_string()),
         (DIM, candidate.name.clone()),
     ]
 }

@@ -72,7 +72,7 @@ fn text(out: &mut String, explanation: &Explanation) -> fmt::Result {
         Fact::Absent | Fact::Unknown => {}
     }
     way(out, "through its group (VFIO)", by_group)?;
-    for reason in &by_group.reasons {
+    for reason in &*by_group.reasons {
         writeln!(out, "    {reason}")?;
     }
     way(out, "as a VFIO device (cdev, iommufd)", by_device)?;
@@ -153,7 +153,7 @@ fn standings(out: &mut String, members: &[Neighbour], others: &[OtherMember]) ->
         rows.row([
             (Style::new(), member.device.to_string()),
             (Style::new(), driver_of(&member.driver)),
-            (Style::new(), member.class.clone()),
+            (Style::new(), member.class.to_string()),
             (style_of(member.standing.verdict()), counts(&member.standing, member.part).to_owned()),
             (DIM, member.standing.to_string()),
             (DOUBT, purposes.join("; ")),

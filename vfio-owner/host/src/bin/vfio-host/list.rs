@@ -68,8 +68,8 @@ fn row(device: &DeviceEntry) -> [(anstyle::Style, String); 5] {
     [
         (plain, device.device.to_string()),
         (plain, driver_of(&device.driver)),
-        (plain, device.class.clone()),
-        (DIM, device.name.clone()),
+        (plain, device.class.to_string()),
+        (DIM, device.name.to_string()),
         (DOUBT, purposes.join("; ")),
     ]
 }

@@ -252,9 +252,9 @@ impl Columns {
 }
 
 /// A driver in a column.
-pub(crate) fn driver_of(driver: &Fact<String>) -> String {
+pub(crate) fn driver_of(driver: &Fact<impl ToString>) -> String {
     match driver {
-        Fact::Is(driver) => driver.clone(),
+        Fact::Is(driver) => driver.to_string(),
         Fact::Absent => "-".to_owned(),
         Fact::Unknown => "?".to_owned(),
     }

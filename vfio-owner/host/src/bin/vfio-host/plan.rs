@@ -75,27 +75,27 @@ impl Make {
         } else if self.script {
             print(&plan.to_script(host))?;
         } else {
-            print_text(&text(&plan, &in_doubt)?)?;
+            print_text(&text(&plan, in_doubt.as_ref())?)?;
         }
-        Ok(if in_doubt.is_empty() { Outcome::Possible } else { Outcome::Unknown })
+        Ok(if in_doubt.is_none() { Outcome::Possible } else { Outcome::Unknown })
     }
 }
 
 /// What no step clears and what may be in the way all the same.
-fn in_doubt(host: &Host, devices: &[PciAddress]) -> Result<Vec<Reason>> {
+fn in_doubt(host: &Host, devices: &[PciAddress]) -> Result<Option<Reason>> {
     let explanations = Explanation::of_each(host, devices)?;
-    let reasons = explanations.into_iter().flat_map(|explanation| explanation.by_group.reasons);
-    Ok(reasons.filter(|reason| *reason == Reason::PerhapsHeld).take(1).collect())
+    let mut reasons = explanations.iter().flat_map(|explanation| &*explanation.by_group.reasons);
+    Ok(reasons.find(|reason| **reason == Reason::PerhapsHeld).cloned())
 }
 
-fn text(plan: &Plan, in_doubt: &[Reason]) -> Result<String> {
+fn text(plan: &Plan, in_doubt: Option<&Reason>) -> Result<String> {
     let mut out = String::new();
     for caution in &plan.cautions {
         writeln!(out, "{DOUBT}note:{DOUBT:#} {caution}")?;
     }
     match (plan.steps.is_empty(), in_doubt) {
-        (true, []) => writeln!(out, "nothing to do: it is possible already")?,
-        (true, [reason, ..]) => writeln!(out, "nothing to do, unless it is in use already: {reason}")?,
+        (true, None) => writeln!(out, "nothing to do: it is possible already")?,
+        (true, Some(reason)) => writeln!(out, "nothing to do, unless it is in use already: {reason}")?,
         (false, _) => {}
     }
     for (number, step) in (1..).zip(&plan.steps) {
