@@ -143,14 +143,16 @@ impl Group {
 
     /// Collects from the records of all members, without allocating under the group lock.
     fn collect<T>(&self, item: impl Fn(&GroupState, &Record) -> T) -> Vec<T> {
+        // Most groups have few.
+        let mut room = 4;
         loop {
-            let expected = self.lock().len();
-            let mut collected = Vec::with_capacity(expected);
+            let mut collected = Vec::with_capacity(room);
             let state = self.lock();
-            if state.len() <= expected {
+            if state.len() <= room {
                 collected.extend(state.records().map(|record| item(&state, record)));
                 return collected;
             }
+            room = state.len();
         }
     }
 

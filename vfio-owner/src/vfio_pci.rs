@@ -255,10 +255,10 @@ impl VfioPciDevice {
         opened.unwrap_or_else(|| self.resets_alone())
     }
 
-    /// No user sees what another left behind, as far as the function can be reset.
+    /// No user sees what another left behind, as far as the function can be reset. Called while it has none.
     fn clean(&self, reset: ResetAlone) {
         if reset == ResetAlone::Works {
-            self.power_on();
+            self.model.reset();
         }
         self.state.lock().config.reset();
     }

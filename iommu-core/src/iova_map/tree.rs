@@ -196,9 +196,10 @@ impl<V> Tree<V> {
     /// Adds a range that overlaps none where [`place_of`](Self::place_of) says.
     #[inline]
     pub(super) fn insert(&mut self, range: IovaRange, place: Place, value: V) {
+        // Before it is known where, so that the value is written once.
+        let value = index(self.values.insert(value));
         match place {
             Place::Inside(at) => {
-                let value = index(self.values.insert(value));
                 self.leaves[at.leaf].put(at.entry, range, value);
                 self.near = at;
             }
@@ -226,14 +227,13 @@ impl<V> Tree<V> {
         }
     }
 
-    /// Adds a range behind all others.
-    fn append(&mut self, range: IovaRange, value: V) {
+    /// Adds a range, whose value is there already, behind all others.
+    fn append(&mut self, range: IovaRange, value: u32) {
         let leaf = self.last_leaf() as usize;
-        let room = self.len() > 0 && self.leaves[leaf].spans.len < LEAF_WIDTH;
+        let room = self.len() > 1 && self.leaves[leaf].spans.len < LEAF_WIDTH;
         if !room {
             return self.insert_from_root(range, value);
         }
-        let value = index(self.values.insert(value));
         let leaf = &mut self.leaves[leaf];
         leaf.put(leaf.spans.len, range, value);
         let bound = leaf.bound;
@@ -256,12 +256,12 @@ impl<V> Tree<V> {
         Some((range, self.values.try_remove(value as usize)?))
     }
 
-    fn insert_from_root(&mut self, range: IovaRange, value: V) {
-        if self.len() == 0 {
+    /// Adds a range, whose value is there already.
+    fn insert_from_root(&mut self, range: IovaRange, value: u32) {
+        if self.len() == 1 {
             self.root = self.new_leaf();
             self.height = 0;
         }
-        let value = index(self.values.insert(value));
         let old_root = self.root;
         let grown = self.insert_below(old_root, self.height, range, value);
         if let Some((right, node)) = grown.split {

@@ -8,7 +8,7 @@ use iommu_core::hardware::HardwareError;
 use iommu_core::{Claim, Iova, IovaMap, IovaRange, PhysicalMemory};
 
 use super::attach::{Coherency, SharedDomain};
-use super::mapping::Mapping;
+use super::mapping::{Mapping, Source};
 use super::processes::{ProcessKey, Processes};
 use super::{Type1Config, reach};
 use crate::backend::{AttachGroupError, DirtyError, MapDmaError, UnmapDmaError};
@@ -207,12 +207,11 @@ impl ContainerIommu for Type1Container {
             return Err(MapDmaError::NotAllowed { range });
         }
         let MapRequest { process, addr, access, .. } = request;
-        let mut mapping = Mapping::new(&mut self.processes, process, addr, access);
-        let names = mapping.names();
-        let processes = scopeguard::guard(&mut self.processes, |processes| leave(processes, names));
-        mapping.pin(&processes, &self.memory, range, &self.domains)?;
-        scopeguard::ScopeGuard::into_inner(processes);
-        place.insert(mapping);
+        let limit = process.limit();
+        let source = Source { process: &process, payer: &process, limit, addr, access };
+        let behind = source.pin(&self.memory, range, &self.domains)?;
+        let process = self.processes.enter(process, 2);
+        place.insert(Mapping::new(process, limit, addr, access, behind));
         Ok(())
     }
 

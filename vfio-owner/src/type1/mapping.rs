@@ -22,15 +22,18 @@ pub(super) struct Mapping {
     process: ProcessKey,
     /// Who answers for the locked pages: the same, unless the memory moved to another process.
     payer: ProcessKey,
+    backing: Backing,
     /// Whether its limit counted when this was mapped.
     limit: Limit,
     access: Access,
     vaddr: Vaddr,
-    backing: Backing,
 }
 
 /// The physical memory behind a mapping.
+// As wide as the keys: where a map holds a mapping or none, this says which, and a narrow one would make the rest two parts
+// that overlap when they are copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 enum Backing {
     /// Not pinned, for there is no domain yet.
     // V48.
@@ -80,14 +83,123 @@ fn pieces(domain: &Domain, range: IovaRange) -> impl Iterator<Item = Piece> {
     })
 }
 
+/// Memory that is to be mapped, or was.
+pub(super) struct Source<'a> {
+    /// Whose memory it is.
+    pub(super) process: &'a Arc<dyn UserMemory>,
+    /// Who answers for the locked pages.
+    pub(super) payer: &'a Arc<dyn UserMemory>,
+    pub(super) limit: Limit,
+    pub(super) addr: UserAddr,
+    pub(super) access: Access,
+}
+
+/// What is behind a mapping, and where it lies if that is one piece.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Behind {
+    backing: Backing,
+    phys: PhysAddr,
+}
+
+impl Behind {
+    const NOTHING: Self = Self { backing: Backing::Unpinned, phys: PhysAddr::new(0) };
+}
+
+impl Source<'_> {
+    /// Pins what is to be at `range` and maps it into every domain, if there is any; all or nothing.
+    // V48.
+    pub(super) fn pin(
+        &self,
+        memory: &PhysicalMemory,
+        range: IovaRange,
+        domains: &[SharedDomain],
+    ) -> Result<Behind, MapDmaError> {
+        if domains.is_empty() {
+            return Ok(Behind::NOTHING);
+        }
+        if let Err(over) = self.payer.charge(Account::Process, self.limit, pages(range)) {
+            // Linux counts page by page: what is not there below the limit is found first.
+            let below = over.limit.saturating_sub(over.locked).saturating_add(1).min(pages(range));
+            try_pinning(self.process, self.addr, below * PAGE_SIZE, self.access)?;
+            return Err(over.into());
+        }
+        // Undone unless all of it is mapped, also when a pin unwinds.
+        let mut made = scopeguard::guard((Behind::NOTHING, 0), |(behind, done)| {
+            self.give_up(behind, range, IovaRange::sized(range.first(), done), domains);
+        });
+        loop {
+            let (behind, done) = &mut *made;
+            if *done == range.bytes() {
+                return Ok(ScopeGuard::into_inner(made).0);
+            }
+            let run = self.map_piece(memory, range, *done, domains)?;
+            let backing = if run.bytes == range.bytes() { Backing::Piece } else { Backing::Pieces };
+            *behind = Behind { backing, phys: run.phys };
+            *done += run.bytes;
+        }
+    }
+
+    /// Pins the next piece, `done` bytes into the range, and maps it into every domain.
+    fn map_piece(
+        &self,
+        memory: &PhysicalMemory,
+        range: IovaRange,
+        done: u64,
+        domains: &[SharedDomain],
+    ) -> Result<PinnedRun, MapDmaError> {
+        let at = self.addr.checked_add(done).ok_or(MapDmaError::Wraps)?;
+        let iova = range.first().checked_add(done).ok_or(MapDmaError::Wraps)?;
+        let run = pin_run(self.process, at, range.bytes() - done, self.access)?;
+        // Those domains that may have it.
+        let mut mapped: ScopeGuard<&[SharedDomain], _> =
+            scopeguard::guard(&[], |mapped| unmap_and_unpin(self.process, mapped, iova, run));
+        for (before, shared) in domains.iter().enumerate() {
+            *mapped = domains.get(..=before).unwrap_or(domains);
+            if let Err(error) = shared.domain.map(memory, iova, run.phys, run.bytes, self.access) {
+                if !matches!(error, MapError::Reachable { .. }) {
+                    *mapped = domains.get(..before).unwrap_or(domains);
+                }
+                return Err(error.into());
+            }
+        }
+        ScopeGuard::into_inner(mapped);
+        Ok(run)
+    }
+
+    /// Takes what was `made` of it out of every domain and unpins it, and is charged for nothing any more: also if hardware
+    /// unwinds.
+    fn give_up(&self, behind: Behind, range: IovaRange, made: Option<IovaRange>, domains: &[SharedDomain]) {
+        let _charged = scopeguard::guard(self.payer, |payer| payer.uncharge(Account::Process, pages(range)));
+        let Some(made) = made else { return };
+        match (behind.backing, domains.first()) {
+            (Backing::Piece, _) => {
+                let run = PinnedRun { phys: behind.phys, bytes: made.bytes() };
+                unmap_and_unpin(self.process, domains, made.first(), run);
+            }
+            // A large page never crosses the end of a piece, for it is one piece itself.
+            (Backing::Pieces, Some(model)) => {
+                // Devices may reach it through these domains.
+                let keep = |Piece { run, .. }| {
+                    let pinned = Pinned::shared(self.process, run);
+                    for shared in domains {
+                        shared.domain.quarantine(pinned.clone());
+                    }
+                };
+                let mut left = scopeguard::guard(pieces(&model.domain, made), |left| left.for_each(keep));
+                for Piece { iova, run } in left.by_ref() {
+                    unmap_and_unpin(self.process, domains, iova, run);
+                }
+            }
+            (Backing::Pieces, None) | (Backing::Unpinned, _) => {}
+        }
+    }
+}
+
 impl Mapping {
-    /// What a request asks for, recorded and no more.
-    pub(super) fn new(processes: &mut Processes, process: Arc<dyn UserMemory>, addr: UserAddr, access: Access) -> Self {
-        let limit = process.limit();
-        let process = processes.enter(process);
-        let payer = processes.again(process);
-        let (vaddr, backing) = (Vaddr::Valid, Backing::Unpinned);
-        Self { addr, phys: PhysAddr::new(0), process, payer, limit, access, vaddr, backing }
+    /// A mapping of memory of `process`, which is named twice for it.
+    pub(super) fn new(process: ProcessKey, limit: Limit, addr: UserAddr, access: Access, behind: Behind) -> Self {
+        let Behind { backing, phys } = behind;
+        Self { addr, phys, process, payer: process, backing, limit, access, vaddr: Vaddr::Valid }
     }
 
     /// The processes that it names, each once; whoever takes the mapping out of the container must leave them.
@@ -95,7 +207,12 @@ impl Mapping {
         [self.process, self.payer]
     }
 
-    /// Pins what is to be at `range` and maps it into every domain, if there is any; all or nothing.
+    fn source<'a>(&self, processes: &'a Processes) -> Source<'a> {
+        let (process, payer) = (processes.get(self.process), processes.get(self.payer));
+        Source { process, payer, limit: self.limit, addr: self.addr, access: self.access }
+    }
+
+    /// Pins what is to be at `range` and maps it into every domain, unless that was done or its memory is given away.
     // V48.
     pub(super) fn pin(
         &mut self,
@@ -104,70 +221,18 @@ impl Mapping {
         range: IovaRange,
         domains: &[SharedDomain],
     ) -> Result<(), MapDmaError> {
-        if self.is_away() || self.backing != Backing::Unpinned || domains.is_empty() {
-            return Ok(());
+        if !self.is_away() && self.backing == Backing::Unpinned {
+            Behind { backing: self.backing, phys: self.phys } = self.source(processes).pin(memory, range, domains)?;
         }
-        let (addr, process) = (self.addr, processes.get(self.process));
-        if let Err(over) = processes.get(self.payer).charge(Account::Process, self.limit, pages(range)) {
-            // Linux counts page by page: what is not there below the limit is found first.
-            let below = over.limit.saturating_sub(over.locked).saturating_add(1).min(pages(range));
-            try_pinning(process, addr, below * PAGE_SIZE, self.access)?;
-            return Err(over.into());
-        }
-        // Undone unless all of it is mapped, also when a pin unwinds.
-        let mut made = scopeguard::guard((self, 0), |(mapping, done)| {
-            mapping.give_up(processes, range, IovaRange::sized(range.first(), done), domains);
-        });
-        loop {
-            let (mapping, done) = &mut *made;
-            if *done == range.bytes() {
-                ScopeGuard::into_inner(made);
-                return Ok(());
-            }
-            let run = map_piece(memory, range, *done, process, addr, mapping.access, domains)?;
-            let whole = run.bytes == range.bytes();
-            mapping.phys = run.phys;
-            mapping.backing = if whole { Backing::Piece } else { Backing::Pieces };
-            *done += run.bytes;
-        }
+        Ok(())
     }
 
     /// Takes the mapping out of every domain, and unpins what was behind it.
     pub(super) fn unpin(&mut self, processes: &Processes, range: IovaRange, domains: &[SharedDomain]) {
-        if self.backing != Backing::Unpinned {
-            self.give_up(processes, range, Some(range), domains);
-        }
-    }
-
-    /// Takes what was `made` of it out of every domain and unpins it, and is charged for nothing any more: also if hardware
-    /// unwinds.
-    fn give_up(&mut self, processes: &Processes, range: IovaRange, made: Option<IovaRange>, domains: &[SharedDomain]) {
-        let mapping = scopeguard::guard(self, |mapping| {
-            mapping.backing = Backing::Unpinned;
-            processes.get(mapping.payer).uncharge(Account::Process, pages(range));
-        });
-        let process = processes.get(mapping.process);
-        let Some(made) = made else { return };
-        match (mapping.backing, domains.first()) {
-            (Backing::Piece, _) => {
-                let run = PinnedRun { phys: mapping.phys, bytes: made.bytes() };
-                unmap_and_unpin(process, domains, made.first(), run);
-            }
-            // A large page never crosses the end of a piece, for it is one piece itself.
-            (Backing::Pieces, Some(model)) => {
-                // Devices may reach it through these domains.
-                let keep = |Piece { run, .. }| {
-                    let pinned = Pinned::shared(process, run);
-                    for shared in domains {
-                        shared.domain.quarantine(pinned.clone());
-                    }
-                };
-                let mut left = scopeguard::guard(pieces(&model.domain, made), |left| left.for_each(keep));
-                for Piece { iova, run } in left.by_ref() {
-                    unmap_and_unpin(process, domains, iova, run);
-                }
-            }
-            (Backing::Pieces, None) | (Backing::Unpinned, _) => {}
+        let backing = core::mem::replace(&mut self.backing, Backing::Unpinned);
+        if backing != Backing::Unpinned {
+            let behind = Behind { backing, phys: self.phys };
+            self.source(processes).give_up(behind, range, Some(range), domains);
         }
     }
 
@@ -217,10 +282,10 @@ impl Mapping {
                 payer.uncharge(Account::Process, pages(range));
             }
             self.limit = limit;
-            let new = processes.enter(process);
-            if self.backing == Backing::Unpinned {
-                let old = core::mem::replace(&mut self.process, processes.again(new));
-                processes.leave(old);
+            let unpinned = self.backing == Backing::Unpinned;
+            let new = processes.enter(process, if unpinned { 2 } else { 1 });
+            if unpinned {
+                processes.leave(core::mem::replace(&mut self.process, new));
             }
             processes.leave(core::mem::replace(&mut self.payer, new));
         }
@@ -304,35 +369,6 @@ impl Drop for Pinned {
     fn drop(&mut self) {
         self.process.unpin(self.run);
     }
-}
-
-/// Pins the next piece, `done` bytes into the range, and maps it into every domain.
-fn map_piece(
-    memory: &PhysicalMemory,
-    range: IovaRange,
-    done: u64,
-    process: &Arc<dyn UserMemory>,
-    addr: UserAddr,
-    access: Access,
-    domains: &[SharedDomain],
-) -> Result<PinnedRun, MapDmaError> {
-    let at = addr.checked_add(done).ok_or(MapDmaError::Wraps)?;
-    let iova = range.first().checked_add(done).ok_or(MapDmaError::Wraps)?;
-    let run = pin_run(process, at, range.bytes() - done, access)?;
-    // Those domains that may have it.
-    let mut mapped: ScopeGuard<&[SharedDomain], _> =
-        scopeguard::guard(&[], |mapped| unmap_and_unpin(process, mapped, iova, run));
-    for (before, shared) in domains.iter().enumerate() {
-        *mapped = domains.get(..=before).unwrap_or(domains);
-        if let Err(error) = shared.domain.map(memory, iova, run.phys, run.bytes, access) {
-            if !matches!(error, MapError::Reachable { .. }) {
-                *mapped = domains.get(..before).unwrap_or(domains);
-            }
-            return Err(error.into());
-        }
-    }
-    ScopeGuard::into_inner(mapped);
-    Ok(run)
 }
 
 /// Pins as much as lies in one piece from `at` on. A run that is not what `pin` promises is given back, and is as good as no

@@ -31,12 +31,15 @@ fn address(process: &Arc<dyn UserMemory>) -> usize {
 }
 
 impl Processes {
-    /// Names a process once more.
-    pub(super) fn enter(&mut self, process: Arc<dyn UserMemory>) -> ProcessKey {
+    /// Names a process so many times more.
+    pub(super) fn enter(&mut self, process: Arc<dyn UserMemory>, times: usize) -> ProcessKey {
         if self.known.get(self.last as usize).is_none_or(|last| address(&last.process) != address(&process)) {
             self.last = self.find(process);
         }
-        self.again(ProcessKey(self.last))
+        if let Some(known) = self.known.get_mut(self.last as usize) {
+            known.uses += times;
+        }
+        ProcessKey(self.last)
     }
 
     /// A process, which is named soon if it was not before.
@@ -47,14 +50,6 @@ impl Processes {
             // No memory holds so many processes.
             u32::try_from(known.insert(Known { process, uses: 0 })).unwrap_or(u32::MAX)
         })
-    }
-
-    /// Names one once more that is named already.
-    pub(super) fn again(&mut self, key: ProcessKey) -> ProcessKey {
-        if let Some(known) = self.known.get_mut(key.0 as usize) {
-            known.uses += 1;
-        }
-        key
     }
 
     /// Names a process once less.
