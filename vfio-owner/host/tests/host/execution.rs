@@ -10,7 +10,7 @@ use vfio_host::{
     Binding, BindingError, Bindings, CheckedPlan, Done, ExecutionError, ExecutionFailure, Host, HostTree, Journal,
     JournalError, ModelBindings, Plan, PlanError, Proof, Step, SysfsBindings, UndoError, UndoFailure,
 };
-use vfio_owner::iommu_core::device_model::pci::PciAddress;
+use vfio_owner::iommu_core::device_model::pci::{ConfigSpace, PciAddress};
 use vfio_owner::testbed;
 
 use crate::altered::{Alteration, Altered, Change};
@@ -518,6 +518,54 @@ fn a_device_that_has_gone_or_is_another_one_blocks_nothing() {
             assert_eq!(bindings.binding(address("01:00.0")).unwrap().driver.as_deref(), Some("vfio-pci"));
         }
         assert!(!journal.exists());
+    }
+}
+
+/// The configuration space of the companion's card, with a serial number at 0x104 and some bytes changed.
+fn card_with(changes: &[(usize, u8)], length: usize) -> ConfigSpace {
+    let (host, _) = companion();
+    let mut bytes = host.pci.device(address("01:00.0")).unwrap().function.config.bytes();
+    bytes.splice(0x100..0x10c, [0x03, 0, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    for (at, byte) in changes {
+        *bytes.get_mut(*at).unwrap() = *byte;
+    }
+    bytes.truncate(length);
+    ConfigSpace::new(bytes)
+}
+
+#[test]
+fn a_card_is_known_by_its_ids_class_and_serial_number_as_far_as_they_are_shown() {
+    /// The card reads as this.
+    struct Reads(ConfigSpace);
+    impl Alteration for Reads {
+        fn host(&self, machine: &dyn Bindings) -> Result<Host, BindingError> {
+            let mut host = machine.host()?;
+            let card = host.pci.devices.iter_mut().find(|device| device.function.address == address("01:00.0"));
+            card.unwrap().function.config = self.0.clone();
+            Ok(host)
+        }
+    }
+    let serial = |byte: u8| (0x104..0x10c).map(|at| (at, byte)).collect::<Vec<_>>();
+    for (what, later, same) in [
+        ("as it was", card_with(&[], 4096), true),
+        ("device id", card_with(&[(2, 1)], 4096), false),
+        ("class", card_with(&[(11, 1)], 4096), false),
+        ("serial number, low", card_with(&[(0x104, 9)], 4096), false),
+        ("serial number, high", card_with(&[(0x10b, 9)], 4096), false),
+        ("no serial number", card_with(&serial(0), 4096), true),
+        ("no serial number, either", card_with(&serial(0xff), 4096), true),
+        ("subsystem not shown", card_with(&[(0x2c, 0xff), (0x2d, 0xff)], 4096), true),
+        ("capabilities not shown", card_with(&[], 64), true),
+    ] {
+        let (host, plan) = companion();
+        let (model, folder) = (ModelBindings::of(&host), TempDir::new().unwrap());
+        let (journal, before) = (folder.path().join("journal"), state(&host, &model));
+        let reads = |config: ConfigSpace| Altered { machine: &model, by: Reads(config) };
+        carry_out(&plan, &reads(card_with(&[], 4096)), &journal, &mut |_| ()).unwrap();
+        let mut told = Vec::new();
+        undo(&reads(later), &journal, &mut |done| told.push(done)).unwrap();
+        assert_eq!(!told.contains(&Done::Gone { device: address("01:00.0") }), same, "{what}: {told:?}");
+        assert_eq!(state(&host, &model) == before, same, "{what}");
     }
 }
 
