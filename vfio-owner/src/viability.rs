@@ -156,7 +156,7 @@ impl fmt::Display for Standing {
                 )
             }
             Self::UnknownDriver { driver } => {
-                write!(f, "its driver {driver} is not known: unbind it, or ask VFIO for the group's status")
+                write!(f, "it is not known whether its driver {driver} does DMA for the kernel; unbind it")
             }
             Self::DriverNotShown => f.write_str("its driver is not shown"),
             Self::MaybeDirectRegion { region } => write!(

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
+use vfio_owner::iommu_core::sysfs::SysfsDevice;
 
 use crate::judge::{class_name, device_name};
 use crate::{Host, Plan, Step};
@@ -30,9 +31,10 @@ pub struct Candidate {
 /// ready, then those without a driver, then those that need no other device to be unbound, then by the number of other
 /// devices.
 ///
-/// Nothing that a source does not show is assumed to be harmless: without a proved plan there is no candidate.
+/// Nothing that a source does not show is assumed to be harmless: without a proved plan there is no candidate. Bridges to
+/// the processor or to ISA are left out: vfio-pci takes them, but no guest has a use for them.
 pub fn candidates(host: &Host) -> Vec<Candidate> {
-    let devices = host.pci.devices.iter().map(|device| device.function.address);
+    let devices = host.pci.devices.iter().filter(|device| !is_bridge(device));
     let mut candidates: Vec<Candidate> = devices.filter_map(|device| candidate(host, device)).collect();
     candidates.sort_by_key(|candidate| {
         (candidate.others.len(), candidate.steps != 0, candidate.driver.is_some(), candidate.steps, candidate.device)
@@ -40,8 +42,13 @@ pub fn candidates(host: &Host) -> Vec<Candidate> {
     candidates
 }
 
-fn candidate(host: &Host, device: PciAddress) -> Option<Candidate> {
-    let found = host.pci.device(device)?;
+/// Whether it is a bridge of any kind, by its class.
+fn is_bridge(device: &SysfsDevice) -> bool {
+    device.function.config.class().is_some_and(|class| class >> 16 == 0x06)
+}
+
+fn candidate(host: &Host, found: &SysfsDevice) -> Option<Candidate> {
+    let device = found.function.address;
     let plan = Plan::make(host, &[device], &[]).ok()?;
     let unbound = plan.steps.iter().filter_map(|step| match step {
         Step::Unbind { device: other, .. } if *other != device => Some(*other),

@@ -292,8 +292,10 @@ impl Entry {
     }
 }
 
-/// Brings a device from one binding to another. An override keeps every other driver from binding, so it is cleared while
-/// the driver is bound, and written afterwards.
+/// Brings a device from one binding to another. An override keeps every other driver from binding, so while the driver is
+/// bound there is none, and it is written afterwards; but one by the name of the driver comes first, for it may be all that
+/// makes that one match.
+// D16, D19.
 fn change(
     device: PciAddress,
     now: &Binding,
@@ -308,9 +310,10 @@ fn change(
         bindings.unbind(device, driver)?;
     }
     if let Some(driver) = wanted.driver.as_deref().filter(|_| rebind) {
-        if driver_override.is_some() {
-            bindings.set_override(device, None)?;
-            driver_override = None;
+        let while_bound = wanted.driver_override.clone().filter(|name| name == driver);
+        if driver_override != while_bound {
+            bindings.set_override(device, while_bound.as_deref())?;
+            driver_override = while_bound;
         }
         bindings.bind(device, driver)?;
     }

@@ -192,14 +192,12 @@ impl Reason {
         }
     }
 
+    /// Whether it is a device that firmware needs to reach a range.
     pub(super) const fn is_direct_region(&self) -> bool {
-        match self {
-            Self::DirectRegion { .. } => true,
-            Self::Neighbour { standing, .. } => {
-                matches!(standing, Standing::DirectRegion { .. } | Standing::MaybeDirectRegion { .. })
-            }
-            _ => false,
-        }
+        matches!(
+            self,
+            Self::Neighbour { standing: Standing::DirectRegion { .. } | Standing::MaybeDirectRegion { .. }, .. }
+        )
     }
 }
 

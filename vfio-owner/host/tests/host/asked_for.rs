@@ -18,6 +18,7 @@ const MACHINE: &str = "
     02:00.0 nic i40e 6
     00:1d.0 root-port+acs>03 pcieport 7
     03:00.0 nvme - 8
+    00:1e.0 isa - 10
     00:1f.0 nic e1000e 9 route";
 
 fn selected(host: &Host, text: &str) -> String {

@@ -10,7 +10,7 @@ use vfio_host::{
     Binding, BindingError, Bindings, CheckedPlan, Done, ExecutionError, ExecutionFailure, Host, HostTree, Journal,
     JournalError, ModelBindings, Plan, PlanError, Proof, Step, SysfsBindings, UndoError, UndoFailure,
 };
-use vfio_owner::iommu_core::device_model::pci::PciAddress;
+use vfio_owner::iommu_core::device_model::pci::{ConfigSpace, PciAddress};
 use vfio_owner::testbed;
 
 use crate::altered::{Alteration, Altered, Change};
@@ -308,6 +308,26 @@ fn a_failing_journal_leaves_the_machine_as_it_was() {
 }
 
 #[test]
+fn a_plan_that_did_not_begin_and_cannot_be_forgotten_is_half_done() {
+    /// The machine can be read once.
+    struct Once(Cell<bool>);
+    impl Alteration for Once {
+        fn host(&self, machine: &dyn Bindings) -> Result<Host, BindingError> {
+            if self.0.replace(true) { Err(refused()) } else { machine.host() }
+        }
+    }
+    let (host, plan) = companion();
+    let (bindings, folder) = (ModelBindings::of(&host), TempDir::new().unwrap());
+    let (journal, before) = (folder.path().join("journal"), state(&host, &bindings));
+    let once = Altered { machine: &bindings, by: Once(Cell::new(false)) };
+    let checked = CheckedPlan::new(&plan, &once).unwrap();
+    obstruct(&journal, "0000:01:00.0");
+    let error = checked.carry_out(&Journal::open(&journal).unwrap(), &mut |_| ()).unwrap_err();
+    assert!(matches!(&error, ExecutionError::HalfDone { .. }), "{error}");
+    assert_eq!(state(&host, &bindings), before);
+}
+
+#[test]
 fn what_cannot_be_taken_back_is_said() {
     /// Refuses the bind, and the way back of the neighbour.
     struct Stubborn;
@@ -362,6 +382,59 @@ fn plans_in_one_group_are_undone_in_any_order() {
 }
 
 #[test]
+fn a_second_plan_that_fails_leaves_what_the_first_one_gave() {
+    let card = address("01:00.0");
+    for at in 0.. {
+        let (host, folder) = (host(PAIR), TempDir::new().unwrap());
+        let bindings = ModelBindings::of(&host);
+        let (journal, before) = (folder.path().join("journal"), state(&host, &bindings));
+        carry_out(&Plan::make(&host, &[card], &[]).unwrap(), &bindings, &journal, &mut |_| ()).unwrap();
+        let given = state(&host, &bindings);
+        let both = Plan::make(&bindings.host().unwrap(), &[card, address("01:00.2")], &[]).unwrap();
+        if at == both.steps.len() {
+            break;
+        }
+        let refusing = mortal_at(&bindings, u32::try_from(at).unwrap(), End::Refused);
+        let error = carry_out(&both, &refusing, &journal, &mut |_| ()).unwrap_err();
+        assert!(matches!(error, ExecutionError::Undone { .. }), "{error}");
+        assert_eq!(state(&host, &bindings), given, "refused at {at}");
+        undo(&bindings, &journal, &mut |_| ()).unwrap();
+        assert_eq!(state(&host, &bindings), before, "refused at {at}");
+    }
+}
+
+#[test]
+fn what_was_interrupted_is_undone_before_another_plan() {
+    let (host, plan) = companion();
+    let (bindings, folder) = (ModelBindings::of(&host), TempDir::new().unwrap());
+    let journal = folder.path().join("journal");
+    let mortal = mortal_at(&bindings, 1, End::KilledAfter);
+    assert!(dies(|| carry_out(&plan, &mortal, &journal, &mut |_| ()).unwrap()));
+    let left = state(&host, &bindings);
+    let again = Plan::make(&bindings.host().unwrap(), &plan.devices, &[]).unwrap();
+    let error = carry_out(&again, &bindings, &journal, &mut |_| ()).unwrap_err();
+    assert!(matches!(&error, ExecutionError::NotBegun(JournalError::Interrupted { .. })), "{error}");
+    assert_eq!(state(&host, &bindings), left);
+}
+
+#[test]
+fn a_device_that_someone_has_changed_goes_back_to_what_they_made_of_it() {
+    let (host, plan) = companion();
+    let card = address("01:00.0");
+    let (bindings, folder) = (ModelBindings::of(&host), TempDir::new().unwrap());
+    let journal = folder.path().join("journal");
+    carry_out(&plan, &bindings, &journal, &mut |_| ()).unwrap();
+    bindings.unbind(card, "vfio-pci").unwrap();
+    bindings.set_override(card, Some("pci-stub")).unwrap();
+    bindings.bind(card, "pci-stub").unwrap();
+    let theirs = bindings.binding(card).unwrap();
+    let again = Plan::make(&bindings.host().unwrap(), &[card], &[]).unwrap();
+    carry_out(&again, &bindings, &journal, &mut |_| ()).unwrap();
+    undo(&bindings, &journal, &mut |_| ()).unwrap();
+    assert_eq!(bindings.binding(card).unwrap(), theirs);
+}
+
+#[test]
 fn undo_of_one_of_two_plans_is_taken_up_wherever_it_was_killed() {
     for end in [End::KilledBefore, End::KilledAfter] {
         for at in 0..8 {
@@ -383,17 +456,22 @@ fn undo_of_one_of_two_plans_is_taken_up_wherever_it_was_killed() {
     }
 }
 
+/// D16, D19: one override keeps the driver from binding, another is the only reason why it does.
 #[test]
 fn an_override_that_was_set_before_is_written_again_and_the_driver_bound() {
-    let host = host("proc\n00:01.0 root-port+acs>01 pcieport 1\n01:00.0 nvme nvme 2 override=mine");
-    let (bindings, folder) = (ModelBindings::of(&host), TempDir::new().unwrap());
-    let (journal, before) = (folder.path().join("journal"), state(&host, &bindings));
-    assert_eq!(before[1].driver_override.as_deref(), Some("mine"));
-    let plan = Plan::make(&host, &[address("01:00.0")], &[]).unwrap();
-    carry_out(&plan, &bindings, &journal, &mut |_| ()).unwrap();
-    undo(&bindings, &journal, &mut |_| ()).unwrap();
-    assert_eq!(state(&host, &bindings), before);
-    killed_everywhere(&host, &plan, || Box::new(ModelBindings::of(&host)));
+    for (driver, name) in [("nvme", "mine"), ("nvme", "nvme"), ("pci-stub", "pci-stub")] {
+        let port = "proc\n00:01.0 root-port+acs>01 pcieport 1";
+        let host = host(&format!("{port}\n01:00.0 nvme {driver} 2 override={name}"));
+        let (bindings, folder) = (ModelBindings::of(&host), TempDir::new().unwrap());
+        let (journal, before) = (folder.path().join("journal"), state(&host, &bindings));
+        let binding = Binding { driver: Some(driver.to_owned()), driver_override: Some(name.to_owned()) };
+        assert_eq!(before[1], binding);
+        let plan = Plan::make(&host, &[address("01:00.0")], &[]).unwrap();
+        carry_out(&plan, &bindings, &journal, &mut |_| ()).unwrap();
+        undo(&bindings, &journal, &mut |_| ()).unwrap();
+        assert_eq!(state(&host, &bindings), before);
+        killed_everywhere(&host, &plan, || Box::new(ModelBindings::of(&host)));
+    }
 }
 
 #[test]
@@ -440,6 +518,54 @@ fn a_device_that_has_gone_or_is_another_one_blocks_nothing() {
             assert_eq!(bindings.binding(address("01:00.0")).unwrap().driver.as_deref(), Some("vfio-pci"));
         }
         assert!(!journal.exists());
+    }
+}
+
+/// The configuration space of the companion's card, with a serial number at 0x104 and some bytes changed.
+fn card_with(changes: &[(usize, u8)], length: usize) -> ConfigSpace {
+    let (host, _) = companion();
+    let mut bytes = host.pci.device(address("01:00.0")).unwrap().function.config.bytes();
+    bytes.splice(0x100..0x10c, [0x03, 0, 1, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    for (at, byte) in changes {
+        *bytes.get_mut(*at).unwrap() = *byte;
+    }
+    bytes.truncate(length);
+    ConfigSpace::new(bytes)
+}
+
+#[test]
+fn a_card_is_known_by_its_ids_class_and_serial_number_as_far_as_they_are_shown() {
+    /// The card reads as this.
+    struct Reads(ConfigSpace);
+    impl Alteration for Reads {
+        fn host(&self, machine: &dyn Bindings) -> Result<Host, BindingError> {
+            let mut host = machine.host()?;
+            let card = host.pci.devices.iter_mut().find(|device| device.function.address == address("01:00.0"));
+            card.unwrap().function.config = self.0.clone();
+            Ok(host)
+        }
+    }
+    let serial = |byte: u8| (0x104..0x10c).map(|at| (at, byte)).collect::<Vec<_>>();
+    for (what, later, same) in [
+        ("as it was", card_with(&[], 4096), true),
+        ("device id", card_with(&[(2, 1)], 4096), false),
+        ("class", card_with(&[(11, 1)], 4096), false),
+        ("serial number, low", card_with(&[(0x104, 9)], 4096), false),
+        ("serial number, high", card_with(&[(0x10b, 9)], 4096), false),
+        ("no serial number", card_with(&serial(0), 4096), true),
+        ("no serial number, either", card_with(&serial(0xff), 4096), true),
+        ("subsystem not shown", card_with(&[(0x2c, 0xff), (0x2d, 0xff)], 4096), true),
+        ("capabilities not shown", card_with(&[], 64), true),
+    ] {
+        let (host, plan) = companion();
+        let (model, folder) = (ModelBindings::of(&host), TempDir::new().unwrap());
+        let (journal, before) = (folder.path().join("journal"), state(&host, &model));
+        let reads = |config: ConfigSpace| Altered { machine: &model, by: Reads(config) };
+        carry_out(&plan, &reads(card_with(&[], 4096)), &journal, &mut |_| ()).unwrap();
+        let mut told = Vec::new();
+        undo(&reads(later), &journal, &mut |done| told.push(done)).unwrap();
+        assert_eq!(!told.contains(&Done::Gone { device: address("01:00.0") }), same, "{what}: {told:?}");
+        assert_eq!(state(&host, &model) == before, same, "{what}");
     }
 }
 

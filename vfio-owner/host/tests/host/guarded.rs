@@ -71,3 +71,14 @@ fn a_name_that_no_driver_can_have_gets_into_no_plan() {
         assert!(matches!(&error, PlanError::DriverName { name: told, .. } if told == name), "{error}");
     }
 }
+
+/// V60: no driver is taken from a physical function whose virtual functions would go with it.
+#[test]
+fn no_plan_removes_virtual_functions() {
+    let layout =
+        |vf: &str| format!("proc\n00:01.0 root-port>01 pcieport 1\n01:00.0 nic i40e 1\n01:00.1 nic i40e 1\n{vf}");
+    let target = address("01:00.1");
+    let error = Plan::make(&host(&layout("01:02.0 vf iavf 1 vf=01:00.0")), &[target], &[]).unwrap_err();
+    assert_eq!(error, PlanError::LosesVirtualFunctions { device: address("01:00.0"), count: 1 });
+    assert!(Plan::make(&host(&layout("")), &[target], &[]).is_ok());
+}

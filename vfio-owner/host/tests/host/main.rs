@@ -22,4 +22,5 @@ mod members;
 mod minimal;
 mod pictures;
 mod program;
+mod proofs;
 mod reading;

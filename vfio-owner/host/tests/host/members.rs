@@ -135,3 +135,18 @@ fn a_link_that_leads_nowhere_is_not_no_link() {
     let host = Host::load(&bare, Source::Tree).unwrap();
     assert_eq!((host.driver(address("00:06.0")), host.group(address("00:06.0"))), (Fact::Unknown, Fact::Unknown));
 }
+
+/// A device that shares its group with a member of another bus alone is told of its like that stand alone.
+#[test]
+fn what_stands_alone_is_told_beside_a_member_that_is_no_function() {
+    let mut tree = with_member("platform", None);
+    let host = Host::load(&tree, Source::Tree).unwrap();
+    assert_eq!(*Explanation::of(&host, address("00:05.0")).unwrap().alternatives, []);
+    let other = MemoryTree::from_layout("00:07.0 nvme nvme 4").unwrap();
+    other.files().for_each(|(path, contents)| drop(tree.insert(path, contents)));
+    // Of the same class and subclass, with another interface.
+    tree.insert("devices/pci0000:00/0000:00:07.0/class", "0x010803\n");
+    let host = Host::load(&tree, Source::Tree).unwrap();
+    assert_eq!(*Explanation::of(&host, address("00:05.0")).unwrap().alternatives, [address("00:07.0")]);
+    assert_eq!(*Explanation::of(&host, address("00:07.0")).unwrap().alternatives, []);
+}

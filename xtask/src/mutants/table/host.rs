@@ -79,8 +79,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "host-override-first",
         file: "vfio-owner/host/src/act/execution.rs",
         rule: "an override is cleared while another driver is bound, and written afterwards",
-        old: "        if driver_override.is_some() {\n",
-        new: "        if driver_override.is_some() && wanted.driver_override.is_none() {\n",
+        old: "        let while_bound = wanted.driver_override.clone().filter(|name| name == driver);\n",
+        new: "        let while_bound = wanted.driver_override.clone().or_else(|| driver_override.clone());\n",
         suites: HOST,
     },
     Mutant {
@@ -119,8 +119,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "host-none-for-unknown",
         file: "vfio-owner/host/src/host.rs",
         rule: "a driver that a source does not show is unknown, not none",
-        old: "            Some(None) if !self.gaps.drivers.contains(&device) => Fact::Absent,\n",
-        new: "            Some(None) => Fact::Absent,\n",
+        old: "            None if self.gaps.drivers.contains(&device.function.address) => Fact::Unknown,\n",
+        new: "",
         suites: HOST,
     },
 ];

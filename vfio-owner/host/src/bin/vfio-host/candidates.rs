@@ -4,12 +4,14 @@ use anstyle::Style;
 use anyhow::Result;
 use vfio_host::{Candidate, Host, candidates};
 
-use crate::output::{Columns, DIM, Format, Outcome, STRONG, print_json, print_text};
+use crate::output::{Columns, DIM, Format, Outcome, STRONG, print_json, print_text, say};
 
 pub(crate) fn run(host: &Host, format: Format) -> Result<Outcome> {
     let candidates = candidates(host);
     if format == Format::Json {
         print_json("candidates", &candidates)?;
+    } else if candidates.is_empty() {
+        say("no device is proved to go without harm: `vfio-host explain` names what is in the way of each");
     } else {
         let mut rows = Columns::new();
         for candidate in &candidates {

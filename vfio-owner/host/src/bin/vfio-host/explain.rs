@@ -64,7 +64,8 @@ fn text(out: &mut String, explanation: &Explanation) -> fmt::Result {
         Fact::Absent => "no driver".to_owned(),
         Fact::Unknown => "driver not shown".to_owned(),
     };
-    writeln!(out, "{STRONG}{device}{STRONG:#} {class}: {name} ({driver}, {group})")?;
+    let name = if name.is_empty() { String::new() } else { format!(": {name}") };
+    writeln!(out, "{STRONG}{device}{STRONG:#} {class}{name} ({driver}, {group})")?;
     let verdict = viable.verdict();
     let style = style_of(verdict);
     match explanation.group {
@@ -128,10 +129,14 @@ fn way(out: &mut String, name: &str, answer: &Answer) -> fmt::Result {
 fn together(out: &mut String, members: &[Neighbour]) -> fmt::Result {
     let of = |part| members.iter().filter(move |member| member.part == part).map(|member| member.device);
     let leaving: Vec<PciAddress> = of(Part::Leaves).collect();
+    let perhaps: Vec<PciAddress> = of(Part::Perhaps).collect();
+    let is_shown = |member: &Neighbour| member.part != Part::Leaves || member.driver != Fact::Unknown;
     if leaving.len() > 1 {
-        devices(out, "all of these must leave their kernel drivers", &leaving)?;
+        let drivers = if members.iter().all(is_shown) { "their kernel drivers" } else { "any kernel drivers" };
+        devices(out, &format!("all of these must leave {drivers}"), &leaving)?;
     }
-    devices(out, "perhaps these, too, unless they are bridges", &of(Part::Perhaps).collect::<Vec<_>>())?;
+    let too = if leaving.len() > 1 { ", too" } else { "" };
+    devices(out, &format!("perhaps these must leave{too}, unless they are bridges"), &perhaps)?;
     devices(out, "a bridge, stays as it is", &of(Part::Stays).collect::<Vec<_>>())
 }
 

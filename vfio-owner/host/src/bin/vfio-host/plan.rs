@@ -39,7 +39,7 @@ pub(crate) struct Apply {
 
 #[derive(clap::Args)]
 pub(crate) struct Undo {
-    /// The devices that user space has no more, as they were planned; everything if none is named
+    /// The devices to give back, named as for `plan`; everything that was applied if none is named
     devices: Vec<PciAddress>,
     #[command(flatten)]
     journal: JournalFolder,
