@@ -57,6 +57,9 @@ const REGISTER: u32 = 8;
 /// `RLIMIT_MEMLOCK`.
 const LOCKED_MEMORY: u32 = 8;
 
+/// `UFFD_USER_MODE_ONLY`: whoever reads the memory in the kernel gets EFAULT at once.
+const USER_MODE_ONLY: u32 = 1;
+
 const ENOSYS: Verdict = Verdict::Refuse(libc::ENOSYS);
 const EPERM: Verdict = Verdict::Refuse(libc::EPERM);
 
@@ -173,6 +176,8 @@ calls! {
     DeleteModule         176     106 EPERM;
     Acct                 163      89 EPERM;
     Swapon               167     224 EPERM;
+    // What would have the supervisor wait for a task, when it reads the memory of another.
+    Userfaultfd          323     282 Verdict::RefuseUnless { argument: 0, flag: USER_MODE_ONLY, errno: libc::EPERM };
 }
 
 impl Call {

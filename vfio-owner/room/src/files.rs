@@ -8,20 +8,22 @@ mod mapped;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{
     AtFlags, MemfdFlags, Mode, OFlags, SealFlags, Stat, fcntl_add_seals, fstat, ftruncate, memfd_create, stat, statat,
 };
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::path::DecInt;
 use vfio_owner::OpenDevice;
 use vfio_owner::device_ops::{Follow, RegionIndex};
 
+use crate::answer::Trapped;
 use crate::files::mapped::Mapped;
 pub(crate) use crate::files::mapped::Part;
 use crate::filter::REGION_SHIFT;
@@ -79,7 +81,7 @@ pub(crate) enum Kind {
 /// The open files of a room.
 #[derive(Debug)]
 pub(crate) struct Files {
-    inotify: Inotify,
+    inotify: Arc<Inotify>,
     open: HashMap<FileId, OpenFile>,
     watched: HashMap<WatchDescriptor, FileId>,
     /// The descriptors of the task that called last: it often calls again.
@@ -90,7 +92,7 @@ impl Files {
     pub(crate) fn new() -> Result<Self, Errno> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK);
         let inotify = inotify.map_err(|error| Errno::from_raw_os_error(error as i32))?;
-        Ok(Self { inotify, open: HashMap::new(), watched: HashMap::new(), last: RefCell::default() })
+        Ok(Self { inotify: Arc::new(inotify), open: HashMap::new(), watched: HashMap::new(), last: RefCell::default() })
     }
 
     /// Opens a device file. Returns what its user gets.
@@ -233,9 +235,17 @@ impl Files {
         }
     }
 
+    /// Returns what is readable when a file has been closed.
+    pub(crate) fn closed(&self) -> Arc<Inotify> {
+        self.inotify.clone()
+    }
+
     /// Closes the files whose last descriptor or mapping has gone.
     pub(crate) fn drain(&mut self) {
-        while let Ok(events) = self.inotify.read_events() {
+        // Cheaper than to read in vain.
+        while ioctl_fionread(&self.inotify).is_ok_and(|bytes| bytes > 0)
+            && let Ok(events) = self.inotify.read_events()
+        {
             for event in events {
                 if event.mask.intersects(AddWatchFlags::IN_CLOSE)
                     && let Some(id) = self.watched.remove(&event.wd)
@@ -248,32 +258,35 @@ impl Files {
         self.tend_fault_queues();
     }
 
-    /// Identifies the open file behind a descriptor of a task, whether it is ours or not.
-    pub(crate) fn identify(&self, task: Task, fd: i32) -> Result<FileId, Errno> {
+    /// Identifies the open file behind a descriptor of a caller, whether it is ours or not.
+    pub(crate) fn identify(&self, trapped: &Trapped<'_>, fd: i32) -> Result<FileId, Errno> {
+        let task = trapped.task;
         let mut last = self.last.borrow_mut();
         let look = |directory: &OwnedFd| statat(directory, DecInt::new(fd), AtFlags::empty());
-        // If that fails, the task may have gone, and its number be another's.
+        // As long as a task lives, its number is not another's: this one is the caller.
         if let Some(found) = last.as_ref().filter(|(known, _)| *known == task).and_then(|(_, fds)| look(fds).ok()) {
             return Ok(FileId::of(&found));
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fds = rustix::fs::open(task.proc("fd"), flags, Mode::empty()).map_err(|_| Errno::BADF)?;
+        // The caller may have gone, and its number be another's.
+        trapped.check()?;
         let found = look(&fds).map_err(|_| Errno::BADF)?;
         *last = Some((task, fds));
         Ok(FileId::of(&found))
     }
 
-    /// Returns the file of a task's descriptor, if it is ours.
-    pub(crate) fn of(&self, task: Task, fd: i32) -> Result<Option<&OpenFile>, Errno> {
+    /// Returns the file of a caller's descriptor, if it is ours.
+    pub(crate) fn of(&self, trapped: &Trapped<'_>, fd: i32) -> Result<Option<&OpenFile>, Errno> {
         if self.open.is_empty() {
             return Ok(None);
         }
-        Ok(self.open.get(&self.identify(task, fd)?))
+        Ok(self.open.get(&self.identify(trapped, fd)?))
     }
 
-    /// Returns the file of VFIO or iommufd that a task's descriptor stands for, or that it is another; `None` if it is not open.
-    pub(crate) fn file(&self, task: Task, fd: i32) -> Option<File> {
-        let id = self.identify(task, fd).ok()?;
+    /// Returns the file of VFIO or iommufd that a caller's descriptor stands for, or that it is another; `None` if it is not open.
+    pub(crate) fn file(&self, trapped: &Trapped<'_>, fd: i32) -> Option<File> {
+        let id = self.identify(trapped, fd).ok()?;
         Some(match self.open.get(&id).map(|open| &open.kind) {
             Some(Kind::Device { file, .. }) => file.clone(),
             Some(Kind::Attribute(_) | Kind::FailNth { .. }) | None => File::Other,
@@ -306,12 +319,6 @@ impl Files {
         let mut held: Vec<_> = held.collect();
         held.sort();
         held
-    }
-}
-
-impl AsFd for Files {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inotify.as_fd()
     }
 }
 

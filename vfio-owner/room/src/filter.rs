@@ -42,6 +42,8 @@ pub(crate) enum Verdict {
     Trap,
     /// The call fails with this errno.
     Refuse(i32),
+    /// The call fails with this errno, unless this argument has this flag.
+    RefuseUnless { argument: u32, flag: u32, errno: i32 },
     /// The supervisor answers ioctls of VFIO and iommufd, which have a type of their own.
     VfioIoctl,
     /// The supervisor answers if this argument is at most `most`.
@@ -136,6 +138,9 @@ fn block(row: &Row) -> Vec<sock_filter> {
     match row.verdict {
         Verdict::Trap | Verdict::NewEventfd => vec![TRAP],
         Verdict::Refuse(errno) => vec![refuse(errno)],
+        Verdict::RefuseUnless { argument, flag, errno } => {
+            vec![load(low(argument)), jump_if(BPF_JSET, flag, 1, 0), refuse(errno), ALLOW]
+        }
         Verdict::VfioIoctl => vec![
             load(low(1)),
             statement(BPF_ALU | BPF_AND | BPF_K, 0xff00),

@@ -18,6 +18,7 @@ mod memory;
 mod notify;
 mod room;
 mod scratch;
+mod service;
 mod supervisor;
 mod task;
 mod territory;

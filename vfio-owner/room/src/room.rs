@@ -24,7 +24,8 @@ use crate::filter::{Architecture, Eventfds, program};
 use crate::leftovers::Leftovers;
 use crate::log::{Log, Refusal};
 use crate::notify::{self, Listener};
-use crate::supervisor::{Request, Supervisor};
+use crate::service::{self, Request};
+use crate::supervisor::Supervisor;
 use crate::territory::Bounds;
 
 /// A room: whoever enters it, and all whom they start, find a simulated machine where Linux would have its own.
@@ -36,8 +37,8 @@ pub struct Room {
     eventfds: Eventfds,
     requests: Option<Sender<Request>>,
     wake: Arc<OwnedFd>,
-    supervisor: Option<JoinHandle<()>>,
-    /// Ends with the supervisor. Locked by `drop` alone.
+    service: Option<JoinHandle<()>>,
+    /// Ends with the service. Locked by `drop` alone.
     ended: Mutex<Receiver<Infallible>>,
 }
 
@@ -74,17 +75,18 @@ impl Room {
         let (requests, received) = channel();
         let log = Log::default();
         let vfs = Vfs::new(machine.clone());
-        let supervisor = Supervisor::new(vfs, bounds, log.clone(), received, wake.clone()).map_err(RoomError::Setup)?;
+        let supervisor = Supervisor::new(vfs, bounds, log.clone(), wake.clone()).map_err(RoomError::Setup)?;
         let thread = thread::Builder::new().name("room".into());
         let (running, ended) = channel::<Infallible>();
-        let supervise = move || {
+        let served = wake.clone();
+        let serve = move || {
             let _running = running;
-            supervisor.run();
+            service::serve(supervisor, &received, served);
         };
-        let supervisor = thread.spawn(supervise).map_err(RoomError::Setup)?;
+        let service = thread.spawn(serve).map_err(RoomError::Setup)?;
         let eventfds = if can_fetch(&wake) { Eventfds::Fetched } else { Eventfds::Kept };
-        let (requests, supervisor) = (Some(requests), Some(supervisor));
-        Ok(Self { log, eventfds, requests, wake, supervisor, ended: Mutex::new(ended) })
+        let (requests, service) = (Some(requests), Some(service));
+        Ok(Self { log, eventfds, requests, wake, service, ended: Mutex::new(ended) })
     }
 
     /// Runs `act` in the room, on a thread of its own, and returns what it returns. What it starts, threads and
@@ -114,7 +116,7 @@ impl Room {
         self.log.refusals()
     }
 
-    /// Has `observer` be called with the typed error of each call that is refused from now on. It is called by the thread that
+    /// Has `observer` be called with the typed error of each call that is refused from now on. It is called by a thread that
     /// serves the room: it must not print, wait, or take a lock that somebody inside can hold.
     pub fn observe_refusals(&self, observer: impl Fn(&(dyn Error + 'static)) + Send + Sync + 'static) {
         self.log.observe(Arc::new(observer));
@@ -142,7 +144,7 @@ impl Room {
         self.ask(Request::Held(reply));
         match answer.recv() {
             Ok(left) if !left.is_empty() => Err(left),
-            // A supervisor that has gone serves nobody.
+            // A service that has ended serves nobody.
             _ => Ok(()),
         }
     }
@@ -154,8 +156,8 @@ impl Drop for Room {
         let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
         // Joined, it leaves nothing. With tasks inside, it goes on alone.
         let ended = self.ended.lock().recv_timeout(ENDING) == Err(RecvTimeoutError::Disconnected);
-        if let Some(supervisor) = self.supervisor.take().filter(|_| ended) {
-            let _ = supervisor.join();
+        if let Some(service) = self.service.take().filter(|_| ended) {
+            let _ = service.join();
         }
     }
 }

@@ -1,15 +1,12 @@
-//! Supervisor: the thread that answers the trapped calls of a room's tasks.
-//!
-//! It prints nothing, waits for nothing but calls, and takes no lock that a trapped task can hold: such a task waits for it.
+//! Supervisor: what a room knows, and how it answers the trapped calls of its tasks.
 
 use std::cell::OnceCell;
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use libc::seccomp_notif;
 use rustix::io::Errno;
 use vfio_owner::testbed::vfs::{Vfs, Written};
 
@@ -28,19 +25,7 @@ use crate::task::Task;
 use crate::territory::Bounds;
 use crate::tree::Tree;
 
-/// How often fault queues are looked after, and whether whoever waits for an answer is still there: nobody says so.
-const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
-
-/// What the room asks of its supervisor.
-#[derive(Debug)]
-pub(crate) enum Request {
-    /// Serve one more filter.
-    Serve(Listener),
-    /// Say what is still open.
-    Held(SyncSender<Leftovers>),
-}
-
-/// The state of the thread.
+/// The state that the threads of a room share.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     pub(crate) vfs: Vfs,
@@ -53,11 +38,8 @@ pub(crate) struct Supervisor {
     pub(crate) eventfds: KeptEventfds,
     pub(crate) bounds: Bounds,
     pub(crate) log: Log,
-    listeners: Vec<Arc<Listener>>,
     waiting: Vec<Waiting>,
-    /// Ends when the room has gone.
-    requests: Receiver<Request>,
-    /// Readable when there is a request, the room has gone, or an answer is due.
+    /// Readable when there is a request, the room has gone, an answer is due, or there is something to look after.
     wake: Arc<OwnedFd>,
 }
 
@@ -69,131 +51,55 @@ struct Waiting {
     answer: Delayed,
 }
 
-/// What is to be done.
-#[derive(Default)]
-struct Ready {
-    /// A file was closed, or a fault queue is to be looked at.
-    files: bool,
-    wake: bool,
-    /// Tasks have signalled eventfds.
-    heard: Vec<Ear>,
-    listeners: Vec<Arc<Listener>>,
-}
-
 impl Supervisor {
-    pub(crate) fn new(
-        vfs: Vfs,
-        bounds: Bounds,
-        log: Log,
-        requests: Receiver<Request>,
-        wake: Arc<OwnedFd>,
-    ) -> std::io::Result<Self> {
+    pub(crate) fn new(vfs: Vfs, bounds: Bounds, log: Log, wake: Arc<OwnedFd>) -> std::io::Result<Self> {
         let (tree, files) = (Tree::new()?, Files::new()?);
         let processes = Processes::new(vfs.machine().memory().clone());
         let ears = Ears::new(wake.clone());
-        let (working, eventfds) = (Inherited::default(), KeptEventfds::default());
-        let (listeners, waiting) = (Vec::new(), Vec::new());
-        Ok(Self {
-            vfs,
-            tree,
-            files,
-            working,
-            processes,
-            ears,
-            eventfds,
-            bounds,
-            log,
-            listeners,
-            waiting,
-            requests,
-            wake,
-        })
+        let (working, eventfds, waiting) = (Inherited::default(), KeptEventfds::default(), Vec::new());
+        Ok(Self { vfs, tree, files, working, processes, ears, eventfds, bounds, log, waiting, wake })
     }
 
-    /// Answers calls until the room and the last of its tasks have gone.
-    pub(crate) fn run(mut self) {
-        // Its own umask, which is a process's otherwise. Where that is forbidden, files are made with both.
-        if nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).is_ok() {
-            rustix::process::umask(rustix::fs::Mode::empty());
-        }
-        let mut room = true;
-        while room || !self.listeners.is_empty() {
-            let ready = self.wait();
-            if ready.files {
-                self.files.drain();
-            }
-            if !self.waiting.is_empty() {
-                self.answer_waiting();
-            }
-            ready.heard.iter().for_each(Ear::hear);
-            for listener in ready.listeners {
-                self.serve(&listener);
-            }
-            if ready.wake {
-                let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
-                room = room && self.hear();
-            }
+    /// Whether something must be looked after of which nobody says when it happens: a fault, or the end of whoever waits for an
+    /// answer.
+    pub(crate) fn is_tending(&self) -> bool {
+        !self.waiting.is_empty() || self.files.has_fault_queues()
+    }
+
+    /// Returns the eventfds that are listened to.
+    pub(crate) fn ears(&self) -> Vec<Ear> {
+        self.ears.all()
+    }
+
+    /// Closes the files that nobody has any more, and answers whoever has waited for that.
+    pub(crate) fn look_after(&mut self) {
+        self.files.drain();
+        if !self.waiting.is_empty() {
+            self.answer_waiting();
         }
     }
 
-    /// Waits until something is to be done. Listeners without tasks go.
-    fn wait(&mut self) -> Ready {
-        let tended = self.files.has_fault_queues();
-        let timeout = (!self.waiting.is_empty() || tended).then_some(&AGAIN);
-        let ears = self.ears.all();
-        let mut polled = vec![PollFd::new(&self.files, PollFlags::IN), PollFd::new(&*self.wake, PollFlags::IN)];
-        polled.extend(ears.iter().map(|ear| PollFd::new(&*ear.eventfd, PollFlags::IN)));
-        polled.extend(self.listeners.iter().map(|listener| PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)));
-        if poll(&mut polled, timeout).is_err() {
-            return Ready::default();
-        }
-        let mut found = polled.iter().map(PollFd::revents);
-        let mut is_readable = || found.next().is_some_and(|found| found.contains(PollFlags::IN));
-        let (files, wake) = (is_readable() || tended, is_readable());
-        let heard = ears.iter().filter(|_| is_readable()).cloned().collect();
-        let found: Vec<PollFlags> = found.collect();
-        let mut listeners = Vec::new();
-        let mut all = self.listeners.iter().zip(found);
-        let is_left = |(listener, found): (&Arc<Listener>, PollFlags)| {
-            if found.contains(PollFlags::IN) {
-                listeners.push(listener.clone());
-            }
-            (found.contains(PollFlags::IN) || !found.contains(PollFlags::HUP)).then(|| listener.clone())
-        };
-        self.listeners = all.by_ref().filter_map(is_left).collect();
-        Ready { files, wake, heard, listeners }
+    /// Returns what is still held.
+    pub(crate) fn held(&mut self) -> Leftovers {
+        self.look_after();
+        Leftovers { files: self.files.held(), waiting: self.waiting.len() }
     }
 
-    /// Does what the room asks. Returns whether it is still there.
-    fn hear(&mut self) -> bool {
-        loop {
-            match self.requests.try_recv() {
-                Ok(Request::Serve(listener)) => self.listeners.push(Arc::new(listener)),
-                Ok(Request::Held(reply)) => {
-                    self.files.drain();
-                    self.answer_waiting();
-                    let left = Leftovers { files: self.files.held(), waiting: self.waiting.len() };
-                    // Whoever asked may have gone.
-                    let _ = reply.send(left);
-                }
-                Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return false,
-            }
-        }
+    /// Has the thread that looks after everything begin anew.
+    pub(crate) fn wake(&self) {
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
     /// Returns the caller of a call, as the machine asks for it.
-    pub(crate) fn caller(&self, task: Task) -> Caller<'_> {
+    pub(crate) fn caller<'a>(&'a self, trapped: &'a Trapped<'a>) -> Caller<'a> {
         let Self { files, processes, ears, eventfds, log, .. } = self;
-        Caller { task, files, processes, ears, eventfds, log, memory: OnceCell::new() }
+        Caller { trapped, files, processes, ears, eventfds, log, memory: OnceCell::new() }
     }
 
-    /// Answers the next call.
-    fn serve(&mut self, listener: &Arc<Listener>) {
-        // The caller may have been killed.
-        let Ok(call) = listener.receive() else { return };
+    /// Answers a call that has been received.
+    pub(crate) fn serve(&mut self, listener: &Arc<Listener>, call: &seccomp_notif) {
         // After receiving: what the caller closed before is closed.
-        self.files.drain();
+        self.look_after();
         let number = call.data.nr.cast_unsigned();
         let answer = match Call::of(Architecture::NATIVE, number) {
             Some(kind) => {
@@ -225,6 +131,7 @@ impl Supervisor {
             let _ = rustix::io::write(&wake, &1_u64.to_ne_bytes());
         });
         self.waiting.push(waiting);
+        self.wake();
     }
 
     /// Tries the answers that wait again, in the order in which they were asked for.

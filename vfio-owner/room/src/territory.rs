@@ -9,8 +9,8 @@ use crate::task::Task;
 /// What `statfs` says of a sysfs, wherever it is mounted.
 pub(crate) const SYSFS_MAGIC: FsWord = 0x6265_6572;
 
-/// What the host has here is never seen: other ways to its devices.
-const HIDDEN: [&str; 4] = ["/dev/kmem", "/dev/mem", "/dev/port", "/proc/bus/pci"];
+/// What the host has here is never seen: other ways to its devices, and to page faults that wait for a task.
+const HIDDEN: [&str; 5] = ["/dev/kmem", "/dev/mem", "/dev/port", "/dev/userfaultfd", "/proc/bus/pci"];
 
 /// `/dev/mem`, `/dev/kmem`, `/dev/port` and `/dev/vfio/vfio`.
 const DEVICES: [(u32, u32); 4] = [(1, 1), (1, 2), (1, 4), (10, 196)];

@@ -5,8 +5,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use vfio_room::Room;
+use vfio_room::vfio_owner::iommu_core::device_model::sync::{Condvar, Mutex};
 use vfio_room::vfio_owner::testbed::{Machine, pc};
 
 /// Counts what is allocated and not freed.
@@ -56,8 +58,10 @@ fn rooms_in_sequence_leave_nothing() {
     let directory = tempfile::tempdir().unwrap();
     tempfile::env::override_temp_dir(directory.path()).unwrap();
     let machine = Arc::new(Machine::boot(&pc()));
-    // What is made once.
+    // What is made once, by a room, and by the first thread of all that waits for a lock.
     use_a_room(&machine);
+    let lock = Mutex::new(());
+    drop(Condvar::new().wait_for(lock.lock(), Duration::from_millis(1)));
     let before = counts();
     for _ in 0..rooms {
         use_a_room(&machine);

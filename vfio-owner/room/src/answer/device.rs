@@ -28,16 +28,15 @@ const GET_STATUS: u32 = 0x3b67;
 
 impl Supervisor {
     pub(super) fn ioctl(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
-        let Some(open) = self.files.of(trapped.task, trapped.fd(0))? else {
+        let Some(open) = self.files.of(trapped, trapped.fd(0))? else {
             // The host's VFIO has the same numbers. All others do not know them.
-            self.files.identify(trapped.task, trapped.fd(0))?;
+            self.files.identify(trapped, trapped.fd(0))?;
             return Err(Errno::NOTTY);
         };
         let Kind::Device { file, .. } = &open.kind else { return Err(Errno::NOTTY) };
-        trapped.check()?;
         self.log.begin();
         let number = trapped.bits(1);
-        let reply = file.ioctl(number, trapped.arg(2), &self.caller(trapped.task));
+        let reply = file.ioctl(number, trapped.arg(2), &self.caller(trapped));
         match reply.map_err(|errno| self.refused(trapped.task, format!("ioctl {number:#x}"), &open.name, errno))? {
             Reply::Value(value) => {
                 if let (File::Group(group), GET_STATUS) = (file, number) {
@@ -72,9 +71,10 @@ impl Supervisor {
         let given = trapped.listener.give_file(trapped.id, user.as_fd(), OFlags::CLOEXEC.bits());
         let fd = given.map_err(|error| errno(&error))?;
         // If the number cannot be told, the descriptor stays, of a socket without another end.
-        let installed = queue.install(fd, &self.caller(trapped.task));
+        let installed = queue.install(fd, &self.caller(trapped));
         let queue = installed.map_err(|errno| Errno::from_raw_os_error(errno.number()))?;
         self.files.add_fault_queue(File::FaultQueue(Arc::new(queue)), &user, end)?;
+        self.wake();
         Ok(Answer::Value(0))
     }
 
@@ -84,7 +84,7 @@ impl Supervisor {
         let given = trapped.listener.give_file(trapped.id, user.as_fd(), OFlags::CLOEXEC.bits());
         let fd = given.map_err(|error| errno(&error))?;
         // If the number cannot be told, the descriptor stays, of a file without calls.
-        let installed = new.install(fd, &self.caller(trapped.task));
+        let installed = new.install(fd, &self.caller(trapped));
         let file = installed.map_err(|errno| Errno::from_raw_os_error(errno.number()))?;
         self.files.becomes(&user, File::Served(file))?;
         Ok(Answer::Value(0))
@@ -101,10 +101,10 @@ impl Supervisor {
     /// Maps a file, shared.
     pub(super) fn map(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
         // A bad descriptor is for the kernel to tell.
-        if let Ok(Some(open)) = self.files.of(trapped.task, trapped.fd(4)) {
+        if let Ok(Some(open)) = self.files.of(trapped, trapped.fd(4)) {
             let Kind::Device { file, .. } = &open.kind else { return Err(Errno::NODEV) };
             self.log.begin();
-            let mapped = file.mappable(trapped.arg(5), trapped.arg(1), &self.caller(trapped.task));
+            let mapped = file.mappable(trapped.arg(5), trapped.arg(1), &self.caller(trapped));
             let mapped = mapped.map_err(|errno| self.refused(trapped.task, trapped.call.name(), &open.name, errno))?;
             self.files.map(open.id, mapped.region)?;
         }
@@ -114,7 +114,7 @@ impl Supervisor {
     /// Reads from a fault queue.
     pub(super) fn read(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
         let fd = trapped.fd(0);
-        match self.files.of(trapped.task, fd) {
+        match self.files.of(trapped, fd) {
             Ok(Some(open)) if matches!(open.kind, Kind::Device { file: File::FaultQueue(_), .. }) => {
                 let id = open.id;
                 let answer = self.transfer(trapped, open);
@@ -127,7 +127,7 @@ impl Supervisor {
 
     /// Reads from a region.
     pub(super) fn read_at(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
-        match self.files.of(trapped.task, trapped.fd(0))? {
+        match self.files.of(trapped, trapped.fd(0))? {
             Some(open) if matches!(open.kind, Kind::Device { .. }) => self.transfer(trapped, open),
             _ => Ok(Answer::Continue),
         }
@@ -173,7 +173,7 @@ impl Supervisor {
 
     /// Returns how many bytes were moved before one could not be; fails if that was the first.
     fn move_pieces(&self, trapped: &Trapped<'_>, file: &File, pieces: &[[u64; 2]]) -> Result<u64, MachineErrno> {
-        let (caller, mut done) = (self.caller(trapped.task), 0);
+        let (caller, mut done) = (self.caller(trapped), 0);
         for &[at, bytes] in pieces {
             let (at, offset) = (UserAddr::new(at), trapped.arg(3).wrapping_add(done));
             let moved = if is_read(trapped.call) {

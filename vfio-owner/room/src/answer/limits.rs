@@ -27,7 +27,7 @@ impl Supervisor {
             if soft > hard {
                 return Err(Errno::INVAL);
             }
-            if hard > before.hard && !self.caller(trapped.task).has(Capability::SysResource) {
+            if hard > before.hard && !self.caller(trapped).has(Capability::SysResource) {
                 return Err(Errno::PERM);
             }
             trapped.check()?;

@@ -19,7 +19,7 @@ const MOST: u64 = 4096;
 impl Supervisor {
     pub(super) fn write(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
         let fd = trapped.fd(0);
-        let Some(file) = self.files.of(trapped.task, fd)? else { return self.write_elsewhere(trapped, fd) };
+        let Some(file) = self.files.of(trapped, fd)? else { return self.write_elsewhere(trapped, fd) };
         match &file.kind {
             Kind::Attribute(attribute) => {
                 let bytes = gather(trapped)?;
@@ -79,7 +79,7 @@ impl Supervisor {
     pub(super) fn copy(&mut self, trapped: &Trapped<'_>) -> Result<Answer, Errno> {
         let output = if trapped.call == Call::Sendfile { 0 } else { 2 };
         let fd = trapped.fd(output);
-        let Some(file) = self.files.of(trapped.task, fd)? else { return self.write_elsewhere(trapped, fd) };
+        let Some(file) = self.files.of(trapped, fd)? else { return self.write_elsewhere(trapped, fd) };
         match (&file.kind, trapped.call) {
             (Kind::Attribute(attribute), Call::Sendfile) => {
                 let bytes = Self::take(trapped)?;

@@ -30,7 +30,7 @@ fn numbers_are_those_of_the_c_library() {
         Fsconfig SYS_fsconfig, Fsmount SYS_fsmount, Fspick SYS_fspick, MountSetattr SYS_mount_setattr,
         InitModule SYS_init_module, FinitModule SYS_finit_module, DeleteModule SYS_delete_module,
         Prlimit64 SYS_prlimit64, Getrlimit SYS_getrlimit, Setrlimit SYS_setrlimit, Acct SYS_acct, Swapon SYS_swapon,
-        Eventfd2 SYS_eventfd2,
+        Eventfd2 SYS_eventfd2, Userfaultfd SYS_userfaultfd,
     ];
     #[cfg(target_arch = "x86_64")]
     let own = compare![

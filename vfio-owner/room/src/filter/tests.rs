@@ -98,7 +98,9 @@ fn every_call_gets_the_verdict_of_its_row() {
             let answer = run(&rules, &call(architecture.audit(), number, arguments));
             let expected = match row.map(|row| row.verdict) {
                 None => SECCOMP_RET_ALLOW,
-                Some(Verdict::Refuse(errno)) => SECCOMP_RET_ERRNO | errno.cast_unsigned(),
+                Some(Verdict::Refuse(errno) | Verdict::RefuseUnless { errno, .. }) => {
+                    SECCOMP_RET_ERRNO | errno.cast_unsigned()
+                }
                 Some(_) => SECCOMP_RET_USER_NOTIF,
             };
             assert_eq!(answer, expected, "{architecture:?} {number}");

@@ -30,6 +30,13 @@ pub(crate) fn call(number: libc::c_long, args: &[usize]) -> Result<i64, i32> {
     if result < 0 { Err(last()) } else { Ok(result) }
 }
 
+/// Makes a call that returns a descriptor.
+pub(crate) fn call_file(number: libc::c_long, args: &[usize]) -> Result<OwnedFd, i32> {
+    let fd = call(number, args)?.try_into().unwrap();
+    // SAFETY: the kernel has just made the descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 fn last() -> i32 {
     io::Error::last_os_error().raw_os_error().unwrap()
 }

@@ -1,10 +1,12 @@
 //! Memory of callers, as devices reach it.
 
+use std::path::Path;
+
 use vfio_room::vfio_owner::iommu_core::Iova;
 
-use crate::calls::{Mapping, ioctl};
+use crate::calls::{Mapping, call, call_file, ioctl};
 use crate::opened::{DEVICE_GET_INFO, GET_STATUS, Opened, map_dma, unmap_dma};
-use crate::rig::{CARD, group_file, room};
+use crate::rig::{CARD, group_file, open, room};
 
 const BOTH: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const IOVA: u64 = 0x10_0000;
@@ -46,6 +48,27 @@ fn bad_pointers_and_bad_ranges_are_efault() {
         assert_eq!(map_dma(&opened.container, memory.addr(), IOVA, 0x3000), Err(libc::EFAULT));
         assert_eq!(map_dma(&opened.container, memory.addr() + 0x2000, IOVA, 0x1000), Err(libc::EFAULT));
         assert_eq!(map_dma(&opened.container, memory.addr(), IOVA, 0x2000), Ok(0));
+    })
+    .unwrap();
+}
+
+/// The handler of such a page may wait for the room, which must not wait for it.
+#[test]
+fn a_page_that_a_task_must_supply_is_waited_for_by_nobody() {
+    const USER_MODE_ONLY: usize = 1;
+    const API: u32 = 0xc018_aa3f;
+    const REGISTER: u32 = 0xc020_aa00;
+    let (room, machine) = room();
+    let group = group_file(&machine, CARD);
+    room.enter(|| {
+        assert_eq!(call(libc::SYS_userfaultfd, &[0]), Err(libc::EPERM));
+        assert!(!Path::new("/dev/userfaultfd").exists());
+        let faults = call_file(libc::SYS_userfaultfd, &[USER_MODE_ONLY]).unwrap();
+        let page = Mapping::anonymous(4096, BOTH);
+        let (mut api, mut register) = ([0xaa_u64, 0, 0], [page.addr() as u64, 4096, 1, 0]);
+        ioctl(&faults, API, (&raw mut api).addr()).unwrap();
+        ioctl(&faults, REGISTER, (&raw mut register).addr()).unwrap();
+        assert_eq!(ioctl(&open(&group).unwrap(), GET_STATUS, page.addr()), Err(libc::EFAULT));
     })
     .unwrap();
 }
