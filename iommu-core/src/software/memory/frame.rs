@@ -8,9 +8,6 @@ pub(in crate::software) const FRAME_SIZE: usize = 0x1000;
 
 const WORD: usize = size_of::<usize>();
 
-/// So many words are read without a loop.
-const LINE: usize = 8;
-
 /// 4 KiB of memory, zero at first.
 ///
 /// As on a bus, an access is atomic within an aligned word and no further; whoever sees a word sees what was written before
@@ -32,12 +29,7 @@ impl Frame {
             self.read_part(words.first, start % WORD, head);
         }
         let from = self.0.get(words.whole..).unwrap_or_default();
-        let (lines, rest) = whole.as_chunks_mut::<LINE>();
-        let (from_lines, _) = from.as_chunks::<LINE>();
-        for (line, words) in lines.iter_mut().zip(from_lines) {
-            *line = words.each_ref().map(|word| word.load(Ordering::Acquire).to_ne_bytes());
-        }
-        for (part, word) in rest.iter_mut().zip(from.iter().skip(lines.len() * LINE)) {
+        for (part, word) in whole.iter_mut().zip(from) {
             *part = word.load(Ordering::Acquire).to_ne_bytes();
         }
         if !tail.is_empty() {
