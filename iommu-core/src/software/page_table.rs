@@ -333,7 +333,7 @@ impl PageTable {
     ) {
         let page = format::coverage(level);
         let at = |place: usize| base + place as u64 * page;
-        let end = base + (page * 512 - 1);
+        let end = base.saturating_add(page.saturating_mul(512) - 1);
         let (first, last) = (read.first.max(base), read.last.min(end));
         let (first, last) = (format::index(first, level), format::index(last, level));
         if level == 0 {

@@ -8,9 +8,6 @@ pub(in crate::software) const FRAME_SIZE: usize = 0x1000;
 
 const WORD: usize = size_of::<usize>();
 
-/// So many words are copied without a loop.
-const LINE: usize = 8;
-
 /// 4 KiB of memory, zero at first.
 ///
 /// As on a bus, an access is atomic within an aligned word and no further; whoever sees a word sees what was written before
@@ -32,12 +29,9 @@ impl Frame {
             self.read_part(words.first, start % WORD, head);
         }
         let from = self.0.get(words.whole..).unwrap_or_default();
-        let (lines, rest) = whole.as_chunks_mut::<LINE>();
-        let (from_lines, _) = from.as_chunks::<LINE>();
-        for (line, words) in lines.iter_mut().zip(from_lines) {
-            read_words(line, words);
+        for (part, word) in whole.iter_mut().zip(from) {
+            *part = word.load(Ordering::Acquire).to_ne_bytes();
         }
-        read_words(rest, from.get(lines.len() * LINE..).unwrap_or_default());
         if !tail.is_empty() {
             self.read_part(words.whole + whole.len(), 0, tail);
         }
@@ -52,12 +46,9 @@ impl Frame {
             self.write_part(words.first, start % WORD, head);
         }
         let to = self.0.get(words.whole..).unwrap_or_default();
-        let (lines, rest) = whole.as_chunks::<LINE>();
-        let (to_lines, _) = to.as_chunks::<LINE>();
-        for (line, words) in lines.iter().zip(to_lines) {
-            write_words(line, words);
+        for (part, word) in whole.iter().zip(to) {
+            word.store(usize::from_ne_bytes(*part), Ordering::Release);
         }
-        write_words(rest, to.get(lines.len() * LINE..).unwrap_or_default());
         if !tail.is_empty() {
             self.write_part(words.whole + whole.len(), 0, tail);
         }
@@ -79,20 +70,6 @@ impl Frame {
             bytes.iter_mut().skip(start).zip(from).for_each(|(to, byte)| *to = *byte);
             Some(usize::from_ne_bytes(bytes))
         });
-    }
-}
-
-#[inline]
-fn read_words(into: &mut [[u8; WORD]], words: &[AtomicUsize]) {
-    for (part, word) in into.iter_mut().zip(words) {
-        *part = word.load(Ordering::Acquire).to_ne_bytes();
-    }
-}
-
-#[inline]
-fn write_words(from: &[[u8; WORD]], words: &[AtomicUsize]) {
-    for (part, word) in from.iter().zip(words) {
-        word.store(usize::from_ne_bytes(*part), Ordering::Release);
     }
 }
 

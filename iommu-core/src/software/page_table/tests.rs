@@ -259,6 +259,10 @@ fn the_last_page_of_the_space_can_be_mapped() {
     let page = Iova::new(u64::MAX - KIB4 + 1);
     tables.map(page, PhysAddr::new(page.get()), KIB4, Access::ReadWrite.into()).unwrap();
     assert_eq!(tables.lookup(Iova::new(u64::MAX)).unwrap().remaining, 1);
+    tables.mark_dirty(Iova::new(u64::MAX));
+    let mut dirty = Vec::new();
+    tables.read_dirty(IovaRange::ALL, DirtyFlags::empty(), |pages| dirty.extend(pages.runs()));
+    assert_eq!(dirty, [IovaRange::new(page, Iova::new(u64::MAX)).unwrap()]);
     assert_eq!(tables.map(page, PhysAddr::new(0), 2 * KIB4, Access::Read.into()), Err(TableError::OutOfRange));
     assert_eq!(tables.unmap(page, !(KIB4 - 1)), KIB4);
 }
