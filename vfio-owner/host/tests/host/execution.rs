@@ -389,18 +389,53 @@ fn a_second_plan_that_fails_leaves_what_the_first_one_gave() {
         let bindings = ModelBindings::of(&host);
         let (journal, before) = (folder.path().join("journal"), state(&host, &bindings));
         carry_out(&Plan::make(&host, &[card], &[]).unwrap(), &bindings, &journal, &mut |_| ()).unwrap();
-        let given = state(&host, &bindings);
+        let (given, written) = (state(&host, &bindings), contents(&journal));
         let both = Plan::make(&bindings.host().unwrap(), &[card, address("01:00.2")], &[]).unwrap();
         if at == both.steps.len() {
             break;
         }
         let refusing = mortal_at(&bindings, u32::try_from(at).unwrap(), End::Refused);
-        let error = carry_out(&both, &refusing, &journal, &mut |_| ()).unwrap_err();
+        let mut told = Vec::new();
+        let error = carry_out(&both, &refusing, &journal, &mut |done| told.push(done)).unwrap_err();
         assert!(matches!(error, ExecutionError::Undone { .. }), "{error}");
+        assert_eq!(told.is_empty(), at == 0, "{told:?}");
         assert_eq!(state(&host, &bindings), given, "refused at {at}");
+        assert_eq!(contents(&journal), written, "refused at {at}");
         undo(&bindings, &journal, &mut |_| ()).unwrap();
         assert_eq!(state(&host, &bindings), before, "refused at {at}");
     }
+}
+
+#[test]
+fn a_bind_that_is_written_and_does_not_happen_is_a_failed_step() {
+    /// Says yes to the bind, and does nothing.
+    struct Hollow;
+    impl Alteration for Hollow {
+        fn change(&self, change: Change, make: &dyn Fn() -> Result<(), BindingError>) -> Result<(), BindingError> {
+            if change == Change::Bind { Ok(()) } else { make() }
+        }
+    }
+    let host = host("proc\n00:01.0 root-port+acs>01 pcieport 1\n01:00.0 nvme - 2");
+    let (bindings, folder) = (ModelBindings::of(&host), TempDir::new().unwrap());
+    let (journal, before) = (folder.path().join("journal"), state(&host, &bindings));
+    let plan = Plan::make(&host, &[address("01:00.0")], &[]).unwrap();
+    let error = carry_out(&plan, &Altered { machine: &bindings, by: Hollow }, &journal, &mut |_| ()).unwrap_err();
+    assert!(error.to_string().contains("it was written, but the device is on"), "{error}");
+    assert_eq!(state(&host, &bindings), before);
+}
+
+#[test]
+fn undo_of_one_device_says_nothing_of_another_group() {
+    let host = host("proc\n00:06.0 nic - 2\n00:07.0 nic - 3");
+    let (bindings, folder) = (ModelBindings::of(&host), TempDir::new().unwrap());
+    let (journal, devices) = (folder.path().join("journal"), ["00:06.0", "00:07.0"].map(address));
+    for device in devices {
+        let plan = Plan::make(&bindings.host().unwrap(), &[device], &[]).unwrap();
+        carry_out(&plan, &bindings, &journal, &mut |_| ()).unwrap();
+    }
+    let mut told = Vec::new();
+    undo_some(&bindings, &journal, &devices[..1], &mut |done| told.push(done)).unwrap();
+    assert!(matches!(&told[..], [Done::Restored { device, .. }] if *device == devices[0]), "{told:?}");
 }
 
 #[test]

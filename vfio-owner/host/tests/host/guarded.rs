@@ -5,6 +5,7 @@ use std::cell::Cell;
 use tempfile::TempDir;
 use vfio_host::{
     BindingError, Bindings, CheckedPlan, HeldFile, Holder, Holders, Host, Journal, ModelBindings, Plan, PlanError,
+    PlanFileError,
 };
 
 use crate::altered::{Alteration, Altered};
@@ -81,4 +82,13 @@ fn no_plan_removes_virtual_functions() {
     let error = Plan::make(&host(&layout("01:02.0 vf iavf 1 vf=01:00.0")), &[target], &[]).unwrap_err();
     assert_eq!(error, PlanError::LosesVirtualFunctions { device: address("01:00.0"), count: 1 });
     assert!(Plan::make(&host(&layout("")), &[target], &[]).is_ok());
+}
+
+#[test]
+fn a_file_with_such_a_name_is_no_plan() {
+    let host = host("proc\n00:06.0 nic i40e 2");
+    let json = Plan::make(&host, &[address("00:06.0")], &[]).unwrap().to_json();
+    assert!(Plan::from_json(&json).is_ok());
+    let error = Plan::from_json(&json.replace("i40e", "../i40e")).unwrap_err();
+    assert_eq!(error, PlanFileError::DriverName("../i40e".to_owned()));
 }
