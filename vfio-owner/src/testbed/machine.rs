@@ -25,7 +25,7 @@ use crate::vfio_pci::VfioPciDriver;
 use crate::{DeviceFile, GroupFile, Vfio};
 
 /// One rescan at a time; before every other lock.
-pub(super) const RESCAN: LockClass = LockClass::new("rescan", 0);
+pub(super) const RESCAN: LockClass = LockClass::new("rescan", 20);
 
 /// The PCI bus of a machine.
 pub type Pci = PciBus<IommuSubsystem>;

@@ -16,7 +16,8 @@ use vfio_room::vfio_owner::testbed::Machine;
 
 use crate::calls::{Mapping, arg, call, ioctl};
 use crate::opened::{GET_STATUS, Opened, map_dma};
-use crate::rig::{CARD, MARK, group_file, open, room, until_empty};
+
+use crate::rig::{CARD, MARK, group_file, open, open_soon, room, soon, until_empty};
 
 const BOTH: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const IOVA: u64 = 0x10_0000;
@@ -141,7 +142,7 @@ fn processes_that_are_killed_in_the_middle_of_calls() {
         child.kill().unwrap();
         child.wait().unwrap();
         until_empty(&room);
-        room.enter(|| open(&group).map(drop)).unwrap().unwrap();
+        drop(room.enter(|| open_soon(&group)).unwrap());
     }
     until_empty(&room);
 }
@@ -163,13 +164,13 @@ fn descriptors_are_duplicated_and_closed_in_every_way() {
         assert_eq!(call(libc::SYS_close_range, &[high, high, 0]), Ok(0));
         assert_eq!(answers(high), Err(libc::EBADF));
         // Something else by the same number is something else.
-        let file = open(&group).unwrap();
+        let file = open_soon(&group);
         let null = File::open("/dev/null").unwrap();
         assert_eq!(answers(arg(file.as_raw_fd())), Ok(0));
         let over = call(libc::SYS_dup3, &[arg(null.as_raw_fd()), arg(file.as_raw_fd()), arg(libc::O_CLOEXEC)]);
         assert_eq!(over, Ok(i64::from(file.as_raw_fd())));
         assert_eq!(answers(arg(file.as_raw_fd())), Err(libc::ENOTTY));
-        assert!(open(&group).is_ok());
+        drop(open_soon(&group));
     })
     .unwrap();
     until_empty(&room);
@@ -185,7 +186,7 @@ fn files_are_opened_in_every_way() {
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         for resolve in [ResolveFlags::empty(), ResolveFlags::BENEATH, ResolveFlags::NO_SYMLINKS, ResolveFlags::IN_ROOT]
         {
-            let file = openat2(&directory, name, flags, Mode::empty(), resolve).unwrap();
+            let file = soon(|| openat2(&directory, name, flags, Mode::empty(), resolve));
             assert_eq!(
                 FileType::from_raw_mode(fstat(&file).unwrap().st_mode),
                 FileType::CharacterDevice,
@@ -202,9 +203,9 @@ fn files_are_opened_in_every_way() {
         assert_eq!(ioctl(&path, GET_STATUS, 0), Err(libc::ENOTTY));
         let found = statat(&path, "", AtFlags::EMPTY_PATH).unwrap();
         assert_eq!(FileType::from_raw_mode(found.st_mode), FileType::CharacterDevice);
-        drop(open(&format!("/proc/self/fd/{}", path.as_raw_fd())).unwrap());
+        drop(open_soon(&format!("/proc/self/fd/{}", path.as_raw_fd())));
         // By the link of an open one, as a second opening is by its name.
-        let file = open(&group).unwrap();
+        let file = open_soon(&group);
         let again = open(&format!("/proc/self/fd/{}", file.as_raw_fd()));
         assert!(again.is_err());
     })

@@ -1,5 +1,6 @@
 //! What most tests need.
 
+use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
@@ -45,6 +46,22 @@ pub(crate) fn group_file(machine: &Machine, device: &str) -> String {
 /// Opens a file for reading and writing.
 pub(crate) fn open(path: &str) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(path)
+}
+
+/// Opens a group again, as [`soon`] as it can be.
+pub(crate) fn open_soon(group: &str) -> File {
+    soon(|| open(group))
+}
+
+/// Tries again until it succeeds: what was closed is busy as long as a child that another test has just forked has it.
+pub(crate) fn soon<T, E: Debug>(attempt: impl Fn() -> Result<T, E>) -> T {
+    for _ in 0..10_000 {
+        if let Ok(done) = attempt() {
+            return done;
+        }
+        std::thread::yield_now();
+    }
+    attempt().unwrap()
 }
 
 /// Waits until nothing of the room is held: a child that another test has just forked has all descriptors until it executes its

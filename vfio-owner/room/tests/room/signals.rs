@@ -1,6 +1,5 @@
 //! Signals while calls wait for their answers.
 
-use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
@@ -9,7 +8,7 @@ use std::time::Duration;
 use nix::sys::pthread::{pthread_kill, pthread_self};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-use crate::rig::{CARD, group_file, open, room, times, until_empty};
+use crate::rig::{CARD, group_file, open_soon, room, times, until_empty};
 
 extern "C" fn ignore(_: libc::c_int) {}
 
@@ -20,18 +19,6 @@ impl Drop for Done<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::SeqCst);
     }
-}
-
-/// Opens a group, which is busy as long as a child that another test has just forked has it.
-fn open_soon(group: &str) -> File {
-    let opened = (0..10_000).find_map(|_| {
-        let opened = open(group).ok();
-        if opened.is_none() {
-            thread::yield_now();
-        }
-        opened
-    });
-    opened.unwrap()
 }
 
 /// Each call is made once: a group that was opened twice, unseen by the client, would be busy for good.
