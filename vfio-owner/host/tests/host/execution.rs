@@ -529,6 +529,22 @@ fn what_someone_else_has_changed_since_is_left_alone() {
     assert!(!journal.exists());
 }
 
+/// Without a driver it looks as an interrupted change does, but the plan was carried out to its end.
+#[test]
+fn a_device_that_someone_has_unbound_since_stays_without_a_driver() {
+    let (host, plan) = companion();
+    let card = address("01:00.0");
+    let (bindings, folder) = (ModelBindings::of(&host), TempDir::new().unwrap());
+    let journal = folder.path().join("journal");
+    carry_out(&plan, &bindings, &journal, &mut |_| ()).unwrap();
+    bindings.unbind(card, "vfio-pci").unwrap();
+    let mut told = Vec::new();
+    undo(&bindings, &journal, &mut |done| told.push(done)).unwrap();
+    let alone = Binding { driver: None, driver_override: None };
+    assert!(told.contains(&Done::LeftAlone { device: card, binding: alone.clone() }), "{told:?}");
+    assert_eq!(bindings.binding(card).unwrap(), alone);
+}
+
 #[test]
 fn a_device_that_has_gone_or_is_another_one_blocks_nothing() {
     let table = "proc\n00:01.0 root-port>01 pcieport 1\n01:00.0 vga nouveau 1\n01:00.1 audio snd_hda_intel 1";
