@@ -11,8 +11,8 @@ use crate::address::{Iova, IovaRange};
 /// Ranges of a leaf at most: so many that it fills ten cache lines. What lies behind a new range is moved, so that a leaf is
 /// narrower than an inner node, in which little changes.
 pub(super) const LEAF_WIDTH: usize = 31;
-/// Nodes below an inner node at most.
-pub(super) const INNER_WIDTH: usize = 64;
+/// Nodes below an inner node at most: nine cache lines of keys.
+pub(super) const INNER_WIDTH: usize = 72;
 /// Keys in a cache line.
 const LINE: usize = 8;
 
