@@ -22,6 +22,7 @@ const PAGE_TABLES: LockClass = LockClass::new("page tables of a domain", 920);
 
 /// What a domain does to an address.
 #[derive(Debug)]
+#[cfg_attr(shuttle, expect(clippy::large_enum_variant, reason = "locks of the model checker are large"))]
 pub(super) enum Translator {
     Blocking,
     Identity,

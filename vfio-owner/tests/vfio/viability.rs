@@ -67,7 +67,7 @@ fn what_a_tree_does_not_show_is_unknown_with_the_reason() {
     let unknown = verdict("nvidia");
     assert_eq!(unknown.verdict, Verdict::Unknown);
     assert_eq!(unknown.doubtful().count(), 1);
-    assert!(unknown.to_string().contains("nvidia is not known"), "{unknown}");
+    assert!(unknown.to_string().contains("not known whether its driver nvidia does DMA"), "{unknown}");
     let perhaps = verdict("vfio-pci");
     assert_eq!(perhaps.verdict, Verdict::Unknown);
     assert!(matches!(perhaps.group_reason, Some(GroupReason::PerhapsOwned { .. })));
