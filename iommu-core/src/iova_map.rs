@@ -1,7 +1,8 @@
 //! Ranges of I/O virtual addresses that never overlap, each with a value: the mappings of an address space.
 //!
 //! A B+-tree with wide nodes. Looking up, inserting and removing take O(log n) and touch few cache lines, and are quicker
-//! still next to the last change. Each node has a bound on the gaps between the ranges below it, so that the search for free space skips whole subtrees.
+//! still next to the last change. Each node has a bound on the gaps between the ranges below it, so that the search for
+//! free space skips whole subtrees.
 
 mod gap;
 mod node;

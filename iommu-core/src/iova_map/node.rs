@@ -89,6 +89,11 @@ impl<const N: usize> Spans<N> {
         (self.firsts[place], self.lasts[place])
     }
 
+    /// What a parent knows of a node with these entries.
+    fn span(&self, bound: u64) -> Span {
+        Span { first: self.firsts[0], last: self.lasts[self.len.saturating_sub(1)], bound }
+    }
+
     /// Bytes between each entry and the next.
     pub(super) fn holes(&self) -> impl Iterator<Item = u64> {
         let nexts = self.firsts[..self.len].iter().skip(1);
@@ -133,8 +138,7 @@ impl Leaf {
     }
 
     pub(super) fn span(&self) -> Span {
-        let spans = &self.spans;
-        Span { first: spans.firsts[0], last: spans.lasts[spans.len.saturating_sub(1)], bound: self.bound }
+        self.spans.span(self.bound)
     }
 
     pub(super) fn measure(&mut self) {
@@ -175,8 +179,7 @@ impl Inner {
     }
 
     pub(super) fn span(&self) -> Span {
-        let spans = &self.spans;
-        Span { first: spans.firsts[0], last: spans.lasts[spans.len.saturating_sub(1)], bound: self.bound }
+        self.spans.span(self.bound)
     }
 
     pub(super) fn measure(&mut self) {

@@ -485,9 +485,9 @@ impl<V> Tree<V> {
         assert_eq!(nodes.2, self.len());
         assert_eq!(nodes.0 + self.free_leaves.len(), self.leaves.len(), "no leaf is lost");
         assert_eq!(nodes.1 + self.free_inners.len(), self.inners.len(), "no node is lost");
-        let near = self.leaves.get(self.near.leaf).map_or(&[][..], |leaf| &leaf.spans.lasts[..leaf.spans.len]);
-        let firsts = self.leaves.get(self.near.leaf).map_or(&[][..], |leaf| &leaf.spans.firsts[..leaf.spans.len]);
-        for key in near.iter().chain(firsts).flat_map(|key| [key.saturating_sub(1), *key, key.saturating_add(1)]) {
+        let Some(Leaf { spans, .. }) = self.leaves.get(self.near.leaf) else { return };
+        let keys = spans.firsts.iter().take(spans.len).chain(spans.lasts.iter().take(spans.len));
+        for key in keys.flat_map(|key| [key.saturating_sub(1), *key, key.saturating_add(1)]) {
             assert_eq!(self.find(key), self.find_from_root(key));
         }
     }

@@ -46,7 +46,7 @@ impl Entry {
     /// Whether a page is mapped here.
     #[inline]
     pub(super) const fn is_page(self) -> bool {
-        self.0 & TABLE == 0 && self.0 & Protection::all().bits() as u64 != 0
+        matches!(self.kind(), Kind::Page { .. })
     }
 
     /// Which of up to 64 entries are of pages that were written, a bit each.
