@@ -12,7 +12,7 @@ use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{LockClass, Mutex};
 use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
-use iommu_core::{Access, UserAddr, UserMemory};
+use iommu_core::{Access, PhysAddr, UserAddr, UserMemory};
 
 pub(crate) use pins::Slice;
 use pins::{Pins, Stretch};
@@ -141,6 +141,18 @@ impl Drop for PinnedSlice {
     }
 }
 
+/// Pins as many of the wanted pages as lie in one piece: where, and how many.
+fn pin_run(
+    process: &Arc<dyn UserMemory>,
+    at: UserAddr,
+    wanted: u64,
+    access: Access,
+) -> Result<(PhysAddr, u64), BadAddress> {
+    let run = process.pin(at, wanted * PAGE_SIZE, access)?;
+    // No more is trusted to be there than was asked for.
+    Ok((run.phys, (run.bytes / PAGE_SIZE).clamp(1, wanted)))
+}
+
 /// Counts pages that were pinned: for an account, unless its limit was lifted, and as pinned.
 fn charge(process: &Arc<dyn UserMemory>, account: Option<Account>, pages: u64) -> Result<(), OverLimit> {
     if let Some(account) = account {
@@ -178,10 +190,8 @@ impl Pinning<'_> {
             }
             Stretch::Unpinned(wanted) => {
                 let Pages { process, access, .. } = self.pages;
-                let run = process.pin(self.pages.addr(page * PAGE_SIZE), wanted * PAGE_SIZE, *access)?;
-                // No more is trusted to be there than was asked for.
-                let pages = (run.bytes / PAGE_SIZE).clamp(1, wanted);
-                self.pins.insert(page, pages, run.phys);
+                let (phys, pages) = pin_run(process, self.pages.addr(page * PAGE_SIZE), wanted, *access)?;
+                self.pins.insert(page, pages, phys);
                 (pages, pages)
             }
         };

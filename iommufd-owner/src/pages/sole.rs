@@ -7,7 +7,7 @@ use iommu_core::user_memory::{Account, PinnedRun};
 use iommu_core::{Access, PhysAddr, UserAddr, UserMemory};
 
 use super::pins::{Pins, Slice};
-use super::{Pages, PinError, Shared, charge, uncharge};
+use super::{Pages, PinError, Shared, charge, pin_run, uncharge};
 
 /// The memory of a mapping that nobody shares. Dropping it unpins it.
 #[derive(Debug)]
@@ -83,13 +83,11 @@ impl Sole {
         }
         let wanted = u64::from(self.pages);
         let first = UserAddr::new(self.addr.get() & !(PAGE_SIZE - 1));
-        let run = self.process.pin(first, wanted * PAGE_SIZE, self.access)?;
-        // No more is trusted to be there than was asked for.
-        let pages = (run.bytes / PAGE_SIZE).clamp(1, wanted);
+        let (phys, pages) = pin_run(&self.process, first, wanted, self.access)?;
         if pages < wanted {
-            return Ok(Pinned::Begun(PinnedRun { phys: run.phys, bytes: pages * PAGE_SIZE }));
+            return Ok(Pinned::Begun(PinnedRun { phys, bytes: pages * PAGE_SIZE }));
         }
-        self.phys = run.phys;
+        self.phys = phys;
         self.backing = Backing::Uncounted;
         charge(&self.process, self.account, wanted).inspect_err(|_| self.unpin())?;
         self.backing = Backing::Pinned;
