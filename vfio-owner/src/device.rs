@@ -96,7 +96,7 @@ impl Reservation {
     /// The device is open from now on.
     pub(crate) fn occupy(&self, occupant: Occupant) {
         let mut set = self.0.lock_set();
-        if let Some((_, now)) = set.open.iter_mut().find(|(device, _)| *device == self.0.id) {
+        if let Some((_, now)) = set.place(&self.0).and_then(|place| set.open.get_mut(place)) {
             *now = occupant;
         }
         drop(set);
@@ -107,7 +107,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut set = self.0.lock_set();
-        let place = set.open.iter().position(|(device, _)| *device == self.0.id);
+        let place = set.place(&self.0);
         let was = place.map(|place| set.open.swap_remove(place));
         drop(set);
         self.0.set.changed.notify_all();
@@ -183,8 +183,12 @@ impl OpenDevices {
         }
     }
 
+    fn place(&self, device: &VfioDevice) -> Option<usize> {
+        self.open.iter().position(|(open, _)| *open == device.id)
+    }
+
     pub(crate) fn occupant(&self, device: &VfioDevice) -> Option<&Occupant> {
-        self.open.iter().find(|(open, _)| *open == device.id).map(|(_, occupant)| occupant)
+        self.open.get(self.place(device)?).map(|(_, occupant)| occupant)
     }
 }
 
