@@ -143,7 +143,12 @@ impl Host {
 
     /// Returns whether a device is bound to a driver that hands it to user space.
     pub(crate) fn is_handed_out(&self, device: PciAddress) -> bool {
-        self.driver(device).known().is_some_and(|driver| self.dma_of(driver) == DriverDma::UserSpace)
+        self.pci.device(device).is_some_and(|found| self.hands_out(found))
+    }
+
+    /// The same of a device that has been looked up.
+    pub(crate) fn hands_out(&self, device: &SysfsDevice) -> bool {
+        device.driver.as_deref().is_some_and(|driver| self.dma_of(driver) == DriverDma::UserSpace)
     }
 
     /// Returns the members of a group that are not PCI functions.

@@ -64,9 +64,7 @@ fn physical_function(host: &Host, device: &SysfsDevice) -> Option<Reason> {
 
 /// Why a device cannot be opened by its own file, though its driver hands it out.
 pub(super) fn device_file_missing(host: &Host, device: &SysfsDevice) -> Option<Reason> {
-    let driver = device.driver.as_deref();
-    let handed_out = driver.is_some_and(|driver| host.dma_of(driver) == DriverDma::UserSpace);
-    if !handed_out || host.device_files.contains_key(&device.function.address) {
+    if !host.hands_out(device) || host.device_files.contains_key(&device.function.address) {
         return None;
     }
     Some(match host.source {

@@ -200,6 +200,21 @@ fn companion() -> (Host, Plan) {
     (host, plan)
 }
 
+/// The companion's machine with its card given away, and the folder that has the journal.
+fn given_away() -> (ModelBindings, TempDir) {
+    let (host, plan) = companion();
+    let (bindings, folder) = (ModelBindings::of(&host), TempDir::new().unwrap());
+    carry_out(&plan, &bindings, &folder.path().join("journal"), &mut |_| ()).unwrap();
+    (bindings, folder)
+}
+
+/// A device that was given away is bound to another driver, by hand.
+fn someone_binds(bindings: &ModelBindings, device: PciAddress, driver: &str) {
+    bindings.unbind(device, "vfio-pci").unwrap();
+    bindings.set_override(device, Some(driver)).unwrap();
+    bindings.bind(device, driver).unwrap();
+}
+
 #[test]
 fn an_entry_that_was_being_written_when_the_machine_stopped_does_not_count() {
     let (host, plan) = companion();
@@ -454,14 +469,10 @@ fn what_was_interrupted_is_undone_before_another_plan() {
 
 #[test]
 fn a_device_that_someone_has_changed_goes_back_to_what_they_made_of_it() {
-    let (host, plan) = companion();
     let card = address("01:00.0");
-    let (bindings, folder) = (ModelBindings::of(&host), TempDir::new().unwrap());
+    let (bindings, folder) = given_away();
     let journal = folder.path().join("journal");
-    carry_out(&plan, &bindings, &journal, &mut |_| ()).unwrap();
-    bindings.unbind(card, "vfio-pci").unwrap();
-    bindings.set_override(card, Some("pci-stub")).unwrap();
-    bindings.bind(card, "pci-stub").unwrap();
+    someone_binds(&bindings, card, "pci-stub");
     let theirs = bindings.binding(card).unwrap();
     let again = Plan::make(&bindings.host().unwrap(), &[card], &[]).unwrap();
     carry_out(&again, &bindings, &journal, &mut |_| ()).unwrap();
@@ -511,15 +522,10 @@ fn an_override_that_was_set_before_is_written_again_and_the_driver_bound() {
 
 #[test]
 fn what_someone_else_has_changed_since_is_left_alone() {
-    let (host, plan) = companion();
     let (card, audio) = (address("01:00.0"), address("01:00.1"));
-    let (bindings, folder) = (ModelBindings::of(&host), TempDir::new().unwrap());
+    let (bindings, folder) = given_away();
     let journal = folder.path().join("journal");
-    carry_out(&plan, &bindings, &journal, &mut |_| ()).unwrap();
-    // The card has been given to another driver, by hand.
-    bindings.unbind(card, "vfio-pci").unwrap();
-    bindings.set_override(card, Some("pci-stub")).unwrap();
-    bindings.bind(card, "pci-stub").unwrap();
+    someone_binds(&bindings, card, "pci-stub");
     let mut told = Vec::new();
     undo(&bindings, &journal, &mut |done| told.push(done)).unwrap();
     let alone = Binding { driver: Some("pci-stub".into()), driver_override: Some("pci-stub".into()) };
@@ -532,11 +538,9 @@ fn what_someone_else_has_changed_since_is_left_alone() {
 /// Without a driver it looks as an interrupted change does, but the plan was carried out to its end.
 #[test]
 fn a_device_that_someone_has_unbound_since_stays_without_a_driver() {
-    let (host, plan) = companion();
     let card = address("01:00.0");
-    let (bindings, folder) = (ModelBindings::of(&host), TempDir::new().unwrap());
+    let (bindings, folder) = given_away();
     let journal = folder.path().join("journal");
-    carry_out(&plan, &bindings, &journal, &mut |_| ()).unwrap();
     bindings.unbind(card, "vfio-pci").unwrap();
     let mut told = Vec::new();
     undo(&bindings, &journal, &mut |done| told.push(done)).unwrap();
