@@ -116,6 +116,11 @@ fn id(fdinfo: &Path) -> Option<u32> {
     text.lines().find_map(|line| line.strip_prefix("eventfd-id:"))?.trim().parse().ok()
 }
 
+/// Signals an eventfd. Only a full counter refuses, and that is signalled enough.
+pub(crate) fn signal(eventfd: &OwnedFd) {
+    let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
+}
+
 /// An eventfd of a task.
 struct Eventfd {
     eventfd: Arc<OwnedFd>,
@@ -124,8 +129,7 @@ struct Eventfd {
 
 impl Event for Eventfd {
     fn signal(&self) {
-        // Only a full counter refuses, and that is signalled enough.
-        let _ = rustix::io::write(&*self.eventfd, &1_u64.to_ne_bytes());
+        signal(&self.eventfd);
     }
 
     fn listen(&self, heard: Arc<dyn Fn() + Send + Sync>) -> Option<Listening> {
@@ -134,7 +138,7 @@ impl Event for Eventfd {
         listened.next += 1;
         listened.ears.push(Ear { number, eventfd: self.eventfd.clone(), heard });
         drop(listened);
-        let _ = rustix::io::write(&*self.ears.0.wake, &1_u64.to_ne_bytes());
+        signal(&self.ears.0.wake);
         Some(Listening::new(Until { number, ears: self.ears.clone() }))
     }
 }

@@ -20,6 +20,7 @@ use vfio_owner::testbed::vfs::Vfs;
 
 use crate::command::Command;
 use crate::error::RoomError;
+use crate::eventfd::signal;
 use crate::filter::{Architecture, Eventfds, program};
 use crate::leftovers::Leftovers;
 use crate::log::{Log, Refusal};
@@ -126,7 +127,7 @@ impl Room {
         if let Some(requests) = &self.requests {
             // It hears until we have gone.
             let _ = requests.send(request);
-            let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
+            signal(&self.wake);
         }
     }
 
@@ -153,7 +154,7 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         self.requests = None;
-        let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
+        signal(&self.wake);
         // Joined, it leaves nothing. With tasks inside, it goes on alone.
         let ended = self.ended.lock().recv_timeout(ENDING) == Err(RecvTimeoutError::Disconnected);
         if let Some(service) = self.service.take().filter(|_| ended) {

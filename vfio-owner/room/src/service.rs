@@ -14,7 +14,7 @@ use nix::sys::inotify::Inotify;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vfio_owner::iommu_core::device_model::sync::{LockClass, Mutex};
 
-use crate::eventfd::Ear;
+use crate::eventfd::{Ear, signal};
 use crate::leftovers::Leftovers;
 use crate::notify::Listener;
 use crate::supervisor::Supervisor;
@@ -150,7 +150,7 @@ impl<'a> Attending<'a> {
 impl Drop for Attending<'_> {
     fn drop(&mut self) {
         self.0.listeners.fetch_sub(1, Ordering::Release);
-        let _ = rustix::io::write(&self.0.wake, &1_u64.to_ne_bytes());
+        signal(&self.0.wake);
     }
 }
 

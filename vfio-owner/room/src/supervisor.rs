@@ -13,7 +13,7 @@ use vfio_owner::testbed::vfs::{Vfs, Written};
 use crate::answer::{Answer, Delayed, Trapped};
 use crate::caller::Caller;
 use crate::calls::Call;
-use crate::eventfd::{Ear, Ears, KeptEventfds};
+use crate::eventfd::{Ear, Ears, KeptEventfds, signal};
 use crate::files::Files;
 use crate::filter::Architecture;
 use crate::inherited::Inherited;
@@ -87,7 +87,7 @@ impl Supervisor {
 
     /// Has the thread that looks after everything begin anew.
     pub(crate) fn wake(&self) {
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        signal(&self.wake);
     }
 
     /// Returns the caller of a call, as the machine asks for it.
@@ -128,7 +128,7 @@ impl Supervisor {
     fn wait_for(&mut self, waiting: Waiting) {
         let wake = self.wake.clone();
         waiting.answer.later.when_due(move || {
-            let _ = rustix::io::write(&wake, &1_u64.to_ne_bytes());
+            signal(&wake);
         });
         self.waiting.push(waiting);
         self.wake();

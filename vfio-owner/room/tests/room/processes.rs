@@ -16,7 +16,6 @@ use vfio_room::vfio_owner::testbed::Machine;
 
 use crate::calls::{Mapping, arg, call, ioctl};
 use crate::opened::{GET_STATUS, Opened, map_dma};
-
 use crate::rig::{CARD, MARK, group_file, open, open_soon, room, soon, until_empty};
 
 const BOTH: i32 = libc::PROT_READ | libc::PROT_WRITE;
