@@ -221,10 +221,9 @@ fn test_packed(shell: &Shell) -> Result<()> {
         shell.run("tar", &["--extract", "--touch", "--file", &archive, "--directory", UNPACKED], &[])?;
         writeln!(workspace, "{package} = {{ path = \"{name}\" }}")?;
     }
-    // In the same profile, so that the dependencies are those that are built already.
+    // With the profiles, which are at the end, so that the dependencies are those that are built already.
     let own = std::fs::read_to_string("Cargo.toml")?;
-    let profile = own.find("[profile.dev]").zip(own.find("[profile.bench]")).and_then(|(from, to)| own.get(from..to));
-    workspace += profile.unwrap_or_default();
+    workspace += own.find("[profile.").and_then(|at| own.get(at..)).unwrap_or_default();
     std::fs::write(Path::new(UNPACKED).join("Cargo.toml"), workspace)?;
     std::fs::copy("Cargo.lock", Path::new(UNPACKED).join("Cargo.lock"))?;
     let manifest = format!("--manifest-path {UNPACKED}/Cargo.toml --target-dir target");

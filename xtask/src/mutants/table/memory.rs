@@ -35,7 +35,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         file: TYPE1,
         rule: "Vt15.12, Vt15.13: of the limit and memory that is not there, whichever page comes first",
         old: "try_pinning(self.process, self.addr, below * PAGE_SIZE, self.access)?;",
-        new: "let _ = try_pinning(process, addr, below * PAGE_SIZE, self.access);",
+        new: "let _ = try_pinning(self.process, self.addr, below * PAGE_SIZE, self.access);",
         suites: VFIO,
     },
     Mutant {
