@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::address::PageSizes;
+use crate::address::{IovaRange, PageSizes};
+use crate::hardware::DirtyFlags;
 
 const KIB4: u64 = 1 << 12;
 const MIB2: u64 = 1 << 21;
