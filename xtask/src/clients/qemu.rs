@@ -1,5 +1,6 @@
 //! QEMU (`qemu-system-x86_64`, without KVM): firmware and guests drive devices that were passed to them.
 
+pub(super) mod block;
 mod guest;
 pub(super) mod linux;
 
@@ -157,11 +158,17 @@ fn is_free(room: &Room, machine: &Machine, device: &str) -> Result<()> {
 
 /// QEMU says that the group is not viable, and the room who is in the way.
 fn not_viable() -> Result<()> {
-    let [drive, card] = SHARING;
+    let [drive, _] = SHARING;
     let (machine, room) = room(&[drive], EXITS)?;
     let output = limited(&room, QEMU).args(MACHINE).args(["-device", &passed(drive)]).output()?;
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(!output.status.success() && errors.contains("not viable"), "{}: {errors}", output.status);
+    names_the_card(&room, &machine)
+}
+
+/// The room says which device keeps the drive from being opened, and nothing of it is held.
+fn names_the_card(room: &Room, machine: &Machine) -> Result<()> {
+    let [drive, card] = SHARING;
     let refusals = room.refusals();
     let last = refusals.last().context("nothing was refused")?;
     let group = machine.group(drive)?.id();
