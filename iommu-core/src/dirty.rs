@@ -25,13 +25,17 @@ pub struct DirtyRequest {
 pub struct DirtyBits {
     /// The first byte of the part.
     start: u64,
+    /// And as many more as a word that lies across the end takes.
     bytes: Vec<u8>,
-    /// Bytes in which bits may be set.
+    /// Bytes from the first to the last in which a bit is set.
     used: Range<usize>,
 }
 
 /// Bytes of a part.
 const PART: usize = 0x1000;
+
+/// Bytes that a word takes wherever it begins.
+const WORD: usize = size_of::<u128>();
 
 impl DirtyBits {
     /// The number of bits in a part.
@@ -39,7 +43,7 @@ impl DirtyBits {
 
     /// Creates a part in which no bit is set, at the start of a bitmap.
     pub fn new() -> Self {
-        Self { start: 0, bytes: vec![0; PART], used: 0..0 }
+        Self { start: 0, bytes: vec![0; PART + WORD], used: 0..0 }
     }
 
     /// Returns which bits of the bitmap are in this part.
@@ -86,18 +90,14 @@ impl DirtyBits {
         }
     }
 
-    /// Sets the bits of a word, whose lowest is bit `at`; all of them lie in this part.
+    /// Sets the bits of a word, whose lowest is bit `at`; all of those that are set in it lie in this part.
     pub(crate) fn set_word(&mut self, at: u64, word: u64) {
-        let Some(offset) = at.checked_sub(self.start * 8) else { return };
-        let first = place(offset);
-        let shifted = u128::from(word) << first.bit;
-        // The word may be the last of the part.
-        let end = PART.min(first.byte + size_of::<u64>() + 1);
-        self.uses(first.byte, end - 1);
-        let bytes = self.bytes.get_mut(first.byte..end).unwrap_or_default();
-        for (byte, bits) in bytes.iter_mut().zip(shifted.to_le_bytes()) {
-            *byte |= bits;
-        }
+        let (Some(offset), Some(highest)) = (at.checked_sub(self.start * 8), word.checked_ilog2()) else { return };
+        let Place { byte, bit } = place(offset);
+        let Some(bytes) = self.bytes.get_mut(byte..).and_then(<[u8]>::first_chunk_mut::<WORD>) else { return };
+        *bytes = (u128::from_le_bytes(*bytes) | u128::from(word) << bit).to_le_bytes();
+        let lowest = u64::from(word.trailing_zeros());
+        self.uses(place(offset + lowest).byte, place(offset + u64::from(highest)).byte);
     }
 
     fn uses(&mut self, first: usize, last: usize) {
@@ -180,14 +180,18 @@ mod tests {
                 bits.set_word(inside.start + at, word);
                 model.extend((0..64).filter(|bit| word >> bit & 1 == 1).map(|bit| inside.start + at + bit));
             }
-            let mut seen = BTreeSet::new();
+            let (mut seen, mut written) = (BTreeSet::new(), None);
             let look = |first: u64, bytes: &[u8]| {
+                written = Some((first, first + bytes.len() as u64 - 1));
                 let is_set = |bit: &u64| bytes[usize::try_from(bit / 8).unwrap()] >> (bit % 8) & 1 == 1;
                 seen.extend((0..bytes.len() as u64 * 8).filter(is_set).map(|bit| first * 8 + bit));
                 Ok::<_, ()>(())
             };
             bits.turn(0, look).unwrap();
-            prop_assert_eq!(seen, model);
+            prop_assert_eq!(&seen, &model);
+            // What lies beside the bitmap in user memory is left alone.
+            let bytes = |bits: Option<&u64>| bits.map(|bit| bit / 8);
+            prop_assert_eq!(written, bytes(model.first()).zip(bytes(model.last())));
             prop_assert_eq!(bits, DirtyBits::new());
         }
 

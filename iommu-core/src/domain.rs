@@ -184,6 +184,7 @@ impl Domain {
             write(first, bytes);
             Ok::<(), HardwareError>(())
         };
+        let page = 1_u64.checked_shl(shift);
         let mut part = DirtyBits::new();
         // The end of a page that was reported, which sticks out of its part.
         let mut reported = 0;
@@ -195,10 +196,7 @@ impl Domain {
             let Some(window) = IovaRange::new(first, last) else { break };
             part.set(bits.start..reported);
             let read = self.read_dirty(window, flags, |pages| {
-                if pages.page_size().checked_shr(shift) == Some(1)
-                    && window.covers(pages.range())
-                    && pages.first() >= first
-                {
+                if Some(pages.page_size()) == page && first <= pages.first() && pages.range().last() <= last {
                     return part.set_word(bit(pages.first()), pages.written());
                 }
                 for run in pages.runs().filter_map(|run| run.intersection(range)) {

@@ -55,7 +55,9 @@ impl Entry {
         if entries.iter().fold(0, |all, entry| all | entry.0) & DIRTY == 0 {
             return 0;
         }
-        entries.iter().rev().fold(0, |bits, entry| bits << 1 | (entry.0 & DIRTY) >> DIRTY.trailing_zeros())
+        // A loop of known length becomes comparisons of several entries at once.
+        let (chunks, rest) = entries.as_chunks::<32>();
+        chunks.iter().rev().fold(bits(rest), |after, entries| after << 32 | bits(entries))
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the low bits are what is wanted")]
@@ -70,4 +72,10 @@ impl Entry {
         }
         Kind::Page { phys: self.0 >> ADDRESS_SHIFT << ADDRESS_SHIFT, protection }
     }
+}
+
+/// Which of these entries are of pages that were written, a bit each.
+#[inline]
+fn bits(entries: &[Entry]) -> u64 {
+    entries.iter().enumerate().fold(0, |bits, (n, entry)| bits | u64::from(entry.0 & DIRTY != 0) << n)
 }
