@@ -205,7 +205,7 @@ pub(crate) struct OpenGroup(Arc<VfioGroup>);
 
 impl OpenGroup {
     // Table Vt2.
-    pub(crate) fn of(group: &Arc<VfioGroup>) -> Result<Self, OpenGroupError> {
+    pub(crate) fn of(group: Arc<VfioGroup>) -> Result<Self, OpenGroupError> {
         let mut state = group.state.lock();
         group.gone(&state)?;
         #[cfg(feature = "iommufd")]
@@ -216,7 +216,8 @@ impl OpenGroup {
             return Err(OpenGroupError::Open { group: group.id() });
         }
         state.file = File::Open;
-        Ok(Self(group.clone()))
+        drop(state);
+        Ok(Self(group))
     }
 
     pub(crate) fn group(&self) -> &Arc<VfioGroup> {

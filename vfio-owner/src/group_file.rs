@@ -33,7 +33,7 @@ pub enum GroupStatus {
 pub struct GroupFile(Arc<OpenGroup>);
 
 impl GroupFile {
-    pub(crate) fn open(group: &Arc<VfioGroup>) -> Result<Self, OpenGroupError> {
+    pub(crate) fn open(group: Arc<VfioGroup>) -> Result<Self, OpenGroupError> {
         Ok(Self(Arc::new(OpenGroup::of(group)?)))
     }
 
