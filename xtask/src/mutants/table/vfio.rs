@@ -46,8 +46,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "container-left-under-devices",
         file: GROUP_FILE,
         rule: "V4: a group leaves no container while devices are open",
-        old: "Some(Attachment::Container { in_use, .. }) if in_use.devices() > 0 => {",
-        new: "Some(Attachment::Container { in_use, .. }) if in_use.devices() > 0 && false => {",
+        old: "Some(Attachment::Container(_)) if group.in_use.devices() > 0 => {",
+        new: "Some(Attachment::Container(_)) if group.in_use.devices() > 0 && false => {",
         suites: VFIO,
     },
     Mutant {
