@@ -252,6 +252,12 @@ impl PageSizes {
         if self.0 & bytes == bytes && bytes.is_power_of_two() && addresses & (bytes - 1) == 0 {
             return (bytes, 1);
         }
+        self.first_of_many(addresses, offsets, bytes)
+    }
+
+    /// As [`first_run`](Self::first_run). Not inline, for its callers are short else.
+    #[inline(never)]
+    fn first_of_many(self, addresses: u64, offsets: u64, bytes: u64) -> (u64, usize) {
         let aligned = addresses ^ addresses.wrapping_sub(1);
         let short_enough = u64::MAX.checked_shr(bytes.leading_zeros()).unwrap_or(0);
         let size = highest(self.0 & aligned & short_enough).unwrap_or(self.smallest());

@@ -373,7 +373,14 @@ impl Paging for FailingDomain {
 
     fn unmap_pages(&self, iova: Iova, page_size: u64, count: usize, gather: &mut Gather) -> Result<u64, HardwareError> {
         match self.plan.admit_unmap()? {
-            Extent::Whole => self.inner_paging()?.unmap_pages(iova, page_size, count, gather),
+            Extent::Whole => {
+                let unmapped = self.inner_paging()?.unmap_pages(iova, page_size, count, gather)?;
+                // Whatever the wrapped IOMMU has cached, the flush can fail.
+                if let Some(range) = IovaRange::sized(iova, unmapped) {
+                    gather.add(range, page_size);
+                }
+                Ok(unmapped)
+            }
             Extent::Nothing => Ok(0),
         }
     }

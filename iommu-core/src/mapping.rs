@@ -78,9 +78,10 @@ impl Domain {
     /// Hardware refused. Devices may still reach any of the range: its memory must not be reused until they are attached to
     /// another domain.
     pub fn unmap(&self, iova: Iova, size: u64) -> Result<u64, HardwareError> {
+        let Some((paging, geometry)) = self.paging() else { return Ok(0) };
         let mut gather = Gather::new();
-        let unmapped = self.unmap_gather(iova, size, &mut gather);
-        self.flush(&mut gather)?;
+        let unmapped = unmap_pages(paging, geometry, iova, size, &mut gather);
+        flush(paging, &mut gather)?;
         unmapped
     }
 
@@ -101,32 +102,12 @@ impl Domain {
 
     /// As [`unmap`](Self::unmap), without the flush.
     pub(crate) fn unmap_gather(&self, iova: Iova, size: u64, gather: &mut Gather) -> Result<u64, HardwareError> {
-        let Some((paging, Geometry { page_sizes, .. })) = self.paging() else { return Ok(0) };
-        if (iova.get() | size) & (page_sizes.smallest() - 1) != 0 {
-            return Ok(0);
-        }
-        let mut done = 0;
-        while let Some(at) = iova.checked_add(done).filter(|_| done < size) {
-            let (page, count) = page_sizes.first_run(at.get(), 0, size - done);
-            match paging.unmap_pages(at, page, count, gather)? {
-                0 => break,
-                unmapped => done = done.saturating_add(unmapped),
-            }
-        }
-        Ok(done)
+        self.paging().map_or(Ok(0), |(paging, geometry)| unmap_pages(paging, geometry, iova, size, gather))
     }
 
     /// Flushes what was gathered; its page tables can be freed then. If hardware refuses, they leak: it may walk them.
-    #[inline]
     pub(crate) fn flush(&self, gather: &mut Gather) -> Result<(), HardwareError> {
-        if gather.range().is_none() {
-            return Ok(());
-        }
-        let flushed = self.hardware().paging().map_or(Ok(()), |paging| paging.flush(gather));
-        if flushed.is_err() {
-            core::mem::forget(core::mem::take(gather));
-        }
-        flushed
+        self.paging().map_or(Ok(()), |(paging, _)| flush(paging, gather))
     }
 
     /// Flushes all that was unmapped from this domain.
@@ -151,6 +132,39 @@ impl Domain {
         let none = HardwareError::new(Errno::EOPNOTSUPP, "the domain has no page tables");
         self.hardware().paging().ok_or(none)?.enforce_coherency()
     }
+}
+
+/// As [`Domain::unmap`], without the flush.
+fn unmap_pages(
+    paging: &dyn Paging,
+    Geometry { page_sizes, .. }: Geometry,
+    iova: Iova,
+    size: u64,
+    gather: &mut Gather,
+) -> Result<u64, HardwareError> {
+    if (iova.get() | size) & (page_sizes.smallest() - 1) != 0 {
+        return Ok(0);
+    }
+    let mut done = 0;
+    while let Some(at) = iova.checked_add(done).filter(|_| done < size) {
+        let (page, count) = page_sizes.first_run(at.get(), 0, size - done);
+        match paging.unmap_pages(at, page, count, gather)? {
+            0 => break,
+            unmapped => done = done.saturating_add(unmapped),
+        }
+    }
+    Ok(done)
+}
+
+fn flush(paging: &dyn Paging, gather: &mut Gather) -> Result<(), HardwareError> {
+    if gather.range().is_none() {
+        return Ok(());
+    }
+    let flushed = paging.flush(gather);
+    if flushed.is_err() {
+        core::mem::forget(core::mem::take(gather));
+    }
+    flushed
 }
 
 /// Ranges that are unmapped, and flushed at once. Dropping it flushes, too, and ignores errors.

@@ -58,7 +58,7 @@ pub trait Paging {
     /// were unmapped: more than asked for when a larger page lies across the end.
     ///
     /// Devices may reach what was unmapped until [`flush`](Self::flush): the range goes into `gather`, as do tables that
-    /// became empty.
+    /// became empty. What hardware cannot have cached need not go there; if nothing does, there is no flush.
     ///
     /// # Errors
     /// Hardware refused. What this call was to unmap is mapped as before, or must be taken as such.
@@ -94,13 +94,14 @@ pub trait Paging {
 pub struct Gather {
     range: Option<IovaRange>,
     page_size: u64,
-    tables: Vec<Box<dyn Any + Send>>,
+    /// `None` for none, as most often.
+    tables: Option<Vec<Box<dyn Any + Send>>>,
 }
 
 impl Gather {
     /// Creates an empty gather.
     pub const fn new() -> Self {
-        Self { range: None, page_size: 0, tables: Vec::new() }
+        Self { range: None, page_size: 0, tables: None }
     }
 
     /// Returns the smallest range that covers all that was added.
@@ -127,12 +128,14 @@ impl Gather {
         if let Some(range) = other.range {
             self.add(range, other.page_size);
         }
-        self.tables.append(&mut other.tables);
+        if let Some(tables) = &mut other.tables {
+            self.tables.get_or_insert_default().append(tables);
+        }
     }
 
     /// Keeps a page table that became empty until the flush, for hardware may still walk it.
     pub fn retire(&mut self, table: Box<dyn Any + Send>) {
-        self.tables.push(table);
+        self.tables.get_or_insert_default().push(table);
     }
 }
 

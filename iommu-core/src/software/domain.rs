@@ -166,9 +166,12 @@ impl SoftDomain {
         }
     }
 
+    fn tables(&self) -> Result<&PageTables, HardwareError> {
+        self.translator.tables().ok_or_else(|| HardwareError::new(Errno::EINVAL, "the domain has no page tables"))
+    }
+
     fn pages(&self) -> Result<SpinMutexGuard<'_, Pages>, HardwareError> {
-        let none = || HardwareError::new(Errno::EINVAL, "the domain has no page tables");
-        self.translator.tables().map(|tables| tables.pages.lock()).ok_or_else(none)
+        Ok(self.tables()?.pages.lock())
     }
 
     /// Drops all that is cached of `range`.
@@ -247,8 +250,13 @@ impl Paging for SoftDomain {
     }
 
     fn unmap_pages(&self, iova: Iova, page_size: u64, count: usize, gather: &mut Gather) -> Result<u64, HardwareError> {
-        let unmapped = self.pages()?.table.unmap(iova, page_size.saturating_mul(count as u64));
-        if let Some(range) = IovaRange::sized(iova, unmapped) {
+        let tables = self.tables()?;
+        let mut pages = tables.pages.lock();
+        let unmapped = pages.table.unmap(iova, page_size.saturating_mul(count as u64));
+        // Nobody caches it from now on.
+        let perhaps_cached = tables.iotlb || tables.cached_in.load(Ordering::Relaxed) != 0;
+        drop(pages);
+        if perhaps_cached && let Some(range) = IovaRange::sized(iova, unmapped) {
             gather.add(range, page_size);
         }
         Ok(unmapped)

@@ -71,6 +71,17 @@ pub struct PageTable {
     used: Vec<usize>,
     /// Those that are not in use: all of their entries are empty.
     free: Vec<usize>,
+    /// The table that was changed last, where walks begin that lead there: the next change is mostly near.
+    near: Near,
+}
+
+/// A table that is in use, and the addresses that lead to it: those that have the bits of `base` where `mask` has any.
+#[derive(Clone, Copy, Debug)]
+struct Near {
+    table: usize,
+    level: u32,
+    base: u64,
+    mask: u64,
 }
 
 /// The number of the topmost table.
@@ -89,7 +100,8 @@ struct End {
 impl PageTable {
     /// Creates tables of this format in which nothing is mapped.
     pub fn new(format: TableFormat) -> Self {
-        Self { format, top: format.levels() - 1, tables: Vec::new(), used: Vec::new(), free: Vec::new() }
+        let top = format.levels() - 1;
+        Self { format, top, tables: Vec::new(), used: Vec::new(), free: Vec::new(), near: Near::root(top) }
     }
 
     /// Returns the format.
@@ -113,6 +125,9 @@ impl PageTable {
         if (iova.get() | phys.get() | size) & (sizes.smallest() - 1) != 0 {
             return Err(TableError::Misaligned);
         }
+        if size == 0 {
+            return Ok(());
+        }
         self.check_range(iova, phys, size)?;
         let mut done = 0;
         while done < size {
@@ -129,10 +144,11 @@ impl PageTable {
         Ok(())
     }
 
+    /// Checks that `size` bytes, one at least, lie in the aperture and in the physical space.
+    #[inline]
     fn check_range(&self, iova: Iova, phys: PhysAddr, size: u64) -> Result<(), TableError> {
-        let span = size.saturating_sub(1);
-        let last = iova.checked_add(span).filter(|last| size == 0 || *last <= self.format.last());
-        if last.is_some() && phys.checked_add(span).is_some() { Ok(()) } else { Err(TableError::OutOfRange) }
+        let last = iova.checked_add(size - 1).filter(|last| *last <= self.format.last());
+        last.zip(phys.checked_add(size - 1)).map(|_| ()).ok_or(TableError::OutOfRange)
     }
 
     /// Maps pages of one size that lie side by side in one table, and returns how many: at least one and at most `count`.
@@ -156,6 +172,7 @@ impl PageTable {
         self.check_range(iova, phys, page_size.checked_mul(count as u64).ok_or(TableError::OutOfRange)?)?;
         let (iova, phys) = (iova.get(), phys.get());
         let table = self.table_for(iova, level).map_err(|Occupied| TableError::Overlap(Iova::new(iova)))?;
+        self.near.go(table, level, iova);
         let (mut mapped, mut next) = (0, phys);
         let free =
             self.entries_from(table, iova, level).iter_mut().take(count).take_while(|entry| **entry == Entry::EMPTY);
@@ -176,7 +193,7 @@ impl PageTable {
         if self.tables.is_empty() {
             self.new_table();
         }
-        let (mut table, mut above) = (ROOT, self.top);
+        let (mut table, mut above) = self.start(iova, level);
         while above > level {
             table = match self.entry(table, iova, above).kind() {
                 Kind::Table(next) => next,
@@ -235,6 +252,7 @@ impl PageTable {
             return (page, 0);
         }
         // As many as there are, were they all in one table.
+        self.near.go(table, level, at);
         let behind = usize::try_from(last / page - at / page).unwrap_or(usize::MAX);
         let pages = self.entries_from(table, at, level).iter_mut().take(behind.saturating_add(1));
         let pages = pages.take_while(|entry| entry.is_page());
@@ -258,6 +276,7 @@ impl PageTable {
                 return;
             }
             self.free.push(below);
+            self.near = Near::root(self.top);
             self.replace(table, iova, above, Entry::EMPTY);
             *self.used(table) -= 1;
         }
@@ -266,10 +285,17 @@ impl PageTable {
         }
     }
 
+    /// A table of this level or above it on the way to `iova`, and its level.
+    #[inline]
+    fn start(&self, iova: u64, level: u32) -> (usize, u32) {
+        let Near { table, level: known, base, mask } = self.near;
+        if known >= level && (iova ^ base) & mask == 0 { (table, known) } else { (ROOT, self.top) }
+    }
+
     /// Goes down to where `iova` leads.
     #[inline]
     fn walk(&self, iova: u64) -> End {
-        let (mut table, mut level) = (ROOT, self.top);
+        let (mut table, mut level) = self.start(iova, 0);
         loop {
             let entry = self.entry(table, iova, level);
             let Kind::Table(below) = entry.kind() else { return End { table, level, entry } };
@@ -388,6 +414,21 @@ impl PageTable {
     #[expect(clippy::indexing_slicing, reason = "an entry names a table that is there")]
     fn used(&mut self, table: usize) -> &mut usize {
         &mut self.used[table]
+    }
+}
+
+impl Near {
+    /// The topmost table, to which all addresses lead.
+    const fn root(top: u32) -> Self {
+        Self { table: ROOT, level: top, base: 0, mask: 0 }
+    }
+
+    /// Goes on to a table of this level, to which `iova` leads.
+    #[inline]
+    fn go(&mut self, table: usize, level: u32, iova: u64) {
+        if table != self.table {
+            *self = Self { table, level, base: iova, mask: format::above(level) };
+        }
     }
 }
 

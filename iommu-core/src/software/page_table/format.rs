@@ -14,6 +14,11 @@ pub(super) const fn coverage(level: u32) -> u64 {
     1 << shift(level)
 }
 
+/// The bits of an address that say which table of `level` it leads to.
+pub(super) fn above(level: u32) -> u64 {
+    u64::MAX.checked_shl(shift(level + 1)).unwrap_or(0)
+}
+
 /// The entry for `iova` in a table of `level`.
 pub(super) const fn index(iova: u64, level: u32) -> usize {
     (iova >> shift(level) & 511) as usize
