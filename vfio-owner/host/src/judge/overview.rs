@@ -86,7 +86,7 @@ pub enum Possession {
         /// Last address.
         last: Option<String>,
     },
-    /// Not known: these drivers are unknown, or are not shown.
+    /// Not known: these drivers are unknown, or drivers or devices of the group are not shown.
     Unknown {
         /// The drivers that are shown and unknown.
         drivers: Vec<String>,
@@ -109,7 +109,9 @@ impl fmt::Display for Possession {
                 write!(f, "blocked: firmware needs {first} to {last}")
             }
             Self::Blocked { .. } => f.write_str("blocked: firmware needs it (RMRR), says the kernel's log"),
-            Self::Unknown { drivers } if drivers.is_empty() => f.write_str("unknown: not all drivers are shown"),
+            Self::Unknown { drivers } if drivers.is_empty() => {
+                f.write_str("unknown: not all its devices and drivers are shown")
+            }
             Self::Unknown { drivers } => write!(f, "unknown: {} may do DMA for the kernel", drivers.join(", ")),
             Self::NoIommu => f.write_str("no IOMMU"),
             Self::GroupNotShown => f.write_str("not shown"),

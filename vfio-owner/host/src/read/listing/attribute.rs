@@ -98,10 +98,10 @@ pub(super) fn read(text: &str) -> Option<Attribute> {
 
 /// The driver of this text: `Some(None)` where it says that there is none, `None` where it says nothing.
 #[expect(clippy::option_option, reason = "a driver, no driver, and no word about it are three things")]
-fn driver(value: &str) -> Option<Option<String>> {
+pub(super) fn driver(value: &str) -> Option<Option<String>> {
     // Behind an arrow or a hash somebody says what he thinks of it.
     let value = value.split(" <").next()?.split(" #").next()?;
-    let value = value.trim().trim_matches(['"', '\'', ',']);
+    let value = value.trim().trim_matches(['"', '\'', ',', '*', '`']);
     match &*value.to_ascii_lowercase() {
         "" => None,
         "none" | "(none)" | "<none>" | "n/a" | "-" | "null" | "(null)" | "unclaimed" | "no driver" => Some(None),
@@ -137,13 +137,14 @@ fn udev(text: &str) -> Option<Attribute> {
     })
 }
 
-/// The driver that is named in the line of a device: `driver=…`, `drv=…`, or the name alone.
+/// The driver that is named in the line of a device: `driver=…`, `drv=…`, or the name alone. What a log says in front of
+/// the device, up to `behind`, is another program's driver.
 #[expect(clippy::option_option, reason = "a driver, no driver, and no word about it are three things")]
-pub(super) fn driver_beside(text: &str) -> Option<Option<String>> {
+pub(super) fn driver_beside(text: &str, behind: usize) -> Option<Option<String>> {
     for key in ["drv=", "driver=", "driver:", "driver in use:"] {
         let Some(at) = text.to_ascii_lowercase().find(key) else { continue };
         let front = text.get(..at).unwrap_or_default();
-        if front.ends_with(|c: char| c.is_alphanumeric() || c == '_') {
+        if front.ends_with(|c: char| c.is_alphanumeric() || c == '_') || key.ends_with(':') && at < behind {
             continue;
         }
         let value = text.get(at + key.len()..)?.trim_start().split([' ', '\t', ',', ';', ')', ']']).next()?;
@@ -201,5 +202,9 @@ pub(super) fn is_record_key(text: &str) -> bool {
 pub(super) fn is_noise(text: &str) -> bool {
     let usb = text.contains("Bus ") && text.contains("Device ");
     let total = text.strip_prefix("total ").is_some_and(|rest| rest.parse::<u64>().is_ok());
-    usb || total || text.starts_with("IOMMU: ") || matches!(text, "devices" | "reserved_regions" | "type" | "name")
+    let dots = text.starts_with("dr") && [" .", " .."].iter().any(|end| text.ends_with(end));
+    usb || total
+        || dots
+        || text.starts_with("IOMMU: ")
+        || matches!(text, "devices" | "reserved_regions" | "type" | "name")
 }

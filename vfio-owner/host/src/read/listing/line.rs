@@ -27,6 +27,10 @@ impl Line {
                 text = text.replace(entity, meaning);
             }
         }
+        if text.contains("\\:") {
+            // Shells complete the colons of an address so.
+            text = text.replace("\\:", ":");
+        }
         if text.contains("</td>") || text.contains("</th>") {
             text = without_tags(&text);
         }
@@ -57,6 +61,13 @@ impl Line {
             Self { number: self.number, indent: self.indent, text }
         });
         parts.filter(|part| !part.text.is_empty()).collect()
+    }
+
+    /// Whether it ends with the words for an IOMMU group, behind other words.
+    pub(super) fn lacks_number(&self) -> bool {
+        let mut words = self.text.rsplitn(3, ' ');
+        let [group, iommu, rest] = [words.next(), words.next(), words.next()];
+        group.is_some_and(token::is_group_word) && iommu.is_some_and(token::is_iommu) && rest.is_some()
     }
 
     /// Whether it is drawn, not written: a border, or a row of dashes.

@@ -66,12 +66,6 @@ pub(super) fn is_told_of(text: &str, address: &Token<PciAddress>) -> bool {
     after.starts_with(": group ") || after.starts_with(": failed ") && after.contains(" for group ")
 }
 
-/// Whether a command prints the names in the folder of a group.
-pub(super) fn lists_folder(command: &str) -> bool {
-    let mut words = command.split_whitespace().skip_while(|word| !matches!(*word, "ls" | "ll" | "dir"));
-    words.next().is_some() && words.any(|word| word.trim_end_matches('/').ends_with("/devices"))
-}
-
 /// The text without the marks in brackets in front: ids, and the `[R]` of what can be reset.
 pub(super) fn without_marks(text: &str) -> &str {
     let mut rest = text;
@@ -150,34 +144,7 @@ pub(super) fn leading_number(text: &str) -> Option<u32> {
     text.split_whitespace().next()?.parse().ok()
 }
 
-/// A command as it was typed, or part of a script.
-pub(super) fn is_command(text: &str) -> bool {
-    const COMMANDS: [&str; 17] = [
-        "lspci",
-        "find ",
-        "dmesg",
-        "for ",
-        "cat ",
-        "ls ",
-        "grep ",
-        "journalctl",
-        "virsh ",
-        "pvesh ",
-        "dpdk-devbind",
-        "umockdev",
-        "lshw",
-        "tree ",
-        "bash ",
-        "sudo ",
-        "sh ",
-    ];
-    if text.contains("Kernel driver") {
-        return false;
-    }
-    let typed = ["$ ", "# ", "~# ", "~$ "].iter().find_map(|sign| text.split_once(sign)).map(|(_, rest)| rest);
-    let is_known = |rest: &str| COMMANDS.iter().any(|command| rest.trim_start().starts_with(command));
-    typed.is_some_and(is_known)
-        || text.contains("$(") && !text.contains("Kernel")
-        || text.contains("${")
-        || is_known(text) && token::addresses(text).is_empty() && !text.contains(':')
+/// Whether a line has names of devices and nothing else: such a name has a digit.
+pub(super) fn lists_names(text: &str) -> bool {
+    text.split_whitespace().all(|name| name.contains(|c: char| c.is_ascii_digit()) && !name.ends_with([':', ',', ')']))
 }

@@ -3,6 +3,7 @@
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
 use super::ListingErrorReason;
+use super::attribute;
 use super::facts::Facts;
 use super::token::{self, hex4};
 use super::words::leading_class;
@@ -94,11 +95,11 @@ impl Table {
                     described(facts, device, cell, line)?;
                 }
                 Column::Other => {}
-                Column::Driver => match *cell {
-                    "" => {}
-                    "-" | "none" | "(none)" => facts.driver(device, None, line)?,
-                    driver => facts.driver(device, Some(driver.to_owned()), line)?,
-                },
+                Column::Driver => {
+                    if let Some(driver) = attribute::driver(cell) {
+                        facts.driver(device, driver, line)?;
+                    }
+                }
             }
         }
         if let (Some(vendor), Some(id)) = ids {

@@ -33,6 +33,13 @@ pub(super) fn addresses(text: &str) -> Vec<Token<PciAddress>> {
     found
 }
 
+/// The bridges that a path of sysfs leads through: devices with one on another bus in their folder.
+pub(super) fn bridges(text: &str) -> impl Iterator<Item = PciAddress> {
+    let steps: Vec<Option<PciAddress>> = text.split('/').map(|step| step.parse().ok()).collect();
+    let pairs: Vec<_> = steps.windows(2).filter_map(|pair| Some((*pair.first()?)?).zip(*pair.get(1)?)).collect();
+    pairs.into_iter().filter(|(above, below)| above.bus() != below.bus()).map(|(above, _)| above)
+}
+
 fn add(found: &mut Vec<Token<PciAddress>>, text: &str, mut token: Token<PciAddress>) {
     if let Some(last) = found.last()
         && text
@@ -210,6 +217,18 @@ pub(super) fn hex4(text: &str) -> Option<u16> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     let plain = digits.len() == 4 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     if plain { u16::from_str_radix(digits, 16).ok() } else { None }
+}
+
+/// The number of a class, base class and subclass; behind them may be the interface, which is left out.
+pub(super) fn class_number(text: &str) -> Option<u32> {
+    let text = text.trim_matches(['[', ']', '`', ' ']);
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    let number = u32::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'))?;
+    match digits.len() {
+        4 => Some(number),
+        6 => Some(number >> 8),
+        _ => None,
+    }
 }
 
 /// The ids `10de:1b80` of a text, the last first in brackets, else free-standing.
