@@ -132,15 +132,17 @@ impl<V> Tree<V> {
         let mut node = self.root;
         for _ in 0..self.height {
             let inner = self.inner(node);
+            inner.fetch();
             let place = inner.spans.ending_from(key);
             if place == inner.spans.len {
                 return None;
             }
             node = inner.children[place];
         }
-        let spans = self.leaf_spans(node);
-        let entry = spans.ending_from(key);
-        (entry < spans.len).then_some(At { leaf: node as usize, entry })
+        let leaf = &self.leaves[node as usize];
+        leaf.fetch();
+        let entry = leaf.spans.ending_from(key);
+        (entry < leaf.spans.len).then_some(At { leaf: node as usize, entry })
     }
 
     #[inline]
