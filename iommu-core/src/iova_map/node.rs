@@ -62,9 +62,10 @@ impl<const N: usize> Spans<N> {
     pub(super) fn ending_from(&self, key: u64) -> usize {
         let lasts = &self.lasts[..self.len];
         // One key of each cache line, then those of one line: no load waits for another, as it would in a binary search.
-        let lines = lasts.iter().skip(LINE - 1).step_by(LINE).filter(|last| **last < key).count();
-        let line = lasts.iter().skip(lines * LINE).take(LINE);
-        lines * LINE + line.filter(|last| **last < key).count()
+        let before = |line: &&[u64]| line.last().is_some_and(|last| *last < key);
+        let begin = LINE * lasts.chunks_exact(LINE).filter(before).count();
+        let line = lasts.get(begin..).unwrap_or_default().iter().take(LINE);
+        begin + line.filter(|last| **last < key).count()
     }
 
     /// As [`ending_from`](Self::ending_from), if no range before or behind these entries can be the one; `guess` is looked
