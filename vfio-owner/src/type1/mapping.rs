@@ -411,7 +411,7 @@ impl Drop for Pinned {
 /// Pins as much as lies in one piece from `at` on. A run that is not what `pin` promises is given back, and is as good as no
 /// memory.
 fn pin_run(process: &Arc<dyn UserMemory>, at: UserAddr, bytes: u64, access: Access) -> Result<PinnedRun, BadAddress> {
-    let run = process.pin(at, bytes, access)?;
+    let run = process.pin(at, bytes, access).or_else(|_| process.pin_registers(at, bytes, access))?;
     let fits = (1..=bytes).contains(&run.bytes) && (run.bytes | run.phys.get()).is_multiple_of(PAGE_SIZE);
     if fits && run.phys.checked_add(run.bytes - 1).is_some() {
         return Ok(run);
