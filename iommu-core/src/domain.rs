@@ -34,8 +34,8 @@ pub struct Domain {
     geometry: Option<Geometry>,
     /// What a nested domain is translated by; dropped after it.
     parent: Option<Arc<Self>>,
-    /// The addresses that the DMA API allocates, in domains that it maps into.
-    dma_space: Option<DmaSpace>,
+    /// The addresses that the DMA API allocates, in domains that it maps into: few are.
+    dma_space: Option<Box<DmaSpace>>,
     /// What is still mapped although its owner wanted it unmapped; dropped after the page tables.
     quarantine: SpinMutex<Vec<Quarantined>>,
 }
@@ -59,7 +59,7 @@ impl Domain {
             geometry: hardware.paging().filter(|_| kind.is_paging()).map(Paging::geometry),
             hardware,
             parent,
-            dma_space: DmaSpace::new(kind),
+            dma_space: DmaSpace::new(kind).map(Box::new),
             quarantine: SpinMutex::default(),
         })
     }
@@ -265,7 +265,7 @@ impl Domain {
     }
 
     pub(crate) fn dma_space(&self) -> Option<&DmaSpace> {
-        self.dma_space.as_ref()
+        self.dma_space.as_deref()
     }
 
     /// Returns what the IOMMU driver made, which can be downcast:

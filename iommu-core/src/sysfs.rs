@@ -21,6 +21,7 @@ mod text;
 mod tree;
 
 use std::string::String;
+use std::sync::Arc;
 use std::vec::Vec;
 
 use device_model::pci::{PciAddress, PciFunction, PciTopology};
@@ -82,7 +83,7 @@ impl Snapshot {
 pub struct SysfsDevice {
     /// The function. Vendor, device, revision and class in its configuration space are those that the kernel uses (a
     /// virtual function has none of its own).
-    pub function: PciFunction,
+    pub function: Arc<PciFunction>,
     /// Directory of the device in the tree.
     pub path: String,
     /// Name of the driver that is bound.

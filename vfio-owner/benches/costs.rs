@@ -39,7 +39,7 @@ fn snapshot(devices: u32, groups: Groups) -> Snapshot {
             Groups::Each => number,
         };
         SysfsDevice {
-            function: PciFunction::new(address, config.clone()),
+            function: PciFunction::new(address, config.clone()).into(),
             path: text,
             driver: None,
             driver_override: None,

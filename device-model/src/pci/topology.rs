@@ -1,6 +1,7 @@
 //! PCI topology.
 
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
 use core::iter;
 
 use super::address::{Devfn, PciAddress};
@@ -12,7 +13,7 @@ use super::function::{PciFunction, Upstream};
 /// bridges are ignored. So the walk up from any function ends after 255 bridges at most.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PciTopology {
-    functions: BTreeMap<PciAddress, PciFunction>,
+    functions: BTreeMap<PciAddress, Arc<PciFunction>>,
     /// The bridges that say that they lead to a bus; one, unless something is wrong.
     bridges: BTreeMap<(u32, u8), BTreeSet<PciAddress>>,
     /// The functions with further requester IDs.
@@ -26,7 +27,8 @@ impl PciTopology {
     }
 
     /// Inserts a function and returns the one that it replaces.
-    pub fn insert(&mut self, function: PciFunction) -> Option<PciFunction> {
+    pub fn insert(&mut self, function: impl Into<Arc<PciFunction>>) -> Option<Arc<PciFunction>> {
+        let function = function.into();
         let replaced = self.remove(function.address);
         if let Some(bus) = secondary_bus(&function) {
             self.bridges.entry(bus).or_default().insert(function.address);
@@ -39,7 +41,7 @@ impl PciTopology {
     }
 
     /// Removes a function. Functions below it stay, with no bridge above.
-    pub fn remove(&mut self, address: PciAddress) -> Option<PciFunction> {
+    pub fn remove(&mut self, address: PciAddress) -> Option<Arc<PciFunction>> {
         let function = self.functions.remove(&address)?;
         self.aliasing.remove(&address);
         if let Some(bus) = secondary_bus(&function)
@@ -55,7 +57,7 @@ impl PciTopology {
 
     /// Returns the function at `address`.
     pub fn get(&self, address: PciAddress) -> Option<&PciFunction> {
-        self.functions.get(&address)
+        self.functions.get(&address).map(|function| &**function)
     }
 
     /// Returns the number of functions.
@@ -70,7 +72,7 @@ impl PciTopology {
 
     /// Returns all functions in the order of their addresses.
     pub fn iter(&self) -> impl Iterator<Item = &PciFunction> {
-        self.functions.values()
+        self.functions.values().map(|function| &**function)
     }
 
     /// Returns the functions on the bus of `address`, in order, including the one at `address`, if any.
@@ -92,7 +94,7 @@ impl PciTopology {
     }
 
     fn devfns(&self, bus: PciAddress, first: Devfn, last: Devfn) -> impl Iterator<Item = &PciFunction> {
-        self.functions.range(bus.on_same_bus(first)..=bus.on_same_bus(last)).map(|(_, function)| function)
+        self.functions.range(bus.on_same_bus(first)..=bus.on_same_bus(last)).map(|(_, function)| &**function)
     }
 
     /// Returns the bridge above the bus of `address`; `None` on a root bus.
@@ -127,16 +129,16 @@ fn secondary_bus(function: &PciFunction) -> Option<(u32, u8)> {
     function.config.secondary_bus().map(|bus| (function.address.domain(), bus))
 }
 
-impl Extend<PciFunction> for PciTopology {
-    fn extend<T: IntoIterator<Item = PciFunction>>(&mut self, functions: T) {
+impl<F: Into<Arc<PciFunction>>> Extend<F> for PciTopology {
+    fn extend<T: IntoIterator<Item = F>>(&mut self, functions: T) {
         for function in functions {
             self.insert(function);
         }
     }
 }
 
-impl FromIterator<PciFunction> for PciTopology {
-    fn from_iter<T: IntoIterator<Item = PciFunction>>(functions: T) -> Self {
+impl<F: Into<Arc<PciFunction>>> FromIterator<F> for PciTopology {
+    fn from_iter<T: IntoIterator<Item = F>>(functions: T) -> Self {
         let mut topology = Self::new();
         topology.extend(functions);
         topology

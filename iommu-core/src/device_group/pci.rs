@@ -57,9 +57,9 @@ impl PciGroups {
     /// Returns the group of a function that `iommu` serves, and takes the function into the topology; `None` for what is no
     /// PCI function.
     pub fn pci_device_group(&self, iommu: &Arc<dyn IommuDriver>, dev: &Endpoint) -> Option<DeviceGroup> {
-        let function = dev.description::<PciFunction>()?;
+        let function = dev.shared_description::<PciFunction>()?;
         let mut present = self.present.lock();
-        let anchors = present.anchors(function);
+        let anchors = present.anchors(&function);
         let known = anchors.iter().find_map(|anchor| present.founders.get(anchor)).copied();
         let founder = known.unwrap_or(dev.id);
         present.founders.insert(function.address, founder);
@@ -84,12 +84,12 @@ impl PciGroups {
 
 impl Present {
     /// Takes a function into the topology, and returns the anchors of its group.
-    fn anchors(&mut self, function: &PciFunction) -> Vec<PciAddress> {
+    fn anchors(&mut self, function: &Arc<PciFunction>) -> Vec<PciAddress> {
         let address = function.address;
         let looks_alone =
             address.function() != 0 && function.physical_function.is_none() && !function.config.has_multifunction_bit();
         if self.arrival == Arrival::OneByOne && looks_alone {
-            let alone = PciFunction { acs_quirk: Some(AcsQuirk::Isolated), ..function.clone() };
+            let alone = PciFunction { acs_quirk: Some(AcsQuirk::Isolated), ..PciFunction::clone(function) };
             self.topology.insert(alone);
             let anchors = grouping::anchors(&self.topology, address);
             self.topology.insert(function.clone());

@@ -83,6 +83,11 @@ impl Endpoint {
     pub fn description<T: Any>(&self) -> Option<&T> {
         self.description.as_deref()?.downcast_ref()
     }
+
+    /// Returns the same as [`description`](Self::description), to keep.
+    pub fn shared_description<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.description.clone()?.downcast().ok()
+    }
 }
 
 /// Endpoints are equal if they are the same device, of the same name, with the same requester IDs.

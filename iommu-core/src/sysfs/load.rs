@@ -3,6 +3,7 @@
 use std::borrow::ToOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::string::{String, ToString};
+use std::sync::Arc;
 use std::vec::Vec;
 
 use device_model::pci::{Bars, ConfigSpace, PciAddress, PciFunction, Sriov};
@@ -69,7 +70,7 @@ impl Loader<'_> {
         function.upstream = upstream(above);
         function.physical_function = self.physical_function(&path);
         let device = SysfsDevice {
-            function,
+            function: Arc::new(function),
             driver: self.follow_into(&child(&path, "driver"), DRIVERS, |name| Some(name.to_owned())),
             driver_override: self.driver_override(&path),
             group: self.follow_into(&child(&path, "iommu_group"), GROUPS, group_number),

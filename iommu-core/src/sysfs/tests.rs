@@ -56,8 +56,9 @@ fn the_bus_numbers_say_the_same_as_the_nesting() {
     for machine in MACHINES {
         let snapshot = load(machine);
         let functions = snapshot.devices.iter().map(|device| device.function.clone());
-        let by_number: PciTopology =
-            functions.map(|function| PciFunction { upstream: Upstream::ByBusNumber, ..function }).collect();
+        let by_number: PciTopology = functions
+            .map(|function| PciFunction { upstream: Upstream::ByBusNumber, ..PciFunction::clone(&function) })
+            .collect();
         assert_eq!(grouping::partition(&by_number), grouping::partition(&snapshot.topology()));
     }
 }

@@ -203,13 +203,14 @@ impl MachineBuilder {
         let (iommu, physical_memory) = builder.build();
         let memory = Memory::new();
         let vfio = Vfio::new([Arc::new(Type1::with_config(&physical_memory, type1)) as Arc<dyn Backend>]);
-        let slot = |(function, found): (PciFunction, Found)| {
+        let slot = |(function, found): (Arc<PciFunction>, Found)| {
             let (address, iommu) = (function.address, iommus.of(function.address).clone());
             (address, Slot::new(function, found, iommu, memory.clone()))
         };
         let functions = || snapshot.devices.iter().map(|dev| &dev.function);
-        let virtual_ones =
-            functions().flat_map(virtual_functions::possible).map(|function| (function, Found::WhenMade));
+        let virtual_ones = functions()
+            .flat_map(|function| virtual_functions::possible(function))
+            .map(|function| (function.into(), Found::WhenMade));
         // What was there counts as found.
         let found = functions().map(|function| (function.clone(), Found::ByScan));
         let slots: BTreeMap<PciAddress, Slot> = virtual_ones.chain(found).map(slot).collect();

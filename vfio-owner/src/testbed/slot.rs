@@ -25,7 +25,7 @@ pub struct Slot(Arc<Wires>);
 
 struct Wires {
     name: Arc<str>,
-    function: PciFunction,
+    function: Arc<PciFunction>,
     found: Found,
     iommu: Iommu,
     memory: Memory,
@@ -44,7 +44,7 @@ pub(super) enum Found {
 }
 
 impl Slot {
-    pub(super) fn new(function: PciFunction, found: Found, iommu: Iommu, memory: Memory) -> Self {
+    pub(super) fn new(function: Arc<PciFunction>, found: Found, iommu: Iommu, memory: Memory) -> Self {
         let name = function.address.to_string().into();
         let device = Mutex::default();
         Self(Arc::new(Wires { name, function, found, iommu, memory, vfio_pci: OnceLock::new(), device }))
@@ -70,7 +70,7 @@ impl Slot {
     }
 
     /// Returns the function.
-    pub fn function(&self) -> &PciFunction {
+    pub fn function(&self) -> &Arc<PciFunction> {
         &self.0.function
     }
 

@@ -23,7 +23,7 @@ fn snapshot(machine: &str) -> Snapshot {
 /// An Ethernet controller of PCI Express: BARs of memory and of ports, a ROM, an interrupt line, MSI, MSI-X.
 fn network() -> PciFunction {
     let address: PciAddress = "01:00.0".parse().unwrap();
-    snapshot("pc").device(address).unwrap().function.clone()
+    PciFunction::clone(&snapshot("pc").device(address).unwrap().function)
 }
 
 fn plain(function: PciFunction) -> Arc<VfioPciDevice> {
@@ -100,7 +100,7 @@ fn every_endpoint_of_a_real_tree_is_served() {
             if admits(&found.function).is_err() {
                 continue;
             }
-            let device = opened(found.function.clone());
+            let device = opened(PciFunction::clone(&found.function));
             for (slot, bar) in found.function.bars.iter() {
                 let at = 0x10 + 4 * u64::try_from(slot).unwrap();
                 let low = u64::from(read_u32(&device, RegionIndex::CONFIG, at));

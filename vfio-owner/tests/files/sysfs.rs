@@ -526,8 +526,9 @@ fn windows_of_virtual_functions_end_with_the_last_address() {
     let mut snapshot = sriov();
     let huge = Bar::new(1 << 62, 1 << 63, BarKind::Memory64 { prefetchable: false }).unwrap();
     for dev in &mut snapshot.devices {
-        dev.function.virtual_bars = Bars::NONE;
-        dev.function.virtual_bars.insert(0, huge).unwrap();
+        let function = Arc::make_mut(&mut dev.function);
+        function.virtual_bars = Bars::NONE;
+        function.virtual_bars.insert(0, huge).unwrap();
     }
     let files = Files::of(&snapshot);
     let window = |name| {

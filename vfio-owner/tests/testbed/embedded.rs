@@ -41,7 +41,7 @@ fn table(machine: &Machine, snapshot: &Snapshot) -> String {
     table.push_str("/// |---|---|---|---|---|---|---|\n");
     for SysfsDevice { function, .. } in &snapshot.devices {
         let name = function.address.to_string();
-        let served = VfioPciDevice::new(function.clone(), Arc::new(PlainMemory::new()));
+        let served = VfioPciDevice::new((**function).clone(), Arc::new(PlainMemory::new()));
         let bars: Vec<_> = function.bars.iter().map(|(_, bar)| size(bar)).collect();
         let irqs = [("INTx", IrqIndex::INTX), ("MSI", IrqIndex::MSI), ("MSI-X", IrqIndex::MSIX)];
         let irqs = irqs.map(|(name, index)| (name, served.irq(index).map_or(0, |irq| irq.count)));

@@ -9,7 +9,6 @@ use anyhow::{Context as _, Result};
 use vfio_owner::backend::MapRequest;
 use vfio_owner::iommu_core::address::PAGE_SIZE;
 use vfio_owner::iommu_core::device_model::Errno;
-use vfio_owner::iommu_core::device_model::pci::PciFunction;
 use vfio_owner::iommu_core::software::{LockedPages, Process};
 use vfio_owner::iommu_core::sysfs::Snapshot;
 use vfio_owner::iommu_core::{Access, Attached, Group, Iova, Ownership, UserMemory as _};
@@ -161,7 +160,7 @@ fn holder(ownership: &Ownership) -> (String, Style) {
 /// The class of a device in words.
 fn class(snapshot: &Snapshot, device: &str) -> &'static str {
     let function = device.parse().ok().and_then(|address| snapshot.device(address)).map(|device| &device.function);
-    match function.and_then(|function: &PciFunction| function.config.class()).map(|class| class >> 8) {
+    match function.and_then(|function| function.config.class()).map(|class| class >> 8) {
         Some(0x0106) => "AHCI",
         Some(0x0200) => "Ethernet",
         Some(0x0300) => "display",

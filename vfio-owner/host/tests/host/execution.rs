@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
+use std::sync::Arc;
 
 use tempfile::TempDir;
 use vfio_host::{
@@ -596,7 +597,7 @@ fn a_card_is_known_by_its_ids_class_and_serial_number_as_far_as_they_are_shown()
         fn host(&self, machine: &dyn Bindings) -> Result<Host, BindingError> {
             let mut host = machine.host()?;
             let card = host.pci.devices.iter_mut().find(|device| device.function.address == address("01:00.0"));
-            card.unwrap().function.config = self.0.clone();
+            Arc::make_mut(&mut card.unwrap().function).config = self.0.clone();
             Ok(host)
         }
     }

@@ -534,7 +534,7 @@ impl Record {
         let mut function = PciFunction::new(address, config);
         function.physical_function = self.parent;
         SysfsDevice {
-            function,
+            function: function.into(),
             path: String::new(),
             driver: self.driver.as_ref().and_then(|(driver, _)| driver.clone()),
             driver_override: None,
