@@ -186,6 +186,10 @@ impl<V> Tree<V> {
 
     fn new_leaf(&mut self) -> u32 {
         self.free_leaves.pop().unwrap_or_else(|| {
+            if self.leaves.is_empty() {
+                // Most maps of a machine have one, and would carry three for nothing.
+                self.leaves.reserve_exact(1);
+            }
             self.leaves.push(Leaf::new());
             index(self.leaves.len() - 1)
         })
