@@ -117,6 +117,7 @@ pub(super) struct Facts {
     /// The groups whose folder is listed from the first name to the last.
     whole: BTreeSet<u32>,
     whole_with: BTreeSet<PciAddress>,
+    unnumbered: BTreeSet<u32>,
     refused: BTreeSet<PciAddress>,
     bridges: BTreeSet<PciAddress>,
     regions: BTreeMap<u32, Vec<ReservedRegion>>,
@@ -361,6 +362,20 @@ impl Facts {
                 self.group(other, number, Place::Shown, line).map_err(|reason| (line, reason))?;
             }
         }
+        // Who is together is known of the rest, and not the number: one is made up that no group has.
+        let numbers = self.devices.values().filter_map(|record| record.group?.0);
+        let taken: BTreeSet<u32> = numbers.chain(self.others.keys().map(|(group, _)| *group)).collect();
+        for number in (0..=u32::MAX).rev().filter(|number| !taken.contains(number)) {
+            let Some((first, _)) = beside.first_key_value() else { break };
+            let mut known = vec![*first];
+            while let Some(device) = known.pop() {
+                let Some(others) = beside.remove(&device) else { continue };
+                let line = others.first().map_or(0, |(_, line)| *line);
+                self.group(device, Some(number), Place::Shown, line).map_err(|reason| (line, reason))?;
+                known.extend(others.into_iter().map(|(other, _)| other));
+            }
+            self.unnumbered.insert(number);
+        }
         for Shared { with, device, line, .. } in perhaps {
             if let Some(number) = group(self, &with) {
                 self.group(device, number, Place::Perhaps, line).map_err(|reason| (line, reason))?;
@@ -514,6 +529,7 @@ impl Facts {
             drivers: without(|record| record.driver.is_none()),
             groups: without(|record| record.group.is_none()),
             members: self.incomplete.clone(),
+            unnumbered: self.unnumbered.clone(),
             skipped_lines: self.skipped,
             doubtful_lines: self.doubtful.clone(),
         }
