@@ -122,7 +122,8 @@ pub(super) fn is_udev(text: &str) -> bool {
 }
 
 fn udev(text: &str) -> Option<Attribute> {
-    let rest = text.get(2..).filter(|_| is_udev(text))?.trim();
+    let is_uevent = ["DRIVER=", "PCI_CLASS=", "PCI_ID="].iter().any(|key| text.starts_with(key));
+    let rest = if is_uevent { text } else { text.get(2..).filter(|_| is_udev(text))?.trim() };
     let Some((key, value)) = rest.split_once('=') else { return Some(Attribute::Detail) };
     let hex = |value: &str| u32::from_str_radix(value.trim_start_matches("0x"), 16).ok();
     Some(match key {

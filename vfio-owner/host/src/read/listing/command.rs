@@ -14,6 +14,8 @@ pub(super) enum Question {
     AllGroups,
     /// The members of a group.
     Members(GroupRef),
+    /// What a file says of a device, in lines that do not name it.
+    Details(PciAddress),
     /// Where a link of a device leads: the path.
     Target(PciAddress, Link),
     /// The same: the last part of the path.
@@ -38,6 +40,8 @@ pub(super) enum Target {
 const LISTERS: [&str; 5] = ["ls", "ll", "dir", "tree", "find"];
 /// Commands that print where a link leads.
 const FOLLOWERS: [&str; 3] = ["readlink", "realpath", "basename"];
+/// A command that prints a file.
+const PRINTER: &str = "cat";
 
 /// A command as it was typed, or part of a script.
 pub(super) fn is_command(text: &str) -> bool {
@@ -78,20 +82,34 @@ pub(super) fn is_command(text: &str) -> bool {
         || text.contains("$(") && !text.contains("Kernel")
         || text.contains("${")
         || question(text).is_some()
+        || is_known(text) && has_options(text)
         || is_known(text) && token::addresses(text).is_empty() && !text.contains(':')
+}
+
+/// Whether the program is followed by an option or a path, as in no sentence.
+fn has_options(text: &str) -> bool {
+    text.split_whitespace().nth(1).is_some_and(|word| word.starts_with(['-', '/']))
 }
 
 /// Whether a command prints some of the machine's devices only.
 pub(super) fn is_about_some(text: &str) -> bool {
-    let mut words = text.split_whitespace();
-    let options = |word: &str| word.starts_with('-') && !word.starts_with("--") && word.contains(['s', 'd']);
-    text.contains("grep ") || words.any(|word| word.ends_with("lspci")) && words.any(options)
+    // A loop goes through all of them.
+    if text.contains('$') && text.contains("; do") {
+        return false;
+    }
+    let (command, filter) = text.split_once("grep ").unwrap_or((text, ""));
+    let mut words = command.split_whitespace();
+    let selects = |word: &str| word.starts_with('-') && !word.starts_with("--") && word.contains(['s', 'd']);
+    if words.any(|word| word.ends_with("lspci")) {
+        return !filter.is_empty() || words.any(selects);
+    }
+    filter.contains(':') || command.contains(" -name ")
 }
 
 /// What a command asks; `None` if its output names what it is about, or it asks several things.
 pub(super) fn question(text: &str) -> Option<Question> {
     let words = || text.split([' ', '\t', '$', '#', '(', ')', '`']).filter(|word| !word.is_empty());
-    let program = words().find(|word| LISTERS.contains(word) || FOLLOWERS.contains(word))?;
+    let program = words().find(|word| LISTERS.contains(word) || FOLLOWERS.contains(word) || *word == PRINTER)?;
     let paths = words().skip_while(|word| *word != program).skip(1);
     let mut paths = paths.map(|path| path.trim_matches(['"', '\'', ';'])).filter(|path| path.contains('/'));
     let (path, None) = (paths.next()?.trim_end_matches('/'), paths.next()) else { return None };
@@ -105,6 +123,7 @@ pub(super) fn question(text: &str) -> Option<Question> {
     let device = token::addresses(path).last().map(|found| found.value);
     let link = match last {
         "devices" if LISTERS.contains(&program) => return members(folder, device),
+        "uevent" if program == PRINTER => return Some(Question::Details(device?)),
         "driver" => Link::Driver,
         "iommu_group" => Link::Group,
         _ => return None,

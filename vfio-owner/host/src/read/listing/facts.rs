@@ -59,6 +59,8 @@ pub(super) enum Form {
 pub(super) enum Place {
     /// It stands among the devices of its group.
     Shown,
+    /// Its own lines say so. Of a machine of which only one device is listed, they say nothing of others.
+    Own,
     /// A link or a log says it of this device alone, and nothing of others.
     Pointed,
     /// It stands where the group's devices may have ended.
@@ -114,6 +116,10 @@ pub(super) struct Facts {
     incomplete_with: BTreeSet<PciAddress>,
     /// The groups of which members are listed, and not only that one device is in it.
     told: BTreeSet<u32>,
+    /// The groups that lines of devices name.
+    own: BTreeSet<u32>,
+    /// Something was left out of the listing.
+    pub(super) elided: bool,
     /// The groups whose folder is listed from the first name to the last.
     whole: BTreeSet<u32>,
     whole_with: BTreeSet<PciAddress>,
@@ -153,8 +159,10 @@ impl Facts {
             record.perhaps_in = group;
             return Ok(());
         }
-        if place == Place::Shown {
-            self.told.extend(group);
+        match place {
+            Place::Shown => self.told.extend(group),
+            Place::Own => self.own.extend(group),
+            Place::Pointed | Place::Perhaps => {}
         }
         match self.device(device).group {
             Some((before, first_line)) if before != group => {
@@ -493,7 +501,10 @@ impl Facts {
         // Where the first device of a machine is told of, all are; else a device may share its group with others.
         let first = |address: &PciAddress| address.bus() == 0 && address.devfn().byte() == 0;
         let all = self.devices.iter().any(|(address, record)| first(address) && record.group.is_some());
-        let incomplete = |group: &u32| !self.whole.contains(group) && (homeless || !all && !self.told.contains(group));
+        let own = self.devices.len() > 1 && !self.elided;
+        let told = |group: &u32| self.told.contains(group) || own && self.own.contains(group);
+        let all = all && !self.elided;
+        let incomplete = |group: &u32| !self.whole.contains(group) && (homeless || !all && !told(group));
         let incomplete: Vec<u32> = numbers().filter(incomplete).collect();
         self.incomplete.extend(incomplete);
     }

@@ -13,7 +13,7 @@ use super::command::{self, Question, Target, is_command};
 use super::facts::{Facts, Form, GroupRef, Place};
 use super::line::Line;
 use super::shape::{
-    Shape, has_number, is_column_heading, is_told_of, leading_number, link, looks_like_heading, shape, subjects,
+    Shape, has_number, is_column_heading, is_elision, is_sentence, is_told_of, leading_number, link, looks_like_heading, shape, subjects,
 };
 use super::table::{self, Table};
 use super::token::{self, Token};
@@ -83,6 +83,14 @@ impl<'a> Reader<'a> {
             self.blank();
             return Ok(());
         }
+        if is_elision(&line.text) {
+            self.elided();
+            return Ok(());
+        }
+        if is_command(&line.text) {
+            self.command(line);
+            return Ok(());
+        }
         if let Some(cells) = Table::cells(&line.text) {
             return self.row(&cells, line);
         }
@@ -100,10 +108,6 @@ impl<'a> Reader<'a> {
         }
         let addresses = subjects(&line.text);
         let groups = token::groups(&line.text, &addresses);
-        if is_command(&line.text) {
-            self.command(line);
-            return Ok(());
-        }
         if self.answer(line)? {
             return Ok(());
         }
@@ -125,6 +129,7 @@ impl<'a> Reader<'a> {
 
     /// A command as it was typed: what it prints comes next.
     fn command(&mut self, line: &Line) {
+        self.table = None;
         if let (Some(Question::Members(group)), Some(scope)) = (self.asked, &self.scope)
             && scope.is_whole()
         {
@@ -136,8 +141,12 @@ impl<'a> Reader<'a> {
         (self.current, self.scope) = (None, None);
         self.some_devices = command::is_about_some(&line.text);
         self.asked = command::question(&line.text);
-        if let Some(Question::Members(group)) = self.asked {
-            self.scope = Some(Scope::new(group, line.indent, Heading::Folder));
+        match self.asked {
+            Some(Question::Members(group)) => self.scope = Some(Scope::new(group, line.indent, Heading::Folder)),
+            Some(Question::Details(device)) => {
+                self.current = Some(Current { device, indent: line.indent, form: Form::Record, same_paragraph: true });
+            }
+            _ => {}
         }
     }
 
@@ -148,7 +157,7 @@ impl<'a> Reader<'a> {
                 self.asked = None;
                 return Ok(false);
             }
-            None | Some(Question::Members(_)) => return Ok(false),
+            None | Some(Question::Members(_) | Question::Details(_)) => return Ok(false),
             Some(Question::Target(device, of)) => (device, command::target(&line.text, device, of)),
             Some(Question::TargetName(device, of)) => (device, command::target_name(&line.text, of)),
         };
@@ -169,6 +178,16 @@ impl<'a> Reader<'a> {
         }
         if let Some(scope) = &mut self.scope {
             scope.blank = true;
+        }
+    }
+
+    /// Lines were left out here: devices of the group at hand, or of any.
+    fn elided(&mut self) {
+        self.facts.elided = true;
+        self.current = None;
+        if let Some(scope) = &mut self.scope {
+            scope.doubtful = true;
+            self.facts.perhaps_more_in(scope.group);
         }
     }
 
@@ -227,7 +246,7 @@ impl<'a> Reader<'a> {
             self.facts.enumerated.extend(member);
             let place = match shape {
                 Shape::Device => Place::Shown,
-                Shape::Path if member.is_some() => Place::Shown,
+                Shape::Path if member.is_some() && !self.some_devices => Place::Shown,
                 Shape::Path | Shape::Log => Place::Pointed,
                 Shape::Mention => Place::Perhaps,
             };
@@ -418,13 +437,14 @@ impl<'a> Reader<'a> {
             // It stands where the group's devices stand, and may be one.
             self.facts.perhaps_more_in(scope.group);
         }
-        if looks_like_heading(&line.text) {
-            if let Some(scope) = &mut self.scope {
-                scope.doubtful = true;
-            }
-            if has_number(&line.text) {
-                self.facts.doubtful.push(line.number);
-            }
+        let outside = |scope: &Scope| line.indent <= scope.indent && is_sentence(&line.text);
+        if let Some(scope) = &mut self.scope
+            && (looks_like_heading(&line.text) || outside(scope))
+        {
+            scope.doubtful = true;
+        }
+        if looks_like_heading(&line.text) && has_number(&line.text) {
+            self.facts.doubtful.push(line.number);
         }
     }
 

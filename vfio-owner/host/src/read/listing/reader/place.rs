@@ -4,6 +4,7 @@ use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
 use super::{Read, Reader};
 use crate::read::listing::attribute;
+use crate::read::listing::command::Question;
 use crate::read::listing::facts::{Form, GroupRef, Place};
 use crate::read::listing::line::Line;
 use crate::read::listing::shape::{is_heading, is_prose, link, lists_names, names_device, subjects};
@@ -71,6 +72,10 @@ impl Reader<'_> {
         let bare = link(&line.text).is_some() || lists_names(&line.text);
         if scope.kind == Heading::Folder && *scope.bare.get_or_insert(bare) != bare {
             // Behind the names in the folder come lines about devices of any group.
+            let group = scope.group;
+            if scope.is_whole() && self.asked == Some(Question::Members(group)) {
+                self.facts.whole_folder(group);
+            }
             self.scope = None;
             return Ok(());
         }
@@ -122,7 +127,7 @@ impl Reader<'_> {
         };
         if let Some(device) = self.current.as_ref().filter(below).map(|current| current.device) {
             self.facts.device(device).details = true;
-            let place = if self.some_devices { Place::Pointed } else { Place::Shown };
+            let place = if self.some_devices { Place::Pointed } else { Place::Own };
             return self.facts.group(device, group, place, line.number);
         }
         if is_prose(&line.text) {
