@@ -99,8 +99,8 @@ pub(super) struct Record {
     /// It is listed, and not only mentioned.
     pub(super) listed: bool,
     pub(super) form: Form,
-    /// Lines that come with its driver, if it has one, are there.
-    pub(super) details: bool,
+    /// In which block there are lines that come with its driver, if it has one.
+    pub(super) detailed_in: Option<usize>,
     /// Its modules are shown, so its driver would be.
     pub(super) modules: bool,
 }
@@ -110,6 +110,10 @@ pub(super) struct Record {
 pub(super) struct Facts {
     pub(super) devices: BTreeMap<PciAddress, Record>,
     others: BTreeMap<(u32, String), OtherMember>,
+    /// Which command's output is read.
+    pub(super) block: usize,
+    /// In which blocks, and in which form, drivers are shown.
+    drivers_in: BTreeSet<(Form, usize)>,
     shared: Vec<Shared>,
     /// Members that are no PCI functions, of the group that a device is in.
     others_beside: Vec<(PciAddress, String)>,
@@ -209,8 +213,10 @@ impl Facts {
 
     pub(super) fn driver(&mut self, device: PciAddress, driver: Option<String>, line: usize) -> Merged {
         let driver = driver.map(|name| spaced(&name));
+        let block = self.block;
         let record = self.device(device);
-        match &record.driver {
+        let form = record.form;
+        let merged = match &record.driver {
             Some((before, first_line)) if *before != driver => {
                 let (first, second) = (Claim::Driver(before.clone()), Claim::Driver(driver));
                 Err(ListingErrorReason::Contradiction { device, first, first_line: *first_line, second })
@@ -220,7 +226,14 @@ impl Facts {
                 record.driver = Some((driver, line));
                 Ok(())
             }
-        }
+        };
+        self.drivers_in.insert((form, block));
+        merged
+    }
+
+    /// A line that comes with the driver of a device, if it has one, is there.
+    pub(super) fn detailed(&mut self, device: PciAddress) {
+        self.device(device).detailed_in = Some(self.block);
     }
 
     pub(super) fn ids(&mut self, device: PciAddress, (vendor, id): (u16, u16), line: usize) -> Merged {
@@ -464,12 +477,11 @@ impl Facts {
         }
     }
 
-    /// A device whose driver is not shown has none if the same form shows the drivers of others, and it in detail.
+    /// A device whose driver is not shown has none if what shows it in detail shows the drivers of others.
     fn conclude_drivers(&mut self) {
-        let shown: BTreeSet<Form> =
-            self.devices.values().filter(|record| record.driver.is_some()).map(|record| record.form).collect();
         for record in self.devices.values_mut().filter(|record| record.driver.is_none()) {
-            if record.modules || record.details && shown.contains(&record.form) {
+            if record.modules || record.detailed_in.is_some_and(|block| self.drivers_in.contains(&(record.form, block)))
+            {
                 record.driver = Some((None, 0));
             }
         }

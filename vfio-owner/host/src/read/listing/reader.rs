@@ -13,7 +13,8 @@ use super::command::{self, Question, Target, is_command};
 use super::facts::{Facts, Form, GroupRef, Place};
 use super::line::Line;
 use super::shape::{
-    Shape, has_number, is_column_heading, is_elision, is_sentence, is_told_of, leading_number, link, looks_like_heading, shape, subjects,
+    Shape, has_number, is_column_heading, is_elision, is_sentence, is_told_of, leading_number, link,
+    looks_like_heading, shape, subjects,
 };
 use super::table::{self, Table};
 use super::token::{self, Token};
@@ -130,6 +131,7 @@ impl<'a> Reader<'a> {
     /// A command as it was typed: what it prints comes next.
     fn command(&mut self, line: &Line) {
         self.table = None;
+        self.facts.block += 1;
         if let (Some(Question::Members(group)), Some(scope)) = (self.asked, &self.scope)
             && scope.is_whole()
         {

@@ -47,7 +47,8 @@ impl Xml {
                 self.device = token::addresses(content).first().map(|found| found.value);
                 if let Some(device) = self.device {
                     let record = facts.device(device);
-                    (record.listed, record.form, record.details) = (true, Form::Record, false);
+                    (record.listed, record.form) = (true, Form::Record);
+                    record.detailed_in = None;
                 }
             }
             ("name", Some(device)) if self.inside == Inside::Driver => {

@@ -72,7 +72,9 @@ impl Reader<'_> {
             return Ok(true);
         };
         let (device, number, facts) = (current.device, line.number, &mut self.facts);
-        facts.device(device).details |= attribute != Attribute::Modules;
+        if attribute != Attribute::Modules {
+            facts.detailed(device);
+        }
         match attribute {
             Attribute::Driver(driver) => facts.driver(device, driver, number)?,
             Attribute::Modules => facts.device(device).modules = true,

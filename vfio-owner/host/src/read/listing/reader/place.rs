@@ -126,7 +126,7 @@ impl Reader<'_> {
             heading || current.form == Form::Record || line.indent > current.indent || attribute::is_detail(&line.text)
         };
         if let Some(device) = self.current.as_ref().filter(below).map(|current| current.device) {
-            self.facts.device(device).details = true;
+            self.facts.detailed(device);
             let place = if self.some_devices { Place::Pointed } else { Place::Own };
             return self.facts.group(device, group, place, line.number);
         }
