@@ -148,15 +148,23 @@ pub(super) fn driver_beside(text: &str, behind: usize) -> Option<Option<String>>
         if front.ends_with(|c: char| c.is_alphanumeric() || c == '_') || key.ends_with(':') && at < behind {
             continue;
         }
-        let value = text.get(at + key.len()..)?.trim_start().split([' ', '\t', ',', ';', ')', ']']).next()?;
-        return driver(value);
+        let value = text.get(at + key.len()..)?;
+        // Behind a sign that wants a value at once, a space says that there is none.
+        let value = if key.ends_with('=') { value } else { value.trim_start() };
+        return driver(value.split([' ', '\t', ',', ';', ')', ']']).next()?);
     }
     // `dpdk-devbind -s`: what could drive it is shown, and nothing does.
     if text.contains(" unused=") {
         return Some(None);
     }
+    if let Some(name) = text.trim_end().strip_suffix([']', '}']).and_then(|front| front.rsplit(['[', '{']).next())
+        && text.contains(['[', '{'])
+        && dma_of(name) != DriverDma::Unknown
+    {
+        return Some(Some(name.to_owned()));
+    }
     // `driverctl list-devices`
-    let mut words = text.split_whitespace().skip(1);
+    let mut words = text.split_whitespace().skip(1).filter(|word| !matches!(*word, "->" | "=>" | "→" | ":"));
     let (word, more) = (words.next()?, words.next());
     if !matches!(more, None | Some("[*]")) || words.next().is_some() {
         return None;

@@ -351,6 +351,12 @@ impl<'a> Reader<'a> {
             self.current = None;
         }
         let (left, right) = line.text.split_once("->").unwrap_or((&line.text, ""));
+        if let Some((front, _)) = left.split_once("/virtfn")
+            && let Some(parent) = token::addresses(front).last()
+            && right.trim_end().ends_with(&device.to_string())
+        {
+            self.facts.parent(device, parent.value);
+        }
         if left.trim_end().ends_with("/physfn")
             && let Some(parent) = token::addresses(right).last()
         {

@@ -1,10 +1,11 @@
 //! Tables: columns between bars, or apart by tabs or several spaces, with a heading.
 
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
+use vfio_owner::viability::{DriverDma, dma_of};
 
 use super::ListingErrorReason;
 use super::attribute;
-use super::facts::Facts;
+use super::facts::{Facts, Place};
 use super::token::{self, hex4};
 use super::words::leading_class;
 
@@ -76,6 +77,9 @@ impl Table {
         };
         facts.device(device).listed = true;
         let mut ids = (None, None);
+        if self.columns.is_empty() {
+            return without_heading(facts, device, cells, line).map(|()| true);
+        }
         for (cell, column) in cells.iter().zip(&self.columns) {
             match column {
                 Column::Group => {
@@ -107,6 +111,25 @@ impl Table {
         }
         Ok(true)
     }
+}
+
+/// A row of a table whose heading is not shown: what a cell is about, it has to say itself.
+fn without_heading(
+    facts: &mut Facts,
+    device: PciAddress,
+    cells: &[&str],
+    line: usize,
+) -> Result<(), ListingErrorReason> {
+    for cell in cells {
+        if let [group] = &token::groups(cell, &[])[..] {
+            facts.group(device, group.value.known(), Place::Shown, line)?;
+        } else if dma_of(cell) != DriverDma::Unknown {
+            facts.driver(device, Some((*cell).to_owned()), line)?;
+        } else if leading_class(cell).is_some() || token::ids(cell).is_some() {
+            described(facts, device, cell, line)?;
+        }
+    }
+    Ok(())
 }
 
 /// What a cell of words says of a device: its kind and name, or its name alone, and ids.
