@@ -25,7 +25,7 @@ pub(super) fn own_reasons(host: &Host, device: &SysfsDevice) -> Vec<Reason> {
     // One that does DMA for the kernel is told among the devices of the group.
     let harmless = matches!(dma, Fact::Absent | Fact::Is(DriverDma::Managed));
     let group = host.group_of(device);
-    if group == Fact::Absent || harmless && group != Fact::Unknown {
+    if group == Fact::Absent && dma != Fact::Unknown || harmless && group != Fact::Unknown {
         reasons.push(Reason::NotHandedOut { driver: device.driver.clone() });
     }
     reasons

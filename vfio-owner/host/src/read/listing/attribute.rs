@@ -78,7 +78,7 @@ pub(super) fn read(text: &str) -> Option<Attribute> {
     if let Some(attribute) = udev(text) {
         return Some(attribute);
     }
-    let (key, value) = text.split_once([':', '\t'])?;
+    let (key, value) = text.split_once([':', '\t']).or_else(|| text.split_once("  "))?;
     let key = key.trim().trim_matches(['"', '\'']).to_ascii_lowercase();
     let value = value.trim();
     let attribute = match &*key {
@@ -157,6 +157,9 @@ pub(super) fn driver_beside(text: &str, behind: usize) -> Option<Option<String>>
     if text.contains(" unused=") {
         return Some(None);
     }
+    if ["(no driver)", "[no driver]"].iter().any(|words| text.ends_with(words)) {
+        return Some(None);
+    }
     if let Some(name) = text.trim_end().strip_suffix([']', '}']).and_then(|front| front.rsplit(['[', '{']).next())
         && text.contains(['[', '{'])
         && dma_of(name) != DriverDma::Unknown
@@ -164,7 +167,7 @@ pub(super) fn driver_beside(text: &str, behind: usize) -> Option<Option<String>>
         return Some(Some(name.to_owned()));
     }
     // `driverctl list-devices`
-    let mut words = text.split_whitespace().skip(1).filter(|word| !matches!(*word, "->" | "=>" | "→" | ":"));
+    let mut words = text.split_whitespace().skip(1).filter(|word| !matches!(*word, "->" | "=>" | "→" | ":" | "driver"));
     let (word, more) = (words.next()?, words.next());
     if !matches!(more, None | Some("[*]")) || words.next().is_some() {
         return None;

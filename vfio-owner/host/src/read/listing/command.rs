@@ -5,10 +5,11 @@ use vfio_owner::viability::{DriverDma, dma_of};
 
 use super::attribute::driver_in_path;
 use super::facts::GroupRef;
+use super::shape::link;
 use super::token;
 
 /// What the output of a command is about, without naming it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Question {
     /// The groups of the machine.
     AllGroups,
@@ -16,6 +17,8 @@ pub(super) enum Question {
     Members(GroupRef),
     /// What a file says of a device, in lines that do not name it.
     Details(PciAddress),
+    /// The devices that a driver is bound to.
+    Bound(String),
     /// Where a link of a device leads: the path.
     Target(PciAddress, Link),
     /// The same: the last part of the path.
@@ -113,6 +116,12 @@ pub(super) fn question(text: &str) -> Option<Question> {
     let paths = words().skip_while(|word| *word != program).skip(1);
     let mut paths = paths.map(|path| path.trim_matches(['"', '\'', ';'])).filter(|path| path.contains('/'));
     let (path, None) = (paths.next()?.trim_end_matches('/'), paths.next()) else { return None };
+    if let Some((_, driver)) = path.split_once("/bus/pci/drivers/")
+        && LISTERS.contains(&program)
+        && !driver.contains(['/', '*'])
+    {
+        return Some(Question::Bound(driver.to_owned()));
+    }
     if text.contains('|') && !FOLLOWERS.contains(&program) {
         return None;
     }
@@ -142,6 +151,24 @@ fn members(folder: &str, device: Option<PciAddress>) -> Option<Question> {
         None => GroupRef::Known(Some(folder.rsplit('/').next()?.parse().ok()?)),
     };
     Some(Question::Members(group))
+}
+
+/// The devices in a line of the folder of a driver; none if it is no such line.
+pub(super) fn bound(line: &str) -> Vec<PciAddress> {
+    const FILES: [&str; 6] = ["bind", "module", "new_id", "remove_id", "uevent", "unbind"];
+    let names = link(line).and_then(|arrow| line.get(..arrow)?.split_whitespace().last()).unwrap_or(line);
+    let mut devices = Vec::new();
+    for name in names.split_whitespace().filter(|name| !FILES.contains(name)) {
+        let Ok(device) = name.parse() else { return Vec::new() };
+        devices.push(device);
+    }
+    devices
+}
+
+/// Whether a command did not find the folder of the groups, or a group in it.
+pub(super) fn says_no_groups(line: &str) -> bool {
+    let folder = line.split_once("/sys/kernel/iommu_groups").filter(|_| line.ends_with("No such file or directory"));
+    folder.is_some_and(|(_, rest)| !rest.contains(|c: char| c.is_ascii_digit()))
 }
 
 /// Where a link leads, as the line below the command has it.

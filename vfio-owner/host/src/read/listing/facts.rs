@@ -105,6 +105,17 @@ pub(super) struct Record {
     pub(super) modules: bool,
 }
 
+/// What the kernel's log says of an IOMMU. The later, the more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(super) enum Log {
+    #[default]
+    Silent,
+    /// Firmware describes one.
+    Described,
+    /// It is enabled.
+    Enabled,
+}
+
 /// What is said of all devices and groups.
 #[derive(Debug, Default)]
 pub(super) struct Facts {
@@ -135,8 +146,7 @@ pub(super) struct Facts {
     pub(super) enumerated: BTreeSet<u32>,
     incomplete: BTreeSet<u32>,
     pub(super) iommu: IommuState,
-    /// The log names firmware's description of an IOMMU.
-    pub(super) iommu_described: bool,
+    pub(super) log: Log,
     /// The groups were asked for, and there was none.
     pub(super) no_groups: bool,
     mentioned: BTreeSet<PciAddress>,
@@ -493,7 +503,7 @@ impl Facts {
         // The groups that are there are numbered from 0; in a list that was cut, the first has a PCI function.
         let whole =
             !self.enumerated.is_empty() && self.enumerated.iter().zip(0..).all(|(group, place)| *group == place);
-        if !any && self.no_groups && self.iommu_described && self.iommu == IommuState::NotShown {
+        if !any && self.no_groups && self.log == Log::Described && self.iommu == IommuState::NotShown {
             self.iommu = IommuState::NotSwitchedOn;
         }
         let none = !any

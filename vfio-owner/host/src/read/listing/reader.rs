@@ -10,7 +10,7 @@ use self::place::{Current, Heading, Order, Scope, flat_order};
 use super::ListingErrorReason;
 use super::attribute;
 use super::command::{self, Question, Target, is_command};
-use super::facts::{Facts, Form, GroupRef, Place};
+use super::facts::{Facts, Form, GroupRef, Log, Place};
 use super::line::Line;
 use super::shape::{
     Shape, has_number, is_column_heading, is_elision, is_sentence, is_told_of, leading_number, link,
@@ -95,8 +95,14 @@ impl<'a> Reader<'a> {
         if let Some(cells) = Table::cells(&line.text) {
             return self.row(&cells, line);
         }
-        if let Some(cells) = table::columns(&line.text)
-            && (table::is_heading(&cells) || self.table.as_ref().is_some_and(|table| table.fits(&cells)))
+        if let Some(table) = &self.table
+            && let Some(cells) = table::columns(&line.text, 2)
+            && table.fits(&cells)
+        {
+            return self.row(&cells, line);
+        }
+        if let Some(cells) = table::columns(&line.text, 3)
+            && table::is_heading(&cells)
         {
             return self.row(&cells, line);
         }
@@ -132,10 +138,10 @@ impl<'a> Reader<'a> {
     fn command(&mut self, line: &Line) {
         self.table = None;
         self.facts.block += 1;
-        if let (Some(Question::Members(group)), Some(scope)) = (self.asked, &self.scope)
+        if let (Some(Question::Members(group)), Some(scope)) = (&self.asked, &self.scope)
             && scope.is_whole()
         {
-            self.facts.whole_folder(group);
+            self.facts.whole_folder(*group);
         }
         if self.asked == Some(Question::AllGroups) {
             self.facts.no_groups = true;
@@ -154,12 +160,20 @@ impl<'a> Reader<'a> {
 
     /// Whether a line is the answer to the command above it.
     fn answer(&mut self, line: &Line) -> Result<bool, ListingErrorReason> {
+        if let Some(Question::Bound(driver)) = &self.asked {
+            let bound = command::bound(&line.text);
+            for device in &bound {
+                self.facts.driver(*device, Some(driver.clone()), line.number)?;
+                self.facts.device(*device).listed = true;
+            }
+            return Ok(!bound.is_empty());
+        }
         let (device, target) = match self.asked {
             Some(Question::AllGroups) => {
                 self.asked = None;
                 return Ok(false);
             }
-            None | Some(Question::Members(_) | Question::Details(_)) => return Ok(false),
+            None | Some(Question::Members(_) | Question::Details(_) | Question::Bound(_)) => return Ok(false),
             Some(Question::Target(device, of)) => (device, command::target(&line.text, device, of)),
             Some(Question::TargetName(device, of)) => (device, command::target_name(&line.text, of)),
         };
@@ -214,7 +228,12 @@ impl<'a> Reader<'a> {
         if let Some(state) = IommuState::of_log(text) {
             self.facts.iommu = state;
         }
-        self.facts.iommu_described |= IommuState::is_described(text);
+        if text.contains("DMAR: IOMMU enabled") {
+            self.facts.log = Log::Enabled;
+        } else if IommuState::is_described(text) {
+            self.facts.log = self.facts.log.max(Log::Described);
+        }
+        self.facts.no_groups |= command::says_no_groups(text);
         let lower = text.to_ascii_lowercase();
         if REFUSALS.iter().any(|words| lower.contains(words)) {
             for address in addresses {

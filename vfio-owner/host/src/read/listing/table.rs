@@ -26,13 +26,13 @@ enum Column {
     Other,
 }
 
-/// The cells of a line without bars, if it has several: tabs divide them, else several spaces, else commas.
-pub(super) fn columns(text: &str) -> Option<Vec<&str>> {
+/// The cells of a line without bars, if it has so many: tabs divide them, else several spaces, else commas.
+pub(super) fn columns(text: &str, least: usize) -> Option<Vec<&str>> {
     ["\t", "  ", ";", ","].into_iter().find_map(|sign| {
         let cells = text.split(sign).map(|cell| cell.trim().trim_matches('"'));
         // Between columns of words there are as many spaces as there is room.
         let cells: Vec<&str> = cells.filter(|cell| sign != "  " || !cell.is_empty()).collect();
-        (cells.len() > 2).then_some(cells)
+        (cells.len() >= least).then_some(cells)
     })
 }
 
@@ -137,10 +137,13 @@ fn described(facts: &mut Facts, device: PciAddress, cell: &str, line: usize) -> 
     if let Some(ids) = token::ids(cell) {
         facts.ids(device, ids, line)?;
     }
-    let words = cell.trim_matches('`');
+    let behind = token::addresses(cell).last().and_then(|found| cell.get(found.place.end..));
+    let words = behind.unwrap_or(cell).trim_matches(['`', ' ']);
     match leading_class(words) {
         Some((class, name)) => {
             facts.class(device, class);
+            let code = name.trim_start().strip_prefix('[').and_then(|rest| rest.split_once(']'));
+            let name = code.filter(|(code, _)| hex4(code).is_some()).map_or(name, |(_, rest)| rest);
             facts.name(device, name.trim_start_matches([':', ' ']));
         }
         None if words.contains(' ') && token::addresses(words).is_empty() => facts.name(device, words),
