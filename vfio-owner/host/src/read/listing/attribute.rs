@@ -2,6 +2,7 @@
 
 use vfio_owner::iommu_core::Iova;
 use vfio_owner::iommu_core::reserved::{RegionKind, ReservedRegion};
+use vfio_owner::vfio_pci;
 use vfio_owner::viability::{DriverDma, dma_of};
 
 use super::token::{hex4, ids};
@@ -78,6 +79,10 @@ pub(super) fn read(text: &str) -> Option<Attribute> {
     if let Some(attribute) = udev(text) {
         return Some(attribute);
     }
+    if text.starts_with("This controller is bound to vfio") {
+        // Unraid says so instead of the driver.
+        return Some(Attribute::Driver(Some(vfio_pci::NAME.to_string())));
+    }
     let (key, value) = text.split_once([':', '\t']).or_else(|| text.split_once("  "))?;
     let key = key.trim().trim_matches(['"', '\'']).to_ascii_lowercase();
     let value = value.trim();
@@ -99,8 +104,9 @@ pub(super) fn read(text: &str) -> Option<Attribute> {
 /// The driver of this text: `Some(None)` where it says that there is none, `None` where it says nothing.
 #[expect(clippy::option_option, reason = "a driver, no driver, and no word about it are three things")]
 pub(super) fn driver(value: &str) -> Option<Option<String>> {
-    // Behind an arrow or a hash somebody says what he thinks of it.
-    let value = value.split(" <").next()?.split(" #").next()?;
+    // Behind such signs somebody says what he thinks of it.
+    let value =
+        [" <", " #", " (", " --", " //", " ←", " !"].iter().try_fold(value, |value, sign| value.split(sign).next())?;
     let value = value.trim().trim_matches(['"', '\'', ',', '*', '`']);
     match &*value.to_ascii_lowercase() {
         "" => None,

@@ -13,7 +13,7 @@ use super::command::{self, Question, Target, is_command};
 use super::facts::{Facts, Form, GroupRef, Log, Place};
 use super::line::Line;
 use super::shape::{
-    Shape, has_number, is_column_heading, is_elision, is_sentence, is_told_of, leading_number, link,
+    Shape, has_number, is_column_heading, is_denied, is_elision, is_sentence, is_told_of, leading_number, link,
     looks_like_heading, shape, subjects,
 };
 use super::table::{self, Table};
@@ -256,7 +256,10 @@ impl<'a> Reader<'a> {
         let told = addresses.iter().position(|address| is_told_of(&line.text, address));
         let addresses = told.and_then(|at| addresses.get(at..=at)).unwrap_or(addresses);
         let Some(first) = addresses.first() else { return Ok(()) };
-        let shape = shape(&line.text, first);
+        let shape = match shape(&line.text, first) {
+            Shape::Device if is_denied(line.text.get(first.place.end..).unwrap_or_default()) => Shape::Mention,
+            shape => shape,
+        };
         let left = line.text.contains("Removing from") || line.text.contains("Removing device");
         for address in addresses {
             if left {

@@ -101,7 +101,9 @@ pub(super) fn is_heading(text: &str) -> bool {
     // Whatever the group is called stands behind a colon or in brackets.
     let front = text.split(['(', '[']).next().unwrap_or_default();
     let front = front.split_once(": ").map_or(front, |(front, _)| front);
-    let path = front.contains('/') && (front.ends_with(':') || front.ends_with("devices") || front.ends_with('/'));
+    let in_list = front.strip_prefix("/sys/kernel/iommu_groups/").is_some_and(|rest| rest.parse::<u32>().is_ok());
+    let path =
+        in_list || front.contains('/') && (front.ends_with(':') || front.ends_with("devices") || front.ends_with('/'));
     let word = |word: &str| {
         let lower = word.to_lowercase();
         token::is_group_word(word)
@@ -117,6 +119,13 @@ pub(super) fn is_heading(text: &str) -> bool {
 /// Whether a line that names a group is a sentence.
 pub(super) fn is_prose(text: &str) -> bool {
     token::words(text).count() > 4
+}
+
+/// Whether somebody says that something is not so, or asks it.
+pub(super) fn is_denied(text: &str) -> bool {
+    const WORDS: [&str; 12] =
+        ["not", "never", "should", "must", "isn", "wasn", "aren", "doesn", "same", "was", "were", "why"];
+    text.ends_with('?') || token::words(text).any(|word| WORDS.contains(&&*word.value.to_ascii_lowercase()))
 }
 
 /// Whether somebody says something: more words than a broken line has, or a sign at the end.

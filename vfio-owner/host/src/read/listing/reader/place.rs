@@ -4,10 +4,10 @@ use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
 use super::{Read, Reader};
 use crate::read::listing::attribute;
-use crate::read::listing::command::Question;
+use crate::read::listing::command::{Question, is_command};
 use crate::read::listing::facts::{Form, GroupRef, Place};
 use crate::read::listing::line::Line;
-use crate::read::listing::shape::{is_heading, is_prose, link, lists_names, names_device, subjects};
+use crate::read::listing::shape::{is_elision, is_heading, is_prose, link, lists_names, names_device, subjects};
 use crate::read::listing::token::{self, Token};
 
 /// The device that the next lines are about.
@@ -31,7 +31,7 @@ pub(super) struct Scope {
     pub(super) doubtful: bool,
     pub(super) blank: bool,
     /// Whether the lines of a folder have bare names of devices, as the first has or has not.
-    bare: Option<bool>,
+    pub(super) bare: Option<bool>,
 }
 
 /// How a group is named for the lines below.
@@ -118,7 +118,11 @@ impl Reader<'_> {
         let heading = is_heading(&line.text);
         if heading && self.is_heading_here(place, line) || self.leads_to_devices(place, line) {
             self.current = None;
-            let kind = if line.text.contains("/devices") { Heading::Folder } else { Heading::Alone };
+            let kind = if line.text.contains("/devices") || line.text.starts_with("/sys/") {
+                Heading::Folder
+            } else {
+                Heading::Alone
+            };
             self.scope = Some(Scope::new(GroupRef::Known(group), line.indent, kind));
             return Ok(());
         }
@@ -173,7 +177,7 @@ impl Reader<'_> {
 pub(super) fn flat_order(lines: &[Line]) -> Order {
     let mut device_above = false;
     for line in lines {
-        if line.text.is_empty() {
+        if line.text.is_empty() || is_elision(&line.text) || is_command(&line.text) {
             device_above = false;
             continue;
         }
