@@ -100,6 +100,9 @@ pub(super) fn is_about_some(text: &str) -> bool {
     if text.contains('$') && text.contains("; do") {
         return false;
     }
+    if ["| head", "| tail"].iter().any(|filter| text.contains(filter)) {
+        return true;
+    }
     let (command, filter) = text.split_once("grep ").unwrap_or((text, ""));
     let mut words = command.split_whitespace();
     let selects = |word: &str| word.starts_with('-') && !word.starts_with("--") && word.contains(['s', 'd']);

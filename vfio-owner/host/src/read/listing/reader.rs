@@ -32,10 +32,21 @@ struct Pending {
     unclaimed: bool,
 }
 
+/// What stands above, where each line has a group and a device.
+#[derive(Clone, Copy, Default)]
+enum Above {
+    #[default]
+    Nothing,
+    Group(u32),
+    /// Lines that were left out.
+    Elision,
+}
+
 pub(super) struct Reader<'a> {
     lines: &'a [Line],
     facts: Facts,
     current: Option<Current>,
+    above: Above,
     scope: Option<Scope>,
     flat_order: Order,
     table: Option<Table>,
@@ -58,6 +69,7 @@ impl<'a> Reader<'a> {
             lines,
             facts,
             current: None,
+            above: Above::Nothing,
             scope: None,
             flat_order: flat_order(lines),
             table: None,
@@ -201,6 +213,10 @@ impl<'a> Reader<'a> {
     fn elided(&mut self) {
         self.facts.elided = true;
         self.current = None;
+        if let Above::Group(group) = self.above {
+            self.facts.perhaps_more_in(GroupRef::Known(Some(group)));
+        }
+        self.above = Above::Elision;
         if let Some(scope) = &mut self.scope {
             scope.doubtful = true;
             self.facts.perhaps_more_in(scope.group);
@@ -256,6 +272,10 @@ impl<'a> Reader<'a> {
         let told = addresses.iter().position(|address| is_told_of(&line.text, address));
         let addresses = told.and_then(|at| addresses.get(at..=at)).unwrap_or(addresses);
         let Some(first) = addresses.first() else { return Ok(()) };
+        if matches!(self.above, Above::Elision) {
+            self.facts.perhaps_more_in(GroupRef::Known(group));
+        }
+        self.above = group.map_or(Above::Nothing, Above::Group);
         let shape = match shape(&line.text, first) {
             Shape::Device if is_denied(line.text.get(first.place.end..).unwrap_or_default()) => Shape::Mention,
             shape => shape,

@@ -2,7 +2,7 @@
 
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
-use super::{Read, Reader};
+use super::{Above, Read, Reader};
 use crate::read::listing::attribute;
 use crate::read::listing::command::{Question, is_command};
 use crate::read::listing::facts::{Form, GroupRef, Place};
@@ -118,6 +118,7 @@ impl Reader<'_> {
         let heading = is_heading(&line.text);
         if heading && self.is_heading_here(place, line) || self.leads_to_devices(place, line) {
             self.current = None;
+            self.above = Above::Nothing;
             let kind = if line.text.contains("/devices") || line.text.starts_with("/sys/") {
                 Heading::Folder
             } else {
