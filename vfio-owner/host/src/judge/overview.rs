@@ -119,7 +119,7 @@ impl fmt::Display for Possession {
     }
 }
 
-/// Returns all groups by number, then the devices without a group, then those whose group is not shown.
+/// Returns all groups by number, then those whose number is not shown, then the devices without a group, then those whose group is not shown.
 pub fn overview(host: &Host) -> Vec<GroupEntry> {
     let mut numbers: Vec<u32> = host.pci.groups.iter().map(|group| group.number).collect();
     numbers.extend(host.other_members.iter().map(|member| member.group));
@@ -129,7 +129,7 @@ pub fn overview(host: &Host) -> Vec<GroupEntry> {
     let mut groups: Vec<GroupEntry> =
         numbers.into_iter().filter_map(|number| entry_of(host, number, &mut names)).collect();
     for (group, possession) in [(Fact::Absent, Possession::NoIommu), (Fact::Unknown, Possession::GroupNotShown)] {
-        let devices = host.pci.devices.iter().filter(|device| host.group(device.function.address) == group);
+        let devices = host.pci.devices.iter().filter(|device| host.group_of(device) == group);
         let devices: Vec<DeviceEntry> = devices.map(|device| device_entry(host, device, &mut names)).collect();
         if !devices.is_empty() {
             let other_members = Vec::new();
@@ -148,9 +148,10 @@ fn entry_of(host: &Host, number: u32, names: &mut Names) -> Option<GroupEntry> {
     if devices.is_empty() && other_members.is_empty() {
         return None;
     }
+    let shown = host.numbered(Fact::Is(number));
     Some(GroupEntry {
-        group: Fact::Is(number),
-        group_file: Some(format!("/dev/vfio/{number}")),
+        group: shown,
+        group_file: shown.known().map(|number| format!("/dev/vfio/{number}")),
         domain: group.domain.map(|domain| domain.to_string()),
         possession: possession(host, group, &other_members),
         devices,

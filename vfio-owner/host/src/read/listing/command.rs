@@ -5,15 +5,20 @@ use vfio_owner::viability::{DriverDma, dma_of};
 
 use super::attribute::driver_in_path;
 use super::facts::GroupRef;
+use super::shape::link;
 use super::token;
 
 /// What the output of a command is about, without naming it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Question {
     /// The groups of the machine.
     AllGroups,
     /// The members of a group.
     Members(GroupRef),
+    /// What a file says of a device, in lines that do not name it.
+    Details(PciAddress),
+    /// The devices that a driver is bound to.
+    Bound(String),
     /// Where a link of a device leads: the path.
     Target(PciAddress, Link),
     /// The same: the last part of the path.
@@ -38,6 +43,8 @@ pub(super) enum Target {
 const LISTERS: [&str; 5] = ["ls", "ll", "dir", "tree", "find"];
 /// Commands that print where a link leads.
 const FOLLOWERS: [&str; 3] = ["readlink", "realpath", "basename"];
+/// A command that prints a file.
+const PRINTER: &str = "cat";
 
 /// A command as it was typed, or part of a script.
 pub(super) fn is_command(text: &str) -> bool {
@@ -78,23 +85,46 @@ pub(super) fn is_command(text: &str) -> bool {
         || text.contains("$(") && !text.contains("Kernel")
         || text.contains("${")
         || question(text).is_some()
+        || is_known(text) && has_options(text)
         || is_known(text) && token::addresses(text).is_empty() && !text.contains(':')
+}
+
+/// Whether the program is followed by an option or a path, as in no sentence.
+fn has_options(text: &str) -> bool {
+    text.split_whitespace().nth(1).is_some_and(|word| word.starts_with(['-', '/']))
 }
 
 /// Whether a command prints some of the machine's devices only.
 pub(super) fn is_about_some(text: &str) -> bool {
-    let mut words = text.split_whitespace();
-    let options = |word: &str| word.starts_with('-') && !word.starts_with("--") && word.contains(['s', 'd']);
-    text.contains("grep ") || words.any(|word| word.ends_with("lspci")) && words.any(options)
+    // A loop goes through all of them.
+    if text.contains('$') && text.contains("; do") {
+        return false;
+    }
+    if ["| head", "| tail"].iter().any(|filter| text.contains(filter)) {
+        return true;
+    }
+    let (command, filter) = text.split_once("grep ").unwrap_or((text, ""));
+    let mut words = command.split_whitespace();
+    let selects = |word: &str| word.starts_with('-') && !word.starts_with("--") && word.contains(['s', 'd']);
+    if words.any(|word| word.ends_with("lspci")) {
+        return !filter.is_empty() || words.any(selects);
+    }
+    filter.contains(':') || command.contains(" -name ")
 }
 
 /// What a command asks; `None` if its output names what it is about, or it asks several things.
 pub(super) fn question(text: &str) -> Option<Question> {
     let words = || text.split([' ', '\t', '$', '#', '(', ')', '`']).filter(|word| !word.is_empty());
-    let program = words().find(|word| LISTERS.contains(word) || FOLLOWERS.contains(word))?;
+    let program = words().find(|word| LISTERS.contains(word) || FOLLOWERS.contains(word) || *word == PRINTER)?;
     let paths = words().skip_while(|word| *word != program).skip(1);
     let mut paths = paths.map(|path| path.trim_matches(['"', '\'', ';'])).filter(|path| path.contains('/'));
     let (path, None) = (paths.next()?.trim_end_matches('/'), paths.next()) else { return None };
+    if let Some((_, driver)) = path.split_once("/bus/pci/drivers/")
+        && LISTERS.contains(&program)
+        && !driver.contains(['/', '*'])
+    {
+        return Some(Question::Bound(driver.to_owned()));
+    }
     if text.contains('|') && !FOLLOWERS.contains(&program) {
         return None;
     }
@@ -105,6 +135,7 @@ pub(super) fn question(text: &str) -> Option<Question> {
     let device = token::addresses(path).last().map(|found| found.value);
     let link = match last {
         "devices" if LISTERS.contains(&program) => return members(folder, device),
+        "uevent" if program == PRINTER => return Some(Question::Details(device?)),
         "driver" => Link::Driver,
         "iommu_group" => Link::Group,
         _ => return None,
@@ -123,6 +154,24 @@ fn members(folder: &str, device: Option<PciAddress>) -> Option<Question> {
         None => GroupRef::Known(Some(folder.rsplit('/').next()?.parse().ok()?)),
     };
     Some(Question::Members(group))
+}
+
+/// The devices in a line of the folder of a driver; none if it is no such line.
+pub(super) fn bound(line: &str) -> Vec<PciAddress> {
+    const FILES: [&str; 6] = ["bind", "module", "new_id", "remove_id", "uevent", "unbind"];
+    let names = link(line).and_then(|arrow| line.get(..arrow)?.split_whitespace().last()).unwrap_or(line);
+    let mut devices = Vec::new();
+    for name in names.split_whitespace().filter(|name| !FILES.contains(name)) {
+        let Ok(device) = name.parse() else { return Vec::new() };
+        devices.push(device);
+    }
+    devices
+}
+
+/// Whether a command did not find the folder of the groups, or a group in it.
+pub(super) fn says_no_groups(line: &str) -> bool {
+    let folder = line.split_once("/sys/kernel/iommu_groups").filter(|_| line.ends_with("No such file or directory"));
+    folder.is_some_and(|(_, rest)| !rest.contains(|c: char| c.is_ascii_digit()))
 }
 
 /// Where a link leads, as the line below the command has it.

@@ -59,6 +59,8 @@ pub(super) enum Form {
 pub(super) enum Place {
     /// It stands among the devices of its group.
     Shown,
+    /// Its own lines say so. Of a machine of which only one device is listed, they say nothing of others.
+    Own,
     /// A link or a log says it of this device alone, and nothing of others.
     Pointed,
     /// It stands where the group's devices may have ended.
@@ -97,10 +99,21 @@ pub(super) struct Record {
     /// It is listed, and not only mentioned.
     pub(super) listed: bool,
     pub(super) form: Form,
-    /// Lines that come with its driver, if it has one, are there.
-    pub(super) details: bool,
+    /// In which block there are lines that come with its driver, if it has one.
+    pub(super) detailed_in: Option<usize>,
     /// Its modules are shown, so its driver would be.
     pub(super) modules: bool,
+}
+
+/// What the kernel's log says of an IOMMU. The later, the more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(super) enum Log {
+    #[default]
+    Silent,
+    /// Firmware describes one.
+    Described,
+    /// It is enabled.
+    Enabled,
 }
 
 /// What is said of all devices and groups.
@@ -108,15 +121,24 @@ pub(super) struct Record {
 pub(super) struct Facts {
     pub(super) devices: BTreeMap<PciAddress, Record>,
     others: BTreeMap<(u32, String), OtherMember>,
+    /// Which command's output is read.
+    pub(super) block: usize,
+    /// In which blocks, and in which form, drivers are shown.
+    drivers_in: BTreeSet<(Form, usize)>,
     shared: Vec<Shared>,
     /// Members that are no PCI functions, of the group that a device is in.
     others_beside: Vec<(PciAddress, String)>,
     incomplete_with: BTreeSet<PciAddress>,
     /// The groups of which members are listed, and not only that one device is in it.
     told: BTreeSet<u32>,
+    /// The groups that lines of devices name.
+    own: BTreeSet<u32>,
+    /// Something was left out of the listing.
+    pub(super) elided: bool,
     /// The groups whose folder is listed from the first name to the last.
     whole: BTreeSet<u32>,
     whole_with: BTreeSet<PciAddress>,
+    unnumbered: BTreeSet<u32>,
     refused: BTreeSet<PciAddress>,
     bridges: BTreeSet<PciAddress>,
     regions: BTreeMap<u32, Vec<ReservedRegion>>,
@@ -124,8 +146,7 @@ pub(super) struct Facts {
     pub(super) enumerated: BTreeSet<u32>,
     incomplete: BTreeSet<u32>,
     pub(super) iommu: IommuState,
-    /// The log names firmware's description of an IOMMU.
-    pub(super) iommu_described: bool,
+    pub(super) log: Log,
     /// The groups were asked for, and there was none.
     pub(super) no_groups: bool,
     mentioned: BTreeSet<PciAddress>,
@@ -152,8 +173,10 @@ impl Facts {
             record.perhaps_in = group;
             return Ok(());
         }
-        if place == Place::Shown {
-            self.told.extend(group);
+        match place {
+            Place::Shown => self.told.extend(group),
+            Place::Own => self.own.extend(group),
+            Place::Pointed | Place::Perhaps => {}
         }
         match self.device(device).group {
             Some((before, first_line)) if before != group => {
@@ -200,8 +223,10 @@ impl Facts {
 
     pub(super) fn driver(&mut self, device: PciAddress, driver: Option<String>, line: usize) -> Merged {
         let driver = driver.map(|name| spaced(&name));
+        let block = self.block;
         let record = self.device(device);
-        match &record.driver {
+        let form = record.form;
+        let merged = match &record.driver {
             Some((before, first_line)) if *before != driver => {
                 let (first, second) = (Claim::Driver(before.clone()), Claim::Driver(driver));
                 Err(ListingErrorReason::Contradiction { device, first, first_line: *first_line, second })
@@ -211,7 +236,14 @@ impl Facts {
                 record.driver = Some((driver, line));
                 Ok(())
             }
-        }
+        };
+        self.drivers_in.insert((form, block));
+        merged
+    }
+
+    /// A line that comes with the driver of a device, if it has one, is there.
+    pub(super) fn detailed(&mut self, device: PciAddress) {
+        self.device(device).detailed_in = Some(self.block);
     }
 
     pub(super) fn ids(&mut self, device: PciAddress, (vendor, id): (u16, u16), line: usize) -> Merged {
@@ -361,6 +393,20 @@ impl Facts {
                 self.group(other, number, Place::Shown, line).map_err(|reason| (line, reason))?;
             }
         }
+        // Who is together is known of the rest, and not the number: one is made up that no group has.
+        let numbers = self.devices.values().filter_map(|record| record.group?.0);
+        let taken: BTreeSet<u32> = numbers.chain(self.others.keys().map(|(group, _)| *group)).collect();
+        for number in (0..=u32::MAX).rev().filter(|number| !taken.contains(number)) {
+            let Some((first, _)) = beside.first_key_value() else { break };
+            let mut known = vec![*first];
+            while let Some(device) = known.pop() {
+                let Some(others) = beside.remove(&device) else { continue };
+                let line = others.first().map_or(0, |(_, line)| *line);
+                self.group(device, Some(number), Place::Shown, line).map_err(|reason| (line, reason))?;
+                known.extend(others.into_iter().map(|(other, _)| other));
+            }
+            self.unnumbered.insert(number);
+        }
         for Shared { with, device, line, .. } in perhaps {
             if let Some(number) = group(self, &with) {
                 self.group(device, number, Place::Perhaps, line).map_err(|reason| (line, reason))?;
@@ -441,12 +487,11 @@ impl Facts {
         }
     }
 
-    /// A device whose driver is not shown has none if the same form shows the drivers of others, and it in detail.
+    /// A device whose driver is not shown has none if what shows it in detail shows the drivers of others.
     fn conclude_drivers(&mut self) {
-        let shown: BTreeSet<Form> =
-            self.devices.values().filter(|record| record.driver.is_some()).map(|record| record.form).collect();
         for record in self.devices.values_mut().filter(|record| record.driver.is_none()) {
-            if record.modules || record.details && shown.contains(&record.form) {
+            if record.modules || record.detailed_in.is_some_and(|block| self.drivers_in.contains(&(record.form, block)))
+            {
                 record.driver = Some((None, 0));
             }
         }
@@ -458,7 +503,7 @@ impl Facts {
         // The groups that are there are numbered from 0; in a list that was cut, the first has a PCI function.
         let whole =
             !self.enumerated.is_empty() && self.enumerated.iter().zip(0..).all(|(group, place)| *group == place);
-        if !any && self.no_groups && self.iommu_described && self.iommu == IommuState::NotShown {
+        if !any && self.no_groups && self.log == Log::Described && self.iommu == IommuState::NotShown {
             self.iommu = IommuState::NotSwitchedOn;
         }
         let none = !any
@@ -478,7 +523,10 @@ impl Facts {
         // Where the first device of a machine is told of, all are; else a device may share its group with others.
         let first = |address: &PciAddress| address.bus() == 0 && address.devfn().byte() == 0;
         let all = self.devices.iter().any(|(address, record)| first(address) && record.group.is_some());
-        let incomplete = |group: &u32| !self.whole.contains(group) && (homeless || !all && !self.told.contains(group));
+        let own = self.devices.len() > 1 && !self.elided;
+        let told = |group: &u32| self.told.contains(group) || own && self.own.contains(group);
+        let all = all && !self.elided;
+        let incomplete = |group: &u32| !self.whole.contains(group) && (homeless || !all && !told(group));
         let incomplete: Vec<u32> = numbers().filter(incomplete).collect();
         self.incomplete.extend(incomplete);
     }
@@ -514,6 +562,7 @@ impl Facts {
             drivers: without(|record| record.driver.is_none()),
             groups: without(|record| record.group.is_none()),
             members: self.incomplete.clone(),
+            unnumbered: self.unnumbered.clone(),
             skipped_lines: self.skipped,
             doubtful_lines: self.doubtful.clone(),
         }

@@ -36,7 +36,7 @@ impl Line {
         }
         let plain: String = text.chars().filter_map(plain).collect();
         let unquoted = without_quotes(&plain);
-        let (indent, text) = indented(unquoted);
+        let (indent, text) = indented(without_box(unquoted));
         Self { number, indent, text: text.trim_end().to_owned() }
     }
 
@@ -149,6 +149,13 @@ fn without_quotes(text: &str) -> &str {
         let Some(quoted) = rest.trim_start_matches(' ').strip_prefix('>') else { return rest };
         rest = quoted.strip_prefix(' ').unwrap_or(quoted);
     }
+}
+
+/// The text in a box, between two bars.
+fn without_box(text: &str) -> &str {
+    let bars = ['│', '┃', '║', '|'];
+    let inner = text.trim().strip_prefix(bars).and_then(|rest| rest.strip_suffix(bars));
+    inner.filter(|inner| !inner.contains(bars)).map_or(text, str::trim)
 }
 
 /// The column in which the text begins, and the text, without bullets, branches and other markup.

@@ -10,10 +10,11 @@ use self::place::{Current, Heading, Order, Scope, flat_order};
 use super::ListingErrorReason;
 use super::attribute;
 use super::command::{self, Question, Target, is_command};
-use super::facts::{Facts, Form, GroupRef, Place};
+use super::facts::{Facts, Form, GroupRef, Log, Place};
 use super::line::Line;
 use super::shape::{
-    Shape, has_number, is_column_heading, is_told_of, leading_number, link, looks_like_heading, shape, subjects,
+    Shape, has_number, is_column_heading, is_denied, is_elision, is_sentence, is_told_of, leading_number, link,
+    looks_like_heading, shape, subjects,
 };
 use super::table::{self, Table};
 use super::token::{self, Token};
@@ -31,10 +32,21 @@ struct Pending {
     unclaimed: bool,
 }
 
+/// What stands above, where each line has a group and a device.
+#[derive(Clone, Copy, Default)]
+enum Above {
+    #[default]
+    Nothing,
+    Group(u32),
+    /// Lines that were left out.
+    Elision,
+}
+
 pub(super) struct Reader<'a> {
     lines: &'a [Line],
     facts: Facts,
     current: Option<Current>,
+    above: Above,
     scope: Option<Scope>,
     flat_order: Order,
     table: Option<Table>,
@@ -57,6 +69,7 @@ impl<'a> Reader<'a> {
             lines,
             facts,
             current: None,
+            above: Above::Nothing,
             scope: None,
             flat_order: flat_order(lines),
             table: None,
@@ -83,11 +96,25 @@ impl<'a> Reader<'a> {
             self.blank();
             return Ok(());
         }
+        if is_elision(&line.text) {
+            self.elided();
+            return Ok(());
+        }
+        if is_command(&line.text) {
+            self.command(line);
+            return Ok(());
+        }
         if let Some(cells) = Table::cells(&line.text) {
             return self.row(&cells, line);
         }
-        if let Some(cells) = table::columns(&line.text)
-            && (table::is_heading(&cells) || self.table.as_ref().is_some_and(|table| table.fits(&cells)))
+        if let Some(table) = &self.table
+            && let Some(cells) = table::columns(&line.text, 2)
+            && table.fits(&cells)
+        {
+            return self.row(&cells, line);
+        }
+        if let Some(cells) = table::columns(&line.text, 3)
+            && table::is_heading(&cells)
         {
             return self.row(&cells, line);
         }
@@ -100,10 +127,6 @@ impl<'a> Reader<'a> {
         }
         let addresses = subjects(&line.text);
         let groups = token::groups(&line.text, &addresses);
-        if is_command(&line.text) {
-            self.command(line);
-            return Ok(());
-        }
         if self.answer(line)? {
             return Ok(());
         }
@@ -125,10 +148,12 @@ impl<'a> Reader<'a> {
 
     /// A command as it was typed: what it prints comes next.
     fn command(&mut self, line: &Line) {
-        if let (Some(Question::Members(group)), Some(scope)) = (self.asked, &self.scope)
+        self.table = None;
+        self.facts.block += 1;
+        if let (Some(Question::Members(group)), Some(scope)) = (&self.asked, &self.scope)
             && scope.is_whole()
         {
-            self.facts.whole_folder(group);
+            self.facts.whole_folder(*group);
         }
         if self.asked == Some(Question::AllGroups) {
             self.facts.no_groups = true;
@@ -136,19 +161,31 @@ impl<'a> Reader<'a> {
         (self.current, self.scope) = (None, None);
         self.some_devices = command::is_about_some(&line.text);
         self.asked = command::question(&line.text);
-        if let Some(Question::Members(group)) = self.asked {
-            self.scope = Some(Scope::new(group, line.indent, Heading::Folder));
+        match self.asked {
+            Some(Question::Members(group)) => self.scope = Some(Scope::new(group, line.indent, Heading::Folder)),
+            Some(Question::Details(device)) => {
+                self.current = Some(Current { device, indent: line.indent, form: Form::Record, same_paragraph: true });
+            }
+            _ => {}
         }
     }
 
     /// Whether a line is the answer to the command above it.
     fn answer(&mut self, line: &Line) -> Result<bool, ListingErrorReason> {
+        if let Some(Question::Bound(driver)) = &self.asked {
+            let bound = command::bound(&line.text);
+            for device in &bound {
+                self.facts.driver(*device, Some(driver.clone()), line.number)?;
+                self.facts.device(*device).listed = true;
+            }
+            return Ok(!bound.is_empty());
+        }
         let (device, target) = match self.asked {
             Some(Question::AllGroups) => {
                 self.asked = None;
                 return Ok(false);
             }
-            None | Some(Question::Members(_)) => return Ok(false),
+            None | Some(Question::Members(_) | Question::Details(_) | Question::Bound(_)) => return Ok(false),
             Some(Question::Target(device, of)) => (device, command::target(&line.text, device, of)),
             Some(Question::TargetName(device, of)) => (device, command::target_name(&line.text, of)),
         };
@@ -169,6 +206,20 @@ impl<'a> Reader<'a> {
         }
         if let Some(scope) = &mut self.scope {
             scope.blank = true;
+        }
+    }
+
+    /// Lines were left out here: devices of the group at hand, or of any.
+    fn elided(&mut self) {
+        self.facts.elided = true;
+        self.current = None;
+        if let Above::Group(group) = self.above {
+            self.facts.perhaps_more_in(GroupRef::Known(Some(group)));
+        }
+        self.above = Above::Elision;
+        if let Some(scope) = &mut self.scope {
+            scope.doubtful = true;
+            self.facts.perhaps_more_in(scope.group);
         }
     }
 
@@ -193,7 +244,12 @@ impl<'a> Reader<'a> {
         if let Some(state) = IommuState::of_log(text) {
             self.facts.iommu = state;
         }
-        self.facts.iommu_described |= IommuState::is_described(text);
+        if text.contains("DMAR: IOMMU enabled") {
+            self.facts.log = Log::Enabled;
+        } else if IommuState::is_described(text) {
+            self.facts.log = self.facts.log.max(Log::Described);
+        }
+        self.facts.no_groups |= command::says_no_groups(text);
         let lower = text.to_ascii_lowercase();
         if REFUSALS.iter().any(|words| lower.contains(words)) {
             for address in addresses {
@@ -216,7 +272,14 @@ impl<'a> Reader<'a> {
         let told = addresses.iter().position(|address| is_told_of(&line.text, address));
         let addresses = told.and_then(|at| addresses.get(at..=at)).unwrap_or(addresses);
         let Some(first) = addresses.first() else { return Ok(()) };
-        let shape = shape(&line.text, first);
+        if matches!(self.above, Above::Elision) {
+            self.facts.perhaps_more_in(GroupRef::Known(group));
+        }
+        self.above = group.map_or(Above::Nothing, Above::Group);
+        let shape = match shape(&line.text, first) {
+            Shape::Device if is_denied(line.text.get(first.place.end..).unwrap_or_default()) => Shape::Mention,
+            shape => shape,
+        };
         let left = line.text.contains("Removing from") || line.text.contains("Removing device");
         for address in addresses {
             if left {
@@ -227,7 +290,7 @@ impl<'a> Reader<'a> {
             self.facts.enumerated.extend(member);
             let place = match shape {
                 Shape::Device => Place::Shown,
-                Shape::Path if member.is_some() => Place::Shown,
+                Shape::Path if member.is_some() && !self.some_devices => Place::Shown,
                 Shape::Path | Shape::Log => Place::Pointed,
                 Shape::Mention => Place::Perhaps,
             };
@@ -330,6 +393,12 @@ impl<'a> Reader<'a> {
             self.current = None;
         }
         let (left, right) = line.text.split_once("->").unwrap_or((&line.text, ""));
+        if let Some((front, _)) = left.split_once("/virtfn")
+            && let Some(parent) = token::addresses(front).last()
+            && right.trim_end().ends_with(&device.to_string())
+        {
+            self.facts.parent(device, parent.value);
+        }
         if left.trim_end().ends_with("/physfn")
             && let Some(parent) = token::addresses(right).last()
         {
@@ -418,13 +487,14 @@ impl<'a> Reader<'a> {
             // It stands where the group's devices stand, and may be one.
             self.facts.perhaps_more_in(scope.group);
         }
-        if looks_like_heading(&line.text) {
-            if let Some(scope) = &mut self.scope {
-                scope.doubtful = true;
-            }
-            if has_number(&line.text) {
-                self.facts.doubtful.push(line.number);
-            }
+        let outside = |scope: &Scope| line.indent <= scope.indent && is_sentence(&line.text);
+        if let Some(scope) = &mut self.scope
+            && (looks_like_heading(&line.text) || outside(scope))
+        {
+            scope.doubtful = true;
+        }
+        if looks_like_heading(&line.text) && has_number(&line.text) {
+            self.facts.doubtful.push(line.number);
         }
     }
 

@@ -82,8 +82,8 @@ fn without_brackets(text: &str) -> String {
     let mut depth = 0_u32;
     for c in text.chars() {
         match c {
-            '[' => depth += 1,
-            ']' => depth = depth.saturating_sub(1),
+            '[' | '(' => depth += 1,
+            ']' | ')' => depth = depth.saturating_sub(1),
             c if depth == 0 => out.push(c),
             _ => {}
         }
@@ -101,7 +101,9 @@ pub(super) fn is_heading(text: &str) -> bool {
     // Whatever the group is called stands behind a colon or in brackets.
     let front = text.split(['(', '[']).next().unwrap_or_default();
     let front = front.split_once(": ").map_or(front, |(front, _)| front);
-    let path = front.contains('/') && (front.ends_with(':') || front.ends_with("devices") || front.ends_with('/'));
+    let in_list = front.strip_prefix("/sys/kernel/iommu_groups/").is_some_and(|rest| rest.parse::<u32>().is_ok());
+    let path =
+        in_list || front.contains('/') && (front.ends_with(':') || front.ends_with("devices") || front.ends_with('/'));
     let word = |word: &str| {
         let lower = word.to_lowercase();
         token::is_group_word(word)
@@ -117,6 +119,29 @@ pub(super) fn is_heading(text: &str) -> bool {
 /// Whether a line that names a group is a sentence.
 pub(super) fn is_prose(text: &str) -> bool {
     token::words(text).count() > 4
+}
+
+/// Whether somebody says that something is not so, or asks it.
+pub(super) fn is_denied(text: &str) -> bool {
+    const WORDS: [&str; 12] =
+        ["not", "never", "should", "must", "isn", "wasn", "aren", "doesn", "same", "was", "were", "why"];
+    text.ends_with('?') || token::words(text).any(|word| WORDS.contains(&&*word.value.to_ascii_lowercase()))
+}
+
+/// Whether somebody says something: more words than a broken line has, or a sign at the end.
+pub(super) fn is_sentence(text: &str) -> bool {
+    text.ends_with(['.', ':', '?', '!']) || is_prose(text) && !text.ends_with([']', ')'])
+}
+
+/// Whether a line stands for lines that were left out.
+pub(super) fn is_elision(text: &str) -> bool {
+    const WORDS: [&str; 8] = ["snip", "snipped", "cut", "omitted", "truncated", "skipped", "etc", "output"];
+    let lower = text.to_ascii_lowercase();
+    let dots = text.contains("...") || text.contains('…');
+    let bracketed = text.starts_with(['<', '[', '(']) && token::words(&lower).next().is_some();
+    let all_known = token::words(&lower).all(|word| WORDS.contains(&word.value)) && !has_number(text);
+    // `grep -A` draws a line where it leaves some out.
+    matches!(&*lower, "--" | "snip" | "snipped") || (dots || bracketed) && all_known
 }
 
 /// Whether a line that was not understood may begin another group.

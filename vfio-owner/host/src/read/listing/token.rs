@@ -20,7 +20,9 @@ pub(super) fn addresses(text: &str) -> Vec<Token<PciAddress>> {
     for (dot, _) in text.match_indices('.') {
         let Some(token) = address_around(text, dot) else { continue };
         // `lspci -P` gives only slot and function of what is behind a bridge: whatever it is, it is not the bridge.
-        if is_slot(bytes.get(token.place.end..).unwrap_or_default()) {
+        let rest = bytes.get(token.place.end..).unwrap_or_default();
+        // Through links of a device, a path leads to another one.
+        if is_slot(rest) || rest.starts_with(b"/virtfn") || rest.starts_with(b"/physfn/") {
             continue;
         }
         add(&mut found, text, token);
@@ -178,8 +180,9 @@ fn number_behind(rest: &str) -> Option<(Fact<u32>, usize)> {
 
 /// Whether a word is one for a group, slips of the pen and other languages included.
 pub(super) fn is_group_word(word: &str) -> bool {
+    const OTHERS: [&str; 8] = ["группа", "группы", "група", "グループ", "그룹", "skupina", "groep", "ryhmä"];
     let lower = word.to_lowercase();
-    if lower.ends_with('组') || lower.ends_with('組') {
+    if lower.ends_with('组') || lower.ends_with('組') || OTHERS.contains(&&*lower) {
         return true;
     }
     let bare = lower.find('g').filter(|at| *at > 0 && is_iommu(lower.get(..*at).unwrap_or_default()));

@@ -47,7 +47,11 @@ impl Reader<'_> {
 
     /// The names in the folder of a group that are those of no PCI functions.
     pub(super) fn folder(&mut self, line: &Line) -> bool {
-        let Some(scope) = self.scope.as_mut().filter(|scope| scope.kind == Heading::Folder && !scope.blank) else {
+        let Some(scope) = self
+            .scope
+            .as_mut()
+            .filter(|scope| scope.kind == Heading::Folder && !scope.blank && scope.bare != Some(false))
+        else {
             return false;
         };
         if link(&line.text).is_some() {

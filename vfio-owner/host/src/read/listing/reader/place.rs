@@ -2,11 +2,12 @@
 
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
-use super::{Read, Reader};
+use super::{Above, Read, Reader};
 use crate::read::listing::attribute;
+use crate::read::listing::command::{Question, is_command};
 use crate::read::listing::facts::{Form, GroupRef, Place};
 use crate::read::listing::line::Line;
-use crate::read::listing::shape::{is_heading, is_prose, link, lists_names, names_device, subjects};
+use crate::read::listing::shape::{is_elision, is_heading, is_prose, link, lists_names, names_device, subjects};
 use crate::read::listing::token::{self, Token};
 
 /// The device that the next lines are about.
@@ -30,7 +31,7 @@ pub(super) struct Scope {
     pub(super) doubtful: bool,
     pub(super) blank: bool,
     /// Whether the lines of a folder have bare names of devices, as the first has or has not.
-    bare: Option<bool>,
+    pub(super) bare: Option<bool>,
 }
 
 /// How a group is named for the lines below.
@@ -71,6 +72,10 @@ impl Reader<'_> {
         let bare = link(&line.text).is_some() || lists_names(&line.text);
         if scope.kind == Heading::Folder && *scope.bare.get_or_insert(bare) != bare {
             // Behind the names in the folder come lines about devices of any group.
+            let group = scope.group;
+            if scope.is_whole() && self.asked == Some(Question::Members(group)) {
+                self.facts.whole_folder(group);
+            }
             self.scope = None;
             return Ok(());
         }
@@ -113,7 +118,12 @@ impl Reader<'_> {
         let heading = is_heading(&line.text);
         if heading && self.is_heading_here(place, line) || self.leads_to_devices(place, line) {
             self.current = None;
-            let kind = if line.text.contains("/devices") { Heading::Folder } else { Heading::Alone };
+            self.above = Above::Nothing;
+            let kind = if line.text.contains("/devices") || line.text.starts_with("/sys/") {
+                Heading::Folder
+            } else {
+                Heading::Alone
+            };
             self.scope = Some(Scope::new(GroupRef::Known(group), line.indent, kind));
             return Ok(());
         }
@@ -121,8 +131,8 @@ impl Reader<'_> {
             heading || current.form == Form::Record || line.indent > current.indent || attribute::is_detail(&line.text)
         };
         if let Some(device) = self.current.as_ref().filter(below).map(|current| current.device) {
-            self.facts.device(device).details = true;
-            let place = if self.some_devices { Place::Pointed } else { Place::Shown };
+            self.facts.detailed(device);
+            let place = if self.some_devices { Place::Pointed } else { Place::Own };
             return self.facts.group(device, group, place, line.number);
         }
         if is_prose(&line.text) {
@@ -168,7 +178,7 @@ impl Reader<'_> {
 pub(super) fn flat_order(lines: &[Line]) -> Order {
     let mut device_above = false;
     for line in lines {
-        if line.text.is_empty() {
+        if line.text.is_empty() || is_elision(&line.text) || is_command(&line.text) {
             device_above = false;
             continue;
         }
