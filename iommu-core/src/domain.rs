@@ -35,7 +35,7 @@ pub struct Domain {
     /// What a nested domain is translated by; dropped after it.
     parent: Option<Arc<Self>>,
     /// The addresses that the DMA API allocates, in domains that it maps into.
-    dma_space: Option<DmaSpace>,
+    dma_space: Option<Box<DmaSpace>>,
     /// What is still mapped although its owner wanted it unmapped; dropped after the page tables.
     quarantine: SpinMutex<Vec<Quarantined>>,
 }
@@ -53,13 +53,13 @@ impl Domain {
         let iommu = member.served_by().clone();
         Arc::new(Self {
             kind,
-            iommu_name: iommu.name().into(),
+            iommu_name: member.iommu_name().clone(),
             iommu,
             memory: member.group().memory().clone(),
             geometry: hardware.paging().filter(|_| kind.is_paging()).map(Paging::geometry),
             hardware,
             parent,
-            dma_space: DmaSpace::new(kind),
+            dma_space: DmaSpace::new(kind).map(Box::new),
             quarantine: SpinMutex::default(),
         })
     }
@@ -267,7 +267,7 @@ impl Domain {
     }
 
     pub(crate) fn dma_space(&self) -> Option<&DmaSpace> {
-        self.dma_space.as_ref()
+        self.dma_space.as_deref()
     }
 
     /// Returns what the IOMMU driver made, which can be downcast:

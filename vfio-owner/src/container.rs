@@ -136,7 +136,7 @@ impl Container {
     /// IOVA list; the memory does not exist or cannot be locked; or the IOMMU refuses. Nothing was mapped.
     // Table Vt15.
     pub fn map(&self, request: MapRequest) -> Result<(), MapDmaError> {
-        self.0.state.lock().backend()?.map(request)
+        self.0.state.lock().backend()?.map(&request)
     }
 
     /// Unmaps memory: `VFIO_IOMMU_UNMAP_DMA`. Returns how many bytes were unmapped.
@@ -175,7 +175,7 @@ impl Container {
     /// Fails if the range is not exactly one mapping whose vaddr is invalid. Nothing has changed.
     // Vt15.6.
     pub fn update_vaddr(&self, request: MapRequest) -> Result<(), MapDmaError> {
-        self.0.state.lock().backend()?.update_vaddr(request)
+        self.0.state.lock().backend()?.update_vaddr(&request)
     }
 
     /// Returns the limits of the container's IOMMU, or `None` without one (`EINVAL`): `VFIO_IOMMU_GET_INFO`.
