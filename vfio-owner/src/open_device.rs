@@ -29,7 +29,10 @@ pub(crate) use through_group::ThroughGroup;
 /// file. With the last file of the device the driver's [`close`](DeviceOps::close) is called, with no lock held, and
 /// its DMA ownership is released last.
 #[derive(Clone, Debug)]
-pub struct OpenDevice {
+pub struct OpenDevice(Arc<OpenFile>);
+
+#[derive(Debug)]
+struct OpenFile {
     session: Arc<Session<dyn Way>>,
     /// Leaves after everything else is given back.
     _user: UserGuard,
@@ -80,11 +83,11 @@ impl<W: Way + ?Sized> Drop for Session<W> {
 
 impl OpenDevice {
     pub(crate) fn new(session: Arc<Session<dyn Way>>, user: UserGuard) -> Self {
-        Self { session, _user: user }
+        Self(Arc::new(OpenFile { session, _user: user }))
     }
 
     fn device(&self) -> &VfioDevice {
-        self.session.device()
+        self.0.session.device()
     }
 
     fn ops(&self) -> &dyn DeviceOps {
