@@ -135,6 +135,7 @@ impl Container {
     /// Fails if the container has no IOMMU; the range is misaligned, wraps, overlaps a mapping or is not in the allowed
     /// IOVA list; the memory does not exist or cannot be locked; or the IOMMU refuses. Nothing was mapped.
     // Table Vt15.
+    #[expect(clippy::needless_pass_by_value, reason = "given away, as to an iommufd, which keeps it")]
     pub fn map(&self, request: MapRequest) -> Result<(), MapDmaError> {
         self.0.state.lock().backend()?.map(&request)
     }
@@ -174,6 +175,7 @@ impl Container {
     /// # Errors
     /// Fails if the range is not exactly one mapping whose vaddr is invalid. Nothing has changed.
     // Vt15.6.
+    #[expect(clippy::needless_pass_by_value, reason = "given away, as to an iommufd, which keeps it")]
     pub fn update_vaddr(&self, request: MapRequest) -> Result<(), MapDmaError> {
         self.0.state.lock().backend()?.update_vaddr(&request)
     }
