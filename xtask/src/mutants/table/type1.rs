@@ -86,7 +86,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         file: MAPPING,
         rule: "Vt15.8: whoever has pages locked already is not charged again",
         old: "if !Arc::ptr_eq(payer, process) {",
-        new: "if !Arc::ptr_eq(payer, &process) || true {",
+        new: "if !Arc::ptr_eq(payer, process) || true {",
         suites: VFIO,
     },
     Mutant {
