@@ -174,10 +174,10 @@ impl Group {
         loop {
             let mut regions = Vec::with_capacity(room);
             let state = self.lock();
-            let all = || state.records().flat_map(|record| record.member().properties().reserved.iter().copied());
-            room = all().count();
+            let of_members = || state.records().map(|record| &record.member().properties().reserved);
+            room = of_members().map(Vec::len).sum();
             if room <= regions.capacity() {
-                regions.extend(all());
+                of_members().for_each(|reserved| regions.extend_from_slice(reserved));
                 drop(state);
                 return reserved::merge(regions);
             }

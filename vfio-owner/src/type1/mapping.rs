@@ -306,11 +306,11 @@ impl Mapping {
         &mut self,
         processes: &mut Processes,
         range: IovaRange,
-        process: Arc<dyn UserMemory>,
+        process: &Arc<dyn UserMemory>,
         addr: UserAddr,
     ) -> Result<(), OverLimit> {
         let payer = processes.get(self.payer);
-        if !Arc::ptr_eq(payer, &process) {
+        if !Arc::ptr_eq(payer, process) {
             let limit = process.limit();
             if self.backing != Backing::Unpinned {
                 process.charge(Account::Process, limit, pages(range))?;
