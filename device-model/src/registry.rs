@@ -5,6 +5,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Bound::{Excluded, Unbounded};
 
+use hashbrown::HashMap;
+
 use crate::bus::Bus;
 use crate::device::{Device, Notifiers};
 use crate::device_id::DeviceId;
@@ -33,7 +35,7 @@ pub(crate) struct BusShared<B: Bus> {
 struct DeviceList<B: Bus> {
     in_order: BTreeMap<DeviceId, (Presence, Arc<Device<B>>)>,
     /// A name is free again when the device is gone.
-    by_name: BTreeMap<Arc<str>, DeviceId>,
+    by_name: HashMap<Arc<str>, DeviceId>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -61,7 +63,7 @@ pub(crate) struct NotifierId(usize);
 
 impl<B: Bus> BusShared<B> {
     pub(crate) fn new(core: &Arc<CoreShared>, bus: B) -> Self {
-        let devices = DeviceList { in_order: BTreeMap::new(), by_name: BTreeMap::new() };
+        let devices = DeviceList { in_order: BTreeMap::new(), by_name: HashMap::new() };
         let drivers = DriverList { next: 0, in_order: BTreeMap::new(), by_name: BTreeMap::new() };
         let notifiers = NotifierList { next: 0, in_order: BTreeMap::new() };
         Self {

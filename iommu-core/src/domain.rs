@@ -53,7 +53,7 @@ impl Domain {
         let iommu = member.served_by().clone();
         Arc::new(Self {
             kind,
-            iommu_name: iommu.name().into(),
+            iommu_name: member.iommu_name().clone(),
             iommu,
             memory: member.group().memory().clone(),
             geometry: hardware.paging().filter(|_| kind.is_paging()).map(Paging::geometry),

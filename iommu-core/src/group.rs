@@ -169,7 +169,19 @@ impl Group {
 
     /// Returns the reserved regions of all members as one list.
     pub fn reserved_regions(&self) -> Vec<ReservedRegion> {
-        reserved::merge(self.member_handles().iter().flat_map(|member| member.properties().reserved.iter().copied()))
+        // Most groups have few.
+        let mut room = 8;
+        loop {
+            let mut regions = Vec::with_capacity(room);
+            let state = self.lock();
+            let of_members = || state.records().map(|record| &record.member().properties().reserved);
+            room = of_members().map(Vec::len).sum();
+            if room <= regions.capacity() {
+                of_members().for_each(|reserved| regions.extend_from_slice(reserved));
+                drop(state);
+                return reserved::merge(regions);
+            }
+        }
     }
 
     /// Returns what the IOMMU can do for every member; nothing for an empty group.

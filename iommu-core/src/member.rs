@@ -23,6 +23,8 @@ pub struct Member {
     place: Place,
     endpoint: Endpoint,
     iommu: Arc<dyn IommuDriver>,
+    /// Of the IOMMU. Made in advance, for an error that is found under the group lock allocates nothing.
+    iommu_name: Arc<str>,
     properties: EndpointProperties,
 }
 
@@ -62,6 +64,10 @@ impl Member {
     /// The IOMMU that serves it, or did.
     pub(crate) fn served_by(&self) -> &Arc<dyn IommuDriver> {
         &self.iommu
+    }
+
+    pub(crate) fn iommu_name(&self) -> &Arc<str> {
+        &self.iommu_name
     }
 
     /// Stops its DMA by force.
@@ -135,45 +141,30 @@ impl fmt::Debug for Member {
     }
 }
 
-/// A device that an IOMMU has begun to serve. Dropping it ends the service: [`IommuDriver::release`] is called once after
-/// each successful probe.
-pub(crate) struct Probed {
-    endpoint: Endpoint,
-    iommu: Arc<dyn IommuDriver>,
-}
+/// A member that its IOMMU serves until this is dropped: [`IommuDriver::release`] is called once after each successful probe.
+pub(crate) struct Served(Arc<Member>);
 
-impl Probed {
-    /// Asks the IOMMU to serve the device. Called with no spinning lock held.
+impl Served {
+    /// Asks the IOMMU to serve a device, which is to be in this place of a group. Called with no spinning lock held.
     pub(crate) fn probe(
         iommu: &Arc<dyn IommuDriver>,
         endpoint: &Endpoint,
         faults: Arc<dyn FaultSink>,
-    ) -> Result<(Self, EndpointProperties), HardwareError> {
-        let properties = iommu.probe(endpoint, faults)?;
-        Ok((Self { endpoint: endpoint.clone(), iommu: iommu.clone() }, properties))
-    }
-}
-
-impl Drop for Probed {
-    fn drop(&mut self) {
-        self.iommu.release(&self.endpoint);
-    }
-}
-
-/// A member that its IOMMU serves until this is dropped.
-pub(crate) struct Served {
-    member: Arc<Member>,
-    _probed: Probed,
-}
-
-impl Served {
-    pub(crate) fn new(probed: Probed, properties: EndpointProperties, group: Arc<Group>, place: Place) -> Self {
-        let member =
-            Member { group, place, endpoint: probed.endpoint.clone(), iommu: probed.iommu.clone(), properties };
-        Self { member: Arc::new(member), _probed: probed }
+        group: &Arc<Group>,
+        place: Place,
+    ) -> Result<Self, HardwareError> {
+        let (endpoint, iommu, iommu_name) = (endpoint.clone(), iommu.clone(), iommu.name().into());
+        let properties = iommu.probe(&endpoint, faults)?;
+        Ok(Self(Arc::new(Member { group: group.clone(), place, endpoint, iommu, iommu_name, properties })))
     }
 
     pub(crate) fn member(&self) -> &Arc<Member> {
-        &self.member
+        &self.0
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.iommu.release(&self.0.endpoint);
     }
 }

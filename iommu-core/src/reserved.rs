@@ -60,17 +60,15 @@ impl fmt::Display for ReservedRegion {
 /// Merges the regions of several devices into one list, sorted by start and type. Regions of one type that overlap or
 /// touch are joined; regions of different types stay separate.
 pub fn merge(regions: impl IntoIterator<Item = ReservedRegion>) -> Vec<ReservedRegion> {
-    let mut all: Vec<ReservedRegion> = regions.into_iter().collect();
-    all.sort_unstable();
-    let mut merged: Vec<ReservedRegion> = Vec::with_capacity(all.len());
-    for region in all {
-        let same_kind = merged.iter_mut().rev().find(|earlier| earlier.kind == region.kind);
-        match same_kind {
-            Some(earlier) if region.first.get() <= earlier.last.get().saturating_add(1) => {
-                earlier.last = earlier.last.max(region.last);
-            }
-            _ => merged.push(region),
+    let mut merged: Vec<ReservedRegion> = regions.into_iter().collect();
+    merged.sort_unstable_by_key(|region| (region.kind, region.first));
+    merged.dedup_by(|region, earlier| {
+        let joins = region.kind == earlier.kind && region.first.get() <= earlier.last.get().saturating_add(1);
+        if joins {
+            earlier.last = earlier.last.max(region.last);
         }
-    }
+        joins
+    });
+    merged.sort_unstable();
     merged
 }

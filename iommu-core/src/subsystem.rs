@@ -15,7 +15,7 @@ use crate::error::{AddError, SetTypeError};
 use crate::group::{Group, GroupState};
 use crate::group_id::GroupId;
 use crate::hardware::{DefaultDomainType, Endpoint, IommuDriver};
-use crate::member::{Member, Probed, Served};
+use crate::member::{Member, Served};
 use crate::observer::{FaultReports, Observer};
 use crate::physical_memory::PhysicalMemory;
 use crate::registry::{DeviceGroupKey, GroupNumber, Numbers, Registry};
@@ -193,10 +193,9 @@ impl IommuSubsystem {
         };
         self.0.registry.lock().reserve(group.id()).map_err(|_| no_memory())?;
         make_room(&group).map_err(|_| no_memory())?;
-        let (probed, properties) = Probed::probe(&iommu, endpoint, self.0.faults.clone())
-            .map_err(|cause| AddError::Probe { device: endpoint.name.clone(), cause })?;
         let place = group.lock().next_place();
-        let served = Served::new(probed, properties, group.clone(), place);
+        let served = Served::probe(&iommu, endpoint, self.0.faults.clone(), &group, place)
+            .map_err(|cause| AddError::Probe { device: endpoint.name.clone(), cause })?;
         let member = served.member().clone();
         let result = self.join(probing, is_new, served);
         if result.is_ok() {

@@ -22,6 +22,17 @@ pub trait UserMemory: Send + Sync + fmt::Debug {
     /// Fails if nothing is mapped at `at`, or not for this access. Nothing is pinned.
     fn pin(&self, at: UserAddr, bytes: u64, access: Access) -> Result<PinnedRun, BadAddress>;
 
+    /// Pins registers of devices that the process has mapped, as [`pin`](Self::pin) pins memory, which does not take them. VFIO
+    /// type1 maps them for devices that speak to each other; iommufd refuses them.
+    ///
+    /// # Errors
+    /// Fails if no registers are mapped at `at`, or not for this access. Nothing is pinned. Always fails unless an
+    /// implementation says otherwise.
+    fn pin_registers(&self, at: UserAddr, bytes: u64, access: Access) -> Result<PinnedRun, BadAddress> {
+        let _ = (bytes, access);
+        Err(BadAddress { at })
+    }
+
     /// Releases one pin of each page of the run. The run may be a part of what one `pin` returned, or consist of
     /// adjacent parts of several. Cannot fail.
     fn unpin(&self, run: PinnedRun);

@@ -14,7 +14,7 @@ use crate::attachment::ContextGroup;
 use crate::compat::Compat;
 use crate::device::{BindError, BoundDevice};
 use crate::io_page_table::{LargePages, MapError, UnmapError};
-use crate::ioas::{AllowedRanges, CopyRequest, Ioas, IoasError, IovaRanges, NewIoas, Place, check_numbers};
+use crate::ioas::{AllowedRanges, CopyRequest, Ioas, IoasError, IovaRanges, NewIoas, Place, Source, check_numbers};
 use crate::object::{Object, ObjectTable, ObjectType};
 use crate::object_id::{NoIdsError, NoObjectError, ObjectId};
 use crate::object_table::{DestroyError, Use};
@@ -179,9 +179,14 @@ impl Context {
     pub fn ioas_copy(&self, to: ObjectId, source: ObjectId, request: CopyRequest) -> Result<Iova, MapError> {
         request.check()?;
         let from = self.ioas(source)?;
-        let copied = from.copy_source(&request)?;
-        let to = if to == source { from } else { self.ioas(to)? };
-        to.copy(copied, &request)
+        let mut table = from.lock_table();
+        let copied = Source::of(&mut table, &request)?;
+        if to == source {
+            return copied.put(&mut table, &request);
+        }
+        drop(table);
+        let to = self.ioas(to)?;
+        copied.put(&mut to.lock_table(), &request)
     }
 
     /// Unmaps a range (`IOMMU_IOAS_UNMAP`), and returns how many bytes were unmapped. From 0, `u64::MAX` bytes are everything.

@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::device_model::Errno;
-use iommu_core::{Iova, IovaMap, IovaRange, MapError as DomainMapError, PhysicalMemory};
+use iommu_core::{Iova, IovaMap, IovaRange, MapError as DomainMapError, PhysicalMemory, UserAddr};
 
 pub(crate) use area::{Accesses, Area};
 use area::{FillError, Filler};
@@ -24,6 +24,7 @@ pub(crate) use unmap::Removal;
 pub use unmap::UnmapError;
 
 use crate::hwpt::Coherency;
+use crate::ioas::Place;
 use crate::object_id::{NoObjectError, ObjectId};
 use crate::pages::PinError;
 
@@ -164,16 +165,24 @@ impl IoPageTable {
         IovaRange::new(range.first(), last?.min(range.last()))
     }
 
-    /// Where a new area of these bytes goes.
-    // F16.
-    pub(crate) fn place(&mut self, addr: u64, bytes: u64) -> Result<IovaRange, MapError> {
+    /// Where a new area of these bytes of memory at `addr` goes.
+    // Ft4.8 to Ft4.12.
+    pub(crate) fn choose(&mut self, place: Place, addr: UserAddr, bytes: u64) -> Result<IovaRange, MapError> {
         let alignment = self.alignment();
-        placement::place(&mut self.areas, &self.allowed, &self.reserved, alignment, addr, bytes)
+        if bytes & (alignment - 1) != 0 {
+            return Err(MapError::Misaligned { alignment });
+        }
+        match place {
+            // F16.
+            Place::Anywhere => {
+                placement::place(&mut self.areas, &self.allowed, &self.reserved, alignment, addr.get(), bytes)
+            }
+            Place::Fixed(iova) => self.check_fixed(iova, bytes, alignment),
+        }
     }
 
     // Ft4.10 to Ft4.12.
-    pub(crate) fn check_fixed(&self, iova: Iova, bytes: u64) -> Result<IovaRange, MapError> {
-        let alignment = self.alignment();
+    fn check_fixed(&self, iova: Iova, bytes: u64, alignment: u64) -> Result<IovaRange, MapError> {
         if !iova.is_aligned(alignment) {
             return Err(MapError::Misaligned { alignment });
         }
@@ -186,7 +195,8 @@ impl IoPageTable {
         self.areas.first_range_in(range).map_or(Ok(()), |existing| Err(MapError::Mapped { existing }))
     }
 
-    /// Makes an area, in every domain or not at all. The range was checked, except that the domains can map it.
+    /// Makes an area, in every domain or not at all. The range was checked, except that it is vacant and that the domains can
+    /// map it.
     // F18.
     pub(crate) fn add_area(&mut self, range: IovaRange, mut area: Area) -> Result<(), MapError> {
         let place = self.areas.vacant(range).map_err(|overlap| MapError::Mapped { existing: overlap.existing })?;

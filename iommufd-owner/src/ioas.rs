@@ -13,6 +13,7 @@ use iommu_core::user_memory::Account;
 use iommu_core::{Access, Iova, IovaMap, IovaRange, MapRequest, PhysicalMemory};
 
 pub use self::copy::CopyRequest;
+pub(crate) use self::copy::Source;
 use crate::hwpt::Hwpt;
 use crate::io_page_table::{Accesses, Area, IoPageTable, LargePages, MapError, RangeError, Removal, UnmapError};
 use crate::object::Object;
@@ -117,23 +118,12 @@ impl Ioas {
             return Err(MapError::BadLength);
         }
         addr.checked_add(bytes).ok_or(MapError::Overflow)?;
-        self.add(place, bytes, Area::new(process, addr, bytes, access, permitted, self.account))
-    }
-
-    /// An area of so many bytes, at a place.
-    // From Ft4.8 on.
-    fn add(&self, place: Place, bytes: u64, area: Area) -> Result<Iova, MapError> {
+        // Before the lock is taken, so that its parts are written when it goes where it stays.
+        let area = Area::new(process, addr, bytes, access, permitted, self.account);
         let mut table = self.lock_table();
+        let range = table.choose(place, addr, bytes)?;
         let alignment = table.alignment();
-        if !bytes.is_multiple_of(alignment) {
-            return Err(MapError::Misaligned { alignment });
-        }
-        let addr = area.addr().get();
-        let range = match place {
-            Place::Anywhere => table.place(addr, bytes)?,
-            Place::Fixed(iova) => table.check_fixed(iova, bytes)?,
-        };
-        if !addr.is_multiple_of(alignment) {
+        if !addr.is_aligned(alignment) {
             table.check_vacant(range)?;
             return Err(MapError::Misaligned { alignment });
         }

@@ -16,7 +16,7 @@ use iommu_core::{Access, PhysAddr, UserAddr, UserMemory};
 
 pub(crate) use pins::Slice;
 use pins::{Pins, Stretch};
-pub(crate) use shared::{Accesses, Shared};
+pub(crate) use shared::{Accesses, Part, Shared};
 pub(crate) use sole::{Pinned, Sole};
 
 const PAGES_LOCK: LockClass = LockClass::new("pages", 640);

@@ -62,7 +62,7 @@ pub trait ContainerIommu: Send + fmt::Debug {
     /// # Errors
     /// Fails for the causes of [`MapDmaError`]. Nothing was mapped.
     // Table Vt15.
-    fn map(&mut self, request: MapRequest) -> Result<(), MapDmaError>;
+    fn map(&mut self, request: &MapRequest) -> Result<(), MapDmaError>;
 
     /// Unmaps memory: `VFIO_IOMMU_UNMAP_DMA`. Returns how many bytes were unmapped.
     ///
@@ -92,7 +92,7 @@ pub trait ContainerIommu: Send + fmt::Debug {
     /// # Errors
     /// Fails if the range is not exactly one mapping whose vaddr is invalid. Nothing has changed.
     // Vt15.6.
-    fn update_vaddr(&mut self, request: MapRequest) -> Result<(), MapDmaError>;
+    fn update_vaddr(&mut self, request: &MapRequest) -> Result<(), MapDmaError>;
 
     /// Returns the limits of this IOMMU: `VFIO_IOMMU_GET_INFO`.
     fn info(&self) -> IommuInfo;

@@ -135,8 +135,9 @@ impl Container {
     /// Fails if the container has no IOMMU; the range is misaligned, wraps, overlaps a mapping or is not in the allowed
     /// IOVA list; the memory does not exist or cannot be locked; or the IOMMU refuses. Nothing was mapped.
     // Table Vt15.
+    #[expect(clippy::needless_pass_by_value, reason = "given away, as to an iommufd, which keeps it")]
     pub fn map(&self, request: MapRequest) -> Result<(), MapDmaError> {
-        self.iommu([MapDmaError::NoIommu, MapDmaError::Unserved], |iommu| iommu.map(request))
+        self.0.state.lock().backend()?.map(&request)
     }
 
     /// Unmaps memory: `VFIO_IOMMU_UNMAP_DMA`. Returns how many bytes were unmapped.
@@ -145,7 +146,7 @@ impl Container {
     /// Fails if the container has no IOMMU, or the range is misaligned or would split a mapping. Nothing was unmapped.
     // Table Vt16.
     pub fn unmap(&self, what: Unmap) -> Result<u64, UnmapDmaError> {
-        self.iommu([UnmapDmaError::NoIommu, UnmapDmaError::Unserved], |iommu| iommu.unmap(what))
+        self.0.state.lock().backend()?.unmap(what)
     }
 
     /// Unmaps memory as [`unmap`](Self::unmap) does, and reports which of its pages are dirty: to a
@@ -157,7 +158,7 @@ impl Container {
     /// cannot be reported: it stays, and those above it.
     // Vt16.6.
     pub fn unmap_dirty(&self, request: DirtyRequest, into: &mut dyn DirtySink) -> Result<u64, UnmapDmaError> {
-        self.iommu([UnmapDmaError::NoIommu, UnmapDmaError::Unserved], |iommu| iommu.unmap_dirty(request, into))
+        self.0.state.lock().backend()?.unmap_dirty(request, into)
     }
 
     /// Invalidates the vaddr of mappings: `VFIO_IOMMU_UNMAP_DMA` with `VADDR`. Devices keep access to the memory.
@@ -166,7 +167,7 @@ impl Container {
     /// # Errors
     /// Fails as [`unmap`](Self::unmap) does, or if a vaddr is already invalid. Nothing has changed.
     pub fn invalidate_vaddr(&self, what: Unmap) -> Result<u64, UnmapDmaError> {
-        self.iommu([UnmapDmaError::NoIommu, UnmapDmaError::Unserved], |iommu| iommu.invalidate_vaddr(what))
+        self.0.state.lock().backend()?.invalidate_vaddr(what)
     }
 
     /// Updates the vaddr of a mapping: `VFIO_IOMMU_MAP_DMA` with `VADDR`.
@@ -174,8 +175,9 @@ impl Container {
     /// # Errors
     /// Fails if the range is not exactly one mapping whose vaddr is invalid. Nothing has changed.
     // Vt15.6.
+    #[expect(clippy::needless_pass_by_value, reason = "given away, as to an iommufd, which keeps it")]
     pub fn update_vaddr(&self, request: MapRequest) -> Result<(), MapDmaError> {
-        self.iommu([MapDmaError::NoIommu, MapDmaError::Unserved], |iommu| iommu.update_vaddr(request))
+        self.0.state.lock().backend()?.update_vaddr(&request)
     }
 
     /// Returns the limits of the container's IOMMU, or `None` without one (`EINVAL`): `VFIO_IOMMU_GET_INFO`.
@@ -192,7 +194,7 @@ impl Container {
     /// Fails if the container has no IOMMU, or its type does not track dirty pages.
     // V51.
     pub fn tracks_dirty(&self) -> Result<(), DirtyError> {
-        self.iommu([DirtyError::NoIommu, DirtyError::Unserved], |iommu| iommu.tracks_dirty())
+        self.0.state.lock().backend()?.tracks_dirty()
     }
 
     /// Starts or stops dirty tracking: `VFIO_IOMMU_DIRTY_PAGES`.
@@ -201,7 +203,7 @@ impl Container {
     /// Fails if the container has no IOMMU, or its type does not track dirty pages.
     // V51.
     pub fn track_dirty(&self, tracking: DirtyTracking) -> Result<(), DirtyError> {
-        self.iommu([DirtyError::NoIommu, DirtyError::Unserved], |iommu| iommu.track_dirty(tracking))
+        self.0.state.lock().backend()?.track_dirty(tracking)
     }
 
     /// Reports the pages that were written since the last call: `VFIO_IOMMU_DIRTY_PAGES`.
@@ -211,20 +213,7 @@ impl Container {
     /// pages, or the pages of a mapping cannot be reported.
     // V51.
     pub fn dirty_pages(&self, request: DirtyRequest, into: &mut dyn DirtySink) -> Result<(), DirtyError> {
-        self.iommu([DirtyError::NoIommu, DirtyError::Unserved], |iommu| iommu.dirty_pages(request, into))
-    }
-
-    /// Calls the backend. `missing` is the error while there is none, `unserved` that of no-IOMMU mode.
-    fn iommu<T, E>(
-        &self,
-        [missing, unserved]: [E; 2],
-        call: impl FnOnce(&mut dyn ContainerIommu) -> Result<T, E>,
-    ) -> Result<T, E> {
-        match &mut self.0.state.lock().iommu {
-            Some(Iommu::Backend(iommu)) => call(&mut **iommu),
-            Some(Iommu::None) => Err(unserved),
-            None => Err(missing),
-        }
+        self.0.state.lock().backend()?.dirty_pages(request, into)
     }
 
     /// Claims the group that `isolation` is, and attaches it to the IOMMU if there is one.
@@ -281,7 +270,24 @@ impl Container {
     }
 }
 
+/// A container that no backend serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoBackend {
+    /// It has no IOMMU.
+    Unset,
+    /// It was set to no-IOMMU mode.
+    NoIommuMode,
+}
+
 impl State {
+    fn backend(&mut self) -> Result<&mut dyn ContainerIommu, NoBackend> {
+        match &mut self.iommu {
+            Some(Iommu::Backend(iommu)) => Ok(&mut **iommu),
+            Some(Iommu::None) => Err(NoBackend::NoIommuMode),
+            None => Err(NoBackend::Unset),
+        }
+    }
+
     /// Every group, or none.
     fn attach_all(&mut self, mut iommu: Box<dyn ContainerIommu>) -> Result<(), SetIommuError> {
         let Groups::Isolated(claims) = &self.groups else { return Err(SetIommuError::NoGroup) };

@@ -93,6 +93,10 @@ impl VfioDevice {
 pub(crate) struct Reservation(Arc<VfioDevice>);
 
 impl Reservation {
+    pub(crate) fn device(&self) -> &VfioDevice {
+        &self.0
+    }
+
     /// The device is open from now on.
     pub(crate) fn occupy(&self, occupant: Occupant) {
         let mut set = self.0.lock_set();

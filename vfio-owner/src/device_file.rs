@@ -26,7 +26,7 @@ struct File {
     device: Arc<VfioDevice>,
     /// Leaf lock.
     bound: Mutex<Option<BoundDeviceFile>>,
-    user: Arc<UserGuard>,
+    user: UserGuard,
 }
 
 /// A [`DeviceFile`] that is bound to an iommufd. Gives access to the device, which stays open while this exists.
@@ -45,6 +45,10 @@ pub(crate) struct DeviceFileWay {
 }
 
 impl Way for DeviceFileWay {
+    fn reservation(&self) -> &Reservation {
+        &self.reservation
+    }
+
     fn shown_by(&self) -> Option<&Context> {
         Some(self.bound.context())
     }
@@ -56,7 +60,7 @@ impl Way for DeviceFileWay {
 
 impl DeviceFile {
     pub(crate) fn open(device: Arc<VfioDevice>, user: UserGuard) -> Self {
-        Self(Arc::new(File { device, bound: Mutex::new(None), user: Arc::new(user) }))
+        Self(Arc::new(File { device, bound: Mutex::new(None), user }))
     }
 
     /// Returns the name of the device.
@@ -124,7 +128,7 @@ impl Binding<'_> {
         let member = device.member().ok_or_else(|| BindIommufdError::Bound { device: device.name().clone() })?;
         let way = DeviceFileWay { bound: context.bind(member)?, reservation, _group: self.group };
         let refused = |errno| BindIommufdError::Driver { device: device.name().clone(), errno };
-        let session = Arc::new(Session::open(device, way).map_err(refused)?);
+        let session = Arc::new(Session::open(way).map_err(refused)?);
         let bound = BoundDeviceFile { open: OpenDevice::new(session.clone(), file.user.clone()), session };
         *file.bound.lock() = Some(bound.clone());
         bound.session.way.reservation.occupy(Occupant::DeviceFile(Arc::downgrade(&bound.session)));

@@ -27,6 +27,9 @@ pub(crate) struct VfioGroup {
     isolation: Isolation,
     /// Leaf lock: registered devices whose users are not waited for, by name.
     devices: Mutex<BTreeMap<Arc<str>, Arc<VfioDevice>>>,
+    /// Whose clones the devices have that are open through it, while it is in a container.
+    // V4.
+    pub(crate) in_use: InUse,
     /// The VFIO group lock: taken inside the group list lock, outside those of device sets and containers.
     pub(crate) state: Mutex<GroupState>,
 }
@@ -61,12 +64,7 @@ enum File {
 /// What a group is put into.
 #[derive(Debug)]
 pub(crate) enum Attachment {
-    Container {
-        container: Container,
-        /// Whose clones the devices have that are open through it.
-        // V4.
-        in_use: InUse,
-    },
+    Container(Container),
     /// Claims nothing: each device is claimed when it is opened.
     // V21.
     #[cfg(feature = "iommufd")]
@@ -82,7 +80,7 @@ impl VfioGroup {
             #[cfg(feature = "iommufd")]
             device_files: BTreeMap::new(),
         };
-        Self { isolation, devices: Mutex::default(), state: Mutex::of(VFIO_GROUP, state) }
+        Self { isolation, devices: Mutex::default(), in_use: InUse::default(), state: Mutex::of(VFIO_GROUP, state) }
     }
 
     pub(crate) fn id(&self) -> GroupId {
@@ -124,7 +122,7 @@ impl VfioGroup {
     // V16, V17.
     pub(crate) fn close_down(&self) {
         let mut state = self.state.lock();
-        if matches!(state.attachment, Some(Attachment::Container { .. })) {
+        if matches!(state.attachment, Some(Attachment::Container(_))) {
             self.detach(&mut state);
         }
         state.life = Life::Gone;
@@ -132,7 +130,7 @@ impl VfioGroup {
 
     pub(crate) fn detach(&self, state: &mut GroupState) {
         match state.attachment.take() {
-            Some(Attachment::Container { container, .. }) => container.detach(&self.isolation),
+            Some(Attachment::Container(container)) => container.detach(&self.isolation),
             // Devices that are open through it have claims of their own (V22).
             #[cfg(feature = "iommufd")]
             Some(Attachment::Iommufd(_)) => {}
@@ -207,7 +205,7 @@ pub(crate) struct OpenGroup(Arc<VfioGroup>);
 
 impl OpenGroup {
     // Table Vt2.
-    pub(crate) fn of(group: &Arc<VfioGroup>) -> Result<Self, OpenGroupError> {
+    pub(crate) fn of(group: Arc<VfioGroup>) -> Result<Self, OpenGroupError> {
         let mut state = group.state.lock();
         group.gone(&state)?;
         #[cfg(feature = "iommufd")]
@@ -218,7 +216,8 @@ impl OpenGroup {
             return Err(OpenGroupError::Open { group: group.id() });
         }
         state.file = File::Open;
-        Ok(Self(group.clone()))
+        drop(state);
+        Ok(Self(group))
     }
 
     pub(crate) fn group(&self) -> &Arc<VfioGroup> {

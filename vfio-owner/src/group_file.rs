@@ -8,7 +8,7 @@ use iommu_core::{ClaimError, Group, GroupId};
 
 use crate::backend::AttachGroupError;
 use crate::container::Container;
-use crate::group::{Attachment, GroupGone, InUse, OpenGroup, VfioGroup};
+use crate::group::{Attachment, GroupGone, OpenGroup, VfioGroup};
 use crate::open_device::{GetDeviceError, OpenDevice};
 
 /// Answer of `VFIO_GROUP_GET_STATUS`.
@@ -33,7 +33,7 @@ pub enum GroupStatus {
 pub struct GroupFile(Arc<OpenGroup>);
 
 impl GroupFile {
-    pub(crate) fn open(group: &Arc<VfioGroup>) -> Result<Self, OpenGroupError> {
+    pub(crate) fn open(group: Arc<VfioGroup>) -> Result<Self, OpenGroupError> {
         Ok(Self(Arc::new(OpenGroup::of(group)?)))
     }
 
@@ -94,7 +94,7 @@ impl GroupFile {
         let mut state = group.state.lock();
         group.may_attach(&state)?;
         container.attach(group.isolation())?;
-        state.attachment = Some(Attachment::Container { container: container.clone(), in_use: InUse::default() });
+        state.attachment = Some(Attachment::Container(container.clone()));
         Ok(())
     }
 
@@ -129,8 +129,8 @@ impl GroupFile {
         let mut state = group.state.lock();
         match &state.attachment {
             None => Err(UnsetContainerError::NotAttached { group: group.id() }),
-            Some(Attachment::Container { in_use, .. }) if in_use.devices() > 0 => {
-                Err(UnsetContainerError::DevicesOpen { group: group.id(), devices: in_use.devices() })
+            Some(Attachment::Container(_)) if group.in_use.devices() > 0 => {
+                Err(UnsetContainerError::DevicesOpen { group: group.id(), devices: group.in_use.devices() })
             }
             Some(_) => {
                 group.detach(&mut state);
@@ -150,7 +150,7 @@ impl GroupFile {
         let group = self.group();
         // Vt6.2, Vt6.3: asked with no lock held.
         // First the one that is called so, which need not be looked for.
-        let called = name.split(' ').next().and_then(|name| group.device(name));
+        let called = group.device(name);
         let others = core::iter::once_with(|| group.devices()).flatten();
         for device in called.into_iter().chain(others) {
             let unacceptable = |errno| GetDeviceError::Name { device: device.name().clone(), errno };

@@ -11,9 +11,7 @@ use iommu_core::Member;
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::UserGuard;
 
-#[cfg(doc)]
-use crate::device::Reservation;
-use crate::device::VfioDevice;
+use crate::device::{Reservation, VfioDevice};
 use crate::device_ops::{
     DeviceInfo, DeviceOps, Feature, FeatureError, FeatureId, FeatureSupport, Follow, IoEventfd, IoEventfdError,
     IrqAction, IrqError, IrqIndex, IrqInfo, IrqSource, Polled, RegionError, RegionIndex, RegionInfo, RegionMemory,
@@ -37,13 +35,12 @@ pub struct OpenDevice(Arc<OpenFile>);
 struct OpenFile {
     session: Arc<Session<dyn Way>>,
     /// Leaves after everything else is given back.
-    _user: Arc<UserGuard>,
+    _user: UserGuard,
 }
 
 /// From the driver's `open` of a device to its `close`, and then until nothing is left of its user.
 #[derive(Debug)]
 pub(crate) struct Session<W: Way + ?Sized> {
-    pub(crate) device: Arc<VfioDevice>,
     pub(crate) way: W,
 }
 
@@ -51,6 +48,9 @@ pub(crate) struct Session<W: Way + ?Sized> {
 /// [`Reservation`].
 // V30.
 pub(crate) trait Way: Send + Sync + fmt::Debug {
+    /// The device, which is nobody else's.
+    fn reservation(&self) -> &Reservation;
+
     /// The iommufd that shows what the user owns; `None` if the user must pass the files of groups.
     // V55.
     #[cfg(feature = "iommufd")]
@@ -63,25 +63,31 @@ pub(crate) trait Way: Send + Sync + fmt::Debug {
 
 impl<W: Way> Session<W> {
     /// Has the driver open the device. No lock is held.
-    pub(crate) fn open(device: &Arc<VfioDevice>, way: W) -> Result<Self, Errno> {
-        device.ops().open()?;
-        Ok(Self { device: device.clone(), way })
+    pub(crate) fn open(way: W) -> Result<Self, Errno> {
+        way.reservation().device().ops().open()?;
+        Ok(Self { way })
+    }
+}
+
+impl<W: Way + ?Sized> Session<W> {
+    pub(crate) fn device(&self) -> &VfioDevice {
+        self.way.reservation().device()
     }
 }
 
 impl<W: Way + ?Sized> Drop for Session<W> {
     fn drop(&mut self) {
-        self.device.ops().close();
+        self.device().ops().close();
     }
 }
 
 impl OpenDevice {
-    pub(crate) fn new(session: Arc<Session<dyn Way>>, user: Arc<UserGuard>) -> Self {
+    pub(crate) fn new(session: Arc<Session<dyn Way>>, user: UserGuard) -> Self {
         Self(Arc::new(OpenFile { session, _user: user }))
     }
 
     fn device(&self) -> &VfioDevice {
-        &self.0.session.device
+        self.0.session.device()
     }
 
     fn ops(&self) -> &dyn DeviceOps {

@@ -155,7 +155,7 @@ impl Vfio {
 
     fn open(&self, key: GroupKey) -> Result<GroupFile, OpenGroupError> {
         let group = self.0.registry.lock().groups.get(&key).map(|registered| registered.group.clone());
-        GroupFile::open(&group.ok_or(OpenGroupError::NoFile { group: key.id() })?)
+        GroupFile::open(group.ok_or(OpenGroupError::NoFile { group: key.id() })?)
     }
 
     /// Opens the file of a device, `/dev/vfio/devices/vfioX`. May be opened any number of times; gives access once it

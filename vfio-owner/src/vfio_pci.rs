@@ -23,7 +23,7 @@ use core::fmt;
 
 use iommu_core::device_model::AnyDevice;
 use iommu_core::device_model::pci::{ConfigSpace, PciFunction};
-use iommu_core::device_model::sync::{LockClass, Mutex, Users};
+use iommu_core::device_model::sync::{LockClass, Mutex, MutexGuard, Users};
 
 pub use self::admission::{IDS, NAME, VfioPciRefusal, admits};
 use self::config::VirtualConfig;
@@ -66,6 +66,8 @@ pub struct VfioPciDevice {
     msix_table: Option<MsixTable>,
     model: Arc<dyn FunctionModel>,
     neighbours: Neighbours,
+    /// Who is calling triggers of the session. `close` waits for them.
+    signalling: Arc<Users>,
     /// The function's lock: the innermost but for leaf locks; no trigger and no model is called under it.
     state: Mutex<State>,
 }
@@ -97,8 +99,6 @@ struct Session {
     /// Whether the device was reset when it was opened, and so can be.
     // V99.
     reset: ResetAlone,
-    /// Who is calling triggers. `close` waits for them.
-    signalling: Arc<Users>,
 }
 
 /// Whether a device can be reset alone.
@@ -128,6 +128,7 @@ impl VfioPciDevice {
             irqs: Available::of(&function),
             msix_table: MsixTable::of(&function.config),
             neighbours: Neighbours::of(&function, bridge),
+            signalling: Arc::new(Users::new()),
             function,
             model,
             state: Mutex::of(FUNCTION, state),
@@ -181,7 +182,7 @@ impl VfioPciDevice {
         let mut state = self.state.lock();
         let (result, due) = change(&mut state);
         // Entered under the lock under which `close` ends the session, so it knows of all who saw a trigger.
-        let inside = state.session.as_ref().and_then(|session| session.signalling.enter());
+        let inside = state.session.as_ref().and_then(|_| self.signalling.enter());
         drop(state);
         due.signals.iter().for_each(Trigger::signal);
         if let Some((event, token)) = due.listen {
@@ -255,12 +256,15 @@ impl VfioPciDevice {
         opened.unwrap_or_else(|| self.resets_alone())
     }
 
-    /// No user sees what another left behind, as far as the function can be reset. Called while it has none.
-    fn clean(&self, reset: ResetAlone) {
+    /// No user sees what another left behind, as far as the function can be reset. Called while it has none; returns the
+    /// state, locked.
+    fn clean(&self, reset: ResetAlone) -> MutexGuard<'_, State> {
         if reset == ResetAlone::Works {
             self.model.reset();
         }
-        self.state.lock().config.reset();
+        let mut state = self.state.lock();
+        state.config.reset();
+        state
     }
 }
 

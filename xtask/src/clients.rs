@@ -41,6 +41,8 @@ const CLIENTS: &[Client] = &[
     programs::CLIENT,
     dpdk::CLIENT,
     qemu::CLIENT,
+    qemu::IOMMUFD,
+    qemu::block::CLIENT,
     qemu::linux::CLIENT,
     iommufd_selftest::CLIENT,
 ];

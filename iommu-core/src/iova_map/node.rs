@@ -14,7 +14,8 @@ pub(super) const LEAF_WIDTH: usize = 31;
 /// Nodes below an inner node at most: nine cache lines of keys.
 pub(super) const INNER_WIDTH: usize = 72;
 /// Keys in a cache line.
-const LINE: usize = 8;
+const LINE: usize = CACHE_LINE / size_of::<u64>();
+const CACHE_LINE: usize = 64;
 
 /// What a parent knows of a subtree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,9 +62,10 @@ impl<const N: usize> Spans<N> {
     pub(super) fn ending_from(&self, key: u64) -> usize {
         let lasts = &self.lasts[..self.len];
         // One key of each cache line, then those of one line: no load waits for another, as it would in a binary search.
-        let lines = lasts.iter().skip(LINE - 1).step_by(LINE).filter(|last| **last < key).count();
-        let line = lasts.iter().skip(lines * LINE).take(LINE);
-        lines * LINE + line.filter(|last| **last < key).count()
+        let before = |line: &&[u64]| line.last().is_some_and(|last| *last < key);
+        let begin = LINE * lasts.chunks_exact(LINE).filter(before).count();
+        let line = lasts.get(begin..).unwrap_or_default().iter().take(LINE);
+        begin + line.filter(|last| **last < key).count()
     }
 
     /// As [`ending_from`](Self::ending_from), if no range before or behind these entries can be the one; `guess` is looked
@@ -141,6 +143,14 @@ impl Leaf {
         self.spans.span(self.bound)
     }
 
+    /// Fetches all of it that an insertion reads or writes; see [`fetch`].
+    #[inline]
+    pub(super) fn fetch(&self) {
+        fetch(&self.spans.firsts);
+        fetch(&self.spans.lasts);
+        fetch(&self.values);
+    }
+
     pub(super) fn measure(&mut self) {
         self.bound = self.spans.holes().max().unwrap_or(0);
     }
@@ -180,6 +190,12 @@ impl Inner {
 
     pub(super) fn span(&self) -> Span {
         self.spans.span(self.bound)
+    }
+
+    /// Fetches what a search reads behind its keys; see [`fetch`].
+    #[inline]
+    pub(super) fn fetch(&self) {
+        fetch(&self.children);
     }
 
     pub(super) fn measure(&mut self) {
@@ -227,6 +243,15 @@ impl Inner {
         self.spans.move_to(from, &mut other.spans);
         self.measure();
         other.measure();
+    }
+}
+
+/// Reads something of each cache line of an array, so that those that are in no cache come together: where a search must
+/// look next shows only once it has its keys.
+#[inline]
+fn fetch<T: Copy, const N: usize>(array: &[T; N]) {
+    for entry in array.iter().step_by(CACHE_LINE / size_of::<T>()) {
+        core::hint::black_box(*entry);
     }
 }
 

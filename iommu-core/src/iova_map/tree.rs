@@ -132,15 +132,20 @@ impl<V> Tree<V> {
         let mut node = self.root;
         for _ in 0..self.height {
             let inner = self.inner(node);
+            inner.fetch();
             let place = inner.spans.ending_from(key);
             if place == inner.spans.len {
                 return None;
             }
             node = inner.children[place];
         }
-        let spans = self.leaf_spans(node);
-        let entry = spans.ending_from(key);
-        (entry < spans.len).then_some(At { leaf: node as usize, entry })
+        let leaf = &self.leaves[node as usize];
+        // One leaf alone is near anyway.
+        if self.height > 0 {
+            leaf.fetch();
+        }
+        let entry = leaf.spans.ending_from(key);
+        (entry < leaf.spans.len).then_some(At { leaf: node as usize, entry })
     }
 
     #[inline]
@@ -181,6 +186,10 @@ impl<V> Tree<V> {
 
     fn new_leaf(&mut self) -> u32 {
         self.free_leaves.pop().unwrap_or_else(|| {
+            if self.leaves.is_empty() {
+                // Most maps of a machine have one, and would carry three for nothing.
+                self.leaves.reserve_exact(1);
+            }
             self.leaves.push(Leaf::new());
             index(self.leaves.len() - 1)
         })
@@ -196,8 +205,13 @@ impl<V> Tree<V> {
     /// Adds a range that overlaps none where [`place_of`](Self::place_of) says.
     #[inline]
     pub(super) fn insert(&mut self, range: IovaRange, place: Place, value: V) {
-        // Before it is known where, so that the value is written once.
+        // Where the value is made, so that it is written once.
         let value = index(self.values.insert(value));
+        self.enter(range, place, value);
+    }
+
+    /// Adds a range, whose value is there already.
+    fn enter(&mut self, range: IovaRange, place: Place, value: u32) {
         match place {
             Place::Inside(at) => {
                 self.leaves[at.leaf].put(at.entry, range, value);
@@ -249,7 +263,9 @@ impl<V> Tree<V> {
         let leaf = self.last_leaf();
         let spans = &self.leaves.get(leaf as usize)?.spans;
         let range = spans.range(spans.len.checked_sub(1)?)?;
-        let Some(entry) = spans.len.checked_sub(2) else { return self.remove_if(range.first(), |_, _| true) };
+        let Some(entry) = spans.len.checked_sub(2) else {
+            return self.remove_if(range.first(), |_, _| true, |range, value| (range, value));
+        };
         let last = spans.lasts[entry];
         let value = self.leaves[leaf as usize].take(entry + 1);
         self.above_last(|inner, place| inner.spans.lasts[place] = last);
@@ -327,13 +343,14 @@ impl<V> Tree<V> {
         Grown { span: Some(left.span()), split: Some((upper.span(), new)) }
     }
 
-    /// Takes the range that begins at `first` out, if it is wanted.
+    /// Takes the range that begins at `first` out, if it is wanted, and hands its value over from where it lies.
     #[inline]
-    pub(super) fn remove_if(
+    pub(super) fn remove_if<R>(
         &mut self,
         first: Iova,
         wanted: impl FnOnce(IovaRange, &V) -> bool,
-    ) -> Option<(IovaRange, V)> {
+        taken: impl FnOnce(IovaRange, V) -> R,
+    ) -> Option<R> {
         let at = self.find(first.get())?;
         let At { leaf, entry } = at;
         let Leaf { spans, bound, values } = &self.leaves[leaf];
@@ -350,11 +367,10 @@ impl<V> Tree<V> {
         } else {
             self.remove_from_root(first.get());
         }
-        let value = self.values.try_remove(value)?;
-        if self.len() == 0 {
+        if self.len() == 1 {
             self.free_leaf(self.root);
         }
-        Some((range, value))
+        Some(taken(range, self.values.try_remove(value)?))
     }
 
     fn remove_from_root(&mut self, first: u64) {

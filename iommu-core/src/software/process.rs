@@ -135,6 +135,13 @@ struct Piece {
     mapped: u64,
 }
 
+impl Piece {
+    /// Whether it is neither pinned nor mapped any more.
+    fn is_unused(&self) -> bool {
+        self.pinned == 0 && self.mapped == 0
+    }
+}
+
 impl Process {
     /// Creates a process without memory, whose user has no other; `locked` counts for both.
     pub fn new(memory: &Memory, locked: LockedPages) -> Arc<Self> {
@@ -309,10 +316,11 @@ impl Mappings {
         let inside = self.first_from(first)..self.first_from(end);
         for mapping in self.mapped.drain(inside) {
             let Some((place, _)) = piece_of(&self.pieces, mapping.phys) else { continue };
-            if let Some(piece) = self.pieces.get_mut(place) {
-                piece.mapped -= mapping.bytes / PAGE_SIZE;
+            let Some(piece) = self.pieces.get_mut(place) else { continue };
+            piece.mapped -= mapping.bytes / PAGE_SIZE;
+            if piece.is_unused() {
+                self.pieces.remove(place);
             }
-            forget_unused(&mut self.pieces, place);
         }
     }
 
@@ -333,13 +341,6 @@ fn piece_of(pieces: &[Piece], phys: PhysAddr) -> Option<(usize, usize)> {
     let place = pieces.partition_point(|piece| piece.phys <= phys).checked_sub(1)?;
     let page = (phys.get() - pieces.get(place)?.phys.get()) / PAGE_SIZE;
     Some((place, usize::try_from(page).ok()?))
-}
-
-/// Forgets a piece that is neither pinned nor mapped any more.
-fn forget_unused(pieces: &mut Vec<Piece>, place: usize) {
-    if pieces.get(place).is_some_and(|piece| piece.pinned == 0 && piece.mapped == 0) {
-        pieces.remove(place);
-    }
 }
 
 impl UserMemory for Process {
@@ -373,11 +374,11 @@ impl UserMemory for Process {
             let Some(piece) = mappings.pieces.get_mut(place) else { return };
             let Some(counts) = piece.pins.get_mut(first..).filter(|counts| !counts.is_empty()) else { return };
             let pages = left.min(counts.len() as u64);
-            for count in counts.iter_mut().take(counted(pages)).filter(|count| **count > 0) {
-                *count -= 1;
-                piece.pinned -= 1;
+            let pinned = counts.iter_mut().take(counted(pages)).filter(|count| **count > 0);
+            piece.pinned -= pinned.map(|count| *count -= 1).count() as u64;
+            if piece.is_unused() {
+                mappings.pieces.remove(place);
             }
-            forget_unused(&mut mappings.pieces, place);
             left -= pages;
             let Some(next) = phys.checked_add(pages * PAGE_SIZE) else { return };
             phys = next;

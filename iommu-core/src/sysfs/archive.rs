@@ -26,8 +26,9 @@ pub use self::reader::Archive;
 const HEADER: &str = "dma-ownership tree 1";
 
 /// Maximum number of zero bytes that an archive may give as counts. All other contents take as many bytes of text, so
-/// this bounds the memory of a small archive. Enough for the configuration spaces of 16,384 functions.
-pub const MAX_ZEROS: usize = 64 << 20;
+/// this bounds the memory of a small archive. Enough for the configuration spaces of 65,536 functions, as many as a PCI
+/// domain has.
+pub const MAX_ZEROS: usize = 256 << 20;
 
 /// Why a text is not an archive.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -178,9 +179,9 @@ mod tests {
         let zeros = |each: usize, files: usize| {
             (0..files).fold(format!("{HEADER}\n"), |text, n| text + &format!("{n} : 00+{each}\n"))
         };
-        let error = MemoryTree::from_archive(&zeros(MAX_FILE - 1, 65)).unwrap_err();
-        assert_eq!((error.line, error.reason), (66, ArchiveErrorReason::TooManyZeros));
-        assert!(MemoryTree::from_archive(&zeros(4095, 16_384)).is_ok());
+        let error = Archive::parse(&zeros(MAX_FILE - 1, 257)).unwrap_err();
+        assert_eq!((error.line, error.reason), (258, ArchiveErrorReason::TooManyZeros));
+        assert!(Archive::parse(&zeros(4095, 65_536)).is_ok());
     }
 
     proptest! {

@@ -42,6 +42,9 @@ impl Reserved {
 
     /// Returns the lowest reserved addresses of a range, in one piece.
     pub(super) fn first_in(&self, range: IovaRange) -> Option<IovaRange> {
+        if self.cover.is_empty() {
+            return None;
+        }
         let first = if self.count_at(range.first()) > 0 {
             range.first()
         } else {

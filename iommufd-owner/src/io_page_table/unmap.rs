@@ -14,8 +14,7 @@ impl IoPageTable {
         let range = removal.range;
         // Mostly, what was mapped at once is unmapped at once.
         let whole = |area_range: IovaRange, area: &Area| area_range == range && area.access_pins() == 0;
-        if let Some((_, mut area)) = self.areas.remove_if(range.first(), whole) {
-            area.unmap(range, self.domains.values());
+        if self.remove_area_if(range.first(), whole) {
             removal.done(range);
             return Ok(());
         }
@@ -33,9 +32,19 @@ impl IoPageTable {
     }
 
     pub(crate) fn remove_area(&mut self, first: Iova) {
-        if let Some((range, mut area)) = self.areas.remove(first) {
-            area.unmap(range, self.domains.values());
+        self.remove_area_if(first, |_, _| true);
+    }
+
+    /// Removes the area that begins at `first` if it is wanted, and returns whether it was.
+    #[inline]
+    fn remove_area_if(&mut self, first: Iova, wanted: impl FnOnce(IovaRange, &Area) -> bool) -> bool {
+        if self.domains.is_empty() {
+            return self.areas.drop_if(first, wanted);
         }
+        let removed = self.areas.remove_if(first, wanted);
+        let Some((range, mut area)) = removed else { return false };
+        area.unmap(range, self.domains.values());
+        true
     }
 
     /// Cuts an area in two behind `last`, unless that is its first or last address. No domain may use large pages.

@@ -5,9 +5,9 @@ use alloc::vec::Vec;
 
 use iommu_core::{Access, Iova, IovaRange};
 
-use super::{Ioas, Place, check_numbers};
+use super::{Place, check_numbers};
 use crate::io_page_table::{Area, IoPageTable, MapError};
-use crate::pages::Shared;
+use crate::pages::Part;
 
 /// What `IOMMU_IOAS_COPY` is asked for, besides the two address spaces.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,49 +33,83 @@ impl CopyRequest {
     }
 }
 
-impl Ioas {
-    /// The parts of areas that make up the source of a copy.
+/// What is copied: parts of the areas that make it up, ascending.
+pub(crate) struct Source {
+    first: Part,
+    /// Mostly none.
+    rest: Vec<Part>,
+}
+
+impl Source {
     // Ft5.5, Ft5.6.
-    pub(crate) fn copy_source(&self, request: &CopyRequest) -> Result<Source, MapError> {
+    #[inline]
+    pub(crate) fn of(table: &mut IoPageTable, request: &CopyRequest) -> Result<Self, MapError> {
         if request.bytes == 0 {
             return Err(MapError::BadLength);
         }
         let range = IovaRange::sized(request.from, request.bytes).ok_or(MapError::Overflow)?;
-        let gone = MapError::SourceNotMapped { range };
-        let mut table = self.lock_table();
-        let mut next = Some(range);
-        let mut piece = || {
-            let rest = next?;
-            let (area_range, area) = table.areas.get_mut(rest.first())?;
-            let part = area_range.intersection(rest)?;
-            next = part.last().checked_add(1).and_then(|at| IovaRange::new(at, range.last()));
-            let skip = part.first().get() - area_range.first().get();
-            Some(Piece { memory: area.share().part(skip, part.bytes(), Some(request.access)), bytes: part.bytes() })
-        };
-        let first = piece().ok_or_else(|| gone.clone())?;
-        let mut source = Source { first, rest: Vec::new() };
-        source.rest.extend(core::iter::from_fn(piece));
-        let covered: u64 = source.pieces().map(|piece| piece.bytes).sum();
-        if covered == range.bytes() { Ok(source) } else { Err(gone) }
+        let gone = || MapError::SourceNotMapped { range };
+        let first = part(table, range).ok_or_else(gone)?;
+        let mut rest = Vec::new();
+        let mut done = first.bytes;
+        while done < range.bytes() {
+            let left = range.first().checked_add(done).and_then(|next| IovaRange::new(next, range.last()));
+            let part = left.and_then(|left| part(table, left)).ok_or_else(gone)?;
+            done += part.bytes;
+            rest.push(part);
+        }
+        Ok(Self { first, rest })
     }
 
-    /// One area for each piece of the source.
+    /// Makes one area for each part.
     // From Ft5.8 on.
     // F20.
-    pub(crate) fn copy(&self, source: Source, request: &CopyRequest) -> Result<Iova, MapError> {
-        let CopyRequest { bytes, place, access, .. } = *request;
-        let mut table = self.lock_table();
-        let range = check_copy(&mut table, &source, place, bytes)?;
-        if access.permits(Access::Write) && source.pieces().any(|piece| !piece.memory.access().permits(Access::Write)) {
-            return Err(MapError::SourceReadOnly);
+    #[inline]
+    pub(crate) fn put(self, table: &mut IoPageTable, request: &CopyRequest) -> Result<Iova, MapError> {
+        let range = self.check(table, request)?;
+        let permitted = Some(request.access);
+        if self.rest.is_empty() {
+            table.add_area(range, Area::Shared(self.first.mapped(permitted)))?;
+            return Ok(range.first());
         }
-        let mut copying = Copying { table: &mut table, first: range.first(), done: 0 };
-        for Piece { memory, bytes } in core::iter::once(source.first).chain(source.rest) {
-            copying.add(Area::Shared(memory), bytes)?;
+        let mut copying = Copying { table, first: range.first(), done: 0 };
+        for part in core::iter::once(self.first).chain(self.rest) {
+            copying.add(part, permitted)?;
         }
         copying.done = 0;
         Ok(range.first())
     }
+
+    /// Where it goes.
+    // Ft4.8 to Ft4.14, for a copy.
+    fn check(&self, table: &mut IoPageTable, request: &CopyRequest) -> Result<IovaRange, MapError> {
+        let range = table.choose(request.place, self.first.addr(), request.bytes)?;
+        let alignment = table.alignment();
+        let misaligned = self.any(|part| !part.addr().is_aligned(alignment));
+        let read_only = request.access.permits(Access::Write) && self.any(|part| !part.access().permits(Access::Write));
+        if misaligned || read_only || !self.rest.is_empty() {
+            // One part alone finds out when it is added.
+            table.check_vacant(range)?;
+        }
+        match (misaligned, read_only) {
+            (true, _) => Err(MapError::Misaligned { alignment }),
+            (false, true) => Err(MapError::SourceReadOnly),
+            (false, false) => Ok(range),
+        }
+    }
+
+    fn any(&self, mut is: impl FnMut(&Part) -> bool) -> bool {
+        is(&self.first) || self.rest.iter().any(is)
+    }
+}
+
+/// What the area at the beginning of a range has of it.
+#[expect(clippy::inline_always, reason = "reading it back from memory would wait for the words just stored")]
+#[inline(always)]
+fn part(table: &mut IoPageTable, range: IovaRange) -> Option<Part> {
+    let (area_range, area) = table.areas.get_mut(range.first())?;
+    let bytes = area_range.intersection(range)?.bytes();
+    Some(area.share().part(range.first().get() - area_range.first().get(), bytes))
 }
 
 /// A copy that is being made. Dropping it takes out what was made.
@@ -87,10 +121,12 @@ struct Copying<'a> {
 }
 
 impl Copying<'_> {
-    /// Makes an area of so many bytes more.
-    fn add(&mut self, area: Area, bytes: u64) -> Result<(), MapError> {
+    /// Makes an area more.
+    fn add(&mut self, part: Part, permitted: Option<Access>) -> Result<(), MapError> {
         let at = Iova::new(self.first.get().wrapping_add(self.done));
-        self.table.add_area(IovaRange::sized(at, bytes).ok_or(MapError::Overflow)?, area)?;
+        let bytes = part.bytes;
+        let range = IovaRange::sized(at, bytes).ok_or(MapError::Overflow)?;
+        self.table.add_area(range, Area::Shared(part.mapped(permitted)))?;
         self.done += bytes;
         Ok(())
     }
@@ -103,38 +139,4 @@ impl Drop for Copying<'_> {
             self.table.remove_area(area.first());
         }
     }
-}
-
-/// What is copied.
-pub(crate) struct Source {
-    first: Piece,
-    rest: Vec<Piece>,
-}
-
-impl Source {
-    fn pieces(&self) -> impl Iterator<Item = &Piece> {
-        core::iter::once(&self.first).chain(&self.rest)
-    }
-}
-
-/// A part of an area.
-struct Piece {
-    memory: Shared,
-    bytes: u64,
-}
-
-/// Where a copy goes.
-// Ft4.8 to Ft4.14, for a copy.
-fn check_copy(table: &mut IoPageTable, source: &Source, place: Place, bytes: u64) -> Result<IovaRange, MapError> {
-    let alignment = table.alignment();
-    if !bytes.is_multiple_of(alignment) {
-        return Err(MapError::Misaligned { alignment });
-    }
-    let range = match place {
-        Place::Anywhere => table.place(source.first.memory.addr().get(), bytes)?,
-        Place::Fixed(iova) => table.check_fixed(iova, bytes)?,
-    };
-    table.check_vacant(range)?;
-    let misaligned = |piece: &Piece| !piece.memory.addr().get().is_multiple_of(alignment);
-    if source.pieces().any(misaligned) { Err(MapError::Misaligned { alignment }) } else { Ok(range) }
 }

@@ -77,20 +77,15 @@ impl Shared {
         self.pages.addr(self.offset)
     }
 
-    /// The most that any mapping of its window may allow.
-    pub(crate) fn access(&self) -> Access {
-        self.pages.access
+    /// Some bytes of it, for another mapping.
+    #[inline]
+    pub(crate) fn part(&self, skip: u64, bytes: u64) -> Part {
+        Part { pages: self.pages.clone(), offset: self.offset + skip, bytes }
     }
 
-    /// Some bytes of it, as they are for another mapping: not pinned.
-    pub(crate) fn part(&self, skip: u64, bytes: u64, permitted: Option<Access>) -> Self {
-        let offset = self.offset + skip;
-        Self::new(self.pages.clone(), offset, Slice::of(offset, bytes).count, permitted)
-    }
-
-    /// As [`part`](Self::part), pinned if this is.
+    /// A mapping of some bytes of it, pinned if this is.
     pub(crate) fn cut(&self, skip: u64, bytes: u64) -> Self {
-        let part = self.part(skip, bytes, self.permitted);
+        let part = self.part(skip, bytes).mapped(self.permitted);
         if self.backing == Backing::Unpinned {
             return part;
         }
@@ -135,6 +130,33 @@ impl Shared {
             self.pages.hold(slice);
             PinnedSlice { pages: self.pages.clone(), slice }
         })
+    }
+}
+
+/// Some bytes of a window, which another mapping is to have.
+pub(crate) struct Part {
+    pages: Arc<Pages>,
+    /// Where in the window they begin.
+    offset: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Part {
+    /// Where the process sees them.
+    pub(crate) fn addr(&self) -> UserAddr {
+        self.pages.addr(self.offset)
+    }
+
+    /// The most that any mapping of the window may allow.
+    pub(crate) fn access(&self) -> Access {
+        self.pages.access
+    }
+
+    /// A mapping of them that is not pinned, for devices to do what is permitted.
+    #[inline]
+    pub(crate) fn mapped(self, permitted: Option<Access>) -> Shared {
+        let count = Slice::of(self.offset, self.bytes).count;
+        Shared::new(self.pages, self.offset, count, permitted)
     }
 }
 

@@ -70,6 +70,25 @@ fn f60_reads_and_writes_cross_areas_and_stop_at_holes() {
 }
 
 #[test]
+fn f60_a_mapping_of_any_length_may_begin_inside_of_a_page() {
+    let rig = Rig::new(&["a1"]);
+    let context = rig.context("vmm");
+    let ioas = context.ioas_alloc().unwrap();
+    let page = rig.request(Place::Fixed(Iova::new(0)), 1, 3);
+    let addr = page.addr.checked_add(PAGE_SIZE - 1).unwrap();
+    let access = context.access_without_pins().unwrap();
+    access.attach(ioas).unwrap();
+    // More pages than 32 bits count.
+    for bytes in [2, 1 << 45] {
+        context.ioas_map(ioas, MapRequest { addr, bytes, ..page.clone() }).unwrap();
+        let mut read = [9; 2];
+        access.read(Iova::new(0), &mut read).unwrap();
+        assert_eq!(read, [0, 5]);
+        assert_eq!(context.ioas_unmap(ioas, Iova::new(0), u64::MAX), Ok(bytes));
+    }
+}
+
+#[test]
 fn f59_an_access_moves_after_it_has_let_go() {
     let rig = Rig::new(&["a1"]);
     let context = rig.context("vmm");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use criterion::{Criterion, criterion_group, criterion_main};
 use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
-use vfio_host::{Explanation, Host, Source, capture, changes};
+use vfio_host::{Explanation, Host, Source, candidates, capture, changes};
 use vfio_owner::iommu_core::device_model::pci::{ConfigSpace, PortType};
 use vfio_owner::iommu_core::sysfs::{Archive, MemoryTree, Tree as _};
 
@@ -101,6 +101,7 @@ fn explained(c: &mut Criterion, devices: u32) {
     });
     let host = Host::load(&tree, Source::Tree).expect("it has devices");
     group.bench_function("all, loaded", |b| b.iter(|| explain_all(black_box(&host))));
+    group.bench_function("candidates, loaded", |b| b.iter(|| candidates(black_box(&host))));
     group.finish();
 }
 

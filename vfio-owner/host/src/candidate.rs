@@ -1,13 +1,13 @@
 //! Candidates: devices that can be assigned, and the cost of each.
 
 use std::borrow::Cow;
+use std::slice;
 
 use serde::Serialize;
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::iommu_core::sysfs::SysfsDevice;
 
-use crate::judge::{class_name, device_name};
-use crate::{Host, Plan, Step};
+use crate::{Explanation, Host, Plan, Step};
 
 /// A device that can be assigned to user space, proved by a plan.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -35,7 +35,11 @@ pub struct Candidate {
 /// the processor or to ISA are left out: vfio-pci takes them, but no guest has a use for them.
 pub fn candidates(host: &Host) -> Vec<Candidate> {
     let devices = host.pci.devices.iter().filter(|device| !is_bridge(device));
-    let mut candidates: Vec<Candidate> = devices.filter_map(|device| candidate(host, device)).collect();
+    let devices: Vec<PciAddress> = devices.map(|device| device.function.address).collect();
+    // All are there.
+    let explained = Explanation::of_each(host, &devices).unwrap_or_default();
+    let mut candidates: Vec<Candidate> =
+        explained.into_iter().filter_map(|explanation| candidate(host, explanation)).collect();
     candidates.sort_by_key(|candidate| {
         (candidate.others.len(), candidate.steps != 0, candidate.driver.is_some(), candidate.steps, candidate.device)
     });
@@ -47,19 +51,19 @@ fn is_bridge(device: &SysfsDevice) -> bool {
     device.function.config.class().is_some_and(|class| class >> 16 == 0x06)
 }
 
-fn candidate(host: &Host, found: &SysfsDevice) -> Option<Candidate> {
-    let device = found.function.address;
-    let plan = Plan::make(host, &[device], &[]).ok()?;
-    let unbound = plan.steps.iter().filter_map(|step| match step {
+fn candidate(host: &Host, explanation: Explanation) -> Option<Candidate> {
+    let steps = Plan::proved_steps(host, slice::from_ref(&explanation), &[]).ok()?;
+    let Explanation { device, class, name, driver, .. } = explanation;
+    let unbound = steps.iter().filter_map(|step| match step {
         Step::Unbind { device: other, .. } if *other != device => Some(*other),
         _ => None,
     });
     Some(Candidate {
         device,
-        class: class_name(&found.function.config),
-        name: device_name(&found.function.config),
-        driver: found.driver.clone(),
+        class,
+        name: name.to_string(),
+        driver: driver.known().map(|driver| driver.to_string()),
         others: unbound.collect(),
-        steps: plan.steps.len(),
+        steps: steps.len(),
     })
 }

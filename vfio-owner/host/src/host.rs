@@ -16,7 +16,8 @@ use crate::read::{
 #[non_exhaustive]
 pub struct Host {
     /// PCI functions, drivers and groups, as far as shown. A driver or a group that is missing here may exist unseen:
-    /// [`driver`](Self::driver) and [`group`](Self::group) distinguish the two.
+    /// [`driver`](Self::driver) and [`group`](Self::group) distinguish the two. A group whose members are shown and whose
+    /// number is not has a number here that no group of a machine has.
     pub pci: Snapshot,
     /// Members of groups that are not PCI functions, by group.
     pub other_members: Vec<OtherMember>,
@@ -66,6 +67,8 @@ pub(crate) struct Gaps {
     pub(crate) drivers: BTreeSet<PciAddress>,
     /// The devices whose groups are not shown.
     pub(crate) groups: BTreeSet<PciAddress>,
+    /// The groups whose numbers are not shown.
+    pub(crate) unnumbered: BTreeSet<u32>,
     /// The groups that may have members besides those that are shown.
     pub(crate) members: BTreeSet<u32>,
     /// How many lines were not understood.
@@ -118,10 +121,18 @@ impl Host {
 
     /// Returns the number of the group that a device is in.
     pub fn group(&self, device: PciAddress) -> Fact<u32> {
-        self.pci.device(device).map_or(Fact::Unknown, |found| self.group_of(found))
+        self.numbered(self.pci.device(device).map_or(Fact::Unknown, |found| self.group_of(found)))
     }
 
-    /// The same of a device that has been looked up.
+    /// The number of a group, if it is shown.
+    pub(crate) fn numbered(&self, group: Fact<u32>) -> Fact<u32> {
+        match group {
+            Fact::Is(number) if self.gaps.unnumbered.contains(&number) => Fact::Unknown,
+            group => group,
+        }
+    }
+
+    /// The group of a device that has been looked up, also where its number is not shown.
     pub(crate) fn group_of(&self, device: &SysfsDevice) -> Fact<u32> {
         match device.group {
             Some(group) => Fact::Is(group),

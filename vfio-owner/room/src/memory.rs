@@ -141,6 +141,38 @@ impl Process {
         }
     }
 
+    /// Pins what is mapped of these kinds.
+    fn pin_of(
+        &self,
+        is_wanted: impl Fn(MappingKind) -> bool,
+        at: UserAddr,
+        bytes: u64,
+        access: Access,
+    ) -> Result<PinnedRun, BadAddress> {
+        let bad = BadAddress { at };
+        let (number, offset) = (at.get() / WINDOW, at.get() % WINDOW);
+        // Of one window, and what is mapped of it.
+        let mut mappings = mappings(self.task);
+        mappings.retain(|mapping| is_wanted(mapping.kind));
+        let bytes = mapped(&mappings, at.get(), bytes.min(WINDOW - offset), access);
+        if bytes < PAGE || !self.space.is_alive() {
+            return Err(bad);
+        }
+        let mut windows = self.windows.lock();
+        let (window, pins) = match windows.entry(number) {
+            Entry::Occupied(window) => window.into_mut(),
+            Entry::Vacant(place) => {
+                let part = Part { space: self.space.clone(), start: number * WINDOW };
+                place.insert((self.memory.window(WINDOW, Arc::new(part)).ok_or(bad)?, 0))
+            }
+        };
+        *pins += bytes / PAGE;
+        let phys = window.at().checked_add(offset).ok_or(bad)?;
+        drop(windows);
+        self.keep(&mappings, at.get(), bytes);
+        Ok(PinnedRun { phys, bytes })
+    }
+
     /// Keeps what is pinned, if it is of a file that can be opened: only root can open what shared memory lies in. Registers of
     /// our devices are not kept: that they are closed again would look as if their last user had gone.
     fn keep(&self, mappings: &[Mapping], at: u64, bytes: u64) {
@@ -190,27 +222,11 @@ impl Space {
 
 impl UserMemory for Process {
     fn pin(&self, at: UserAddr, bytes: u64, access: Access) -> Result<PinnedRun, BadAddress> {
-        let bad = BadAddress { at };
-        let (number, offset) = (at.get() / WINDOW, at.get() % WINDOW);
-        // Of one window, and what is mapped of it.
-        let mappings = mappings(self.task);
-        let bytes = mapped(&mappings, at.get(), bytes.min(WINDOW - offset), access);
-        if bytes < PAGE || !self.space.is_alive() {
-            return Err(bad);
-        }
-        let mut windows = self.windows.lock();
-        let (window, pins) = match windows.entry(number) {
-            Entry::Occupied(window) => window.into_mut(),
-            Entry::Vacant(place) => {
-                let part = Part { space: self.space.clone(), start: number * WINDOW };
-                place.insert((self.memory.window(WINDOW, Arc::new(part)).ok_or(bad)?, 0))
-            }
-        };
-        *pins += bytes / PAGE;
-        let phys = window.at().checked_add(offset).ok_or(bad)?;
-        drop(windows);
-        self.keep(&mappings, at.get(), bytes);
-        Ok(PinnedRun { phys, bytes })
+        self.pin_of(|kind| kind != MappingKind::Registers, at, bytes, access)
+    }
+
+    fn pin_registers(&self, at: UserAddr, bytes: u64, access: Access) -> Result<PinnedRun, BadAddress> {
+        self.pin_of(|kind| kind == MappingKind::Registers, at, bytes, access)
     }
 
     fn unpin(&self, run: PinnedRun) {

@@ -9,6 +9,8 @@ use iommu_core::device_model::Errno;
 use iommu_core::user_memory::BadAddress;
 use iommu_core::{DirtyBits, UserAddr, UserMemory, set_user_bits};
 
+use crate::container::NoBackend;
+
 /// The largest bitmap in user memory, in bytes.
 // V51, F99.
 pub(crate) const MAX_BITMAP_BYTES: u64 = 0x1000_0000;
@@ -161,6 +163,15 @@ pub enum DirtyError {
         /// Pages that can be mapped.
         page_sizes: PageSizes,
     },
+}
+
+impl From<NoBackend> for DirtyError {
+    fn from(none: NoBackend) -> Self {
+        match none {
+            NoBackend::Unset => Self::NoIommu,
+            NoBackend::NoIommuMode => Self::Unserved,
+        }
+    }
 }
 
 impl DirtyError {

@@ -6,6 +6,7 @@ use iommu_core::user_memory::{BadAddress, OverLimit};
 use iommu_core::{IovaMap, IovaRange, MapError};
 
 use super::DirtyError;
+use crate::container::NoBackend;
 
 /// A mapping that `range` has a part of, but not all.
 pub(crate) fn cut_by<V>(mappings: &IovaMap<V>, range: IovaRange) -> Option<IovaRange> {
@@ -72,6 +73,15 @@ pub enum MapDmaError {
     Domain(#[from] MapError),
 }
 
+impl From<NoBackend> for MapDmaError {
+    fn from(none: NoBackend) -> Self {
+        match none {
+            NoBackend::Unset => Self::NoIommu,
+            NoBackend::NoIommuMode => Self::Unserved,
+        }
+    }
+}
+
 impl MapDmaError {
     /// Returns the error number that Linux gives.
     pub const fn errno(&self) -> Errno {
@@ -129,6 +139,15 @@ pub enum UnmapDmaError {
         /// The mapping.
         mapping: IovaRange,
     },
+}
+
+impl From<NoBackend> for UnmapDmaError {
+    fn from(none: NoBackend) -> Self {
+        match none {
+            NoBackend::Unset => Self::NoIommu,
+            NoBackend::NoIommuMode => Self::Unserved,
+        }
+    }
 }
 
 impl UnmapDmaError {

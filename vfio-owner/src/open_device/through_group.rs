@@ -36,6 +36,10 @@ enum Through {
 }
 
 impl Way for ThroughGroup {
+    fn reservation(&self) -> &Reservation {
+        &self.reservation
+    }
+
     #[cfg(feature = "iommufd")]
     fn shown_by(&self) -> Option<&iommufd_owner::Context> {
         None
@@ -75,7 +79,7 @@ impl OpenDevice {
             drop(state);
             device.wait_for_change(set);
         };
-        Ok(Self::new(session, Arc::new(user)))
+        Ok(Self::new(session, user))
     }
 }
 
@@ -99,13 +103,13 @@ impl First {
         mut set: MutexGuard<'_, OpenDevices>,
     ) -> Result<Self, GetDeviceError> {
         match attachment {
-            Attachment::Container { container, in_use } => {
+            Attachment::Container(container) => {
                 if !container.has_iommu() {
                     return Err(GetDeviceError::NoIommu { group: device.group().id() });
                 }
                 Ok(Self::Container {
                     way: ThroughGroup {
-                        through: Through::Container { _in_use: in_use.clone(), _keeps: file.clone() },
+                        through: Through::Container { _in_use: file.group().in_use.clone(), _keeps: file.clone() },
                         reservation: device.reserve(&mut set),
                     },
                 })
@@ -121,7 +125,7 @@ impl First {
     fn open(self, device: &Arc<VfioDevice>) -> Result<Arc<Session<ThroughGroup>>, GetDeviceError> {
         let refused = |errno| GetDeviceError::Driver { device: device.name().clone(), errno };
         let session = match self {
-            Self::Container { way } => Session::open(device, way).map_err(refused)?,
+            Self::Container { way } => Session::open(way).map_err(refused)?,
             #[cfg(feature = "iommufd")]
             Self::Iommufd { context, reservation } => {
                 let Some(member) = device.member() else {
@@ -129,7 +133,7 @@ impl First {
                 };
                 let bound = Arc::new(context.bind(member).map_err(GetDeviceError::Bind)?);
                 let way = ThroughGroup { through: Through::Iommufd { claim: bound.clone() }, reservation };
-                let session = Session::open(device, way).map_err(refused)?;
+                let session = Session::open(way).map_err(refused)?;
                 let ioas = context.compat_ioas().ok_or(GetDeviceError::NoIoas { group: device.group().id() });
                 let attached = ioas.and_then(|ioas| bound.attach(ioas).map_err(GetDeviceError::Attach));
                 drop(bound);
@@ -151,7 +155,7 @@ impl First {
         }
         let refused = |errno| GetDeviceError::Driver { device: device.name().clone(), errno };
         let way = ThroughGroup { through: Through::NoIommu, reservation };
-        Ok(Self::opened(Session::open(device, way).map_err(refused)?))
+        Ok(Self::opened(Session::open(way).map_err(refused)?))
     }
 
     fn opened(session: Session<ThroughGroup>) -> Arc<Session<ThroughGroup>> {

@@ -163,8 +163,8 @@ impl Machine {
     /// # Errors
     /// Fails if there is no such device, or its group has no file or the file is open.
     pub fn open_group(&self, name: &str) -> Result<GroupFile, MachineError> {
-        let group = self.group(name)?;
-        self.vfio.open_group(group.id()).map_err(MachineError::OpenGroup)
+        let member = self.member(name)?;
+        self.vfio.open_group(member.group().id()).map_err(MachineError::OpenGroup)
     }
 
     /// Opens the file of a device, `/dev/vfio/devices/vfioX`.

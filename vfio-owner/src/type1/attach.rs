@@ -144,11 +144,15 @@ impl Type1Container {
         Ok(())
     }
 
-    /// Ranges and page sizes, after the groups have changed.
+    /// Ranges and page sizes, after groups have left.
     pub(super) fn measure(&mut self) {
-        let holes: Vec<IovaRange> =
-            self.groups().flat_map(|group| &group.forbidden).filter_map(reach::range_of).collect();
-        self.allowed = reach::allowed(self.apertures(), holes.into_iter());
+        self.allowed = if self.domains.is_empty() {
+            // Whatever the next group can address.
+            Vec::new()
+        } else {
+            let holes = self.groups().flat_map(|group| &group.forbidden).filter_map(reach::range_of);
+            reach::allowed(self.apertures(), holes)
+        };
         self.measure_pages();
     }
 

@@ -18,6 +18,9 @@ use crate::backend::{
 };
 use iommu_core::device_model::Errno;
 
+/// So many mappings, and their page tables, are in no cache as a whole.
+const MANY: usize = 1 << 14;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Version {
     One,
@@ -91,9 +94,9 @@ impl Type1Container {
     fn remove_all(&mut self, range: IovaRange) -> u64 {
         let mut bytes: u64 = 0;
         if range == IovaRange::ALL {
-            while let Some((range, mapping)) = self.mappings.pop_last() {
+            while let Some((range, mut mapping)) = self.mappings.pop_last() {
                 bytes = bytes.saturating_add(range.bytes());
-                self.end(range, mapping);
+                self.end(range, &mut mapping);
             }
             return bytes;
         }
@@ -105,13 +108,13 @@ impl Type1Container {
     }
 
     fn remove(&mut self, range: IovaRange) {
-        if let Some((range, mapping)) = self.mappings.remove(range.first()) {
-            self.end(range, mapping);
+        if let Some((range, mut mapping)) = self.mappings.remove(range.first()) {
+            self.end(range, &mut mapping);
         }
     }
 
     /// Takes a mapping that is no more out of every domain.
-    fn end(&mut self, range: IovaRange, mut mapping: Mapping) {
+    fn end(&mut self, range: IovaRange, mapping: &mut Mapping) {
         self.away -= u32::from(mapping.is_away());
         let names = mapping.names();
         // Also if hardware unwinds.
@@ -195,8 +198,14 @@ impl ContainerIommu for Type1Container {
         self.measure();
     }
 
-    fn map(&mut self, request: MapRequest) -> Result<(), MapDmaError> {
-        let range = self.requested(&request)?;
+    fn map(&mut self, request: &MapRequest) -> Result<(), MapDmaError> {
+        let range = self.requested(request)?;
+        if self.mappings.len() >= MANY {
+            // Neither the place nor the entry of the page tables is in a cache: so the processor fetches both at once.
+            for shared in &self.domains {
+                let _ = shared.domain.iova_to_phys(range.first());
+            }
+        }
         let full = self.mappings.len() >= self.config.dma_entry_limit as usize;
         let place =
             self.mappings.vacant(range).map_err(|overlap| MapDmaError::Mapped { existing: overlap.existing })?;
@@ -206,9 +215,9 @@ impl ContainerIommu for Type1Container {
         if !self.allowed.is_empty() && !self.allowed.iter().any(|allowed| allowed.covers(range)) {
             return Err(MapDmaError::NotAllowed { range });
         }
-        let MapRequest { process, addr, access, .. } = request;
+        let MapRequest { ref process, addr, access, .. } = *request;
         let limit = process.limit();
-        let source = Source { process: &process, payer: &process, limit, addr, access };
+        let source = Source { process, payer: process, limit, addr, access };
         let behind = source.pin(&self.memory, range, &self.domains)?;
         let process = self.processes.enter(process, 2);
         place.insert(Mapping::new(process, limit, addr, access, behind));
@@ -219,9 +228,9 @@ impl ContainerIommu for Type1Container {
         // Mostly, what was mapped at once is unmapped at once.
         if let Unmap::Range { iova, bytes } = what
             && let range = self.span(iova, bytes)?
-            && let Some((_, mapping)) = self.mappings.remove_if(iova, |mapping, _| mapping == range)
+            && let Some((_, mut mapping)) = self.mappings.remove_if(iova, |mapping, _| mapping == range)
         {
-            self.end(range, mapping);
+            self.end(range, &mut mapping);
             return Ok(bytes);
         }
         Ok(self.concerned(what)?.map_or(0, |range| self.remove_all(range)))
@@ -262,8 +271,8 @@ impl ContainerIommu for Type1Container {
         Ok(bytes)
     }
 
-    fn update_vaddr(&mut self, request: MapRequest) -> Result<(), MapDmaError> {
-        let range = self.requested(&request)?;
+    fn update_vaddr(&mut self, request: &MapRequest) -> Result<(), MapDmaError> {
+        let range = self.requested(request)?;
         let Some((existing, _)) = self.mappings.first_in(range) else { return Err(MapDmaError::NotMapped { range }) };
         let Some((_, mapping)) = self.mappings.get_mut(existing.first()) else {
             return Err(MapDmaError::NotMapped { range });
@@ -271,7 +280,7 @@ impl ContainerIommu for Type1Container {
         if existing != range || !mapping.is_away() {
             return Err(MapDmaError::NotThatMapping { existing });
         }
-        mapping.take_back(&mut self.processes, range, request.process, request.addr)?;
+        mapping.take_back(&mut self.processes, range, &request.process, request.addr)?;
         self.away -= 1;
         Ok(())
     }

@@ -118,28 +118,31 @@ impl Source<'_> {
             return Ok(Behind::NOTHING);
         }
         if let Err(over) = self.payer.charge(Account::Process, self.limit, pages(range)) {
-            // Linux counts page by page: what is not there below the limit is found first.
-            let below = over.limit.saturating_sub(over.locked).saturating_add(1).min(pages(range));
-            try_pinning(self.process, self.addr, below * PAGE_SIZE, self.access)?;
-            return Err(over.into());
+            return Err(self.refused(range, over));
         }
-        // Undone unless all of it is mapped, also when a pin unwinds.
-        let mut made = scopeguard::guard((Behind::NOTHING, 0), |(behind, done)| {
-            self.give_up(behind, range, IovaRange::sized(range.first(), done), domains);
-        });
-        loop {
-            let (behind, done) = &mut *made;
-            if *done == range.bytes() {
-                return Ok(ScopeGuard::into_inner(made).0);
-            }
-            let run = self.map_piece(memory, range, *done, domains)?;
+        let mut made = Made { source: self, domains, range, behind: Behind::NOTHING, done: 0 };
+        while made.done < range.bytes() {
+            let run = self.map_piece(memory, range, made.done, domains)?;
             let backing = if run.bytes == range.bytes() { Backing::Piece } else { Backing::Pieces };
-            *behind = Behind { backing, phys: run.phys };
-            *done += run.bytes;
+            made.behind = Behind { backing, phys: run.phys };
+            made.done += run.bytes;
+        }
+        Ok(made.finish())
+    }
+
+    /// Why it is not mapped when it is over the limit. Linux counts page by page: what is not there below the limit is found
+    /// first.
+    #[cold]
+    fn refused(&self, range: IovaRange, over: OverLimit) -> MapDmaError {
+        let below = over.limit.saturating_sub(over.locked).saturating_add(1).min(pages(range));
+        match try_pinning(self.process, self.addr, below * PAGE_SIZE, self.access) {
+            Ok(()) => over.into(),
+            Err(error) => error,
         }
     }
 
     /// Pins the next piece, `done` bytes into the range, and maps it into every domain.
+    #[inline]
     fn map_piece(
         &self,
         memory: &PhysicalMemory,
@@ -168,30 +171,62 @@ impl Source<'_> {
 
     /// Takes what was `made` of it out of every domain and unpins it, and is charged for nothing any more: also if hardware
     /// unwinds.
-    fn give_up(&self, behind: Behind, range: IovaRange, made: Option<IovaRange>, domains: &[SharedDomain]) {
+    #[inline]
+    fn give_up(&self, behind: Behind, range: IovaRange, made: IovaRange, domains: &[SharedDomain]) {
         let _charged = scopeguard::guard(self.payer, |payer| payer.uncharge(Account::Process, pages(range)));
-        let Some(made) = made else { return };
-        match (behind.backing, domains.first()) {
-            (Backing::Piece, _) => {
+        match behind.backing {
+            Backing::Unpinned => {}
+            Backing::Piece => {
                 let run = PinnedRun { phys: behind.phys, bytes: made.bytes() };
                 unmap_and_unpin(self.process, domains, made.first(), run);
             }
-            // A large page never crosses the end of a piece, for it is one piece itself.
-            (Backing::Pieces, Some(model)) => {
-                // Devices may reach it through these domains.
-                let keep = |Piece { run, .. }| {
-                    let pinned = Pinned::shared(self.process, run);
-                    for shared in domains {
-                        shared.domain.quarantine(pinned.clone());
-                    }
-                };
-                let mut left = scopeguard::guard(pieces(&model.domain, made), |left| left.for_each(keep));
-                for Piece { iova, run } in left.by_ref() {
-                    unmap_and_unpin(self.process, domains, iova, run);
-                }
-            }
-            (Backing::Pieces, None) | (Backing::Unpinned, _) => {}
+            Backing::Pieces => self.give_up_pieces(made, domains),
         }
+    }
+
+    // A large page never crosses the end of a piece, for it is one piece itself.
+    #[cold]
+    fn give_up_pieces(&self, made: IovaRange, domains: &[SharedDomain]) {
+        let Some(model) = domains.first() else { return };
+        // Devices may reach it through these domains.
+        let keep = |Piece { run, .. }| {
+            let pinned = Pinned::shared(self.process, run);
+            for shared in domains {
+                shared.domain.quarantine(pinned.clone());
+            }
+        };
+        let mut left = scopeguard::guard(pieces(&model.domain, made), |left| left.for_each(keep));
+        for Piece { iova, run } in left.by_ref() {
+            unmap_and_unpin(self.process, domains, iova, run);
+        }
+    }
+}
+
+/// What is made so far of a range that is charged for. Dropped, it is undone: also if a pin unwinds.
+struct Made<'a> {
+    source: &'a Source<'a>,
+    domains: &'a [SharedDomain],
+    range: IovaRange,
+    behind: Behind,
+    /// So many bytes are pinned and in every domain.
+    done: u64,
+}
+
+impl Made<'_> {
+    /// All of it is made.
+    fn finish(self) -> Behind {
+        let behind = self.behind;
+        core::mem::forget(self);
+        behind
+    }
+}
+
+impl Drop for Made<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        // Of nothing, `behind` says so.
+        let made = IovaRange::sized(self.range.first(), self.done).unwrap_or(self.range);
+        self.source.give_up(self.behind, self.range, made, self.domains);
     }
 }
 
@@ -232,7 +267,7 @@ impl Mapping {
         let backing = core::mem::replace(&mut self.backing, Backing::Unpinned);
         if backing != Backing::Unpinned {
             let behind = Behind { backing, phys: self.phys };
-            self.source(processes).give_up(behind, range, Some(range), domains);
+            self.source(processes).give_up(behind, range, range, domains);
         }
     }
 
@@ -271,11 +306,11 @@ impl Mapping {
         &mut self,
         processes: &mut Processes,
         range: IovaRange,
-        process: Arc<dyn UserMemory>,
+        process: &Arc<dyn UserMemory>,
         addr: UserAddr,
     ) -> Result<(), OverLimit> {
         let payer = processes.get(self.payer);
-        if !Arc::ptr_eq(payer, &process) {
+        if !Arc::ptr_eq(payer, process) {
             let limit = process.limit();
             if self.backing != Backing::Unpinned {
                 process.charge(Account::Process, limit, pages(range))?;
@@ -309,6 +344,7 @@ fn try_pinning(process: &Arc<dyn UserMemory>, addr: UserAddr, bytes: u64, access
 
 /// Takes a piece out of the domains, then unpins it. Where hardware does not unmap all of it, or unwinds, a device may still
 /// reach it: it stays pinned for as long as that domain exists.
+#[inline]
 fn unmap_and_unpin(process: &Arc<dyn UserMemory>, domains: &[SharedDomain], iova: Iova, run: PinnedRun) {
     let mut unmapping = Unmapping { process, run, left: domains, kept: None };
     while let [next, left @ ..] = unmapping.left {
@@ -343,6 +379,7 @@ impl Unmapping<'_> {
 }
 
 impl Drop for Unmapping<'_> {
+    #[inline]
     fn drop(&mut self) {
         while !self.left.is_empty() {
             self.keep();
@@ -374,7 +411,7 @@ impl Drop for Pinned {
 /// Pins as much as lies in one piece from `at` on. A run that is not what `pin` promises is given back, and is as good as no
 /// memory.
 fn pin_run(process: &Arc<dyn UserMemory>, at: UserAddr, bytes: u64, access: Access) -> Result<PinnedRun, BadAddress> {
-    let run = process.pin(at, bytes, access)?;
+    let run = process.pin(at, bytes, access).or_else(|_| process.pin_registers(at, bytes, access))?;
     let fits = (1..=bytes).contains(&run.bytes) && (run.bytes | run.phys.get()).is_multiple_of(PAGE_SIZE);
     if fits && run.phys.checked_add(run.bytes - 1).is_some() {
         return Ok(run);

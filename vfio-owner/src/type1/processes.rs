@@ -32,8 +32,8 @@ fn address(process: &Arc<dyn UserMemory>) -> usize {
 
 impl Processes {
     /// Names a process so many times more.
-    pub(super) fn enter(&mut self, process: Arc<dyn UserMemory>, times: usize) -> ProcessKey {
-        if self.known.get(self.last as usize).is_none_or(|last| address(&last.process) != address(&process)) {
+    pub(super) fn enter(&mut self, process: &Arc<dyn UserMemory>, times: usize) -> ProcessKey {
+        if self.known.get(self.last as usize).is_none_or(|last| address(&last.process) != address(process)) {
             self.last = self.find(process);
         }
         if let Some(known) = self.known.get_mut(self.last as usize) {
@@ -44,11 +44,11 @@ impl Processes {
 
     /// A process, which is named soon if it was not before.
     #[cold]
-    fn find(&mut self, process: Arc<dyn UserMemory>) -> u32 {
+    fn find(&mut self, process: &Arc<dyn UserMemory>) -> u32 {
         let known = &mut self.known;
-        *self.by_address.entry(address(&process)).or_insert_with(|| {
+        *self.by_address.entry(address(process)).or_insert_with(|| {
             // No memory holds so many processes.
-            u32::try_from(known.insert(Known { process, uses: 0 })).unwrap_or(u32::MAX)
+            u32::try_from(known.insert(Known { process: process.clone(), uses: 0 })).unwrap_or(u32::MAX)
         })
     }
 

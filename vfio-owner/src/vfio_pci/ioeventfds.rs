@@ -106,7 +106,7 @@ impl VfioPciDevice {
     fn fire(&self, token: &Arc<()>) {
         let mut state = self.state.lock();
         let Some(session) = &mut state.session else { return };
-        let inside = session.signalling.enter();
+        let inside = self.signalling.enter();
         let write = session.ioeventfds.entry(token).map(|entry| entry.write);
         drop(state);
         if let Some(write) = write {

@@ -4,7 +4,6 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use iommu_core::device_model::Errno;
-use iommu_core::device_model::sync::Users;
 
 use super::config::Effect;
 use super::features::Power;
@@ -24,21 +23,17 @@ impl DeviceOps for VfioPciDevice {
             self.may_reset().map_err(ResetError::errno)?;
         }
         let reset = self.resets_alone();
-        self.clean(reset);
-        let mut state = self.state.lock();
+        let mut state = self.clean(reset);
         let interrupts = Interrupts::new(self.irqs, state.config.intx_line());
-        let (ioeventfds, signalling) = (IoEventfds::default(), Arc::new(Users::new()));
-        state.session = Some(Session { interrupts, ioeventfds, power: Power::default(), reset, signalling });
+        state.session = Some(Session { interrupts, ioeventfds: IoEventfds::default(), power: Power::default(), reset });
         Ok(())
     }
 
     fn close(&self) {
         let session = self.state.lock().session.take();
-        if let Some(session) = &session {
-            session.signalling.wait();
-        }
+        self.signalling.wait();
         drop(session);
-        self.clean(self.resets_alone());
+        drop(self.clean(self.resets_alone()));
     }
 
     /// Signals the user's request trigger, each time anew.

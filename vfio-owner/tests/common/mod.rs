@@ -180,7 +180,7 @@ impl ContainerIommu for Attaching {
         claim.detach();
     }
 
-    fn map(&mut self, _request: MapRequest) -> Result<(), MapDmaError> {
+    fn map(&mut self, _request: &MapRequest) -> Result<(), MapDmaError> {
         Err(MapDmaError::TooManyMappings)
     }
 
@@ -196,7 +196,7 @@ impl ContainerIommu for Attaching {
         Ok(0)
     }
 
-    fn update_vaddr(&mut self, _request: MapRequest) -> Result<(), MapDmaError> {
+    fn update_vaddr(&mut self, _request: &MapRequest) -> Result<(), MapDmaError> {
         Err(MapDmaError::TooManyMappings)
     }
 

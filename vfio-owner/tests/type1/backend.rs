@@ -26,9 +26,9 @@ fn claim(rig: &Rig, device: &str) -> Claim {
 fn v48_what_is_mapped_before_there_is_a_group_is_pinned_with_the_first() {
     let rig = rig();
     let mut iommu = iommu(&rig);
-    iommu.map(rig.request(1, 3, 0)).unwrap();
-    iommu.map(rig.request(6, 2, 4)).unwrap();
-    assert_eq!(iommu.map(rig.request(2, 1, 0)).unwrap_err().errno(), Errno::EEXIST);
+    iommu.map(&rig.request(1, 3, 0)).unwrap();
+    iommu.map(&rig.request(6, 2, 4)).unwrap();
+    assert_eq!(iommu.map(&rig.request(2, 1, 0)).unwrap_err().errno(), Errno::EEXIST);
     assert_eq!(rig.pinned(), 0);
     let [a, b] = [A0, B0].map(|device| claim(&rig, device));
     iommu.attach_group(&a).unwrap();
@@ -45,8 +45,8 @@ fn v48_what_is_mapped_before_there_is_a_group_is_pinned_with_the_first() {
 fn v48_what_cannot_be_pinned_keeps_the_group_out_and_stays_mapped() {
     let rig = rig();
     let mut iommu = iommu(&rig);
-    iommu.map(rig.request(0, 2, 0)).unwrap();
-    iommu.map(rig.request(4, 3, 4)).unwrap();
+    iommu.map(&rig.request(0, 2, 0)).unwrap();
+    iommu.map(&rig.request(4, 3, 4)).unwrap();
     let a = claim(&rig, A0);
     let refused = |iommu: &mut dyn ContainerIommu, errno| {
         assert_eq!(iommu.attach_group(&a).unwrap_err().errno(), errno);
@@ -64,7 +64,7 @@ fn v48_what_cannot_be_pinned_keeps_the_group_out_and_stays_mapped() {
         rig.hardware(A0).heal();
     }
     // More than may be locked, in all.
-    iommu.map(rig.request(20, PAGES - 4, 0)).unwrap();
+    iommu.map(&rig.request(20, PAGES - 4, 0)).unwrap();
     refused(&mut *iommu, Errno::ENOMEM);
     assert_eq!(iommu.unmap(range(20, PAGES - 4)), Ok((PAGES - 4) * PAGE_SIZE));
     iommu.attach_group(&a).unwrap();
@@ -77,8 +77,8 @@ fn v48_what_cannot_be_pinned_keeps_the_group_out_and_stays_mapped() {
 fn vt15_8_who_has_the_memory_when_it_is_pinned_pays_for_it() {
     let rig = rig();
     let mut iommu = iommu(&rig);
-    iommu.map(rig.request(0, 2, 0)).unwrap();
-    iommu.map(rig.request(4, 1, 4)).unwrap();
+    iommu.map(&rig.request(0, 2, 0)).unwrap();
+    iommu.map(&rig.request(4, 1, 4)).unwrap();
     assert_eq!(iommu.invalidate_vaddr(range(0, 2)), Ok(2 * PAGE_SIZE));
     let a = claim(&rig, A0);
     assert_eq!(iommu.attach_group(&a).unwrap_err().errno(), Errno::EBUSY, "Vt14.1");
@@ -86,7 +86,7 @@ fn vt15_8_who_has_the_memory_when_it_is_pinned_pays_for_it() {
     let next = Process::new(rig.machine.memory(), locked.clone());
     let addr = next.allocate(2 * PAGE_SIZE, Access::ReadWrite).unwrap();
     let request = vfio_owner::backend::MapRequest { process: next.clone(), addr, ..rig.request(0, 2, 0) };
-    iommu.update_vaddr(request).unwrap();
+    iommu.update_vaddr(&request).unwrap();
     assert_eq!((locked.pages(), rig.pinned()), (0, 0), "nothing is pinned yet");
     iommu.attach_group(&a).unwrap();
     assert_eq!((locked.pages(), next.pinned(), rig.pinned()), (2, 2, 1));
@@ -102,7 +102,7 @@ fn what_ends_with_groups_in_it_leaves_no_mapping_and_no_pin() {
     let [a, b] = [A0, B0].map(|device| claim(&rig, device));
     iommu.attach_group(&a).unwrap();
     iommu.attach_group(&b).unwrap();
-    iommu.map(rig.request(0, 4, 0)).unwrap();
+    iommu.map(&rig.request(0, 4, 0)).unwrap();
     drop(iommu);
     assert_eq!(rig.pinned(), 0);
     assert!([A0, B0].iter().all(|device| rig.view(device).iter().all(Option::is_none)));

@@ -157,7 +157,9 @@ fn told(process: Pid) -> Result<Option<String>> {
     let registers = ptrace::getregs(process)?;
     let call = registers.orig_rax.cast_signed();
     if call == libc::SYS_openat {
-        return Ok(Some(format!("open {}", text(process, registers.rsi)?)));
+        let path = text(process, registers.rsi)?;
+        // What a child is given as its output changes nothing.
+        return Ok((path != "/dev/null").then(|| format!("open {path}")));
     }
     if call != libc::SYS_write {
         return Ok(CHANGES.iter().find(|(number, _)| *number == call).map(|(_, name)| (*name).to_owned()));

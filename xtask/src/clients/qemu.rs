@@ -1,10 +1,13 @@
 //! QEMU (`qemu-system-x86_64`, without KVM): firmware and guests drive devices that were passed to them.
 
+pub(super) mod block;
 mod guest;
 pub(super) mod linux;
+mod newer;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,19 +15,41 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use vfio_owner::testbed::models::nvme::{Disk, MemoryDisk, Nvme};
 use vfio_owner::testbed::{Machine, workstation};
-use vfio_room::Room;
+use vfio_room::{Command, Room};
 
 use self::guest::{BOOTED, EJECTS, EXITS, LEFT};
-use super::{Checks, Client, Need, limited, text};
-use crate::root;
+use super::{Checks, Client, Need, limited};
+use crate::{distribution, root};
 
+/// By VFIO groups, as every version does.
 pub(super) const CLIENT: Client = Client {
     name: "qemu",
     shows: "a guest boots from an NVMe drive that it was passed; a group that is not viable; two devices; unplugging",
-    needs: &[Need::Program(QEMU, "qemu-system-x86")],
+    needs: NEEDS,
     wants: &[],
-    run,
+    run: |checks| {
+        let program = distribution::program(QEMU).context(QEMU)?;
+        Qemu { program, way: Way::Group }.check(checks);
+        Ok(())
+    },
 };
+
+/// By iommufd, with the distribution's QEMU or the one of its backports.
+pub(super) const IOMMUFD: Client = Client {
+    name: "qemu-iommufd",
+    shows: "the same by device files and iommufd",
+    needs: NEEDS,
+    wants: &[],
+    run: |checks| {
+        match newer::with_iommufd()? {
+            Some(program) => Qemu { program, way: Way::Iommufd }.check(checks),
+            None => checks.lacks("no QEMU here knows iommufd (8.2 does)"),
+        }
+        Ok(())
+    },
+};
+
+const NEEDS: &[Need] = &[Need::Program(QEMU, "qemu-system-x86")];
 
 const QEMU: &str = "qemu-system-x86_64";
 
@@ -50,55 +75,16 @@ const MACHINE: &[&str] = &[
     "isa-debug-exit,iobase=0xf4,iosize=1",
 ];
 
-fn run(checks: &mut Checks) -> Result<()> {
-    checks.check("group that is not viable", not_viable);
-    checks.check("two devices of one group", two_devices);
-    checks.check("unplug", unplug);
-    checks.check("its own seccomp filter", || {
-        let (machine, room) = room(&[DRIVE], EXITS)?;
-        let sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
-        let passed = passed(DRIVE);
-        boots(&room, &["-sandbox", sandbox, "-device", &passed]).map(drop)?;
-        is_free(&room, &machine, DRIVE)
-    });
-    boot(checks)
+/// A QEMU, and how it is passed devices.
+struct Qemu {
+    program: PathBuf,
+    way: Way,
 }
 
-/// Boots a guest from the drive, and the same from QEMU's own drive.
-fn boot(checks: &mut Checks) -> Result<()> {
-    let (machine, room) = room(&[DRIVE], EXITS)?;
-    let passed = boots(&room, &["-device", &passed(DRIVE)])?;
-    is_free(&room, &machine, DRIVE)?;
-    checks.count(1);
-
-    let image = root().join("target/clients/qemu");
-    fs::create_dir_all(&image)?;
-    let image = image.join("disk.img");
-    fs::write(&image, guest::disk(EXITS))?;
-    let drive = format!("if=none,id=drive,format=raw,file={}", image.display());
-    let mut own = std::process::Command::new(QEMU);
-    own.args(MACHINE).args(["-serial", "stdio", "-drive", &drive, "-device", "nvme,drive=drive,serial=1,bootindex=0"]);
-    let own = prints(own.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)?;
-    let milliseconds = |time: Duration| time.as_millis();
-    checks.note(format!(
-        "first line after {} ms; {} ms from QEMU's own drive",
-        milliseconds(passed),
-        milliseconds(own)
-    ));
-
-    let objects = text(limited(&room, QEMU).args(["-object", "help"]))?;
-    if objects.lines().any(|line| line.trim() == "iommufd") {
-        checks.check("boot through iommufd", || {
-            let device = format!("{},iommufd=iommufd", self::passed(DRIVE));
-            boots(&room, &["-object", "iommufd,id=iommufd", "-device", &device]).map(drop)?;
-            is_free(&room, &machine, DRIVE)
-        });
-    } else {
-        let version = text(limited(&room, QEMU).arg("--version"))?;
-        let version = version.split_whitespace().nth(3).unwrap_or_default();
-        checks.lacks(format!("QEMU {version} does not know iommufd (8.2 does)"));
-    }
-    Ok(())
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Group,
+    Iommufd,
 }
 
 /// A machine with these devices on vfio-pci, the first an NVMe drive with a boot sector that ends so.
@@ -119,17 +105,116 @@ fn room_with(devices: &[&str], disk: impl Disk + 'static) -> Result<(Arc<Machine
     Ok((machine, room))
 }
 
-/// The option that passes a device to the guest, which boots from it.
-fn passed(device: &str) -> String {
-    format!("vfio-pci,host={device},id=passed,bootindex=0")
+impl Qemu {
+    fn check(&self, checks: &mut Checks) {
+        checks.check("group that is not viable", || self.not_viable());
+        checks.check("two devices of one group", || self.two_devices());
+        checks.check("unplug", || self.unplug());
+        checks.check("its own seccomp filter", || {
+            let (machine, room) = room(&[DRIVE], EXITS)?;
+            let sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+            self.boots(&room, &["-sandbox", sandbox], &[DRIVE])?;
+            is_free(&room, &machine, DRIVE)
+        });
+        checks.attempt("boot", |checks| self.boot(checks));
+    }
+
+    /// A QEMU in the room, with a guest that boots from the first of the devices that it is passed.
+    fn command<'a>(&self, room: &'a Room, devices: &[&str]) -> Command<'a> {
+        let mut command = limited(room, &self.program);
+        command.args(MACHINE);
+        let by = match self.way {
+            Way::Group => "",
+            Way::Iommufd => {
+                command.args(["-object", "iommufd,id=iommufd0"]);
+                ",iommufd=iommufd0"
+            }
+        };
+        for (number, device) in devices.iter().enumerate() {
+            command.arg("-device").arg(format!("vfio-pci,host={device},id=passed{number},bootindex={number}{by}"));
+        }
+        command
+    }
+
+    /// Waits until a guest with these options and devices has printed its line and ended; how long the line took.
+    fn boots(&self, room: &Room, options: &[&str], devices: &[&str]) -> Result<Duration> {
+        let mut command = self.command(room, devices);
+        command.args(["-serial", "stdio"]).args(options);
+        prints(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
+    }
+
+    /// Boots a guest from the drive, and the same from QEMU's own drive.
+    fn boot(&self, checks: &mut Checks) -> Result<()> {
+        let (machine, room) = room(&[DRIVE], EXITS)?;
+        let passed = self.boots(&room, &[], &[DRIVE])?;
+        is_free(&room, &machine, DRIVE)?;
+        checks.count(1);
+
+        let image = folder()?.join("disk.img");
+        fs::write(&image, guest::disk(EXITS))?;
+        let drive = format!("if=none,id=drive,format=raw,file={}", image.display());
+        let mut own = std::process::Command::new(&self.program);
+        own.args(MACHINE).args(["-serial", "stdio", "-drive", &drive]);
+        own.args(["-device", "nvme,drive=drive,serial=1,bootindex=0"]);
+        let own = prints(own.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)?;
+        let [passed, own] = [passed, own].map(|time| time.as_millis());
+        checks.note(format!("first line after {passed} ms; {own} ms from QEMU's own drive"));
+        Ok(())
+    }
+
+    /// QEMU says that it cannot have the device, and the room who is in the way.
+    fn not_viable(&self) -> Result<()> {
+        let [drive, _] = SHARING;
+        let (machine, room) = room(&[drive], EXITS)?;
+        let output = self.command(&room, &[drive]).output()?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let told = match self.way {
+            Way::Group => "not viable",
+            Way::Iommufd => "Operation not permitted",
+        };
+        ensure!(!output.status.success() && errors.contains(told), "{}: {errors}", output.status);
+        names_the_card(&room, &machine)
+    }
+
+    fn two_devices(&self) -> Result<()> {
+        let (machine, room) = room(&SHARING, EXITS)?;
+        let [drive, _] = SHARING;
+        self.boots(&room, &[], &SHARING)?;
+        is_free(&room, &machine, drive)
+    }
+
+    /// Takes the device from a guest that runs, by the monitor: it is free again, and QEMU goes on.
+    fn unplug(&self) -> Result<()> {
+        let (machine, room) = room(&[DRIVE], EJECTS)?;
+        let serial = folder()?.join("serial");
+        let mut command = self.command(&room, &[DRIVE]);
+        command.args(["-qmp", "stdio", "-serial"]).arg(format!("file:{}", serial.display()));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut qemu = command.spawn()?;
+        let mut monitor = qemu.stdin.take().context("its input is a pipe")?;
+        let replies = qemu.stdout.take().context("its output is a pipe")?;
+        let mut replies = BufReader::new(replies).lines().map_while(Result::ok);
+        writeln!(monitor, r#"{{"execute": "qmp_capabilities"}}"#)?;
+        writeln!(monitor, r#"{{"execute": "device_del", "arguments": {{"id": "passed0"}}}}"#)?;
+        let is_gone = |reply: &String| reply.contains("DEVICE_DELETED") && reply.contains(r#""passed0""#);
+        replies.find(is_gone).context("the device was not deleted")?;
+        is_free(&room, &machine, DRIVE)?;
+        writeln!(monitor, r#"{{"execute": "quit"}}"#)?;
+        // What it still prints has a reader until it ends.
+        let _ = replies.count();
+        let output = qemu.wait_with_output()?;
+        ensure!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
+        let printed = fs::read_to_string(serial)?;
+        ensure!(printed.trim() == BOOTED, "the guest printed {printed:?}");
+        Ok(())
+    }
 }
 
-/// Starts QEMU in the room with these options, and waits until the guest has printed its line and ended; how long the line
-/// took.
-fn boots(room: &Room, options: &[&str]) -> Result<Duration> {
-    let mut command = limited(room, QEMU);
-    command.args(MACHINE).args(["-serial", "stdio"]).args(options);
-    prints(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?)
+/// Where files of the guests are.
+fn folder() -> Result<PathBuf> {
+    let folder = root().join("target/clients/qemu");
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
 }
 
 /// Waits until a guest has printed its line and ended.
@@ -155,52 +240,13 @@ fn is_free(room: &Room, machine: &Machine, device: &str) -> Result<()> {
     Ok(machine.bind(device, "vfio-pci")?)
 }
 
-/// QEMU says that the group is not viable, and the room who is in the way.
-fn not_viable() -> Result<()> {
+/// The room says which device keeps the drive from being opened, and nothing of it is held.
+fn names_the_card(room: &Room, machine: &Machine) -> Result<()> {
     let [drive, card] = SHARING;
-    let (machine, room) = room(&[drive], EXITS)?;
-    let output = limited(&room, QEMU).args(MACHINE).args(["-device", &passed(drive)]).output()?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(!output.status.success() && errors.contains("not viable"), "{}: {errors}", output.status);
     let refusals = room.refusals();
     let last = refusals.last().context("nothing was refused")?;
     let group = machine.group(drive)?.id();
     let reason = format!("group {group} is used by kernel drivers: {card} (e1000e)");
     ensure!(last.reason.contains(&reason), "the room says: {last}");
     Ok(room.check_empty()?)
-}
-
-fn two_devices() -> Result<()> {
-    let (machine, room) = room(&SHARING, EXITS)?;
-    let [drive, card] = SHARING;
-    boots(&room, &["-device", &passed(drive), "-device", &format!("vfio-pci,host={card}")])?;
-    is_free(&room, &machine, drive)
-}
-
-/// Takes the device from a guest that runs, by the monitor: it is free again, and QEMU goes on.
-fn unplug() -> Result<()> {
-    let (machine, room) = room(&[DRIVE], EJECTS)?;
-    let folder = root().join("target/clients/qemu");
-    fs::create_dir_all(&folder)?;
-    let serial = folder.join("serial");
-    let mut command = limited(&room, QEMU);
-    command.args(MACHINE).args(["-qmp", "stdio", "-device", &passed(DRIVE), "-serial"]);
-    command.arg(format!("file:{}", serial.display())).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut qemu = command.spawn()?;
-    let mut monitor = qemu.stdin.take().context("its input is a pipe")?;
-    let replies = qemu.stdout.take().context("its output is a pipe")?;
-    let mut replies = BufReader::new(replies).lines().map_while(Result::ok);
-    writeln!(monitor, r#"{{"execute": "qmp_capabilities"}}"#)?;
-    writeln!(monitor, r#"{{"execute": "device_del", "arguments": {{"id": "passed"}}}}"#)?;
-    let is_gone = |reply: &String| reply.contains("DEVICE_DELETED") && reply.contains(r#""passed""#);
-    replies.find(is_gone).context("the device was not deleted")?;
-    is_free(&room, &machine, DRIVE)?;
-    writeln!(monitor, r#"{{"execute": "quit"}}"#)?;
-    // What it still prints has a reader until it ends.
-    let _ = replies.count();
-    let status = qemu.wait()?;
-    ensure!(status.success(), "{status}");
-    let printed = fs::read_to_string(serial)?;
-    ensure!(printed.trim() == BOOTED, "the guest printed {printed:?}");
-    Ok(())
 }

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use duct::cmd;
 
 use super::built;
@@ -137,8 +137,11 @@ fn copy_program(program: &Path, root: &Path, name: &str) -> Result<()> {
     let to = root.join(name);
     fs::copy(program, &to).with_context(|| program.display().to_string())?;
     fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?;
-    let linked = cmd!("ldd", program).stderr_null().unchecked().read()?;
-    let libraries = linked.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    let linked = cmd!("ldd", program).stderr_to_stdout().unchecked().stdout_capture().run()?;
+    let listed = String::from_utf8_lossy(&linked.stdout);
+    let whole = linked.status.success() && !listed.contains("not found");
+    ensure!(whole || listed.contains("not a dynamic executable"), "ldd {}: {listed}", program.display());
+    let libraries = listed.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
     for library in libraries {
         let to = root.join(library.trim_start_matches('/'));
         fs::create_dir_all(to.parent().context("a library lies in a folder")?)?;

@@ -122,19 +122,28 @@ impl Plan {
         let mut targets: Vec<PciAddress> = devices.to_vec();
         targets.sort_unstable();
         targets.dedup();
-        let mut explained = Vec::new();
-        for target in &targets {
-            explained.push(possible(host, *target)?);
-        }
-        let steps = steps(host, &explained, &targets);
-        guard(host, &steps, allowed, &targets)?;
-        check_names(host, &steps)?;
-        Proof::play(host, &steps, &targets)?;
+        let explained = Explanation::of_each(host, &targets)?;
+        let steps = Self::proved_steps(host, &explained, allowed)?;
         let cautions = cautions(host, &steps);
         let mut allowed: Vec<PciAddress> = allowed.to_vec();
         allowed.sort_unstable();
         allowed.dedup();
         Ok(Self { devices: targets, allowed, steps, cautions })
+    }
+
+    /// The steps after which devices can be opened, in the order of what explains them, proved.
+    pub(crate) fn proved_steps(
+        host: &Host,
+        explained: &[Explanation],
+        allowed: &[PciAddress],
+    ) -> Result<Vec<Step>, PlanError> {
+        explained.iter().try_for_each(|explanation| possible(host, explanation))?;
+        let targets: Vec<PciAddress> = explained.iter().map(|explanation| explanation.device).collect();
+        let steps = steps(host, explained, &targets);
+        guard(host, &steps, allowed, &targets)?;
+        check_names(host, &steps)?;
+        Proof::play(host, &steps, &targets)?;
+        Ok(steps)
     }
 
     /// Returns the devices that the plan changes, each once.
@@ -236,8 +245,8 @@ pub(super) fn is_driver_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with(['.', '-']) && name.len() <= 255 && name.bytes().all(plain)
 }
 
-fn possible(host: &Host, target: PciAddress) -> Result<Explanation, PlanError> {
-    let explanation = Explanation::of(host, target)?;
+fn possible(host: &Host, explanation: &Explanation) -> Result<(), PlanError> {
+    let target = explanation.device;
     let reasons = &explanation.by_group.reasons;
     let last: Vec<Reason> = reasons.iter().filter(|reason| reason.is_final()).cloned().collect();
     if !last.is_empty() {
@@ -253,7 +262,7 @@ fn possible(host: &Host, target: PciAddress) -> Result<Explanation, PlanError> {
             return Err(PlanError::LosesVirtualFunctions { device: member.device, count });
         }
     }
-    Ok(explanation)
+    Ok(())
 }
 
 /// Losing its driver is what a machine does not survive.

@@ -1,11 +1,13 @@
 //! Proofs: a plan is executed on the model, and then its devices are opened.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use vfio_owner::GroupFile;
 use vfio_owner::backend::Extension;
 use vfio_owner::iommu_core::device_model::Progress;
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
+use vfio_owner::iommu_core::sysfs::{Snapshot, SysfsGroup};
 use vfio_owner::testbed::Machine;
 use vfio_owner::vfio_pci;
 
@@ -121,12 +123,12 @@ impl fmt::Display for Way {
 }
 
 impl Proof {
-    /// Executes the steps on a model of `host`, then opens the targets each way.
+    /// Executes the steps on a model of the targets' groups, as `host` has them, then opens the targets each way.
     ///
     /// # Errors
     /// Fails if a step or an open is refused.
     pub fn play(host: &Host, steps: &[Step], targets: &[PciAddress]) -> Result<Self, ProofError> {
-        let bindings = ModelBindings::of(host);
+        let bindings = ModelBindings::of(&Host::of_snapshot(groups_of(host, targets)));
         for step in steps {
             step.take(&bindings).map_err(|error| ProofError::Step { step: step.clone(), error })?;
         }
@@ -142,6 +144,20 @@ impl Proof {
         by_device(machine, targets)?;
         Ok(Self)
     }
+}
+
+/// The groups of these devices, with their members and what those are behind or functions of. Whatever becomes of them
+/// touches no other device.
+fn groups_of(host: &Host, devices: &[PciAddress]) -> Snapshot {
+    let numbers: BTreeSet<u32> = devices.iter().filter_map(|device| host.pci.device(*device)?.group).collect();
+    let groups: Vec<SysfsGroup> = numbers.into_iter().filter_map(|number| host.pci.group(number)).cloned().collect();
+    let members = groups.iter().flat_map(|group| &group.members);
+    let owners = members.clone().filter_map(|member| host.pci.device(*member)?.function.physical_function);
+    let mut needed: BTreeSet<PciAddress> = members.copied().chain(owners).collect();
+    let bridges = needed.iter().flat_map(|device| host.topology.bridges_above(*device)).map(|bridge| bridge.address);
+    needed.extend(bridges.collect::<Vec<_>>());
+    let devices = needed.into_iter().filter_map(|device| host.pci.device(device)).cloned();
+    Snapshot { devices: devices.collect(), groups, ..Snapshot::default() }
 }
 
 fn refused(device: PciAddress, way: Way) -> impl Fn(&dyn fmt::Display) -> ProofError {

@@ -59,7 +59,7 @@ pub(super) fn cards(host: &Host) -> Vec<Card> {
     let groups = overview(host);
     let mut runs: Vec<Run> = Vec::new();
     for node in order(host) {
-        let group = host.group(node.device);
+        let group = group_of(host, node.device);
         match runs.last_mut() {
             Some(run) if run.group == group && (node.depth > 1 || run.is_beside(node)) => run.nodes.push(node),
             _ => runs.push(Run { group, nodes: vec![node] }),
@@ -68,6 +68,10 @@ pub(super) fn cards(host: &Host) -> Vec<Card> {
     let mut cards = Vec::new();
     let mut begun = BTreeSet::new();
     let last: BTreeMap<Fact<u32>, usize> = runs.iter().enumerate().map(|(place, run)| (run.group, place)).collect();
+    let mut entries: BTreeMap<PciAddress, &GroupEntry> = BTreeMap::new();
+    for entry in &groups {
+        entries.extend(entry.devices.iter().map(|device| (device.device, entry)));
+    }
     let mut bus = None;
     for (place, run) in runs.iter().enumerate() {
         let Some(first) = run.nodes.first() else { continue };
@@ -76,7 +80,7 @@ pub(super) fn cards(host: &Host) -> Vec<Card> {
             bus = Some(own);
             cards.push(bus_card(first.device));
         }
-        let Some(entry) = groups.iter().find(|entry| entry.group == run.group) else { continue };
+        let Some(entry) = entries.get(&first.device) else { continue };
         let again = !begun.insert(run.group);
         cards.push(card(host, entry, run, again, last.get(&run.group) == Some(&place)));
     }
@@ -105,8 +109,13 @@ fn order(host: &Host) -> Vec<Node> {
         return in_order(host);
     }
     let devices = host.pci.devices.iter().map(|device| device.function.address);
-    let by_group: BTreeSet<(Fact<u32>, PciAddress)> = devices.map(|device| (host.group(device), device)).collect();
+    let by_group: BTreeSet<(Fact<u32>, PciAddress)> = devices.map(|device| (group_of(host, device), device)).collect();
     by_group.into_iter().map(|(_, device)| Node { device, depth: 0 }).collect()
+}
+
+/// The group of a device, also where its number is not shown.
+fn group_of(host: &Host, device: PciAddress) -> Fact<u32> {
+    host.pci.device(device).map_or(Fact::Unknown, |found| host.group_of(found))
 }
 
 fn bus_card(device: PciAddress) -> Card {

@@ -120,7 +120,7 @@ impl Explanation {
             name: names.of(host, device),
             ids: ids.filter(|ids| ids.vendor != 0),
             driver,
-            group: host.group_of(device),
+            group: host.numbered(host.group_of(device)),
             group_file: group.file.clone(),
             device_file: host.device_files.get(&address).cloned(),
             numa_node: host.numa_nodes.get(&address).copied(),
@@ -216,7 +216,8 @@ impl GroupFacts {
         let others: Arc<[OtherMember]> = number.map_or(&[][..], |number| host.other_members(number)).into();
         let in_the_way = in_the_way(host, group, &members, &others);
         let held = held(host, number, addresses);
-        let file = number.map(|number| format!("/dev/vfio/{number}").into());
+        let shown = number.and_then(|number| host.numbered(Fact::Is(number)).known());
+        let file = shown.map(|number| format!("/dev/vfio/{number}").into());
         Self { file, members, others, in_the_way, viable: None, held, ties: None, alternatives: BTreeMap::new() }
     }
 

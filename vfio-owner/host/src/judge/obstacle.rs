@@ -25,7 +25,7 @@ pub(super) fn own_reasons(host: &Host, device: &SysfsDevice) -> Vec<Reason> {
     // One that does DMA for the kernel is told among the devices of the group.
     let harmless = matches!(dma, Fact::Absent | Fact::Is(DriverDma::Managed));
     let group = host.group_of(device);
-    if group == Fact::Absent || harmless && group != Fact::Unknown {
+    if group == Fact::Absent && dma != Fact::Unknown || harmless && group != Fact::Unknown {
         reasons.push(Reason::NotHandedOut { driver: device.driver.clone() });
     }
     reasons
@@ -57,7 +57,7 @@ fn physical_function(host: &Host, device: &SysfsDevice) -> Option<Reason> {
     let parents = known.or_else(|| host.parents.get(&address).cloned()).filter(|parents| !parents.is_empty())?;
     let in_the_way = |parent: &PciAddress| {
         let used = host.driver(*parent).known().is_some_and(|driver| host.dma_of(driver) == DriverDma::Kernel);
-        used && device.group.is_some() && host.group(*parent).known() == device.group
+        used && device.group.is_some() && host.pci.device(*parent).is_some_and(|parent| parent.group == device.group)
     };
     parents.iter().all(in_the_way).then_some(Reason::PhysicalFunction { devices: parents })
 }

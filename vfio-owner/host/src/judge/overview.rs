@@ -86,7 +86,7 @@ pub enum Possession {
         /// Last address.
         last: Option<String>,
     },
-    /// Not known: these drivers are unknown, or are not shown.
+    /// Not known: these drivers are unknown, or drivers or devices of the group are not shown.
     Unknown {
         /// The drivers that are shown and unknown.
         drivers: Vec<String>,
@@ -109,7 +109,9 @@ impl fmt::Display for Possession {
                 write!(f, "blocked: firmware needs {first} to {last}")
             }
             Self::Blocked { .. } => f.write_str("blocked: firmware needs it (RMRR), says the kernel's log"),
-            Self::Unknown { drivers } if drivers.is_empty() => f.write_str("unknown: not all drivers are shown"),
+            Self::Unknown { drivers } if drivers.is_empty() => {
+                f.write_str("unknown: not all its devices and drivers are shown")
+            }
             Self::Unknown { drivers } => write!(f, "unknown: {} may do DMA for the kernel", drivers.join(", ")),
             Self::NoIommu => f.write_str("no IOMMU"),
             Self::GroupNotShown => f.write_str("not shown"),
@@ -117,7 +119,7 @@ impl fmt::Display for Possession {
     }
 }
 
-/// Returns all groups by number, then the devices without a group, then those whose group is not shown.
+/// Returns all groups by number, then those whose number is not shown, then the devices without a group, then those whose group is not shown.
 pub fn overview(host: &Host) -> Vec<GroupEntry> {
     let mut numbers: Vec<u32> = host.pci.groups.iter().map(|group| group.number).collect();
     numbers.extend(host.other_members.iter().map(|member| member.group));
@@ -127,7 +129,7 @@ pub fn overview(host: &Host) -> Vec<GroupEntry> {
     let mut groups: Vec<GroupEntry> =
         numbers.into_iter().filter_map(|number| entry_of(host, number, &mut names)).collect();
     for (group, possession) in [(Fact::Absent, Possession::NoIommu), (Fact::Unknown, Possession::GroupNotShown)] {
-        let devices = host.pci.devices.iter().filter(|device| host.group(device.function.address) == group);
+        let devices = host.pci.devices.iter().filter(|device| host.group_of(device) == group);
         let devices: Vec<DeviceEntry> = devices.map(|device| device_entry(host, device, &mut names)).collect();
         if !devices.is_empty() {
             let other_members = Vec::new();
@@ -146,9 +148,10 @@ fn entry_of(host: &Host, number: u32, names: &mut Names) -> Option<GroupEntry> {
     if devices.is_empty() && other_members.is_empty() {
         return None;
     }
+    let shown = host.numbered(Fact::Is(number));
     Some(GroupEntry {
-        group: Fact::Is(number),
-        group_file: Some(format!("/dev/vfio/{number}")),
+        group: shown,
+        group_file: shown.known().map(|number| format!("/dev/vfio/{number}")),
         domain: group.domain.map(|domain| domain.to_string()),
         possession: possession(host, group, &other_members),
         devices,

@@ -73,6 +73,11 @@ impl IommuState {
         line.split_whitespace().any(off).then_some(Self::SwitchedOff)
     }
 
+    /// Whether a line of a kernel's log names a table in which firmware describes an IOMMU.
+    pub(super) fn is_described(line: &str) -> bool {
+        ["ACPI: DMAR 0x", "ACPI: IVRS 0x", "ACPI: IORT 0x", "ACPI: VIOT 0x"].iter().any(|words| line.contains(words))
+    }
+
     /// Reads a line of a kernel's log; `None` if it says nothing.
     pub(super) fn of_log(line: &str) -> Option<Self> {
         let lower = line.to_ascii_lowercase();

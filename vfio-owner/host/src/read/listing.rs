@@ -5,6 +5,7 @@
 //! where it is not clear to which group it belongs.
 
 mod attribute;
+mod command;
 mod facts;
 mod json;
 mod line;
@@ -44,7 +45,10 @@ pub enum ListingErrorReason {
     #[error("neither a capture nor a listing: no line names a PCI device")]
     NoDevice,
     /// A line contradicts an earlier one.
-    #[error("{device} is {second} here, and {first} in line {first_line}")]
+    #[error(
+        "{device} is {second} here, and {first} in line {first_line}; of two machines, or of one at two times, give the \
+         listings one by one"
+    )]
     Contradiction {
         /// The device.
         device: PciAddress,
@@ -66,11 +70,25 @@ impl FromStr for Host {
         let mut facts = Facts::default();
         let rest = json::take(text, &mut facts).map_err(wrong)?;
         let lines = (1..).zip(rest.lines()).flat_map(|(number, raw)| Line::new(number, raw).divided());
-        let lines: Vec<Line> = lines.collect();
+        let lines = joined(lines);
         let facts = Reader::new(&lines, facts).read().map_err(wrong)?;
         if facts.is_empty() {
             return Err(ListingError { line: text.lines().count(), reason: ListingErrorReason::NoDevice });
         }
         Ok(facts.into_host())
     }
+}
+
+/// The lines, of which those belong together that mail has broken between the word for a group and its number.
+fn joined(lines: impl Iterator<Item = Line>) -> Vec<Line> {
+    let mut joined: Vec<Line> = Vec::new();
+    for line in lines {
+        match joined.last_mut() {
+            Some(above) if above.lacks_number() && line.text.parse::<u32>().is_ok() => {
+                above.text = format!("{} {}", above.text, line.text);
+            }
+            _ => joined.push(line),
+        }
+    }
+    joined
 }

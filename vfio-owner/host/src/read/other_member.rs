@@ -113,3 +113,10 @@ pub(super) fn other_members(tree: &dyn Tree, warnings: &[Warning]) -> Vec<OtherM
     members.sort_unstable();
     members
 }
+
+/// The bus of a device that is no PCI function, as far as its name tells: mediated devices are called by an UUID.
+pub(super) fn bus_of(name: &str) -> Fact<String> {
+    let lengths: Vec<usize> = name.split('-').map(str::len).collect();
+    let hex = name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    if hex && lengths == [8, 4, 4, 4, 12] { Fact::Is(MDEV.to_owned()) } else { Fact::Unknown }
+}

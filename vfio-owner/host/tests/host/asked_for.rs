@@ -1,9 +1,12 @@
 //! What people ask for: devices by other names, what can go, what is lacking, and what the next tool wants.
 
-use vfio_host::{Host, HostTree, NextTool, Persistence, Selector, State, Subject, candidates, readiness};
+use std::collections::BTreeMap;
+
+use vfio_host::{Host, HostTree, NextTool, Persistence, Plan, Selector, State, Subject, candidates, readiness};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::iommu_core::sysfs::MemoryTree;
 
+use crate::corpus::CASES;
 use crate::disk::{Links, contents, lay};
 use crate::layout::{address, host, tree};
 use crate::program::run;
@@ -64,6 +67,20 @@ fn candidates_are_ranked_by_what_they_cost_and_none_is_what_the_machine_lives_on
         found.iter().map(|candidate| (candidate.device.to_string(), candidate.others.len())).collect();
     let expected = [("0000:03:00.0", 0), ("0000:02:00.0", 0), ("0000:01:00.0", 1), ("0000:01:00.1", 1)];
     assert_eq!(told, expected.map(|(device, others)| (device.to_owned(), others)));
+}
+
+/// Facts are found out once for all devices, and each is told what it would be told alone.
+#[test]
+fn every_device_with_a_plan_is_a_candidate_with_as_many_steps() {
+    for case in CASES {
+        let host = host(case.table);
+        let found = candidates(&host);
+        let told: BTreeMap<PciAddress, usize> = found.iter().map(|found| (found.device, found.steps)).collect();
+        let bridge = |device: PciAddress| host.device(device).unwrap().function.config.class().unwrap() >> 16 == 0x06;
+        let devices = host.pci.devices.iter().map(|device| device.function.address).filter(|device| !bridge(*device));
+        let plans = devices.filter_map(|device| Some((device, Plan::make(&host, &[device], &[]).ok()?.steps.len())));
+        assert_eq!(told, plans.collect(), "{}", case.name);
+    }
 }
 
 #[test]

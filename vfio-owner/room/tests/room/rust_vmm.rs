@@ -1,6 +1,7 @@
 //! `vfio-ioctls` and `iommufd-ioctls`, the crates that VMMs in Rust use: the group's way and the device's way, and what people
 //! have met with them.
 
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -480,6 +481,33 @@ fn an_iommufd_maps_memory_and_files() {
     })
     .unwrap();
     until_empty(&room);
+}
+
+/// Registers are no pages that can be pinned: type1 maps them as they are, an iommufd does not.
+#[test]
+fn registers_are_mapped_for_devices_by_type1_only() {
+    for way in BOTH_WAYS {
+        let (room, machine) = room();
+        room.enter(|| {
+            let space = way.space();
+            let device = device(CARD, &space).unwrap();
+            // SAFETY: the device keeps its descriptor open.
+            let file = unsafe { BorrowedFd::borrow_raw(device.as_raw_fd()) };
+            let registers = Mapping::of(&file, BYTES, 0).unwrap();
+            match way {
+                Way::Group => {
+                    map(&space, &registers, IOVA).unwrap();
+                    assert!(reaches(&machine, CARD, IOVA));
+                }
+                Way::Device => {
+                    // `EFAULT`.
+                    let error = map(&space, &registers, IOVA).unwrap_err();
+                    assert!(error.contains("IommuIoasMap(Error(14))"), "{error}");
+                }
+            }
+        })
+        .unwrap();
+    }
 }
 
 /// A VMM gets its descriptor from somebody who may open it.

@@ -130,8 +130,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "copy-permits-more",
         file: COPY,
         rule: "Ft5.9: a copy permits no more than its memory was mapped for",
-        old: "!piece.memory.access().permits(Access::Write)",
-        new: "!piece.memory.access().permits(Access::Read)",
+        old: "!part.access().permits(Access::Write)",
+        new: "!part.access().permits(Access::Read)",
         suites: IOMMUFD,
     },
     Mutant {

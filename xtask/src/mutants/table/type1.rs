@@ -85,8 +85,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "same-owner-pays-twice",
         file: MAPPING,
         rule: "Vt15.8: whoever has pages locked already is not charged again",
-        old: "if !Arc::ptr_eq(payer, &process) {",
-        new: "if !Arc::ptr_eq(payer, &process) || true {",
+        old: "if !Arc::ptr_eq(payer, process) {",
+        new: "if !Arc::ptr_eq(payer, process) || true {",
         suites: VFIO,
     },
     Mutant {

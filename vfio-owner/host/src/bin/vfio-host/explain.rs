@@ -68,9 +68,8 @@ fn text(out: &mut String, explanation: &Explanation) -> fmt::Result {
     writeln!(out, "{STRONG}{device}{STRONG:#} {class}{name} ({driver}, {group})")?;
     let verdict = viable.verdict();
     let style = style_of(verdict);
-    match explanation.group {
-        Fact::Is(_) => writeln!(out, "  its group: {style}{}{style:#}", viability(verdict))?,
-        Fact::Absent | Fact::Unknown => {}
+    if explanation.group != Fact::Absent && !members.is_empty() {
+        writeln!(out, "  its group: {style}{}{style:#}", viability(verdict))?;
     }
     way(out, "through its group (VFIO)", by_group)?;
     for reason in &*by_group.reasons {
@@ -84,7 +83,10 @@ fn text(out: &mut String, explanation: &Explanation) -> fmt::Result {
         writeln!(out, "    {reason}")?;
     }
     if members.len() + other_members.len() > 1 {
-        writeln!(out, "  the devices of {group}:")?;
+        match explanation.group {
+            Fact::Is(number) => writeln!(out, "  the devices of group {number}:")?,
+            Fact::Absent | Fact::Unknown => writeln!(out, "  the devices of its group:")?,
+        }
         standings(out, members, other_members)?;
         together(out, members)?;
     }

@@ -2,6 +2,7 @@
 
 use vfio_owner::iommu_core::Iova;
 use vfio_owner::iommu_core::reserved::{RegionKind, ReservedRegion};
+use vfio_owner::vfio_pci;
 use vfio_owner::viability::{DriverDma, dma_of};
 
 use super::token::{hex4, ids};
@@ -78,7 +79,11 @@ pub(super) fn read(text: &str) -> Option<Attribute> {
     if let Some(attribute) = udev(text) {
         return Some(attribute);
     }
-    let (key, value) = text.split_once([':', '\t'])?;
+    if text.starts_with("This controller is bound to vfio") {
+        // Unraid says so instead of the driver.
+        return Some(Attribute::Driver(Some(vfio_pci::NAME.to_string())));
+    }
+    let (key, value) = text.split_once([':', '\t']).or_else(|| text.split_once("  "))?;
     let key = key.trim().trim_matches(['"', '\'']).to_ascii_lowercase();
     let value = value.trim();
     let attribute = match &*key {
@@ -98,10 +103,11 @@ pub(super) fn read(text: &str) -> Option<Attribute> {
 
 /// The driver of this text: `Some(None)` where it says that there is none, `None` where it says nothing.
 #[expect(clippy::option_option, reason = "a driver, no driver, and no word about it are three things")]
-fn driver(value: &str) -> Option<Option<String>> {
-    // Behind an arrow or a hash somebody says what he thinks of it.
-    let value = value.split(" <").next()?.split(" #").next()?;
-    let value = value.trim().trim_matches(['"', '\'', ',']);
+pub(super) fn driver(value: &str) -> Option<Option<String>> {
+    // Behind such signs somebody says what he thinks of it.
+    let value =
+        [" <", " #", " (", " --", " //", " ←", " !"].iter().try_fold(value, |value, sign| value.split(sign).next())?;
+    let value = value.trim().trim_matches(['"', '\'', ',', '*', '`']);
     match &*value.to_ascii_lowercase() {
         "" => None,
         "none" | "(none)" | "<none>" | "n/a" | "-" | "null" | "(null)" | "unclaimed" | "no driver" => Some(None),
@@ -122,7 +128,8 @@ pub(super) fn is_udev(text: &str) -> bool {
 }
 
 fn udev(text: &str) -> Option<Attribute> {
-    let rest = text.get(2..).filter(|_| is_udev(text))?.trim();
+    let is_uevent = ["DRIVER=", "PCI_CLASS=", "PCI_ID="].iter().any(|key| text.starts_with(key));
+    let rest = if is_uevent { text } else { text.get(2..).filter(|_| is_udev(text))?.trim() };
     let Some((key, value)) = rest.split_once('=') else { return Some(Attribute::Detail) };
     let hex = |value: &str| u32::from_str_radix(value.trim_start_matches("0x"), 16).ok();
     Some(match key {
@@ -137,24 +144,36 @@ fn udev(text: &str) -> Option<Attribute> {
     })
 }
 
-/// The driver that is named in the line of a device: `driver=…`, `drv=…`, or the name alone.
+/// The driver that is named in the line of a device: `driver=…`, `drv=…`, or the name alone. What a log says in front of
+/// the device, up to `behind`, is another program's driver.
 #[expect(clippy::option_option, reason = "a driver, no driver, and no word about it are three things")]
-pub(super) fn driver_beside(text: &str) -> Option<Option<String>> {
+pub(super) fn driver_beside(text: &str, behind: usize) -> Option<Option<String>> {
     for key in ["drv=", "driver=", "driver:", "driver in use:"] {
         let Some(at) = text.to_ascii_lowercase().find(key) else { continue };
         let front = text.get(..at).unwrap_or_default();
-        if front.ends_with(|c: char| c.is_alphanumeric() || c == '_') {
+        if front.ends_with(|c: char| c.is_alphanumeric() || c == '_') || key.ends_with(':') && at < behind {
             continue;
         }
-        let value = text.get(at + key.len()..)?.trim_start().split([' ', '\t', ',', ';', ')', ']']).next()?;
-        return driver(value);
+        let value = text.get(at + key.len()..)?;
+        // Behind a sign that wants a value at once, a space says that there is none.
+        let value = if key.ends_with('=') { value } else { value.trim_start() };
+        return driver(value.split([' ', '\t', ',', ';', ')', ']']).next()?);
     }
     // `dpdk-devbind -s`: what could drive it is shown, and nothing does.
     if text.contains(" unused=") {
         return Some(None);
     }
+    if ["(no driver)", "[no driver]"].iter().any(|words| text.ends_with(words)) {
+        return Some(None);
+    }
+    if let Some(name) = text.trim_end().strip_suffix([']', '}']).and_then(|front| front.rsplit(['[', '{']).next())
+        && text.contains(['[', '{'])
+        && dma_of(name) != DriverDma::Unknown
+    {
+        return Some(Some(name.to_owned()));
+    }
     // `driverctl list-devices`
-    let mut words = text.split_whitespace().skip(1);
+    let mut words = text.split_whitespace().skip(1).filter(|word| !matches!(*word, "->" | "=>" | "→" | ":" | "driver"));
     let (word, more) = (words.next()?, words.next());
     if !matches!(more, None | Some("[*]")) || words.next().is_some() {
         return None;
@@ -201,5 +220,9 @@ pub(super) fn is_record_key(text: &str) -> bool {
 pub(super) fn is_noise(text: &str) -> bool {
     let usb = text.contains("Bus ") && text.contains("Device ");
     let total = text.strip_prefix("total ").is_some_and(|rest| rest.parse::<u64>().is_ok());
-    usb || total || text.starts_with("IOMMU: ") || matches!(text, "devices" | "reserved_regions" | "type" | "name")
+    let dots = text.starts_with("dr") && [" .", " .."].iter().any(|end| text.ends_with(end));
+    usb || total
+        || dots
+        || text.starts_with("IOMMU: ")
+        || matches!(text, "devices" | "reserved_regions" | "type" | "name")
 }

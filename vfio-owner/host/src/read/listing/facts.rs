@@ -8,9 +8,10 @@ use vfio_owner::iommu_core::reserved::ReservedRegion;
 use vfio_owner::iommu_core::sysfs::{Snapshot, SysfsDevice, SysfsDriver, SysfsGroup};
 
 use super::ListingErrorReason;
-use super::token::hex4;
+use super::token::{class_number, hex4};
 use super::words::class_code;
 use crate::host::{Gaps, Words};
+use crate::read::other_member::bus_of;
 use crate::read::{IommuState, OtherMember, Source};
 use crate::{Fact, Host};
 
@@ -56,10 +57,32 @@ pub(super) enum Form {
 /// How sure it is that a device is in a group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Place {
-    /// The listing says so.
+    /// It stands among the devices of its group.
     Shown,
+    /// Its own lines say so. Of a machine of which only one device is listed, they say nothing of others.
+    Own,
+    /// A link or a log says it of this device alone, and nothing of others.
+    Pointed,
     /// It stands where the group's devices may have ended.
     Perhaps,
+}
+
+/// A group, as a listing tells which.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum GroupRef {
+    /// By its number, or that there is none.
+    Known(Option<u32>),
+    /// As the group that a device is in.
+    Of(PciAddress),
+}
+
+/// A device that is in the group of another.
+#[derive(Clone, Copy, Debug)]
+struct Shared {
+    with: PciAddress,
+    device: PciAddress,
+    place: Place,
+    line: usize,
 }
 
 /// What is said of one device, each with the line that says it.
@@ -76,10 +99,21 @@ pub(super) struct Record {
     /// It is listed, and not only mentioned.
     pub(super) listed: bool,
     pub(super) form: Form,
-    /// Lines that come with its driver, if it has one, are there.
-    pub(super) details: bool,
+    /// In which block there are lines that come with its driver, if it has one.
+    pub(super) detailed_in: Option<usize>,
     /// Its modules are shown, so its driver would be.
     pub(super) modules: bool,
+}
+
+/// What the kernel's log says of an IOMMU. The later, the more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(super) enum Log {
+    #[default]
+    Silent,
+    /// Firmware describes one.
+    Described,
+    /// It is enabled.
+    Enabled,
 }
 
 /// What is said of all devices and groups.
@@ -87,12 +121,35 @@ pub(super) struct Record {
 pub(super) struct Facts {
     pub(super) devices: BTreeMap<PciAddress, Record>,
     others: BTreeMap<(u32, String), OtherMember>,
+    /// Which command's output is read.
+    pub(super) block: usize,
+    /// In which blocks, and in which form, drivers are shown.
+    drivers_in: BTreeSet<(Form, usize)>,
+    shared: Vec<Shared>,
+    /// Members that are no PCI functions, of the group that a device is in.
+    others_beside: Vec<(PciAddress, String)>,
+    incomplete_with: BTreeSet<PciAddress>,
+    /// The groups of which members are listed, and not only that one device is in it.
+    told: BTreeSet<u32>,
+    /// The groups that lines of devices name.
+    own: BTreeSet<u32>,
+    /// Something was left out of the listing.
+    pub(super) elided: bool,
+    /// The groups whose folder is listed from the first name to the last.
+    whole: BTreeSet<u32>,
+    whole_with: BTreeSet<PciAddress>,
+    unnumbered: BTreeSet<u32>,
     refused: BTreeSet<PciAddress>,
+    bridges: BTreeSet<PciAddress>,
     regions: BTreeMap<u32, Vec<ReservedRegion>>,
     /// The groups in a listing of all groups, as `find` makes it.
     pub(super) enumerated: BTreeSet<u32>,
     incomplete: BTreeSet<u32>,
     pub(super) iommu: IommuState,
+    pub(super) log: Log,
+    /// The groups were asked for, and there was none.
+    pub(super) no_groups: bool,
+    mentioned: BTreeSet<PciAddress>,
     pub(super) skipped: usize,
     pub(super) doubtful: Vec<usize>,
 }
@@ -104,6 +161,11 @@ impl Facts {
         self.devices.entry(device).or_default()
     }
 
+    /// A device is named in passing.
+    pub(super) fn mentioned(&mut self, device: PciAddress) {
+        self.mentioned.insert(device);
+    }
+
     /// A device is in a group, or in none.
     pub(super) fn group(&mut self, device: PciAddress, group: Option<u32>, place: Place, line: usize) -> Merged {
         let record = self.device(device);
@@ -111,14 +173,31 @@ impl Facts {
             record.perhaps_in = group;
             return Ok(());
         }
-        match record.group {
+        match place {
+            Place::Shown => self.told.extend(group),
+            Place::Own => self.own.extend(group),
+            Place::Pointed | Place::Perhaps => {}
+        }
+        match self.device(device).group {
             Some((before, first_line)) if before != group => {
                 let (first, second) = (Claim::Group(before), Claim::Group(group));
                 Err(ListingErrorReason::Contradiction { device, first, first_line, second })
             }
             Some(_) => Ok(()),
             None => {
-                record.group = Some((group, line));
+                self.device(device).group = Some((group, line));
+                Ok(())
+            }
+        }
+    }
+
+    /// A device is in a group, however it is told which.
+    pub(super) fn member(&mut self, device: PciAddress, of: GroupRef, place: Place, line: usize) -> Merged {
+        match of {
+            GroupRef::Known(group) => self.group(device, group, place, line),
+            GroupRef::Of(with) => {
+                self.device(device);
+                self.shared.push(Shared { with, device, place, line });
                 Ok(())
             }
         }
@@ -144,8 +223,10 @@ impl Facts {
 
     pub(super) fn driver(&mut self, device: PciAddress, driver: Option<String>, line: usize) -> Merged {
         let driver = driver.map(|name| spaced(&name));
+        let block = self.block;
         let record = self.device(device);
-        match &record.driver {
+        let form = record.form;
+        let merged = match &record.driver {
             Some((before, first_line)) if *before != driver => {
                 let (first, second) = (Claim::Driver(before.clone()), Claim::Driver(driver));
                 Err(ListingErrorReason::Contradiction { device, first, first_line: *first_line, second })
@@ -155,7 +236,14 @@ impl Facts {
                 record.driver = Some((driver, line));
                 Ok(())
             }
-        }
+        };
+        self.drivers_in.insert((form, block));
+        merged
+    }
+
+    /// A line that comes with the driver of a device, if it has one, is there.
+    pub(super) fn detailed(&mut self, device: PciAddress) {
+        self.device(device).detailed_in = Some(self.block);
     }
 
     pub(super) fn ids(&mut self, device: PciAddress, (vendor, id): (u16, u16), line: usize) -> Merged {
@@ -194,8 +282,7 @@ impl Facts {
 
     /// The kind of device as a column or a key has it: its number in hex, with or without the interface, or words.
     pub(super) fn class_value(&mut self, device: PciAddress, text: &str) {
-        match text.strip_prefix("0x").and_then(|hex| u32::from_str_radix(hex, 16).ok()) {
-            Some(class) if text.len() > 6 => self.class(device, class >> 8),
+        match class_number(text) {
             Some(class) => self.class(device, class),
             None => self.class_words(device, text),
         }
@@ -234,6 +321,11 @@ impl Facts {
         self.refused.insert(device);
     }
 
+    /// A path leads through the device to one on another bus.
+    pub(super) fn bridge(&mut self, device: PciAddress) {
+        self.bridges.insert(device);
+    }
+
     pub(super) fn region(&mut self, group: u32, region: ReservedRegion) {
         self.regions.entry(group).or_default().push(region);
     }
@@ -250,19 +342,104 @@ impl Facts {
         }
     }
 
+    /// A member that is no PCI function and is known by its name alone.
+    pub(super) fn named_member(&mut self, of: GroupRef, name: &str) {
+        match of {
+            GroupRef::Known(Some(group)) => self.other_member(group, name, bus_of(name), Fact::Unknown),
+            GroupRef::Known(None) => {}
+            GroupRef::Of(with) => self.others_beside.push((with, name.to_owned())),
+        }
+    }
+
     /// A group may have a member besides those that are read.
-    pub(super) fn perhaps_more_in(&mut self, group: u32) {
-        self.incomplete.insert(group);
+    pub(super) fn perhaps_more_in(&mut self, group: GroupRef) {
+        match group {
+            GroupRef::Known(group) => self.incomplete.extend(group),
+            GroupRef::Of(with) => {
+                self.incomplete_with.insert(with);
+            }
+        }
+    }
+
+    /// The folder of a group was listed whole.
+    pub(super) fn whole_folder(&mut self, group: GroupRef) {
+        match group {
+            GroupRef::Known(group) => self.whole.extend(group),
+            GroupRef::Of(with) => {
+                self.whole_with.insert(with);
+            }
+        }
+    }
+
+    /// Finds the groups of the devices that are said to be in those of others.
+    ///
+    /// # Errors
+    /// Fails if two of one group are said to be in different ones, with the line that puts them together.
+    pub(super) fn join(&mut self) -> Result<(), (usize, ListingErrorReason)> {
+        let (shown, perhaps): (Vec<Shared>, Vec<Shared>) =
+            std::mem::take(&mut self.shared).into_iter().partition(|share| share.place == Place::Shown);
+        let mut beside: BTreeMap<PciAddress, Vec<(PciAddress, usize)>> = BTreeMap::new();
+        for Shared { with, device, line, .. } in shown {
+            beside.entry(with).or_default().push((device, line));
+            beside.entry(device).or_default().push((with, line));
+        }
+        let group = |facts: &Self, device: &PciAddress| Some(facts.devices.get(device)?.group?.0);
+        let mut known: Vec<PciAddress> =
+            beside.keys().filter(|device| group(self, device).is_some()).copied().collect();
+        while let Some(device) = known.pop() {
+            let Some(number) = group(self, &device) else { continue };
+            for (other, line) in beside.remove(&device).unwrap_or_default() {
+                known.push(other);
+                self.group(other, number, Place::Shown, line).map_err(|reason| (line, reason))?;
+            }
+        }
+        // Who is together is known of the rest, and not the number: one is made up that no group has.
+        let numbers = self.devices.values().filter_map(|record| record.group?.0);
+        let taken: BTreeSet<u32> = numbers.chain(self.others.keys().map(|(group, _)| *group)).collect();
+        for number in (0..=u32::MAX).rev().filter(|number| !taken.contains(number)) {
+            let Some((first, _)) = beside.first_key_value() else { break };
+            let mut known = vec![*first];
+            while let Some(device) = known.pop() {
+                let Some(others) = beside.remove(&device) else { continue };
+                let line = others.first().map_or(0, |(_, line)| *line);
+                self.group(device, Some(number), Place::Shown, line).map_err(|reason| (line, reason))?;
+                known.extend(others.into_iter().map(|(other, _)| other));
+            }
+            self.unnumbered.insert(number);
+        }
+        for Shared { with, device, line, .. } in perhaps {
+            if let Some(number) = group(self, &with) {
+                self.group(device, number, Place::Perhaps, line).map_err(|reason| (line, reason))?;
+            }
+        }
+        for (with, name) in std::mem::take(&mut self.others_beside) {
+            if let Some(number) = group(self, &with) {
+                self.named_member(GroupRef::Known(number), &name);
+            }
+        }
+        for with in std::mem::take(&mut self.whole_with) {
+            self.whole.extend(group(self, &with).flatten());
+        }
+        for with in std::mem::take(&mut self.incomplete_with) {
+            self.incomplete.extend(group(self, &with).flatten());
+        }
+        Ok(())
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.devices.is_empty() && self.others.is_empty()
+        self.devices.is_empty() && self.others.is_empty() && self.mentioned.is_empty()
     }
 
     /// The host that is described.
     pub(super) fn into_host(mut self) -> Host {
+        self.conclude_mentions();
         self.conclude_drivers();
         self.conclude_groups();
+        for (_, record) in self.devices.iter_mut().filter(|(device, _)| self.bridges.contains(device)) {
+            if record.class == 0 {
+                record.class = CLASS_PCI_BRIDGE;
+            }
+        }
         let mut parents = self.parents();
         for (address, candidates) in &parents {
             // The only function on the bus that it can be of.
@@ -299,12 +476,22 @@ impl Facts {
         }
     }
 
-    /// A device whose driver is not shown has none if the same form shows the drivers of others, and it in detail.
+    /// What is named in passing is a device, unless it is one that is listed and only its domain was left out.
+    fn conclude_mentions(&mut self) {
+        let place = |device: &PciAddress| (device.bus(), device.devfn());
+        let elsewhere: BTreeSet<_> = self.devices.keys().filter(|device| device.domain() != 0).map(place).collect();
+        for device in std::mem::take(&mut self.mentioned) {
+            if device.domain() != 0 || !elsewhere.contains(&place(&device)) {
+                self.device(device);
+            }
+        }
+    }
+
+    /// A device whose driver is not shown has none if what shows it in detail shows the drivers of others.
     fn conclude_drivers(&mut self) {
-        let shown: BTreeSet<Form> =
-            self.devices.values().filter(|record| record.driver.is_some()).map(|record| record.form).collect();
         for record in self.devices.values_mut().filter(|record| record.driver.is_none()) {
-            if record.modules || record.details && shown.contains(&record.form) {
+            if record.modules || record.detailed_in.is_some_and(|block| self.drivers_in.contains(&(record.form, block)))
+            {
                 record.driver = Some((None, 0));
             }
         }
@@ -316,7 +503,11 @@ impl Facts {
         // The groups that are there are numbered from 0; in a list that was cut, the first has a PCI function.
         let whole =
             !self.enumerated.is_empty() && self.enumerated.iter().zip(0..).all(|(group, place)| *group == place);
-        let none = !any && (whole || matches!(self.iommu, IommuState::SwitchedOff | IommuState::NotDescribed));
+        if !any && self.no_groups && self.log == Log::Described && self.iommu == IommuState::NotShown {
+            self.iommu = IommuState::NotSwitchedOn;
+        }
+        let none = !any
+            && (whole || self.no_groups || matches!(self.iommu, IommuState::SwitchedOff | IommuState::NotDescribed));
         for record in self.devices.values_mut().filter(|record| record.group.is_none()) {
             match record.perhaps_in {
                 Some(group) => {
@@ -326,10 +517,18 @@ impl Facts {
                 None => {}
             }
         }
+        let numbers = || self.devices.values().filter_map(|record| record.group?.0);
         // A device that is listed without its group may be in any.
-        if self.devices.values().any(|record| record.listed && record.group.is_none()) {
-            self.incomplete.extend(self.devices.values().filter_map(|record| record.group?.0));
-        }
+        let homeless = self.devices.values().any(|record| record.listed && record.group.is_none());
+        // Where the first device of a machine is told of, all are; else a device may share its group with others.
+        let first = |address: &PciAddress| address.bus() == 0 && address.devfn().byte() == 0;
+        let all = self.devices.iter().any(|(address, record)| first(address) && record.group.is_some());
+        let own = self.devices.len() > 1 && !self.elided;
+        let told = |group: &u32| self.told.contains(group) || own && self.own.contains(group);
+        let all = all && !self.elided;
+        let incomplete = |group: &u32| !self.whole.contains(group) && (homeless || !all && !told(group));
+        let incomplete: Vec<u32> = numbers().filter(incomplete).collect();
+        self.incomplete.extend(incomplete);
     }
 
     /// The functions of which a virtual function may be one: of its maker and kind, on the same bus, else on one before.
@@ -363,6 +562,7 @@ impl Facts {
             drivers: without(|record| record.driver.is_none()),
             groups: without(|record| record.group.is_none()),
             members: self.incomplete.clone(),
+            unnumbered: self.unnumbered.clone(),
             skipped_lines: self.skipped,
             doubtful_lines: self.doubtful.clone(),
         }

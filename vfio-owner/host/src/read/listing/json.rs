@@ -104,6 +104,7 @@ impl Visitor<'_> {
         let text = |key: &str| object.get(key).and_then(Value::as_str);
         let facts = &mut *self.facts;
         let driver = match object.get("driver").or_else(|| object.get("drivers")) {
+            Some(Value::Object(driver)) => driver.get("name").and_then(Value::as_str).map(|name| Some(name.to_owned())),
             Some(Value::String(driver)) => Some(Some(driver.clone()).filter(|driver| !driver.is_empty())),
             Some(Value::Null) => Some(None),
             Some(Value::Array(drivers)) => match &drivers[..] {

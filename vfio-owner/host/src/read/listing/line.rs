@@ -27,12 +27,16 @@ impl Line {
                 text = text.replace(entity, meaning);
             }
         }
+        if text.contains("\\:") {
+            // Shells complete the colons of an address so.
+            text = text.replace("\\:", ":");
+        }
         if text.contains("</td>") || text.contains("</th>") {
             text = without_tags(&text);
         }
         let plain: String = text.chars().filter_map(plain).collect();
         let unquoted = without_quotes(&plain);
-        let (indent, text) = indented(unquoted);
+        let (indent, text) = indented(without_box(unquoted));
         Self { number, indent, text: text.trim_end().to_owned() }
     }
 
@@ -57,6 +61,13 @@ impl Line {
             Self { number: self.number, indent: self.indent, text }
         });
         parts.filter(|part| !part.text.is_empty()).collect()
+    }
+
+    /// Whether it ends with the words for an IOMMU group, behind other words.
+    pub(super) fn lacks_number(&self) -> bool {
+        let mut words = self.text.rsplitn(3, ' ');
+        let [group, iommu, rest] = [words.next(), words.next(), words.next()];
+        group.is_some_and(token::is_group_word) && iommu.is_some_and(token::is_iommu) && rest.is_some()
     }
 
     /// Whether it is drawn, not written: a border, or a row of dashes.
@@ -138,6 +149,13 @@ fn without_quotes(text: &str) -> &str {
         let Some(quoted) = rest.trim_start_matches(' ').strip_prefix('>') else { return rest };
         rest = quoted.strip_prefix(' ').unwrap_or(quoted);
     }
+}
+
+/// The text in a box, between two bars.
+fn without_box(text: &str) -> &str {
+    let bars = ['│', '┃', '║', '|'];
+    let inner = text.trim().strip_prefix(bars).and_then(|rest| rest.strip_suffix(bars));
+    inner.filter(|inner| !inner.contains(bars)).map_or(text, str::trim)
 }
 
 /// The column in which the text begins, and the text, without bullets, branches and other markup.

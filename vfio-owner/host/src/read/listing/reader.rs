@@ -6,14 +6,14 @@ mod place;
 
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
-use self::member::bus_of;
 use self::place::{Current, Heading, Order, Scope, flat_order};
 use super::ListingErrorReason;
 use super::attribute;
-use super::facts::{Facts, Form, Place};
+use super::command::{self, Question, Target, is_command};
+use super::facts::{Facts, Form, GroupRef, Log, Place};
 use super::line::Line;
 use super::shape::{
-    Shape, has_number, is_column_heading, is_command, is_told_of, leading_number, link, lists_folder,
+    Shape, has_number, is_column_heading, is_denied, is_elision, is_sentence, is_told_of, leading_number, link,
     looks_like_heading, shape, subjects,
 };
 use super::table::{self, Table};
@@ -32,15 +32,30 @@ struct Pending {
     unclaimed: bool,
 }
 
+/// What stands above, where each line has a group and a device.
+#[derive(Clone, Copy, Default)]
+enum Above {
+    #[default]
+    Nothing,
+    Group(u32),
+    /// Lines that were left out.
+    Elision,
+}
+
 pub(super) struct Reader<'a> {
     lines: &'a [Line],
     facts: Facts,
     current: Option<Current>,
+    above: Above,
     scope: Option<Scope>,
     flat_order: Order,
     table: Option<Table>,
     xml: Xml,
     pending: Option<Pending>,
+    /// What the last command asked.
+    asked: Option<Question>,
+    /// The last command printed some devices of the machine only.
+    some_devices: bool,
     /// A line has named the folder of all groups, as `tree` and `ls -R` do before they list them.
     in_groups_folder: bool,
     /// The heading of a table without lines began with the group.
@@ -54,11 +69,14 @@ impl<'a> Reader<'a> {
             lines,
             facts,
             current: None,
+            above: Above::Nothing,
             scope: None,
             flat_order: flat_order(lines),
             table: None,
             xml: Xml::default(),
             pending: None,
+            asked: None,
+            some_devices: false,
             in_groups_folder: false,
             group_column: false,
         }
@@ -69,6 +87,7 @@ impl<'a> Reader<'a> {
         for (place, line) in self.lines.iter().enumerate() {
             self.line(place, line).map_err(|reason| (line.number, reason))?;
         }
+        self.facts.join()?;
         Ok(self.facts)
     }
 
@@ -77,11 +96,25 @@ impl<'a> Reader<'a> {
             self.blank();
             return Ok(());
         }
+        if is_elision(&line.text) {
+            self.elided();
+            return Ok(());
+        }
+        if is_command(&line.text) {
+            self.command(line);
+            return Ok(());
+        }
         if let Some(cells) = Table::cells(&line.text) {
             return self.row(&cells, line);
         }
-        if let Some(cells) = table::columns(&line.text)
-            && (table::is_heading(&cells) || self.table.as_ref().is_some_and(|table| table.fits(&cells)))
+        if let Some(table) = &self.table
+            && let Some(cells) = table::columns(&line.text, 2)
+            && table.fits(&cells)
+        {
+            return self.row(&cells, line);
+        }
+        if let Some(cells) = table::columns(&line.text, 3)
+            && table::is_heading(&cells)
         {
             return self.row(&cells, line);
         }
@@ -94,8 +127,7 @@ impl<'a> Reader<'a> {
         }
         let addresses = subjects(&line.text);
         let groups = token::groups(&line.text, &addresses);
-        if is_command(&line.text) {
-            self.command(line, &addresses, &groups);
+        if self.answer(line)? {
             return Ok(());
         }
         self.log(&line.text, &addresses);
@@ -114,12 +146,57 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A command as it was typed: what it prints comes next. One that lists the folder of a group prints its devices.
-    fn command(&mut self, line: &Line, addresses: &[Token<PciAddress>], groups: &[Token<Fact<u32>>]) {
-        (self.current, self.scope) = (None, None);
-        if let (Named::One(group), [], true) = (one_group(groups), addresses, lists_folder(&line.text)) {
-            self.scope = Some(Scope::new(group, line.indent, Heading::Folder));
+    /// A command as it was typed: what it prints comes next.
+    fn command(&mut self, line: &Line) {
+        self.table = None;
+        self.facts.block += 1;
+        if let (Some(Question::Members(group)), Some(scope)) = (&self.asked, &self.scope)
+            && scope.is_whole()
+        {
+            self.facts.whole_folder(*group);
         }
+        if self.asked == Some(Question::AllGroups) {
+            self.facts.no_groups = true;
+        }
+        (self.current, self.scope) = (None, None);
+        self.some_devices = command::is_about_some(&line.text);
+        self.asked = command::question(&line.text);
+        match self.asked {
+            Some(Question::Members(group)) => self.scope = Some(Scope::new(group, line.indent, Heading::Folder)),
+            Some(Question::Details(device)) => {
+                self.current = Some(Current { device, indent: line.indent, form: Form::Record, same_paragraph: true });
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a line is the answer to the command above it.
+    fn answer(&mut self, line: &Line) -> Result<bool, ListingErrorReason> {
+        if let Some(Question::Bound(driver)) = &self.asked {
+            let bound = command::bound(&line.text);
+            for device in &bound {
+                self.facts.driver(*device, Some(driver.clone()), line.number)?;
+                self.facts.device(*device).listed = true;
+            }
+            return Ok(!bound.is_empty());
+        }
+        let (device, target) = match self.asked {
+            Some(Question::AllGroups) => {
+                self.asked = None;
+                return Ok(false);
+            }
+            None | Some(Question::Members(_) | Question::Details(_) | Question::Bound(_)) => return Ok(false),
+            Some(Question::Target(device, of)) => (device, command::target(&line.text, device, of)),
+            Some(Question::TargetName(device, of)) => (device, command::target_name(&line.text, of)),
+        };
+        self.asked = None;
+        match target {
+            None => return Ok(false),
+            Some(Target::Driver(driver)) => self.facts.driver(device, driver, line.number)?,
+            Some(Target::Group(group)) => self.facts.group(device, group, Place::Pointed, line.number)?,
+        }
+        self.facts.device(device).listed = true;
+        Ok(true)
     }
 
     fn blank(&mut self) {
@@ -129,6 +206,20 @@ impl<'a> Reader<'a> {
         }
         if let Some(scope) = &mut self.scope {
             scope.blank = true;
+        }
+    }
+
+    /// Lines were left out here: devices of the group at hand, or of any.
+    fn elided(&mut self) {
+        self.facts.elided = true;
+        self.current = None;
+        if let Above::Group(group) = self.above {
+            self.facts.perhaps_more_in(GroupRef::Known(Some(group)));
+        }
+        self.above = Above::Elision;
+        if let Some(scope) = &mut self.scope {
+            scope.doubtful = true;
+            self.facts.perhaps_more_in(scope.group);
         }
     }
 
@@ -153,6 +244,12 @@ impl<'a> Reader<'a> {
         if let Some(state) = IommuState::of_log(text) {
             self.facts.iommu = state;
         }
+        if text.contains("DMAR: IOMMU enabled") {
+            self.facts.log = Log::Enabled;
+        } else if IommuState::is_described(text) {
+            self.facts.log = self.facts.log.max(Log::Described);
+        }
+        self.facts.no_groups |= command::says_no_groups(text);
         let lower = text.to_ascii_lowercase();
         if REFUSALS.iter().any(|words| lower.contains(words)) {
             for address in addresses {
@@ -175,22 +272,35 @@ impl<'a> Reader<'a> {
         let told = addresses.iter().position(|address| is_told_of(&line.text, address));
         let addresses = told.and_then(|at| addresses.get(at..=at)).unwrap_or(addresses);
         let Some(first) = addresses.first() else { return Ok(()) };
-        let shape = shape(&line.text, first);
+        if matches!(self.above, Above::Elision) {
+            self.facts.perhaps_more_in(GroupRef::Known(group));
+        }
+        self.above = group.map_or(Above::Nothing, Above::Group);
+        let shape = match shape(&line.text, first) {
+            Shape::Device if is_denied(line.text.get(first.place.end..).unwrap_or_default()) => Shape::Mention,
+            shape => shape,
+        };
         let left = line.text.contains("Removing from") || line.text.contains("Removing device");
         for address in addresses {
             if left {
                 self.facts.left_group(address.value);
                 continue;
             }
-            let place = if shape == Shape::Mention { Place::Perhaps } else { Place::Shown };
+            let member = group.filter(|number| line.text.contains(&format!("{number}/devices/")));
+            self.facts.enumerated.extend(member);
+            let place = match shape {
+                Shape::Device => Place::Shown,
+                Shape::Path if member.is_some() && !self.some_devices => Place::Shown,
+                Shape::Path | Shape::Log => Place::Pointed,
+                Shape::Mention => Place::Perhaps,
+            };
             self.facts.group(address.value, group, place, line.number)?;
-            if let Some(number) = group.filter(|number| line.text.contains(&format!("{number}/devices/"))) {
-                self.facts.enumerated.insert(number);
-            }
         }
         match shape {
             Shape::Device => {
-                self.scope = Some(Scope::new(group, line.indent, Heading::WithDevice));
+                let marked = line.text.get(..first.place.start).is_some_and(|front| token::ids(front).is_some());
+                let kind = if marked { Heading::WithMarkedDevice } else { Heading::WithDevice };
+                self.scope = Some(Scope::new(GroupRef::Known(group), line.indent, kind));
                 self.begin(line, addresses)
             }
             Shape::Path => self.path(line, addresses),
@@ -222,7 +332,7 @@ impl<'a> Reader<'a> {
             Shape::Log | Shape::Mention => {
                 if !self.attribute_of_another_kind(line) {
                     for address in addresses {
-                        self.facts.device(address.value);
+                        self.facts.mentioned(address.value);
                     }
                 }
                 self.said_beside(line, addresses)
@@ -243,33 +353,52 @@ impl<'a> Reader<'a> {
         if let Some(pending) = self.pending.take() {
             self.apply(device, pending, line.number)?;
         }
-        let (before, after) = line.text.split_at_checked(last.place.start).unwrap_or((&line.text, ""));
-        let after = after.get(last.place.len()..).unwrap_or_default();
-        self.describe(device, before, after, line.number)?;
+        for (address, end) in addresses.iter().zip(ends(line, addresses)) {
+            let before = line.text.get(..address.place.start).unwrap_or_default();
+            let after = line.text.get(address.place.end..end).unwrap_or_default();
+            let before = if addresses.len() == 1 { before } else { "" };
+            self.describe(address.value, before, after.trim_end_matches([',', ';', ' ', '+', '&']), line.number)?;
+        }
         self.said_beside(line, addresses)
     }
 
-    /// What a line about devices says of their driver.
+    /// What a line about devices says of their drivers, each behind its device.
     fn said_beside(&mut self, line: &Line, addresses: &[Token<PciAddress>]) -> Read {
-        let Some(driver) = attribute::driver_beside(&line.text) else { return Ok(()) };
-        addresses.iter().try_for_each(|address| self.facts.driver(address.value, driver.clone(), line.number))
+        let mut start = 0;
+        for (address, end) in addresses.iter().zip(ends(line, addresses)) {
+            let part = line.text.get(start..end).unwrap_or_default();
+            if let Some(driver) = attribute::driver_beside(part, address.place.end.saturating_sub(start)) {
+                self.facts.driver(address.value, driver, line.number)?;
+            }
+            start = end;
+        }
+        Ok(())
     }
 
     /// A path of sysfs, or a link in a listing of one.
     fn path(&mut self, line: &Line, addresses: &[Token<PciAddress>]) -> Read {
         let Some(device) = addresses.last().map(|address| address.value) else { return Ok(()) };
+        if let Some((front, member)) = line.text.split_once("/iommu_group/devices")
+            && let Some(with) = token::addresses(front).last()
+        {
+            return self.beside(line, with.value, member);
+        }
+        token::bridges(&line.text).for_each(|bridge| self.facts.bridge(bridge));
         let record = self.facts.device(device);
         record.listed = true;
         if line.text.starts_with("P:") || line.text.contains("looking at device") {
             record.form = Form::Record;
             self.current = Some(Current { device, indent: line.indent, form: Form::Record, same_paragraph: true });
-        } else if line.text.ends_with("/iommu_group") {
-            // `readlink` prints where it leads.
-            self.current = Some(Current { device, indent: line.indent, form: Form::Record, same_paragraph: true });
         } else {
             self.current = None;
         }
         let (left, right) = line.text.split_once("->").unwrap_or((&line.text, ""));
+        if let Some((front, _)) = left.split_once("/virtfn")
+            && let Some(parent) = token::addresses(front).last()
+            && right.trim_end().ends_with(&device.to_string())
+        {
+            self.facts.parent(device, parent.value);
+        }
         if left.trim_end().ends_with("/physfn")
             && let Some(parent) = token::addresses(right).last()
         {
@@ -279,6 +408,24 @@ impl<'a> Reader<'a> {
             Some(driver) => self.facts.driver(device, Some(driver), line.number),
             None => Ok(()),
         }
+    }
+
+    /// A path to the members of the group that a device is in, or to one of them.
+    fn beside(&mut self, line: &Line, with: PciAddress, member: &str) -> Read {
+        let group = GroupRef::Of(with);
+        self.facts.device(with).listed = true;
+        self.current = None;
+        let name = member.trim_matches(['/', ':', '\'', '"']);
+        if name.is_empty() {
+            self.scope = Some(Scope::new(group, line.indent, Heading::Folder));
+            return Ok(());
+        }
+        let Some(found) = token::addresses(name).first().map(|found| found.value) else {
+            self.facts.named_member(group, name);
+            return Ok(());
+        };
+        self.facts.device(found).listed = true;
+        self.facts.member(found, group, Place::Shown, line.number)
     }
 
     /// A line that names neither a device nor a group.
@@ -303,19 +450,19 @@ impl<'a> Reader<'a> {
             self.in_groups_folder = true;
             return Ok(());
         }
-        if let Some(group) = self.scope.as_ref().and_then(|scope| scope.group)
+        if let Some(group) = self.scope.as_ref().map(|scope| scope.group)
             && let Some(arrow) = link(&line.text)
             && line.text.contains("/devices/")
         {
             let name = line.text.get(..arrow).unwrap_or_default().trim_end().rsplit(' ').next().unwrap_or_default();
-            self.facts.other_member(group, name, bus_of(name), Fact::Unknown);
+            self.facts.named_member(group, name);
             return Ok(());
         }
         if self.in_groups_folder
             && let Ok(number) = line.text.parse::<u32>()
         {
             self.current = None;
-            self.scope = Some(Scope::new(Some(number), line.indent, Heading::Alone));
+            self.scope = Some(Scope::new(GroupRef::Known(Some(number)), line.indent, Heading::Alone));
             return Ok(());
         }
         if is_column_heading(&line.text) {
@@ -338,15 +485,16 @@ impl<'a> Reader<'a> {
             && scope.members_at.is_none_or(|column| line.indent <= column)
         {
             // It stands where the group's devices stand, and may be one.
-            scope.group.into_iter().for_each(|group| self.facts.perhaps_more_in(group));
+            self.facts.perhaps_more_in(scope.group);
         }
-        if looks_like_heading(&line.text) {
-            if let Some(scope) = &mut self.scope {
-                scope.doubtful = true;
-            }
-            if has_number(&line.text) {
-                self.facts.doubtful.push(line.number);
-            }
+        let outside = |scope: &Scope| line.indent <= scope.indent && is_sentence(&line.text);
+        if let Some(scope) = &mut self.scope
+            && (looks_like_heading(&line.text) || outside(scope))
+        {
+            scope.doubtful = true;
+        }
+        if looks_like_heading(&line.text) && has_number(&line.text) {
+            self.facts.doubtful.push(line.number);
         }
     }
 
@@ -354,6 +502,11 @@ impl<'a> Reader<'a> {
     fn attribute_of_another_kind(&self, line: &Line) -> bool {
         self.current.as_ref().is_some_and(|current| line.indent > current.indent) && attribute::is_detail(&line.text)
     }
+}
+
+/// Where what is said of each device of a line ends: at the next one.
+fn ends<'a>(line: &'a Line, addresses: &'a [Token<PciAddress>]) -> impl Iterator<Item = usize> + 'a {
+    addresses.iter().skip(1).map(|next| next.place.start).chain([line.text.len()])
 }
 
 /// How many groups a line names.

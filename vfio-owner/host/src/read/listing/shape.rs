@@ -66,12 +66,6 @@ pub(super) fn is_told_of(text: &str, address: &Token<PciAddress>) -> bool {
     after.starts_with(": group ") || after.starts_with(": failed ") && after.contains(" for group ")
 }
 
-/// Whether a command prints the names in the folder of a group.
-pub(super) fn lists_folder(command: &str) -> bool {
-    let mut words = command.split_whitespace().skip_while(|word| !matches!(*word, "ls" | "ll" | "dir"));
-    words.next().is_some() && words.any(|word| word.trim_end_matches('/').ends_with("/devices"))
-}
-
 /// The text without the marks in brackets in front: ids, and the `[R]` of what can be reset.
 pub(super) fn without_marks(text: &str) -> &str {
     let mut rest = text;
@@ -88,8 +82,8 @@ fn without_brackets(text: &str) -> String {
     let mut depth = 0_u32;
     for c in text.chars() {
         match c {
-            '[' => depth += 1,
-            ']' => depth = depth.saturating_sub(1),
+            '[' | '(' => depth += 1,
+            ']' | ')' => depth = depth.saturating_sub(1),
             c if depth == 0 => out.push(c),
             _ => {}
         }
@@ -107,7 +101,9 @@ pub(super) fn is_heading(text: &str) -> bool {
     // Whatever the group is called stands behind a colon or in brackets.
     let front = text.split(['(', '[']).next().unwrap_or_default();
     let front = front.split_once(": ").map_or(front, |(front, _)| front);
-    let path = front.contains('/') && (front.ends_with(':') || front.ends_with("devices") || front.ends_with('/'));
+    let in_list = front.strip_prefix("/sys/kernel/iommu_groups/").is_some_and(|rest| rest.parse::<u32>().is_ok());
+    let path =
+        in_list || front.contains('/') && (front.ends_with(':') || front.ends_with("devices") || front.ends_with('/'));
     let word = |word: &str| {
         let lower = word.to_lowercase();
         token::is_group_word(word)
@@ -123,6 +119,29 @@ pub(super) fn is_heading(text: &str) -> bool {
 /// Whether a line that names a group is a sentence.
 pub(super) fn is_prose(text: &str) -> bool {
     token::words(text).count() > 4
+}
+
+/// Whether somebody says that something is not so, or asks it.
+pub(super) fn is_denied(text: &str) -> bool {
+    const WORDS: [&str; 12] =
+        ["not", "never", "should", "must", "isn", "wasn", "aren", "doesn", "same", "was", "were", "why"];
+    text.ends_with('?') || token::words(text).any(|word| WORDS.contains(&&*word.value.to_ascii_lowercase()))
+}
+
+/// Whether somebody says something: more words than a broken line has, or a sign at the end.
+pub(super) fn is_sentence(text: &str) -> bool {
+    text.ends_with(['.', ':', '?', '!']) || is_prose(text) && !text.ends_with([']', ')'])
+}
+
+/// Whether a line stands for lines that were left out.
+pub(super) fn is_elision(text: &str) -> bool {
+    const WORDS: [&str; 8] = ["snip", "snipped", "cut", "omitted", "truncated", "skipped", "etc", "output"];
+    let lower = text.to_ascii_lowercase();
+    let dots = text.contains("...") || text.contains('…');
+    let bracketed = text.starts_with(['<', '[', '(']) && token::words(&lower).next().is_some();
+    let all_known = token::words(&lower).all(|word| WORDS.contains(&word.value)) && !has_number(text);
+    // `grep -A` draws a line where it leaves some out.
+    matches!(&*lower, "--" | "snip" | "snipped") || (dots || bracketed) && all_known
 }
 
 /// Whether a line that was not understood may begin another group.
@@ -150,34 +169,7 @@ pub(super) fn leading_number(text: &str) -> Option<u32> {
     text.split_whitespace().next()?.parse().ok()
 }
 
-/// A command as it was typed, or part of a script.
-pub(super) fn is_command(text: &str) -> bool {
-    const COMMANDS: [&str; 17] = [
-        "lspci",
-        "find ",
-        "dmesg",
-        "for ",
-        "cat ",
-        "ls ",
-        "grep ",
-        "journalctl",
-        "virsh ",
-        "pvesh ",
-        "dpdk-devbind",
-        "umockdev",
-        "lshw",
-        "tree ",
-        "bash ",
-        "sudo ",
-        "sh ",
-    ];
-    if text.contains("Kernel driver") {
-        return false;
-    }
-    let typed = ["$ ", "# ", "~# ", "~$ "].iter().find_map(|sign| text.split_once(sign)).map(|(_, rest)| rest);
-    let is_known = |rest: &str| COMMANDS.iter().any(|command| rest.trim_start().starts_with(command));
-    typed.is_some_and(is_known)
-        || text.contains("$(") && !text.contains("Kernel")
-        || text.contains("${")
-        || is_known(text) && token::addresses(text).is_empty() && !text.contains(':')
+/// Whether a line has names of devices and nothing else: such a name has a digit.
+pub(super) fn lists_names(text: &str) -> bool {
+    text.split_whitespace().all(|name| name.contains(|c: char| c.is_ascii_digit()) && !name.ends_with([':', ',', ')']))
 }

@@ -1,9 +1,11 @@
 //! Tables: columns between bars, or apart by tabs or several spaces, with a heading.
 
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
+use vfio_owner::viability::{DriverDma, dma_of};
 
 use super::ListingErrorReason;
-use super::facts::Facts;
+use super::attribute;
+use super::facts::{Facts, Place};
 use super::token::{self, hex4};
 use super::words::leading_class;
 
@@ -24,13 +26,13 @@ enum Column {
     Other,
 }
 
-/// The cells of a line without bars, if it has several: tabs divide them, else several spaces, else commas.
-pub(super) fn columns(text: &str) -> Option<Vec<&str>> {
+/// The cells of a line without bars, if it has so many: tabs divide them, else several spaces, else commas.
+pub(super) fn columns(text: &str, least: usize) -> Option<Vec<&str>> {
     ["\t", "  ", ";", ","].into_iter().find_map(|sign| {
         let cells = text.split(sign).map(|cell| cell.trim().trim_matches('"'));
         // Between columns of words there are as many spaces as there is room.
         let cells: Vec<&str> = cells.filter(|cell| sign != "  " || !cell.is_empty()).collect();
-        (cells.len() > 2).then_some(cells)
+        (cells.len() >= least).then_some(cells)
     })
 }
 
@@ -75,6 +77,9 @@ impl Table {
         };
         facts.device(device).listed = true;
         let mut ids = (None, None);
+        if self.columns.is_empty() {
+            return without_heading(facts, device, cells, line).map(|()| true);
+        }
         for (cell, column) in cells.iter().zip(&self.columns) {
             match column {
                 Column::Group => {
@@ -94,11 +99,11 @@ impl Table {
                     described(facts, device, cell, line)?;
                 }
                 Column::Other => {}
-                Column::Driver => match *cell {
-                    "" => {}
-                    "-" | "none" | "(none)" => facts.driver(device, None, line)?,
-                    driver => facts.driver(device, Some(driver.to_owned()), line)?,
-                },
+                Column::Driver => {
+                    if let Some(driver) = attribute::driver(cell) {
+                        facts.driver(device, driver, line)?;
+                    }
+                }
             }
         }
         if let (Some(vendor), Some(id)) = ids {
@@ -108,15 +113,37 @@ impl Table {
     }
 }
 
+/// A row of a table whose heading is not shown: what a cell is about, it has to say itself.
+fn without_heading(
+    facts: &mut Facts,
+    device: PciAddress,
+    cells: &[&str],
+    line: usize,
+) -> Result<(), ListingErrorReason> {
+    for cell in cells {
+        if let [group] = &token::groups(cell, &[])[..] {
+            facts.group(device, group.value.known(), Place::Shown, line)?;
+        } else if dma_of(cell) != DriverDma::Unknown {
+            facts.driver(device, Some((*cell).to_owned()), line)?;
+        } else if leading_class(cell).is_some() || token::ids(cell).is_some() {
+            described(facts, device, cell, line)?;
+        }
+    }
+    Ok(())
+}
+
 /// What a cell of words says of a device: its kind and name, or its name alone, and ids.
 fn described(facts: &mut Facts, device: PciAddress, cell: &str, line: usize) -> Result<(), ListingErrorReason> {
     if let Some(ids) = token::ids(cell) {
         facts.ids(device, ids, line)?;
     }
-    let words = cell.trim_matches('`');
+    let behind = token::addresses(cell).last().and_then(|found| cell.get(found.place.end..));
+    let words = behind.unwrap_or(cell).trim_matches(['`', ' ']);
     match leading_class(words) {
         Some((class, name)) => {
             facts.class(device, class);
+            let code = name.trim_start().strip_prefix('[').and_then(|rest| rest.split_once(']'));
+            let name = code.filter(|(code, _)| hex4(code).is_some()).map_or(name, |(_, rest)| rest);
             facts.name(device, name.trim_start_matches([':', ' ']));
         }
         None if words.contains(' ') && token::addresses(words).is_empty() => facts.name(device, words),

@@ -20,7 +20,9 @@ pub(super) fn addresses(text: &str) -> Vec<Token<PciAddress>> {
     for (dot, _) in text.match_indices('.') {
         let Some(token) = address_around(text, dot) else { continue };
         // `lspci -P` gives only slot and function of what is behind a bridge: whatever it is, it is not the bridge.
-        if is_slot(bytes.get(token.place.end..).unwrap_or_default()) {
+        let rest = bytes.get(token.place.end..).unwrap_or_default();
+        // Through links of a device, a path leads to another one.
+        if is_slot(rest) || rest.starts_with(b"/virtfn") || rest.starts_with(b"/physfn/") {
             continue;
         }
         add(&mut found, text, token);
@@ -31,6 +33,13 @@ pub(super) fn addresses(text: &str) -> Vec<Token<PciAddress>> {
         }
     }
     found
+}
+
+/// The bridges that a path of sysfs leads through: devices with one on another bus in their folder.
+pub(super) fn bridges(text: &str) -> impl Iterator<Item = PciAddress> {
+    let steps: Vec<Option<PciAddress>> = text.split('/').map(|step| step.parse().ok()).collect();
+    let pairs: Vec<_> = steps.windows(2).filter_map(|pair| Some((*pair.first()?)?).zip(*pair.get(1)?)).collect();
+    pairs.into_iter().filter(|(above, below)| above.bus() != below.bus()).map(|(above, _)| above)
 }
 
 fn add(found: &mut Vec<Token<PciAddress>>, text: &str, mut token: Token<PciAddress>) {
@@ -171,8 +180,9 @@ fn number_behind(rest: &str) -> Option<(Fact<u32>, usize)> {
 
 /// Whether a word is one for a group, slips of the pen and other languages included.
 pub(super) fn is_group_word(word: &str) -> bool {
+    const OTHERS: [&str; 8] = ["группа", "группы", "група", "グループ", "그룹", "skupina", "groep", "ryhmä"];
     let lower = word.to_lowercase();
-    if lower.ends_with('组') || lower.ends_with('組') {
+    if lower.ends_with('组') || lower.ends_with('組') || OTHERS.contains(&&*lower) {
         return true;
     }
     let bare = lower.find('g').filter(|at| *at > 0 && is_iommu(lower.get(..*at).unwrap_or_default()));
@@ -210,6 +220,18 @@ pub(super) fn hex4(text: &str) -> Option<u16> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
     let plain = digits.len() == 4 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     if plain { u16::from_str_radix(digits, 16).ok() } else { None }
+}
+
+/// The number of a class, base class and subclass; behind them may be the interface, which is left out.
+pub(super) fn class_number(text: &str) -> Option<u32> {
+    let text = text.trim_matches(['[', ']', '`', ' ']);
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    let number = u32::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'))?;
+    match digits.len() {
+        4 => Some(number),
+        6 => Some(number >> 8),
+        _ => None,
+    }
 }
 
 /// The ids `10de:1b80` of a text, the last first in brackets, else free-standing.

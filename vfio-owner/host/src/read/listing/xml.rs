@@ -47,7 +47,8 @@ impl Xml {
                 self.device = token::addresses(content).first().map(|found| found.value);
                 if let Some(device) = self.device {
                     let record = facts.device(device);
-                    (record.listed, record.form, record.details) = (true, Form::Record, false);
+                    (record.listed, record.form) = (true, Form::Record);
+                    record.detailed_in = None;
                 }
             }
             ("name", Some(device)) if self.inside == Inside::Driver => {
@@ -56,13 +57,13 @@ impl Xml {
             ("driver", Some(_)) => self.inside = Inside::Driver,
             ("capability", Some(_)) if tag.contains("phys_function") => self.inside = Inside::PhysicalFunction,
             ("capability", Some(_)) if tag.contains("virt_functions") => self.inside = Inside::VirtualFunctions,
-            ("iommuGroup", Some(device)) => {
+            ("iommuGroup", device) => {
                 if let Some(number) = value(tag, "number").and_then(|number| number.parse().ok()) {
                     self.inside = Inside::Group(number);
-                    facts.group(device, Some(number), Place::Shown, line)?;
+                    device.map_or(Ok(()), |device| facts.group(device, Some(number), Place::Shown, line))?;
                 }
             }
-            ("address", Some(device)) => {
+            ("address", device) => {
                 if let Some(other) = address(tag) {
                     self.other(device, other, line, facts)?;
                 }
@@ -114,16 +115,16 @@ impl Xml {
     /// Another device in the description of one.
     fn other(
         &self,
-        device: PciAddress,
+        device: Option<PciAddress>,
         other: PciAddress,
         line: usize,
         facts: &mut Facts,
     ) -> Result<(), ListingErrorReason> {
-        match self.inside {
-            Inside::PhysicalFunction => facts.parent(device, other),
-            Inside::VirtualFunctions => facts.parent(other, device),
-            Inside::Group(number) => facts.group(other, Some(number), Place::Shown, line)?,
-            Inside::Nothing | Inside::Driver => {}
+        match (self.inside, device) {
+            (Inside::PhysicalFunction, Some(device)) => facts.parent(device, other),
+            (Inside::VirtualFunctions, Some(device)) => facts.parent(other, device),
+            (Inside::Group(number), _) => facts.group(other, Some(number), Place::Shown, line)?,
+            _ => {}
         }
         Ok(())
     }

@@ -48,10 +48,12 @@ impl Reader<'_> {
         let name = name.trim_start();
         let code = name.strip_prefix('[').and_then(|rest| rest.split_once(']'));
         let name = code.filter(|(code, _)| token::hex4(code).is_some()).map_or(name, |(_, rest)| rest);
-        let name = name.trim_start_matches([':', ' ']);
+        let name = name.trim_start_matches([':', ' ', '"', ')']);
+        // `lspci -mm` has more behind the name.
+        let name = name.split("\" -").next().unwrap_or(name).replace("\" \"", " ");
         let end = name.rfind(" [").filter(|at| token::ids(name.get(*at..).unwrap_or_default()).is_some());
-        let end = end.or_else(|| name.find(" (rev ")).unwrap_or(name.len());
-        let name = name.get(..end).unwrap_or(name).trim();
+        let end = end.or_else(|| name.find(" (rev ")).or_else(|| name.find("(driver")).unwrap_or(name.len());
+        let name = name.get(..end).unwrap_or(&name).trim();
         if !name.is_empty() {
             self.facts.name(device, name);
         }
@@ -72,7 +74,9 @@ impl Reader<'_> {
             return Ok(true);
         };
         let (device, number, facts) = (current.device, line.number, &mut self.facts);
-        facts.device(device).details |= attribute != Attribute::Modules;
+        if attribute != Attribute::Modules {
+            facts.detailed(device);
+        }
         match attribute {
             Attribute::Driver(driver) => facts.driver(device, driver, number)?,
             Attribute::Modules => facts.device(device).modules = true,

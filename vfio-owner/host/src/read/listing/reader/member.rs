@@ -4,9 +4,9 @@ use super::Reader;
 use super::place::Heading;
 use crate::Fact;
 use crate::read::listing::line::Line;
-use crate::read::listing::shape::link;
+use crate::read::listing::shape::{link, lists_names};
 use crate::read::listing::{attribute, token};
-use crate::read::other_member::MDEV;
+use crate::read::other_member::bus_of;
 
 impl Reader<'_> {
     /// A member of a group that is no PCI function: a path of sysfs, or a line of a kernel's log.
@@ -47,23 +47,27 @@ impl Reader<'_> {
 
     /// The names in the folder of a group that are those of no PCI functions.
     pub(super) fn folder(&mut self, line: &Line) -> bool {
-        let Some(scope) = self.scope.as_ref().filter(|scope| scope.kind == Heading::Folder && !scope.blank) else {
+        let Some(scope) = self
+            .scope
+            .as_mut()
+            .filter(|scope| scope.kind == Heading::Folder && !scope.blank && scope.bare != Some(false))
+        else {
             return false;
         };
-        let (Some(group), None) = (scope.group, link(&line.text)) else { return false };
+        if link(&line.text).is_some() {
+            return false;
+        }
         if attribute::is_noise(&line.text) {
             return true;
         }
+        if !lists_names(&line.text) {
+            scope.doubtful = true;
+            return false;
+        }
+        let group = scope.group;
         for name in line.text.split_whitespace().filter(|name| token::addresses(name).is_empty()) {
-            self.facts.other_member(group, name, bus_of(name), Fact::Unknown);
+            self.facts.named_member(group, name);
         }
         true
     }
-}
-
-/// The bus of a device that is no PCI function, as far as its name tells: mediated devices are called by an UUID.
-pub(super) fn bus_of(name: &str) -> Fact<String> {
-    let lengths: Vec<usize> = name.split('-').map(str::len).collect();
-    let hex = name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
-    if hex && lengths == [8, 4, 4, 4, 12] { Fact::Is(MDEV.to_owned()) } else { Fact::Unknown }
 }

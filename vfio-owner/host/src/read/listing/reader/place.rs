@@ -2,11 +2,12 @@
 
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
-use super::{Read, Reader};
+use super::{Above, Read, Reader};
 use crate::read::listing::attribute;
-use crate::read::listing::facts::{Form, Place};
+use crate::read::listing::command::{Question, is_command};
+use crate::read::listing::facts::{Form, GroupRef, Place};
 use crate::read::listing::line::Line;
-use crate::read::listing::shape::{is_heading, is_prose, names_device, subjects};
+use crate::read::listing::shape::{is_elision, is_heading, is_prose, link, lists_names, names_device, subjects};
 use crate::read::listing::token::{self, Token};
 
 /// The device that the next lines are about.
@@ -21,7 +22,7 @@ pub(super) struct Current {
 
 /// The group that the next devices are in.
 pub(super) struct Scope {
-    pub(super) group: Option<u32>,
+    pub(super) group: GroupRef,
     pub(super) indent: usize,
     pub(super) kind: Heading,
     /// In which column the first device below stands.
@@ -29,6 +30,8 @@ pub(super) struct Scope {
     /// Where the group's devices end is not certain any more.
     pub(super) doubtful: bool,
     pub(super) blank: bool,
+    /// Whether the lines of a folder have bare names of devices, as the first has or has not.
+    pub(super) bare: Option<bool>,
 }
 
 /// How a group is named for the lines below.
@@ -38,13 +41,20 @@ pub(super) enum Heading {
     Alone,
     /// In the line of its first device.
     WithDevice,
+    /// The same, and the line has the device's ids before its address, as the lines of all devices have.
+    WithMarkedDevice,
     /// As the folder of its devices, of which each line below is one.
     Folder,
 }
 
 impl Scope {
-    pub(super) const fn new(group: Option<u32>, indent: usize, kind: Heading) -> Self {
-        Self { group, indent, kind, members_at: None, doubtful: false, blank: false }
+    pub(super) const fn new(group: GroupRef, indent: usize, kind: Heading) -> Self {
+        Self { group, indent, kind, members_at: None, doubtful: false, blank: false, bare: None }
+    }
+
+    /// Whether the names of devices have followed, and nothing else.
+    pub(super) const fn is_whole(&self) -> bool {
+        matches!((self.kind, self.bare), (Heading::Folder, Some(true))) && !self.doubtful && !self.blank
     }
 }
 
@@ -59,13 +69,27 @@ impl Reader<'_> {
     /// Puts devices into the group whose devices stand here.
     pub(super) fn enter(&mut self, line: &Line, addresses: &[Token<PciAddress>], indent: usize) -> Read {
         let Some(scope) = &mut self.scope else { return Ok(()) };
+        let bare = link(&line.text).is_some() || lists_names(&line.text);
+        if scope.kind == Heading::Folder && *scope.bare.get_or_insert(bare) != bare {
+            // Behind the names in the folder come lines about devices of any group.
+            let group = scope.group;
+            if scope.is_whole() && self.asked == Some(Question::Members(group)) {
+                self.facts.whole_folder(group);
+            }
+            self.scope = None;
+            return Ok(());
+        }
         let members_at = *scope.members_at.get_or_insert(indent);
         let nested = members_at > scope.indent;
         let place = match (nested, indent > scope.indent) {
             (true, true) if !scope.doubtful => Some(Place::Shown),
             (true, true) => Some(Place::Perhaps),
             (true, false) => None,
+            (false, _) if scope.kind == Heading::WithMarkedDevice && line.text.starts_with('[') && !scope.doubtful => {
+                Some(Place::Shown)
+            }
             // Behind a device in the line of the group, what is not indented is another device.
+            (false, _) if scope.kind == Heading::WithMarkedDevice && !line.text.starts_with('[') => None,
             (false, _) if scope.kind == Heading::WithDevice && !line.text.starts_with('[') => None,
             (false, _) if scope.kind == Heading::WithDevice || scope.doubtful => Some(Place::Perhaps),
             (false, _) if scope.blank && self.current.is_some() => Some(Place::Perhaps),
@@ -77,7 +101,7 @@ impl Reader<'_> {
             None => self.scope = None,
             Some(place) => {
                 for address in addresses {
-                    self.facts.group(address.value, group, place, line.number)?;
+                    self.facts.member(address.value, group, place, line.number)?;
                 }
             }
         }
@@ -94,16 +118,22 @@ impl Reader<'_> {
         let heading = is_heading(&line.text);
         if heading && self.is_heading_here(place, line) || self.leads_to_devices(place, line) {
             self.current = None;
-            let kind = if line.text.contains("/devices") { Heading::Folder } else { Heading::Alone };
-            self.scope = Some(Scope::new(group, line.indent, kind));
+            self.above = Above::Nothing;
+            let kind = if line.text.contains("/devices") || line.text.starts_with("/sys/") {
+                Heading::Folder
+            } else {
+                Heading::Alone
+            };
+            self.scope = Some(Scope::new(GroupRef::Known(group), line.indent, kind));
             return Ok(());
         }
         let below = |current: &&Current| {
             heading || current.form == Form::Record || line.indent > current.indent || attribute::is_detail(&line.text)
         };
         if let Some(device) = self.current.as_ref().filter(below).map(|current| current.device) {
-            self.facts.device(device).details = true;
-            return self.facts.group(device, group, Place::Shown, line.number);
+            self.facts.detailed(device);
+            let place = if self.some_devices { Place::Pointed } else { Place::Own };
+            return self.facts.group(device, group, place, line.number);
         }
         if is_prose(&line.text) {
             self.skip();
@@ -148,7 +178,7 @@ impl Reader<'_> {
 pub(super) fn flat_order(lines: &[Line]) -> Order {
     let mut device_above = false;
     for line in lines {
-        if line.text.is_empty() {
+        if line.text.is_empty() || is_elision(&line.text) || is_command(&line.text) {
             device_above = false;
             continue;
         }
