@@ -15,6 +15,11 @@
     reason = "indices into a node are below its length, which is at most its width; node numbers come from the tree itself"
 )]
 
+#[cfg(all(test, not(shuttle)))]
+mod check;
+mod grow;
+mod shrink;
+
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -22,22 +27,6 @@ use slab::Slab;
 
 use super::node::{INNER_WIDTH, Inner, LEAF_WIDTH, Leaf, Span, Spans};
 use crate::address::{Iova, IovaRange};
-
-/// A node of a level with fewer entries looks for a neighbour to merge with.
-const fn low(level: usize) -> usize {
-    width(level) / 4
-}
-
-/// Two nodes of a level with so many entries together, or fewer, are merged.
-const fn merged(level: usize) -> usize {
-    width(level) * 3 / 4
-}
-
-/// How many entries of a full node stay there when it is split for one more at `place`: half of them, but all if that is
-/// behind them, so that ranges that come in ascending order leave full nodes.
-const fn kept(place: usize, width: usize) -> usize {
-    if place == width { width } else { width / 2 }
-}
 
 /// Entries of a node of a level at most.
 const fn width(level: usize) -> usize {
@@ -65,14 +54,6 @@ pub(super) struct At {
     entry: usize,
 }
 
-/// A node after something was added below it.
-struct Grown {
-    /// `None` if it is what the parent knows.
-    span: Option<Span>,
-    /// Its new right neighbour.
-    split: Option<(Span, u32)>,
-}
-
 /// Where a range goes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Place {
@@ -82,13 +63,6 @@ pub(super) enum Place {
     Last,
     /// At an end of a leaf, or in a full one.
     AtAnEnd,
-}
-
-/// Whether a node may have become another one to its parent.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Look {
-    Again,
-    Away,
 }
 
 impl<V> Tree<V> {
@@ -272,77 +246,6 @@ impl<V> Tree<V> {
         Some((range, self.values.try_remove(value as usize)?))
     }
 
-    /// Adds a range, whose value is there already.
-    fn insert_from_root(&mut self, range: IovaRange, value: u32) {
-        if self.len() == 1 {
-            self.root = self.new_leaf();
-            self.height = 0;
-        }
-        let old_root = self.root;
-        let grown = self.insert_below(old_root, self.height, range, value);
-        if let Some((right, node)) = grown.split {
-            let root = self.new_inner();
-            let inner = &mut self.inners[root as usize];
-            let span = grown.span.unwrap_or(right);
-            inner.open(0, span, old_root);
-            inner.open(1, right, node);
-            self.root = root;
-            self.height += 1;
-        }
-    }
-
-    fn insert_below(&mut self, node: u32, level: usize, range: IovaRange, value: u32) -> Grown {
-        if level == 0 {
-            return self.insert_in_leaf(node, range, value);
-        }
-        let inner = self.inner(node);
-        // Behind all of them, it goes into the last.
-        let place = inner.spans.ending_from(range.first().get()).min(inner.spans.len - 1);
-        let grown = self.insert_below(inner.children[place], level - 1, range, value);
-        let inner = &mut self.inners[node as usize];
-        let changed = grown.span.filter(|span| *span != inner.known(place));
-        if let Some(span) = changed {
-            inner.know(place, span);
-        }
-        let Some((right, child)) = grown.split else {
-            return Grown { span: changed.map(|_| inner.span()), split: None };
-        };
-        if inner.spans.len < INNER_WIDTH {
-            inner.open(place + 1, right, child);
-            return Grown { span: Some(inner.span()), split: None };
-        }
-        let new = self.new_inner();
-        let (left, upper) = two(&mut self.inners, node, new);
-        let at = place + 1;
-        let kept = kept(at, INNER_WIDTH);
-        left.move_to(kept, upper);
-        if at < kept {
-            left.open(at, right, child);
-        } else {
-            upper.open(at - kept, right, child);
-        }
-        Grown { span: Some(left.span()), split: Some((upper.span(), new)) }
-    }
-
-    fn insert_in_leaf(&mut self, node: u32, range: IovaRange, value: u32) -> Grown {
-        let leaf = &mut self.leaves[node as usize];
-        let place = leaf.spans.ending_from(range.first().get());
-        if leaf.spans.len < LEAF_WIDTH {
-            leaf.put(place, range, value);
-            return Grown { span: Some(leaf.span()), split: None };
-        }
-        let new = self.new_leaf();
-        let (left, upper) = two(&mut self.leaves, node, new);
-        let kept = kept(place, LEAF_WIDTH);
-        left.move_to(kept, upper);
-        if place < kept {
-            left.put(place, range, value);
-        } else {
-            upper.put(place - kept, range, value);
-        }
-        Grown { span: Some(left.span()), split: Some((upper.span(), new)) }
-    }
-
     /// Takes the range that begins at `first` out, if it is wanted, and hands its value over from where it lies.
     #[inline]
     pub(super) fn remove_if<R>(
@@ -359,7 +262,7 @@ impl<V> Tree<V> {
         if !wanted(range, self.values.get(value)?) {
             return None;
         }
-        let inside = 0 < entry && entry + 1 < spans.len && spans.len > low(0);
+        let inside = 0 < entry && entry + 1 < spans.len && spans.len > shrink::low(0);
         let only_leaf = self.height == 0;
         if only_leaf || inside && spans.firsts[entry + 1] - spans.lasts[entry - 1] - 1 <= *bound {
             self.leaves[leaf].take(entry);
@@ -371,52 +274,6 @@ impl<V> Tree<V> {
             self.free_leaf(self.root);
         }
         Some(taken(range, self.values.try_remove(value)?))
-    }
-
-    fn remove_from_root(&mut self, first: u64) {
-        self.remove_below(self.root, self.height, first);
-        while self.height > 0 && self.inner(self.root).spans.len == 1 {
-            let old = self.root;
-            self.root = self.inner(old).children[0];
-            self.free_inner(old);
-            self.height -= 1;
-        }
-    }
-
-    /// Takes the range that begins at `first` out below a node: whether the parent must look at the node again.
-    fn remove_below(&mut self, node: u32, level: usize, first: u64) -> Look {
-        if level == 0 {
-            let leaf = &mut self.leaves[node as usize];
-            let place = leaf.spans.ending_from(first);
-            if place == leaf.spans.len || leaf.spans.firsts[place] != first {
-                return Look::Away;
-            }
-            leaf.take(place);
-            return Look::Again;
-        }
-        let place = self.inner(node).spans.ending_from(first);
-        if place == self.inner(node).spans.len {
-            return Look::Away;
-        }
-        let child = self.inner(node).children[place];
-        if self.remove_below(child, level - 1, first) == Look::Away {
-            return Look::Away;
-        }
-        let left = self.count(child, level - 1);
-        let mut look = Look::Away;
-        if left > 0 {
-            let span = self.span(child, level - 1);
-            let inner = &mut self.inners[node as usize];
-            if inner.known(place) != span {
-                inner.know(place, span);
-                look = Look::Again;
-            }
-        }
-        if left < low(level - 1) {
-            self.tidy(node, place, level - 1, left);
-            look = Look::Again;
-        }
-        look
     }
 
     fn count(&self, node: u32, level: usize) -> usize {
@@ -448,38 +305,6 @@ impl<V> Tree<V> {
         if level == 0 { self.leaves[node as usize].span() } else { self.inner(node).span() }
     }
 
-    /// Frees a child without entries, or merges one that runs low with a neighbour.
-    fn tidy(&mut self, node: u32, place: usize, level: usize, left: usize) {
-        let inner = self.inner(node);
-        let child = inner.children[place];
-        if left == 0 {
-            self.inners[node as usize].close(place);
-            self.free(child, level);
-            return;
-        }
-        let fits = |other: usize| left + self.count(inner.children[other], level) <= merged(level);
-        let first = if place + 1 < inner.spans.len && fits(place + 1) {
-            place
-        } else if place > 0 && fits(place - 1) {
-            place - 1
-        } else {
-            return;
-        };
-        let (into, from) = (inner.children[first], inner.children[first + 1]);
-        if level == 0 {
-            let (into, from) = two(&mut self.leaves, into, from);
-            from.move_to(0, into);
-        } else {
-            let (into, from) = two(&mut self.inners, into, from);
-            from.move_to(0, into);
-        }
-        self.free(from, level);
-        let span = self.span(into, level);
-        let inner = &mut self.inners[node as usize];
-        inner.close(first + 1);
-        inner.know(first, span);
-    }
-
     fn free(&mut self, node: u32, level: usize) {
         if level == 0 { self.free_leaf(node) } else { self.free_inner(node) }
     }
@@ -492,53 +317,6 @@ impl<V> Tree<V> {
     fn free_inner(&mut self, node: u32) {
         self.inners[node as usize] = Inner::new();
         self.free_inners.push(node);
-    }
-
-    /// Checks what nodes know of one another, and that it does not matter where the last change was.
-    #[cfg(all(test, not(shuttle)))]
-    pub(super) fn check(&self) {
-        let nodes = if self.len() == 0 { (0, 0, 0) } else { self.check_below(self.root, self.height) };
-        assert_eq!(nodes.2, self.len());
-        assert_eq!(nodes.0 + self.free_leaves.len(), self.leaves.len(), "no leaf is lost");
-        assert_eq!(nodes.1 + self.free_inners.len(), self.inners.len(), "no node is lost");
-        let Some(Leaf { spans, .. }) = self.leaves.get(self.near.leaf) else { return };
-        let keys = spans.firsts.iter().take(spans.len).chain(spans.lasts.iter().take(spans.len));
-        for key in keys.flat_map(|key| [key.saturating_sub(1), *key, key.saturating_add(1)]) {
-            assert_eq!(self.find(key), self.find_from_root(key));
-        }
-    }
-
-    /// How many leaves, inner nodes and ranges there are.
-    #[cfg(all(test, not(shuttle)))]
-    fn check_below(&self, node: u32, level: usize) -> (usize, usize, usize) {
-        let len = self.count(node, level);
-        assert!(len > 0 && len <= width(level));
-        let mut before = None;
-        for place in 0..len {
-            let (first, last) = self.ends(node, level, place);
-            assert!(first <= last && before < Some(first));
-            before = Some(last);
-        }
-        if level == 0 {
-            let Leaf { values, bound, spans } = &self.leaves[node as usize];
-            assert!(*bound >= spans.holes().max().unwrap_or(0));
-            assert!(values.iter().take(spans.len).all(|value| self.values.contains(*value as usize)));
-            return (1, 0, spans.len);
-        }
-        let inner = self.inner(node);
-        let spans = &inner.spans;
-        assert!(inner.bound >= spans.holes().max().unwrap_or(0));
-        assert!(inner.bounds.iter().take(spans.len).all(|bound| inner.bound >= *bound));
-        let mut sum = (0, 1, 0);
-        for place in 0..spans.len {
-            let child = inner.children[place];
-            let (known, span) = (inner.known(place), self.span(child, level - 1));
-            assert_eq!((known.first, known.last), (span.first, span.last));
-            assert!(known.bound >= span.bound);
-            let below = self.check_below(child, level - 1);
-            sum = (sum.0 + below.0, sum.1 + below.1, sum.2 + below.2);
-        }
-        sum
     }
 }
 
