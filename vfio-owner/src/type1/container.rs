@@ -18,9 +18,6 @@ use crate::backend::{
 };
 use iommu_core::device_model::Errno;
 
-/// So many mappings, and their page tables, are in no cache as a whole.
-const MANY: usize = 1 << 14;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Version {
     One,
@@ -200,12 +197,6 @@ impl ContainerIommu for Type1Container {
 
     fn map(&mut self, request: &MapRequest) -> Result<(), MapDmaError> {
         let range = self.requested(request)?;
-        if self.mappings.len() >= MANY {
-            // Neither the place nor the entry of the page tables is in a cache: so the processor fetches both at once.
-            for shared in &self.domains {
-                let _ = shared.domain.iova_to_phys(range.first());
-            }
-        }
         let full = self.mappings.len() >= self.config.dma_entry_limit as usize;
         let place =
             self.mappings.vacant(range).map_err(|overlap| MapDmaError::Mapped { existing: overlap.existing })?;
