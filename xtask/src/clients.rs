@@ -17,7 +17,8 @@ mod start_up;
 mod tap;
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anstream::{eprintln, println};
@@ -26,7 +27,7 @@ use vfio_owner::testbed::Machine;
 use vfio_room::{Command, Room};
 
 use crate::style::DIM;
-use crate::{distribution, replay};
+use crate::{distribution, replay, root};
 use checks::Checks;
 use need::Need;
 use report::Report;
@@ -161,6 +162,13 @@ fn limited(room: &Room, program: impl AsRef<OsStr>) -> Command<'_> {
     let mut command = room.command("timeout");
     command.args(["--signal=KILL", "600"]).arg(found.as_deref().map_or(program, Path::as_os_str));
     command
+}
+
+/// Makes a folder for what a client needs on the disk.
+fn folder(name: &str) -> Result<PathBuf> {
+    let folder = root().join("target/clients").join(name);
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
 }
 
 /// Runs a command that is to succeed; what it prints.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use duct::cmd;
 
 /// Finds a program on the path, or among those of the administrator, which are not on everybody's.
@@ -25,44 +25,57 @@ pub(crate) fn update() {
     apt_get(["update", "-qq"].iter());
 }
 
-/// Unpacks packages of the distribution's backports into a folder that is not there yet, without installing them; whether
-/// they could be had. That needs no root.
-pub(crate) fn unpack_backports(packages: &[&str], folder: &Path) -> Result<bool> {
-    let Some(release) = backports() else { return Ok(false) };
-    // Unpacked beside it first: what was interrupted is not taken for whole.
-    let partly = folder.with_extension("partly");
+/// Unpacks packages into a folder that is not there yet, without installing them. That needs no root.
+pub(crate) fn unpack(packages: &[&str], folder: &Path) -> Result<()> {
+    unpack_with(&[], packages, folder)
+}
+
+/// As [`unpack`], from the distribution's backports, whether the machine is set up for them or not.
+pub(crate) fn unpack_backports(packages: &[&str], folder: &Path) -> Result<()> {
+    let release = backports().context("no Debian has backports to this release")?;
+    let own = beside(folder, "apt");
+    for made in ["lists/partial", "cache/archives/partial"] {
+        fs::create_dir_all(own.join(made))?;
+    }
+    let own = fs::canonicalize(own)?;
+    fs::write(own.join("sources.list"), format!("deb http://deb.debian.org/debian {release} main\n"))?;
+    let option = |name: &str, file: &str| format!("{name}={}", own.join(file).display());
+    let options = [
+        option("Dir::Etc::SourceList", "sources.list"),
+        "Dir::Etc::SourceParts=-".to_owned(),
+        option("Dir::State::Lists", "lists"),
+        option("Dir::Cache", "cache"),
+    ];
+    let options: Vec<&str> = options.iter().flat_map(|option| ["-o", option]).collect();
+    ensure!(apt_get(options.iter().chain(&["update", "-qq"])), "apt-get update of {release}");
+    unpack_with(&options, packages, folder)?;
+    Ok(fs::remove_dir_all(own)?)
+}
+
+/// Beside the folder first: what was interrupted is not taken for whole.
+fn unpack_with(options: &[&str], packages: &[&str], folder: &Path) -> Result<()> {
+    let partly = beside(folder, "partly");
     if partly.exists() {
         fs::remove_dir_all(&partly)?;
     }
-    let [root, lists, cache] = ["root", "lists/partial", "cache/archives/partial"].map(|name| partly.join(name));
-    for made in [&root, &lists, &cache] {
-        fs::create_dir_all(made)?;
+    fs::create_dir_all(&partly)?;
+    let words = options.iter().chain(&["download", "-qq"]).chain(packages);
+    cmd("apt-get", words).dir(&partly).stderr_null().run().context("apt-get download")?;
+    // Before there is anything else in it.
+    let archives: Vec<_> = fs::read_dir(&partly)?.collect::<Result<_, _>>()?;
+    for archive in archives.iter().map(fs::DirEntry::path) {
+        cmd!("dpkg-deb", "-x", &archive, &partly).run().context("dpkg-deb")?;
+        fs::remove_file(archive)?;
     }
-    let partly = fs::canonicalize(partly)?;
-    fs::write(partly.join("sources.list"), format!("deb http://deb.debian.org/debian {release} main\n"))?;
-    let apt_get = |verb: &[&str]| {
-        let option = |name: &str, file: &str| format!("{name}={}", partly.join(file).display());
-        let options = [
-            option("Dir::Etc::SourceList", "sources.list"),
-            "Dir::Etc::SourceParts=-".to_owned(),
-            option("Dir::State::Lists", "lists"),
-            option("Dir::Cache", "cache"),
-        ];
-        let options = options.iter().flat_map(|option| ["-o", option]).chain(["-qq"]);
-        let command = cmd("apt-get", options.chain(verb.iter().copied())).dir(&partly).stdin_null();
-        command.stdout_null().stderr_null().unchecked().run().is_ok_and(|output| output.status.success())
-    };
-    if !apt_get(&["update"]) || !apt_get(&[&["download"], packages].concat()) {
-        return Ok(false);
-    }
-    for entry in fs::read_dir(&partly)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|kind| kind == "deb") {
-            cmd!("dpkg-deb", "-x", &path, &root).run().context("dpkg-deb")?;
-        }
-    }
-    fs::rename(&root, folder)?;
-    Ok(fs::remove_dir_all(&partly).is_ok())
+    Ok(fs::rename(partly, folder)?)
+}
+
+/// A name beside that of a folder.
+fn beside(folder: &Path, kind: &str) -> PathBuf {
+    let mut name = folder.as_os_str().to_owned();
+    name.push(".");
+    name.push(kind);
+    name.into()
 }
 
 /// The name of Debian's backports to the release that runs here.

@@ -12,8 +12,7 @@ use vfio_room::Room;
 
 use super::need::is_root;
 use super::tap::Totals;
-use super::{Checks, Client, Need, is_empty, limited};
-use crate::root;
+use super::{Checks, Client, Need, folder, is_empty, limited};
 
 pub(super) const CLIENT: Client = Client {
     name: "iommufd-selftest",
@@ -68,8 +67,7 @@ enum Lacking {
 }
 
 fn run(checks: &mut Checks) -> Result<()> {
-    let directory = root().join("target/clients/iommufd-selftest");
-    fs::create_dir_all(&directory)?;
+    let directory = folder("iommufd-selftest")?;
     unpack(&directory)?;
     let tests = compile(&directory, "iommufd")?;
     let failing = compile(&directory, "iommufd_fail_nth")?;

@@ -1,6 +1,5 @@
 //! A program in C, `programs/vfio.c`, that makes the calls which user-space drivers and VMMs make, each way to a device.
 
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use vfio_owner::testbed::{Machine, pc};
 use vfio_room::Room;
 
 use super::tap::Totals;
-use super::{Checks, Client, Need, hand_over, is_empty, limited};
+use super::{Checks, Client, Need, folder, hand_over, is_empty, limited};
 use crate::root;
 
 pub(super) const CLIENT: Client = Client {
@@ -61,9 +60,7 @@ fn run(checks: &mut Checks) -> Result<()> {
 
 /// Compiles the program; `None` if it cannot be linked so.
 fn compile(flags: &[&str]) -> Result<Option<PathBuf>> {
-    let directory = root().join("target/clients/c");
-    fs::create_dir_all(&directory)?;
-    let program = directory.join(format!("vfio{}", flags.concat()));
+    let program = folder("c")?.join(format!("vfio{}", flags.concat()));
     let source = root().join("xtask/src/clients/programs/vfio.c");
     let compile = |flags: &[&str], program: &PathBuf| {
         let arguments = ["-O1", "-w", "-pthread"].iter().chain(flags).map(PathBuf::from);

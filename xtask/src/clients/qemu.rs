@@ -18,8 +18,8 @@ use vfio_owner::testbed::{Machine, workstation};
 use vfio_room::{Command, Room};
 
 use self::guest::{BOOTED, EJECTS, EXITS, LEFT};
-use super::{Checks, Client, Need, limited};
-use crate::{distribution, root};
+use super::{Checks, Client, Need, folder, limited};
+use crate::distribution;
 
 /// By VFIO groups, as every version does.
 pub(super) const CLIENT: Client = Client {
@@ -41,9 +41,9 @@ pub(super) const IOMMUFD: Client = Client {
     needs: NEEDS,
     wants: &[],
     run: |checks| {
-        match newer::with_iommufd()? {
-            Some(program) => Qemu { program, way: Way::Iommufd }.check(checks),
-            None => checks.lacks("no QEMU here knows iommufd (8.2 does)"),
+        match newer::with_iommufd() {
+            Ok(program) => Qemu { program, way: Way::Iommufd }.check(checks),
+            Err(error) => checks.lacks(format!("no QEMU here knows iommufd (8.2 does): {error:#}")),
         }
         Ok(())
     },
@@ -150,7 +150,7 @@ impl Qemu {
         is_free(&room, &machine, DRIVE)?;
         checks.count(1);
 
-        let image = folder()?.join("disk.img");
+        let image = folder("qemu")?.join("disk.img");
         fs::write(&image, guest::disk(EXITS))?;
         let drive = format!("if=none,id=drive,format=raw,file={}", image.display());
         let mut own = std::process::Command::new(&self.program);
@@ -186,7 +186,7 @@ impl Qemu {
     /// Takes the device from a guest that runs, by the monitor: it is free again, and QEMU goes on.
     fn unplug(&self) -> Result<()> {
         let (machine, room) = room(&[DRIVE], EJECTS)?;
-        let serial = folder()?.join("serial");
+        let serial = folder("qemu")?.join("serial");
         let mut command = self.command(&room, &[DRIVE]);
         command.args(["-qmp", "stdio", "-serial"]).arg(format!("file:{}", serial.display()));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -208,13 +208,6 @@ impl Qemu {
         ensure!(printed.trim() == BOOTED, "the guest printed {printed:?}");
         Ok(())
     }
-}
-
-/// Where files of the guests are.
-fn folder() -> Result<PathBuf> {
-    let folder = root().join("target/clients/qemu");
-    fs::create_dir_all(&folder)?;
-    Ok(folder)
 }
 
 /// Waits until a guest has printed its line and ended.

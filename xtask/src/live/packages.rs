@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use duct::cmd;
 
-use crate::distribution::{install, program};
+use crate::distribution::{self, install, program};
 
 /// The kernels: packages that stand for the newest of their kind, the one that runs in CI first.
 const KERNELS: [&str; 2] = ["linux-image-6.12-amd64", "linux-image-amd64"];
@@ -107,17 +107,7 @@ impl Tools {
             version,
         };
         if !kernel.image.is_file() {
-            // Unpacked beside it first: what was interrupted is not taken for a kernel.
-            let partly = self.folder.join(format!("{}.partly", kernel.version));
-            fs::create_dir_all(&partly)?;
-            let image = format!("linux-image-{}", kernel.version);
-            cmd!("apt-get", "download", "-qq", &image).dir(&partly).stderr_null().run().context("apt-get download")?;
-            let archive = fs::read_dir(&partly)?.flatten().map(|entry| entry.path());
-            let archive = archive.filter(|path| path.extension().is_some_and(|kind| kind == "deb")).max();
-            let archive = archive.context("apt-get download left no package")?;
-            cmd!("dpkg-deb", "-x", &archive, &partly).run().context("dpkg-deb")?;
-            fs::remove_file(archive)?;
-            fs::rename(&partly, &unpacked)?;
+            distribution::unpack(&[&format!("linux-image-{}", kernel.version)], &unpacked)?;
         }
         Ok(kernel)
     }

@@ -6,11 +6,10 @@ use anyhow::{Result, ensure};
 use vfio_owner::testbed::models::nvme::{FileDisk, MemoryDisk};
 use vfio_room::Room;
 
-use super::super::{Checks, Client, Need, limited, text};
 use super::{DRIVE, SHARING, is_free, names_the_card, room_with};
-use crate::root;
+use crate::clients::{Checks, Client, Need, folder, limited, text};
 
-pub(crate) const CLIENT: Client = Client {
+pub(in super::super) const CLIENT: Client = Client {
     name: "qemu-img",
     shows: "QEMU's user-space NVMe driver reads, writes and discards a drive; a group that is not viable",
     needs: &[Need::Program("qemu-img", "qemu-utils"), Need::Program("qemu-io", "qemu-utils")],
@@ -21,8 +20,7 @@ pub(crate) const CLIENT: Client = Client {
 const MIB: usize = 1 << 20;
 
 fn run(checks: &mut Checks) -> Result<()> {
-    let folder = root().join("target/clients/qemu-img");
-    fs::create_dir_all(&folder)?;
+    let folder = folder("qemu-img")?;
     let [image, copy, disk] = ["image", "copy", "disk"].map(|name| folder.join(name));
     let [image_name, copy_name] = [&image, &copy].map(|file| file.display().to_string());
     // Every sector is filled with a number of its own, so far as a byte goes.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use duct::cmd;
 
 use super::QEMU;
@@ -12,17 +12,18 @@ use crate::{distribution, root};
 const PACKAGES: [&str; 4] = ["qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios"];
 
 /// Finds one: the distribution's, or that of its backports, which is unpacked and not installed.
-pub(super) fn with_iommufd() -> Result<Option<PathBuf>> {
+pub(super) fn with_iommufd() -> Result<PathBuf> {
     let installed = distribution::program(QEMU).context(QEMU)?;
     if knows_iommufd(&installed) {
-        return Ok(Some(installed));
+        return Ok(installed);
     }
     let folder = root().join("target/clients/backports");
     let unpacked = folder.join("usr/bin").join(QEMU);
-    if !unpacked.is_file() && !distribution::unpack_backports(&PACKAGES, &folder)? {
-        return Ok(None);
+    if !unpacked.is_file() {
+        distribution::unpack_backports(&PACKAGES, &folder)?;
     }
-    Ok(Some(unpacked).filter(|program| knows_iommufd(program)))
+    ensure!(knows_iommufd(&unpacked), "that of the backports does not");
+    Ok(unpacked)
 }
 
 fn knows_iommufd(program: &Path) -> bool {
