@@ -13,6 +13,7 @@ use super::ListingErrorReason;
 use super::token::{class_number, hex4};
 use super::words::class_code;
 use crate::Fact;
+use crate::driver_name::is_driver_name;
 use crate::host::Words;
 use crate::read::other_member::bus_of;
 use crate::read::{IommuState, OtherMember};
@@ -87,6 +88,8 @@ pub(super) struct Record {
     group: Option<(Option<u32>, usize)>,
     perhaps_in: Option<u32>,
     driver: Option<(Option<String>, usize)>,
+    /// What is said of its driver is no driver's name.
+    driver_unread: bool,
     ids: Option<(u16, u16, usize)>,
     class: u32,
     words: Words,
@@ -221,6 +224,10 @@ impl Facts {
         let driver = driver.map(|name| spaced(&name));
         let block = self.block;
         let record = self.device(device);
+        if driver.as_deref().is_some_and(|name| !is_driver_name(name)) {
+            record.driver_unread = true;
+            return Ok(());
+        }
         let form = record.form;
         let merged = match &record.driver {
             Some((before, first_line)) if *before != driver => {

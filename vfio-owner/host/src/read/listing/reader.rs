@@ -16,7 +16,7 @@ use super::attribute;
 use super::command::{Question, is_command};
 use super::facts::{Facts, Form, GroupRef, Place};
 use super::line::Line;
-use super::shape::{Shape, is_denied, is_elision, is_told_of, leading_number, shape, subjects};
+use super::shape::{GroupColumn, Shape, is_denied, is_elision, is_told_of, shape, subjects};
 use super::table::{self, Table};
 use super::token::{self, Token};
 use super::xml::Xml;
@@ -58,8 +58,8 @@ pub(super) struct Reader<'a> {
     some_devices: bool,
     /// A line has named the folder of all groups, as `tree` and `ls -R` do before they list them.
     in_groups_folder: bool,
-    /// The heading of a table without lines began with the group.
-    group_column: bool,
+    /// Where the heading of a table without lines has the group.
+    group_column: Option<GroupColumn>,
 }
 
 impl<'a> Reader<'a> {
@@ -78,7 +78,7 @@ impl<'a> Reader<'a> {
             asked: None,
             some_devices: false,
             in_groups_folder: false,
-            group_column: false,
+            group_column: None,
         }
     }
 
@@ -238,9 +238,7 @@ impl<'a> Reader<'a> {
         }
         match shape(&line.text, first) {
             Shape::Device => {
-                if self.group_column
-                    && let Some(group) = leading_number(&line.text)
-                {
+                if let Some(group) = self.group_column.and_then(|column| column.group(&line.text, first)) {
                     return self.both(line, addresses, Some(group));
                 }
                 self.enter(line, addresses, line.indent)?;

@@ -64,7 +64,7 @@ impl Facts {
 
     /// A device whose driver is not shown has none if what shows it in detail shows the drivers of others.
     fn conclude_drivers(&mut self) {
-        for record in self.devices.values_mut().filter(|record| record.driver.is_none()) {
+        for record in self.devices.values_mut().filter(|record| record.driver.is_none() && !record.driver_unread) {
             if record.modules || record.detailed_in.is_some_and(|block| self.drivers_in.contains(&(record.form, block)))
             {
                 record.driver = Some((None, 0));

@@ -20,7 +20,7 @@ impl Reader<'_> {
         if self.asked == Some(Question::AllGroups) {
             self.facts.no_groups = true;
         }
-        (self.current, self.scope) = (None, None);
+        (self.current, self.scope, self.group_column) = (None, None, None);
         self.some_devices = command::is_about_some(&line.text);
         self.asked = command::question(&line.text);
         match self.asked {

@@ -5,7 +5,7 @@ use super::{Pending, Read, Reader};
 use crate::read::listing::attribute;
 use crate::read::listing::facts::GroupRef;
 use crate::read::listing::line::Line;
-use crate::read::listing::shape::{has_number, is_column_heading, is_sentence, link, looks_like_heading};
+use crate::read::listing::shape::{GroupColumn, has_number, is_sentence, link, looks_like_heading};
 
 impl Reader<'_> {
     /// A line that names neither a device nor a group.
@@ -45,8 +45,8 @@ impl Reader<'_> {
             self.scope = Some(Scope::new(GroupRef::Known(Some(number)), line.indent, Heading::Alone));
             return Ok(());
         }
-        if is_column_heading(&line.text) {
-            self.group_column = true;
+        if let Some(column) = GroupColumn::of_heading(&line.text) {
+            self.group_column = Some(column);
             return Ok(());
         }
         self.unread(line);
