@@ -6,7 +6,6 @@ use device_model::Errno;
 use device_model::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use device_model::sync::{Arc, LockClass, SpinMutex, SpinMutexGuard};
 
-use super::context::Shards;
 use super::nested::{self, NestedTable};
 use super::page_table::{PageTable, TableFormat, Translation};
 use super::tlb::Tlb;
@@ -123,11 +122,11 @@ impl Translator {
     }
 
     /// Whether a device may cache what it translates; one of this shard does from now on. Called during a translation.
-    pub(super) fn cached_in(&self, shard: Shards) -> bool {
+    pub(super) fn cached_in(&self, shard: usize) -> bool {
         let Self::Paging(tables) = self else { return false };
         let known = tables.cached_in.load(Ordering::Relaxed);
-        if known & shard == 0 {
-            tables.cached_in.store(known | shard, Ordering::Release);
+        if known & 1 << shard == 0 {
+            tables.cached_in.store(known | 1 << shard, Ordering::Release);
         }
         true
     }
@@ -146,8 +145,8 @@ impl Translator {
 pub(super) struct SoftDomain {
     pub(super) translator: Arc<Translator>,
     pub(super) units: Arc<Units>,
-    /// The number of the unit that made it.
-    pub(super) unit: usize,
+    /// The unit that made it.
+    pub(super) unit: Arc<Unit>,
     pub(super) flags: PagingFlags,
     /// Whether only devices can be attached whose DMA can be kept coherent.
     // F55.
@@ -157,7 +156,7 @@ pub(super) struct SoftDomain {
 impl SoftDomain {
     /// The unit of `dev`, if the page tables of this domain are of a format that it walks.
     fn serving(&self, dev: &Endpoint) -> Result<&Unit, HardwareError> {
-        let unit = self.units.serving(dev, self.unit);
+        let unit = self.units.serving(dev, &self.unit);
         match self.translator.tables() {
             Some(tables) if tables.format != unit.config.format => {
                 Err(HardwareError::new(Errno::EINVAL, "the unit walks page tables of another format"))
@@ -211,7 +210,7 @@ impl HardwareDomain for SoftDomain {
     }
 
     fn detach_pasid(&self, dev: &Endpoint, pasid: u32) {
-        let unit = self.units.serving(dev, self.unit);
+        let unit = self.units.serving(dev, &self.unit);
         // A device that is not served has no PASID to detach.
         let _ = unit.contexts.change(dev, |context| context.detach_pasid(pasid, &self.translator));
     }
@@ -277,7 +276,7 @@ impl Paging for SoftDomain {
     }
 
     fn enforce_coherency(&self) -> Result<(), HardwareError> {
-        if !self.units.unit(self.unit).config.capabilities.contains(Capabilities::ENFORCED_COHERENCY) {
+        if !self.unit.config.capabilities.contains(Capabilities::ENFORCED_COHERENCY) {
             return Err(HardwareError::new(Errno::EOPNOTSUPP, "the IOMMU cannot enforce coherency"));
         }
         self.coherent.store(true, Ordering::Release);
@@ -321,7 +320,7 @@ impl NestingParent for SoftDomain {
         Ok(Box::new(Self {
             translator: Arc::new(Translator::Nested(table)),
             units: self.units.clone(),
-            unit: self.unit,
+            unit: self.unit.clone(),
             flags: PagingFlags::empty(),
             coherent: AtomicBool::new(self.coherent.load(Ordering::Acquire)),
         }))
