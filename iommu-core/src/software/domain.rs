@@ -145,8 +145,8 @@ impl Translator {
 pub(super) struct SoftDomain {
     pub(super) translator: Arc<Translator>,
     pub(super) units: Arc<Units>,
-    /// The unit that made it.
-    pub(super) unit: Arc<Unit>,
+    /// The number of the unit that made it.
+    pub(super) unit: usize,
     pub(super) flags: PagingFlags,
     /// Whether only devices can be attached whose DMA can be kept coherent.
     // F55.
@@ -156,7 +156,7 @@ pub(super) struct SoftDomain {
 impl SoftDomain {
     /// The unit of `dev`, if the page tables of this domain are of a format that it walks.
     fn serving(&self, dev: &Endpoint) -> Result<&Unit, HardwareError> {
-        let unit = self.units.serving(dev, &self.unit);
+        let unit = self.units.serving(dev, self.unit);
         match self.translator.tables() {
             Some(tables) if tables.format != unit.config.format => {
                 Err(HardwareError::new(Errno::EINVAL, "the unit walks page tables of another format"))
@@ -210,7 +210,7 @@ impl HardwareDomain for SoftDomain {
     }
 
     fn detach_pasid(&self, dev: &Endpoint, pasid: u32) {
-        let unit = self.units.serving(dev, &self.unit);
+        let unit = self.units.serving(dev, self.unit);
         // A device that is not served has no PASID to detach.
         let _ = unit.contexts.change(dev, |context| context.detach_pasid(pasid, &self.translator));
     }
@@ -276,7 +276,7 @@ impl Paging for SoftDomain {
     }
 
     fn enforce_coherency(&self) -> Result<(), HardwareError> {
-        if !self.unit.config.capabilities.contains(Capabilities::ENFORCED_COHERENCY) {
+        if !self.units.unit(self.unit).config.capabilities.contains(Capabilities::ENFORCED_COHERENCY) {
             return Err(HardwareError::new(Errno::EOPNOTSUPP, "the IOMMU cannot enforce coherency"));
         }
         self.coherent.store(true, Ordering::Release);
@@ -320,7 +320,7 @@ impl NestingParent for SoftDomain {
         Ok(Box::new(Self {
             translator: Arc::new(Translator::Nested(table)),
             units: self.units.clone(),
-            unit: self.unit.clone(),
+            unit: self.unit,
             flags: PagingFlags::empty(),
             coherent: AtomicBool::new(self.coherent.load(Ordering::Acquire)),
         }))

@@ -27,31 +27,33 @@ use crate::hardware::{
 #[derive(Debug)]
 pub struct SoftIommu {
     pub(super) units: Arc<Units>,
-    unit: Arc<Unit>,
+    number: usize,
 }
 
 impl SoftIommu {
     /// Creates an IOMMU that serves no device yet.
     pub fn new(name: impl Into<String>, config: SoftIommuConfig) -> Arc<Self> {
-        let unit = Arc::new(Unit::new(name, config));
-        Arc::new(Self { units: Arc::new(Units::new([unit.clone()])), unit })
+        Arc::new(Self { units: Arc::new(Units::new([(name, config)])), number: 0 })
     }
 
     /// Creates several IOMMUs of one driver: devices of one can be attached to domains of another, if the formats of
     /// their page tables are the same.
     pub fn units<N: Into<String>>(units: impl IntoIterator<Item = (N, SoftIommuConfig)>) -> Vec<Arc<Self>> {
-        let all: Vec<_> = units.into_iter().map(|(name, config)| Arc::new(Unit::new(name, config))).collect();
-        let units = Arc::new(Units::new(all.iter().cloned()));
-        all.into_iter().map(|unit| Arc::new(Self { units: units.clone(), unit })).collect()
+        let units = Arc::new(Units::new(units));
+        (0..units.len()).map(|number| Arc::new(Self { units: units.clone(), number })).collect()
+    }
+
+    fn unit(&self) -> &Unit {
+        self.units.unit(self.number)
     }
 
     pub(super) fn contexts(&self) -> &ContextTable {
-        &self.unit.contexts
+        &self.unit().contexts
     }
 
     /// Returns how it was built.
     pub fn config(&self) -> &SoftIommuConfig {
-        &self.unit.config
+        &self.unit().config
     }
 
     /// Lets a device, or one PASID of it, read `into.len()` bytes of `memory` from `iova` on.
@@ -88,19 +90,19 @@ impl SoftIommu {
 
     /// Takes the faults since they were last taken, oldest first; at most [`FAULT_LOG_CAPACITY`](super::FAULT_LOG_CAPACITY).
     pub fn take_faults(&self) -> Vec<Fault> {
-        self.unit.faults.take()
+        self.unit().faults.take()
     }
 
     /// Returns how many faults were never recorded because nobody had taken the earlier ones.
     pub fn dropped_faults(&self) -> u64 {
-        self.unit.faults.dropped()
+        self.unit().faults.dropped()
     }
 
     fn domain(&self, kind: DomainKind, flags: PagingFlags) -> Box<dyn HardwareDomain> {
         Box::new(SoftDomain {
             translator: Arc::new(Translator::new(kind, self.config())),
             units: self.units.clone(),
-            unit: self.unit.clone(),
+            unit: self.number,
             flags,
             coherent: AtomicBool::new(false),
         })
@@ -111,7 +113,7 @@ impl SoftIommu {
     fn fault(&self, from: Requester, iova: Iova, access: Access, reason: FaultReason) -> Fault {
         let Requester { device, pasid } = from;
         let fault = Fault { device, pasid, iova, access, reason };
-        self.unit.faults.record(fault);
+        self.unit().faults.record(fault);
         // Without locks: whoever listens takes its own.
         if let Some(sink) = self.contexts().of(device, |context| context.faults()) {
             sink.report(&fault);
@@ -121,7 +123,7 @@ impl SoftIommu {
 
     /// Makes an access, as one step for each part of it that translation keeps in one piece.
     fn transfer<B: Buffer>(&self, from: Requester, iova: Iova, memory: &Memory, buffer: B) -> Result<(), Fault> {
-        let mut transfer = Transfer { unit: &self.unit, memory, rest: buffer };
+        let mut transfer = Transfer { unit: self.unit(), memory, rest: buffer };
         let mut next = Some(iova);
         while transfer.rest.len() > 0 {
             let Some(at) = next else {
@@ -137,7 +139,7 @@ impl SoftIommu {
 
 impl IommuDriver for SoftIommu {
     fn name(&self) -> &str {
-        &self.unit.name
+        &self.unit().name
     }
 
     fn probe(&self, dev: &Endpoint, faults: Arc<dyn FaultSink>) -> Result<EndpointProperties, HardwareError> {

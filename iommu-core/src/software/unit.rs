@@ -21,19 +21,28 @@ pub(super) struct Unit {
     pub(super) faults: FaultLog,
 }
 
-impl Unit {
-    pub(super) fn new(name: impl Into<String>, config: SoftIommuConfig) -> Self {
-        Self { name: name.into(), config, contexts: ContextTable::new(), faults: FaultLog::default() }
-    }
-}
-
 /// All units of a driver.
 #[derive(Debug)]
-pub(super) struct Units(Box<[Arc<Unit>]>);
+pub(super) struct Units(Box<[Unit]>);
 
 impl Units {
-    pub(super) fn new(units: impl IntoIterator<Item = Arc<Unit>>) -> Self {
-        Self(units.into_iter().collect())
+    pub(super) fn new<N: Into<String>>(units: impl IntoIterator<Item = (N, SoftIommuConfig)>) -> Self {
+        let unit = |(name, config): (N, _)| Unit {
+            name: name.into(),
+            config,
+            contexts: ContextTable::new(),
+            faults: FaultLog::default(),
+        };
+        Self(units.into_iter().map(unit).collect())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    #[expect(clippy::indexing_slicing, reason = "a number of a unit comes from counting them, and none goes away")]
+    pub(super) fn unit(&self, number: usize) -> &Unit {
+        &self.0[number]
     }
 
     /// Drops what devices have cached, as [`ContextTable::flush`], in all units.
@@ -42,10 +51,11 @@ impl Units {
     }
 
     /// The unit that serves `dev`, sought first at `likely`, which it is if none does.
-    pub(super) fn serving<'a>(&'a self, dev: &Endpoint, likely: &'a Unit) -> &'a Unit {
+    pub(super) fn serving(&self, dev: &Endpoint, likely: usize) -> &Unit {
+        let likely = self.unit(likely);
         if self.0.len() == 1 || likely.contexts.serves(dev.id) {
             return likely;
         }
-        self.0.iter().find(|unit| unit.contexts.serves(dev.id)).map_or(likely, |unit| unit)
+        self.0.iter().find(|unit| unit.contexts.serves(dev.id)).unwrap_or(likely)
     }
 }
