@@ -6,7 +6,6 @@ use device_model::Errno;
 use device_model::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use device_model::sync::{Arc, LockClass, SpinMutex, SpinMutexGuard};
 
-use super::context::Shards;
 use super::nested::{self, NestedTable};
 use super::page_table::{PageTable, TableFormat, Translation};
 use super::tlb::Tlb;
@@ -123,11 +122,11 @@ impl Translator {
     }
 
     /// Whether a device may cache what it translates; one of this shard does from now on. Called during a translation.
-    pub(super) fn cached_in(&self, shard: Shards) -> bool {
+    pub(super) fn cached_in(&self, shard: usize) -> bool {
         let Self::Paging(tables) = self else { return false };
         let known = tables.cached_in.load(Ordering::Relaxed);
-        if known & shard == 0 {
-            tables.cached_in.store(known | shard, Ordering::Release);
+        if known & 1 << shard == 0 {
+            tables.cached_in.store(known | 1 << shard, Ordering::Release);
         }
         true
     }
