@@ -58,8 +58,14 @@ impl Domain {
         protection: impl Into<Protection>,
     ) -> Result<(), MapError> {
         self.check_right(memory)?;
+        let mut pieces = pieces.into_iter().peekable();
+        // Nothing is refused as a piece without a byte.
+        let first = pieces.next().unwrap_or(PhysRun { phys: PhysAddr::new(0), bytes: 0 });
+        if pieces.peek().is_none() {
+            return self.map_trusted(iova, first.phys, first.bytes, protection);
+        }
         let (paging, geometry) = self.paging().ok_or(MapError::NotPaging(self.kind()))?;
-        let mut runs = PageRuns::new(geometry, iova, pieces.into_iter().peekable())?;
+        let mut runs = PageRuns::new(geometry, iova, first, pieces)?;
         let mut mapped = 0;
         let all = runs.map(paging, protection.into(), &mut mapped);
         all.map_err(|error| self.undo(iova, mapped, runs.begun(), error))
@@ -208,9 +214,9 @@ struct PageRuns<I: Iterator<Item = PhysRun>> {
 }
 
 impl<I: Iterator<Item = PhysRun>> PageRuns<I> {
-    /// Begins at `iova`.
+    /// Begins at `iova` with a first piece.
     #[inline]
-    fn new(geometry: Geometry, iova: Iova, pieces: Peekable<I>) -> Result<Self, MapError> {
+    fn new(geometry: Geometry, iova: Iova, piece: PhysRun, pieces: Peekable<I>) -> Result<Self, MapError> {
         let Geometry { page_sizes, first, last } = geometry;
         let granule = page_sizes.smallest();
         if !iova.is_aligned(granule) {
@@ -218,13 +224,18 @@ impl<I: Iterator<Item = PhysRun>> PageRuns<I> {
         }
         let reached = IovaRange::new(iova, last).filter(|_| first <= iova);
         let room = reached.ok_or(MapError::BeyondAperture { first, last })?.bytes();
-        let left = PhysRun { phys: PhysAddr::new(0), bytes: 0 };
-        Ok(Self { pieces, geometry, iova, at: iova, left, room })
+        let left = PhysRun { phys: piece.phys, bytes: 0 };
+        let mut runs = Self { pieces, geometry, iova, at: iova, left, room };
+        runs.take(piece)?;
+        Ok(runs)
     }
 
     /// Maps all of them, and adds to `mapped` what is mapped, also on failure.
     #[inline]
     fn map(&mut self, paging: &dyn Paging, protection: Protection, mapped: &mut u64) -> Result<(), MapError> {
+        if !protection.intersects(Protection::READ | Protection::WRITE) {
+            return Err(MapError::NoAccess);
+        }
         let mut batch = [PageRun { phys: self.left.phys, page_size: 0, count: 0 }; BATCH];
         loop {
             let (at, mut count) = (self.at, 0);
@@ -234,13 +245,9 @@ impl<I: Iterator<Item = PhysRun>> PageRuns<I> {
                 count += 1;
             }
             let Some(runs) = batch.get(..count).filter(|runs| !runs.is_empty()) else { break };
-            if !protection.intersects(Protection::READ | Protection::WRITE) {
-                return Err(MapError::NoAccess);
-            }
             paging.map_runs(at, runs, protection, mapped).map_err(MapError::Hardware)?;
         }
-        let none = MapError::Misaligned { granule: self.geometry.page_sizes.smallest() };
-        paging.sync_map(self.begun().ok_or(none)?).map_err(MapError::Hardware)
+        self.begun().map_or(Ok(()), |range| paging.sync_map(range)).map_err(MapError::Hardware)
     }
 
     /// The range up to the end of the last run, if there was one.
