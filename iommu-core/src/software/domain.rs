@@ -11,10 +11,10 @@ use super::page_table::{PageTable, TableFormat, Translation};
 use super::tlb::Tlb;
 use super::unit::{Unit, Units};
 use super::{Memory, SoftIommuConfig};
-use crate::address::{Access, Geometry, Iova, IovaRange, PhysAddr, Protection};
+use crate::address::{Access, Geometry, Iova, IovaRange, PhysAddr, PhysRun, Protection};
 use crate::hardware::{
     Capabilities, DirtyFlags, DirtyPages, DirtyTracking, DomainKind, Endpoint, FaultReason, Gather, HardwareDomain,
-    HardwareError, Nested, NestingParent, Paging, PagingFlags, UserData,
+    HardwareError, Nested, NestingParent, PageRun, Paging, PagingFlags, UserData,
 };
 
 const PAGE_TABLES: LockClass = LockClass::new("page tables of a domain", 920);
@@ -248,6 +248,18 @@ impl Paging for SoftDomain {
         Ok(self.pages()?.table.map_pages(iova, phys, page_size, count, protection)?)
     }
 
+    fn map_runs(
+        &self,
+        iova: Iova,
+        runs: &[PageRun],
+        protection: Protection,
+        mapped: &mut u64,
+    ) -> Result<(), HardwareError> {
+        let mut pages = self.pages()?;
+        let map_pages = |at, run: PageRun| pages.table.map_pages(at, run.phys, run.page_size, run.count, protection);
+        Ok(PageRun::map_each(runs, iova, mapped, map_pages)?)
+    }
+
     fn unmap_pages(&self, iova: Iova, page_size: u64, count: usize, gather: &mut Gather) -> Result<u64, HardwareError> {
         let tables = self.tables()?;
         let mut pages = tables.pages.lock();
@@ -273,6 +285,10 @@ impl Paging for SoftDomain {
 
     fn iova_to_phys(&self, iova: Iova) -> Option<PhysAddr> {
         self.pages().ok()?.table.lookup(iova).ok().map(|translation| translation.phys)
+    }
+
+    fn iova_to_run(&self, range: IovaRange) -> Option<PhysRun> {
+        self.pages().ok()?.table.lookup_run(range)
     }
 
     fn enforce_coherency(&self) -> Result<(), HardwareError> {
