@@ -185,6 +185,19 @@ impl Leaf {
         self.measure();
         other.measure();
     }
+
+    /// Divides its entries and those of the leaf behind it anew, so that it has `kept` of them.
+    pub(super) fn share(&mut self, kept: usize, behind: &mut Self) {
+        let mut rest = Self::new();
+        if let Some(more) = kept.checked_sub(self.spans.len) {
+            behind.move_to(more, &mut rest);
+            behind.move_to(0, self);
+        } else {
+            self.move_to(kept, &mut rest);
+            behind.move_to(0, &mut rest);
+        }
+        *behind = rest;
+    }
 }
 
 impl Inner {
@@ -216,6 +229,13 @@ impl Inner {
         self.spans.lasts[place] = span.last;
         self.bounds[place] = span.bound;
         self.raise(place);
+    }
+
+    /// As [`know`](Self::know), of two neighbours that have divided their entries anew.
+    pub(super) fn know_both(&mut self, place: usize, [left, right]: [Span; 2]) {
+        self.spans.lasts[place] = left.last;
+        self.know(place + 1, right);
+        self.know(place, left);
     }
 
     /// Raises the bound to the holes below and beside an entry.

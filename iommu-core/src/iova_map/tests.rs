@@ -171,6 +171,22 @@ fn many_in_any_order_leave_nothing_behind() {
 }
 
 #[test]
+fn ranges_that_come_and_go_leave_few_more_leaves() {
+    const COUNT: u64 = 20_000;
+    let mut map = IovaMap::new();
+    for n in 0..COUNT {
+        map.insert(range(10 * n, 10 * n + 4), n).unwrap();
+    }
+    let full = map.tree.check();
+    for n in (0..COUNT).map(|n| n * 7_919 % COUNT) {
+        map.insert(range(10 * n + 6, 10 * n + 8), n).unwrap();
+        map.remove(Iova::new(10 * n + 6)).unwrap();
+    }
+    let leaves = map.tree.check();
+    assert!(leaves <= full * 3 / 2, "{full} leaves have become {leaves}");
+}
+
+#[test]
 fn bad_alignments_find_nothing() {
     let mut map = IovaMap::new();
     map.insert(range(0, 9), ()).unwrap();

@@ -4,17 +4,19 @@ use super::super::node::Leaf;
 use super::{Tree, width};
 
 impl<V> Tree<V> {
-    /// Checks what nodes know of one another, and that it does not matter where the last change was.
-    pub(in super::super) fn check(&self) {
+    /// Checks what nodes know of one another, and that it does not matter where the last change was. Returns how many leaves
+    /// there are.
+    pub(in super::super) fn check(&self) -> usize {
         let nodes = if self.len() == 0 { (0, 0, 0) } else { self.check_below(self.root, self.height) };
         assert_eq!(nodes.2, self.len());
         assert_eq!(nodes.0 + self.free_leaves.len(), self.leaves.len(), "no leaf is lost");
         assert_eq!(nodes.1 + self.free_inners.len(), self.inners.len(), "no node is lost");
-        let Some(Leaf { spans, .. }) = self.leaves.get(self.near.leaf) else { return };
+        let Some(Leaf { spans, .. }) = self.leaves.get(self.near.leaf) else { return nodes.0 };
         let keys = spans.firsts.iter().take(spans.len).chain(spans.lasts.iter().take(spans.len));
         for key in keys.flat_map(|key| [key.saturating_sub(1), *key, key.saturating_add(1)]) {
             assert_eq!(self.find(key), self.find_from_root(key));
         }
+        nodes.0
     }
 
     /// How many leaves, inner nodes and ranges there are.

@@ -16,11 +16,10 @@ struct Grown {
     split: Option<(Span, u32)>,
 }
 
-/// How many entries of a full node stay there when it is split for one more at `place`: half of them, but nearly all if that
-/// is behind them. So ranges that come in ascending order leave nodes that are nearly full, with room for a few that come
-/// and go in between: a full one would be split by the first of them, and stay two.
+/// How many entries of a full node stay there when it is split for one more at `place`: half of them, but all if that is
+/// behind them, so that ranges that come in ascending order leave full nodes.
 const fn kept(place: usize, width: usize) -> usize {
-    if place == width { width - width / 12 } else { width / 2 }
+    if place == width { width } else { width / 2 }
 }
 
 impl<V> Tree<V> {
@@ -47,17 +46,19 @@ impl<V> Tree<V> {
         if level == 0 {
             return self.insert_in_leaf(node, range, value);
         }
-        let inner = self.inner(node);
-        // Behind all of them, it goes into the last.
-        let place = inner.spans.ending_from(range.first().get()).min(inner.spans.len - 1);
-        let grown = self.insert_below(inner.children[place], level - 1, range, value);
+        let mut place = self.child_for(node, range);
+        let shared = level == 1 && self.share(node, place);
+        if shared {
+            place = self.child_for(node, range);
+        }
+        let grown = self.insert_below(self.inner(node).children[place], level - 1, range, value);
         let inner = &mut self.inners[node as usize];
         let changed = grown.span.filter(|span| *span != inner.known(place));
         if let Some(span) = changed {
             inner.know(place, span);
         }
         let Some((right, child)) = grown.split else {
-            return Grown { span: changed.map(|_| inner.span()), split: None };
+            return Grown { span: (shared || changed.is_some()).then(|| inner.span()), split: None };
         };
         if inner.spans.len < INNER_WIDTH {
             inner.open(place + 1, right, child);
@@ -74,6 +75,39 @@ impl<V> Tree<V> {
             upper.open(at - kept, right, child);
         }
         Grown { span: Some(left.span()), split: Some((upper.span(), new)) }
+    }
+
+    /// Which child of an inner node a range goes into: the last, if it is behind all of them.
+    fn child_for(&self, node: u32, range: IovaRange) -> usize {
+        let spans = &self.inner(node).spans;
+        spans.ending_from(range.first().get()).min(spans.len - 1)
+    }
+
+    /// Lets a full leaf share its ranges with a neighbour that has room, if there is one: where ranges come and go between those
+    /// of full leaves, a split of each would leave twice as many.
+    fn share(&mut self, node: u32, place: usize) -> bool {
+        let inner = self.inner(node);
+        let len = |place: usize| self.leaf_spans(inner.children[place]).len;
+        let has_room = |place: usize| len(place) < LEAF_WIDTH;
+        if has_room(place) {
+            return false;
+        }
+        let first = if place + 1 < inner.spans.len && has_room(place + 1) {
+            place
+        } else if place > 0 && has_room(place - 1) {
+            place - 1
+        } else {
+            return false;
+        };
+        let both = len(first) + len(first + 1);
+        // The room is in the one that was full.
+        let kept = if first == place { both / 2 } else { both.div_ceil(2) };
+        let children = [inner.children[first], inner.children[first + 1]];
+        let (left, right) = two(&mut self.leaves, children[0], children[1]);
+        left.share(kept, right);
+        let spans = [left.span(), right.span()];
+        self.inners[node as usize].know_both(first, spans);
+        true
     }
 
     fn insert_in_leaf(&mut self, node: u32, range: IovaRange, value: u32) -> Grown {
