@@ -165,10 +165,16 @@ impl IoPageTable {
         IovaRange::new(range.first(), last?.min(range.last()))
     }
 
-    /// Where a new area of these bytes of memory at `addr` goes.
+    /// Where a new area of these bytes of memory at `addr` goes, of this [`alignment`](Self::alignment).
     // Ft4.8 to Ft4.12.
-    pub(crate) fn choose(&mut self, place: Place, addr: UserAddr, bytes: u64) -> Result<IovaRange, MapError> {
-        let alignment = self.alignment();
+    #[inline]
+    pub(crate) fn choose(
+        &mut self,
+        place: Place,
+        addr: UserAddr,
+        bytes: u64,
+        alignment: u64,
+    ) -> Result<IovaRange, MapError> {
         if bytes & (alignment - 1) != 0 {
             return Err(MapError::Misaligned { alignment });
         }
@@ -182,6 +188,7 @@ impl IoPageTable {
     }
 
     // Ft4.10 to Ft4.12.
+    #[inline]
     fn check_fixed(&self, iova: Iova, bytes: u64, alignment: u64) -> Result<IovaRange, MapError> {
         if !iova.is_aligned(alignment) {
             return Err(MapError::Misaligned { alignment });
@@ -198,14 +205,26 @@ impl IoPageTable {
     /// Makes an area, in every domain or not at all. The range was checked, except that it is vacant and that the domains can
     /// map it.
     // F18.
+    #[inline]
     pub(crate) fn add_area(&mut self, range: IovaRange, mut area: Area) -> Result<(), MapError> {
         let place = self.areas.vacant(range).map_err(|overlap| MapError::Mapped { existing: overlap.existing })?;
         if !self.domains.is_empty() {
-            area.map(range, self.domains.values(), Filler { memory: &self.memory, large_pages: self.large_pages })?;
+            show(&mut area, range, &self.domains, Filler { memory: &self.memory, large_pages: self.large_pages })?;
         }
         place.insert(area);
         Ok(())
     }
+}
+
+/// Maps an area into all domains, or into none.
+#[inline(never)]
+fn show(
+    area: &mut Area,
+    range: IovaRange,
+    domains: &BTreeMap<ObjectId, Shown>,
+    filler: Filler<'_>,
+) -> Result<(), MapError> {
+    Ok(area.map(range, domains.values(), filler)?)
 }
 
 impl From<FillError> for MapError {

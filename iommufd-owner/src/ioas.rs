@@ -121,8 +121,8 @@ impl Ioas {
         // Before the lock is taken, so that its parts are written when it goes where it stays.
         let area = Area::new(process, addr, bytes, access, permitted, self.account);
         let mut table = self.lock_table();
-        let range = table.choose(place, addr, bytes)?;
         let alignment = table.alignment();
+        let range = table.choose(place, addr, bytes, alignment)?;
         if !addr.is_aligned(alignment) {
             table.check_vacant(range)?;
             return Err(MapError::Misaligned { alignment });
@@ -172,9 +172,15 @@ impl Ioas {
     }
 
     /// Unmaps a range, and returns how many bytes were unmapped, also before an error; accesses that have pinned some of it
-    /// are asked to let go, with no lock held. They are asked so often for each area.
-    // F23, L31, Ft6.9.
+    /// are asked to let go.
+    #[inline]
     pub(crate) fn remove(&self, range: IovaRange) -> (u64, Result<(), UnmapError>) {
+        if self.lock_table().remove_whole(range) { (range.bytes(), Ok(())) } else { self.remove_each(range) }
+    }
+
+    /// As [`remove`](Self::remove), area by area. Accesses are asked with no lock held, and so often for each area.
+    // F23, L31, Ft6.9.
+    fn remove_each(&self, range: IovaRange) -> (u64, Result<(), UnmapError>) {
         let mut removal = Removal::of(range);
         let mut asked = None;
         let mut asks = 0;

@@ -89,6 +89,11 @@ impl Numbers {
     pub(crate) fn give_back(&mut self, number: u32) {
         self.free.insert(number);
     }
+
+    /// Whether none is given.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.free.len() == self.fresh as usize
+    }
 }
 
 #[cfg(all(test, not(shuttle)))]

@@ -1,7 +1,7 @@
 //! Objects by id: two-phase creation, and use counts that keep an object from being destroyed. It knows no kind of object.
 
-use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
 use core::fmt;
 
 use iommu_core::device_model::Errno;
@@ -39,7 +39,8 @@ struct Entry<T> {
 
 #[derive(Debug)]
 struct Entries<T> {
-    by_id: BTreeMap<u32, Entry<T>>,
+    /// By id: ids are dense, as the lowest free one is given first.
+    by_id: Vec<Option<Entry<T>>>,
     numbers: Numbers,
 }
 
@@ -81,8 +82,16 @@ trait Uses: Send + Sync {
 }
 
 impl<T> Entries<T> {
+    fn get(&self, id: ObjectId) -> Option<&Entry<T>> {
+        self.by_id.get(id.get() as usize)?.as_ref()
+    }
+
+    fn get_mut(&mut self, id: ObjectId) -> Option<&mut Entry<T>> {
+        self.by_id.get_mut(id.get() as usize)?.as_mut()
+    }
+
     fn forget(&mut self, id: ObjectId) -> Option<Entry<T>> {
-        let entry = self.by_id.remove(&id.get())?;
+        let entry = self.by_id.get_mut(id.get() as usize)?.take()?;
         self.numbers.give_back(id.get());
         Some(entry)
     }
@@ -98,7 +107,7 @@ impl<T: Send + Sync + 'static> Shared<T> {
     // F9.
     fn retire(&self, id: ObjectId) -> Option<T> {
         let mut entries = self.0.lock();
-        let entry = entries.by_id.get_mut(&id.get())?;
+        let entry = entries.get_mut(id)?;
         let slot = core::mem::replace(&mut entry.slot, Slot::Leaving);
         if entry.uses == 0 {
             entries.forget(id);
@@ -112,14 +121,20 @@ impl<T: Send + Sync + 'static> Shared<T> {
 
 impl<T: Lent + Clone + Send + Sync + 'static> ObjectTable<T> {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Shared(Mutex::new(Entries { by_id: BTreeMap::new(), numbers: Numbers::default() }))))
+        Self(Arc::new(Shared(Mutex::new(Entries { by_id: Vec::new(), numbers: Numbers::default() }))))
     }
 
     /// Reserves the lowest free id.
     pub(crate) fn reserve(&self) -> Result<ReservedId<T>, NoIdsError> {
         let mut entries = self.0.0.lock();
         let number = entries.numbers.take()?;
-        entries.by_id.insert(number, Entry { slot: Slot::Reserved, uses: 0 });
+        let place = number as usize;
+        if entries.by_id.len() <= place {
+            entries.by_id.resize_with(place + 1, || None);
+        }
+        if let Some(entry) = entries.by_id.get_mut(place) {
+            *entry = Some(Entry { slot: Slot::Reserved, uses: 0 });
+        }
         drop(entries);
         Ok(ReservedId { table: self.0.clone(), id: ObjectId::new(number), published: false })
     }
@@ -127,7 +142,7 @@ impl<T: Lent + Clone + Send + Sync + 'static> ObjectTable<T> {
     /// The object, which stays for as long as the use does.
     pub(crate) fn get(&self, id: ObjectId) -> Option<(T, Use)> {
         let mut entries = self.0.0.lock();
-        let entry = entries.by_id.get_mut(&id.get())?;
+        let entry = entries.get_mut(id)?;
         let Slot::Public(object) = &entry.slot else { return None };
         let object = object.clone();
         entry.uses = entry.uses.checked_add(1)?;
@@ -137,7 +152,7 @@ impl<T: Lent + Clone + Send + Sync + 'static> ObjectTable<T> {
     /// One use more of the object that is meant, also if calls do not find it yet; none once it was destroyed.
     pub(crate) fn use_of(&self, id: ObjectId, is_meant: impl FnOnce(&T) -> bool) -> Option<Use> {
         let mut entries = self.0.0.lock();
-        let entry = entries.by_id.get_mut(&id.get())?;
+        let entry = entries.get_mut(id)?;
         let (Slot::Hidden(object) | Slot::Public(object)) = &entry.slot else { return None };
         if !is_meant(object) {
             return None;
@@ -148,7 +163,7 @@ impl<T: Lent + Clone + Send + Sync + 'static> ObjectTable<T> {
 
     /// What an object is asked, if a call would find it. The lock is held meanwhile.
     pub(crate) fn peek<R>(&self, id: ObjectId, ask: impl FnOnce(&T) -> R) -> Option<R> {
-        match &self.0.0.lock().by_id.get(&id.get())?.slot {
+        match &self.0.0.lock().get(id)?.slot {
             Slot::Public(object) => Some(ask(object)),
             Slot::Reserved | Slot::Hidden(_) | Slot::Leaving => None,
         }
@@ -158,7 +173,7 @@ impl<T: Lent + Clone + Send + Sync + 'static> ObjectTable<T> {
     // Table Ft1.
     pub(crate) fn remove(&self, id: ObjectId) -> Result<T, DestroyError> {
         let mut entries = self.0.0.lock();
-        let uses = match entries.by_id.get(&id.get()) {
+        let uses = match entries.get(id) {
             Some(Entry { slot: Slot::Public(object), uses: 0 }) => object.lent(),
             Some(Entry { slot: Slot::Public(_), uses }) => *uses,
             _ => return Err(DestroyError::NoObject { id }),
@@ -173,7 +188,7 @@ impl<T: Lent + Clone + Send + Sync + 'static> ObjectTable<T> {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.0.lock().by_id.is_empty()
+        self.0.0.lock().numbers.is_empty()
     }
 }
 
@@ -183,7 +198,7 @@ impl<T: Send + Sync + 'static> ReservedId<T> {
     }
 
     fn set(&self, slot: Slot<T>, uses: u32) {
-        if let Some(entry) = self.table.0.lock().by_id.get_mut(&self.id.get()) {
+        if let Some(entry) = self.table.0.lock().get_mut(self.id) {
             entry.slot = slot;
             entry.uses += uses;
         }
@@ -243,7 +258,7 @@ impl<T: Send + Sync + 'static> Drop for ReservedId<T> {
 impl<T: Send + Sync> Uses for Shared<T> {
     fn release(&self, id: ObjectId) {
         let mut entries = self.0.lock();
-        let Some(entry) = entries.by_id.get_mut(&id.get()) else { return };
+        let Some(entry) = entries.get_mut(id) else { return };
         entry.uses -= 1;
         if entry.uses == 0 && matches!(entry.slot, Slot::Leaving) {
             entries.forget(id);

@@ -114,9 +114,11 @@ impl<V> Tree<V> {
             node = inner.children[place];
         }
         let leaf = &self.leaves[node as usize];
-        // One leaf alone is near anyway.
         if self.height > 0 {
             leaf.fetch();
+        } else if leaf.spans.lasts[..leaf.spans.len].last().is_some_and(|last| *last < key) {
+            // One leaf alone is near anyway, and what is new goes behind all others mostly.
+            return None;
         }
         let entry = leaf.spans.ending_from(key);
         (entry < leaf.spans.len).then_some(At { leaf: node as usize, entry })

@@ -55,6 +55,7 @@ impl Area {
     }
 
     /// Its memory, which others may have as well from now on.
+    #[inline]
     pub(crate) fn share(&mut self) -> &mut Shared {
         if let Self::Sole(sole) = self {
             *self = Self::Shared(sole.share());

@@ -12,6 +12,7 @@ const HUGE_PAGE: u64 = 2 << 20;
 
 /// The lowest place for `bytes` bytes of memory at `addr`: in a hole of what is mapped and reserved, and inside what is
 /// allowed if anything is; aligned as both the length and the memory are, so that large pages can be used.
+#[inline(never)]
 pub(super) fn place(
     areas: &mut IovaMap<Area>,
     allowed: &IovaMap<()>,

@@ -41,10 +41,12 @@ impl Reserved {
     }
 
     /// Returns the lowest reserved addresses of a range, in one piece.
+    #[inline]
     pub(super) fn first_in(&self, range: IovaRange) -> Option<IovaRange> {
-        if self.cover.is_empty() {
-            return None;
-        }
+        if self.cover.is_empty() { None } else { self.first_covered(range) }
+    }
+
+    fn first_covered(&self, range: IovaRange) -> Option<IovaRange> {
         let first = if self.count_at(range.first()) > 0 {
             range.first()
         } else {

@@ -8,16 +8,17 @@ use super::{Area, IoPageTable};
 use crate::object_id::NoObjectError;
 
 impl IoPageTable {
+    /// Unmaps an area that is all of a range, and returns whether there was one. Mostly, what was mapped at once is unmapped
+    /// at once.
+    #[inline]
+    pub(crate) fn remove_whole(&mut self, range: IovaRange) -> bool {
+        self.remove_area_if(range.first(), |area_range, area| area_range == range && area.access_pins() == 0)
+    }
+
     /// Unmaps the areas of a range in ascending order. Stops at one that accesses have pinned.
     // Table Ft6, F21.
     pub(crate) fn remove_areas(&mut self, removal: &mut Removal) -> Result<(), UnmapError> {
         let range = removal.range;
-        // Mostly, what was mapped at once is unmapped at once.
-        let whole = |area_range: IovaRange, area: &Area| area_range == range && area.access_pins() == 0;
-        if self.remove_area_if(range.first(), whole) {
-            removal.done(range);
-            return Ok(());
-        }
         while let Some((area_range, area)) = removal.rest.and_then(|rest| self.areas.first_in(rest)) {
             if !range.covers(area_range) {
                 return Err(UnmapError::WouldCut { area: area_range });

@@ -1,9 +1,11 @@
 //! Copies: what one address space maps, mapped in another as well.
 // Table Ft5, F20.
 
+use alloc::vec;
 use alloc::vec::Vec;
+use core::iter;
 
-use iommu_core::{Access, Iova, IovaRange};
+use iommu_core::{Access, Iova, IovaRange, UserAddr};
 
 use super::{Place, check_numbers};
 use crate::io_page_table::{Area, IoPageTable, MapError};
@@ -33,11 +35,12 @@ impl CopyRequest {
     }
 }
 
-/// What is copied: parts of the areas that make it up, ascending.
-pub(crate) struct Source {
-    first: Part,
-    /// Mostly none.
-    rest: Vec<Part>,
+/// What is copied.
+pub(crate) enum Source {
+    /// Part of one area, as mostly.
+    One(Part),
+    /// Parts of the areas that make it up, ascending.
+    Several(Vec<Part>),
 }
 
 impl Source {
@@ -48,17 +51,21 @@ impl Source {
             return Err(MapError::BadLength);
         }
         let range = IovaRange::sized(request.from, request.bytes).ok_or(MapError::Overflow)?;
-        let gone = || MapError::SourceNotMapped { range };
-        let first = part(table, range).ok_or_else(gone)?;
-        let mut rest = Vec::new();
+        let first = part(table, range).ok_or(MapError::SourceNotMapped { range })?;
+        if first.bytes == range.bytes() { Ok(Self::One(first)) } else { Self::several(table, range, first) }
+    }
+
+    #[cold]
+    fn several(table: &mut IoPageTable, range: IovaRange, first: Part) -> Result<Self, MapError> {
         let mut done = first.bytes;
+        let mut parts = vec![first];
         while done < range.bytes() {
             let left = range.first().checked_add(done).and_then(|next| IovaRange::new(next, range.last()));
-            let part = left.and_then(|left| part(table, left)).ok_or_else(gone)?;
+            let part = left.and_then(|left| part(table, left)).ok_or(MapError::SourceNotMapped { range })?;
             done += part.bytes;
-            rest.push(part);
+            parts.push(part);
         }
-        Ok(Self { first, rest })
+        Ok(Self::Several(parts))
     }
 
     /// Makes one area for each part.
@@ -66,41 +73,50 @@ impl Source {
     // F20.
     #[inline]
     pub(crate) fn put(self, table: &mut IoPageTable, request: &CopyRequest) -> Result<Iova, MapError> {
-        let range = self.check(table, request)?;
-        let permitted = Some(request.access);
-        if self.rest.is_empty() {
-            table.add_area(range, Area::Shared(self.first.mapped(permitted)))?;
-            return Ok(range.first());
+        match self {
+            Self::One(part) => {
+                let range = check(iter::once(&part), table, request)?;
+                table.add_area(range, Area::Shared(part.mapped(Some(request.access))))?;
+                Ok(range.first())
+            }
+            Self::Several(parts) => put_several(parts, table, request),
         }
-        let mut copying = Copying { table, first: range.first(), done: 0 };
-        for part in core::iter::once(self.first).chain(self.rest) {
-            copying.add(part, permitted)?;
-        }
-        copying.done = 0;
-        Ok(range.first())
     }
+}
 
-    /// Where it goes.
-    // Ft4.8 to Ft4.14, for a copy.
-    fn check(&self, table: &mut IoPageTable, request: &CopyRequest) -> Result<IovaRange, MapError> {
-        let range = table.choose(request.place, self.first.addr(), request.bytes)?;
-        let alignment = table.alignment();
-        let misaligned = self.any(|part| !part.addr().is_aligned(alignment));
-        let read_only = request.access.permits(Access::Write) && self.any(|part| !part.access().permits(Access::Write));
-        if misaligned || read_only || !self.rest.is_empty() {
-            // One part alone finds out when it is added.
-            table.check_vacant(range)?;
-        }
-        match (misaligned, read_only) {
-            (true, _) => Err(MapError::Misaligned { alignment }),
-            (false, true) => Err(MapError::SourceReadOnly),
-            (false, false) => Ok(range),
-        }
+#[cold]
+fn put_several(parts: Vec<Part>, table: &mut IoPageTable, request: &CopyRequest) -> Result<Iova, MapError> {
+    let range = check(parts.iter(), table, request)?;
+    // One part alone finds out when it is added.
+    table.check_vacant(range)?;
+    let mut copying = Copying { table, first: range.first(), done: 0 };
+    for part in parts {
+        copying.add(part, Some(request.access))?;
     }
+    copying.done = 0;
+    Ok(range.first())
+}
 
-    fn any(&self, mut is: impl FnMut(&Part) -> bool) -> bool {
-        is(&self.first) || self.rest.iter().any(is)
+/// Where parts go.
+// Ft4.8 to Ft4.14, for a copy.
+#[inline]
+fn check<'a>(
+    mut parts: impl Iterator<Item = &'a Part> + Clone,
+    table: &mut IoPageTable,
+    request: &CopyRequest,
+) -> Result<IovaRange, MapError> {
+    let alignment = table.alignment();
+    let addr = parts.clone().next().map_or(UserAddr::new(0), Part::addr);
+    let range = table.choose(request.place, addr, request.bytes, alignment)?;
+    if parts.clone().any(|part| !part.addr().is_aligned(alignment)) {
+        table.check_vacant(range)?;
+        return Err(MapError::Misaligned { alignment });
     }
+    if request.access.permits(Access::Write) && parts.any(|part| !part.access().permits(Access::Write)) {
+        table.check_vacant(range)?;
+        return Err(MapError::SourceReadOnly);
+    }
+    Ok(range)
 }
 
 /// What the area at the beginning of a range has of it.

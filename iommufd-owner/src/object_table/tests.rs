@@ -1,6 +1,7 @@
 //! Random lives of objects against a plain list: F4 to F6, F9, table Ft1.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what a test takes for granted may fail it")]
 
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;

@@ -106,6 +106,7 @@ impl Sole {
     }
 
     /// The same memory, which others can have as well from now on; pinned if this was, which is not any more.
+    #[inline(never)]
     pub(crate) fn share(&mut self) -> Shared {
         let pinned = core::mem::replace(&mut self.backing, Backing::Unpinned) == Backing::Pinned;
         let slice = self.slice();
