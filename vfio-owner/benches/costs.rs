@@ -177,7 +177,7 @@ fn map_all(scene: &Scene, container: &Container, n: u32) {
     for number in 0..n {
         let iova = Iova::new((1 << 32) + 2 * u64::from(number) * PAGE_SIZE);
         let request = MapRequest { iova, bytes: PAGE_SIZE, process: process.clone(), addr, access: Access::ReadWrite };
-        container.map(request).expect("nothing is there");
+        container.map(&request).expect("nothing is there");
     }
 }
 

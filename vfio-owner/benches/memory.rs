@@ -63,7 +63,7 @@ fn type1(mappings: u64) -> u64 {
         (user.machine.open_group(NIC).expect("it is closed"), user.machine.vfio().open_container());
     group.set_container(&container).expect("it is viable");
     container.set_iommu(Extension::TYPE1_V2).expect("there is a group");
-    kept(mappings, |number| container.map(user.request(place(number))).expect("nothing is there"))
+    kept(mappings, |number| container.map(&user.request(place(number))).expect("nothing is there"))
 }
 
 fn iommufd(mappings: u64) -> u64 {

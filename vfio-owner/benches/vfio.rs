@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::measurement::WallTime;
@@ -12,9 +11,9 @@ use criterion::{BatchSize, BenchmarkGroup, BenchmarkId, Criterion, criterion_gro
 use rangemap::RangeMap;
 use vfio_owner::backend::{Extension, MapRequest, Unmap};
 use vfio_owner::iommu_core::address::PAGE_SIZE;
-use vfio_owner::iommu_core::software::{LockedPages, Process};
+use vfio_owner::iommu_core::software::LockedPages;
 use vfio_owner::iommu_core::sysfs::{Archive, MemoryTree, Snapshot};
-use vfio_owner::iommu_core::{Access, Iova, UserAddr, UserMemory as _};
+use vfio_owner::iommu_core::{Access, Iova, UserMemory as _};
 use vfio_owner::testbed::{self, Machine};
 use vfio_owner::type1::Type1Config;
 use vfio_owner::{Container, GroupFile};
@@ -45,8 +44,8 @@ fn sizes() -> Vec<u64> {
 
 struct User {
     machine: Machine,
-    process: Arc<Process>,
-    ram: UserAddr,
+    /// One page of its memory, for any place.
+    request: MapRequest,
     container: Container,
     group: GroupFile,
 }
@@ -65,20 +64,16 @@ impl User {
         let (group, container) = (machine.open_group(NIC).expect("it is closed"), machine.vfio().open_container());
         group.set_container(&container).expect("it is viable");
         container.set_iommu(Extension::TYPE1_V2).expect("there is a group");
-        let user = Self { machine, process, ram, container, group };
+        let request =
+            MapRequest { iova: Iova::new(0), bytes: PAGE_SIZE, process, addr: ram, access: Access::ReadWrite };
+        let mut user = Self { machine, request, container, group };
         (0..mappings).for_each(|number| user.map(place(number)));
         user
     }
 
-    fn map(&self, iova: u64) {
-        let request = MapRequest {
-            iova: Iova::new(iova),
-            bytes: PAGE_SIZE,
-            process: self.process.clone(),
-            addr: self.ram,
-            access: Access::ReadWrite,
-        };
-        self.container.map(request).expect("nothing is there");
+    fn map(&mut self, iova: u64) {
+        self.request.iova = Iova::new(iova);
+        self.container.map(&self.request).expect("nothing is there");
     }
 
     fn unmap(&self, iova: u64) {
@@ -117,7 +112,7 @@ fn map_unmap(c: &mut Criterion) {
     for (name, next) in [("map+unmap/anywhere", gap as fn(&mut u64, u64) -> u64), ("map+unmap/one place", hot)] {
         let mut group = c.benchmark_group(name);
         for mappings in sizes() {
-            let user = User::new(mappings);
+            let mut user = User::new(mappings);
             let mut round = 1;
             group.bench_function(BenchmarkId::new("type1", mappings), |b| {
                 b.iter(|| {
@@ -178,9 +173,9 @@ fn ends(c: &mut Criterion) {
         b.iter_batched(
             || User::new(mappings),
             |user| {
-                let User { machine, process, container, group, .. } = user;
+                let User { machine, request, container, group } = user;
                 drop((container, group));
-                (machine, process)
+                (machine, request)
             },
             BatchSize::PerIteration,
         );

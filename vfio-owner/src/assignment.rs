@@ -138,7 +138,7 @@ impl GroupAssignment {
         if self.container.info().is_none() {
             self.container.set_iommu(Extension::TYPE1_V2)?;
             for (_, request) in mappings.0.iter() {
-                self.container.map(request.clone())?;
+                self.container.map(request)?;
             }
         }
         Ok(file)
@@ -158,7 +158,7 @@ impl DeviceAssignment for GroupAssignment {
     fn map(&self, request: MapRequest) -> Result<(), AssignmentError> {
         let mut state = self.state.lock();
         let place = state.mappings.place(&request)?;
-        match self.container.map(request.clone()) {
+        match self.container.map(&request) {
             Ok(()) | Err(MapDmaError::NoIommu) => place.insert(request),
             Err(error) => return Err(error.into()),
         }

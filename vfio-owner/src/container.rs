@@ -135,9 +135,8 @@ impl Container {
     /// Fails if the container has no IOMMU; the range is misaligned, wraps, overlaps a mapping or is not in the allowed
     /// IOVA list; the memory does not exist or cannot be locked; or the IOMMU refuses. Nothing was mapped.
     // Table Vt15.
-    #[expect(clippy::needless_pass_by_value, reason = "given away, as to an iommufd, which keeps it")]
-    pub fn map(&self, request: MapRequest) -> Result<(), MapDmaError> {
-        self.0.state.lock().backend()?.map(&request)
+    pub fn map(&self, request: &MapRequest) -> Result<(), MapDmaError> {
+        self.0.state.lock().backend()?.map(request)
     }
 
     /// Unmaps memory: `VFIO_IOMMU_UNMAP_DMA`. Returns how many bytes were unmapped.
@@ -175,9 +174,8 @@ impl Container {
     /// # Errors
     /// Fails if the range is not exactly one mapping whose vaddr is invalid. Nothing has changed.
     // Vt15.6.
-    #[expect(clippy::needless_pass_by_value, reason = "given away, as to an iommufd, which keeps it")]
-    pub fn update_vaddr(&self, request: MapRequest) -> Result<(), MapDmaError> {
-        self.0.state.lock().backend()?.update_vaddr(&request)
+    pub fn update_vaddr(&self, request: &MapRequest) -> Result<(), MapDmaError> {
+        self.0.state.lock().backend()?.update_vaddr(request)
     }
 
     /// Returns the limits of the container's IOMMU, or `None` without one (`EINVAL`): `VFIO_IOMMU_GET_INFO`.

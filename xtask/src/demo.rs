@@ -87,7 +87,7 @@ fn vfio(stage: &Stage) -> Result<()> {
     stage.dma(CARD[1])?;
 
     container.set_iommu(Extension::TYPE1_V2)?;
-    container.map(stage.guest_page(BUFFER)?)?;
+    container.map(&stage.guest_page(BUFFER)?)?;
     stage.done("the container gets an IOMMU and a page of the guest", "all functions move");
     stage.dma(CARD[0])?;
     stage.dma(CARD[2])?;

@@ -29,7 +29,7 @@ fn group_centric(stage: &Stage) -> Result {
     stage.dma(6, CARD[0], "nothing")?;
     container.set_iommu(Extension::TYPE1_V2)?;
     stage.step(7, "address space: the one of the container", 1)?;
-    container.map(stage.map_dma(stage.first))?;
+    container.map(&stage.map_dma(stage.first))?;
     stage.step(8, "map a page: the whole group reaches it", 1)?;
     let [open0, open1] = [group.device(CARD[0])?, group.device(CARD[1])?];
     stage.step(9, "open functions 0 and 1", 1)?;
@@ -42,7 +42,7 @@ fn group_centric(stage: &Stage) -> Result {
     let container = machine.vfio().open_container();
     group.set_container(&container)?;
     container.set_iommu(Extension::TYPE1_V2)?;
-    container.map(stage.map_dma(stage.other))?;
+    container.map(&stage.map_dma(stage.other))?;
     let [open0, open1] = [group.device(CARD[0])?, group.device(CARD[1])?];
     stage.step(12, "move: close, leave, claim again, open", 1)?;
     stage.dma(13, CARD[0], "other")?;

@@ -102,9 +102,9 @@ fn map_dma(container: &Container, argument: Argument<'_>) -> Result<Reply, Errno
         access,
     };
     match (access, map.flags & MAP_VADDR) {
-        (Some(access), 0) => container.map(request(access)),
+        (Some(access), 0) => container.map(&request(access)),
         // The access of the mapping stays as it is.
-        (None, MAP_VADDR) => container.update_vaddr(request(Access::ReadWrite)),
+        (None, MAP_VADDR) => container.update_vaddr(&request(Access::ReadWrite)),
         _ => return Err(Errno::EINVAL),
     }
     .map_err(|error| argument.refuse(error.errno(), &error))?;

@@ -259,7 +259,7 @@ impl Life {
             }
             Op::Map { container, at, pages, from } => {
                 let request = self.rig.request(at, pages, from);
-                self.containers[container].map(request).map_err(|error| error.to_string())?;
+                self.containers[container].map(&request).map_err(|error| error.to_string())?;
                 assert!((at..at + pages).all(|page| self.references[container].at(page).is_none()), "mapped twice");
                 self.references[container].mappings.insert(at, (pages, from));
                 Ok(())

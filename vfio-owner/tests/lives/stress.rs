@@ -26,7 +26,7 @@ fn user(rig: &Rig, device: &str, page: u64) -> Option<()> {
     file.set_container(&container).ok()?;
     // The last device may leave at any time, and takes the container along.
     container.set_iommu(Extension::TYPE1_V2).ok()?;
-    container.map(rig.request(page, 1, page % 8)).ok()?;
+    container.map(&rig.request(page, 1, page % 8)).ok()?;
     let open = file.device(device).ok()?;
     assert!(group.ownership().owner().is_some(), "an open device is owned");
     let seen = NumberedMemory::seen(&rig.dma(open.member().unwrap()), Iova::new(page * PAGE_SIZE));

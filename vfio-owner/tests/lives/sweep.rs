@@ -91,8 +91,8 @@ fn mapped() -> Scene {
     let scene = opened();
     scene.a().set_container(scene.container()).unwrap();
     scene.container().set_iommu(Extension::TYPE1_V2).unwrap();
-    scene.container().map(scene.rig.request(0, 1, 0)).unwrap();
-    scene.container().map(scene.rig.request(4, 3, 2)).unwrap();
+    scene.container().map(&scene.rig.request(0, 1, 0)).unwrap();
+    scene.container().map(&scene.rig.request(4, 3, 2)).unwrap();
     scene
 }
 
@@ -150,8 +150,8 @@ fn told<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<(), String> {
 const FALLIBLE: [(&str, Setup, Operation); 9] = [
     ("set-container", opened, |scene| told(scene.a().set_container(scene.container()))),
     ("set-iommu, of two groups", contained, |scene| told(scene.container().set_iommu(Extension::TYPE1))),
-    ("map", mapped, |scene| told(scene.container().map(scene.rig.request(8, 4, 1)))),
-    ("map in two domains", mapped_twice, |scene| told(scene.container().map(scene.rig.request(8, 4, 1)))),
+    ("map", mapped, |scene| told(scene.container().map(&scene.rig.request(8, 4, 1)))),
+    ("map in two domains", mapped_twice, |scene| told(scene.container().map(&scene.rig.request(8, 4, 1)))),
     ("attach of a second group, which gets a domain", mapped, |scene| told(scene.b().set_container(scene.container()))),
     ("bind to an iommufd", files, |scene| {
         let bound = scene.held.files[0].bind_iommufd(&scene.held.context).map_err(|error| error.to_string())?;

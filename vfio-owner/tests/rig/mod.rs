@@ -171,7 +171,7 @@ impl Rig {
     }
 
     pub(crate) fn map(&self, at: u64, pages: u64, from: u64) -> Result<(), MapDmaError> {
-        self.container.map(self.request(at, pages, from))
+        self.container.map(&self.request(at, pages, from))
     }
 
     /// Unmaps pages; how many went.

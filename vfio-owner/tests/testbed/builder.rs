@@ -35,7 +35,7 @@ fn open(machine: &Machine, device: &str, at: u64) -> (GroupFile, OpenDevice) {
     group.set_container(&container).unwrap();
     container.set_iommu(Extension::TYPE1_V2).unwrap();
     let request = MapRequest { iova: Iova::new(at), bytes: 0x1000, process, addr, access: Access::ReadWrite };
-    container.map(request).unwrap();
+    container.map(&request).unwrap();
     let device = group.device(device).unwrap();
     (group, device)
 }

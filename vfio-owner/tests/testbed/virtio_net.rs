@@ -66,7 +66,7 @@ impl Port {
         group.set_container(&container).unwrap();
         container.set_iommu(Extension::TYPE1_V2).unwrap();
         let (iova, access) = (Iova::new(RAM), Access::ReadWrite);
-        container.map(MapRequest { iova, bytes: BYTES, process: process.clone(), addr: ram, access }).unwrap();
+        container.map(&MapRequest { iova, bytes: BYTES, process: process.clone(), addr: ram, access }).unwrap();
         let device = group.device(name).unwrap();
         Self { device, _group: group, process, ram }
     }

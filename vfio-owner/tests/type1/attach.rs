@@ -39,9 +39,9 @@ fn vt14_1_no_group_comes_while_memory_is_away() {
     rig.map(4, 1, 4).unwrap();
     rig.container.invalidate_vaddr(Unmap::All).unwrap();
     assert_eq!(refused(&rig, B0, Errno::EBUSY), AttachGroupError::VaddrInvalid { mappings: 2 });
-    rig.container.update_vaddr(rig.request(0, 2, 0)).unwrap();
+    rig.container.update_vaddr(&rig.request(0, 2, 0)).unwrap();
     assert_eq!(refused(&rig, B0, Errno::EBUSY), AttachGroupError::VaddrInvalid { mappings: 1 });
-    rig.container.update_vaddr(rig.request(4, 1, 4)).unwrap();
+    rig.container.update_vaddr(&rig.request(4, 1, 4)).unwrap();
     assert!(rig.join(B0).is_ok());
 }
 

@@ -23,7 +23,7 @@ use crate::rig::{A0, B0, PAGES, Rig, plain, reserving};
 const V2: Extension = Extension::TYPE1_V2;
 
 /// The request is refused with this number, and nothing has changed.
-fn refused(rig: &Rig, request: MapRequest, errno: Errno) -> MapDmaError {
+fn refused(rig: &Rig, request: &MapRequest, errno: Errno) -> MapDmaError {
     let before = (rig.pinned(), rig.view(A0), rig.container.info());
     let error = rig.container.map(request).unwrap_err();
     assert_eq!(error.errno(), errno, "{error}");
@@ -44,9 +44,9 @@ fn vt15_4_whole_pages_and_not_none() {
         MapRequest { bytes: PAGE_SIZE + 8, addr: UserAddr::new(rig.ram.get() + 8), ..good.clone() },
         MapRequest { iova: Iova::new(PAGE_SIZE + 8), addr: UserAddr::new(rig.ram.get() + 8), ..good.clone() },
     ] {
-        assert!(matches!(refused(&rig, bad, Errno::EINVAL), MapDmaError::Misaligned { .. }));
+        assert!(matches!(refused(&rig, &bad, Errno::EINVAL), MapDmaError::Misaligned { .. }));
     }
-    rig.container.map(good).unwrap();
+    rig.container.map(&good).unwrap();
 }
 
 #[test]
@@ -57,11 +57,11 @@ fn vt15_5_nothing_goes_past_the_last_address() {
     for bad in
         [MapRequest { iova: Iova::new(last), ..good.clone() }, MapRequest { addr: UserAddr::new(last), ..good.clone() }]
     {
-        assert_eq!(refused(&rig, bad, Errno::EINVAL), MapDmaError::Wraps);
+        assert_eq!(refused(&rig, &bad, Errno::EINVAL), MapDmaError::Wraps);
     }
     // The last page does not go past it; there is no memory.
     let highest = MapRequest { addr: UserAddr::new(last), bytes: PAGE_SIZE, ..good };
-    assert_eq!(refused(&rig, highest, Errno::EFAULT).errno(), Errno::EFAULT);
+    assert_eq!(refused(&rig, &highest, Errno::EFAULT).errno(), Errno::EFAULT);
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn vt15_9_an_overlap_names_the_mapping_that_is_there() {
     let (rig, _a) = Rig::ready(V2);
     rig.map(4, 4, 0).unwrap();
     for (at, pages) in [(4, 4), (3, 2), (7, 2), (5, 1), (2, 9)] {
-        let error = refused(&rig, rig.request(at, pages, 8 - at), Errno::EEXIST);
+        let error = refused(&rig, &rig.request(at, pages, 8 - at), Errno::EEXIST);
         let MapDmaError::Mapped { existing } = error else { panic!("{error}") };
         assert_eq!((existing.first().get(), existing.bytes()), (4 * PAGE_SIZE, 4 * PAGE_SIZE));
     }
@@ -84,8 +84,8 @@ fn vt15_10_the_budget_of_mappings() {
     assert_eq!(rig.container.info().unwrap().mappings_left, 2);
     rig.map(0, 2, 0).unwrap();
     rig.map(2, 1, 2).unwrap();
-    assert_eq!(refused(&rig, rig.request(3, 1, 3), Errno::ENOSPC), MapDmaError::TooManyMappings);
-    assert_eq!(refused(&rig, rig.request(0, 1, 3), Errno::EEXIST).errno(), Errno::EEXIST, "Vt15.9 comes first");
+    assert_eq!(refused(&rig, &rig.request(3, 1, 3), Errno::ENOSPC), MapDmaError::TooManyMappings);
+    assert_eq!(refused(&rig, &rig.request(0, 1, 3), Errno::EEXIST).errno(), Errno::EEXIST, "Vt15.9 comes first");
     rig.unmap(0, 2).unwrap();
     rig.map(3, 1, 3).unwrap();
 }
@@ -95,7 +95,7 @@ fn vt15_11_within_one_range_of_those_that_are_allowed() {
     let rig = Rig::new(&[(A0, reserving(A0, RegionKind::Reserved, 4, 4))]);
     let _a = rig.first(A0, V2);
     for (at, pages) in [(4, 1), (3, 3), (3, 2), (1 << 27, 1)] {
-        assert!(matches!(refused(&rig, rig.request(at, pages, 0), Errno::EINVAL), MapDmaError::NotAllowed { .. }));
+        assert!(matches!(refused(&rig, &rig.request(at, pages, 0), Errno::EINVAL), MapDmaError::NotAllowed { .. }));
     }
     rig.map(3, 1, 0).unwrap();
     rig.map(5, 1, 0).unwrap();
@@ -105,9 +105,9 @@ fn vt15_11_within_one_range_of_those_that_are_allowed() {
 fn vt15_12_the_limit_of_locked_pages() {
     let (rig, _a) = Rig::ready(V2);
     rig.map(0, PAGES - 1, 0).unwrap();
-    assert!(matches!(refused(&rig, rig.request(PAGES, 2, 0), Errno::ENOMEM), MapDmaError::OverLimit(_)));
+    assert!(matches!(refused(&rig, &rig.request(PAGES, 2, 0), Errno::ENOMEM), MapDmaError::OverLimit(_)));
     rig.map(PAGES, 1, 0).unwrap();
-    assert!(matches!(refused(&rig, rig.request(PAGES + 1, 1, 0), Errno::ENOMEM), MapDmaError::OverLimit(_)));
+    assert!(matches!(refused(&rig, &rig.request(PAGES + 1, 1, 0), Errno::ENOMEM), MapDmaError::OverLimit(_)));
 }
 
 #[test]
@@ -115,18 +115,18 @@ fn vt15_12_vt15_13_whichever_page_comes_first() {
     // One page is left below the limit, and of three that are asked for the last is not there.
     let (rig, _a) = Rig::ready(V2);
     rig.map(0, PAGES - 1, 0).unwrap();
-    assert!(matches!(refused(&rig, rig.request(PAGES, 3, PAGES - 2), Errno::ENOMEM), MapDmaError::OverLimit(_)));
-    assert!(matches!(refused(&rig, rig.request(PAGES, 3, PAGES - 1), Errno::EFAULT), MapDmaError::BadAddress(_)));
+    assert!(matches!(refused(&rig, &rig.request(PAGES, 3, PAGES - 2), Errno::ENOMEM), MapDmaError::OverLimit(_)));
+    assert!(matches!(refused(&rig, &rig.request(PAGES, 3, PAGES - 1), Errno::EFAULT), MapDmaError::BadAddress(_)));
 }
 
 #[test]
 fn vt15_13_a_bad_address_in_the_middle_unpins_what_came_before() {
     let (rig, _a) = Rig::ready(V2);
-    assert!(matches!(refused(&rig, rig.request(0, 4, PAGES - 2), Errno::EFAULT), MapDmaError::BadAddress(_)));
+    assert!(matches!(refused(&rig, &rig.request(0, 4, PAGES - 2), Errno::EFAULT), MapDmaError::BadAddress(_)));
     let read_only = rig.process.allocate(PAGE_SIZE, Access::Read).unwrap();
     let request = MapRequest { addr: read_only, ..rig.request(0, 1, 0) };
-    assert!(matches!(refused(&rig, request.clone(), Errno::EFAULT), MapDmaError::BadAddress(_)));
-    rig.container.map(MapRequest { access: Access::Read, ..request }).unwrap();
+    assert!(matches!(refused(&rig, &request, Errno::EFAULT), MapDmaError::BadAddress(_)));
+    rig.container.map(&MapRequest { access: Access::Read, ..request }).unwrap();
 }
 
 /// In whichever of two domains, at whichever piece: nothing is mapped in either, and nothing pinned (V48).
@@ -139,7 +139,7 @@ fn vt15_14_hardware_that_fails_in_one_domain_leaves_nothing_in_the_other() {
     for failing in [A0, B0] {
         for piece in 0..4 {
             rig.hardware(failing).fail_nth(piece, HardwareError::new(Errno::EIO, "on command"));
-            assert!(matches!(refused(&rig, rig.request(0, 4, 0), Errno::EIO), MapDmaError::Domain(_)));
+            assert!(matches!(refused(&rig, &rig.request(0, 4, 0), Errno::EIO), MapDmaError::Domain(_)));
             assert_eq!(rig.view(A0), rig.view(B0));
         }
     }
@@ -154,7 +154,7 @@ fn v48_a_pin_that_fails_leaves_nothing_mapped() {
     let _b = rig.join(B0).unwrap();
     for pin in 0..4 {
         rig.user.fail_nth(pin);
-        refused(&rig, rig.request(0, 4, 0), Errno::EFAULT);
+        refused(&rig, &rig.request(0, 4, 0), Errno::EFAULT);
         assert!(rig.view(B0).iter().all(Option::is_none));
         rig.user.heal();
     }
@@ -179,10 +179,10 @@ fn v49_page_sizes_are_those_that_all_domains_have() {
 fn access_is_what_was_asked_for_in_every_domain() {
     let rig = Rig::new(&[(A0, plain()), (B0, plain())]);
     let _a = rig.first(A0, V2);
-    rig.container.map(MapRequest { access: Access::Write, ..rig.request(0, 1, 0) }).unwrap();
+    rig.container.map(&MapRequest { access: Access::Write, ..rig.request(0, 1, 0) }).unwrap();
     let _b = rig.join(B0).unwrap();
     assert_eq!((rig.reaches(A0, 0), rig.reaches(B0, 0)), (None, None), "they read");
-    rig.container.map(MapRequest { access: Access::Read, ..rig.request(1, 1, 1) }).unwrap();
+    rig.container.map(&MapRequest { access: Access::Read, ..rig.request(1, 1, 1) }).unwrap();
     assert_eq!((rig.reaches(A0, 1), rig.reaches(B0, 1)), (Some(2), Some(2)));
 }
 
@@ -267,7 +267,7 @@ fn no_run_that_a_memory_returns_is_trusted() {
     for (phys, bytes) in lies.chain([(good + 8, PAGE_SIZE), (good + 8, PAGE_SIZE + 8), (last, 2 * PAGE_SIZE)]) {
         let run = PinnedRun { phys: PhysAddr::new(phys), bytes };
         let (request, memory) = lying(&rig, Lie::Run(run));
-        let error = refused(&rig, request, Errno::EFAULT);
+        let error = refused(&rig, &request, Errno::EFAULT);
         assert!(matches!(error, MapDmaError::BadAddress(_)), "{run:?}: {error}");
         assert!(rig.view(B0).iter().all(Option::is_none));
         let expected = if bytes == 0 { vec![] } else { vec![run] };
@@ -280,7 +280,7 @@ fn memory_may_lie_in_the_last_page_that_there_is() {
     let (rig, _a) = Rig::ready(V2);
     let run = PinnedRun { phys: PhysAddr::new(u64::MAX - PAGE_SIZE + 1), bytes: PAGE_SIZE };
     let (request, memory) = lying(&rig, Lie::Run(run));
-    rig.container.map(request).unwrap();
+    rig.container.map(&request).unwrap();
     assert_eq!(rig.unmap(0, 4), Ok(4));
     assert_eq!(*memory.given_back.lock(), [run; 2]);
 }
@@ -296,12 +296,12 @@ fn what_a_map_that_failed_may_have_left_is_pinned_as_long_as_its_domain() {
     let hardware = rig.hardware(A0);
     let calls = hardware.calls();
     hardware.fail_nth(1, HardwareError::new(Errno::EIO, "on command"));
-    assert_eq!(rig.container.map(request.clone()).unwrap_err().errno(), Errno::EIO);
+    assert_eq!(rig.container.map(&request).unwrap_err().errno(), Errno::EIO);
     assert!(hardware.calls() > calls + 1, "in more than one call");
     assert_eq!(process.pinned(), 0);
     hardware.fail_nth(1, HardwareError::new(Errno::EIO, "on command"));
     hardware.refuse(Operation::Unmap);
-    assert_eq!(rig.container.map(request).unwrap_err().errno(), Errno::EIO);
+    assert_eq!(rig.container.map(&request).unwrap_err().errno(), Errno::EIO);
     hardware.heal();
     assert_eq!(process.pinned(), bytes / PAGE_SIZE);
     a.unset_container().unwrap();
@@ -314,7 +314,7 @@ fn a_pin_that_unwinds_leaves_no_mapping() {
     let _a = rig.first(A0, V2);
     let _b = rig.join(B0).unwrap();
     let (request, _) = lying(&rig, Lie::Unwinds);
-    assert!(catch_unwind(AssertUnwindSafe(|| rig.container.map(request))).is_err());
+    assert!(catch_unwind(AssertUnwindSafe(|| rig.container.map(&request))).is_err());
     assert_eq!((rig.process.pinned(), rig.locked.pages()), (0, 0));
     assert!([A0, B0].iter().all(|device| rig.view(device).iter().all(Option::is_none)));
     rig.map(0, 4, 0).unwrap();
@@ -327,7 +327,7 @@ fn beyond_the_limit_no_other_memory_is_looked_at() {
     let (rig, _a) = Rig::ready(V2);
     rig.map(4, PAGES - 2, 0).unwrap();
     let (request, _) = lying(&rig, Lie::EndsAt(rig.ram.get() + 4 * PAGE_SIZE));
-    assert!(matches!(refused(&rig, request, Errno::ENOMEM), MapDmaError::OverLimit(_)));
+    assert!(matches!(refused(&rig, &request, Errno::ENOMEM), MapDmaError::OverLimit(_)));
 }
 
 /// A process with more pages of memory than are handled at once, no two of which touch, and a request for all of them.

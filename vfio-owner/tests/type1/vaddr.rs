@@ -15,14 +15,14 @@ const V2: Extension = Extension::TYPE1_V2;
 fn vt15_6_7_only_what_is_away_and_exactly_that() {
     let (rig, _a) = Rig::ready(V2);
     rig.map(2, 2, 0).unwrap();
-    let update = |at, pages| rig.container.update_vaddr(rig.request(at, pages, 0)).unwrap_err();
+    let update = |at, pages| rig.container.update_vaddr(&rig.request(at, pages, 0)).unwrap_err();
     assert_eq!(update(2, 2).errno(), Errno::EINVAL, "it is not away");
     rig.container.invalidate_vaddr(range(2, 2)).unwrap();
     assert_eq!(update(6, 2).errno(), Errno::ENOENT);
     for (at, pages) in [(2, 1), (3, 1), (1, 3), (2, 3)] {
         assert!(matches!(update(at, pages), MapDmaError::NotThatMapping { .. }), "{at} {pages}");
     }
-    rig.container.update_vaddr(rig.request(2, 2, 4)).unwrap();
+    rig.container.update_vaddr(&rig.request(2, 2, 4)).unwrap();
     // Devices reach what they reached all the time.
     assert_eq!((rig.reaches(A0, 2), rig.pinned()), (Some(1), 2));
 }
@@ -39,10 +39,10 @@ fn vt15_8_the_new_owner_pays_and_the_old_one_no_more() {
     };
     rig.container.invalidate_vaddr(Unmap::All).unwrap();
     let (poor, locked) = next(PAGE_SIZE);
-    let error = rig.container.update_vaddr(poor).unwrap_err();
+    let error = rig.container.update_vaddr(&poor).unwrap_err();
     assert_eq!((error.errno(), locked.pages(), rig.locked.pages()), (Errno::ENOMEM, 0, 2));
     let (rich, locked) = next(4 * PAGE_SIZE);
-    rig.container.update_vaddr(rich).unwrap();
+    rig.container.update_vaddr(&rich).unwrap();
     assert_eq!((locked.pages(), rig.locked.pages(), rig.process.pinned()), (2, 0, 2));
     rig.unmap(2, 2).unwrap();
     assert_eq!((locked.pages(), rig.locked.pages(), rig.process.pinned()), (0, 0, 0));
@@ -54,7 +54,7 @@ fn vt15_8_the_same_owner_does_not_pay_twice() {
     // All that may be locked: paying twice for a moment would be too much.
     rig.map(0, crate::rig::PAGES, 0).unwrap();
     rig.container.invalidate_vaddr(Unmap::All).unwrap();
-    rig.container.update_vaddr(rig.request(0, crate::rig::PAGES, 0)).unwrap();
+    rig.container.update_vaddr(&rig.request(0, crate::rig::PAGES, 0)).unwrap();
     assert_eq!(rig.pinned(), crate::rig::PAGES);
 }
 
@@ -67,7 +67,7 @@ fn vt16_11_twice_away_is_an_error_that_changes_nothing() {
     let error = rig.container.invalidate_vaddr(range(0, 4)).unwrap_err();
     assert!(matches!(error, UnmapDmaError::VaddrInvalid { .. }), "{error}");
     // The first, which this call would have taken along, is where it was.
-    assert_eq!(rig.container.update_vaddr(rig.request(0, 2, 0)).unwrap_err().errno(), Errno::EINVAL);
+    assert_eq!(rig.container.update_vaddr(&rig.request(0, 2, 0)).unwrap_err().errno(), Errno::EINVAL);
     assert_eq!(rig.container.invalidate_vaddr(range(0, 2)), Ok(2 * PAGE_SIZE));
 }
 

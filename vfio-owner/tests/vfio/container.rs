@@ -90,7 +90,7 @@ fn nothing_is_mapped_without_an_iommu() {
         addr: room.ram,
         access: Access::Read,
     };
-    assert_eq!(container.map(request), Err(MapDmaError::NoIommu));
+    assert_eq!(container.map(&request), Err(MapDmaError::NoIommu));
     assert_eq!(room.process.pinned(), 0);
 }
 

@@ -72,7 +72,7 @@ impl Room {
 
     pub(crate) fn map(&self, container: &Container, iova: u64, bytes: u64) {
         let (process, addr) = (self.process.clone(), self.ram);
-        container.map(MapRequest { iova: Iova::new(iova), bytes, process, addr, access: Access::ReadWrite }).unwrap();
+        container.map(&MapRequest { iova: Iova::new(iova), bytes, process, addr, access: Access::ReadWrite }).unwrap();
     }
 
     pub(crate) fn ownership(&self, device: &str) -> Ownership {
