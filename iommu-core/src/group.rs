@@ -23,6 +23,7 @@ use crate::reserved::{self, ReservedRegion};
 
 mod state;
 
+use self::state::Retired;
 pub(crate) use self::state::{GroupState, Place, Record};
 
 const GROUP_LOCK: LockClass = LockClass::new("group lock", 800);
@@ -221,22 +222,9 @@ impl Group {
     #[inline]
     pub(crate) fn change(&self) -> Change<'_> {
         let mut guard = self.state.lock();
-        // A further change must not displace what an earlier one has retired, for that would free it under the lock.
-        while guard.has_retired() {
-            drop(guard);
-            self.free_retired();
-            guard = self.state.lock();
-        }
         let before = guard.before();
         let owner = guard.take_retired_owner();
-        Change { guard, retired: RetiredOf { group: self, any: false }, _owner: owner, before }
-    }
-
-    /// Frees what changes that are over have retired, without the group lock.
-    #[cold]
-    fn free_retired(&self) {
-        let retired = self.lock().take_retired();
-        drop(retired);
+        Change { guard, retired: None, _owner: owner, before, group: self }
     }
 
     /// Tells the observer. The group lock must not be held.
@@ -258,32 +246,19 @@ impl fmt::Debug for Group {
 pub(crate) struct Change<'a> {
     // Fields are dropped in this order: what is retired goes after the lock.
     guard: SpinMutexGuard<'a, GroupState>,
-    retired: RetiredOf<'a>,
+    /// Once the change is over.
+    retired: Option<Retired>,
     /// Whom an earlier change has displaced.
     _owner: Option<Owner>,
     before: Option<Ownership>,
-}
-
-/// Frees what the changes of a group have retired.
-struct RetiredOf<'a> {
     group: &'a Group,
-    any: bool,
-}
-
-impl Drop for RetiredOf<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        if self.any {
-            self.group.free_retired();
-        }
-    }
 }
 
 impl Change<'_> {
     /// Unlocks, then tells the observer.
     #[inline]
     pub(crate) fn finish(mut self, device: Option<&Arc<str>>, stuck: Option<&SwitchError>) {
-        let group = self.retired.group;
+        let group = self.group;
         let Some(transition) = self.transition(device, stuck) else { return };
         drop(self);
         group.tell(&transition);
@@ -296,7 +271,7 @@ impl Change<'_> {
         stuck: Option<&'a SwitchError>,
     ) -> Option<Transition<'a>> {
         let before = self.before.take()?;
-        Some(self.guard.transition(self.retired.group.id(), device, before, stuck))
+        Some(self.guard.transition(self.group.id(), device, before, stuck))
     }
 }
 
@@ -317,6 +292,6 @@ impl DerefMut for Change<'_> {
 impl Drop for Change<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.retired.any = self.guard.settle();
+        self.retired = self.guard.settle();
     }
 }
