@@ -17,9 +17,9 @@ use crate::hardware::{Capabilities, DefaultDomainType, HardwareError, PagingFlag
 use crate::member::Member;
 use crate::observer::{Observer, Transition};
 use crate::ownership::{Owner, Ownership};
-use crate::physical_memory::PhysicalMemory;
 use crate::registry::{DeviceGroupKey, GroupNumber};
 use crate::reserved::{self, ReservedRegion};
+use crate::unit::Unit;
 
 mod state;
 
@@ -42,7 +42,7 @@ pub struct Group {
     observer: Option<Arc<dyn Observer>>,
     number: GroupNumber,
     key: DeviceGroupKey,
-    memory: PhysicalMemory,
+    unit: Arc<Unit>,
     /// What is mapped 1:1 in the default domain. Changed under the probe lock only; a lock of its own because the group
     /// lock is not held while the IOMMU driver maps.
     direct: Mutex<DirectMappings>,
@@ -66,11 +66,11 @@ impl Group {
         number: GroupNumber,
         key: DeviceGroupKey,
         observer: Option<Arc<dyn Observer>>,
-        memory: PhysicalMemory,
+        unit: Arc<Unit>,
     ) -> Arc<Self> {
         let state = SpinMutex::of(GROUP_LOCK, GroupState::new(observer.is_some()));
         let direct = Mutex::of(DIRECT_LOCK, DirectMappings::default());
-        Arc::new(Self { state, observer, number, key, memory, direct })
+        Arc::new(Self { state, observer, number, key, unit, direct })
     }
 
     /// Returns the group's number.
@@ -82,8 +82,9 @@ impl Group {
         &self.key
     }
 
-    pub(crate) fn memory(&self) -> &PhysicalMemory {
-        &self.memory
+    /// The IOMMU of all its members.
+    pub(crate) fn unit(&self) -> &Arc<Unit> {
+        &self.unit
     }
 
     pub(crate) fn direct(&self) -> &Mutex<DirectMappings> {

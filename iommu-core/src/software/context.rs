@@ -44,6 +44,9 @@ enum State {
     #[default]
     Unattached,
     Attached(Arc<Translator>),
+    /// To a domain through which nothing passes, whichever: no count of references, as groups come here often.
+    Blocking,
+    /// By force, and with it all PASIDs.
     Blocked,
 }
 
@@ -117,7 +120,7 @@ impl ContextTable {
             if !context.capabilities.contains(wanted) {
                 return Err(HardwareError::new(Errno::EINVAL, "the domain does not fit the device"));
             }
-            context.enter(State::Attached(translator.clone()));
+            context.enter(State::of(translator));
             Ok(())
         })?
     }
@@ -148,6 +151,7 @@ impl ContextTable {
                 let caching = Caching { tlb: &mut context.tlb, shard: 1 << shard_of(from.device) };
                 access(translator, Some(caching))
             }
+            (State::Blocking, None) => Err(FaultReason::Blocked),
             (State::Unattached, None) => Err(FaultReason::NotAttached),
         }
     }
@@ -201,6 +205,13 @@ impl Context {
 }
 
 impl State {
+    fn of(translator: &Arc<Translator>) -> Self {
+        match &**translator {
+            Translator::Blocking => Self::Blocking,
+            Translator::Identity | Translator::Paging(_) | Translator::Nested(_) => Self::Attached(translator.clone()),
+        }
+    }
+
     fn is(&self, translator: &Arc<Translator>) -> bool {
         matches!(self, Self::Attached(attached) if Arc::ptr_eq(attached, translator))
     }
