@@ -1,12 +1,12 @@
 //! Containers: groups that share an I/O address space.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
+use iommu_core::Claim;
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{LockClass, Mutex};
-use iommu_core::{Claim, GroupId};
 
 use crate::backend::{AttachGroupError, DirtyError, MapDmaError, UnmapDmaError};
 use crate::backend::{
@@ -38,21 +38,31 @@ struct Shared {
 struct State {
     groups: Groups,
     iommu: Option<Iommu>,
+    /// How many groups have come since there was none.
+    came: u64,
+}
+
+/// A group's place in a container.
+#[derive(Debug)]
+pub(crate) struct Contained {
+    container: Container,
+    /// How many groups had come before.
+    number: u64,
 }
 
 /// Groups of one kind.
 // Vt7.2.
 #[derive(Debug)]
 enum Groups {
-    /// One claim for each group.
-    Isolated(Vec<Claim>),
-    /// At least one group.
-    NoIommu(Vec<GroupId>),
+    /// One claim for each group, by number.
+    Isolated(BTreeMap<u64, Claim>),
+    /// How many groups: at least one.
+    NoIommu(usize),
 }
 
 impl Default for Groups {
     fn default() -> Self {
-        Self::Isolated(Vec::new())
+        Self::Isolated(BTreeMap::new())
     }
 }
 
@@ -60,7 +70,7 @@ impl Groups {
     fn is_empty(&self) -> bool {
         match self {
             Self::Isolated(claims) => claims.is_empty(),
-            Self::NoIommu(ids) => ids.is_empty(),
+            Self::NoIommu(groups) => *groups == 0,
         }
     }
 }
@@ -218,42 +228,24 @@ impl Container {
 
     /// Claims the group that `isolation` is, and attaches it to the IOMMU if there is one.
     // Table Vt7.
-    pub(crate) fn attach(&self, isolation: &Isolation) -> Result<(), SetContainerError> {
+    pub(crate) fn attach(&self, isolation: &Isolation) -> Result<Contained, SetContainerError> {
         let mut state = self.0.state.lock();
-        let State { groups, iommu } = &mut *state;
+        let State { groups, iommu, came } = &mut *state;
+        let number = *came;
         match (isolation, groups) {
             (Isolation::Iommu { group, owner }, Groups::Isolated(claims)) => {
                 let claim = group.claim(owner)?;
                 if let Some(Iommu::Backend(iommu)) = iommu {
                     iommu.attach_group(&claim)?;
                 }
-                claims.push(claim);
+                claims.insert(number, claim);
             }
-            (Isolation::None { id }, Groups::NoIommu(ids)) => ids.push(*id),
-            (Isolation::None { id }, groups) if groups.is_empty() => *groups = Groups::NoIommu(alloc::vec![*id]),
+            (Isolation::None { .. }, Groups::NoIommu(groups)) => *groups += 1,
+            (Isolation::None { .. }, groups) if groups.is_empty() => *groups = Groups::NoIommu(1),
             _ => return Err(SetContainerError::Mixed { group: isolation.key().id() }),
         }
-        Ok(())
-    }
-
-    /// Removes and releases a group; drops the IOMMU with the last one.
-    pub(crate) fn detach(&self, isolation: &Isolation) {
-        let mut state = self.0.state.lock();
-        let State { groups, iommu } = &mut *state;
-        match (isolation, &mut *groups) {
-            (Isolation::Iommu { group, .. }, Groups::Isolated(claims)) => {
-                let Some(place) = claims.iter().position(|claim| Arc::ptr_eq(claim.group(), group)) else { return };
-                let claim = claims.remove(place);
-                if let Some(Iommu::Backend(iommu)) = iommu {
-                    iommu.detach_group(&claim);
-                }
-            }
-            (Isolation::None { id }, Groups::NoIommu(ids)) => ids.retain(|known| known != id),
-            _ => {}
-        }
-        if groups.is_empty() {
-            *state = State::default();
-        }
+        *came += 1;
+        Ok(Contained { container: self.clone(), number })
     }
 
     /// Whether it was set to no-IOMMU mode, in which no call is served.
@@ -267,6 +259,30 @@ impl Container {
     // Vt6.8.
     pub(crate) fn has_iommu(&self) -> bool {
         self.0.state.lock().iommu.is_some()
+    }
+}
+
+impl Contained {
+    pub(crate) fn container(&self) -> &Container {
+        &self.container
+    }
+
+    /// Removes and releases the group; drops the IOMMU with the last one.
+    pub(crate) fn detach(self) {
+        let mut state = self.container.0.state.lock();
+        let State { groups, iommu, .. } = &mut *state;
+        match groups {
+            Groups::Isolated(claims) => {
+                let Some(claim) = claims.remove(&self.number) else { return };
+                if let Some(Iommu::Backend(iommu)) = iommu {
+                    iommu.detach_group(&claim);
+                }
+            }
+            Groups::NoIommu(groups) => *groups -= 1,
+        }
+        if groups.is_empty() {
+            *state = State::default();
+        }
     }
 }
 
@@ -291,9 +307,9 @@ impl State {
     /// Every group, or none.
     fn attach_all(&mut self, mut iommu: Box<dyn ContainerIommu>) -> Result<(), SetIommuError> {
         let Groups::Isolated(claims) = &self.groups else { return Err(SetIommuError::NoGroup) };
-        for (attached, claim) in claims.iter().enumerate() {
+        for (number, claim) in claims {
             if let Err(error) = iommu.attach_group(claim) {
-                claims.iter().take(attached).rev().for_each(|claim| iommu.detach_group(claim));
+                claims.range(..number).rev().for_each(|(_, claim)| iommu.detach_group(claim));
                 return Err(error.into());
             }
         }

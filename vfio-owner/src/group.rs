@@ -10,7 +10,7 @@ use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{LockClass, Mutex};
 use iommu_core::{Group, GroupId};
 
-use crate::container::Container;
+use crate::container::Contained;
 use crate::device::VfioDevice;
 #[cfg(feature = "iommufd")]
 use crate::device_file::BindIommufdError;
@@ -64,7 +64,7 @@ enum File {
 /// What a group is put into.
 #[derive(Debug)]
 pub(crate) enum Attachment {
-    Container(Container),
+    Container(Contained),
     /// Claims nothing: each device is claimed when it is opened.
     // V21.
     #[cfg(feature = "iommufd")]
@@ -130,7 +130,7 @@ impl VfioGroup {
 
     pub(crate) fn detach(&self, state: &mut GroupState) {
         match state.attachment.take() {
-            Some(Attachment::Container(container)) => container.detach(&self.isolation),
+            Some(Attachment::Container(contained)) => contained.detach(),
             // Devices that are open through it have claims of their own (V22).
             #[cfg(feature = "iommufd")]
             Some(Attachment::Iommufd(_)) => {}

@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use core::mem;
 
 use device_model::sync::{Arc, LockClass, SpinMutex};
 use device_model::{DeviceId, Errno};
@@ -105,7 +106,6 @@ impl ContextTable {
 
     /// Runs `change` on the device's context; no access of the device is on its way meanwhile.
     pub(super) fn change<R>(&self, dev: &Endpoint, change: impl FnOnce(&mut Context) -> R) -> Result<R, HardwareError> {
-        let unserved = || HardwareError::new(Errno::ENODEV, "this IOMMU does not serve the device");
         self.shard(dev.id).lock().get_mut(&dev.id).map(change).ok_or_else(unserved)
     }
 
@@ -116,13 +116,15 @@ impl ContextTable {
         translator: &Arc<Translator>,
         wanted: Capabilities,
     ) -> Result<(), HardwareError> {
-        self.change(dev, |context| {
-            if !context.capabilities.contains(wanted) {
-                return Err(HardwareError::new(Errno::EINVAL, "the domain does not fit the device"));
-            }
-            context.enter(State::of(translator));
-            Ok(())
-        })?
+        let mut contexts = self.shard(dev.id).lock();
+        let Some(context) = contexts.get_mut(&dev.id) else { return Err(unserved()) };
+        if !context.capabilities.contains(wanted) {
+            return Err(HardwareError::new(Errno::EINVAL, "the domain does not fit the device"));
+        }
+        let displaced = context.enter(State::of(translator));
+        drop(contexts);
+        drop(displaced);
+        Ok(())
     }
 
     pub(super) fn serves(&self, device: DeviceId) -> bool {
@@ -198,10 +200,20 @@ impl Context {
         self.pasids.clear();
     }
 
-    fn enter(&mut self, state: State) {
-        self.state = state;
-        self.tlb.flush(IovaRange::ALL);
+    /// Returns the state that it leaves.
+    fn enter(&mut self, state: State) -> State {
+        let left = mem::replace(&mut self.state, state);
+        // In any other state nothing is cached.
+        if matches!(left, State::Attached(_)) {
+            self.tlb.flush(IovaRange::ALL);
+        }
+        left
     }
+}
+
+#[cold]
+fn unserved() -> HardwareError {
+    HardwareError::new(Errno::ENODEV, "this IOMMU does not serve the device")
 }
 
 impl State {
