@@ -293,6 +293,8 @@ impl DerefMut for Change<'_> {
 impl Drop for Change<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.retired = self.guard.settle();
+        if self.guard.settle() {
+            self.retired = Some(self.guard.take_retired());
+        }
     }
 }

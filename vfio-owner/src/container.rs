@@ -1,10 +1,8 @@
 //! Containers: groups that share an I/O address space.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 
-use iommu_core::Claim;
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{LockClass, Mutex};
 
@@ -14,6 +12,10 @@ use crate::backend::{
 };
 use crate::group_file::SetContainerError;
 use crate::isolation::{Isolation, NoIommuMode};
+
+mod claims;
+
+use self::claims::{Claims, Number};
 
 const CONTAINER_LOCK: LockClass = LockClass::new("container", 600);
 
@@ -38,31 +40,29 @@ struct Shared {
 struct State {
     groups: Groups,
     iommu: Option<Iommu>,
-    /// How many groups have come since there was none.
-    came: u64,
 }
 
 /// A group's place in a container.
 #[derive(Debug)]
 pub(crate) struct Contained {
     container: Container,
-    /// How many groups had come before.
-    number: u64,
+    /// Of its claim; `None` without an IOMMU.
+    number: Option<Number>,
 }
 
 /// Groups of one kind.
 // Vt7.2.
 #[derive(Debug)]
 enum Groups {
-    /// One claim for each group, by number.
-    Isolated(BTreeMap<u64, Claim>),
+    /// One claim for each group.
+    Isolated(Claims),
     /// How many groups: at least one.
     NoIommu(usize),
 }
 
 impl Default for Groups {
     fn default() -> Self {
-        Self::Isolated(BTreeMap::new())
+        Self::Isolated(Claims::default())
     }
 }
 
@@ -230,21 +230,25 @@ impl Container {
     // Table Vt7.
     pub(crate) fn attach(&self, isolation: &Isolation) -> Result<Contained, SetContainerError> {
         let mut state = self.0.state.lock();
-        let State { groups, iommu, came } = &mut *state;
-        let number = *came;
-        match (isolation, groups) {
+        let State { groups, iommu } = &mut *state;
+        let number = match (isolation, groups) {
             (Isolation::Iommu { group, owner }, Groups::Isolated(claims)) => {
                 let claim = group.claim(owner)?;
                 if let Some(Iommu::Backend(iommu)) = iommu {
                     iommu.attach_group(&claim)?;
                 }
-                claims.insert(number, claim);
+                Some(claims.push(claim))
             }
-            (Isolation::None { .. }, Groups::NoIommu(groups)) => *groups += 1,
-            (Isolation::None { .. }, groups) if groups.is_empty() => *groups = Groups::NoIommu(1),
+            (Isolation::None { .. }, Groups::NoIommu(groups)) => {
+                *groups += 1;
+                None
+            }
+            (Isolation::None { .. }, groups) if groups.is_empty() => {
+                *groups = Groups::NoIommu(1);
+                None
+            }
             _ => return Err(SetContainerError::Mixed { group: isolation.key().id() }),
-        }
-        *came += 1;
+        };
         Ok(Contained { container: self.clone(), number })
     }
 
@@ -270,17 +274,18 @@ impl Contained {
     /// Removes and releases the group; drops the IOMMU with the last one.
     pub(crate) fn detach(self) {
         let mut state = self.container.0.state.lock();
-        let State { groups, iommu, .. } = &mut *state;
-        match groups {
-            Groups::Isolated(claims) => {
-                let Some(claim) = claims.remove(&self.number) else { return };
+        let State { groups, iommu } = &mut *state;
+        match (groups, self.number) {
+            (Groups::Isolated(claims), Some(number)) => {
+                let Some(claim) = claims.remove(number) else { return };
                 if let Some(Iommu::Backend(iommu)) = iommu {
                     iommu.detach_group(&claim);
                 }
             }
-            Groups::NoIommu(groups) => *groups -= 1,
+            (Groups::NoIommu(groups), None) => *groups -= 1,
+            _ => {}
         }
-        if groups.is_empty() {
+        if state.groups.is_empty() {
             *state = State::default();
         }
     }
@@ -307,9 +312,9 @@ impl State {
     /// Every group, or none.
     fn attach_all(&mut self, mut iommu: Box<dyn ContainerIommu>) -> Result<(), SetIommuError> {
         let Groups::Isolated(claims) = &self.groups else { return Err(SetIommuError::NoGroup) };
-        for (number, claim) in claims {
+        for (attached, claim) in claims.iter().enumerate() {
             if let Err(error) = iommu.attach_group(claim) {
-                claims.range(..number).rev().for_each(|(_, claim)| iommu.detach_group(claim));
+                claims.iter().rev().skip(claims.len() - attached).for_each(|claim| iommu.detach_group(claim));
                 return Err(error.into());
             }
         }

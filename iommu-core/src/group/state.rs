@@ -276,10 +276,15 @@ impl GroupState {
         }
     }
 
-    /// Ends a change; what is to be freed without the group lock.
+    /// Ends a change; whether something is to be freed without the group lock.
     #[inline]
-    pub(crate) fn settle(&mut self) -> Option<Retired> {
-        if self.moved { self.settle_members() } else { None }
+    pub(crate) fn settle(&mut self) -> bool {
+        self.moved && self.settle_members()
+    }
+
+    /// What the change that ends has set free.
+    pub(crate) fn take_retired(&mut self) -> Retired {
+        core::mem::take(&mut self.retired)
     }
 
     /// The owner that an earlier change has displaced. Its name alone is not worth the lock a second time, so the next
@@ -289,7 +294,7 @@ impl GroupState {
         self.retired.owner.take()
     }
 
-    fn settle_members(&mut self) -> Option<Retired> {
+    fn settle_members(&mut self) -> bool {
         self.moved = false;
         let (mut astray, mut unknown) = (false, false);
         for record in self.records.iter().flatten() {
@@ -302,7 +307,7 @@ impl GroupState {
         if !unknown && !self.quarantine.is_empty() {
             self.retired.quarantine = core::mem::take(&mut self.quarantine);
         }
-        if self.retired.is_empty() { None } else { Some(core::mem::take(&mut self.retired)) }
+        !self.retired.is_empty()
     }
 }
 

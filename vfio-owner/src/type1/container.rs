@@ -1,9 +1,9 @@
 //! The type1 of one container.
 
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use hashbrown::HashMap;
 use iommu_core::address::PageSizes;
 use iommu_core::hardware::HardwareError;
 use iommu_core::{Claim, GroupId, Iova, IovaMap, IovaRange, PhysicalMemory};
@@ -39,7 +39,7 @@ pub(super) struct Type1Container {
     /// How many mappings have their memory given away.
     away: u32,
     pub(super) domains: Vec<SharedDomain>,
-    pub(super) groups: BTreeMap<GroupId, AttachedGroup>,
+    pub(super) groups: HashMap<GroupId, AttachedGroup>,
     /// What all groups can address.
     pub(super) allowed: Vec<IovaRange>,
     pub(super) page_sizes: PageSizes,
@@ -56,7 +56,7 @@ impl Type1Container {
             processes: Processes::default(),
             away: 0,
             domains: Vec::new(),
-            groups: BTreeMap::new(),
+            groups: HashMap::new(),
             allowed: Vec::new(),
             page_sizes: reach::page_sizes([].into_iter()),
             tracking: DirtyTracking::Off,
