@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
+use iommu_core::Claim;
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{LockClass, Mutex};
 
@@ -12,10 +13,7 @@ use crate::backend::{
 };
 use crate::group_file::SetContainerError;
 use crate::isolation::{Isolation, NoIommuMode};
-
-mod claims;
-
-use self::claims::{Claims, Number};
+use crate::sparse::Sparse;
 
 const CONTAINER_LOCK: LockClass = LockClass::new("container", 600);
 
@@ -42,6 +40,9 @@ struct State {
     iommu: Option<Iommu>,
 }
 
+/// Tells a group from all others that are in the container with it.
+type Number = u64;
+
 /// A group's place in a container.
 #[derive(Debug)]
 pub(crate) struct Contained {
@@ -54,15 +55,15 @@ pub(crate) struct Contained {
 // Vt7.2.
 #[derive(Debug)]
 enum Groups {
-    /// One claim for each group.
-    Isolated(Claims),
+    /// One claim for each group, in the order in which they came.
+    Isolated(Sparse<Number, Claim>),
     /// How many groups: at least one.
     NoIommu(usize),
 }
 
 impl Default for Groups {
     fn default() -> Self {
-        Self::Isolated(Claims::default())
+        Self::Isolated(Sparse::default())
     }
 }
 
@@ -237,7 +238,9 @@ impl Container {
                 if let Some(Iommu::Backend(iommu)) = iommu {
                     iommu.attach_group(&claim)?;
                 }
-                Some(claims.push(claim))
+                let number = claims.last_key().map_or(0, |last| last + 1);
+                claims.insert(number, claim);
+                Some(number)
             }
             (Isolation::None { .. }, Groups::NoIommu(groups)) => {
                 *groups += 1;

@@ -156,7 +156,7 @@ impl Type1Container {
             // Whatever the next group can address.
             Vec::new()
         } else {
-            reach::allowed(self.apertures(), self.groups.values().flat_map(|group| holes(&group.forbidden)))
+            reach::allowed(self.apertures(), self.groups.iter().flat_map(|group| holes(&group.forbidden)))
         };
         self.measure_pages();
     }
@@ -194,7 +194,7 @@ impl Type1Container {
 
     /// Takes a group out of its domain.
     pub(super) fn leave(&mut self, claim: &Claim) {
-        let Some(left) = self.groups.remove(&claim.group().id()) else { return };
+        let Some(left) = self.groups.remove(claim.group().id()) else { return };
         claim.detach();
         let Ok(place) = self.domains.binary_search_by_key(&left.domain, |shared| shared.number) else { return };
         if let Some(shared) = self.domains.get_mut(place) {
@@ -204,7 +204,7 @@ impl Type1Container {
                     self.remove_all(IovaRange::ALL);
                 }
                 self.domains.remove(place);
-            } else if self.groups.values().any(|group| group.forbidden == left.forbidden) {
+            } else if self.groups.iter().rev().any(|group| group.forbidden == left.forbidden) {
                 // The same ranges and page sizes as before.
                 return;
             }

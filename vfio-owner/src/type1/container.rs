@@ -3,7 +3,6 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use hashbrown::HashMap;
 use iommu_core::address::PageSizes;
 use iommu_core::hardware::HardwareError;
 use iommu_core::{Claim, GroupId, Iova, IovaMap, IovaRange, PhysicalMemory};
@@ -17,6 +16,7 @@ use crate::backend::{
     ContainerIommu, DirtyRequest, DirtySink, DirtyTracking, Extension, IommuInfo, MAX_BITMAP_BYTES, MapRequest,
     Migration, Unmap, cut_by,
 };
+use crate::sparse::Sparse;
 use iommu_core::device_model::Errno;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub(super) struct Type1Container {
     /// How many mappings have their memory given away.
     away: u32,
     pub(super) domains: Vec<SharedDomain>,
-    pub(super) groups: HashMap<GroupId, AttachedGroup>,
+    pub(super) groups: Sparse<GroupId, AttachedGroup>,
     /// What all groups can address.
     pub(super) allowed: Vec<IovaRange>,
     pub(super) page_sizes: PageSizes,
@@ -56,7 +56,7 @@ impl Type1Container {
             processes: Processes::default(),
             away: 0,
             domains: Vec::new(),
-            groups: HashMap::new(),
+            groups: Sparse::default(),
             allowed: Vec::new(),
             page_sizes: reach::page_sizes([].into_iter()),
             tracking: DirtyTracking::Off,
@@ -164,7 +164,7 @@ impl ContainerIommu for Type1Container {
         if self.away > 0 {
             return Err(AttachGroupError::VaddrInvalid { mappings: self.away });
         }
-        if self.groups.contains_key(&group.id()) {
+        if self.groups.contains(group.id()) {
             return Err(AttachGroupError::Attached { group: group.id() });
         }
         let no_domain = |cause| AttachGroupError::NoDomain { group: group.id(), cause };
