@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::num::NonZeroU64;
 
 use iommu_core::Claim;
 use iommu_core::device_model::Errno;
@@ -41,7 +42,7 @@ struct State {
 }
 
 /// Tells a group from all others that are in the container with it.
-type Number = u64;
+type Number = NonZeroU64;
 
 /// A group's place in a container.
 #[derive(Debug)]
@@ -238,7 +239,7 @@ impl Container {
                 if let Some(Iommu::Backend(iommu)) = iommu {
                     iommu.attach_group(&claim)?;
                 }
-                let number = claims.last_key().map_or(0, |last| last + 1);
+                let number = claims.last_key().map_or(Number::MIN, |last| last.saturating_add(1));
                 claims.insert(number, claim);
                 Some(number)
             }

@@ -132,7 +132,7 @@ impl GroupFile {
                 Err(UnsetContainerError::DevicesOpen { group: group.id(), devices: group.in_use.devices() })
             }
             Some(_) => {
-                group.detach(&mut state);
+                state.detach();
                 Ok(())
             }
         }

@@ -147,13 +147,12 @@ impl ContextTable {
         let mut contexts = self.shard(from.device).lock();
         let context = contexts.get_mut(&from.device).ok_or(FaultReason::Unserved)?;
         match (&context.state, from.pasid) {
-            (State::Blocked, _) => Err(FaultReason::Blocked),
+            (State::Blocked, _) | (State::Blocking, None) => Err(FaultReason::Blocked),
             (_, Some(pasid)) => access(context.pasids.get(&pasid).ok_or(FaultReason::NotAttached)?, None),
             (State::Attached(translator), None) => {
                 let caching = Caching { tlb: &mut context.tlb, shard: 1 << shard_of(from.device) };
                 access(translator, Some(caching))
             }
-            (State::Blocking, None) => Err(FaultReason::Blocked),
             (State::Unattached, None) => Err(FaultReason::NotAttached),
         }
     }
