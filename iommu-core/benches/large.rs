@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
-use iommu_core::address::PageSizes;
+use iommu_core::address::{PageSizes, PhysRun};
 use iommu_core::device_model::DeviceId;
 use iommu_core::hardware::{DirtyFlags, Endpoint, IommuDriver, PagingFlags};
 use iommu_core::software::page_table::{PageTable, TableFormat};
@@ -65,19 +65,30 @@ fn map(c: &mut Criterion) {
     let whole = scaled(64 << 30);
     for (name, piece) in [("one piece", whole), ("2 MiB pieces", MIB2), ("pages", KIB4)] {
         let user = User::new(TableFormat::X86_39);
+        let unmap = || {
+            user.domain.unmap(Iova::new(BASE), whole).expect("it does not fail");
+        };
         group.bench_function(BenchmarkId::new(name, "ours"), |b| {
             let map = |()| {
-                for (iova, phys) in pieces(whole, piece) {
-                    let mapped = user.domain.map(&user.physical_memory, iova, phys, piece, Access::ReadWrite);
-                    mapped.expect("nothing is there");
-                }
-            };
-            let unmap = || {
-                user.domain.unmap(Iova::new(BASE), whole).expect("it does not fail");
+                let pieces = pieces(whole, piece).map(|(_, phys)| PhysRun { phys, bytes: piece });
+                let mapped = user.domain.map_sg(&user.physical_memory, Iova::new(BASE), pieces, Access::ReadWrite);
+                mapped.expect("nothing is there");
             };
             b.iter_batched(unmap, map, BatchSize::PerIteration);
             unmap();
         });
+        if piece < whole {
+            group.bench_function(BenchmarkId::new(name, "a call each"), |b| {
+                let map = |()| {
+                    for (iova, phys) in pieces(whole, piece) {
+                        let mapped = user.domain.map(&user.physical_memory, iova, phys, piece, Access::ReadWrite);
+                        mapped.expect("nothing is there");
+                    }
+                };
+                b.iter_batched(unmap, map, BatchSize::PerIteration);
+                unmap();
+            });
+        }
         group.bench_function(BenchmarkId::new(name, "loop of writes"), |b| {
             let map = |mut table: PageTable| {
                 for (iova, phys) in pieces(whole, piece) {

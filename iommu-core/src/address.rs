@@ -64,6 +64,22 @@ address! {
     UserAddr
 }
 
+/// Memory that is contiguous in physical addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PhysRun {
+    /// The first address.
+    pub phys: PhysAddr,
+    /// The length in bytes.
+    pub bytes: u64,
+}
+
+impl PhysRun {
+    /// Returns the address behind it, or `None` if that is past the end of the 64-bit space.
+    pub const fn end(self) -> Option<PhysAddr> {
+        self.phys.checked_add(self.bytes)
+    }
+}
+
 /// The smallest page of a CPU in bytes: the unit of pins, mappings and processes.
 pub const PAGE_SIZE: u64 = 0x1000;
 

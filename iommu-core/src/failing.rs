@@ -10,7 +10,7 @@ use core::any::Any;
 use device_model::Errno;
 use device_model::sync::{Arc, SpinMutex};
 
-use crate::address::{Geometry, Iova, IovaRange, PhysAddr, Protection};
+use crate::address::{Geometry, Iova, IovaRange, PhysAddr, PhysRun, Protection};
 use crate::hardware::{
     Description, DirtyFlags, DirtyPages, DirtyTracking, DomainKind, Endpoint, EndpointProperties, FaultSink, Gather,
     HardwareDomain, HardwareError, IommuDriver, Nested, NestingParent, PageAnswer, PageRequestSink, PageRequests,
@@ -47,7 +47,7 @@ pub enum Operation {
     AttachPasid(DomainKind),
     /// [`HardwareDomain::detach_pasid`] from a domain of this kind, which can only panic.
     DetachPasid(DomainKind),
-    /// [`Paging::map_pages`].
+    /// [`Paging::map_pages`], which [`Paging::map_runs`] calls for each run.
     Map,
     /// [`Paging::unmap_pages`].
     Unmap,
@@ -397,6 +397,10 @@ impl Paging for FailingDomain {
 
     fn iova_to_phys(&self, iova: Iova) -> Option<PhysAddr> {
         self.inner.paging()?.iova_to_phys(iova)
+    }
+
+    fn iova_to_run(&self, range: IovaRange) -> Option<PhysRun> {
+        self.inner.paging()?.iova_to_run(range)
     }
 
     fn enforce_coherency(&self) -> Result<(), HardwareError> {

@@ -33,7 +33,7 @@ pub use self::endpoint::{Endpoint, RequesterId};
 pub use self::fault::{Fault, FaultReason, FaultSink};
 pub use self::nesting::{Description, Nested, NestingParent, UserData};
 pub use self::page_request::{PageAnswer, PagePermissions, PageRequest, PageRequestSink, PageRequests, WantedPage};
-pub use self::paging::{DirtyFlags, DirtyPages, DirtyTracking, Gather, Paging, PagingFlags};
+pub use self::paging::{DirtyFlags, DirtyPages, DirtyTracking, Gather, PageRun, Paging, PagingFlags};
 use crate::reserved::ReservedRegion;
 
 /// Hardware refused, or failed.

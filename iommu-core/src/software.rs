@@ -58,6 +58,7 @@ mod testbed;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tlb;
+mod transfer;
 mod unit;
 
 pub use config::SoftIommuConfig;

@@ -5,7 +5,7 @@ use core::fmt;
 
 use device_model::Errno;
 
-use crate::address::{Access, Iova, PhysAddr, UserAddr};
+use crate::address::{Access, Iova, PhysRun, UserAddr};
 
 /// The memory of a user-space process.
 ///
@@ -65,14 +65,8 @@ pub trait UserMemory: Send + Sync + fmt::Debug {
     fn uncharge(&self, account: Account, pages: u64);
 }
 
-/// Physically contiguous, pinned memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PinnedRun {
-    /// First address; a multiple of the page size.
-    pub phys: PhysAddr,
-    /// Length in bytes; a multiple of the page size, not 0.
-    pub bytes: u64,
-}
+/// Physically contiguous, pinned memory. Address and length are multiples of the page size, and the length is not 0.
+pub type PinnedRun = PhysRun;
 
 /// Memory of a process that is to be mapped for devices.
 ///

@@ -8,13 +8,13 @@ dma_locks::provide!(dma_locks::Spinning);
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use iommu_core::address::PageSizes;
+use iommu_core::address::{PageSizes, PhysRun};
 use iommu_core::device_model::sync::Mutex;
 use iommu_core::device_model::{DeviceId, Errno};
 use iommu_core::failing::{FailingIommu, Operation};
 use iommu_core::hardware::{
     DirtyFlags, DomainKind, Endpoint, Fault, FaultReason, FaultSink, Gather, HardwareDomain, HardwareError,
-    IommuDriver, Paging, PagingFlags,
+    IommuDriver, PageRun, Paging, PagingFlags,
 };
 use iommu_core::software::page_table::TableFormat;
 use iommu_core::software::{Memory, SimulatedDevice, SoftIommu, SoftIommuConfig};
@@ -71,10 +71,22 @@ fn map(paging: &dyn Paging, at: u64, to: u64, count: usize) -> Result<usize, Har
     Ok(done)
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Step {
-    Map { page: u64, frame: u64, count: usize },
-    Unmap { page: u64, count: usize },
+    Map {
+        page: u64,
+        frame: u64,
+        count: usize,
+    },
+    /// Runs of pages one behind the other: frame and count of each.
+    MapRuns {
+        page: u64,
+        runs: Vec<(u64, usize)>,
+    },
+    Unmap {
+        page: u64,
+        count: usize,
+    },
     FlushAll,
 }
 
@@ -83,6 +95,8 @@ fn step() -> impl Strategy<Value = Step> {
     let page = 500..530_u64;
     prop_oneof![
         3 => (page.clone(), 0..64_u64, 1..20_usize).prop_map(|(page, frame, count)| Step::Map { page, frame, count }),
+        2 => (page.clone(), prop::collection::vec((0..64_u64, 1..8_usize), 1..6))
+            .prop_map(|(page, runs)| Step::MapRuns { page, runs }),
         2 => (page, 1..20_usize).prop_map(|(page, count)| Step::Unmap { page, count }),
         1 => Just(Step::FlushAll),
     ]
@@ -105,6 +119,23 @@ fn paging_contract(driver: &dyn IommuDriver, flushes: Flushes, steps: &[Step]) -
     let mut model: BTreeMap<u64, u64> = BTreeMap::new();
     for step in steps {
         match *step {
+            Step::MapRuns { page, ref runs } => {
+                let frames = runs.iter().flat_map(|(frame, count)| (*frame..).take(*count));
+                let new: Vec<(u64, u64)> = (page..).zip(frames).collect();
+                let free = new.iter().take_while(|(page, _)| !model.contains_key(page)).count();
+                let run = |(frame, count): &(u64, usize)| PageRun {
+                    phys: PhysAddr::new(frame * PAGE),
+                    page_size: PAGE,
+                    count: *count,
+                };
+                let (runs, before) = (runs.iter().map(run).collect::<Vec<_>>(), 7);
+                let mut mapped = before;
+                let all = paging.map_runs(iova(page * PAGE), &runs, Access::ReadWrite.into(), &mut mapped);
+                prop_assert_eq!(mapped - before, free as u64 * PAGE, "it ends where something is mapped");
+                let error = if free == new.len() { None } else { Some(Errno::EEXIST) };
+                prop_assert_eq!(all.err().map(|error| error.errno), error);
+                model.extend(new.into_iter().take(free));
+            }
             Step::Map { page, frame, count } => {
                 let free = (page..).take(count).take_while(|page| !model.contains_key(page)).count();
                 let mapped = map(paging, page * PAGE, frame * PAGE, count);
@@ -132,6 +163,14 @@ fn paging_contract(driver: &dyn IommuDriver, flushes: Flushes, steps: &[Step]) -
         for page in 490..560 {
             let leads_to = model.get(&page).map(|frame| PhysAddr::new(frame * PAGE + 8));
             prop_assert_eq!(paging.iova_to_phys(iova(page * PAGE + 8)), leads_to, "page {}", page);
+            let frames = (page..555).map_while(|page| Some(*model.get(&page)?));
+            let together =
+                (0..).zip(frames).take_while(|(n, frame)| model.get(&page) == frame.checked_sub(*n).as_ref());
+            let together = together.count() as u64;
+            let bytes = (together * PAGE).saturating_sub(8);
+            let range = IovaRange::new(iova(page * PAGE + 8), iova(555 * PAGE - 1));
+            let run = range.and_then(|range| paging.iova_to_run(range));
+            prop_assert_eq!(run, leads_to.filter(|_| bytes > 0).map(|phys| PhysRun { phys, bytes }), "page {}", page);
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::any::Any;
 
 use super::HardwareError;
-use crate::address::{Geometry, Iova, IovaRange, PhysAddr, Protection};
+use crate::address::{Geometry, Iova, IovaRange, PhysAddr, PhysRun, Protection};
 
 bitflags::bitflags! {
     /// What a paging domain must be able to do besides paging.
@@ -15,6 +15,48 @@ bitflags::bitflags! {
         const NEST_PARENT = 1 << 0;
         /// It tracks dirty pages: it has the role [`DirtyTracking`].
         const DIRTY_TRACKING = 1 << 1;
+    }
+}
+
+/// Pages of one size that are contiguous in physical memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PageRun {
+    /// The address of the first page.
+    pub phys: PhysAddr,
+    /// The size of a page in bytes.
+    pub page_size: u64,
+    /// The number of pages.
+    pub count: usize,
+}
+
+impl PageRun {
+    /// Maps runs one behind the other from `iova` on by calls of `map_pages`, each as [`Paging::map_pages`], and adds to
+    /// `mapped` what is mapped. For implementations of [`Paging::map_runs`].
+    ///
+    /// # Errors
+    /// The first of `map_pages`, which ends it.
+    #[inline]
+    pub fn map_each<E>(
+        runs: &[Self],
+        iova: Iova,
+        mapped: &mut u64,
+        mut map_pages: impl FnMut(Iova, Self) -> Result<usize, E>,
+    ) -> Result<(), E> {
+        let mut at = iova.get();
+        for run in runs {
+            let mut left = *run;
+            loop {
+                let pages = map_pages(Iova::new(at), left)?.max(1).min(left.count);
+                let bytes = left.page_size * pages as u64;
+                (at, *mapped) = (at.wrapping_add(bytes), mapped.wrapping_add(bytes));
+                if pages == left.count {
+                    break;
+                }
+                let phys = PhysAddr::new(left.phys.get().wrapping_add(bytes));
+                left = Self { phys, count: left.count - pages, ..left };
+            }
+        }
+        Ok(())
     }
 }
 
@@ -43,6 +85,24 @@ pub trait Paging {
         count: usize,
         protection: Protection,
     ) -> Result<usize, HardwareError>;
+
+    /// Maps runs of pages one behind the other from `iova` on, and adds to `mapped` how many bytes it has mapped, also when it
+    /// fails. What the caller keeps to is as for [`map_pages`](Self::map_pages), which by default is called for each run: an
+    /// implementation may take its lock once for all of them.
+    ///
+    /// # Errors
+    /// As for [`map_pages`](Self::map_pages). The caller unmaps what was mapped by then.
+    fn map_runs(
+        &self,
+        iova: Iova,
+        runs: &[PageRun],
+        protection: Protection,
+        mapped: &mut u64,
+    ) -> Result<(), HardwareError> {
+        PageRun::map_each(runs, iova, mapped, |at, run| {
+            self.map_pages(at, run.phys, run.page_size, run.count, protection)
+        })
+    }
 
     /// Makes new mappings visible to hardware, where it caches what is *not* mapped or does not snoop page tables. Called once
     /// for a range that was mapped with any number of calls, before a device is told of it.
@@ -79,6 +139,23 @@ pub trait Paging {
 
     /// Returns where `iova` leads, or `None` where nothing is mapped.
     fn iova_to_phys(&self, iova: Iova) -> Option<PhysAddr>;
+
+    /// Returns where a range begins in physical memory, and how much of it is contiguous from there on; `None` if its first
+    /// address is not mapped. No page lies across the end of that, unless the range ends there.
+    ///
+    /// By default it calls [`iova_to_phys`](Self::iova_to_phys) for every page of the smallest size.
+    fn iova_to_run(&self, range: IovaRange) -> Option<PhysRun> {
+        let granule = self.geometry().page_sizes.smallest();
+        let phys = self.iova_to_phys(range.first())?;
+        let mut bytes = granule - (range.first().get() & (granule - 1));
+        while bytes < range.bytes()
+            && let (Some(at), Some(follows)) = (range.first().checked_add(bytes), phys.checked_add(bytes))
+            && self.iova_to_phys(at) == Some(follows)
+        {
+            bytes += granule;
+        }
+        Some(PhysRun { phys, bytes: bytes.min(range.bytes()) })
+    }
 
     /// Keeps devices from bypassing CPU caches through this domain from now on, in what is mapped later as well.
     ///

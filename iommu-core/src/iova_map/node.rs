@@ -12,7 +12,7 @@ use crate::address::{Iova, IovaRange};
 /// narrower than an inner node, in which little changes.
 pub(super) const LEAF_WIDTH: usize = 31;
 /// Nodes below an inner node at most: nine cache lines of keys.
-pub(super) const INNER_WIDTH: usize = 72;
+pub(super) const INNER_WIDTH: usize = 71;
 /// Keys in a cache line.
 const LINE: usize = CACHE_LINE / size_of::<u64>();
 const CACHE_LINE: usize = 64;
@@ -26,8 +26,10 @@ pub(super) struct Span {
     pub(super) bound: u64,
 }
 
-/// Spans side by side, so that a search reads one array: at most `N`, of which the first `len` count.
+/// Spans side by side, so that a search reads one array: at most `N`, of which the first `len` count. Where `N` is one less
+/// than fills cache lines, each array begins with one.
 #[derive(Debug, Clone)]
+#[repr(C)]
 pub(super) struct Spans<const N: usize> {
     pub(super) len: usize,
     pub(super) firsts: [u64; N],
@@ -35,6 +37,7 @@ pub(super) struct Spans<const N: usize> {
 }
 
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(super) struct Leaf {
     pub(super) spans: Spans<LEAF_WIDTH>,
     /// At least the largest hole between two of its ranges.
@@ -44,6 +47,7 @@ pub(super) struct Leaf {
 }
 
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(super) struct Inner {
     pub(super) spans: Spans<INNER_WIDTH>,
     /// At least the largest hole between two ranges below it.
@@ -52,7 +56,7 @@ pub(super) struct Inner {
     pub(super) children: [u32; INNER_WIDTH],
 }
 
-const _: () = assert!(size_of::<Leaf>() == 10 * 64 || cfg!(not(target_pointer_width = "64")));
+const _: () = assert!(size_of::<Leaf>() == 10 * CACHE_LINE);
 
 impl<const N: usize> Spans<N> {
     const EMPTY: Self = Self { len: 0, firsts: [0; N], lasts: [0; N] };

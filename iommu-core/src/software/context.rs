@@ -1,6 +1,5 @@
 //! Which domain each device is attached to: the context table that an IOMMU walks first.
 
-use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use core::mem;
 
@@ -62,7 +61,7 @@ const CONTEXTS: LockClass = LockClass::new("contexts of an IOMMU", 910);
 ///
 /// Split by device number, so that work on two devices seldom meets in a lock.
 #[derive(Debug)]
-pub(super) struct ContextTable(Box<[Shard]>);
+pub(super) struct ContextTable([Shard; SHARDS]);
 
 /// Aligned so that no two share a cache line.
 #[derive(Debug)]
@@ -76,10 +75,10 @@ const fn shard_of(device: DeviceId) -> usize {
 
 impl ContextTable {
     pub(super) fn new() -> Self {
-        Self((0..SHARDS).map(|_| Shard(SpinMutex::of(CONTEXTS, BTreeMap::new()))).collect())
+        Self(core::array::from_fn(|_| Shard(SpinMutex::of(CONTEXTS, BTreeMap::new()))))
     }
 
-    #[expect(clippy::indexing_slicing, reason = "a shard's number is below SHARDS, and so many were made")]
+    #[expect(clippy::indexing_slicing, reason = "a shard's number is below SHARDS")]
     fn shard(&self, device: DeviceId) -> &SpinMutex<BTreeMap<DeviceId, Context>> {
         &self.0[shard_of(device)].0
     }
@@ -146,15 +145,15 @@ impl ContextTable {
     ) -> Result<R, FaultReason> {
         let mut contexts = self.shard(from.device).lock();
         let context = contexts.get_mut(&from.device).ok_or(FaultReason::Unserved)?;
-        match (&context.state, from.pasid) {
-            (State::Blocked, _) | (State::Blocking, None) => Err(FaultReason::Blocked),
-            (_, Some(pasid)) => access(context.pasids.get(&pasid).ok_or(FaultReason::NotAttached)?, None),
+        let (translator, caching) = match (&context.state, from.pasid) {
+            (State::Blocked, _) | (State::Blocking, None) => return Err(FaultReason::Blocked),
+            (_, Some(pasid)) => (context.pasids.get(&pasid).ok_or(FaultReason::NotAttached)?, None),
             (State::Attached(translator), None) => {
-                let caching = Caching { tlb: &mut context.tlb, shard: 1 << shard_of(from.device) };
-                access(translator, Some(caching))
+                (translator, Some(Caching { tlb: &mut context.tlb, shard: shard_of(from.device) }))
             }
-            (State::Unattached, None) => Err(FaultReason::NotAttached),
-        }
+            (State::Unattached, None) => return Err(FaultReason::NotAttached),
+        };
+        access(translator, caching)
     }
 
     /// Drops what the devices in these shards that are attached to `translator` have cached of `range`. When it returns, no
@@ -172,8 +171,8 @@ impl ContextTable {
 /// The TLB of a device during an access.
 pub(super) struct Caching<'a> {
     pub(super) tlb: &'a mut DeviceTlb,
-    /// The shard that the device is in.
-    pub(super) shard: Shards,
+    /// The number of the shard that the device is in.
+    pub(super) shard: usize,
 }
 
 impl Context {

@@ -1,6 +1,7 @@
 //! The translations that a device used last.
+#![expect(clippy::indexing_slicing, reason = "a place is below `PLACES`")]
 
-use alloc::vec::Vec;
+use alloc::boxed::Box;
 
 use device_model::sync::Arc;
 
@@ -18,11 +19,13 @@ const PLACES: usize = 64;
 /// Only what was translated is in it, so mapping changes nothing here. Who unmaps, attaches, or asks for dirty pages
 /// [flushes](Self::flush) under the lock under which the device looks here.
 #[derive(Debug, Default)]
-pub(super) struct DeviceTlb {
-    /// Empty until something is remembered.
-    places: Vec<Option<Cached>>,
-    /// Whose frames these are.
-    memory: Option<Memory>,
+pub(super) struct DeviceTlb(Option<Translations>);
+
+/// What is remembered of one memory.
+#[derive(Debug)]
+struct Translations {
+    memory: Memory,
+    places: Box<[Option<Cached>; PLACES]>,
 }
 
 /// The part of a page that lies in one frame.
@@ -40,11 +43,9 @@ impl DeviceTlb {
     /// The frame behind `iova`, if it is remembered for this access and this memory.
     #[inline]
     pub(super) fn lookup(&self, iova: Iova, wanted: Access, memory: &Memory) -> Option<&Frame> {
-        let cached = self.places.get(place(iova))?.as_ref()?;
-        let known = cached.number == number(iova)
-            && cached.passes.permits(wanted)
-            && self.memory.as_ref().is_some_and(|known| known.is(memory));
-        known.then_some(&*cached.frame)
+        let known = self.0.as_ref().filter(|known| known.memory.is(memory))?;
+        let cached = known.places[place(iova)].as_ref()?;
+        (cached.number == number(iova) && cached.passes.permits(wanted)).then_some(&*cached.frame)
     }
 
     /// Remembers the frame behind `iova`, which was just translated for `wanted`.
@@ -56,28 +57,26 @@ impl DeviceTlb {
         memory: &Memory,
         frame: Arc<Frame>,
     ) {
-        if !self.memory.as_ref().is_some_and(|known| known.is(memory)) {
-            self.flush(IovaRange::ALL);
-            self.memory = Some(memory.clone());
-        }
+        let known = match &mut self.0 {
+            Some(known) if known.memory.is(memory) => known,
+            other => other.insert(Translations { memory: memory.clone(), places: Box::new([const { None }; PLACES]) }),
+        };
         let Translation { page_size, protection, .. } = *translation;
         let start = Iova::new(iova.get() & !(page_size - 1));
         let Some(page) = IovaRange::sized(start, page_size) else { return };
-        self.places.resize_with(PLACES, || None);
-        if let Some(cached) = self.places.get_mut(place(iova)) {
-            let unwritten = if wanted == Access::Read { Protection::WRITE } else { Protection::empty() };
-            *cached = Some(Cached { number: number(iova), page, frame, passes: protection.difference(unwritten) });
-        }
+        let unwritten = if wanted == Access::Read { Protection::WRITE } else { Protection::empty() };
+        let cached = Cached { number: number(iova), page, frame, passes: protection.difference(unwritten) };
+        known.places[place(iova)] = Some(cached);
     }
 
     /// Forgets the pages that overlap `range`.
     pub(super) fn flush(&mut self, range: IovaRange) {
+        let Some(known) = &mut self.0 else { return };
         // What is no larger than a frame is one page: flushes cover whole pages.
         let places = if range.bytes() <= FRAME_SIZE as u64 {
-            let only = place(range.first());
-            self.places.get_mut(only..=only).unwrap_or_default()
+            core::slice::from_mut(&mut known.places[place(range.first())])
         } else {
-            &mut self.places
+            &mut known.places[..]
         };
         for cached in places {
             cached.take_if(|cached| cached.page.overlaps(range));

@@ -6,16 +6,15 @@ use device_model::Errno;
 use device_model::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use device_model::sync::{Arc, LockClass, SpinMutex, SpinMutexGuard};
 
-use super::context::Shards;
 use super::nested::{self, NestedTable};
 use super::page_table::{PageTable, TableFormat, Translation};
 use super::tlb::Tlb;
 use super::unit::{Unit, Units};
 use super::{Memory, SoftIommuConfig};
-use crate::address::{Access, Geometry, Iova, IovaRange, PhysAddr, Protection};
+use crate::address::{Access, Geometry, Iova, IovaRange, PhysAddr, PhysRun, Protection};
 use crate::hardware::{
     Capabilities, DirtyFlags, DirtyPages, DirtyTracking, DomainKind, Endpoint, FaultReason, Gather, HardwareDomain,
-    HardwareError, Nested, NestingParent, Paging, PagingFlags, UserData,
+    HardwareError, Nested, NestingParent, PageRun, Paging, PagingFlags, UserData,
 };
 
 const PAGE_TABLES: LockClass = LockClass::new("page tables of a domain", 920);
@@ -123,11 +122,11 @@ impl Translator {
     }
 
     /// Whether a device may cache what it translates; one of this shard does from now on. Called during a translation.
-    pub(super) fn cached_in(&self, shard: Shards) -> bool {
+    pub(super) fn cached_in(&self, shard: usize) -> bool {
         let Self::Paging(tables) = self else { return false };
         let known = tables.cached_in.load(Ordering::Relaxed);
-        if known & shard == 0 {
-            tables.cached_in.store(known | shard, Ordering::Release);
+        if known & 1 << shard == 0 {
+            tables.cached_in.store(known | 1 << shard, Ordering::Release);
         }
         true
     }
@@ -250,6 +249,18 @@ impl Paging for SoftDomain {
         Ok(self.pages()?.table.map_pages(iova, phys, page_size, count, protection)?)
     }
 
+    fn map_runs(
+        &self,
+        iova: Iova,
+        runs: &[PageRun],
+        protection: Protection,
+        mapped: &mut u64,
+    ) -> Result<(), HardwareError> {
+        let mut pages = self.pages()?;
+        let map_pages = |at, run: PageRun| pages.table.map_pages(at, run.phys, run.page_size, run.count, protection);
+        Ok(PageRun::map_each(runs, iova, mapped, map_pages)?)
+    }
+
     fn unmap_pages(&self, iova: Iova, page_size: u64, count: usize, gather: &mut Gather) -> Result<u64, HardwareError> {
         let tables = self.tables()?;
         let mut pages = tables.pages.lock();
@@ -275,6 +286,10 @@ impl Paging for SoftDomain {
 
     fn iova_to_phys(&self, iova: Iova) -> Option<PhysAddr> {
         self.pages().ok()?.table.lookup(iova).ok().map(|translation| translation.phys)
+    }
+
+    fn iova_to_run(&self, range: IovaRange) -> Option<PhysRun> {
+        self.pages().ok()?.table.lookup_run(range)
     }
 
     fn enforce_coherency(&self) -> Result<(), HardwareError> {

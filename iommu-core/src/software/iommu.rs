@@ -9,12 +9,12 @@ use device_model::Errno;
 use device_model::sync::Arc;
 use device_model::sync::atomic::AtomicBool;
 
-use super::context::{Caching, ContextTable};
+use super::context::ContextTable;
 use super::domain::{SoftDomain, Translator};
-use super::memory::{FRAME_SIZE, Frame};
+use super::transfer::{Buffer, Transfer};
 use super::unit::{Unit, Units};
 use super::{Memory, Requester, STAGE_1_FORMAT, SoftIommuConfig};
-use crate::address::{Access, Iova, IovaRange};
+use crate::address::{Access, Iova};
 use crate::hardware::{
     Capabilities, Description, DomainKind, Endpoint, EndpointProperties, Fault, FaultReason, FaultSink, HardwareDomain,
     HardwareError, IommuDriver, PageRequests, PagingFlags, UserData,
@@ -70,7 +70,7 @@ impl SoftIommu {
         into: &mut [u8],
         memory: &Memory,
     ) -> Result<(), Fault> {
-        self.transfer(from.into(), iova, Transfer { iommu: self, memory, buffer: Buffer::Read(into) })
+        self.transfer(from.into(), iova, memory, into)
     }
 
     /// Lets a device, or one PASID of it, write `bytes` to `memory` at `iova`; page by page, as
@@ -85,7 +85,7 @@ impl SoftIommu {
         bytes: &[u8],
         memory: &Memory,
     ) -> Result<(), Fault> {
-        self.transfer(from.into(), iova, Transfer { iommu: self, memory, buffer: Buffer::Write(bytes) })
+        self.transfer(from.into(), iova, memory, bytes)
     }
 
     /// Takes the faults since they were last taken, oldest first; at most [`FAULT_LOG_CAPACITY`](super::FAULT_LOG_CAPACITY).
@@ -109,135 +109,31 @@ impl SoftIommu {
     }
 
     /// Records a fault, and reports it to whoever is to hear of the device's.
-    fn fault(&self, fault: Fault) -> Fault {
+    #[cold]
+    fn fault(&self, from: Requester, iova: Iova, access: Access, reason: FaultReason) -> Fault {
+        let Requester { device, pasid } = from;
+        let fault = Fault { device, pasid, iova, access, reason };
         self.unit().faults.record(fault);
         // Without locks: whoever listens takes its own.
-        if let Some(sink) = self.contexts().of(fault.device, |context| context.faults()) {
+        if let Some(sink) = self.contexts().of(device, |context| context.faults()) {
             sink.report(&fault);
         }
         fault
     }
 
     /// Makes an access, as one step for each part of it that translation keeps in one piece.
-    fn transfer(&self, from: Requester, iova: Iova, mut transfer: Transfer<'_>) -> Result<(), Fault> {
-        let Requester { device, pasid } = from;
-        let access = transfer.buffer.access();
-        let fault = |iova, reason| self.fault(Fault { device, pasid, iova, access, reason });
-        let mut done = 0;
-        while done < transfer.buffer.len() {
-            let at = iova.checked_add(done as u64).ok_or_else(|| fault(iova, FaultReason::BeyondAperture))?;
-            let step = self.contexts().with_translator(from, |translator, caching| match caching {
-                Some(caching) => transfer.step(at, done, translator, caching),
-                None => transfer.step_uncached(at, done, translator, None),
-            });
-            done = step.map_err(|reason| fault(at, reason))?;
+    fn transfer<B: Buffer>(&self, from: Requester, iova: Iova, memory: &Memory, buffer: B) -> Result<(), Fault> {
+        let mut transfer = Transfer { unit: self.unit(), memory, rest: buffer };
+        let mut next = Some(iova);
+        while transfer.rest.len() > 0 {
+            let Some(at) = next else {
+                return Err(self.fault(from, iova, B::ACCESS, FaultReason::BeyondAperture));
+            };
+            let left = transfer.rest.len();
+            transfer.step(from, at).map_err(|reason| self.fault(from, at, B::ACCESS, reason))?;
+            next = at.checked_add((left - transfer.rest.len()) as u64);
         }
         Ok(())
-    }
-
-    /// How many bytes from `at` on lie before the interrupt window. A blocked device raises no interrupts either.
-    fn before_window(&self, translator: &Translator, at: Iova) -> Result<u64, FaultReason> {
-        match (self.config().window(), translator) {
-            (None, _) | (_, Translator::Blocking) => Ok(u64::MAX),
-            (Some(window), _) if window.contains(at) => Err(FaultReason::InterruptWindow),
-            (Some(window), _) => Ok(window.first().get().checked_sub(at.get()).unwrap_or(u64::MAX)),
-        }
-    }
-
-    /// Whether the window has some of the bytes that are in one frame with `at`: what a device has cached, it accesses without
-    /// another look at the window.
-    fn meets_window(&self, at: Iova) -> bool {
-        let frame = IovaRange::sized(Iova::new(at.get() & !(FRAME_SIZE as u64 - 1)), FRAME_SIZE as u64);
-        self.config().window().zip(frame).is_some_and(|(window, frame)| window.overlaps(frame))
-    }
-}
-
-/// An access that a device makes.
-struct Transfer<'a> {
-    iommu: &'a SoftIommu,
-    memory: &'a Memory,
-    buffer: Buffer<'a>,
-}
-
-/// The device's side of an access.
-enum Buffer<'a> {
-    Read(&'a mut [u8]),
-    Write(&'a [u8]),
-}
-
-impl Transfer<'_> {
-    /// Makes the part of the access from `at` on, of which `done` bytes come before, and returns how many are done then.
-    #[inline]
-    fn step(
-        &mut self,
-        at: Iova,
-        done: usize,
-        translator: &Translator,
-        caching: Caching<'_>,
-    ) -> Result<usize, FaultReason> {
-        if let Some(frame) = caching.tlb.lookup(at, self.buffer.access(), self.memory) {
-            return Ok(self.buffer.transfer(frame, at, done));
-        }
-        self.step_uncached(at, done, translator, Some(caching))
-    }
-
-    /// As [`step`](Self::step), where the device has cached nothing yet, or never does.
-    fn step_uncached(
-        &mut self,
-        at: Iova,
-        done: usize,
-        translator: &Translator,
-        caching: Option<Caching<'_>>,
-    ) -> Result<usize, FaultReason> {
-        let (access, memory) = (self.buffer.access(), self.memory);
-        let limit = self.iommu.before_window(translator, at)?;
-        translator.with_translation(at, access, memory, |translation| {
-            if let Some(caching) = caching
-                && !self.iommu.meets_window(at)
-                && translator.cached_in(caching.shard)
-                && let Some(frame) = memory.frame(translation.phys, access)
-            {
-                let end = self.buffer.transfer(&frame, at, done);
-                caching.tlb.fill(at, access, &translation, memory, frame);
-                return end;
-            }
-            let bytes = usize::try_from(limit.min(translation.remaining)).unwrap_or(usize::MAX);
-            let end = self.buffer.len().min(done.saturating_add(bytes));
-            match &mut self.buffer {
-                Buffer::Read(into) => memory.read(translation.phys, into.get_mut(done..end).unwrap_or_default()),
-                Buffer::Write(from) => memory.write(translation.phys, from.get(done..end).unwrap_or_default()),
-            }
-            end
-        })
-    }
-}
-
-impl Buffer<'_> {
-    fn access(&self) -> Access {
-        match self {
-            Self::Read(_) => Access::Read,
-            Self::Write(_) => Access::Write,
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::Read(into) => into.len(),
-            Self::Write(from) => from.len(),
-        }
-    }
-
-    /// Transfers what lies in the frame of `at`, of which `done` bytes come before, and returns how many are done then.
-    /// Pages are made of whole frames.
-    #[inline]
-    fn transfer(&mut self, frame: &Frame, at: Iova, done: usize) -> usize {
-        let start = (at.get() & 0xfff) as usize;
-        let end = self.len().min(done.saturating_add(FRAME_SIZE - start));
-        match self {
-            Self::Read(into) => frame.read(start, into.get_mut(done..end).unwrap_or_default()),
-            Self::Write(from) => frame.write(start, from.get(done..end).unwrap_or_default()),
-        }
-        end
     }
 }
 

@@ -11,7 +11,8 @@ use crate::failing::FailingMemory;
 use crate::user_memory::UserMemory as _;
 
 /// Memory of a process in which every page begins with its number, counted from 1, so that a test can tell which page a
-/// device reaches. Pins fail on command, and pin one page at a time.
+/// device reaches. Pins fail on command, and pin one page at a time; no page touches the next in physical memory, so that
+/// several are mapped in several pieces.
 #[derive(Clone, Debug)]
 pub struct NumberedMemory {
     process: Arc<Process>,
@@ -27,7 +28,9 @@ impl NumberedMemory {
         let start = process.allocate(pages.checked_mul(PAGE_SIZE)?, Access::ReadWrite)?;
         let failing = FailingMemory::new(process.clone());
         let numbered = Self { process, failing, locked, start };
-        for page in 0..pages {
+        // The last one first: memory is allocated at ascending addresses.
+        for page in (0..pages).rev() {
+            numbered.process.map_at(numbered.page(page)?, PAGE_SIZE, Access::ReadWrite)?;
             numbered.process.write(numbered.page(page)?, &(page + 1).to_le_bytes()).ok()?;
         }
         Some(numbered)

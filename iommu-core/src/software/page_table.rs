@@ -10,7 +10,7 @@ use device_model::Errno;
 
 use self::entry::{Entry, Kind};
 pub use self::format::TableFormat;
-use crate::address::{Access, Iova, PhysAddr, Protection};
+use crate::address::{Access, Iova, IovaRange, PhysAddr, PhysRun, Protection};
 use crate::hardware::{FaultReason, HardwareError};
 
 /// Why nothing was mapped.
@@ -318,6 +318,20 @@ impl PageTable {
         let inside = iova.get() & (page_size - 1);
         let phys = PhysAddr::new(phys | inside);
         Ok(Translation { phys, remaining: page_size - inside, page_size, protection })
+    }
+
+    /// Returns where a range begins in physical memory, and how much of it is contiguous from there on; `None` if its first
+    /// address is not mapped.
+    pub fn lookup_run(&self, range: IovaRange) -> Option<PhysRun> {
+        let first = self.lookup(range.first()).ok()?;
+        let mut run = PhysRun { phys: first.phys, bytes: first.remaining };
+        while let Some(next) = range.first().checked_add(run.bytes).filter(|next| *next <= range.last())
+            && let Ok(translation) = self.lookup(next)
+            && run.end() == Some(translation.phys)
+        {
+            run.bytes += translation.remaining;
+        }
+        Some(PhysRun { bytes: run.bytes.min(range.bytes()), ..run })
     }
 
     /// Returns where an access to `iova` that needs `wanted` goes.

@@ -2,7 +2,7 @@
 
 use alloc::sync::Arc;
 
-use iommu_core::address::PAGE_SIZE;
+use iommu_core::address::{PAGE_SIZE, PhysRun};
 use iommu_core::user_memory::{Account, Limit, PinnedRun};
 use iommu_core::{
     Access, Domain, Iova, IovaRange, MapError as DomainMapError, PhysAddr, PhysicalMemory, Protection, UserAddr,
@@ -144,8 +144,7 @@ impl Area {
         Ok(())
     }
 
-    /// Maps it into one domain, or nothing of it: each run of memory as a whole, so that large pages can be used, or page by
-    /// page.
+    /// Maps it into one domain, or nothing of it: as a whole, so that large pages can be used, or page by page.
     fn fill(
         &mut self,
         range: IovaRange,
@@ -153,18 +152,16 @@ impl Area {
         domain: &Domain,
         filler: Filler<'_>,
     ) -> Result<(), DomainMapError> {
-        let most = if filler.large_pages == LargePages::Disabled { PAGE_SIZE } else { u64::MAX };
-        // With pages smaller than those of the CPU an area may begin and end inside of one.
-        let mut skip = self.addr().get() % PAGE_SIZE;
         let protection = self.permitted().map_or(Protection::empty(), Protection::from);
+        // With pages smaller than those of the CPU an area may begin and end inside of one.
+        let pieces = part(runs, self.addr().get() % PAGE_SIZE, range.bytes());
         let mut filling = Filling { area: self, protection, domain, range, done: 0, reachable: false };
-        for run in runs {
-            let (mut phys, end) = (run.phys.get() + skip, run.phys.get() + run.bytes);
-            skip = 0;
-            while phys < end && filling.done < range.bytes() {
-                let bytes = (end - phys).min(most).min(range.bytes() - filling.done);
-                filling.step(filler.memory, PhysAddr::new(phys), bytes)?;
-                phys += bytes;
+        match filler.large_pages {
+            LargePages::Enabled => filling.step(filler.memory, range.bytes(), pieces)?,
+            LargePages::Disabled => {
+                for page in pieces.flat_map(pages) {
+                    filling.step(filler.memory, page.bytes, [page])?;
+                }
             }
         }
         filling.done = 0;
@@ -211,6 +208,26 @@ impl Area {
     }
 }
 
+/// So many bytes of memory that is pinned, without the first ones.
+fn part(runs: &[PinnedRun], mut skip: u64, bytes: u64) -> impl Iterator<Item = PhysRun> {
+    let mut left = bytes;
+    runs.iter().map_while(move |run| {
+        let bytes = (run.bytes - skip).min(left);
+        let phys = PhysAddr::new(run.phys.get() + skip);
+        (skip, left) = (0, left - bytes);
+        (bytes > 0).then_some(PhysRun { phys, bytes })
+    })
+}
+
+/// A piece in pieces of a page.
+fn pages(piece: PhysRun) -> impl Iterator<Item = PhysRun> {
+    let pages = 0..piece.bytes.div_ceil(PAGE_SIZE);
+    pages.map(move |page| page * PAGE_SIZE).map(move |done| PhysRun {
+        phys: PhysAddr::new(piece.phys.get() + done),
+        bytes: PAGE_SIZE.min(piece.bytes - done),
+    })
+}
+
 /// An area that is being mapped into a domain. Dropping it before the end takes out what was mapped.
 struct Filling<'a> {
     area: &'a mut Area,
@@ -225,11 +242,16 @@ struct Filling<'a> {
 
 impl Filling<'_> {
     /// Maps some bytes more.
-    fn step(&mut self, memory: &PhysicalMemory, phys: PhysAddr, bytes: u64) -> Result<(), DomainMapError> {
+    fn step(
+        &mut self,
+        memory: &PhysicalMemory,
+        bytes: u64,
+        pieces: impl IntoIterator<Item = PhysRun>,
+    ) -> Result<(), DomainMapError> {
         let at = Iova::new(self.range.first().get() + self.done);
         // If the IOMMU driver unwinds, nobody knows what it has mapped.
         self.reachable = true;
-        let mapped = self.domain.map(memory, at, phys, bytes, self.protection);
+        let mapped = self.domain.map_sg(memory, at, pieces, self.protection);
         self.reachable = matches!(mapped, Err(DomainMapError::Reachable { .. }));
         mapped?;
         self.done += bytes;

@@ -5,6 +5,7 @@ mod act;
 mod candidate;
 mod deadline;
 mod draw;
+mod driver_name;
 mod fact;
 mod host;
 mod judge;

@@ -1,6 +1,8 @@
 //! One mapping: memory of a process that is pinned and in the page tables of every domain, once there is one.
 
 use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
 
 use iommu_core::address::PAGE_SIZE;
 use iommu_core::user_memory::{Account, BadAddress, Limit, OverLimit, PinnedRun};
@@ -58,29 +60,23 @@ const fn pages(range: IovaRange) -> u64 {
     range.bytes() / PAGE_SIZE
 }
 
-/// Physical memory in one piece, and where in the I/O address space it is.
-struct Piece {
-    iova: Iova,
-    run: PinnedRun,
+/// So many pieces are pinned and mapped at once, or unmapped and unpinned.
+const BATCH: usize = 256;
+
+/// The pieces of a range, as `domain` has them mapped. No page of any domain lies across the end of one.
+fn pieces(domain: &Domain, range: IovaRange) -> impl Iterator<Item = PinnedRun> {
+    let mut left = Some(range);
+    core::iter::from_fn(move || {
+        let here = left?;
+        let run = domain.iova_to_run(here)?;
+        left = here.first().checked_add(run.bytes).and_then(|next| IovaRange::new(next, here.last()));
+        Some(run)
+    })
 }
 
-/// The pieces of a range, as `domain` has them mapped.
-fn pieces(domain: &Domain, range: IovaRange) -> impl Iterator<Item = Piece> {
-    let mut next = Some(range.first());
-    core::iter::from_fn(move || {
-        let iova = next.filter(|iova| range.contains(*iova))?;
-        let phys = domain.iova_to_phys(iova)?;
-        let left = range.last().get() - iova.get();
-        let mut bytes = PAGE_SIZE;
-        while bytes <= left
-            && let (Some(at), Some(follows)) = (iova.checked_add(bytes), phys.checked_add(bytes))
-            && domain.iova_to_phys(at) == Some(follows)
-        {
-            bytes += PAGE_SIZE;
-        }
-        next = iova.checked_add(bytes);
-        Some(Piece { iova, run: PinnedRun { phys, bytes } })
-    })
+/// How many bytes pieces have.
+fn bytes_of(runs: &[PinnedRun]) -> u64 {
+    runs.iter().map(|run| run.bytes).sum()
 }
 
 /// Memory that is to be mapped, or was.
@@ -121,11 +117,12 @@ impl Source<'_> {
             return Err(self.refused(range, over));
         }
         let mut made = Made { source: self, domains, range, behind: Behind::NOTHING, done: 0 };
-        while made.done < range.bytes() {
-            let run = self.map_piece(memory, range, made.done, domains)?;
-            let backing = if run.bytes == range.bytes() { Backing::Piece } else { Backing::Pieces };
-            made.behind = Behind { backing, phys: run.phys };
-            made.done += run.bytes;
+        let run = pin_run(self.process, self.addr, range.bytes(), self.access)?;
+        if run.bytes == range.bytes() {
+            self.map_pinned(memory, range.first(), &[run], domains)?;
+            made.behind = Behind { backing: Backing::Piece, phys: run.phys };
+        } else {
+            made.add_pieces(memory, run)?;
         }
         Ok(made.finish())
     }
@@ -141,24 +138,21 @@ impl Source<'_> {
         }
     }
 
-    /// Pins the next piece, `done` bytes into the range, and maps it into every domain.
+    /// Maps pieces that were just pinned into every domain, one behind the other, or unpins them.
     #[inline]
-    fn map_piece(
+    fn map_pinned(
         &self,
         memory: &PhysicalMemory,
-        range: IovaRange,
-        done: u64,
+        iova: Iova,
+        runs: &[PinnedRun],
         domains: &[SharedDomain],
-    ) -> Result<PinnedRun, MapDmaError> {
-        let at = self.addr.checked_add(done).ok_or(MapDmaError::Wraps)?;
-        let iova = range.first().checked_add(done).ok_or(MapDmaError::Wraps)?;
-        let run = pin_run(self.process, at, range.bytes() - done, self.access)?;
+    ) -> Result<(), MapDmaError> {
         // Those domains that may have it.
         let mut mapped: ScopeGuard<&[SharedDomain], _> =
-            scopeguard::guard(&[], |mapped| unmap_and_unpin(self.process, mapped, iova, run));
-        for (before, shared) in domains.iter().enumerate() {
+            scopeguard::guard(&[], |mapped| unmap_and_unpin(self.process, mapped, iova, runs));
+        for (before, SharedDomain { domain, .. }) in domains.iter().enumerate() {
             *mapped = domains.get(..=before).unwrap_or(domains);
-            if let Err(error) = shared.domain.map(memory, iova, run.phys, run.bytes, self.access) {
+            if let Err(error) = domain.map_sg(memory, iova, runs.iter().copied(), self.access) {
                 if !matches!(error, MapError::Reachable { .. }) {
                     *mapped = domains.get(..before).unwrap_or(domains);
                 }
@@ -166,7 +160,7 @@ impl Source<'_> {
             }
         }
         ScopeGuard::into_inner(mapped);
-        Ok(run)
+        Ok(())
     }
 
     /// Takes what was `made` of it out of every domain and unpins it, and is charged for nothing any more: also if hardware
@@ -178,26 +172,28 @@ impl Source<'_> {
             Backing::Unpinned => {}
             Backing::Piece => {
                 let run = PinnedRun { phys: behind.phys, bytes: made.bytes() };
-                unmap_and_unpin(self.process, domains, made.first(), run);
+                unmap_and_unpin(self.process, domains, made.first(), &[run]);
             }
             Backing::Pieces => self.give_up_pieces(made, domains),
         }
     }
 
-    // A large page never crosses the end of a piece, for it is one piece itself.
     #[cold]
     fn give_up_pieces(&self, made: IovaRange, domains: &[SharedDomain]) {
         let Some(model) = domains.first() else { return };
         // Devices may reach it through these domains.
-        let keep = |Piece { run, .. }| {
-            let pinned = Pinned::shared(self.process, run);
+        let keep = |run| {
+            let pinned = Pinned::shared(self.process, &[run]);
             for shared in domains {
                 shared.domain.quarantine(pinned.clone());
             }
         };
         let mut left = scopeguard::guard(pieces(&model.domain, made), |left| left.for_each(keep));
-        for Piece { iova, run } in left.by_ref() {
-            unmap_and_unpin(self.process, domains, iova, run);
+        let mut next = Some(made.first());
+        while let Some(iova) = next {
+            let runs: Vec<PinnedRun> = left.by_ref().take(BATCH).collect();
+            unmap_and_unpin(self.process, domains, iova, &runs);
+            next = iova.checked_add(bytes_of(&runs)).filter(|_| !runs.is_empty());
         }
     }
 }
@@ -213,6 +209,28 @@ struct Made<'a> {
 }
 
 impl Made<'_> {
+    /// Makes what lies in several pieces, of which the first is pinned.
+    #[cold]
+    fn add_pieces(&mut self, memory: &PhysicalMemory, first: PinnedRun) -> Result<(), MapDmaError> {
+        let Self { source: Source { process, addr, access, .. }, range, .. } = *self;
+        let unpin = |runs: Vec<PinnedRun>| runs.into_iter().for_each(|run| process.unpin(run));
+        let mut runs = scopeguard::guard(vec![first], unpin);
+        let mut pinned = first.bytes;
+        while self.done < range.bytes() {
+            while runs.len() < BATCH && pinned < range.bytes() {
+                let at = addr.checked_add(pinned).ok_or(MapDmaError::Wraps)?;
+                let run = pin_run(process, at, range.bytes() - pinned, *access)?;
+                pinned += run.bytes;
+                runs.push(run);
+            }
+            let iova = range.first().checked_add(self.done).ok_or(MapDmaError::Wraps)?;
+            self.source.map_pinned(memory, iova, &core::mem::take(&mut *runs), self.domains)?;
+            self.behind = Behind { backing: Backing::Pieces, ..Behind::NOTHING };
+            self.done = pinned;
+        }
+        Ok(())
+    }
+
     /// All of it is made.
     fn finish(self) -> Behind {
         let behind = self.behind;
@@ -271,7 +289,7 @@ impl Mapping {
         }
     }
 
-    /// Maps what is mapped in `model` into `domain` as well. On failure a part of it may be there.
+    /// Maps what is mapped in `model` into `domain` as well.
     // Vt14.15.
     pub(super) fn replay(
         &self,
@@ -283,8 +301,7 @@ impl Mapping {
         match self.backing {
             Backing::Unpinned => Ok(()),
             Backing::Piece => domain.map(memory, range.first(), self.phys, range.bytes(), self.access),
-            Backing::Pieces => pieces(model, range)
-                .try_for_each(|piece| domain.map(memory, piece.iova, piece.run.phys, piece.run.bytes, self.access)),
+            Backing::Pieces => domain.map_sg(memory, range.first(), pieces(model, range), self.access),
         }
     }
 
@@ -342,13 +359,14 @@ fn try_pinning(process: &Arc<dyn UserMemory>, addr: UserAddr, bytes: u64, access
     Ok(())
 }
 
-/// Takes a piece out of the domains, then unpins it. Where hardware does not unmap all of it, or unwinds, a device may still
-/// reach it: it stays pinned for as long as that domain exists.
+/// Takes pieces that lie one behind the other out of the domains, then unpins them. Where hardware does not unmap all of them,
+/// or unwinds, a device may still reach them: they stay pinned for as long as that domain exists.
 #[inline]
-fn unmap_and_unpin(process: &Arc<dyn UserMemory>, domains: &[SharedDomain], iova: Iova, run: PinnedRun) {
-    let mut unmapping = Unmapping { process, run, left: domains, kept: None };
+fn unmap_and_unpin(process: &Arc<dyn UserMemory>, domains: &[SharedDomain], iova: Iova, runs: &[PinnedRun]) {
+    let bytes = bytes_of(runs);
+    let mut unmapping = Unmapping { process, runs, left: domains, kept: None };
     while let [next, left @ ..] = unmapping.left {
-        if next.domain.unmap(iova, run.bytes).is_ok_and(|bytes| bytes >= run.bytes) {
+        if next.domain.unmap(iova, bytes).is_ok_and(|unmapped| unmapped >= bytes) {
             unmapping.left = left;
         } else {
             unmapping.keep();
@@ -356,23 +374,23 @@ fn unmap_and_unpin(process: &Arc<dyn UserMemory>, domains: &[SharedDomain], iova
     }
 }
 
-/// A piece that some domains still have. Dropping it unpins it, unless one of them keeps it; those that are left do, should
-/// hardware unwind.
+/// Pieces that some domains still have. Dropping it unpins them, unless one of the domains keeps them; those that are left do,
+/// should hardware unwind.
 struct Unmapping<'a> {
     process: &'a Arc<dyn UserMemory>,
-    run: PinnedRun,
+    runs: &'a [PinnedRun],
     left: &'a [SharedDomain],
     /// What domains keep.
     kept: Option<Arc<Pinned>>,
 }
 
 impl Unmapping<'_> {
-    /// The next domain keeps it.
+    /// The next domain keeps them.
     #[cold]
     fn keep(&mut self) {
         if let Some((next, left)) = self.left.split_first() {
             self.left = left;
-            let kept = self.kept.get_or_insert_with(|| Pinned::shared(self.process, self.run));
+            let kept = self.kept.get_or_insert_with(|| Pinned::shared(self.process, self.runs));
             next.domain.quarantine(kept.clone());
         }
     }
@@ -385,7 +403,7 @@ impl Drop for Unmapping<'_> {
             self.keep();
         }
         if self.kept.is_none() {
-            self.process.unpin(self.run);
+            self.runs.iter().for_each(|run| self.process.unpin(*run));
         }
     }
 }
@@ -393,18 +411,18 @@ impl Drop for Unmapping<'_> {
 /// Pinned memory, unpinned when it is dropped.
 struct Pinned {
     process: Arc<dyn UserMemory>,
-    run: PinnedRun,
+    runs: Vec<PinnedRun>,
 }
 
 impl Pinned {
-    fn shared(process: &Arc<dyn UserMemory>, run: PinnedRun) -> Arc<Self> {
-        Arc::new(Self { process: process.clone(), run })
+    fn shared(process: &Arc<dyn UserMemory>, runs: &[PinnedRun]) -> Arc<Self> {
+        Arc::new(Self { process: process.clone(), runs: runs.to_vec() })
     }
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        self.process.unpin(self.run);
+        self.runs.iter().for_each(|run| self.process.unpin(*run));
     }
 }
 

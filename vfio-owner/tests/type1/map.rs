@@ -9,7 +9,7 @@ use vfio_owner::error::MapDmaError;
 use vfio_owner::iommu_core::address::{PAGE_SIZE, PageSizes};
 use vfio_owner::iommu_core::device_model::Errno;
 use vfio_owner::iommu_core::device_model::sync::Mutex;
-use vfio_owner::iommu_core::failing::Operation;
+use vfio_owner::iommu_core::failing::{FailingMemory, Operation};
 use vfio_owner::iommu_core::hardware::HardwareError;
 use vfio_owner::iommu_core::reserved::RegionKind;
 use vfio_owner::iommu_core::software::page_table::TableFormat;
@@ -328,4 +328,79 @@ fn beyond_the_limit_no_other_memory_is_looked_at() {
     rig.map(4, PAGES - 2, 0).unwrap();
     let (request, _) = lying(&rig, Lie::EndsAt(rig.ram.get() + 4 * PAGE_SIZE));
     assert!(matches!(refused(&rig, request, Errno::ENOMEM), MapDmaError::OverLimit(_)));
+}
+
+/// A process with more pages of memory than are handled at once, no two of which touch, and a request for all of them.
+fn scattered(rig: &Rig, pages: u64) -> (Arc<Process>, Arc<FailingMemory>, MapRequest) {
+    let process = Process::new(rig.machine.memory(), LockedPages::unlimited());
+    let addr = process.allocate(pages * PAGE_SIZE, Access::ReadWrite).unwrap();
+    for page in (0..pages).rev() {
+        let at = UserAddr::new(addr.get() + page * PAGE_SIZE);
+        process.map_at(at, PAGE_SIZE, Access::ReadWrite).unwrap();
+        process.write(at, &(page + 1).to_le_bytes()).unwrap();
+    }
+    let failing = FailingMemory::new(process.clone());
+    let request = MapRequest { process: failing.clone(), addr, bytes: pages * PAGE_SIZE, ..rig.request(0, 1, 0) };
+    (process, failing, request)
+}
+
+#[test]
+fn of_many_pieces_all_are_mapped_or_none() {
+    const PIECES: u64 = 600;
+    let rig = Rig::new(&[(A0, plain()), (B0, plain())]);
+    let _a = rig.first(A0, V2);
+    let b = rig.join(B0).unwrap();
+    let (process, memory, request) = scattered(&rig, PIECES);
+    for n in [0, 1, 31, 32, 33, 255, 256, 257, 511, 512, 599] {
+        for failing in [A0, B0] {
+            rig.hardware(failing).fail_nth(n, HardwareError::new(Errno::EIO, "on command"));
+            assert_eq!(refused(&rig, request.clone(), Errno::EIO).errno(), Errno::EIO);
+            assert_eq!((process.pinned(), process.locked(Account::Process)), (0, 0));
+        }
+        memory.fail_nth(n);
+        assert!(matches!(refused(&rig, request.clone(), Errno::EFAULT), MapDmaError::BadAddress(_)));
+        assert_eq!((process.pinned(), process.locked(Account::Process)), (0, 0));
+        memory.panic_nth(n);
+        assert!(catch_unwind(AssertUnwindSafe(|| rig.container.map(request.clone()))).is_err());
+        assert_eq!((process.pinned(), process.locked(Account::Process)), (0, 0));
+        memory.heal();
+    }
+    b.unset_container().unwrap();
+    rig.container.map(request).unwrap();
+    b.set_container(&rig.container).unwrap();
+    for page in 0..PIECES {
+        assert_eq!([A0, B0].map(|device| rig.reaches(device, page)), [Some(page + 1); 2], "the second is a copy");
+    }
+    assert_eq!(process.pinned(), PIECES);
+    assert_eq!(rig.unmap(0, PIECES), Ok(PIECES));
+    assert_eq!((process.pinned(), process.locked(Account::Process)), (0, 0));
+}
+
+/// Many pieces are taken out a part at a time: those stay pinned that hardware does not take out, and no others.
+#[test]
+fn of_many_pieces_those_stay_pinned_that_a_device_may_reach() {
+    const PIECES: u64 = 600;
+    const PART: u64 = 256;
+    let reached = |rig: &Rig| (0..PIECES).filter(|page| rig.reaches(A0, *page).is_some()).count() as u64;
+    // Each part takes an unmap and a flush.
+    for (call, left) in [(2, PART), (3, 0)] {
+        let (rig, a) = Rig::ready(V2);
+        let (process, _, request) = scattered(&rig, PIECES);
+        rig.container.map(request.clone()).unwrap();
+        rig.hardware(A0).fail_nth(call, HardwareError::new(Errno::EIO, "on command"));
+        assert_eq!(rig.unmap(0, PIECES), Ok(PIECES));
+        assert_eq!((reached(&rig), process.pinned(), process.locked(Account::Process)), (left, PART, 0));
+        a.unset_container().unwrap();
+        assert_eq!(process.pinned(), 0);
+    }
+    // A map is refused within the second part, and so is undoing either.
+    let (rig, a) = Rig::ready(V2);
+    let (process, _, request) = scattered(&rig, PIECES);
+    rig.hardware(A0).fail_nth(300, HardwareError::new(Errno::EIO, "on command"));
+    rig.hardware(A0).refuse(Operation::Unmap);
+    assert_eq!(rig.container.map(request).unwrap_err().errno(), Errno::EIO);
+    assert_eq!((reached(&rig), process.pinned(), process.locked(Account::Process)), (300, 2 * PART, 0));
+    rig.hardware(A0).heal();
+    a.unset_container().unwrap();
+    assert_eq!(process.pinned(), 0);
 }

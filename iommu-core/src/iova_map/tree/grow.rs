@@ -16,10 +16,11 @@ struct Grown {
     split: Option<(Span, u32)>,
 }
 
-/// How many entries of a full node stay there when it is split for one more at `place`: half of them, but all if that is
-/// behind them, so that ranges that come in ascending order leave full nodes.
+/// How many entries of a full node stay there when it is split for one more at `place`: half of them, but nearly all if that
+/// is behind them. So ranges that come in ascending order leave nodes that are nearly full, with room for a few that come
+/// and go in between: a full one would be split by the first of them, and stay two.
 const fn kept(place: usize, width: usize) -> usize {
-    if place == width { width } else { width / 2 }
+    if place == width { width - width / 12 } else { width / 2 }
 }
 
 impl<V> Tree<V> {

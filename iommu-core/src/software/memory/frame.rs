@@ -21,40 +21,47 @@ impl Frame {
     }
 
     /// Fills `into` from byte `start` on; what lies past the end of the frame stays as it is.
+    #[inline]
     pub(in crate::software) fn read(&self, start: usize, into: &mut [u8]) {
-        let words = Words::of(start, into.len());
-        let (head, rest) = into.split_at_mut(words.head);
-        let (whole, tail) = rest.as_chunks_mut::<WORD>();
-        if !head.is_empty() {
-            self.read_part(words.first, start % WORD, head);
+        let (within, first) = (start % WORD, start.div_ceil(WORD));
+        let mut into = into;
+        if within > 0 {
+            let (head, rest) = into.split_at_mut(into.len().min(WORD - within));
+            self.read_part(start / WORD, within, head);
+            into = rest;
         }
-        let from = self.0.get(words.whole..).unwrap_or_default();
+        let (whole, tail) = into.as_chunks_mut::<WORD>();
+        let from = self.0.get(first..).unwrap_or_default();
         for (part, word) in whole.iter_mut().zip(from) {
             *part = word.load(Ordering::Acquire).to_ne_bytes();
         }
         if !tail.is_empty() {
-            self.read_part(words.whole + whole.len(), 0, tail);
+            self.read_part(first + whole.len(), 0, tail);
         }
     }
 
     /// Stores `from` from byte `start` on; what would lie past the end of the frame is dropped.
+    #[inline]
     pub(in crate::software) fn write(&self, start: usize, from: &[u8]) {
-        let words = Words::of(start, from.len());
-        let (head, rest) = from.split_at(words.head);
-        let (whole, tail) = rest.as_chunks::<WORD>();
-        if !head.is_empty() {
-            self.write_part(words.first, start % WORD, head);
+        let (within, first) = (start % WORD, start.div_ceil(WORD));
+        let mut from = from;
+        if within > 0 {
+            let (head, rest) = from.split_at(from.len().min(WORD - within));
+            self.write_part(start / WORD, within, head);
+            from = rest;
         }
-        let to = self.0.get(words.whole..).unwrap_or_default();
+        let (whole, tail) = from.as_chunks::<WORD>();
+        let to = self.0.get(first..).unwrap_or_default();
         for (part, word) in whole.iter().zip(to) {
             word.store(usize::from_ne_bytes(*part), Ordering::Release);
         }
         if !tail.is_empty() {
-            self.write_part(words.whole + whole.len(), 0, tail);
+            self.write_part(first + whole.len(), 0, tail);
         }
     }
 
     /// Fills `into` with a part of a word.
+    #[inline(never)]
     fn read_part(&self, word: usize, start: usize, into: &mut [u8]) {
         if let Some(word) = self.0.get(word) {
             let bytes = word.load(Ordering::Acquire).to_ne_bytes();
@@ -63,6 +70,7 @@ impl Frame {
     }
 
     /// Stores a part of a word, and leaves the rest of it to whoever writes there meanwhile.
+    #[inline(never)]
     fn write_part(&self, word: usize, start: usize, from: &[u8]) {
         let Some(word) = self.0.get(word) else { return };
         let _ = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| {
@@ -70,22 +78,5 @@ impl Frame {
             bytes.iter_mut().skip(start).zip(from).for_each(|(to, byte)| *to = *byte);
             Some(usize::from_ne_bytes(bytes))
         });
-    }
-}
-
-/// How an access falls into words.
-struct Words {
-    /// Where it begins.
-    first: usize,
-    /// The first whole one.
-    whole: usize,
-    /// Bytes before that.
-    head: usize,
-}
-
-impl Words {
-    fn of(start: usize, len: usize) -> Self {
-        let whole = start.div_ceil(WORD);
-        Self { first: start / WORD, whole, head: (whole * WORD - start).min(len) }
     }
 }

@@ -13,7 +13,7 @@ use vfio_owner::iommu_core::device_model::pci::PciAddress;
 
 use super::binding::Binding;
 use super::identity::Identity;
-use super::plan::is_driver_name;
+use crate::driver_name::is_driver_name;
 
 const VERSION: u32 = 2;
 const SUFFIX: &str = ".json";

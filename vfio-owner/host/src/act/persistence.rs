@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use vfio_owner::vfio_pci;
 
-use super::plan::is_driver_name;
+use crate::driver_name::is_driver_name;
 use crate::{Host, NoSuchDevice};
 
 /// The first line of every file of ours but scripts, where it is the second.

@@ -16,6 +16,7 @@ pub use self::step::Step;
 use self::step::{is_in_the_way, steps};
 use super::binding::{BindingError, Bindings};
 use super::proof::{Proof, ProofError};
+use crate::driver_name::is_driver_name;
 use crate::judge::{Explanation, Reason, held};
 use crate::read::Purpose;
 use crate::{Host, NoSuchDevice};
@@ -237,12 +238,6 @@ pub enum PlanFileError {
     /// A driver has an impossible name.
     #[error("no driver can have the name {0:?}")]
     DriverName(String),
-}
-
-/// Whether a folder of sysfs can have this name, and a shell script may carry it.
-pub(super) fn is_driver_name(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.+: ".contains(&byte);
-    !name.is_empty() && !name.starts_with(['.', '-']) && name.len() <= 255 && name.bytes().all(plain)
 }
 
 fn possible(host: &Host, explanation: &Explanation) -> Result<(), PlanError> {

@@ -13,8 +13,10 @@ mod reader;
 mod shape;
 mod table;
 mod token;
+mod value;
 mod words;
 mod xml;
+mod yaml;
 
 use std::str::FromStr;
 
@@ -68,7 +70,7 @@ impl FromStr for Host {
     fn from_str(text: &str) -> Result<Self, ListingError> {
         let wrong = |(line, reason)| ListingError { line, reason };
         let mut facts = Facts::default();
-        let rest = json::take(text, &mut facts).map_err(wrong)?;
+        let rest = value::take(text, &mut facts).map_err(wrong)?;
         let lines = (1..).zip(rest.lines()).flat_map(|(number, raw)| Line::new(number, raw).divided());
         let lines = joined(lines);
         let facts = Reader::new(&lines, facts).read().map_err(wrong)?;

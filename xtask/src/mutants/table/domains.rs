@@ -11,6 +11,7 @@ const CLAIM: &str = "iommu-core/src/group/state/claim.rs";
 const SUBSYSTEM: &str = "iommu-core/src/subsystem.rs";
 const DOMAIN: &str = "iommu-core/src/domain.rs";
 const SOFTWARE: &str = "iommu-core/src/software/iommu.rs";
+const TRANSFER: &str = "iommu-core/src/software/transfer.rs";
 const SOFT_DOMAIN: &str = "iommu-core/src/software/domain.rs";
 
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -245,10 +246,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "window-cached",
-        file: SOFTWARE,
+        file: TRANSFER,
         rule: "I50: what a device has cached of a page never leads into the interrupt window",
-        old: "                && !self.iommu.meets_window(at)\n",
-        new: "",
+        old: "caching.filter(|_| !self.meets_window(at))",
+        new: "caching",
         suites: IOMMU,
     },
     Mutant {

@@ -26,8 +26,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "large-pages-anyway",
         file: AREA,
         rule: "F61: where large pages are off, each page is mapped for itself",
-        old: "if filler.large_pages == LargePages::Disabled { PAGE_SIZE } else { u64::MAX }",
-        new: "if filler.large_pages == LargePages::Disabled { u64::MAX } else { u64::MAX }",
+        old: "match filler.large_pages {",
+        new: "match [filler.large_pages, LargePages::Enabled][1] {",
         suites: IOMMUFD,
     },
     Mutant {

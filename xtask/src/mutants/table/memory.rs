@@ -189,8 +189,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "mapping-permits-all",
         file: TYPE1,
         rule: "a mapping permits what was asked for",
-        old: "if let Err(error) = shared.domain.map(memory, iova, run.phys, run.bytes, self.access) {",
-        new: "if let Err(error) = shared.domain.map(memory, iova, run.phys, run.bytes, Access::ReadWrite) {",
+        old: "domain.map_sg(memory, iova, runs.iter().copied(), self.access)",
+        new: "domain.map_sg(memory, iova, runs.iter().copied(), Access::ReadWrite)",
         suites: VFIO,
     },
     Mutant {

@@ -170,7 +170,7 @@ fn indented(text: &str) -> (usize, &str) {
             ' ' => column + 1,
             c if drawn && (BRANCHES.contains(&c) || c == '-' || c == '\\' || c == '_') => column + 1,
             // A bullet or a heading of Markdown; the sign of a heading does not indent.
-            '*' | '-' | '•' | '·' | '–' | '+' if is_spaced(rest, c) => column + 2,
+            '*' | '-' | '•' | '·' | '–' | '+' if is_spaced(rest, c) => column + 1,
             '#' | '=' | '`' => column,
             '*' | '~' if column == 0 => column,
             _ => break,

@@ -1,7 +1,11 @@
 //! Reads a listing line by line: which devices and groups each line names, and what else it says of the device at hand.
 
+mod answer;
 mod device;
+mod log;
 mod member;
+mod other_line;
+mod path;
 mod place;
 
 use vfio_owner::iommu_core::device_model::pci::PciAddress;
@@ -9,18 +13,14 @@ use vfio_owner::iommu_core::device_model::pci::PciAddress;
 use self::place::{Current, Heading, Order, Scope, flat_order};
 use super::ListingErrorReason;
 use super::attribute;
-use super::command::{self, Question, Target, is_command};
-use super::facts::{Facts, Form, GroupRef, Log, Place};
+use super::command::{Question, is_command};
+use super::facts::{Facts, Form, GroupRef, Place};
 use super::line::Line;
-use super::shape::{
-    Shape, has_number, is_column_heading, is_denied, is_elision, is_sentence, is_told_of, leading_number, link,
-    looks_like_heading, shape, subjects,
-};
+use super::shape::{GroupColumn, Shape, is_denied, is_elision, is_told_of, shape, subjects};
 use super::table::{self, Table};
 use super::token::{self, Token};
 use super::xml::Xml;
 use crate::Fact;
-use crate::read::IommuState;
 
 type Read = Result<(), ListingErrorReason>;
 
@@ -58,8 +58,8 @@ pub(super) struct Reader<'a> {
     some_devices: bool,
     /// A line has named the folder of all groups, as `tree` and `ls -R` do before they list them.
     in_groups_folder: bool,
-    /// The heading of a table without lines began with the group.
-    group_column: bool,
+    /// Where the heading of a table without lines has the group.
+    group_column: Option<GroupColumn>,
 }
 
 impl<'a> Reader<'a> {
@@ -78,7 +78,7 @@ impl<'a> Reader<'a> {
             asked: None,
             some_devices: false,
             in_groups_folder: false,
-            group_column: false,
+            group_column: None,
         }
     }
 
@@ -146,59 +146,6 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A command as it was typed: what it prints comes next.
-    fn command(&mut self, line: &Line) {
-        self.table = None;
-        self.facts.block += 1;
-        if let (Some(Question::Members(group)), Some(scope)) = (&self.asked, &self.scope)
-            && scope.is_whole()
-        {
-            self.facts.whole_folder(*group);
-        }
-        if self.asked == Some(Question::AllGroups) {
-            self.facts.no_groups = true;
-        }
-        (self.current, self.scope) = (None, None);
-        self.some_devices = command::is_about_some(&line.text);
-        self.asked = command::question(&line.text);
-        match self.asked {
-            Some(Question::Members(group)) => self.scope = Some(Scope::new(group, line.indent, Heading::Folder)),
-            Some(Question::Details(device)) => {
-                self.current = Some(Current { device, indent: line.indent, form: Form::Record, same_paragraph: true });
-            }
-            _ => {}
-        }
-    }
-
-    /// Whether a line is the answer to the command above it.
-    fn answer(&mut self, line: &Line) -> Result<bool, ListingErrorReason> {
-        if let Some(Question::Bound(driver)) = &self.asked {
-            let bound = command::bound(&line.text);
-            for device in &bound {
-                self.facts.driver(*device, Some(driver.clone()), line.number)?;
-                self.facts.device(*device).listed = true;
-            }
-            return Ok(!bound.is_empty());
-        }
-        let (device, target) = match self.asked {
-            Some(Question::AllGroups) => {
-                self.asked = None;
-                return Ok(false);
-            }
-            None | Some(Question::Members(_) | Question::Details(_) | Question::Bound(_)) => return Ok(false),
-            Some(Question::Target(device, of)) => (device, command::target(&line.text, device, of)),
-            Some(Question::TargetName(device, of)) => (device, command::target_name(&line.text, of)),
-        };
-        self.asked = None;
-        match target {
-            None => return Ok(false),
-            Some(Target::Driver(driver)) => self.facts.driver(device, driver, line.number)?,
-            Some(Target::Group(group)) => self.facts.group(device, group, Place::Pointed, line.number)?,
-        }
-        self.facts.device(device).listed = true;
-        Ok(true)
-    }
-
     fn blank(&mut self) {
         self.table = None;
         if let Some(current) = &mut self.current {
@@ -231,31 +178,6 @@ impl<'a> Reader<'a> {
     fn doubt(&mut self, line: &Line) {
         self.skip();
         self.facts.doubtful.push(line.number);
-    }
-
-    /// What a kernel's log says besides groups.
-    fn log(&mut self, text: &str, addresses: &[Token<PciAddress>]) {
-        const REFUSALS: [&str; 4] = [
-            "platform rmrr requirement",
-            "ineligible for iommu",
-            "1:1 iommu mapping",
-            "rejecting configuring the device",
-        ];
-        if let Some(state) = IommuState::of_log(text) {
-            self.facts.iommu = state;
-        }
-        if text.contains("DMAR: IOMMU enabled") {
-            self.facts.log = Log::Enabled;
-        } else if IommuState::is_described(text) {
-            self.facts.log = self.facts.log.max(Log::Described);
-        }
-        self.facts.no_groups |= command::says_no_groups(text);
-        let lower = text.to_ascii_lowercase();
-        if REFUSALS.iter().any(|words| lower.contains(words)) {
-            for address in addresses {
-                self.facts.refused(address.value);
-            }
-        }
     }
 
     fn row(&mut self, cells: &[&str], line: &Line) -> Read {
@@ -316,9 +238,7 @@ impl<'a> Reader<'a> {
         }
         match shape(&line.text, first) {
             Shape::Device => {
-                if self.group_column
-                    && let Some(group) = leading_number(&line.text)
-                {
+                if let Some(group) = self.group_column.and_then(|column| column.group(&line.text, first)) {
                     return self.both(line, addresses, Some(group));
                 }
                 self.enter(line, addresses, line.indent)?;
@@ -373,129 +293,6 @@ impl<'a> Reader<'a> {
             start = end;
         }
         Ok(())
-    }
-
-    /// A path of sysfs, or a link in a listing of one.
-    fn path(&mut self, line: &Line, addresses: &[Token<PciAddress>]) -> Read {
-        let Some(device) = addresses.last().map(|address| address.value) else { return Ok(()) };
-        if let Some((front, member)) = line.text.split_once("/iommu_group/devices")
-            && let Some(with) = token::addresses(front).last()
-        {
-            return self.beside(line, with.value, member);
-        }
-        token::bridges(&line.text).for_each(|bridge| self.facts.bridge(bridge));
-        let record = self.facts.device(device);
-        record.listed = true;
-        if line.text.starts_with("P:") || line.text.contains("looking at device") {
-            record.form = Form::Record;
-            self.current = Some(Current { device, indent: line.indent, form: Form::Record, same_paragraph: true });
-        } else {
-            self.current = None;
-        }
-        let (left, right) = line.text.split_once("->").unwrap_or((&line.text, ""));
-        if let Some((front, _)) = left.split_once("/virtfn")
-            && let Some(parent) = token::addresses(front).last()
-            && right.trim_end().ends_with(&device.to_string())
-        {
-            self.facts.parent(device, parent.value);
-        }
-        if left.trim_end().ends_with("/physfn")
-            && let Some(parent) = token::addresses(right).last()
-        {
-            self.facts.parent(device, parent.value);
-        }
-        match attribute::driver_in_path(&line.text) {
-            Some(driver) => self.facts.driver(device, Some(driver), line.number),
-            None => Ok(()),
-        }
-    }
-
-    /// A path to the members of the group that a device is in, or to one of them.
-    fn beside(&mut self, line: &Line, with: PciAddress, member: &str) -> Read {
-        let group = GroupRef::Of(with);
-        self.facts.device(with).listed = true;
-        self.current = None;
-        let name = member.trim_matches(['/', ':', '\'', '"']);
-        if name.is_empty() {
-            self.scope = Some(Scope::new(group, line.indent, Heading::Folder));
-            return Ok(());
-        }
-        let Some(found) = token::addresses(name).first().map(|found| found.value) else {
-            self.facts.named_member(group, name);
-            return Ok(());
-        };
-        self.facts.device(found).listed = true;
-        self.facts.member(found, group, Place::Shown, line.number)
-    }
-
-    /// A line that names neither a device nor a group.
-    fn neither(&mut self, line: &Line) -> Read {
-        if self.folder(line) {
-            return Ok(());
-        }
-        if self.attribute(line)? {
-            return Ok(());
-        }
-        if let Some(rest) = line.text.strip_prefix("*-") {
-            self.current = None;
-            self.pending = Some(Pending { unclaimed: rest.contains("UNCLAIMED"), ..Pending::default() });
-            return Ok(());
-        }
-        if line.text.starts_with("P:") {
-            // A device of another bus.
-            self.current = None;
-            return Ok(());
-        }
-        if line.text.contains("iommu_groups") {
-            self.in_groups_folder = true;
-            return Ok(());
-        }
-        if let Some(group) = self.scope.as_ref().map(|scope| scope.group)
-            && let Some(arrow) = link(&line.text)
-            && line.text.contains("/devices/")
-        {
-            let name = line.text.get(..arrow).unwrap_or_default().trim_end().rsplit(' ').next().unwrap_or_default();
-            self.facts.named_member(group, name);
-            return Ok(());
-        }
-        if self.in_groups_folder
-            && let Ok(number) = line.text.parse::<u32>()
-        {
-            self.current = None;
-            self.scope = Some(Scope::new(GroupRef::Known(Some(number)), line.indent, Heading::Alone));
-            return Ok(());
-        }
-        if is_column_heading(&line.text) {
-            self.group_column = true;
-            return Ok(());
-        }
-        self.unread(line);
-        Ok(())
-    }
-
-    /// A line that is not understood. One that looks as if it began another group makes it doubtful what comes next.
-    fn unread(&mut self, line: &Line) {
-        let inside = self.current.as_ref().is_some_and(|current| line.indent > current.indent);
-        if inside || attribute::is_noise(&line.text) {
-            return;
-        }
-        self.skip();
-        if let Some(scope) = &self.scope
-            && line.indent > scope.indent
-            && scope.members_at.is_none_or(|column| line.indent <= column)
-        {
-            // It stands where the group's devices stand, and may be one.
-            self.facts.perhaps_more_in(scope.group);
-        }
-        let outside = |scope: &Scope| line.indent <= scope.indent && is_sentence(&line.text);
-        if let Some(scope) = &mut self.scope
-            && (looks_like_heading(&line.text) || outside(scope))
-        {
-            scope.doubtful = true;
-        }
-        if looks_like_heading(&line.text) && has_number(&line.text) {
-            self.facts.doubtful.push(line.number);
-        }
     }
 
     /// Whether a line with an address is a detail of the device above, which names another.

@@ -155,18 +155,43 @@ pub(super) fn has_number(text: &str) -> bool {
     text.contains(|c: char| c.is_ascii_digit())
 }
 
-/// The heading of a table in columns, whose first is the group's.
-pub(super) fn is_column_heading(text: &str) -> bool {
-    let mut words = token::words(text).map(|word| word.value);
-    let first = words.next().unwrap_or_default();
-    let second = words.next().unwrap_or_default();
-    let is_group = token::is_group_word(first) || token::is_iommu(first) && token::is_group_word(second);
-    let rest = text.to_ascii_lowercase();
-    is_group && !has_number(text) && ["addr", "bdf", "slot", "device", "pci"].iter().any(|word| rest.contains(word))
+/// In which column of a table without lines the group stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum GroupColumn {
+    First,
+    /// Behind the device's address.
+    Second,
 }
 
-pub(super) fn leading_number(text: &str) -> Option<u32> {
-    text.split_whitespace().next()?.parse().ok()
+impl GroupColumn {
+    /// Reads the heading of such a table.
+    pub(super) fn of_heading(text: &str) -> Option<Self> {
+        const DEVICE: [&str; 6] = ["addr", "bdf", "slot", "device", "pci", "vendor"];
+        let words: Vec<String> = token::words(text).map(|word| word.value.to_ascii_lowercase()).collect();
+        let is_group = |words: &[String]| match words {
+            [first, ..] if token::is_group_word(first) => true,
+            [first, second, ..] => token::is_iommu(first) && token::is_group_word(second),
+            _ => false,
+        };
+        let is_device = |word: &String| DEVICE.iter().any(|part| word.contains(part));
+        match &words[..] {
+            _ if has_number(text) => None,
+            words if is_group(words) && words.iter().any(is_device) => Some(Self::First),
+            [first, rest @ ..] if is_device(first) || first == "id" => {
+                (is_group(rest) && rest.iter().any(is_device)).then_some(Self::Second)
+            }
+            _ => None,
+        }
+    }
+
+    /// The group in a device's line.
+    pub(super) fn group(self, text: &str, device: &Token<PciAddress>) -> Option<u32> {
+        let text = match self {
+            Self::First => text,
+            Self::Second => text.get(device.place.end..)?,
+        };
+        text.split_whitespace().next()?.parse().ok()
+    }
 }
 
 /// Whether a line has names of devices and nothing else: such a name has a digit.
