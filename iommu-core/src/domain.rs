@@ -17,6 +17,7 @@ use crate::hardware::{
 };
 use crate::member::Member;
 use crate::physical_memory::PhysicalMemory;
+use crate::unit::Unit;
 
 /// A set of translations that devices can be attached to.
 ///
@@ -25,10 +26,7 @@ use crate::physical_memory::PhysicalMemory;
 #[derive(Debug)]
 pub struct Domain {
     kind: DomainKind,
-    iommu: Arc<dyn IommuDriver>,
-    iommu_name: Arc<str>,
-    /// Which right to map physical memory it takes.
-    memory: PhysicalMemory,
+    unit: Arc<Unit>,
     hardware: Box<dyn HardwareDomain>,
     /// What can be mapped, if anything. It stays the same: asked for once.
     geometry: Option<Geometry>,
@@ -50,12 +48,9 @@ impl Domain {
         hardware: Box<dyn HardwareDomain>,
         parent: Option<Arc<Self>>,
     ) -> Arc<Self> {
-        let iommu = member.served_by().clone();
         Arc::new(Self {
             kind,
-            iommu_name: member.iommu_name().clone(),
-            iommu,
-            memory: member.group().memory().clone(),
+            unit: member.group().unit().clone(),
             geometry: hardware.paging().filter(|_| kind.is_paging()).map(Paging::geometry),
             hardware,
             parent,
@@ -247,21 +242,21 @@ impl Domain {
     /// Returns whether devices of `unit` can be attached: those of the unit that made the domain, and of others that
     /// [accept](IommuDriver::accepts) it.
     pub(crate) fn fits(&self, unit: &Arc<dyn IommuDriver>) -> bool {
-        Arc::ptr_eq(unit, &self.iommu) || unit.accepts(&*self.iommu)
+        Arc::ptr_eq(unit, self.iommu()) || unit.accepts(&**self.iommu())
     }
 
     /// Returns the IOMMU that made the domain.
     pub fn iommu(&self) -> &Arc<dyn IommuDriver> {
-        &self.iommu
+        self.unit.driver()
     }
 
     pub(crate) fn iommu_name(&self) -> &Arc<str> {
-        &self.iommu_name
+        self.unit.name()
     }
 
     /// Whether this right covers the domain.
     pub(crate) fn is_covered_by(&self, memory: &PhysicalMemory) -> bool {
-        self.memory.is_same(memory)
+        self.unit.is_covered_by(memory)
     }
 
     pub(crate) fn dma_space(&self) -> Option<&DmaSpace> {

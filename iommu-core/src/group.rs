@@ -17,12 +17,13 @@ use crate::hardware::{Capabilities, DefaultDomainType, HardwareError, PagingFlag
 use crate::member::Member;
 use crate::observer::{Observer, Transition};
 use crate::ownership::{Owner, Ownership};
-use crate::physical_memory::PhysicalMemory;
 use crate::registry::{DeviceGroupKey, GroupNumber};
 use crate::reserved::{self, ReservedRegion};
+use crate::unit::Unit;
 
 mod state;
 
+use self::state::Retired;
 pub(crate) use self::state::{GroupState, Place, Record};
 
 const GROUP_LOCK: LockClass = LockClass::new("group lock", 800);
@@ -41,7 +42,7 @@ pub struct Group {
     observer: Option<Arc<dyn Observer>>,
     number: GroupNumber,
     key: DeviceGroupKey,
-    memory: PhysicalMemory,
+    unit: Arc<Unit>,
     /// What is mapped 1:1 in the default domain. Changed under the probe lock only; a lock of its own because the group
     /// lock is not held while the IOMMU driver maps.
     direct: Mutex<DirectMappings>,
@@ -65,11 +66,11 @@ impl Group {
         number: GroupNumber,
         key: DeviceGroupKey,
         observer: Option<Arc<dyn Observer>>,
-        memory: PhysicalMemory,
+        unit: Arc<Unit>,
     ) -> Arc<Self> {
         let state = SpinMutex::of(GROUP_LOCK, GroupState::new(observer.is_some()));
         let direct = Mutex::of(DIRECT_LOCK, DirectMappings::default());
-        Arc::new(Self { state, observer, number, key, memory, direct })
+        Arc::new(Self { state, observer, number, key, unit, direct })
     }
 
     /// Returns the group's number.
@@ -81,8 +82,9 @@ impl Group {
         &self.key
     }
 
-    pub(crate) fn memory(&self) -> &PhysicalMemory {
-        &self.memory
+    /// The IOMMU of all its members.
+    pub(crate) fn unit(&self) -> &Arc<Unit> {
+        &self.unit
     }
 
     pub(crate) fn direct(&self) -> &Mutex<DirectMappings> {
@@ -221,22 +223,9 @@ impl Group {
     #[inline]
     pub(crate) fn change(&self) -> Change<'_> {
         let mut guard = self.state.lock();
-        // A further change must not displace what an earlier one has retired, for that would free it under the lock.
-        while guard.has_retired() {
-            drop(guard);
-            self.free_retired();
-            guard = self.state.lock();
-        }
         let before = guard.before();
         let owner = guard.take_retired_owner();
-        Change { guard, retired: RetiredOf { group: self, any: false }, _owner: owner, before }
-    }
-
-    /// Frees what changes that are over have retired, without the group lock.
-    #[cold]
-    fn free_retired(&self) {
-        let retired = self.lock().take_retired();
-        drop(retired);
+        Change { guard, retired: None, _owner: owner, before, group: self }
     }
 
     /// Tells the observer. The group lock must not be held.
@@ -258,32 +247,19 @@ impl fmt::Debug for Group {
 pub(crate) struct Change<'a> {
     // Fields are dropped in this order: what is retired goes after the lock.
     guard: SpinMutexGuard<'a, GroupState>,
-    retired: RetiredOf<'a>,
+    /// Once the change is over.
+    retired: Option<Retired>,
     /// Whom an earlier change has displaced.
     _owner: Option<Owner>,
     before: Option<Ownership>,
-}
-
-/// Frees what the changes of a group have retired.
-struct RetiredOf<'a> {
     group: &'a Group,
-    any: bool,
-}
-
-impl Drop for RetiredOf<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        if self.any {
-            self.group.free_retired();
-        }
-    }
 }
 
 impl Change<'_> {
     /// Unlocks, then tells the observer.
     #[inline]
     pub(crate) fn finish(mut self, device: Option<&Arc<str>>, stuck: Option<&SwitchError>) {
-        let group = self.retired.group;
+        let group = self.group;
         let Some(transition) = self.transition(device, stuck) else { return };
         drop(self);
         group.tell(&transition);
@@ -296,7 +272,7 @@ impl Change<'_> {
         stuck: Option<&'a SwitchError>,
     ) -> Option<Transition<'a>> {
         let before = self.before.take()?;
-        Some(self.guard.transition(self.retired.group.id(), device, before, stuck))
+        Some(self.guard.transition(self.group.id(), device, before, stuck))
     }
 }
 
@@ -317,6 +293,8 @@ impl DerefMut for Change<'_> {
 impl Drop for Change<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.retired.any = self.guard.settle();
+        if self.guard.settle() {
+            self.retired = Some(self.guard.take_retired());
+        }
     }
 }

@@ -45,6 +45,7 @@ pub mod software;
 mod subsystem;
 #[cfg(feature = "sysfs")]
 pub mod sysfs;
+mod unit;
 pub mod user_memory;
 
 pub use address::{Access, Iova, IovaRange, PhysAddr, Protection, UserAddr};

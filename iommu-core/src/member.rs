@@ -22,9 +22,6 @@ pub struct Member {
     group: Arc<Group>,
     place: Place,
     endpoint: Endpoint,
-    iommu: Arc<dyn IommuDriver>,
-    /// Of the IOMMU. Made in advance, for an error that is found under the group lock allocates nothing.
-    iommu_name: Arc<str>,
     properties: EndpointProperties,
 }
 
@@ -63,21 +60,17 @@ impl Member {
 
     /// The IOMMU that serves it, or did.
     pub(crate) fn served_by(&self) -> &Arc<dyn IommuDriver> {
-        &self.iommu
-    }
-
-    pub(crate) fn iommu_name(&self) -> &Arc<str> {
-        &self.iommu_name
+        self.group.unit().driver()
     }
 
     /// Stops its DMA by force.
     pub(crate) fn block(&self) -> Result<(), HardwareError> {
-        self.iommu.block(&self.endpoint)
+        self.served_by().block(&self.endpoint)
     }
 
     /// Disables page requests of it, if its IOMMU delivers any.
     pub(crate) fn disable_page_requests(&self) {
-        if let Some(requests) = self.iommu.page_requests() {
+        if let Some(requests) = self.served_by().page_requests() {
             requests.disable(&self.endpoint);
         }
     }
@@ -107,7 +100,7 @@ impl Member {
 
     /// Returns the IOMMU that serves it; `None` once it was removed.
     pub fn iommu(&self) -> Option<&Arc<dyn IommuDriver>> {
-        self.is_present().then_some(&self.iommu)
+        self.is_present().then(|| self.served_by())
     }
 
     /// Returns what user space may know of its IOMMU.
@@ -147,15 +140,14 @@ pub(crate) struct Served(Arc<Member>);
 impl Served {
     /// Asks the IOMMU to serve a device, which is to be in this place of a group. Called with no spinning lock held.
     pub(crate) fn probe(
-        iommu: &Arc<dyn IommuDriver>,
         endpoint: &Endpoint,
         faults: Arc<dyn FaultSink>,
         group: &Arc<Group>,
         place: Place,
     ) -> Result<Self, HardwareError> {
-        let (endpoint, iommu, iommu_name) = (endpoint.clone(), iommu.clone(), iommu.name().into());
-        let properties = iommu.probe(&endpoint, faults)?;
-        Ok(Self(Arc::new(Member { group: group.clone(), place, endpoint, iommu, iommu_name, properties })))
+        let (group, endpoint) = (group.clone(), endpoint.clone());
+        let properties = group.unit().driver().probe(&endpoint, faults)?;
+        Ok(Self(Arc::new(Member { group, place, endpoint, properties })))
     }
 
     pub(crate) fn member(&self) -> &Arc<Member> {
@@ -165,6 +157,6 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.0.iommu.release(&self.0.endpoint);
+        self.0.served_by().release(&self.0.endpoint);
     }
 }

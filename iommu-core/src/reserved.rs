@@ -61,6 +61,11 @@ impl fmt::Display for ReservedRegion {
 /// touch are joined; regions of different types stay separate.
 pub fn merge(regions: impl IntoIterator<Item = ReservedRegion>) -> Vec<ReservedRegion> {
     let mut merged: Vec<ReservedRegion> = regions.into_iter().collect();
+    // The devices of a group mostly have the same.
+    merged.dedup();
+    if merged.len() < 2 {
+        return merged;
+    }
     merged.sort_unstable_by_key(|region| (region.kind, region.first));
     merged.dedup_by(|region, earlier| {
         let joins = region.kind == earlier.kind && region.first.get() <= earlier.last.get().saturating_add(1);

@@ -19,6 +19,7 @@ use crate::member::{Member, Served};
 use crate::observer::{FaultReports, Observer};
 use crate::physical_memory::PhysicalMemory;
 use crate::registry::{DeviceGroupKey, GroupNumber, Numbers, Registry};
+use crate::unit::Unit;
 
 const PROBE_LOCK: LockClass = LockClass::new("probe lock", 700);
 const REGISTRY_LOCK: LockClass = LockClass::new("registry of groups", 710);
@@ -183,18 +184,18 @@ impl IommuSubsystem {
     fn add(&self, probing: &Probing<'_>, endpoint: &Endpoint, group: DeviceGroup) -> Result<Arc<Member>, AddError> {
         let group = group.of(endpoint);
         let key = DeviceGroupKey::new(&group);
-        let (iommu, no_memory) = (group.iommu().clone(), || AddError::NoMemory { device: endpoint.name.clone() });
+        let no_memory = || AddError::NoMemory { device: endpoint.name.clone() };
         let known = self.0.registry.lock().group_of(&key).cloned();
         let is_new = known.is_none();
         // Declared first, and so dropped last: its domains outlive the service of a device that could not join.
         let group = match known {
             Some(group) => group,
-            None => self.new_group(key).map_err(|_| no_memory())?,
+            None => self.new_group(key, group.iommu()).map_err(|_| no_memory())?,
         };
         self.0.registry.lock().reserve(group.id()).map_err(|_| no_memory())?;
         make_room(&group).map_err(|_| no_memory())?;
         let place = group.lock().next_place();
-        let served = Served::probe(&iommu, endpoint, self.0.faults.clone(), &group, place)
+        let served = Served::probe(endpoint, self.0.faults.clone(), &group, place)
             .map_err(|cause| AddError::Probe { device: endpoint.name.clone(), cause })?;
         let member = served.member().clone();
         let result = self.join(probing, is_new, served);
@@ -204,9 +205,10 @@ impl IommuSubsystem {
         result.map(|()| member)
     }
 
-    fn new_group(&self, key: DeviceGroupKey) -> Result<Arc<Group>, TryReserveError> {
+    fn new_group(&self, key: DeviceGroupKey, iommu: &Arc<dyn IommuDriver>) -> Result<Arc<Group>, TryReserveError> {
         let number = GroupNumber::take(&self.0.numbers)?;
-        Ok(Group::new(number, key, self.0.observer.clone(), self.0.memory.clone()))
+        let unit = Unit::new(iommu.clone(), self.0.memory.clone());
+        Ok(Group::new(number, key, self.0.observer.clone(), unit))
     }
 
     /// Prepares the domains of the group, without its lock, and lets the member join.

@@ -2,11 +2,11 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
+use core::num::NonZeroU64;
 
+use iommu_core::Claim;
 use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{LockClass, Mutex};
-use iommu_core::{Claim, GroupId};
 
 use crate::backend::{AttachGroupError, DirtyError, MapDmaError, UnmapDmaError};
 use crate::backend::{
@@ -14,6 +14,7 @@ use crate::backend::{
 };
 use crate::group_file::SetContainerError;
 use crate::isolation::{Isolation, NoIommuMode};
+use crate::sparse::Sparse;
 
 const CONTAINER_LOCK: LockClass = LockClass::new("container", 600);
 
@@ -40,19 +41,30 @@ struct State {
     iommu: Option<Iommu>,
 }
 
+/// Tells a group from all others that are in the container with it.
+type Number = NonZeroU64;
+
+/// A group's place in a container.
+#[derive(Debug)]
+pub(crate) struct Contained {
+    container: Container,
+    /// Of its claim; `None` without an IOMMU.
+    number: Option<Number>,
+}
+
 /// Groups of one kind.
 // Vt7.2.
 #[derive(Debug)]
 enum Groups {
-    /// One claim for each group.
-    Isolated(Vec<Claim>),
-    /// At least one group.
-    NoIommu(Vec<GroupId>),
+    /// One claim for each group, in the order in which they came.
+    Isolated(Sparse<Number, Claim>),
+    /// How many groups: at least one.
+    NoIommu(usize),
 }
 
 impl Default for Groups {
     fn default() -> Self {
-        Self::Isolated(Vec::new())
+        Self::Isolated(Sparse::default())
     }
 }
 
@@ -60,7 +72,7 @@ impl Groups {
     fn is_empty(&self) -> bool {
         match self {
             Self::Isolated(claims) => claims.is_empty(),
-            Self::NoIommu(ids) => ids.is_empty(),
+            Self::NoIommu(groups) => *groups == 0,
         }
     }
 }
@@ -216,42 +228,30 @@ impl Container {
 
     /// Claims the group that `isolation` is, and attaches it to the IOMMU if there is one.
     // Table Vt7.
-    pub(crate) fn attach(&self, isolation: &Isolation) -> Result<(), SetContainerError> {
+    pub(crate) fn attach(&self, isolation: &Isolation) -> Result<Contained, SetContainerError> {
         let mut state = self.0.state.lock();
         let State { groups, iommu } = &mut *state;
-        match (isolation, groups) {
+        let number = match (isolation, groups) {
             (Isolation::Iommu { group, owner }, Groups::Isolated(claims)) => {
                 let claim = group.claim(owner)?;
                 if let Some(Iommu::Backend(iommu)) = iommu {
                     iommu.attach_group(&claim)?;
                 }
-                claims.push(claim);
+                let number = claims.last_key().map_or(Number::MIN, |last| last.saturating_add(1));
+                claims.insert(number, claim);
+                Some(number)
             }
-            (Isolation::None { id }, Groups::NoIommu(ids)) => ids.push(*id),
-            (Isolation::None { id }, groups) if groups.is_empty() => *groups = Groups::NoIommu(alloc::vec![*id]),
+            (Isolation::None { .. }, Groups::NoIommu(groups)) => {
+                *groups += 1;
+                None
+            }
+            (Isolation::None { .. }, groups) if groups.is_empty() => {
+                *groups = Groups::NoIommu(1);
+                None
+            }
             _ => return Err(SetContainerError::Mixed { group: isolation.key().id() }),
-        }
-        Ok(())
-    }
-
-    /// Removes and releases a group; drops the IOMMU with the last one.
-    pub(crate) fn detach(&self, isolation: &Isolation) {
-        let mut state = self.0.state.lock();
-        let State { groups, iommu } = &mut *state;
-        match (isolation, &mut *groups) {
-            (Isolation::Iommu { group, .. }, Groups::Isolated(claims)) => {
-                let Some(place) = claims.iter().position(|claim| Arc::ptr_eq(claim.group(), group)) else { return };
-                let claim = claims.remove(place);
-                if let Some(Iommu::Backend(iommu)) = iommu {
-                    iommu.detach_group(&claim);
-                }
-            }
-            (Isolation::None { id }, Groups::NoIommu(ids)) => ids.retain(|known| known != id),
-            _ => {}
-        }
-        if groups.is_empty() {
-            *state = State::default();
-        }
+        };
+        Ok(Contained { container: self.clone(), number })
     }
 
     /// Whether it was set to no-IOMMU mode, in which no call is served.
@@ -265,6 +265,31 @@ impl Container {
     // Vt6.8.
     pub(crate) fn has_iommu(&self) -> bool {
         self.0.state.lock().iommu.is_some()
+    }
+}
+
+impl Contained {
+    pub(crate) fn container(&self) -> &Container {
+        &self.container
+    }
+
+    /// Removes and releases the group; drops the IOMMU with the last one.
+    pub(crate) fn detach(self) {
+        let mut state = self.container.0.state.lock();
+        let State { groups, iommu } = &mut *state;
+        match (groups, self.number) {
+            (Groups::Isolated(claims), Some(number)) => {
+                let Some(claim) = claims.remove(number) else { return };
+                if let Some(Iommu::Backend(iommu)) = iommu {
+                    iommu.detach_group(&claim);
+                }
+            }
+            (Groups::NoIommu(groups), None) => *groups -= 1,
+            _ => {}
+        }
+        if state.groups.is_empty() {
+            *state = State::default();
+        }
     }
 }
 
@@ -291,7 +316,7 @@ impl State {
         let Groups::Isolated(claims) = &self.groups else { return Err(SetIommuError::NoGroup) };
         for (attached, claim) in claims.iter().enumerate() {
             if let Err(error) = iommu.attach_group(claim) {
-                claims.iter().take(attached).rev().for_each(|claim| iommu.detach_group(claim));
+                claims.iter().rev().skip(claims.len() - attached).for_each(|claim| iommu.detach_group(claim));
                 return Err(error.into());
             }
         }

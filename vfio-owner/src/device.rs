@@ -30,7 +30,7 @@ pub(crate) struct VfioDevice {
     group: Arc<VfioGroup>,
     set: Arc<DeviceSet>,
     ops: Arc<dyn DeviceOps>,
-    /// One user inside for each open file of the device.
+    /// One user inside for each open file of the device's own, and one while the device is open.
     // V6.
     users: Arc<Users>,
 }

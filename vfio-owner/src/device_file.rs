@@ -42,6 +42,7 @@ pub(crate) struct DeviceFileWay {
     bound: BoundDevice,
     reservation: Reservation,
     _group: DeviceFileUse,
+    _user: UserGuard,
 }
 
 impl Way for DeviceFileWay {
@@ -126,10 +127,11 @@ impl Binding<'_> {
         let reservation = device.reserve_for_file()?;
         // Without an IOMMU group it has no file.
         let member = device.member().ok_or_else(|| BindIommufdError::Bound { device: device.name().clone() })?;
-        let way = DeviceFileWay { bound: context.bind(member)?, reservation, _group: self.group };
+        let (bound, user) = (context.bind(member)?, file.user.clone());
+        let way = DeviceFileWay { bound, reservation, _group: self.group, _user: user };
         let refused = |errno| BindIommufdError::Driver { device: device.name().clone(), errno };
         let session = Arc::new(Session::open(way).map_err(refused)?);
-        let bound = BoundDeviceFile { open: OpenDevice::new(session.clone(), file.user.clone()), session };
+        let bound = BoundDeviceFile { open: OpenDevice::new(session.clone()), session };
         *file.bound.lock() = Some(bound.clone());
         bound.session.way.reservation.occupy(Occupant::DeviceFile(Arc::downgrade(&bound.session)));
         Ok(bound)

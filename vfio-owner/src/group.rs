@@ -10,7 +10,7 @@ use iommu_core::device_model::Errno;
 use iommu_core::device_model::sync::{LockClass, Mutex};
 use iommu_core::{Group, GroupId};
 
-use crate::container::Container;
+use crate::container::Contained;
 use crate::device::VfioDevice;
 #[cfg(feature = "iommufd")]
 use crate::device_file::BindIommufdError;
@@ -64,7 +64,7 @@ enum File {
 /// What a group is put into.
 #[derive(Debug)]
 pub(crate) enum Attachment {
-    Container(Container),
+    Container(Contained),
     /// Claims nothing: each device is claimed when it is opened.
     // V21.
     #[cfg(feature = "iommufd")]
@@ -123,19 +123,9 @@ impl VfioGroup {
     pub(crate) fn close_down(&self) {
         let mut state = self.state.lock();
         if matches!(state.attachment, Some(Attachment::Container(_))) {
-            self.detach(&mut state);
+            state.detach();
         }
         state.life = Life::Gone;
-    }
-
-    pub(crate) fn detach(&self, state: &mut GroupState) {
-        match state.attachment.take() {
-            Some(Attachment::Container(container)) => container.detach(&self.isolation),
-            // Devices that are open through it have claims of their own (V22).
-            #[cfg(feature = "iommufd")]
-            Some(Attachment::Iommufd(_)) => {}
-            None => {}
-        }
     }
 
     /// Keeps the group's file from being opened while a device is in use through its own.
@@ -162,6 +152,19 @@ impl VfioGroup {
         match state.life {
             Life::Alive => Ok(()),
             Life::Gone => Err(GroupGone { group: self.id() }),
+        }
+    }
+}
+
+impl GroupState {
+    /// Takes the group out of what it is in.
+    pub(crate) fn detach(&mut self) {
+        match self.attachment.take() {
+            Some(Attachment::Container(contained)) => contained.detach(),
+            // Devices that are open through it have claims of their own (V22).
+            #[cfg(feature = "iommufd")]
+            Some(Attachment::Iommufd(_)) => {}
+            None => {}
         }
     }
 }
@@ -228,7 +231,7 @@ impl OpenGroup {
 impl Drop for OpenGroup {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
-        self.0.detach(&mut state);
+        state.detach();
         state.file = File::Closed;
     }
 }

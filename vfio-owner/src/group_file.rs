@@ -93,8 +93,7 @@ impl GroupFile {
         let group = self.group();
         let mut state = group.state.lock();
         group.may_attach(&state)?;
-        container.attach(group.isolation())?;
-        state.attachment = Some(Attachment::Container(container.clone()));
+        state.attachment = Some(Attachment::Container(container.attach(group.isolation())?));
         Ok(())
     }
 
@@ -133,7 +132,7 @@ impl GroupFile {
                 Err(UnsetContainerError::DevicesOpen { group: group.id(), devices: group.in_use.devices() })
             }
             Some(_) => {
-                group.detach(&mut state);
+                state.detach();
                 Ok(())
             }
         }

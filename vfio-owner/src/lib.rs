@@ -23,6 +23,7 @@ mod group;
 mod group_file;
 mod isolation;
 mod open_device;
+mod sparse;
 #[cfg(feature = "testbed")]
 pub mod testbed;
 pub mod type1;

@@ -9,7 +9,6 @@ use core::fmt;
 
 use iommu_core::Member;
 use iommu_core::device_model::Errno;
-use iommu_core::device_model::sync::UserGuard;
 
 use crate::device::{Reservation, VfioDevice};
 use crate::device_ops::{
@@ -29,14 +28,7 @@ pub(crate) use through_group::ThroughGroup;
 /// file. With the last file of the device the driver's [`close`](DeviceOps::close) is called, with no lock held, and
 /// its DMA ownership is released last.
 #[derive(Clone, Debug)]
-pub struct OpenDevice(Arc<OpenFile>);
-
-#[derive(Debug)]
-struct OpenFile {
-    session: Arc<Session<dyn Way>>,
-    /// Leaves after everything else is given back.
-    _user: UserGuard,
-}
+pub struct OpenDevice(Arc<Session<dyn Way>>);
 
 /// From the driver's `open` of a device to its `close`, and then until nothing is left of its user.
 #[derive(Debug)]
@@ -45,7 +37,7 @@ pub(crate) struct Session<W: Way + ?Sized> {
 }
 
 /// How a device came to be open. What it keeps is given up once the device is quiet, its claim before its
-/// [`Reservation`].
+/// [`Reservation`]; last of all its user leaves.
 // V30.
 pub(crate) trait Way: Send + Sync + fmt::Debug {
     /// The device, which is nobody else's.
@@ -82,12 +74,12 @@ impl<W: Way + ?Sized> Drop for Session<W> {
 }
 
 impl OpenDevice {
-    pub(crate) fn new(session: Arc<Session<dyn Way>>, user: UserGuard) -> Self {
-        Self(Arc::new(OpenFile { session, _user: user }))
+    pub(crate) fn new(session: Arc<Session<dyn Way>>) -> Self {
+        Self(session)
     }
 
     fn device(&self) -> &VfioDevice {
-        self.0.session.device()
+        self.0.device()
     }
 
     fn ops(&self) -> &dyn DeviceOps {

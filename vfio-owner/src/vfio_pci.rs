@@ -23,7 +23,8 @@ use core::fmt;
 
 use iommu_core::device_model::AnyDevice;
 use iommu_core::device_model::pci::{ConfigSpace, PciFunction};
-use iommu_core::device_model::sync::{LockClass, Mutex, MutexGuard, Users};
+use iommu_core::device_model::sync::atomic::{AtomicBool, Ordering};
+use iommu_core::device_model::sync::{LockClass, Mutex, Users};
 
 pub use self::admission::{IDS, NAME, VfioPciRefusal, admits};
 use self::config::VirtualConfig;
@@ -68,6 +69,8 @@ pub struct VfioPciDevice {
     neighbours: Neighbours,
     /// Who is calling triggers of the session. `close` waits for them.
     signalling: Arc<Users>,
+    /// Whether the driver has been told to let the device go.
+    leaving: AtomicBool,
     /// The function's lock: the innermost but for leaf locks; no trigger and no model is called under it.
     state: Mutex<State>,
 }
@@ -75,19 +78,10 @@ pub struct VfioPciDevice {
 #[derive(Debug)]
 struct State {
     config: VirtualConfig,
-    binding: Binding,
     /// What the users of its virtual functions show; nobody knows the one that is not set.
     token: Option<Token>,
     /// While the device is open.
     session: Option<Session>,
-}
-
-/// Whether the driver stays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Binding {
-    Bound,
-    /// It has been told to let the device go.
-    Leaving,
 }
 
 /// From `open` to `close`.
@@ -120,8 +114,7 @@ impl VfioPciDevice {
         model: Arc<dyn FunctionModel>,
         bridge: Option<&Arc<dyn AnyDevice>>,
     ) -> Arc<Self> {
-        let state =
-            State { config: VirtualConfig::new(&function), binding: Binding::Bound, token: None, session: None };
+        let state = State { config: VirtualConfig::new(&function), token: None, session: None };
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             by_itself: if is_resettable(&function.config) { ResetAlone::Works } else { ResetAlone::Fails },
@@ -131,6 +124,7 @@ impl VfioPciDevice {
             signalling: Arc::new(Users::new()),
             function,
             model,
+            leaving: AtomicBool::new(false),
             state: Mutex::of(FUNCTION, state),
         })
     }
@@ -220,14 +214,11 @@ impl VfioPciDevice {
 
     /// The driver is being unbound: from now on it cannot be reset for a user, which takes the device lock.
     fn leave(&self) {
-        self.state.lock().binding = Binding::Leaving;
+        self.leaving.store(true, Ordering::Release);
     }
 
     fn may_reset(&self) -> Result<(), ResetError> {
-        match self.state.lock().binding {
-            Binding::Bound => Ok(()),
-            Binding::Leaving => Err(ResetError::Leaving),
-        }
+        if self.leaving.load(Ordering::Acquire) { Err(ResetError::Leaving) } else { Ok(()) }
     }
 
     /// Back to the hardware's state after power-on. What the user has set up of interrupts stays, and so does the
@@ -256,15 +247,11 @@ impl VfioPciDevice {
         opened.unwrap_or_else(|| self.resets_alone())
     }
 
-    /// No user sees what another left behind, as far as the function can be reset. Called while it has none; returns the
-    /// state, locked.
-    fn clean(&self, reset: ResetAlone) -> MutexGuard<'_, State> {
+    /// No user sees what another left behind, as far as the function can be reset. Called while it has none.
+    fn reset_model(&self, reset: ResetAlone) {
         if reset == ResetAlone::Works {
             self.model.reset();
         }
-        let mut state = self.state.lock();
-        state.config.reset();
-        state
     }
 }
 

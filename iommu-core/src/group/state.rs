@@ -63,8 +63,7 @@ pub(crate) struct GroupState {
     moved: bool,
     /// Whether a member is not where the group is.
     astray: bool,
-    /// Whether a change that is over has retired anything.
-    has_retired: bool,
+    /// By the change that is under way; of those before, the owner only.
     retired: Retired,
 }
 
@@ -183,7 +182,6 @@ impl GroupState {
             transitions: 0,
             moved: false,
             astray: false,
-            has_retired: false,
             retired: Retired::default(),
         }
     }
@@ -281,15 +279,12 @@ impl GroupState {
     /// Ends a change; whether something is to be freed without the group lock.
     #[inline]
     pub(crate) fn settle(&mut self) -> bool {
-        if self.moved {
-            self.settle_members();
-        }
-        self.has_retired
+        self.moved && self.settle_members()
     }
 
-    #[inline]
-    pub(crate) fn has_retired(&self) -> bool {
-        self.has_retired
+    /// What the change that ends has set free.
+    pub(crate) fn take_retired(&mut self) -> Retired {
+        core::mem::take(&mut self.retired)
     }
 
     /// The owner that an earlier change has displaced. Its name alone is not worth the lock a second time, so the next
@@ -299,13 +294,7 @@ impl GroupState {
         self.retired.owner.take()
     }
 
-    /// What changes that are over have set free.
-    pub(crate) fn take_retired(&mut self) -> Retired {
-        self.has_retired = false;
-        core::mem::take(&mut self.retired)
-    }
-
-    fn settle_members(&mut self) {
+    fn settle_members(&mut self) -> bool {
         self.moved = false;
         let (mut astray, mut unknown) = (false, false);
         for record in self.records.iter().flatten() {
@@ -318,7 +307,7 @@ impl GroupState {
         if !unknown && !self.quarantine.is_empty() {
             self.retired.quarantine = core::mem::take(&mut self.quarantine);
         }
-        self.has_retired = !self.retired.is_empty();
+        !self.retired.is_empty()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which domain each device is attached to: the context table that an IOMMU walks first.
 
 use alloc::collections::BTreeMap;
+use core::mem;
 
 use device_model::sync::{Arc, LockClass, SpinMutex};
 use device_model::{DeviceId, Errno};
@@ -43,6 +44,9 @@ enum State {
     #[default]
     Unattached,
     Attached(Arc<Translator>),
+    /// To a domain through which nothing passes, whichever: no count of references, as groups come here often.
+    Blocking,
+    /// By force, and with it all PASIDs.
     Blocked,
 }
 
@@ -101,7 +105,6 @@ impl ContextTable {
 
     /// Runs `change` on the device's context; no access of the device is on its way meanwhile.
     pub(super) fn change<R>(&self, dev: &Endpoint, change: impl FnOnce(&mut Context) -> R) -> Result<R, HardwareError> {
-        let unserved = || HardwareError::new(Errno::ENODEV, "this IOMMU does not serve the device");
         self.shard(dev.id).lock().get_mut(&dev.id).map(change).ok_or_else(unserved)
     }
 
@@ -112,13 +115,15 @@ impl ContextTable {
         translator: &Arc<Translator>,
         wanted: Capabilities,
     ) -> Result<(), HardwareError> {
-        self.change(dev, |context| {
-            if !context.capabilities.contains(wanted) {
-                return Err(HardwareError::new(Errno::EINVAL, "the domain does not fit the device"));
-            }
-            context.enter(State::Attached(translator.clone()));
-            Ok(())
-        })?
+        let mut contexts = self.shard(dev.id).lock();
+        let Some(context) = contexts.get_mut(&dev.id) else { return Err(unserved()) };
+        if !context.capabilities.contains(wanted) {
+            return Err(HardwareError::new(Errno::EINVAL, "the domain does not fit the device"));
+        }
+        let displaced = context.enter(State::of(translator));
+        drop(contexts);
+        drop(displaced);
+        Ok(())
     }
 
     pub(super) fn serves(&self, device: DeviceId) -> bool {
@@ -141,7 +146,7 @@ impl ContextTable {
         let mut contexts = self.shard(from.device).lock();
         let context = contexts.get_mut(&from.device).ok_or(FaultReason::Unserved)?;
         let (translator, caching) = match (&context.state, from.pasid) {
-            (State::Blocked, _) => return Err(FaultReason::Blocked),
+            (State::Blocked, _) | (State::Blocking, None) => return Err(FaultReason::Blocked),
             (_, Some(pasid)) => (context.pasids.get(&pasid).ok_or(FaultReason::NotAttached)?, None),
             (State::Attached(translator), None) => {
                 (translator, Some(Caching { tlb: &mut context.tlb, shard: shard_of(from.device) }))
@@ -193,13 +198,30 @@ impl Context {
         self.pasids.clear();
     }
 
-    fn enter(&mut self, state: State) {
-        self.state = state;
-        self.tlb.flush(IovaRange::ALL);
+    /// Returns the state that it leaves.
+    fn enter(&mut self, state: State) -> State {
+        let left = mem::replace(&mut self.state, state);
+        // In any other state nothing is cached.
+        if matches!(left, State::Attached(_)) {
+            self.tlb.flush(IovaRange::ALL);
+        }
+        left
     }
 }
 
+#[cold]
+fn unserved() -> HardwareError {
+    HardwareError::new(Errno::ENODEV, "this IOMMU does not serve the device")
+}
+
 impl State {
+    fn of(translator: &Arc<Translator>) -> Self {
+        match &**translator {
+            Translator::Blocking => Self::Blocking,
+            Translator::Identity | Translator::Paging(_) | Translator::Nested(_) => Self::Attached(translator.clone()),
+        }
+    }
+
     fn is(&self, translator: &Arc<Translator>) -> bool {
         matches!(self, Self::Attached(attached) if Arc::ptr_eq(attached, translator))
     }

@@ -157,12 +157,8 @@ impl SoftDomain {
     /// The unit of `dev`, if the page tables of this domain are of a format that it walks.
     fn serving(&self, dev: &Endpoint) -> Result<&Unit, HardwareError> {
         let unit = self.units.serving(dev, self.unit);
-        match self.translator.tables() {
-            Some(tables) if tables.format != unit.config.format => {
-                Err(HardwareError::new(Errno::EINVAL, "the unit walks page tables of another format"))
-            }
-            _ => Ok(unit),
-        }
+        let walks = self.translator.tables().is_none_or(|tables| tables.format == unit.config.format);
+        walks.then_some(unit).ok_or_else(other_format)
     }
 
     fn tables(&self) -> Result<&PageTables, HardwareError> {
@@ -186,6 +182,11 @@ impl SoftDomain {
             self.units.flush(&self.translator, cached_in, range);
         }
     }
+}
+
+#[cold]
+fn other_format() -> HardwareError {
+    HardwareError::new(Errno::EINVAL, "the unit walks page tables of another format")
 }
 
 impl HardwareDomain for SoftDomain {

@@ -225,7 +225,7 @@ impl OpenDevice {
 
     #[cfg(feature = "iommufd")]
     fn hot_reset_proof(&self) -> HotResetProof {
-        match self.0.session.way.shown_by() {
+        match self.0.way.shown_by() {
             Some(_) => HotResetProof::Iommufd,
             None => HotResetProof::Groups,
         }
@@ -240,7 +240,7 @@ impl OpenDevice {
     /// Whose a device of the set is, as the iommufd tells that shows what the caller owns.
     #[cfg(feature = "iommufd")]
     fn owner_by_iommufd(&self, member: &VfioDevice) -> AffectedOwner {
-        let Some(context) = self.0.session.way.shown_by() else { return AffectedOwner::NotOwned };
+        let Some(context) = self.0.way.shown_by() else { return AffectedOwner::NotOwned };
         let set = member.lock_set();
         let session = set.session(member);
         drop(set);

@@ -18,6 +18,7 @@ pub(crate) struct ThroughGroup {
     #[cfg_attr(not(feature = "iommufd"), expect(dead_code, reason = "kept until the device is quiet"))]
     through: Through,
     reservation: Reservation,
+    _user: UserGuard,
 }
 
 /// What the group was in.
@@ -69,7 +70,7 @@ impl OpenDevice {
             let Some(occupant) = set.occupant(device) else {
                 let first = First::of(attachment, file, device, set)?;
                 drop(state);
-                break first.open(device)?;
+                break first.open(device, user)?;
             };
             if let Occupant::Group(session) = occupant
                 && let Some(session) = session.upgrade()
@@ -79,14 +80,15 @@ impl OpenDevice {
             drop(state);
             device.wait_for_change(set);
         };
-        Ok(Self::new(session, user))
+        Ok(Self::new(session))
     }
 }
 
 /// The first file of a device through its group: the device is reserved, and what it will be open through is known.
 enum First {
     Container {
-        way: ThroughGroup,
+        through: Through,
+        reservation: Reservation,
     },
     #[cfg(feature = "iommufd")]
     Iommufd {
@@ -103,16 +105,12 @@ impl First {
         mut set: MutexGuard<'_, OpenDevices>,
     ) -> Result<Self, GetDeviceError> {
         match attachment {
-            Attachment::Container(container) => {
-                if !container.has_iommu() {
+            Attachment::Container(contained) => {
+                if !contained.container().has_iommu() {
                     return Err(GetDeviceError::NoIommu { group: device.group().id() });
                 }
-                Ok(Self::Container {
-                    way: ThroughGroup {
-                        through: Through::Container { _in_use: file.group().in_use.clone(), _keeps: file.clone() },
-                        reservation: device.reserve(&mut set),
-                    },
-                })
+                let through = Through::Container { _in_use: file.group().in_use.clone(), _keeps: file.clone() };
+                Ok(Self::Container { through, reservation: device.reserve(&mut set) })
             }
             #[cfg(feature = "iommufd")]
             Attachment::Iommufd(context) => {
@@ -122,17 +120,19 @@ impl First {
     }
 
     /// With no lock held. What fails frees the device again.
-    fn open(self, device: &Arc<VfioDevice>) -> Result<Arc<Session<ThroughGroup>>, GetDeviceError> {
+    fn open(self, device: &Arc<VfioDevice>, user: UserGuard) -> Result<Arc<Session<ThroughGroup>>, GetDeviceError> {
         let refused = |errno| GetDeviceError::Driver { device: device.name().clone(), errno };
         let session = match self {
-            Self::Container { way } => Session::open(way).map_err(refused)?,
+            Self::Container { through, reservation } => {
+                Session::open(ThroughGroup { through, reservation, _user: user }).map_err(refused)?
+            }
             #[cfg(feature = "iommufd")]
             Self::Iommufd { context, reservation } => {
                 let Some(member) = device.member() else {
-                    return Self::open_without_iommu(device, &context, reservation);
+                    return Self::open_without_iommu(device, &context, reservation, user);
                 };
                 let bound = Arc::new(context.bind(member).map_err(GetDeviceError::Bind)?);
-                let way = ThroughGroup { through: Through::Iommufd { claim: bound.clone() }, reservation };
+                let way = ThroughGroup { through: Through::Iommufd { claim: bound.clone() }, reservation, _user: user };
                 let session = Session::open(way).map_err(refused)?;
                 let ioas = context.compat_ioas().ok_or(GetDeviceError::NoIoas { group: device.group().id() });
                 let attached = ioas.and_then(|ioas| bound.attach(ioas).map_err(GetDeviceError::Attach));
@@ -149,12 +149,13 @@ impl First {
         device: &Arc<VfioDevice>,
         context: &iommufd_owner::Context,
         reservation: Reservation,
+        user: UserGuard,
     ) -> Result<Arc<Session<ThroughGroup>>, GetDeviceError> {
         if context.compat_ioas().is_some() {
             return Err(GetDeviceError::Mixed { group: device.group().id() });
         }
         let refused = |errno| GetDeviceError::Driver { device: device.name().clone(), errno };
-        let way = ThroughGroup { through: Through::NoIommu, reservation };
+        let way = ThroughGroup { through: Through::NoIommu, reservation, _user: user };
         Ok(Self::opened(Session::open(way).map_err(refused)?))
     }
 

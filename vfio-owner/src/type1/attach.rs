@@ -2,7 +2,6 @@
 // Table Vt14.
 
 use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
 use core::slice;
 
@@ -14,13 +13,19 @@ use super::container::Type1Container;
 use super::{UnsafeInterrupts, reach};
 use crate::backend::{AttachGroupError, MapDmaError};
 
-/// A domain, and the groups that are attached to it.
+/// A domain that groups are attached to.
 #[derive(Debug)]
 pub(super) struct SharedDomain {
     pub(super) domain: Arc<Domain>,
     pub(super) coherency: Coherency,
-    pub(super) groups: Vec<AttachedGroup>,
+    number: DomainNumber,
+    /// How many.
+    groups: usize,
 }
+
+/// The domains of a container are numbered as they come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct DomainNumber(u64);
 
 /// Whether all DMA through a domain is coherent with CPU caches.
 // Vt14.13.
@@ -32,16 +37,18 @@ pub(super) enum Coherency {
 
 #[derive(Debug)]
 pub(super) struct AttachedGroup {
-    pub(super) id: GroupId,
+    /// To which domain.
+    domain: DomainNumber,
     /// Where nothing may be mapped.
-    pub(super) forbidden: Vec<ReservedRegion>,
+    forbidden: Vec<ReservedRegion>,
+}
+
+/// What is cut out of the addresses that are allowed.
+fn holes(forbidden: &[ReservedRegion]) -> impl Iterator<Item = IovaRange> {
+    forbidden.iter().filter_map(reach::range_of)
 }
 
 impl Type1Container {
-    pub(super) fn groups(&self) -> impl Iterator<Item = &AttachedGroup> {
-        self.domains.iter().flat_map(|shared| &shared.groups)
-    }
-
     /// What is mapped, checked for a group that comes. Returns what is allowed once it has come.
     // Vt14.8 to Vt14.12.
     fn check_group(
@@ -54,17 +61,18 @@ impl Type1Container {
         let no_range = || AttachGroupError::NoRange { group: id };
         let aperture = domain.geometry().and_then(|geometry| reach::aperture(&geometry)).ok_or_else(no_range)?;
         let reached = self.allowed.is_empty() || self.allowed.iter().any(|range| range.overlaps(aperture));
-        let outside = self.mappings.iter().any(|(mapping, _)| !aperture.covers(mapping));
+        let mapped = !self.mappings.is_empty();
+        let outside = mapped && self.mappings.iter().any(|(mapping, _)| !aperture.covers(mapping));
         if !reached || outside {
             return Err(AttachGroupError::Aperture { group: id, first: aperture.first(), last: aperture.last() });
         }
-        for region in forbidden {
+        for region in forbidden.iter().filter(|_| mapped) {
             let overlapped = reach::range_of(region).and_then(|range| self.mappings.first_in(range));
             if let Some((mapping, _)) = overlapped {
                 return Err(AttachGroupError::Reserved { group: id, mapping, region: *region });
             }
         }
-        let allowed = self.narrowed(Some(aperture), forbidden);
+        let allowed = self.narrowed(aperture, forbidden);
         if allowed.is_empty() {
             return Err(no_range());
         }
@@ -76,15 +84,13 @@ impl Type1Container {
     }
 
     /// What is allowed, within an aperture and outside of these regions as well.
-    fn narrowed(&self, aperture: Option<IovaRange>, forbidden: &[ReservedRegion]) -> Vec<IovaRange> {
+    fn narrowed(&self, aperture: IovaRange, forbidden: &[ReservedRegion]) -> Vec<IovaRange> {
         let all = [IovaRange::ALL];
         let allowed = if self.domains.is_empty() { all.as_slice() } else { &self.allowed };
-        let within =
-            allowed.iter().filter_map(|range| aperture.map_or(Some(*range), |aperture| range.intersection(aperture)));
         // Each hole makes one range more at most.
         let mut left = Vec::with_capacity(allowed.len() + forbidden.len());
-        left.extend(within);
-        forbidden.iter().filter_map(reach::range_of).for_each(|hole| IovaRange::cut_out(&mut left, hole));
+        left.extend(allowed.iter().filter_map(|range| range.intersection(aperture)));
+        holes(forbidden).for_each(|hole| IovaRange::cut_out(&mut left, hole));
         left
     }
 
@@ -150,8 +156,7 @@ impl Type1Container {
             // Whatever the next group can address.
             Vec::new()
         } else {
-            let holes = self.groups().flat_map(|group| &group.forbidden).filter_map(reach::range_of);
-            reach::allowed(self.apertures(), holes)
+            reach::allowed(self.apertures(), self.groups.iter().flat_map(|group| holes(&group.forbidden)))
         };
         self.measure_pages();
     }
@@ -170,17 +175,40 @@ impl Type1Container {
         let coherency = if enforced { Coherency::Enforced } else { Coherency::UpToTheDevice };
         if let Some(place) = self.share(claim, &fresh, coherency)? {
             // In a domain that is there already, whose aperture counts as it is.
-            self.allowed = self.narrowed(None, &forbidden);
+            holes(&forbidden).for_each(|hole| IovaRange::cut_out(&mut self.allowed, hole));
             if let Some(shared) = self.domains.get_mut(place) {
-                shared.groups.push(AttachedGroup { id, forbidden });
+                shared.groups += 1;
+                self.groups.insert(id, AttachedGroup { domain: shared.number, forbidden });
             }
         } else {
-            let fresh = SharedDomain { domain: fresh, coherency, groups: vec![AttachedGroup { id, forbidden }] };
+            let number = self.domains.last().map_or_else(DomainNumber::default, |last| DomainNumber(last.number.0 + 1));
+            let fresh = SharedDomain { domain: fresh, coherency, number, groups: 1 };
             self.replay(id, &fresh)?;
             self.domains.push(fresh);
+            self.groups.insert(id, AttachedGroup { domain: number, forbidden });
             self.allowed = allowed;
             self.measure_pages();
         }
         Ok(())
+    }
+
+    /// Takes a group out of its domain.
+    pub(super) fn leave(&mut self, claim: &Claim) {
+        let Some(left) = self.groups.remove(claim.group().id()) else { return };
+        claim.detach();
+        let Ok(place) = self.domains.binary_search_by_key(&left.domain, |shared| shared.number) else { return };
+        if let Some(shared) = self.domains.get_mut(place) {
+            shared.groups -= 1;
+            if shared.groups == 0 {
+                if self.domains.len() == 1 {
+                    self.remove_all(IovaRange::ALL);
+                }
+                self.domains.remove(place);
+            } else if self.groups.iter().rev().any(|group| group.forbidden == left.forbidden) {
+                // The same ranges and page sizes as before.
+                return;
+            }
+        }
+        self.measure();
     }
 }

@@ -5,9 +5,9 @@ use core::ops::Range;
 
 use iommu_core::address::PageSizes;
 use iommu_core::hardware::HardwareError;
-use iommu_core::{Claim, Iova, IovaMap, IovaRange, PhysicalMemory};
+use iommu_core::{Claim, GroupId, Iova, IovaMap, IovaRange, PhysicalMemory};
 
-use super::attach::{Coherency, SharedDomain};
+use super::attach::{AttachedGroup, Coherency, SharedDomain};
 use super::mapping::{Mapping, Source};
 use super::processes::{ProcessKey, Processes};
 use super::{Type1Config, reach};
@@ -16,6 +16,7 @@ use crate::backend::{
     ContainerIommu, DirtyRequest, DirtySink, DirtyTracking, Extension, IommuInfo, MAX_BITMAP_BYTES, MapRequest,
     Migration, Unmap, cut_by,
 };
+use crate::sparse::Sparse;
 use iommu_core::device_model::Errno;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,7 @@ pub(super) struct Type1Container {
     /// How many mappings have their memory given away.
     away: u32,
     pub(super) domains: Vec<SharedDomain>,
+    pub(super) groups: Sparse<GroupId, AttachedGroup>,
     /// What all groups can address.
     pub(super) allowed: Vec<IovaRange>,
     pub(super) page_sizes: PageSizes,
@@ -54,6 +56,7 @@ impl Type1Container {
             processes: Processes::default(),
             away: 0,
             domains: Vec::new(),
+            groups: Sparse::default(),
             allowed: Vec::new(),
             page_sizes: reach::page_sizes([].into_iter()),
             tracking: DirtyTracking::Off,
@@ -88,7 +91,7 @@ impl Type1Container {
     }
 
     /// Unmaps every mapping in `range`, which cuts none; how many bytes.
-    fn remove_all(&mut self, range: IovaRange) -> u64 {
+    pub(super) fn remove_all(&mut self, range: IovaRange) -> u64 {
         let mut bytes: u64 = 0;
         if range == IovaRange::ALL {
             while let Some((range, mut mapping)) = self.mappings.pop_last() {
@@ -161,7 +164,7 @@ impl ContainerIommu for Type1Container {
         if self.away > 0 {
             return Err(AttachGroupError::VaddrInvalid { mappings: self.away });
         }
-        if self.groups().any(|known| known.id == group.id()) {
+        if self.groups.contains(group.id()) {
             return Err(AttachGroupError::Attached { group: group.id() });
         }
         let no_domain = |cause| AttachGroupError::NoDomain { group: group.id(), cause };
@@ -174,25 +177,7 @@ impl ContainerIommu for Type1Container {
     }
 
     fn detach_group(&mut self, claim: &Claim) {
-        let id = claim.group().id();
-        let Some(place) = self.domains.iter().position(|shared| shared.groups.iter().any(|group| group.id == id))
-        else {
-            return;
-        };
-        claim.detach();
-        if let Some(shared) = self.domains.get_mut(place) {
-            let left = shared.groups.iter().position(|group| group.id == id).map(|at| shared.groups.swap_remove(at));
-            if shared.groups.is_empty() {
-                if self.domains.len() == 1 {
-                    self.remove_all(IovaRange::ALL);
-                }
-                self.domains.remove(place);
-            } else if left.is_some_and(|left| self.groups().any(|group| group.forbidden == left.forbidden)) {
-                // The same ranges and page sizes as before.
-                return;
-            }
-        }
-        self.measure();
+        self.leave(claim);
     }
 
     fn map(&mut self, request: &MapRequest) -> Result<(), MapDmaError> {

@@ -106,8 +106,9 @@ impl VirtualConfig {
     /// Back to the state after power-on.
     pub(super) fn reset(&mut self) {
         let changed = mem::take(&mut self.changed);
-        let fresh = self.power_on.get(changed.clone()).unwrap_or_default();
-        put(&mut self.bytes, changed.start, fresh);
+        if let (Some(bytes), Some(fresh)) = (self.bytes.get_mut(changed.clone()), self.power_on.get(changed)) {
+            bytes.copy_from_slice(fresh);
+        }
     }
 
     /// Fills `into` from `offset` on; zeros beyond the end.
@@ -162,9 +163,8 @@ impl VirtualConfig {
     }
 
     fn word(&self, offset: usize) -> u16 {
-        let mut word = [0; 2];
-        self.read(offset, &mut word);
-        u16::from_le_bytes(word)
+        let word = self.bytes.get(offset..).and_then(|bytes| bytes.first_chunk());
+        word.map_or(0, |word| u16::from_le_bytes(*word))
     }
 
     fn own_command(&mut self, bars: &Bars) {

@@ -91,7 +91,10 @@ impl VfioPciDevice {
     /// Whether a user who asks for `name` means the device, which is called `device`, and may have it.
     pub(super) fn is_asked_for(&self, device: &str, name: &str) -> Result<bool, Errno> {
         let Some(options) = name.strip_prefix(device) else { return Ok(false) };
-        if !options.is_empty() && !options.starts_with(' ') {
+        if options.is_empty() {
+            return Ok(true);
+        }
+        if !options.starts_with(' ') {
             return Ok(false);
         }
         let Some(token) = parse_options(options)? else { return Ok(true) };

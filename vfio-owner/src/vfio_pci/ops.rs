@@ -23,17 +23,22 @@ impl DeviceOps for VfioPciDevice {
             self.may_reset().map_err(ResetError::errno)?;
         }
         let reset = self.resets_alone();
-        let mut state = self.clean(reset);
+        self.reset_model(reset);
+        let mut state = self.state.lock();
+        state.config.reset();
         let interrupts = Interrupts::new(self.irqs, state.config.intx_line());
         state.session = Some(Session { interrupts, ioeventfds: IoEventfds::default(), power: Power::default(), reset });
         Ok(())
     }
 
     fn close(&self) {
-        let session = self.state.lock().session.take();
+        let mut state = self.state.lock();
+        state.config.reset();
+        let session = state.session.take();
+        drop(state);
         self.signalling.wait();
         drop(session);
-        drop(self.clean(self.resets_alone()));
+        self.reset_model(self.resets_alone());
     }
 
     /// Signals the user's request trigger, each time anew.

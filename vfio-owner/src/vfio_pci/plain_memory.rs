@@ -1,5 +1,6 @@
 //! A model whose regions are plain memory.
 
+use alloc::collections::BTreeMap;
 use core::fmt;
 
 use iommu_core::PhysAddr;
@@ -9,14 +10,11 @@ use iommu_core::software::Memory;
 use super::FunctionModel;
 use crate::device_ops::RegionIndex;
 
-/// How many windows a function has at most, the ROM's counted.
-const WINDOWS: usize = RegionIndex::CONFIG.number() as usize;
-
 /// Plain memory behind every region, initially zero. Allocates only what was written.
 #[derive(Default)]
 pub struct PlainMemory {
     /// Those that were written. Leaf lock.
-    windows: Mutex<[Option<Memory>; WINDOWS]>,
+    windows: Mutex<BTreeMap<RegionIndex, Memory>>,
 }
 
 impl PlainMemory {
@@ -26,13 +24,9 @@ impl PlainMemory {
     }
 }
 
-fn place(region: RegionIndex) -> usize {
-    usize::try_from(region.number()).unwrap_or(usize::MAX)
-}
-
 impl FunctionModel for PlainMemory {
     fn read(&self, region: RegionIndex, offset: u64, into: &mut [u8]) {
-        let written = self.windows.lock().get(place(region)).cloned().flatten();
+        let written = self.windows.lock().get(&region).cloned();
         match written {
             Some(window) => window.read(PhysAddr::new(offset), into),
             None => into.fill(0),
@@ -40,10 +34,8 @@ impl FunctionModel for PlainMemory {
     }
 
     fn write(&self, region: RegionIndex, offset: u64, from: &[u8]) {
-        let window = self.windows.lock().get_mut(place(region)).map(|window| window.get_or_insert_default().clone());
-        if let Some(window) = window {
-            window.write(PhysAddr::new(offset), from);
-        }
+        let window = self.windows.lock().entry(region).or_default().clone();
+        window.write(PhysAddr::new(offset), from);
     }
 
     fn reset(&self) {

@@ -14,18 +14,16 @@ use crate::hardware::{HardwareError, PageRequestSink};
 use crate::member::Member;
 
 impl GroupState {
-    /// Whether every member can be attached to `domain`.
+    /// Whether the members, which one IOMMU serves, can be attached to `domain`.
     // It8.5.
     fn check_domain(&self, group: GroupId, domain: &Domain) -> Result<(), AttachError> {
-        if self.len() == 0 {
+        let Some(first) = self.records().next().map(Record::member) else {
             return Err(AttachError::Empty { group });
+        };
+        if !domain.fits(first.served_by()) {
+            return Err(AttachError::Foreign { device: first.name().clone(), iommu: domain.iommu_name().clone() });
         }
-        match self.records().find(|record| !domain.fits(record.member().served_by())) {
-            Some(record) => {
-                Err(AttachError::Foreign { device: record.member().name().clone(), iommu: domain.iommu_name().clone() })
-            }
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Whether the group is attached to a domain of its owner's or a driver's.

@@ -253,8 +253,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "change-not-settled",
         file: CHANGE,
         rule: "L40: what a change leaves is known before the lock is free",
-        old: "self.retired.any = self.guard.settle();",
-        new: "self.retired.any = false;",
+        old: "if self.guard.settle() {",
+        new: "if false {",
         suites: IOMMU_OR_EXPLORE,
     },
     Mutant {
@@ -262,8 +262,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
         file: CHANGE,
         rule: "L40: what a change has retired is freed without the lock",
         old: "    guard: SpinMutexGuard<'a, GroupState>,
-    retired: RetiredOf<'a>,",
-        new: "    retired: RetiredOf<'a>,
+    /// Once the change is over.
+    retired: Option<Retired>,",
+        new: "    retired: Option<Retired>,
     guard: SpinMutexGuard<'a, GroupState>,",
         suites: IOMMU,
     },

@@ -13,7 +13,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "some-groups-attached",
         file: CONTAINER,
         rule: "Vt8: an IOMMU that one group refuses has none of them",
-        old: "claims.iter().take(attached).rev().for_each(|claim| iommu.detach_group(claim));",
+        old: "claims.iter().rev().skip(claims.len() - attached).for_each(|claim| iommu.detach_group(claim));",
         new: "let _ = attached;",
         suites: VFIO,
     },
@@ -29,8 +29,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "opened-without-iommu",
         file: THROUGH_GROUP,
         rule: "Vt6.8: no device is opened before the container has an IOMMU",
-        old: "if !container.has_iommu() {",
-        new: "if !container.has_iommu() && false {",
+        old: "if !contained.container().has_iommu() {",
+        new: "if !contained.container().has_iommu() && false {",
         suites: VFIO,
     },
     Mutant {
@@ -59,7 +59,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "mappings-end-with-any-group",
-        file: TYPE1,
+        file: ATTACH,
         rule: "V47: mappings end with the last group, not with the last of a domain",
         old: "if self.domains.len() == 1 {",
         new: "if self.domains.len() >= 1 {",
