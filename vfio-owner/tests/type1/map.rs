@@ -354,19 +354,19 @@ fn of_many_pieces_all_are_mapped_or_none() {
     for n in [0, 1, 31, 32, 33, 255, 256, 257, 511, 512, 599] {
         for failing in [A0, B0] {
             rig.hardware(failing).fail_nth(n, HardwareError::new(Errno::EIO, "on command"));
-            assert_eq!(refused(&rig, request.clone(), Errno::EIO).errno(), Errno::EIO);
+            assert_eq!(refused(&rig, &request, Errno::EIO).errno(), Errno::EIO);
             assert_eq!((process.pinned(), process.locked(Account::Process)), (0, 0));
         }
         memory.fail_nth(n);
-        assert!(matches!(refused(&rig, request.clone(), Errno::EFAULT), MapDmaError::BadAddress(_)));
+        assert!(matches!(refused(&rig, &request, Errno::EFAULT), MapDmaError::BadAddress(_)));
         assert_eq!((process.pinned(), process.locked(Account::Process)), (0, 0));
         memory.panic_nth(n);
-        assert!(catch_unwind(AssertUnwindSafe(|| rig.container.map(request.clone()))).is_err());
+        assert!(catch_unwind(AssertUnwindSafe(|| rig.container.map(&request))).is_err());
         assert_eq!((process.pinned(), process.locked(Account::Process)), (0, 0));
         memory.heal();
     }
     b.unset_container().unwrap();
-    rig.container.map(request).unwrap();
+    rig.container.map(&request).unwrap();
     b.set_container(&rig.container).unwrap();
     for page in 0..PIECES {
         assert_eq!([A0, B0].map(|device| rig.reaches(device, page)), [Some(page + 1); 2], "the second is a copy");
@@ -386,7 +386,7 @@ fn of_many_pieces_those_stay_pinned_that_a_device_may_reach() {
     for (call, left) in [(2, PART), (3, 0)] {
         let (rig, a) = Rig::ready(V2);
         let (process, _, request) = scattered(&rig, PIECES);
-        rig.container.map(request.clone()).unwrap();
+        rig.container.map(&request).unwrap();
         rig.hardware(A0).fail_nth(call, HardwareError::new(Errno::EIO, "on command"));
         assert_eq!(rig.unmap(0, PIECES), Ok(PIECES));
         assert_eq!((reached(&rig), process.pinned(), process.locked(Account::Process)), (left, PART, 0));
@@ -398,7 +398,7 @@ fn of_many_pieces_those_stay_pinned_that_a_device_may_reach() {
     let (process, _, request) = scattered(&rig, PIECES);
     rig.hardware(A0).fail_nth(300, HardwareError::new(Errno::EIO, "on command"));
     rig.hardware(A0).refuse(Operation::Unmap);
-    assert_eq!(rig.container.map(request).unwrap_err().errno(), Errno::EIO);
+    assert_eq!(rig.container.map(&request).unwrap_err().errno(), Errno::EIO);
     assert_eq!((reached(&rig), process.pinned(), process.locked(Account::Process)), (300, 2 * PART, 0));
     rig.hardware(A0).heal();
     a.unset_container().unwrap();
