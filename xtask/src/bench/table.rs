@@ -178,12 +178,16 @@ fn mapping(program: &'static str, operation: &'static str, size: &'static str, o
 }
 
 fn large_memory() -> impl Iterator<Item = Row> {
+    let map = |operation, size, how| {
+        let (writes, group) = ("loop of writes", format!("map 64 GiB/{size}"));
+        let row = Row::new(LARGE, operation, size, format!("{group}/{how}"));
+        (row.beside(writes, format!("{group}/{writes}")), writes)
+    };
     let maps = ["one piece", "2 MiB pieces", "pages"].map(|size| {
-        let writes = "loop of writes";
-        Row::new(LARGE, "map 64 GiB", size, format!("map 64 GiB/{size}/ours"))
-            .beside(writes, format!("map 64 GiB/{size}/{writes}"))
-            .aim(Aim::Times(1.5, writes))
+        let (row, writes) = map("map 64 GiB", size, "ours");
+        row.aim(Aim::Times(1.5, writes))
     });
+    let calls = ["2 MiB pieces", "pages"].map(|size| map("map 64 GiB, a call for each", size, "a call each").0);
     let dirty = ["0.1 %", "10 %"].map(|size| {
         let (walk, group) = ("walk of the table", format!("dirty bitmap of 1 TiB/{size}"));
         Row::new(LARGE, "dirty bitmap of 1 TiB", size, format!("{group}/ours"))
@@ -191,7 +195,7 @@ fn large_memory() -> impl Iterator<Item = Row> {
             .beside("memset", format!("{group}/memset"))
             .aim(Aim::Times(2.0, walk))
     });
-    maps.into_iter().chain(dirty)
+    maps.into_iter().chain(calls).chain(dirty)
 }
 
 fn accesses() -> impl Iterator<Item = Row> {
