@@ -224,8 +224,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "foreign-domain",
         file: ATTACH,
         rule: "It8.5: a domain serves the devices of its IOMMU",
-        old: ".find(|record| !domain.fits(record.member().served_by()))",
-        new: ".find(|_| false)",
+        old: "if !domain.fits(first.served_by()) {",
+        new: "if !domain.fits(first.served_by()) && false {",
         suites: IOMMU,
     },
     Mutant {
@@ -264,8 +264,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "siblings-domain-refused",
         file: DOMAIN,
         rule: "It8.5: a domain serves the devices of other units that accept it",
-        old: "Arc::ptr_eq(unit, &self.iommu) || unit.accepts(&*self.iommu)",
-        new: "Arc::ptr_eq(unit, &self.iommu)",
+        old: "Arc::ptr_eq(unit, self.iommu()) || unit.accepts(&**self.iommu())",
+        new: "Arc::ptr_eq(unit, self.iommu())",
         suites: IOMMU,
     },
     Mutant {

@@ -5,6 +5,7 @@ use super::{Mutant, VFIO, VFIO_OR_MODEL};
 const GROUP: &str = "vfio-owner/src/group.rs";
 const DEVICE: &str = "vfio-owner/src/device.rs";
 const OPEN_DEVICE: &str = "vfio-owner/src/open_device.rs";
+const REGISTRATION: &str = "vfio-owner/src/vfio.rs";
 const GROUP_FILE: &str = "vfio-owner/src/group_file.rs";
 const CONTAINER: &str = "vfio-owner/src/container.rs";
 const HOT_RESET: &str = "vfio-owner/src/open_device/hot_reset.rs";
@@ -59,14 +60,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
         suites: VFIO,
     },
     Mutant {
-        name: "user-leaves-before-close",
-        file: OPEN_DEVICE,
+        name: "vfio-unbind-does-not-wait",
+        file: REGISTRATION,
         rule: "V13: a driver's unbind waits until the device is closed",
-        old: "    session: Arc<Session<dyn Way>>,
-    /// Leaves after everything else is given back.
-    _user: UserGuard,",
-        new: "    _user: UserGuard,
-    session: Arc<Session<dyn Way>>,",
+        old: "        if users.inside() > 0 {",
+        new: "        if users.inside() > usize::MAX - 1 {",
         suites: VFIO_OR_MODEL,
     },
     Mutant {
@@ -140,8 +138,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "containers-mix",
         file: CONTAINER,
         rule: "Vt7.2: groups with and without an IOMMU do not share a container",
-        old: "if groups.is_empty() => *groups",
-        new: "if groups.is_empty() || true => *groups",
+        old: "if groups.is_empty() => {",
+        new: "if groups.is_empty() || true => {",
         suites: VFIO,
     },
 ];
