@@ -157,7 +157,11 @@ impl PageTable {
     ///
     /// # Errors
     /// As [`TableError`] says. Nothing was mapped.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "a page is mapped in less time than its arguments and its result are passed"
+    )]
+    #[inline(always)]
     pub fn map_pages(
         &mut self,
         iova: Iova,
@@ -190,6 +194,7 @@ impl PageTable {
 
     /// The table of `level` on the way to `iova`; tables that are not there yet are made. When a page is in the way,
     /// it lies above all of those that would have to be made, so none has been.
+    #[inline]
     fn table_for(&mut self, iova: u64, level: u32) -> Result<usize, Occupied> {
         if self.tables.is_empty() {
             self.new_table();
