@@ -157,12 +157,21 @@ impl PageTable {
     ///
     /// # Errors
     /// As [`TableError`] says. Nothing was mapped.
-    #[expect(
-        clippy::inline_always,
-        reason = "a page is mapped in less time than its arguments and its result are passed"
-    )]
-    #[inline(always)]
     pub fn map_pages(
+        &mut self,
+        iova: Iova,
+        phys: PhysAddr,
+        page_size: u64,
+        count: usize,
+        protection: Protection,
+    ) -> Result<usize, TableError> {
+        self.map_pages_inline(iova, phys, page_size, count, protection)
+    }
+
+    /// As [`map_pages`](Self::map_pages), for the call that maps most pages one by one.
+    #[expect(clippy::inline_always, reason = "to pass the arguments and the result takes a third of the time")]
+    #[inline(always)]
+    pub(super) fn map_pages_inline(
         &mut self,
         iova: Iova,
         phys: PhysAddr,
@@ -194,7 +203,6 @@ impl PageTable {
 
     /// The table of `level` on the way to `iova`; tables that are not there yet are made. When a page is in the way,
     /// it lies above all of those that would have to be made, so none has been.
-    #[inline]
     fn table_for(&mut self, iova: u64, level: u32) -> Result<usize, Occupied> {
         if self.tables.is_empty() {
             self.new_table();
