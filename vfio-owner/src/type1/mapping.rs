@@ -139,7 +139,8 @@ impl Source<'_> {
     }
 
     /// Maps pieces that were just pinned into every domain, one behind the other, or unpins them.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "so that one piece is no list")]
+    #[inline(always)]
     fn map_pinned(
         &self,
         memory: &PhysicalMemory,
@@ -190,10 +191,11 @@ impl Source<'_> {
         };
         let mut left = scopeguard::guard(pieces(&model.domain, made), |left| left.for_each(keep));
         let mut next = Some(made.first());
-        while let Some(iova) = next {
+        loop {
             let runs: Vec<PinnedRun> = left.by_ref().take(BATCH).collect();
+            let Some(iova) = next.filter(|_| !runs.is_empty()) else { break };
             unmap_and_unpin(self.process, domains, iova, &runs);
-            next = iova.checked_add(bytes_of(&runs)).filter(|_| !runs.is_empty());
+            next = iova.checked_add(bytes_of(&runs));
         }
     }
 }
@@ -361,7 +363,8 @@ fn try_pinning(process: &Arc<dyn UserMemory>, addr: UserAddr, bytes: u64, access
 
 /// Takes pieces that lie one behind the other out of the domains, then unpins them. Where hardware does not unmap all of them,
 /// or unwinds, a device may still reach them: they stay pinned for as long as that domain exists.
-#[inline]
+#[expect(clippy::inline_always, reason = "so that one piece is no list")]
+#[inline(always)]
 fn unmap_and_unpin(process: &Arc<dyn UserMemory>, domains: &[SharedDomain], iova: Iova, runs: &[PinnedRun]) {
     let bytes = bytes_of(runs);
     let mut unmapping = Unmapping { process, runs, left: domains, kept: None };
