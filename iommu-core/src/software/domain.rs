@@ -246,7 +246,7 @@ impl Paging for SoftDomain {
         count: usize,
         protection: Protection,
     ) -> Result<usize, HardwareError> {
-        Ok(self.pages()?.table.map_pages_inline(iova, phys, page_size, count, protection)?)
+        Ok(self.pages()?.table.map_pages(iova, phys, page_size, count, protection)?)
     }
 
     fn map_runs(

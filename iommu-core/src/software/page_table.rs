@@ -157,21 +157,8 @@ impl PageTable {
     ///
     /// # Errors
     /// As [`TableError`] says. Nothing was mapped.
+    #[inline]
     pub fn map_pages(
-        &mut self,
-        iova: Iova,
-        phys: PhysAddr,
-        page_size: u64,
-        count: usize,
-        protection: Protection,
-    ) -> Result<usize, TableError> {
-        self.map_pages_inline(iova, phys, page_size, count, protection)
-    }
-
-    /// As [`map_pages`](Self::map_pages), for the call that maps most pages one by one.
-    #[expect(clippy::inline_always, reason = "to pass the arguments and the result takes a third of the time")]
-    #[inline(always)]
-    pub(super) fn map_pages_inline(
         &mut self,
         iova: Iova,
         phys: PhysAddr,
