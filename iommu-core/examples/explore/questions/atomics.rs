@@ -23,6 +23,7 @@
 //! | `iommu-core/src/software/process.rs` | `lifted` | `atomic-flag` |
 //! | `iommu-core/src/software/process.rs` | `most` | `atomic-accounts` |
 //! | `iommu-core/src/software/process.rs` | `pages` | `atomic-accounts` |
+//! | `vfio-owner/src/vfio_pci.rs` | `leaving` | `atomic-flag` |
 
 use device_model::sync::Arc;
 use device_model::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
