@@ -153,17 +153,7 @@ impl IovaRange {
         let Some((lowest, highest)) = overlapped.first().zip(overlapped.last()) else { return };
         let before = hole.first.get().checked_sub(1).and_then(|last| Self::new(lowest.first, Iova::new(last)));
         let behind = hole.last.checked_add(1).and_then(|first| Self::new(first, highest.last));
-        let mut next = start;
-        for left in before.into_iter().chain(behind) {
-            match ranges.get_mut(next).filter(|_| next < end) {
-                Some(place) => *place = left,
-                None => ranges.insert(next, left),
-            }
-            next += 1;
-        }
-        if next < end {
-            ranges.drain(next..end);
-        }
+        ranges.splice(start..end, before.into_iter().chain(behind));
     }
 
     /// Returns whether both have an address.

@@ -145,6 +145,7 @@ const EXISTING: [(&str, &str, Aim); 4] = [
 
 const BTREE: &str = "BTreeMap";
 const RANGEMAP: &str = "rangemap";
+const WRITES: &str = "loop of writes";
 
 pub(super) fn table() -> Vec<Row> {
     let mut rows = Vec::new();
@@ -179,15 +180,12 @@ fn mapping(program: &'static str, operation: &'static str, size: &'static str, o
 
 fn large_memory() -> impl Iterator<Item = Row> {
     let map = |operation, size, how| {
-        let (writes, group) = ("loop of writes", format!("map 64 GiB/{size}"));
-        let row = Row::new(LARGE, operation, size, format!("{group}/{how}"));
-        (row.beside(writes, format!("{group}/{writes}")), writes)
+        let group = format!("map 64 GiB/{size}");
+        Row::new(LARGE, operation, size, format!("{group}/{how}")).beside(WRITES, format!("{group}/{WRITES}"))
     };
-    let maps = ["one piece", "2 MiB pieces", "pages"].map(|size| {
-        let (row, writes) = map("map 64 GiB", size, "ours");
-        row.aim(Aim::Times(1.5, writes))
-    });
-    let calls = ["2 MiB pieces", "pages"].map(|size| map("map 64 GiB, a call for each", size, "a call each").0);
+    let maps =
+        ["one piece", "2 MiB pieces", "pages"].map(|size| map("map 64 GiB", size, "ours").aim(Aim::Times(1.5, WRITES)));
+    let calls = ["2 MiB pieces", "pages"].map(|size| map("map 64 GiB, a call for each", size, "a call each"));
     let dirty = ["0.1 %", "10 %"].map(|size| {
         let (walk, group) = ("walk of the table", format!("dirty bitmap of 1 TiB/{size}"));
         Row::new(LARGE, "dirty bitmap of 1 TiB", size, format!("{group}/ours"))

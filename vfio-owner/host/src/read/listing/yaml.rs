@@ -7,17 +7,19 @@ use serde_json::Value;
 /// The lines from here on that belong to one list or mapping.
 pub(super) struct Block<'a> {
     text: &'a str,
+    /// An entry is an item of a list: what tools print has some, and lines that people write often have none.
+    has_items: bool,
 }
 
 impl<'a> Block<'a> {
-    /// The block that begins with the first line of `text`, if its entries are mappings and short names in a list. Others are
-    /// taken for lines, as people write them.
+    /// The block that begins with the first line of `text`, if that is an entry: a key, or a short name in a list. The lines of
+    /// one that is no value begin none either, and need not be looked at again.
     pub(super) fn at_start_of(text: &'a str) -> Option<Self> {
         let mut lines = text.split_inclusive('\n');
         let marker = lines.next().filter(|line| line.trim_end() == "---").map_or(0, str::len);
         let mut length = marker;
         let mut first: Option<Entry<'_>> = None;
-        let mut listed = false;
+        let mut has_items = false;
         for line in text.get(marker..)?.split_inclusive('\n') {
             let Some(entry) = Entry::of(line) else { break };
             match &first {
@@ -26,12 +28,11 @@ impl<'a> Block<'a> {
                     if entry.column > first.column || entry.column == first.column && first.may_precede(&entry) => {}
                 _ => break,
             }
-            listed |= entry.is_item;
+            has_items |= entry.is_item;
             first.get_or_insert(entry);
             length += line.len();
         }
-        let text = text.get(..length)?;
-        listed.then_some(Self { text })
+        first.map(|_| Self { text: text.get(..length).unwrap_or(text), has_items })
     }
 
     pub(super) const fn len(&self) -> usize {
@@ -40,6 +41,9 @@ impl<'a> Block<'a> {
 
     /// The value that it is, all of it as text; `None` if it only looks like one.
     pub(super) fn value(&self) -> Option<Value> {
+        if !self.has_items {
+            return None;
+        }
         let mut loader = YamlLoader::default();
         // Or `8086` would be a number in decimal.
         loader.early_parse(false);
